@@ -1,0 +1,1 @@
+"""Reading recordings into episodes, and replaying them."""

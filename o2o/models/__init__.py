@@ -1,0 +1,1 @@
+"""World models that share one contract (`o2o.model`), one file each."""

@@ -1,0 +1,74 @@
+"""The words models and robots share: names and shapes of what is seen and done, one border."""
+
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+
+from o2o.errors import RobotError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model is built for.
+
+    Attributes:
+        obs: name -> shape as the model sees it: (D,) float32 vectors, (C, h, w) uint8 images.
+        action_dim: number of actions, each in [-1, 1].
+    """
+
+    obs: dict[str, tuple[int, ...]]
+    action_dim: int
+
+    @property
+    def images(self) -> list[str]:
+        return [name for name, shape in self.obs.items() if is_image(shape)]
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3
+
+
+def as_dict(obs) -> dict[str, np.ndarray]:
+    """An observation as a flat dict: a lone array is named `state` (vector) or `camera` (image).
+
+    Nested dicts join their names with a dot; a tuple's entries are named by their place.
+    """
+    if isinstance(obs, dict):
+        pairs = obs.items()
+    elif isinstance(obs, tuple):
+        pairs = ((str(i), value) for i, value in enumerate(obs))
+    else:
+        array = np.asarray(obs)
+        return {"camera" if array.ndim == 3 else "state": array}
+    flat: dict[str, np.ndarray] = {}
+    for name, value in pairs:
+        if isinstance(value, (dict, tuple)):
+            flat |= {f"{name}.{inner}": array for inner, array in as_dict(value).items()}
+        else:
+            flat[name] = np.asarray(value)
+    return flat
+
+
+def space_shapes(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of an observation space, with the names of `as_dict`.
+
+    Raises:
+        RobotError: for spaces that are not boxes, or dicts and tuples of boxes.
+    """
+    if isinstance(space, gymnasium.spaces.Dict):
+        parts = dict(space.spaces)
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        parts = {str(i): part for i, part in enumerate(space.spaces)}
+    elif isinstance(space, gymnasium.spaces.Box):
+        return {"camera" if len(space.shape) == 3 else "state": space.shape}
+    else:
+        raise RobotError(f"observation space {space} is not supported; have Box, Dict and Tuple")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, part in parts.items():
+        inner = space_shapes(part)
+        if isinstance(part, gymnasium.spaces.Box):
+            shapes[name] = part.shape
+        else:
+            shapes |= {f"{name}.{key}": shape for key, shape in inner.items()}
+    return shapes
