@@ -1,0 +1,42 @@
+# `make demo` from a fresh checkout is all it takes; `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+EXTRAS := test,adroit,notebooks
+
+.PHONY: help setup demo test test-slow lint clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install o2o and its tools into .venv, at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "o2o needs Python 3.11 or newer; give PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
+	  || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing o2o into .venv, a few minutes the first time"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@$(BIN)/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("EGL"))' \
+	  || echo "libEGL is missing, cameras will not draw; on Debian: apt-get install libegl1 libgl1-mesa-dri"
+	@touch $@
+
+demo: setup ## pretrain, fine-tune and evaluate a small simulated robot, start to end
+	@$(BIN)/o2o demo
+
+test: lint ## what must pass before a commit: lint and the fast tests
+	@$(BIN)/pytest -q
+
+test-slow: setup ## the longer checks
+	@$(BIN)/pytest -q -m slow
+
+lint: setup ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+clean: ## remove what can be made again: .venv, build outputs and caches (never runs/)
+	@rm -rf .venv build dist .pytest_cache .ruff_cache
+	@find o2o robots datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +

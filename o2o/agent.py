@@ -1,0 +1,300 @@
+"""The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from o2o import catalog
+from o2o.balance import BalanceConfig, Fixed
+from o2o.batch import Batch
+from o2o.behaviour import AWR, BehaviourConfig
+from o2o.config import from_dict, to_dict
+from o2o.critic import Critic, CriticConfig
+from o2o.data.replay import ReplayConfig
+from o2o.errors import UsageError
+from o2o.model import ModelConfig, State
+from o2o.models import tdmpc
+from o2o.planner import MPPI, Plan, PlannerConfig
+from o2o.seeding import Stream, derive
+from o2o.transform import Transform
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """One system. Defaults are FOWM's for the xArm tasks.
+
+    Attributes:
+        model: world model, a name from `o2o list` or a path ending in .py.
+        world: options of that model.
+        critic: options of the critic.
+        behaviour: options of the policy.
+        planner: options of the planner.
+        balance: weights of the losses.
+        replay: how transitions are drawn.
+        window: transitions in a training window; FOWM 5.
+        batch_size: windows in an update; FOWM 256.
+        discount: of one decision; FOWM 0.9 (xArm), 0.99 (D4RL).
+        rho: weight of step t of a window is rho^t; TD-MPC 0.5.
+        learning_rate: of both Adam optimisers; TD-MPC 3e-4.
+        clip_norm: bound on the gradient's norm, model with critic, and policy apart; TD-MPC 10.
+    """
+
+    model: str = "tdmpc"
+    world: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
+    critic: CriticConfig = CriticConfig()
+    behaviour: BehaviourConfig = BehaviourConfig()
+    planner: PlannerConfig = PlannerConfig()
+    balance: BalanceConfig = BalanceConfig()
+    replay: ReplayConfig = ReplayConfig()
+    window: int = 5
+    batch_size: int = 256
+    discount: float = 0.9
+    rho: float = 0.5
+    learning_rate: float = 3e-4
+    clip_norm: float = 10.0
+
+
+Flat = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
+FROM_CHECKPOINT = AgentConfig(model="")  # stands for the config of the checkpoint, unchanged
+
+
+class Agent:
+    """Learns from batches, acts on observations, and can be saved to the last bit.
+
+    Attributes:
+        transform: the border to the robot's world that this agent was trained behind.
+        num_updates: optimiser steps so far.
+        last_plan: what the planner last thought; None when the policy acted.
+    """
+
+    def __init__(self, transform: Transform, config: AgentConfig, device: str = "cpu", seed: int = 0):
+        self.transform, self.config, self.device = transform, config, pick_device(device)
+        spec, module = transform.spec, catalog.load("models", config.model)
+        self.learning = Stream(derive(seed, "update"), self.device)
+        self.acting = Stream(derive(seed, "act"), self.device)
+        with Stream(derive(seed, "init"), torch.device("cpu")).use():
+            model = module.Model(spec, config.discount, config.world)
+            critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
+            behaviour = AWR(model.feature_dim, spec.action_dim, config.behaviour)
+        self.model, self.critic = model.to(self.device), critic.to(self.device)
+        self.behaviour = behaviour.to(self.device)
+        self.balance = Fixed(config.balance).to(self.device)
+        self.planner = MPPI(spec.action_dim, config.planner)
+        self.parts = {
+            "model": self.model, "critic": self.critic,
+            "behaviour": self.behaviour, "balance": self.balance,
+        }  # fmt: skip
+        world = [*self.model.parameters(), *self.critic.parameters(), *self.balance.parameters()]
+        groups = {"world": world, "policy": list(self.behaviour.parameters())}
+        self.groups = {name: [p for p in ps if p.requires_grad] for name, ps in groups.items()}
+        self.optimisers = {
+            name: torch.optim.Adam(group, lr=config.learning_rate, fused=True)
+            for name, group in self.groups.items()
+        }
+        self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
+        self.num_updates = 0
+        self.belief: State = {}
+        self.memory: Tensor | None = None
+        self.last_plan: Plan | None = None
+
+    # ---- learning
+
+    def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One gradient step on a batch of `config.window` transitions.
+
+        Returns:
+            metrics: name -> scalar tensor, left on the device.
+            priority: (B,) how surprising each window was, for the replay.
+        """
+        batch = batch.to(self.device)
+        with self.learning.use():
+            world, policy, priority = self._losses(batch)
+            total = self.balance(world) + sum(policy.values())
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            norms = {}
+            for name, optimiser in self.optimisers.items():
+                norm = nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
+                norms[f"grad_norm/{name}"] = norm
+                optimiser.step()
+            self.model.track()
+            self.critic.track()
+        self.num_updates += 1
+        losses = {f"loss/{name}": loss.detach() for name, loss in {**world, **policy}.items()}
+        return {**losses, **norms}, priority
+
+    def learn(self, replay) -> dict[str, Tensor]:
+        """One update on a batch drawn from a `Replay` or `Mix`, which learns what surprised."""
+        batch = replay.sample(self.config.batch_size, self.config.window)
+        metrics, priority = self.update(batch)
+        replay.update_priority(batch, priority.cpu().numpy())
+        return metrics
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch that is not learned from, name -> scalar tensor."""
+        with Stream(0, self.device).use():
+            world, policy, _ = self._losses(batch.to(self.device))
+        return {f"loss/{name}": loss for name, loss in {**world, **policy}.items()}
+
+    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """World and policy losses reduced by mean over (t, b) of rho^t * valid * weight * loss."""
+        unroll = self.model.unroll(batch)
+        critic, td_error = self.critic.losses(unroll, batch)
+        policy = self.behaviour.losses(self.critic, unroll, batch)
+        decay = self.decay * batch.valid
+        scale = decay * batch.weight
+        world = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
+        policy = {name: (loss * scale).mean() for name, loss in policy.items()}
+        return world, policy, (decay * td_error).sum(0)
+
+    # ---- acting
+
+    def start(self, n: int, seed: int) -> None:
+        """Forgets what it saw: n robots start an episode. The seed fixes every random choice until the next."""
+        self.belief, self.memory, self.last_plan = self.model.start(n), None, None
+        self.acting.seed(seed)
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: dict[str, np.ndarray],
+        prev_action: np.ndarray,
+        prev_reward: np.ndarray,
+        first: np.ndarray,
+        explore: bool = False,
+        plan: bool = True,
+    ) -> np.ndarray:
+        """Actions for N robots, and the belief moved on.
+
+        Args:
+            obs: name -> (N, *shape) as `Transform.obs` gives them.
+            prev_action: (N, A) what was *executed*, in [-1, 1].
+            prev_reward: (N,) scaled reward it brought.
+            first: (N,) bool, rows that start an episode.
+            explore: add exploration noise.
+            plan: search with the planner; else the policy acts alone.
+        Returns:
+            (N, A) float32 in [-1, 1].
+        """
+        seen = {name: torch.as_tensor(value, device=self.device) for name, value in obs.items()}
+        action = torch.as_tensor(prev_action, dtype=torch.float32, device=self.device)
+        reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
+        begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
+        with self.acting.use():
+            self.belief = self.model.observe(self.belief, action, reward, seen, begin)
+            if plan:
+                self.last_plan = self.planner.plan(
+                    self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore
+                )
+                self.memory = self.last_plan.memory
+                return self.last_plan.action.cpu().numpy()
+            self.last_plan = None
+            return self.behaviour.act(self.model.feature(self.belief), explore).cpu().numpy()
+
+    # ---- saving
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """(tensors, meta): weights, optimisers, random streams, belief and planner memory."""
+        tensors = {}
+        for part, module in self.parts.items():
+            tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+        for group, optimiser in self.optimisers.items():
+            for i, entry in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{group}.{i}.{name}": value for name, value in entry.items()}
+        streams = {"learning": self.learning, "acting": self.acting}
+        for name, stream in streams.items():
+            tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
+        tensors |= {f"belief.{name}": value for name, value in self.belief.items()}
+        if self.memory is not None:
+            tensors["memory.mean"] = self.memory
+        meta = {
+            "config": to_dict(self.config), "transform": self.transform.to_json(),
+            "num_updates": self.num_updates,
+        }  # fmt: skip
+        return tensors, meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict) -> None:
+        """Takes over what `state` gave.
+
+        Raises:
+            UsageError: weights of another architecture; the line names what differs.
+        """
+        for part, module in self.parts.items():
+            own = _under(tensors, part)
+            wrong = _mismatch(module.state_dict(), own)
+            if wrong:
+                raise UsageError(f"checkpoint does not fit the {part}: {wrong}")
+            module.load_state_dict(own)
+        for group, optimiser in self.optimisers.items():
+            entries: dict[int, dict[str, Tensor]] = {}
+            for name, value in _under(tensors, f"optimiser.{group}").items():
+                i, key = name.split(".", 1)
+                entries.setdefault(int(i), {})[key] = value
+            optimiser.load_state_dict({**optimiser.state_dict(), "state": entries})
+        self.learning.load_state(_under(tensors, "stream.learning"))
+        self.acting.load_state(_under(tensors, "stream.acting"))
+        self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}
+        memory = tensors.get("memory.mean")
+        self.memory = None if memory is None else memory.to(self.device)
+        self.num_updates = meta["num_updates"]
+
+    @classmethod
+    def from_state(
+        cls,
+        tensors: dict[str, Tensor],
+        meta: dict,
+        device: str = "cpu",
+        config: AgentConfig = FROM_CHECKPOINT,
+    ) -> "Agent":
+        """An agent built from what `state` gave, perhaps with another config (a planner's, say).
+
+        Raises:
+            UsageError: the config's sizes are not those of the weights.
+        """
+        config = config if config.model else read_config(meta["config"])
+        agent = cls(Transform.from_json(meta["transform"]), config, device)
+        agent.load_state(tensors, meta)
+        return agent
+
+
+def read_config(data: dict) -> AgentConfig:
+    """An agent's config from its saved form; the model's own options are found by the model's name."""
+    module = catalog.load("models", data.get("model", AgentConfig.model))
+    return from_dict(AgentConfig, data, {"world": getattr(module, "Config", ModelConfig)})
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        UsageError: a device that this machine lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    cut = len(prefix) + 1
+    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
+
+
+def _mismatch(want: dict[str, Tensor], have: dict[str, Tensor]) -> str:
+    missing = [f"{name} is missing" for name in want.keys() - have.keys()]
+    extra = [f"{name} is unknown" for name in have.keys() - want.keys()]
+    shapes = [
+        f"{name} is {tuple(have[name].shape)}, wanted {tuple(value.shape)}"
+        for name, value in want.items()
+        if name in have and have[name].shape != value.shape
+    ]
+    return ", ".join(sorted(missing + extra + shapes)[:6])

@@ -1,0 +1,103 @@
+"""What a state is worth: an ensemble of Q fitted in-sample, an expectile V, slow copies of Q.
+
+Source: Feng et al. 2023 (FOWM), after Kostrikov et al. 2021 (IQL). Q bootstraps from V and V from the
+slow Q of recorded actions, so nothing is ever asked about actions that are not in the data; the
+spread of the ensemble is then a statement about data.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from o2o.batch import Batch
+from o2o.model import Unroll
+from o2o.nn import Ensemble, Slow
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Sizes and rates of the critic.
+
+    Attributes:
+        num_q: members of the Q-ensemble; FOWM 5.
+        hidden_dim: width of each member; FOWM 512.
+        expectile: of Q that V estimates; FOWM 0.9 (xArm, AntMaze), 0.7 (Hopper).
+        slow_rate: step of the slow Qs towards the Qs; FOWM 0.01.
+        slow_every: updates between two such steps; FOWM 2.
+    """
+
+    num_q: int = 5
+    hidden_dim: int = 512
+    expectile: float = 0.9
+    slow_rate: float = 0.01
+    slow_every: int = 2
+
+
+class Critic(nn.Module):
+    """E heads Q_i(feature, action) and one V(feature)."""
+
+    def __init__(self, feature_dim: int, action_dim: int, discount: float, config: CriticConfig):
+        super().__init__()
+        self.config, self.discount = config, discount
+        self.q_heads = Ensemble(config.num_q, feature_dim + action_dim, config.hidden_dim, zero_output=True)
+        self.v_head = Ensemble(1, feature_dim, config.hidden_dim, zero_output=False)
+        self.slow_q_heads = Slow(self.q_heads, config.slow_rate, config.slow_every)
+
+    def q(self, feature: Tensor, action: Tensor, slow: bool = False, members: Tensor | None = None) -> Tensor:
+        """(E, ...) of feature (..., F) and action (..., A); only `members` if they are named."""
+        heads = self.slow_q_heads if slow else self.q_heads
+        return heads(torch.cat([feature, action], -1), members)
+
+    def v(self, feature: Tensor) -> Tensor:
+        """(...) of feature (..., F)."""
+        return self.v_head(feature)[0]
+
+    def pessimistic(self, feature: Tensor, action: Tensor, slow: bool = False) -> Tensor:
+        """(...) the lesser of two distinct members, one random pair for the whole call."""
+        pair = random_pair(self.config.num_q, feature.device)
+        return self.q(feature, action, slow, members=pair).amin(0)
+
+    def uncertainty(self, feature: Tensor, action: Tensor) -> Tensor:
+        """(...) standard deviation over the ensemble, n - 1 in the denominator."""
+        return spread(self.q(feature, action))
+
+    def assess(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """(pessimistic value, uncertainty), each (...), from one evaluation of the ensemble."""
+        q = self.q(feature, action)
+        return q.index_select(0, random_pair(len(q), q.device)).amin(0), spread(q)
+
+    def losses(self, unroll: Unroll, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """`q` and `v`, each (T, B), and the summed absolute TD error (T, B) for priorities.
+
+        V's input carries the gradient of `unroll.feature`; its target does not. Q is summed over
+        members, not averaged. Source: Feng et al. 2023, in-sample TD and expectile losses.
+        """
+        feature = unroll.feature
+        with torch.no_grad():
+            goes_on = (~batch.terminated).float()
+            target = batch.reward + self.discount * goes_on * self.v(unroll.next_feature)  # (T, B)
+            advised = self.pessimistic(feature, batch.action, slow=True)
+        error = self.q(feature, batch.action) - target  # (E, T, B)
+        v = expectile_loss(advised - self.v(feature), self.config.expectile)
+        return {"q": error.square().sum(0), "v": v}, error.detach().abs().sum(0)
+
+    def track(self) -> None:
+        """Moves the slow copies; called after every optimiser step."""
+        self.slow_q_heads.track(self.q_heads)
+
+
+def spread(q: Tensor) -> Tensor:
+    """(...) standard deviation of (E, ...) over the first axis; zero for a single member."""
+    return q.std(0) if len(q) > 1 else torch.zeros_like(q[0])
+
+
+def random_pair(num: int, device) -> Tensor:
+    """(2,) two distinct members; (1,) if there is but one. LeRobot's port draws with replacement: not so here."""
+    return torch.randperm(num, device=device)[:2]
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """|expectile - 1[error < 0]| * error^2, element by element. Source: IQL, eq. 5."""
+    weight = torch.where(error < 0, 1 - expectile, expectile)
+    return weight * error.square()

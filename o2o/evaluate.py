@@ -1,0 +1,134 @@
+"""How good an agent is on its robot: fresh robots, fixed scenes, unshifted rewards, intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from o2o import checkpoint, interval
+from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.film import write_film
+from o2o.rollout import Played, attach, play
+from o2o.run import RobotChoice, checkpoint_folder, choose_robot
+from o2o.seeding import derive
+
+SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RobotChoice):
+    """Plays a checkpoint on a robot.
+
+    Attributes:
+        checkpoint: run folder of `o2o pretrain` or `o2o finetune`.
+        agent: the system; its sizes are fixed by the checkpoint, its search is free.
+        episodes: how many, each in its own fixed scene.
+        seed: of the agent's own random choices; the scenes stay the same.
+        plan: search with the planner; `--no-plan` lets the policy act alone.
+        num_robots: simulators side by side; 1 for anything real.
+        film: write a short video of the first episodes here (.mp4).
+        out: write the result here (.json).
+        device: `cpu`, `cuda` or `auto`.
+    """
+
+    checkpoint: Path | None = None
+    agent: Flat = FROM_CHECKPOINT
+    episodes: int = 50
+    seed: int = 0
+    plan: bool = True
+    num_robots: int = 10
+    film: Path | None = None
+    out: Path | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of some episodes.
+
+    Attributes:
+        successes: (n,) bool, success at any step, by scene.
+        returns: (n,) unshifted return, by scene.
+        lengths: (n,) decisions.
+    """
+
+    successes: np.ndarray
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, played: Sequence[Played]) -> "Score":
+        return cls(
+            np.array([bool(p.episode.success) for p in played]),
+            np.array([p.episode.episode_return for p in played]),
+            np.array([len(p.episode) for p in played]),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "success": float(self.successes.mean()),
+            "return": float(self.returns.mean()),
+            "length": float(self.lengths.mean()),
+        }
+
+    def line(self) -> str:
+        """One line with intervals."""
+        n, count = len(self.successes), int(self.successes.sum())
+        (low, high), (worst, best) = interval.share(count, n), interval.mean(self.returns)
+        return (
+            f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
+            f"return {self.returns.mean():.4g} [{worst:.4g}, {best:.4g}]   95 % intervals"
+        )
+
+
+def scenes(num: int) -> list[int]:
+    """Seeds of the evaluation scenes, the same for every run and every run's seed."""
+    return [derive(SCENES, i) for i in range(num)]
+
+
+def score(
+    agent: Agent,
+    choice: RobotChoice,
+    episodes: int,
+    plan: bool = True,
+    seed: int = 0,
+    num_robots: int = 10,
+    num_films: int = 0,
+) -> tuple[Score, list[Played]]:
+    """Plays the fixed scenes on robots built for the purpose, and closes them."""
+    robots = []
+    try:
+        for _ in range(min(num_robots, episodes)):
+            robots.append(attach(agent.transform, choice))
+        played = play(
+            agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
+            max_steps=choice.max_steps or None, num_films=num_films,
+        )  # fmt: skip
+    finally:
+        for robot in robots:
+            robot.close()
+    return Score.of(played), played
+
+
+def evaluate(config: EvaluateConfig) -> Score:
+    """Plays a checkpoint on its robot and prints what came out.
+
+    Raises:
+        UsageError: no checkpoint, or one of another robot.
+        RobotError: the robot fails.
+    """
+    tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
+    agent = Agent.from_state(tensors, meta, config.device, config.agent)
+    choice = choose_robot(config, meta.get("robot"))
+    result, played = score(
+        agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
+        num_films=5 if config.film else 0,
+    )  # fmt: skip
+    print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
+    if config.film:
+        write_film(config.film, [p.frames for p in played])
+    if config.out:
+        rows = zip(result.successes.tolist(), result.returns.tolist(), strict=True)
+        checkpoint.write_json(config.out, [{"success": s, "return": r} for s, r in rows])
+    return result

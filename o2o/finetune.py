@@ -1,0 +1,165 @@
+"""Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from o2o import checkpoint, offline
+from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.data import episodes as store
+from o2o.data.replay import Mix, Replay
+from o2o.evaluate import score
+from o2o.log import Progress, RunLog, run_folder
+from o2o.rollout import attach, play
+from o2o.run import (
+    RobotChoice,
+    check_same,
+    checkpoint_folder,
+    choose_robot,
+    finite,
+    pack,
+    read_papers,
+    robot_papers,
+    stop_requested,
+    unpack,
+    write_papers,
+)
+from o2o.seeding import derive
+
+FREE = {"episodes", "out", "resume", "device", "checkpoint_every", "evaluate_every", "evaluate_episodes"}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(RobotChoice):
+    """Improves a pretrained agent on its robot.
+
+    Attributes:
+        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on it.
+        preset: where the defaults of training length come from; empty: the checkpoint's.
+        agent: the system; its sizes are fixed by the checkpoint, its search and rates are free.
+        episodes: how many the robot does in all.
+        updates_per_step: gradient steps for each step of the robot; FOWM 1.
+        offline_ratio: share of each batch that comes from the recordings; FOWM 0.5.
+        online_capacity: steps of its own that it remembers; FOWM 10,000 (xArm), 200,000 (D4RL).
+        seed: of batches, noise and training scenes.
+        out: run folder; default `runs/finetune-ROBOT-TIME`.
+        resume: go on with the run in `out`.
+        device: `cpu`, `cuda` or `auto`.
+        plan: act with the planner; `--no-plan` explores with the policy alone.
+        checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
+        evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
+        evaluate_episodes: of one such evaluation.
+    """
+
+    checkpoint: Path | None = None
+    preset: str = ""
+    agent: Flat = FROM_CHECKPOINT
+    episodes: int = 40
+    updates_per_step: float = 1.0
+    offline_ratio: float = 0.5
+    online_capacity: int = 10_000
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    plan: bool = True
+    checkpoint_every: int = 5
+    evaluate_every: int = 0
+    evaluate_episodes: int = 20
+
+
+def finetune(config: FinetuneConfig) -> Path:
+    """Runs `config.episodes` episodes, learns after each, and returns the run folder.
+
+    An episode is on disk before it is learned from. A run that was killed learns from the episodes
+    that its last checkpoint had not seen, without the robot doing them again: scenes, noise and batches
+    come from seeds by episode, so it ends with the same weights as a run that was never killed.
+
+    Raises:
+        O2OError: see the exit codes in the README.
+        KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
+    """
+    folder, tensors, meta = _begin(config)
+    choice = choose_robot(config, meta.get("robot"))
+    agent = Agent.from_state(tensors, meta, config.device, config.agent)
+    data = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
+    spec, replay_config = agent.transform.spec, agent.config.replay
+    online = Replay(spec, replay_config, derive(config.seed, "online"), True, config.online_capacity)
+    mix = Mix(data.replay, online, config.offline_ratio)
+    finished = store.load_all(folder / "online") if config.resume else []
+    done, owed = (meta["episodes"], meta["owed"]) if config.resume else (0, 0.0)
+    for episode in finished[:done]:
+        online.add(agent.transform.episode(episode))
+    if config.resume:
+        unpack(tensors, meta, offline=data.replay, online=online)
+    else:
+        unpack(tensors, meta, offline=data.replay)
+        agent.learning.seed(derive(config.seed, "finetune"))
+    facts = {"dataset": meta["dataset"], "robot": robot_papers(choice), "preset": meta.get("preset", "")}
+
+    def save() -> None:
+        tensors, meta = pack(agent, offline=data.replay, online=online)
+        meta |= facts | {"run": "finetune", "episodes": done, "owed": owed}
+        checkpoint.save(folder / "checkpoint", tensors, meta)
+
+    with (
+        closing(attach(agent.transform, choice)) as robot,
+        RunLog(folder, config.resume) as log,
+        stop_requested() as stopped,
+    ):
+        log.rewind("online", done)
+        write_papers(folder, "finetune", config, facts)
+        log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
+        if not config.resume:
+            save()
+            _evaluate(agent, choice, config, log, done)
+        if len(finished) > done:
+            log.line(f"recovered {len(finished) - done} episodes that the last checkpoint had not seen")
+        progress = Progress(config.episodes, "episodes", done)
+        while done < config.episodes and not stopped():
+            if done < len(finished):
+                episode, facts_of_plan = finished[done], {}
+            else:
+                played = play(
+                    agent, [robot], [derive(config.seed, "scene", done)], derive(config.seed, "act", done),
+                    config.plan, explore=True, max_steps=choice.max_steps or None,
+                )[0]  # fmt: skip
+                episode = played.episode
+                store.save(folder / "online", done, episode)
+                facts_of_plan = played.metrics()
+            online.add(agent.transform.episode(episode))
+            owed += len(episode) * config.updates_per_step
+            metrics = {}
+            while owed >= 1:
+                metrics, owed = agent.learn(mix), owed - 1
+            done += 1
+            learned = finite(metrics, f"episode {done}") if metrics else {}
+            outcome = {"return": episode.episode_return, "success": float(bool(episode.success))}
+            log.write(done, "online", outcome | {"length": len(episode)} | facts_of_plan | learned)
+            log.progress(progress.text(done, f"return {outcome['return']:.3g}  offline {mix.realised_ratio:.0%}"))
+            _evaluate(agent, choice, config, log, done)
+            if done % config.checkpoint_every == 0:
+                save()
+        save()
+        if done < config.episodes:
+            log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
+            raise KeyboardInterrupt
+        log.line(f"fine-tuned for {done} episodes; checkpoint in {folder}")
+    return folder
+
+
+def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict]:
+    """The run folder, and the checkpoint to start from."""
+    if config.resume:
+        check_same(read_papers(config.out)["config"], config, FREE)
+        folder = Path(config.out or "")
+        return folder, *checkpoint.load(folder / "checkpoint")
+    source = checkpoint.load(checkpoint_folder(config.checkpoint))
+    return run_folder(config.out, "finetune", config.robot or "robot"), *source
+
+
+def _evaluate(agent: Agent, choice: RobotChoice, config: FinetuneConfig, log: RunLog, done: int) -> None:
+    if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.episodes):
+        result, _ = score(agent, choice, config.evaluate_episodes)
+        log.write(done, "online", {f"evaluate/{k}": v for k, v in result.metrics().items()})
+        log.line(f"after {done} episodes, planner: {result.line()}")

@@ -1,0 +1,41 @@
+"""`o2o list`: what there is."""
+
+import importlib.metadata
+
+from o2o import catalog
+from o2o.catalog import not_found
+from o2o.errors import UsageError
+from o2o.presets import PRESETS
+
+
+def show(argv: list[str]) -> int:
+    """Prints robots, datasets, models and presets, or the one kind that `argv` names."""
+    kinds = [*catalog.KINDS, "presets"]
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: o2o list [{'|'.join(kinds)}]")
+        return 0
+    if argv and argv[0] not in kinds:
+        raise UsageError(not_found("kind", argv[0], kinds))
+    for kind in argv[:1] or kinds:
+        print(f"{kind}:")
+        for name, about in _abouts(kind).items():
+            print(f"  {name:<16}{about}")
+    return 0
+
+
+def _abouts(kind: str) -> dict[str, str]:
+    if kind == "presets":
+        return {name: preset.about for name, preset in PRESETS.items()}
+    return {name: _about(kind, name, place) for name, place in catalog.names(kind).items()}
+
+
+def _about(kind: str, name: str, place) -> str:
+    """A recipe's own sentence, or the first line of the file's docstring; a broken file says so."""
+    try:
+        module = catalog.load(kind, name)
+    except UsageError as error:
+        return f"[does not load: {error}]"
+    recipe = getattr(module, "RECIPE", None)
+    about = recipe.about if recipe else (module.__doc__ or "").strip().split("\n")[0]
+    outside = isinstance(place, importlib.metadata.EntryPoint)
+    return f"{about} [{place.dist.name}]" if outside and place.dist else about

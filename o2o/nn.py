@@ -1,0 +1,173 @@
+"""Bricks: MLPs, an image encoder, a vectorised ensemble, slow copies, random shifts."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def orthogonal(module: nn.Module) -> nn.Module:
+    """The module with FOWM's initialisation: orthogonal weights (gain sqrt 2 for convolutions), zero biases."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            gain = math.sqrt(2) if isinstance(layer, nn.Conv2d) else 1.0
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return module
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """Two hidden layers with LayerNorm and Mish, and a linear output; orthogonal. Source: FOWM."""
+    return orthogonal(
+        nn.Sequential(
+            nn.Linear(in_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.Mish(),
+            nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.Mish(),
+            nn.Linear(hidden_dim, out_dim),
+        )
+    )  # fmt: skip
+
+
+def zero_last(layers: nn.Sequential) -> nn.Sequential:
+    """The same layers with an output of exactly zero."""
+    last = layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return layers
+
+
+def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """(N, in_dim) float32 to (N, out_dim) in (0, 1). Source: FOWM."""
+    return orthogonal(
+        nn.Sequential(
+            nn.Linear(in_dim, hidden_dim), nn.ELU(),
+            nn.Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid(),
+        )
+    )  # fmt: skip
+
+
+class ImageEncoder(nn.Module):
+    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM (84 -> 3 pixels)."""
+
+    def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(shape[0], channels, 7, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 5, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        )  # fmt: skip
+        with torch.no_grad():
+            flat = self.conv(torch.zeros(1, *shape)).shape[1]
+        self.head = nn.Sequential(nn.Linear(flat, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid())
+        orthogonal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.conv(image.float() / 255))
+
+
+class Ensemble(nn.Module):
+    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear to a scalar. Source: FOWM's Q and V.
+
+    The weights are stacked, so the members run as one batched product on a GPU or when compiled; on a
+    CPU in eager mode they run one by one, which was measured faster (batched products miss the cache).
+    """
+
+    def __init__(self, num_members: int, in_dim: int, hidden_dim: int, zero_output: bool):
+        super().__init__()
+        self.num_members = num_members
+        self.weight1 = nn.Parameter(_orthogonal_stack(num_members, hidden_dim, in_dim))
+        self.bias1 = nn.Parameter(torch.zeros(num_members, hidden_dim))
+        self.norm_weight = nn.Parameter(torch.ones(num_members, hidden_dim))
+        self.norm_bias = nn.Parameter(torch.zeros(num_members, hidden_dim))
+        self.weight2 = nn.Parameter(_orthogonal_stack(num_members, hidden_dim, hidden_dim))
+        self.bias2 = nn.Parameter(torch.zeros(num_members, hidden_dim))
+        last = torch.zeros(num_members, 1, hidden_dim)
+        self.weight3 = nn.Parameter(last if zero_output else _orthogonal_stack(num_members, 1, hidden_dim))
+        self.bias3 = nn.Parameter(torch.zeros(num_members, 1))
+
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """(..., in_dim) to (E, ...), or (len(members), ...) for chosen members."""
+        weights = [
+            self.weight1, self.bias1, self.norm_weight, self.norm_bias,
+            self.weight2, self.bias2, self.weight3, self.bias3,
+        ]  # fmt: skip
+        if members is not None:
+            weights = [weight.index_select(0, members) for weight in weights]
+        flat = x.reshape(-1, x.shape[-1])
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            unstacked = [weight.unbind(0) for weight in weights]
+            value = torch.stack([_head(flat, *own) for own in zip(*unstacked, strict=True)])
+        else:
+            value = _heads(flat, *weights)
+        return value.reshape(-1, *x.shape[:-1])
+
+
+def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:
+    stack = torch.empty(num_members, out_dim, in_dim)
+    for weight in stack:
+        nn.init.orthogonal_(weight)
+    return stack
+
+
+def _head(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
+    x = torch.tanh(F.layer_norm(F.linear(x, weight1, bias1), bias1.shape, norm_weight, norm_bias))
+    x = F.elu(F.linear(x, weight2, bias2))
+    return F.linear(x, weight3, bias3).squeeze(-1)  # (N,)
+
+
+def _heads(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
+    x = torch.einsum("ni,eoi->eno", x, weight1) + bias1[:, None]
+    x = F.layer_norm(x, x.shape[-1:]) * norm_weight[:, None] + norm_bias[:, None]
+    x = torch.baddbmm(bias2[:, None], torch.tanh(x), weight2.transpose(1, 2))
+    return torch.baddbmm(bias3[:, None], F.elu(x), weight3.transpose(1, 2)).squeeze(-1)  # (E, N)
+
+
+class Slow(nn.Module):
+    """A copy that follows its source: every `every`-th call of `track`, by `rate` of the distance."""
+
+    def __init__(self, source: nn.Module, rate: float, every: int):
+        super().__init__()
+        self.copy = copy.deepcopy(source).requires_grad_(False)
+        self.rate, self.every, self.num_calls = rate, every, 0
+
+    def forward(self, *args, **kwargs):
+        return self.copy(*args, **kwargs)
+
+    @torch.no_grad()
+    def track(self, source: nn.Module) -> None:
+        if self.num_calls % self.every == 0:
+            own, other = list(self.copy.parameters()), list(source.parameters())
+            torch._foreach_lerp_(own, other, self.rate)
+        self.num_calls += 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.num_calls)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.num_calls = int(state)
+
+
+def random_shift(image: Tensor, pad: int) -> Tensor:
+    """Images moved by up to `pad` whole pixels each way, edges repeated; each image by its own amount.
+
+    Args:
+        image: (N, C, h, w), any dtype.
+        pad: largest shift, pixels.
+    Source: Yarats et al. 2021 (DrQ-v2); whole pixels make its bilinear resampling a copy.
+    """
+    offset = torch.randint(0, 2 * pad + 1, (2, len(image)), device=image.device)
+    return shift(image, offset, pad)
+
+
+def shift(image: Tensor, offset: Tensor, pad: int) -> Tensor:
+    """Crop of (h, w) at `offset` (2, N) from the image padded by `pad`; offset = pad changes nothing."""
+    n, channels, height, width = image.shape
+    rows = torch.arange(height, device=image.device) + offset[0, :, None] - pad  # (N, h)
+    columns = torch.arange(width, device=image.device) + offset[1, :, None] - pad  # (N, w)
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    image = image.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
+    return image.gather(3, columns[:, None, None, :].expand(n, channels, height, width))

@@ -1,0 +1,91 @@
+"""Systems by name: a preset is a set of defaults, every field of which is still a flag."""
+
+from dataclasses import dataclass, replace
+
+from o2o.agent import AgentConfig
+from o2o.behaviour import BehaviourConfig
+from o2o.catalog import not_found
+from o2o.critic import CriticConfig
+from o2o.data.source import DataConfig
+from o2o.errors import UsageError
+from o2o.models import tdmpc
+from o2o.planner import PlannerConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One system, its data rules and its training length.
+
+    Attributes:
+        about: one sentence for `o2o list`.
+        agent: world model, critic, behaviour, planner, balance, replay.
+        data: how the dataset is read.
+        updates: offline gradient steps.
+        updates_per_step: online gradient steps for each step of the robot.
+        online_capacity: steps of its own that it remembers.
+        action_repeat: robot ticks an action is held.
+    """
+
+    about: str
+    agent: AgentConfig
+    data: DataConfig = DataConfig()
+    updates: int = 25_000
+    updates_per_step: float = 1.0
+    online_capacity: int = 10_000
+    action_repeat: int = 1
+
+
+FOWM = AgentConfig()  # the defaults of every part are FOWM's for xArm
+
+PRESETS = {
+    # Ours: FOWM's equations at a size that a laptop CPU trains in a minute.
+    "small": Preset(
+        "FOWM's equations at laptop size; 25-step manipulation, discount 0.9",
+        replace(
+            FOWM,
+            world=tdmpc.Config(latent_dim=32, hidden_dim=128, encoder_dim=128),
+            critic=CriticConfig(hidden_dim=128),
+            behaviour=BehaviourConfig(hidden_dim=128),
+            planner=PlannerConfig(num_samples=192, num_policy=24, num_elites=24, iterations=4),
+        ),
+        updates=5000,
+        updates_per_step=2.0,
+    ),
+    # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
+    "fowm": Preset("FOWM as published for xArm lift and push", FOWM, action_repeat=2),
+    "fowm-hopper": Preset(
+        "FOWM as published for D4RL Hopper",
+        replace(
+            FOWM,
+            critic=CriticConfig(expectile=0.7),
+            planner=PlannerConfig(uncertainty=20.0, iterations=1),
+            discount=0.99,
+        ),
+        DataConfig(reward_return_range=1000.0),
+        updates=500_000,
+        online_capacity=200_000,
+    ),
+    "fowm-antmaze": Preset(
+        "FOWM as published for D4RL AntMaze",
+        replace(
+            FOWM,
+            behaviour=BehaviourConfig(inverse_temperature=10.0),
+            planner=PlannerConfig(uncertainty=3.0, iterations=1),
+            discount=0.99,
+        ),
+        DataConfig(reward_shift=-1.0),
+        updates=500_000,
+        online_capacity=200_000,
+    ),
+}
+
+
+def get(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        UsageError: none; the line says what exists.
+    """
+    if name not in PRESETS:
+        raise UsageError(not_found("preset", name, list(PRESETS)))
+    return PRESETS[name]

@@ -1,0 +1,147 @@
+"""Offline: a world model, a critic and a policy from recordings alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from o2o import checkpoint, offline
+from o2o.agent import Agent, AgentConfig, Flat
+from o2o.data.source import DataConfig
+from o2o.errors import UsageError
+from o2o.evaluate import score
+from o2o.log import Progress, RunLog, read_metrics, run_folder
+from o2o.run import (
+    RobotChoice,
+    check_same,
+    choose_robot,
+    finite,
+    pack,
+    read_papers,
+    stop_requested,
+    unpack,
+    write_papers,
+)
+
+FREE = {"updates", "out", "resume", "device", "log_every", "checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RobotChoice):
+    """Learns from a dataset, without a robot.
+
+    Attributes:
+        dataset: a recipe from `o2o list`, a Minari id, or a path.
+        preset: where the defaults come from; see `o2o list`.
+        data: how the dataset is read.
+        agent: the system that learns.
+        updates: gradient steps in all; FOWM 25,000 (xArm), 500,000 (D4RL).
+        seed: of weights, batches and noise.
+        out: run folder; default `runs/pretrain-DATASET-TIME`.
+        resume: go on with the run in `out`.
+        device: `cpu`, `cuda` or `auto`.
+        log_every: updates between two lines of metrics.
+        checkpoint_every: updates between two checkpoints.
+        evaluate_every: updates between two evaluations on the robot; 0: none.
+        evaluate_episodes: of one such evaluation.
+        patience: end early when so many evaluations in a row bring no better return; 0: never.
+    """
+
+    dataset: str = ""
+    preset: str = "small"
+    data: DataConfig = field(default_factory=DataConfig)
+    agent: Flat = field(default_factory=AgentConfig)
+    updates: int = 5000
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    evaluate_every: int = 0
+    evaluate_episodes: int = 20
+    patience: int = 0
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Trains for `config.updates` steps and returns the run folder, with `checkpoint/` in it.
+
+    Raises:
+        O2OError: see the exit codes in the README.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+    """
+    if not config.dataset:
+        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    folder = _folder(config)
+    saved = checkpoint.load(folder / "checkpoint") if config.resume else None
+    data = offline.read(config.dataset, config.data, config.agent.replay, config.seed)
+    agent = Agent(data.transform, config.agent, config.device, config.seed)
+    facts = {
+        "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),
+        "robot": offline.robot_of(config, data.recording),
+        "preset": config.preset,
+    }
+    if saved:
+        offline.check_fingerprint(saved[1]["dataset"], data.recording)
+        agent.load_state(*saved)
+        unpack(*saved, offline=data.replay, held_out=data.held_out)
+
+    def save() -> None:
+        tensors, meta = pack(agent, offline=data.replay, held_out=data.held_out)
+        checkpoint.save(folder / "checkpoint", tensors, {**meta, **facts, "run": "pretrain"})
+
+    with RunLog(folder, config.resume) as log, stop_requested() as stopped:
+        log.rewind("offline", agent.num_updates)
+        write_papers(folder, "pretrain", config, facts)
+        size = f"{facts['dataset']['episodes']} episodes, {facts['dataset']['steps']} steps"
+        log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
+        progress = Progress(config.updates, "updates", agent.num_updates)
+        metrics, returns = {}, _returns(folder)
+        while agent.num_updates < config.updates and not stopped():
+            metrics = agent.learn(data.replay)
+            step, last = agent.num_updates, agent.num_updates == config.updates
+            if step % config.log_every == 0 or last:
+                numbers = finite(metrics, f"update {step}")
+                log.write(step, "offline", numbers | _validation(agent, data))
+                log.progress(progress.text(step, f"dynamics {numbers['loss/dynamics']:.3g}"))
+            if config.evaluate_every and (step % config.evaluate_every == 0 or last):
+                robot = choose_robot(config, facts["robot"])
+                result, _ = score(agent, robot, config.evaluate_episodes)
+                log.write(step, "offline", {f"evaluate/{k}": v for k, v in result.metrics().items()})
+                log.line(f"after {step} updates, planner: {result.line()}")
+                returns.append(result.metrics()["return"])
+                if config.patience and is_flat(returns, config.patience):
+                    log.line(f"the evaluation is flat: none of the last {config.patience} was better")
+                    break
+            if step % config.checkpoint_every == 0 and not last:
+                save()
+        finite(metrics, f"update {agent.num_updates}")
+        save()
+        if stopped() and agent.num_updates < config.updates:
+            log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
+            raise KeyboardInterrupt
+        log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
+    return folder
+
+
+def _folder(config: PretrainConfig) -> Path:
+    if config.resume:
+        check_same(read_papers(config.out)["config"], config, FREE)
+        return Path(config.out or "")
+    return run_folder(config.out, "pretrain", Path(config.dataset).stem)
+
+
+def _returns(folder: Path) -> list[float]:
+    """Of the evaluations so far."""
+    return [line["evaluate/return"] for line in read_metrics(folder) if "evaluate/return" in line]
+
+
+def is_flat(values: list[float], patience: int) -> bool:
+    """Whether the best value is older than the last `patience` ones."""
+    return len(values) > patience and max(values[:-patience]) >= max(values[-patience:])
+
+
+def _validation(agent: Agent, data: offline.Offline) -> dict[str, float]:
+    """Losses on a batch of held-out episodes; nothing where there are none."""
+    if len(data.held_out) == 0:
+        return {}
+    batch = data.held_out.sample(agent.config.batch_size, agent.config.window)
+    return {f"held_out/{name}": float(value) for name, value in agent.validate(batch).items()}

@@ -1,0 +1,167 @@
+"""An agent on its robots: attach them, and play episodes through the border."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from o2o.agent import Agent
+from o2o.batch import Episode
+from o2o.data.source import check_rate
+from o2o.errors import UsageError
+from o2o.robot import Guard, connect
+from o2o.run import RobotChoice
+from o2o.spec import space_shapes
+from o2o.transform import Transform
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode as the robot did it: physical executed actions, raw observations, unshifted rewards.
+
+    Attributes:
+        episode: what happened; `success` is that of any step.
+        seed: of the scene.
+        plan_value: mean of the planner's value over the episode, NaN when the policy acted.
+        plan_penalty: mean of the penalty within it.
+        num_clipped: actions that the guard had to bring back into the robot's limits.
+        frames: pictures, one a decision, if they were asked for.
+    """
+
+    episode: Episode
+    seed: int
+    plan_value: float
+    plan_penalty: float
+    num_clipped: int
+    frames: list[np.ndarray] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """What the planner thought and the guard did, as numbers."""
+        thoughts = {"plan/value": self.plan_value, "plan/penalty": self.plan_penalty}
+        planned = {} if np.isnan(self.plan_value) else thoughts
+        return {**planned, "num_clipped": self.num_clipped}
+
+
+def attach(transform: Transform, choice: RobotChoice) -> Guard:
+    """A guarded robot that fits what the agent was trained on.
+
+    Raises:
+        UsageError: observations, actions or control rate differ; the line lists how.
+        RobotError: the robot cannot be built.
+    """
+    robot = connect(choice.robot, choice.robot_options, choice.action_repeat)
+    shapes = space_shapes(robot.observation_space)
+    wrong = transform.differences(shapes, len(robot.low))
+    try:
+        if wrong:
+            raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(wrong)}")
+        check_rate(transform.control_hz, robot.control_hz)
+    except UsageError:
+        robot.close()
+        raise
+    return robot
+
+
+def play(
+    agent: Agent,
+    robots: Sequence[Guard],
+    seeds: Sequence[int],
+    seed: int,
+    plan: bool = True,
+    explore: bool = False,
+    max_steps: int | None = None,
+    num_films: int = 0,
+) -> list[Played]:
+    """One episode for each scene, as many at a time as there are robots.
+
+    Args:
+        robots: attached robots of one kind.
+        seeds: of the scenes; the results keep their order.
+        seed: of the agent's own random choices.
+        plan: search with the planner; else the policy acts alone.
+        explore: add exploration noise.
+        max_steps: cut episodes there (a truncation); None leaves it to the robot.
+        num_films: take pictures of the first so many episodes.
+    """
+    waiting = list(enumerate(seeds))[::-1]
+    results: list[Played | None] = [None] * len(seeds)
+    workers = [_Worker(robot, agent.transform, max_steps) for robot in robots[: len(seeds)]]
+    for worker in workers:
+        worker.begin(*waiting.pop(), num_films)
+    agent.start(len(workers), seed)
+    while any(worker.running for worker in workers):
+        names = agent.transform.fields
+        obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in names}
+        prev_action = np.stack([worker.prev_action for worker in workers])
+        prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
+        first = np.array([worker.first for worker in workers])
+        unit = agent.act(obs, prev_action, prev_reward, first, explore, plan)
+        thought = _thought(agent, len(workers))
+        for worker, action, value_penalty in zip(workers, unit, thought, strict=True):
+            if worker.running and worker.step(action, value_penalty):
+                results[worker.place] = worker.result()
+                if waiting:
+                    worker.begin(*waiting.pop(), num_films)
+    return [result for result in results if result is not None]
+
+
+def _thought(agent: Agent, n: int) -> np.ndarray:
+    """(N, 2) value and penalty of the last plan."""
+    if agent.last_plan is None:
+        return np.full((n, 2), np.nan)
+    return np.stack([agent.last_plan.value.cpu().numpy(), agent.last_plan.penalty.cpu().numpy()], 1)
+
+
+class _Worker:
+    """One robot at work on one episode."""
+
+    def __init__(self, robot: Guard, transform: Transform, max_steps: int | None):
+        self.robot, self.transform, self.max_steps = robot, transform, max_steps
+        self.running = False
+
+    def begin(self, place: int, seed: int, num_films: int) -> None:
+        self.place, self.seed, self.film = place, seed, place < num_films
+        raw, _ = self.robot.reset(seed=seed)
+        self.obs, self.actions, self.rewards = [raw], [], []
+        self.thoughts, self.frames, self.success = [], [], False
+        self.clipped_before = self.robot.num_clipped
+        self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
+        self.prev_reward, self.first, self.running = 0.0, True, True
+        self._see(raw)
+
+    def step(self, unit: np.ndarray, thought: np.ndarray) -> bool:
+        """Acts once; True when the episode is over."""
+        result = self.robot.step(self.transform.physical_action(unit))
+        raw, reward, self.terminated, self.truncated, info = result
+        executed = np.asarray(info["executed_action"], dtype=np.float32)
+        self.obs.append(raw)
+        self.actions.append(executed)
+        self.rewards.append(reward)
+        self.thoughts.append(thought)
+        self.success = self.success or info["success"]
+        self.prev_action, self.first = self.transform.unit_action(executed), False
+        self.prev_reward = self.transform.reward(reward)
+        self._see(raw)
+        if len(self.actions) == self.max_steps and not self.terminated:
+            self.truncated = True
+        self.running = not (self.terminated or self.truncated)
+        return not self.running
+
+    def result(self) -> Played:
+        episode = Episode(
+            obs={name: np.stack([raw[name] for raw in self.obs]) for name in self.transform.fields},
+            action=np.stack(self.actions),
+            reward=np.array(self.rewards, dtype=np.float32),
+            terminated=self.terminated,
+            truncated=self.truncated and not self.terminated,
+            success=self.success,
+        )
+        value, penalty = np.mean(self.thoughts, axis=0)
+        clipped = self.robot.num_clipped - self.clipped_before
+        return Played(episode, self.seed, float(value), float(penalty), clipped, self.frames)
+
+    def _see(self, raw: dict[str, np.ndarray]) -> None:
+        one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
+        self.seen = {name: value[0] for name, value in self.transform.obs(one).items()}
+        if self.film:
+            self.frames.append(np.asarray(self.robot.render()))

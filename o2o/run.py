@@ -1,0 +1,178 @@
+"""What every run shares: its folder's papers, its checkpoint, and a polite end on Ctrl-C."""
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from torch import Tensor
+
+from o2o import catalog, checkpoint
+from o2o.config import from_dict, to_dict
+from o2o.errors import DivergedError, UsageError
+from o2o.log import versions
+from o2o.robot import RobotConfig, options
+
+PAPERS = "run.json"
+
+
+@dataclass(frozen=True)
+class RobotChoice:
+    """Which robot, and how it is driven.
+
+    Attributes:
+        robot: a name from `o2o list` or a path ending in .py; empty: the one of the data or checkpoint.
+        robot_options: options of that robot.
+        action_repeat: robot ticks an action is held, rewards summed; 0: as in the checkpoint, else 1.
+            FOWM 2 (xArm), 1 (D4RL).
+        max_steps: cut episodes after so many decisions; 0 leaves it to the robot.
+    """
+
+    robot: str = ""
+    robot_options: Annotated[RobotConfig, tyro.conf.arg(name="robot")] = field(default_factory=RobotConfig)
+    action_repeat: int = 0
+    max_steps: int = 0
+
+
+def choose_robot(choice: RobotChoice, saved: dict | None) -> RobotChoice:
+    """The choice with its gaps filled from what data or checkpoint say of their robot.
+
+    Args:
+        choice: what the user asked for; options that are a bare `RobotConfig` count as not given.
+        saved: `robot_papers` of the checkpoint, or of a recipe; None where nothing is known.
+    Raises:
+        UsageError: no robot named anywhere, or none of that name.
+    """
+    saved = saved or {}
+    name = choice.robot or saved.get("robot", "")
+    if not name:
+        have = ", ".join(catalog.names("robots"))
+        raise UsageError(f"no robot given, and the data name none: add --robot NAME; have {have}")
+    given = choice.robot_options
+    if type(given) is RobotConfig:
+        given = options(name)
+        if name == saved.get("robot"):
+            given = from_dict(type(given), to_dict(given) | saved.get("robot_options", {}))
+    repeat = choice.action_repeat or saved.get("action_repeat", 0) or 1
+    steps = choice.max_steps or saved.get("max_steps", 0)
+    changes = {"robot": name, "robot_options": given, "action_repeat": repeat, "max_steps": steps}
+    return replace(choice, **changes)
+
+
+def robot_papers(choice: RobotChoice) -> dict:
+    """The choice as plain data, for a checkpoint."""
+    return {
+        "robot": choice.robot,
+        "robot_options": to_dict(choice.robot_options),
+        "action_repeat": choice.action_repeat,
+        "max_steps": choice.max_steps,
+    }
+
+
+def checkpoint_folder(path: Path | None) -> Path:
+    """The checkpoint inside a run folder, or the folder itself if it is one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is None:
+        raise UsageError("no checkpoint given: add --checkpoint RUN, the folder of a run")
+    path = Path(path)
+    for folder in (path / "checkpoint", path):
+        if checkpoint.exists(folder):
+            return folder
+    raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
+
+
+def pack(agent, **replays) -> tuple[dict[str, Tensor], dict]:
+    """(tensors, meta) of an agent and of named replays, for one checkpoint."""
+    tensors, meta = agent.state()
+    for name, replay in replays.items():
+        arrays, meta[name] = replay.state()
+        tensors |= {f"{name}.{key}": torch.as_tensor(value) for key, value in arrays.items()}
+    return tensors, meta
+
+
+def unpack(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
+    """Gives replays back what `pack` took, once they hold the same episodes."""
+    for name, replay in replays.items():
+        prefix = f"{name}."
+        own = {k[len(prefix) :]: v.numpy() for k, v in tensors.items() if k.startswith(prefix)}
+        replay.load_state(own, meta[name])
+
+
+def write_papers(folder: Path, command: str, config, facts: dict) -> None:
+    """`run.json`: what was run, with what, on what."""
+    papers = {"command": command, "config": to_dict(config), **facts, "versions": versions()}
+    checkpoint.write_json(folder / PAPERS, papers)
+
+
+def read_papers(folder: Path | None) -> dict:
+    """What `write_papers` wrote.
+
+    Raises:
+        UsageError: not a run folder.
+    """
+    if folder is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+    try:
+        return json.loads((Path(folder) / PAPERS).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} is no run to resume: {PAPERS} is not readable ({error})") from error
+
+
+def check_same(saved: dict, config, free: set[str]) -> None:
+    """A resumed run is the same run, except for the fields in `free`.
+
+    Raises:
+        UsageError: naming every field that changed.
+    """
+    now = json.loads(json.dumps(to_dict(config)))
+    names = [name for name in now if name not in free and name in saved and saved[name] != now[name]]
+    if names:
+        changes = "; ".join(f"{name}: {saved[name]} -> {now[name]}" for name in names)
+        raise UsageError(f"--resume goes on with the same run, but these changed: {changes}")
+
+
+def finite(metrics: dict[str, Tensor | float], where: str) -> dict[str, float]:
+    """Metrics as numbers, read from the device in one go.
+
+    Raises:
+        DivergedError: one of them is not finite.
+    """
+    names = list(metrics)
+    values = torch.stack([torch.as_tensor(metrics[name], dtype=torch.float32).cpu() for name in names])
+    numbers = dict(zip(names, values.tolist(), strict=True))
+    broken = [name for name, value in numbers.items() if not math.isfinite(value)]
+    if broken:
+        raise DivergedError(f"training diverged at {where}: {', '.join(broken)} is not finite; "
+                            "the last checkpoint is from before; try a lower --learning-rate")  # fmt: skip
+    return numbers
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM set a flag that the loop reads; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Any Gymnasium environment as a robot: `--robot gym --robot.id Hopper-v5`."""
+
+import difflib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+
+import gymnasium
+
+from o2o.catalog import not_found
+from o2o.errors import RobotError, UsageError
+from o2o.robot import RobotConfig
+
+ROBOTICS = (  # how the ids begin that gymnasium-robotics brings
+    "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config(RobotConfig):
+    """Options of an environment from Gymnasium's registry.
+
+    Attributes:
+        id: of the environment, such as Hopper-v5; `package:Name-v0` imports the package first.
+        kwargs: JSON object of keyword arguments for `gymnasium.make`, such as {"max_episode_steps": 100}.
+    """
+
+    id: str = ""
+    kwargs: str = ""
+
+
+def make(config: Config) -> gymnasium.Env:
+    """The environment, with its own time limit, drawn into arrays where it can be drawn.
+
+    Raises:
+        UsageError: no id, an id that nobody registered, or kwargs that are no JSON object.
+        RobotError: actions that are not a Box, or a package that is not installed.
+    """
+    if not config.id:
+        raise UsageError("the robot 'gym' needs the id of an environment, such as --robot.id Hopper-v5")
+    kwargs = _kwargs(config.kwargs)
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")  # must be set before MuJoCo is imported
+    creator = _creator(config.id)
+    if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ()):
+        kwargs = {"render_mode": "rgb_array"} | kwargs
+    try:
+        env = gymnasium.make(config.id, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError) as error:
+        hint = "; Fetch, Hand and Kitchen need mujoco<3.12" if isinstance(error, AssertionError) else ""
+        what = f"{type(error).__name__} {error}".strip()
+        raise RobotError(f"{config.id} could not be made with {kwargs}: {what}{hint}") from error
+    if not isinstance(env.action_space, gymnasium.spaces.Box):
+        env.close()
+        raise RobotError(f"{config.id} has actions {env.action_space}; o2o needs continuous ones, a Box")
+    return Paced(env)
+
+
+class Paced(gymnasium.Wrapper):
+    """Says how many decisions a second the simulated time allows, as `metadata["control_hz"]`."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        dt = getattr(env.unwrapped, "dt", None)
+        if dt and "control_hz" not in env.metadata:
+            self.metadata = {**env.metadata, "control_hz": round(1 / float(dt), 6)}
+
+
+def _kwargs(text: str) -> dict:
+    try:
+        kwargs = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--robot.kwargs is not JSON: {error}; got {text!r}") from error
+    if not isinstance(kwargs, dict):
+        raise UsageError(f"--robot.kwargs is {text!r}, wanted a JSON object such as {{}}")
+    return kwargs
+
+
+def _creator(name: str):
+    """What builds the environment, found without building it."""
+    if name not in gymnasium.registry and name.startswith(ROBOTICS):
+        _register_robotics(name)
+    package, _, name = name.rpartition(":")
+    try:
+        if package:
+            importlib.import_module(package)
+        spec = gymnasium.spec(name)
+    except ModuleNotFoundError as error:
+        raise RobotError(f"{package}:{name} needs a package that is not installed: {error}") from error
+    except gymnasium.error.Error as error:
+        raise UsageError(not_found("environment", name, _nearest(name))) from error
+    entry = spec.entry_point
+    if not isinstance(entry, str):
+        return entry
+    try:
+        return gymnasium.envs.registration.load_env_creator(entry)
+    except ImportError as error:
+        raise RobotError(f"{name} needs a package that is not installed: {error}") from error
+
+
+def _register_robotics(name: str) -> None:
+    if importlib.util.find_spec("gymnasium_robotics") is None:
+        raise RobotError(f'{name} comes from gymnasium-robotics; install it: pip install "o2o[adroit]"')
+    gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
+
+
+def _nearest(name: str) -> list[str]:
+    """A few ids like `name`; the whole registry would fill the screen."""
+    known = sorted(gymnasium.registry)
+    return difflib.get_close_matches(name, known, n=5, cutoff=0.4) or ["Hopper-v5", "Pendulum-v1"]

@@ -1,0 +1,304 @@
+"""A simulated arm that moves its gripper to reach a ball, push a cube or lift it. Needs only MuJoCo.
+
+The arm (`arm.xml`) has five joints and keeps its gripper pointing down, square to the table. One action
+moves the gripper's target in a straight line; the closed form of the arm's geometry turns the line into
+joint targets, and stiff joint servos follow it. The table top is z = 0, the arm stands at x = y = 0.
+
+Observations are a dict. Positions are in decimetres, so that entries are of order one, with the origin
+on the table at x = 0.4 m, y = 0; velocities are in m/s (decimetres per decision, the same number).
+
+* `state`: gripper position (3), gripper velocity (3), opening (1: 0 closed to 1 open), then
+  push and lift: cube position (3), cube minus gripper (3), cube velocity (3), cos and sin of four times
+  the cube's yaw (2: a cube looks the same every quarter turn); then
+  reach: goal (3), goal minus gripper (3); push: goal on the table (2), goal minus cube (2).
+* `camera`: (size, size, 3) uint8, in which the goal can be seen.
+* `proprio`: gripper position, velocity and opening, as above; comes with the camera instead of `state`.
+
+Rewards lie between -0.04 and 1 a decision. Episodes last 25 decisions and never end on success.
+"""
+
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+from o2o.catalog import load, not_found
+from o2o.errors import UsageError
+from o2o.robot import RobotConfig
+
+TASKS = {"reach": ("ball",), "push": ("cube", "disc"), "lift": ("cube",)}  # what lies on the table
+OBS = ("state", "camera", "both")
+
+NUM_DECISIONS = 25
+CONTROL_HZ = 10
+NUM_WAYPOINTS = 5  # of the straight line of one decision; the last is held, so that the arm catches up
+ACTION_HIGH = np.array([0.04, 0.04, 0.04, 1.0], np.float32)  # m, m, m, gripper -1 open to 1 closed
+WORKSPACE = np.array([[0.24, -0.20, 0.022], [0.56, 0.20, 0.28]])  # m, of the point between the fingers
+LEASH = 0.02  # m, how far the target runs ahead of a gripper that is blocked; 3 mm in free motion
+CENTRE = np.array([0.40, 0.0, 0.0])  # m, origin of the observations
+DECIMETRE = 0.1
+
+SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.20, 0.34, 0.32, 0.14  # m, as in arm.xml
+FINGER_TRAVEL = 0.04  # m, of each finger
+CUBE_HALF = 0.022  # m
+REACH_WITHIN, PUSH_WITHIN, LIFT_ABOVE = 0.025, 0.05, 0.10  # m, what counts as success
+
+
+@dataclass(frozen=True)
+class Config(RobotConfig):
+    """Options of the simulated arm.
+
+    Attributes:
+        task: `reach` (bring the gripper to the ball), `push` (the cube onto the disc) or `lift` (the
+            cube 10 cm up).
+        obs: `state` (a vector that holds all there is to know), `camera` (an image and what the arm
+            feels) or `both`.
+        image_size: side of the observed image, pixels.
+        picture_size: side of what `render()` returns, for videos, pixels; at most 512.
+    """
+
+    task: str = "lift"
+    obs: str = "state"
+    image_size: int = 84
+    picture_size: int = 320
+
+
+def make(config: Config) -> "Arm":
+    """The arm at one task.
+
+    Raises:
+        UsageError: an unknown task or kind of observation, or an image too small or too large.
+    """
+    if config.task not in TASKS:
+        raise UsageError(not_found("task", config.task, list(TASKS)))
+    if config.obs not in OBS:
+        raise UsageError(not_found("kind of observation", config.obs, list(OBS)))
+    for name in ("image_size", "picture_size"):
+        if not 16 <= getattr(config, name) <= 512:
+            raise UsageError(f"{name} is {getattr(config, name)}, wanted 16 to 512 pixels")
+    return Arm(config)
+
+
+def expert(arm: "Arm") -> np.ndarray:
+    """(4,) what the scripted expert of `expert.py` does next, from the true state of an unwrapped arm."""
+    return load("robots", str(Path(__file__).with_name("expert.py"))).act(arm)
+
+
+class Arm(gymnasium.Env):
+    """See the top of the file for observations; actions are (dx, dy, dz, gripper), metres and [-1, 1].
+
+    `info["executed_action"]` is how far the target moved after the workspace stopped it,
+    `info["success"]` whether the task is done at this very moment.
+    """
+
+    metadata = {"control_hz": CONTROL_HZ, "render_fps": CONTROL_HZ, "render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, config: Config):
+        self.mujoco = _import_mujoco()
+        self.config, self.render_mode = config, "rgb_array"
+        self.model = self.mujoco.MjModel.from_xml_string(_scene(config.task))
+        self.data = self.mujoco.MjData(self.model)
+        self.action_space = Box(-ACTION_HIGH, ACTION_HIGH, dtype=np.float32)
+        self._has_cube = "cube" in TASKS[config.task]
+        self._num_substeps = round(1 / (CONTROL_HZ * NUM_WAYPOINTS * self.model.opt.timestep))
+        self._eye: _Eye | None = None
+        self._painter: _Eye | None = None
+        self._place(WORKSPACE.mean(0), np.array([*CENTRE[:2], CUBE_HALF]), 0.0, CENTRE)
+        self.observation_space = self._space()
+
+    @property
+    def grip(self) -> np.ndarray:
+        """(3,) the point between the fingertips, metres."""
+        return self.data.site_xpos[0].copy()
+
+    @property
+    def cube(self) -> np.ndarray:
+        """(3,) centre of the cube, metres; only where there is one."""
+        return self.data.qpos[7:10].copy()
+
+    @property
+    def opening(self) -> float:
+        """0 closed to 1 open."""
+        return float(self.data.qpos[5] + self.data.qpos[6]) / (2 * FINGER_TRAVEL)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        draw = self.np_random.uniform
+        grip = np.array([0.40, 0.0, 0.22]) + draw(-0.03, 0.03, 3)
+        reach = 0.08 if self.config.task == "push" else 0.10  # leaves room behind the cube
+        cube = CENTRE + np.array([*draw(-reach, reach, 2), CUBE_HALF])
+        yaw = draw(-0.3, 0.3)
+        if self.config.task == "push":
+            goal = CENTRE + np.array([*draw(-0.13, 0.13, 2), 0.0])
+            while np.linalg.norm(goal[:2] - cube[:2]) < 0.09:
+                goal = CENTRE + np.array([*draw(-0.13, 0.13, 2), 0.0])
+        else:
+            goal = draw([0.28, -0.16, 0.04], [0.52, 0.16, 0.26])
+            while np.linalg.norm(goal - grip) < 0.09:
+                goal = draw([0.28, -0.16, 0.04], [0.52, 0.16, 0.26])
+        self._place(grip, cube, yaw, goal)
+        return self._observe(), {"success": self._success()}
+
+    def step(self, action):
+        asked = np.clip(np.asarray(action, np.float64), -ACTION_HIGH, ACTION_HIGH)
+        start = np.clip(self.target, self.grip - LEASH, self.grip + LEASH)
+        self.target = np.clip(start + asked[:3], *WORKSPACE)
+        executed = np.array([*(self.target - start), asked[3]])
+        self.data.ctrl[5:] = FINGER_TRAVEL * (1 - asked[3]) / 2
+        before = self.grip, self.cube if self._has_cube else None
+        for k in range(1, NUM_WAYPOINTS + 1):
+            done = min(1.0, k / (NUM_WAYPOINTS - 1))
+            self.data.ctrl[:5] = joint_angles(start + done * (self.target - start))
+            self.mujoco.mj_step(self.model, self.data, self._num_substeps)
+        self.mujoco.mj_forward(self.model, self.data)
+        self._grip_speed = (self.grip - before[0]) * CONTROL_HZ
+        self._cube_speed = (self.cube - before[1]) * CONTROL_HZ if self._has_cube else None
+        self._num_done += 1
+        info = {"success": self._success(), "executed_action": executed.astype(np.float32)}
+        return self._observe(), self._reward(executed), False, self._num_done >= NUM_DECISIONS, info
+
+    def stop(self) -> None:
+        """Holds the arm where it is; twice is harmless."""
+        self.target = np.clip(self.grip, *WORKSPACE)
+        self.data.ctrl[:5] = self.data.qpos[:5]
+
+    def render(self) -> np.ndarray:
+        """(picture_size, picture_size, 3) uint8, drawn at twice the size and averaged."""
+        if self._painter is None:
+            self._painter = _Eye(self.mujoco, self.model, 2 * self.config.picture_size)
+        size = self.config.picture_size
+        fine = self._painter(self.data).reshape(size, 2, size, 2, 3)
+        return (fine.mean((1, 3)) + 0.5).astype(np.uint8)
+
+    def close(self) -> None:
+        for eye in (self._eye, self._painter):
+            if eye is not None:
+                eye.close()
+        self._eye = self._painter = None
+
+    def _place(self, grip, cube, yaw, goal) -> None:
+        """Puts everything at rest: gripper open at `grip`, cube turned by `yaw`, goal marked."""
+        self.mujoco.mj_resetData(self.model, self.data)
+        self.data.qpos[:5] = self.data.ctrl[:5] = joint_angles(grip)
+        self.data.qpos[5:7] = self.data.ctrl[5:7] = FINGER_TRAVEL
+        if self._has_cube:
+            self.data.qpos[7:14] = [*cube, math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)]
+        if self.model.nmocap:
+            self.data.mocap_pos[0] = goal + (0 if self.config.task == "reach" else np.array([0, 0, 0.001]))
+        self.mujoco.mj_forward(self.model, self.data)
+        self.target, self.goal, self._num_done = self.grip, np.array(goal), 0
+        self._grip_speed = self._cube_speed = np.zeros(3)
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        obs = {}
+        if self.config.obs in ("camera", "both"):
+            if self._eye is None:
+                self._eye = _Eye(self.mujoco, self.model, self.config.image_size)
+            obs["camera"] = self._eye(self.data)
+        own = [(self.grip - CENTRE) / DECIMETRE, self._grip_speed, [self.opening]]
+        if self.config.obs == "camera":
+            return obs | {"proprio": np.concatenate(own).astype(np.float32).clip(-20, 20)}
+        if self._has_cube:
+            turn = self.data.xmat[self.model.body("cube").id]
+            yaw = 4 * math.atan2(turn[3], turn[0])
+            cube = [self.cube - CENTRE, self.cube - self.grip]
+            own += [np.concatenate(cube) / DECIMETRE, self._cube_speed, [math.cos(yaw), math.sin(yaw)]]
+        if self.config.task == "reach":
+            own += [(self.goal - CENTRE) / DECIMETRE, (self.goal - self.grip) / DECIMETRE]
+        if self.config.task == "push":
+            own += [(self.goal - CENTRE)[:2] / DECIMETRE, (self.goal - self.cube)[:2] / DECIMETRE]
+        return obs | {"state": np.concatenate(own).astype(np.float32).clip(-20, 20)}
+
+    def _space(self) -> Dict:
+        size = self.config.image_size
+        spaces: dict[str, gymnasium.Space] = {}
+        if self.config.obs in ("camera", "both"):
+            spaces["camera"] = Box(0, 255, (size, size, 3), np.uint8)
+        if self.config.obs == "camera":
+            return Dict(spaces | {"proprio": Box(-20, 20, (7,), np.float32)})
+        dim = {"reach": 13, "push": 22, "lift": 18}[self.config.task]
+        return Dict(spaces | {"state": Box(-20, 20, (dim,), np.float32)})
+
+    def _distance(self) -> float:
+        """What is left to do, metres."""
+        if self.config.task == "reach":
+            return float(np.linalg.norm(self.goal - self.grip))
+        if self.config.task == "push":
+            return float(np.linalg.norm((self.goal - self.cube)[:2]))
+        return max(0.0, LIFT_ABOVE - float(self.cube[2] - CUBE_HALF))
+
+    def _success(self) -> bool:
+        return self._distance() <= {"reach": REACH_WITHIN, "push": PUSH_WITHIN, "lift": 0.0}[self.config.task]
+
+    def _reward(self, executed) -> float:
+        """Closeness to the goal and, for the cube, to the cube, less a small cost of motion."""
+        cost = 0.01 * float(np.square(executed / ACTION_HIGH).sum())
+        if self.config.task == "reach":
+            return _near(self._distance()) - cost
+        touch = _near(float(np.linalg.norm(self.cube - self.grip)))
+        if self.config.task == "push":
+            return 0.2 * touch + 0.8 * _near(self._distance()) - cost
+        return 0.3 * touch + 0.7 * (1 - min(1.0, self._distance() / LIFT_ABOVE)) - cost
+
+
+def joint_angles(grip) -> list[float]:
+    """(5,) yaw, shoulder, elbow, pitch, roll that hold the gripper at `grip` (3,), pointing down.
+
+    The closed form: the wrist lies a hand's length above the grip, two links reach for it in the plane
+    that the yaw turns to, and the roll undoes the yaw. Points out of reach get the nearest stretch.
+    """
+    x, y, z = grip
+    yaw, radius, height = math.atan2(y, x), math.hypot(x, y), z + HAND - SHOULDER_HEIGHT
+    square = radius * radius + height * height
+    bend = (square - UPPER_ARM**2 - FOREARM**2) / (2 * UPPER_ARM * FOREARM)
+    elbow = math.acos(min(1.0, max(-1.0, bend)))
+    reach = math.atan2(FOREARM * math.sin(elbow), UPPER_ARM + FOREARM * math.cos(elbow))
+    shoulder = math.atan2(radius, height) - reach
+    return [yaw, shoulder, elbow, math.pi - shoulder - elbow, yaw]
+
+
+class _Eye:
+    """Draws the scene into a square image, the fast way: no shadows, no mirrors (20 times faster)."""
+
+    def __init__(self, mujoco, model, size: int):
+        self.renderer = mujoco.Renderer(model, size, size)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self.renderer.scene.flags[int(flag)] = 0
+
+    def __call__(self, data) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        self.renderer.update_scene(data, "view")
+        return self.renderer.render()
+
+    def close(self) -> None:
+        self.renderer.close()
+
+
+def _near(distance: float) -> float:
+    """1 at the goal, 0.24 ten centimetres away, 0 far off."""
+    return 1 - math.tanh(distance / 0.1)
+
+
+def _scene(task: str) -> str:
+    """The arm's XML with only the things that the task needs on the table."""
+    tree = ElementTree.parse(Path(__file__).with_name("arm.xml"))
+    world = tree.getroot().find("worldbody")
+    assert world is not None
+    for name in {"cube", "ball", "disc"} - set(TASKS[task]):
+        world.remove(world.find(f"body[@name='{name}']"))
+    return ElementTree.tostring(tree.getroot(), encoding="unicode")
+
+
+def _import_mujoco():
+    """MuJoCo, told to draw without a screen where there is none."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    import mujoco
+
+    return mujoco

@@ -1,0 +1,242 @@
+import errno
+import json
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from o2o import log
+from o2o.errors import StorageError, UsageError
+from o2o.log import Progress, RunLog, read_metrics, run_folder
+
+
+def scalars(folder, tag):
+    """(step, value) pairs that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def steps(folder):
+    return [(line["phase"], line["step"]) for line in read_metrics(folder)]
+
+
+def test_one_standard_json_object_a_line(tmp_path):
+    with RunLog(tmp_path / "run") as run:
+        run.write(1, "offline", {"loss": 0.5, "nan": math.nan, "inf": np.float32(math.inf)})
+        run.write(2, "offline", {"loss": torch.tensor(0.25), "count": 3})
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert first.pop("time") == pytest.approx(time.time(), abs=60)
+    assert first == {"phase": "offline", "step": 1, "loss": 0.5, "nan": None, "inf": None}
+    assert second["loss"] == 0.25 and second["count"] == 3.0
+
+
+def test_null_is_read_back_as_nan(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(1, "offline", {"loss": math.nan})
+    assert math.isnan(read_metrics(tmp_path)[0]["loss"])
+
+
+def test_metrics_are_on_disk_when_write_returns(tmp_path):
+    run = RunLog(tmp_path)
+    run.write(1, "offline", {"loss": 1.0})
+    assert steps(tmp_path) == [("offline", 1)]
+    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(1, 1.0)]
+    run.close()
+    run.close()
+
+
+def test_a_folder_with_metrics_is_not_written_over(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(1, "offline", {})
+    with pytest.raises(UsageError, match="--resume"):
+        RunLog(tmp_path)
+
+
+def test_half_written_last_line_is_dropped_on_resume(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"phase": "offline", "step": 1}\n{"phase": "offl')
+    assert steps(tmp_path) == [("offline", 1)]
+    with RunLog(tmp_path, resume=True) as run:
+        run.write(2, "offline", {})
+    assert steps(tmp_path) == [("offline", 1), ("offline", 2)]
+
+
+def test_rewind_forgets_what_came_after_the_checkpoint(tmp_path):
+    with RunLog(tmp_path) as run:
+        for step in (100, 200, 300):
+            run.write(step, "offline", {"loss": step})
+            run.write(step, "evaluate", {"return": step})
+        run.write(1, "online", {"loss": 1})
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("offline", 200)
+        assert steps(tmp_path) == [
+            ("offline", 100),
+            ("evaluate", 100),
+            ("offline", 200),
+            ("evaluate", 200),
+        ]
+        run.write(300, "offline", {"loss": -1})
+    assert steps(tmp_path)[-1] == ("offline", 300)
+    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(100, 100), (200, 200), (300, -1)]
+
+
+def test_rewind_of_a_phase_keeps_the_phase_before(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(5000, "offline", {"loss": 1})
+        for step in (1, 2, 3):
+            run.write(step, "online", {"loss": step})
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("online", 1)
+    assert steps(tmp_path) == [("offline", 5000), ("online", 1)]
+
+
+def test_rewind_to_a_phase_drops_the_phase_after(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(5000, "offline", {"loss": 1})
+        run.write(1, "online", {"loss": 7})
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("offline", 5000)
+        run.write(1, "online", {"loss": 8})
+    assert steps(tmp_path) == [("offline", 5000), ("online", 1)]
+    assert scalars(tmp_path / "tensorboard" / "online", "loss") == [(1, 8)]
+
+
+def test_rewind_of_a_fresh_run_changes_nothing(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.rewind("offline", 0)
+        run.write(0, "offline", {"loss": 2})
+    assert steps(tmp_path) == [("offline", 0)]
+    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(0, 2)]
+
+
+def test_full_disk_while_writing_metrics_leaves_no_half_line(tmp_path, monkeypatch):
+    run = RunLog(tmp_path)
+    run.write(1, "offline", {"loss": 1.0})
+
+    class Full:
+        """A file on a disk with room for ten more bytes."""
+
+        def __init__(self, file):
+            self.file, self.room = file, 10
+
+        def write(self, data):
+            if self.room == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = self.file.write(data[: self.room])
+            self.room = 0
+            return written
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    monkeypatch.setattr(run, "_file", Full(run._file))
+    with pytest.raises(
+        StorageError, match=r"cannot write .*metrics.jsonl: no space left on device \("
+    ) as caught:
+        run.write(2, "offline", {"loss": 1.0})
+    assert "\n" not in str(caught.value)
+    run.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes().count(b"\n") == 1
+    assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
+
+
+def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="cannot write"):
+        RunLog(tmp_path / "file" / "run")
+
+
+def test_progress_is_plain_and_rare_where_the_output_is_no_terminal(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    with RunLog(tmp_path) as run:
+        for now[0] in range(0, 61, 10):
+            run.progress(f"at {now[0]}")
+        run.line("done")
+    assert capsys.readouterr().out == "at 0\nat 30\nat 60\ndone\n"
+
+
+def test_progress_is_one_line_that_changes_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "20")
+    with RunLog(tmp_path) as run:
+        run.progress("first")
+        run.progress("a text that is longer than the terminal")
+        run.line("stays")
+        run.progress("last")
+    assert capsys.readouterr().out == (
+        "\rfirst\x1b[K\ra text that is long\x1b[K\r\x1b[Kstays\n\rlast\x1b[K\n"
+    )
+
+
+def test_progress_says_how_far_how_fast_and_how_long():
+    now = [0.0]
+    progress = Progress(5000, "updates", done=1000, now=lambda: now[0])
+    assert progress.text(1000) == "1000/5000 updates"
+    now[0] = 2.5
+    assert progress.text(1200, "offline 50 %") == "1200/5000 updates  80/s  0:48 left  offline 50 %"
+
+
+def test_progress_of_slow_things_keeps_two_digits():
+    now = [0.0]
+    progress = Progress(2000, "episodes", now=lambda: now[0])
+    now[0] = 8.0
+    assert progress.text(2) == "2/2000 episodes  0.25/s  2:13:12 left"
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
+def test_clock(seconds, text):
+    assert log.clock(seconds) == text
+
+
+def test_default_run_folder_says_what_and_when(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = run_folder(None, "pretrain", "./my arm/mine.py")
+    assert folder.parent.name == "runs" and not folder.exists()
+    assert folder.name.startswith("pretrain-mine-20") and len(folder.name) == len(
+        "pretrain-mine-20260102-030405"
+    )
+    assert run_folder(None, "finetune", "D4RL/pen v2").name.startswith("finetune-D4RL-pen-v2-")
+
+
+def test_given_run_folder_must_be_empty(tmp_path):
+    assert run_folder(tmp_path / "new", "pretrain", "x") == tmp_path / "new"
+    assert run_folder(tmp_path, "pretrain", "x") == tmp_path
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UsageError, match="--resume to go on with it, or another --out") as caught:
+            run_folder(path, "pretrain", "x")
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["x\n", "[]\n", '{"loss": 1}\n', "[" * 100_000 + "\n"])
+def test_metrics_that_are_not_metrics_are_one_line(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "offline", "step": 1}\n' + text)
+    with pytest.raises(UsageError, match="line 2 is not a line of metrics") as caught:
+        read_metrics(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_metrics_are_one_line(tmp_path):
+    with pytest.raises(UsageError, match="is not readable: no such file"):
+        read_metrics(tmp_path)
+
+
+def test_versions_name_what_a_result_depends_on():
+    found = log.versions()
+    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
+    assert {"o2o", "python", "platform", "commit", "mujoco", "gymnasium", "minari"} <= found.keys()
+    json.dumps(found)
+
+
+def test_commit_is_none_outside_a_checkout(tmp_path):
+    assert log._commit(tmp_path) is None
+    (tmp_path / ".git").mkdir()
+    assert log._commit(tmp_path) is None

@@ -1,0 +1,123 @@
+"""The planner against numbers worked out by hand (golden facts G25 to G30)."""
+
+import pytest
+import torch
+
+from o2o.planner import MPPI, PlannerConfig, elite_weights, rank
+
+
+class Toy:
+    """z' = z, reward -(a - target)^2 of the first action entry, value 0, spread `doubt(a)`."""
+
+    def __init__(self, target=0.3, discount=0.9, doubt=lambda a: torch.zeros_like(a[..., 0])):
+        self.target, self.discount, self.doubt = target, discount, doubt
+
+    def feature(self, state):
+        return state["z"]
+
+    def step(self, state, action):
+        reward = -(action[:, 0] - self.target - state["z"][:, 0]).square()
+        return state, reward, torch.full_like(reward, self.discount)
+
+    def act(self, feature, explore=False):
+        return torch.zeros(*feature.shape[:-1], 1)
+
+    def uncertainty(self, feature, action):
+        return self.doubt(action)
+
+    def assess(self, feature, action):
+        return torch.zeros_like(feature[..., 0]), torch.zeros_like(feature[..., 0])
+
+
+def plan(toy, config, n=1, memory=None, first=None, explore=False, z=None):
+    state = {"z": torch.zeros(n, 1) if z is None else z}
+    first = torch.ones(n, dtype=torch.bool) if first is None else first
+    return MPPI(1, config).plan(state, toy, toy, toy, memory, first, explore)
+
+
+def test_elite_weights_are_a_softmax_of_half_the_value():
+    weight = elite_weights(torch.tensor([[0.0, -2.0]]), 0.5)
+    assert torch.allclose(weight, torch.tensor([[0.7310586, 0.2689414]]))
+
+
+def test_refit_weights_mean_std_and_momentum():
+    planner = MPPI(1, PlannerConfig(horizon=1))
+    elite = torch.tensor([1.0, 0.0]).view(1, 1, 2, 1)
+    weight = torch.tensor([[0.7310586, 0.2689414]])
+    mean, std = planner._refit(torch.zeros(1, 1, 1), elite, weight)
+    assert mean.item() == pytest.approx(0.6579527, abs=1e-6)
+    assert std.item() == pytest.approx(0.4434094, abs=1e-6)
+
+
+def test_penalised_return_by_hand():
+    class Hand:
+        step_count = 0
+
+        def feature(self, state):
+            return state["z"]
+
+        def uncertainty(self, feature, action):
+            return torch.tensor([0.1]) if feature.item() == 0 else torch.tensor([0.2])
+
+        def step(self, state, action):
+            return {"z": state["z"] + 1}, torch.ones(1), torch.full((1,), 0.5)
+
+        def act(self, feature, explore):
+            return torch.zeros(1, 1)
+
+        def assess(self, feature, action):
+            return torch.tensor([4.0]), torch.tensor([0.4])
+
+    hand, action, state = Hand(), torch.zeros(2, 1, 1), {"z": torch.zeros(1, 1)}
+    value, penalty = MPPI(1, PlannerConfig(horizon=2)).score(state, action, hand, hand, hand)
+    assert value.item() == pytest.approx(2.2) and penalty.item() == pytest.approx(0.3)
+    free, _ = MPPI(1, PlannerConfig(horizon=2, uncertainty=0.0)).score(state, action, hand, hand, hand)
+    assert free.item() == pytest.approx(2.5)
+
+
+def test_nan_candidate_is_never_an_elite_among_negative_values():
+    value, place = rank(torch.tensor([[-3.0, float("nan"), -1.0, float("inf")]]), 2)
+    assert place.tolist() == [[2, 0]] and value.tolist() == [[-1.0, -3.0]]
+
+
+def test_all_nan_falls_back_to_the_policy():
+    toy = Toy(target=float("nan"))
+    result = plan(toy, PlannerConfig(num_samples=8, num_policy=2, num_elites=4))
+    assert not result.usable.any() and result.action.item() == 0
+    assert torch.isfinite(result.memory).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_six_iterations_find_the_best_action(seed):
+    torch.manual_seed(seed)
+    result = plan(Toy(), PlannerConfig(num_policy=0))
+    assert abs(result.memory[0].item() - 0.3) < 0.02
+
+
+def test_a_high_price_on_uncertainty_keeps_the_plan_where_it_is_sure():
+    toy = Toy(doubt=lambda action: action[..., 0].abs())
+    result = plan(toy, PlannerConfig(num_policy=0, uncertainty=5.0))
+    assert abs(result.memory[0].item()) < 0.02
+
+
+def test_warm_start_shifts_and_only_first_forgets():
+    planner = MPPI(1, PlannerConfig(horizon=3))
+    memory = torch.arange(6.0).view(3, 2, 1)
+    mean = planner._warm_start(memory, torch.tensor([False, True]))
+    assert mean[:, 0, 0].tolist() == [2.0, 4.0, 0.0] and mean[:, 1].eq(0).all()
+
+
+def test_batched_robots_do_not_talk_to_each_other():
+    z = torch.tensor([[0.0], [0.4], [-0.5]])
+    result = plan(Toy(), PlannerConfig(num_policy=0), n=3, z=z)
+    assert torch.allclose(result.memory[0, :, 0], 0.3 + z[:, 0], atol=0.02)
+    order = torch.tensor([2, 0, 1])
+    permuted = plan(Toy(), PlannerConfig(num_policy=0), n=3, z=z[order])
+    assert torch.allclose(permuted.memory[0, :, 0], 0.3 + z[order, 0], atol=0.02)
+
+
+def test_exploring_adds_noise_and_stays_in_bounds():
+    torch.manual_seed(1)
+    config = PlannerConfig(num_policy=0, iterations=1)
+    actions = torch.stack([plan(Toy(), config, explore=True).action for _ in range(20)])
+    assert actions.abs().max() <= 1 and actions.std() > 0.1
