@@ -8,7 +8,6 @@ from pathlib import Path
 from o2o import catalog
 from o2o.data import collect, minari
 from o2o.recipe import Recipe
-from o2o.robot import connect
 
 NUM_EPISODES = 200
 OPTIONS = {"task": "push"}
@@ -17,7 +16,7 @@ OPTIONS = {"task": "push"}
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
     sim = catalog.load("robots", "sim")
-    robot = connect("sim", sim.Config(**OPTIONS))
+    robot = sim.make(sim.Config(**OPTIONS))
     try:
         minari.write(
             folder,
@@ -26,7 +25,7 @@ def make(seed: int, folder: Path) -> None:
             observation_space=robot.observation_space,
             action_space=robot.action_space,
             description=RECIPE.about,
-            control_hz=robot.control_hz,
+            control_hz=sim.CONTROL_HZ,
         )
     finally:
         robot.close()

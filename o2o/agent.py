@@ -132,7 +132,7 @@ class Agent:
         """One update on a batch drawn from a `Replay` or `Mix`, which learns what surprised."""
         batch = replay.sample(self.config.batch_size, self.config.window)
         metrics, priority = self.update(batch)
-        replay.update_priority(batch, priority.cpu().numpy())
+        replay.update_priority(batch, priority)
         return metrics
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ class Agent:
     # ---- acting
 
     def start(self, n: int, seed: int) -> None:
-        """Forgets what it saw: n robots start an episode. The seed fixes every random choice until the next."""
+        """Forgets what it saw: n robots start an episode. The seed fixes every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
         self.acting.seed(seed)
 

@@ -106,7 +106,9 @@ def _parse(command: str, default, argv: list[str]):
         flags = [flag for action in parser._actions for flag in action.option_strings if flag[:2] == "--"]
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help` shows them)")
+        raise UsageError(
+            f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help` shows them)"
+        )
     return config
 
 
@@ -189,10 +191,7 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
     saved = checkpoint.load(checkpoint_folder(source))[1].get("preset", "") if source else ""
     name = _given(argv, "--preset") or saved
     preset = presets.get(name) if name else presets.Preset
-    config = FinetuneConfig(
-        preset=name, updates_per_step=preset.updates_per_step, online_capacity=preset.online_capacity
-    )
-    return _of_checkpoint(config, argv)
+    return _of_checkpoint(FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step), argv)
 
 
 def _check(argv: list[str]) -> CheckConfig:

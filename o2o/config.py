@@ -18,6 +18,8 @@ def _plain(value):
         return to_dict(value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -93,7 +93,7 @@ def spread(q: Tensor) -> Tensor:
 
 
 def random_pair(num: int, device) -> Tensor:
-    """(2,) two distinct members; (1,) if there is but one. LeRobot's port draws with replacement: not so here."""
+    """(2,) two distinct members, never one twice; (1,) if there is but one."""
     return torch.randperm(num, device=device)[:2]
 
 

@@ -67,7 +67,7 @@ def demo(config: DemoConfig) -> Path:
     after = finetune(
         FinetuneConfig(
             checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
-            online_capacity=preset.online_capacity, episodes=config.episodes, seed=config.seed,
+            episodes=config.episodes, seed=config.seed,
             device=config.device, out=folder / "finetune",
             evaluate_every=max(1, config.episodes // 4), evaluate_episodes=40,
         )
@@ -105,7 +105,11 @@ def _data_score(run: Path) -> Score:
 
 
 def _table(config: DemoConfig, rows: dict[str, Score], gains: dict) -> str:
-    lines = ["", f"{config.dataset}, seed {config.seed}", f"{'':<18}{'success':>9}  {'95 %':<13}{'return':>8}  {'95 %':<16}{'episodes':>8}"]
+    lines = [
+        "",
+        f"{config.dataset}, seed {config.seed}",
+        f"{'':<18}{'success':>9}  {'95 %':<13}{'return':>8}  {'95 %':<16}{'episodes':>8}",
+    ]
     for name, row in rows.items():
         count, n = int(row.successes.sum()), len(row.successes)
         low, high = interval.share(count, n)
@@ -115,7 +119,11 @@ def _table(config: DemoConfig, rows: dict[str, Score], gains: dict) -> str:
             f"{f'[{worst:.2f}, {best:.2f}]':<16}{n:>8}"
         )
     for name, (mean, low, high) in gains.items():
-        shown = f"{mean:+.0%} [{low:+.0%}, {high:+.0%}]" if name == "successes" else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        shown = (
+            f"{mean:+.0%} [{low:+.0%}, {high:+.0%}]"
+            if name == "successes"
+            else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        )
         lines.append(f"gain of online over offline, same scenes, {name}: {shown}")
     return "\n".join(lines)
 
@@ -144,7 +152,9 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
         axes.set(xlabel=label, ylim=(0, 1.02))
         axes.grid(alpha=0.3)
     panels[1].axhline(rows["planner, online"].successes.mean(), color="C2", ls=":", label="after, all scenes")
-    panels[0].axhline(rows["planner, offline"].successes.mean(), color="C1", ls=":", label="before, all scenes")
+    panels[0].axhline(
+        rows["planner, offline"].successes.mean(), color="C1", ls=":", label="before, all scenes"
+    )
     panels[0].set(ylabel="success at any step", title="pretraining on recordings")
     panels[1].set(title="fine-tuning on the robot")
     for axes in panels:

@@ -8,7 +8,7 @@ import numpy as np
 from o2o.errors import StorageError
 
 
-def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float = 10) -> None:
+def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 10) -> None:
     """Episodes one after the other as an H.264 .mp4; the last frame of each stays half a second.
 
     Args:
@@ -18,13 +18,23 @@ def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float 
     Raises:
         StorageError: the file cannot be written.
     """
-    import imageio.v2 as imageio
+    import imageio_ffmpeg
 
+    pictures = [np.ascontiguousarray(f) for frames in episodes for f in _held(frames, fps // 2)]
+    if not pictures:
+        return
+    height, width = pictures[0].shape[:2]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=2)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with imageio.get_writer(path, fps=fps, macro_block_size=2, codec="libx264") as writer:
-            for frames in episodes:
-                for frame in [*frames, *frames[-1:] * round(fps / 2)]:
-                    writer.append_data(frame)
+        writer.send(None)
+        for picture in pictures:
+            writer.send(picture)
     except OSError as error:
         raise StorageError(f"video {path} cannot be written: {error}") from error
+    finally:
+        writer.close()
+
+
+def _held(frames: Sequence[np.ndarray], extra: int) -> list[np.ndarray]:
+    return [*frames, *[frames[-1]] * extra] if len(frames) else []

@@ -40,7 +40,6 @@ class FinetuneConfig(RobotChoice):
         episodes: how many the robot does in all.
         updates_per_step: gradient steps for each step of the robot; FOWM 1.
         offline_ratio: share of each batch that comes from the recordings; FOWM 0.5.
-        online_capacity: steps of its own that it remembers; FOWM 10,000 (xArm), 200,000 (D4RL).
         seed: of batches, noise and training scenes.
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
@@ -57,7 +56,6 @@ class FinetuneConfig(RobotChoice):
     episodes: int = 40
     updates_per_step: float = 1.0
     offline_ratio: float = 0.5
-    online_capacity: int = 10_000
     seed: int = 0
     out: Path | None = None
     resume: bool = False
@@ -83,8 +81,8 @@ def finetune(config: FinetuneConfig) -> Path:
     choice = choose_robot(config, meta.get("robot"))
     agent = Agent.from_state(tensors, meta, config.device, config.agent)
     data = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
-    spec, replay_config = agent.transform.spec, agent.config.replay
-    online = Replay(spec, replay_config, derive(config.seed, "online"), True, config.online_capacity)
+    replay = agent.config.replay
+    online = Replay(agent.transform.spec, replay.capacity, derive(config.seed, "online"), replay, online=True)
     mix = Mix(data.replay, online, config.offline_ratio)
     finished = store.load_all(folder / "online") if config.resume else []
     done, owed = (meta["episodes"], meta["owed"]) if config.resume else (0, 0.0)
@@ -136,7 +134,9 @@ def finetune(config: FinetuneConfig) -> Path:
             learned = finite(metrics, f"episode {done}") if metrics else {}
             outcome = {"return": episode.episode_return, "success": float(bool(episode.success))}
             log.write(done, "online", outcome | {"length": len(episode)} | facts_of_plan | learned)
-            log.progress(progress.text(done, f"return {outcome['return']:.3g}  offline {mix.realised_ratio:.0%}"))
+            log.progress(
+                progress.text(done, f"return {outcome['return']:.3g}  offline {mix.realised_ratio:.0%}")
+            )
             _evaluate(agent, choice, config, log, done)
             if done % config.checkpoint_every == 0:
                 save()

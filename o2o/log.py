@@ -248,7 +248,7 @@ class _EventFile:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._event = Event
-        self._writer = RecordWriter((folder / name).open("wb"))
+        self._writer = RecordWriter((folder / name).open("wb", buffering=0))
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if purge_step is not None:
             start = SessionLog(status=SessionLog.START)

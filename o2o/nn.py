@@ -2,14 +2,17 @@
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Layers = TypeVar("Layers", bound=nn.Module)
 
-def orthogonal(module: nn.Module) -> nn.Module:
-    """The module with FOWM's initialisation: orthogonal weights (gain sqrt 2 for convolutions), zero biases."""
+
+def orthogonal(module: Layers) -> Layers:
+    """The module with FOWM's initialisation: orthogonal weights (convolutions: gain sqrt 2), zero biases."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             gain = math.sqrt(2) if isinstance(layer, nn.Conv2d) else 1.0
@@ -50,7 +53,7 @@ def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
 
 
 class ImageEncoder(nn.Module):
-    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM (84 -> 3 pixels)."""
+    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM."""
 
     def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int):
         super().__init__()
@@ -70,7 +73,7 @@ class ImageEncoder(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear to a scalar. Source: FOWM's Q and V.
+    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear to a scalar. Source: FOWM.
 
     The weights are stacked, so the members run as one batched product on a GPU or when compiled; on a
     CPU in eager mode they run one by one, which was measured faster (batched products miss the cache).
@@ -140,8 +143,8 @@ class Slow(nn.Module):
     @torch.no_grad()
     def track(self, source: nn.Module) -> None:
         if self.num_calls % self.every == 0:
-            own, other = list(self.copy.parameters()), list(source.parameters())
-            torch._foreach_lerp_(own, other, self.rate)
+            for own, other in zip(self.copy.parameters(), source.parameters(), strict=True):
+                own.lerp_(other, self.rate)
         self.num_calls += 1
 
     def get_extra_state(self) -> Tensor:

@@ -49,7 +49,8 @@ def read(
     train, rest = split(recording.episodes, config.holdout, seed)
     stores = []
     for name, episodes in (("train", train), ("held_out", rest)):
-        store = Replay(border.spec, replay, derive(seed, "offline", name), online=False)
+        rows = sum(len(episode) + 1 for episode in episodes)
+        store = Replay(border.spec, rows, derive(seed, "offline", name), replay, online=False)
         for episode in episodes:
             store.add(border.episode(episode))
         stores.append(store)

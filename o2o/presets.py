@@ -6,6 +6,7 @@ from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
 from o2o.catalog import not_found
 from o2o.critic import CriticConfig
+from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.models import tdmpc
@@ -22,7 +23,6 @@ class Preset:
         data: how the dataset is read.
         updates: offline gradient steps.
         updates_per_step: online gradient steps for each step of the robot.
-        online_capacity: steps of its own that it remembers.
         action_repeat: robot ticks an action is held.
     """
 
@@ -31,11 +31,11 @@ class Preset:
     data: DataConfig = DataConfig()
     updates: int = 25_000
     updates_per_step: float = 1.0
-    online_capacity: int = 10_000
     action_repeat: int = 1
 
 
-FOWM = AgentConfig()  # the defaults of every part are FOWM's for xArm
+# The defaults of every part are FOWM's for xArm.
+FOWM = AgentConfig(replay=ReplayConfig(capacity=10_000))
 
 PRESETS = {
     # Ours: FOWM's equations at a size that a laptop CPU trains in a minute.
@@ -46,7 +46,8 @@ PRESETS = {
             world=tdmpc.Config(latent_dim=32, hidden_dim=128, encoder_dim=128),
             critic=CriticConfig(hidden_dim=128),
             behaviour=BehaviourConfig(hidden_dim=128),
-            planner=PlannerConfig(num_samples=192, num_policy=24, num_elites=24, iterations=4),
+            planner=PlannerConfig(num_samples=128, num_policy=16, num_elites=16, iterations=4),
+            batch_size=128,
         ),
         updates=5000,
         updates_per_step=2.0,
@@ -59,11 +60,11 @@ PRESETS = {
             FOWM,
             critic=CriticConfig(expectile=0.7),
             planner=PlannerConfig(uncertainty=20.0, iterations=1),
+            replay=ReplayConfig(capacity=200_000),
             discount=0.99,
         ),
         DataConfig(reward_return_range=1000.0),
         updates=500_000,
-        online_capacity=200_000,
     ),
     "fowm-antmaze": Preset(
         "FOWM as published for D4RL AntMaze",
@@ -71,11 +72,11 @@ PRESETS = {
             FOWM,
             behaviour=BehaviourConfig(inverse_temperature=10.0),
             planner=PlannerConfig(uncertainty=3.0, iterations=1),
+            replay=ReplayConfig(capacity=200_000),
             discount=0.99,
         ),
         DataConfig(reward_shift=-1.0),
         updates=500_000,
-        online_capacity=200_000,
     ),
 }
 

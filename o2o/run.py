@@ -4,11 +4,11 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import tyro
@@ -41,7 +41,10 @@ class RobotChoice:
     max_steps: int = 0
 
 
-def choose_robot(choice: RobotChoice, saved: dict | None) -> RobotChoice:
+Choice = TypeVar("Choice", bound=RobotChoice)
+
+
+def choose_robot(choice: Choice, saved: dict | None) -> Choice:
     """The choice with its gaps filled from what data or checkpoint say of their robot.
 
     Args:
@@ -141,7 +144,7 @@ def check_same(saved: dict, config, free: set[str]) -> None:
         raise UsageError(f"--resume goes on with the same run, but these changed: {changes}")
 
 
-def finite(metrics: dict[str, Tensor | float], where: str) -> dict[str, float]:
+def finite(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float]:
     """Metrics as numbers, read from the device in one go.
 
     Raises:

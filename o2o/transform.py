@@ -4,14 +4,14 @@ Outside: physical actions, any observation layout, raw rewards. Inside: actions 
 vectors, uint8 CHW images of one size, scaled rewards.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
 from o2o.batch import Episode
-from o2o.errors import UsageError
+from o2o.config import from_dict, to_dict
 from o2o.spec import Spec
 
 CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tanh
@@ -54,7 +54,7 @@ class Field:
             vector = value.reshape(len(value), -1).astype(np.float32)
             if not self.mean:
                 return vector
-            return (vector - np.float32(self.mean)) / np.float32(self.std)
+            return (vector - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         if not channels_first(value.shape[1:]):
             value = value.transpose(0, 3, 1, 2)
         height, width = value.shape[-2:]
@@ -137,18 +137,13 @@ class Transform:
         return wrong
 
     def to_json(self) -> dict:
-        return asdict(self)
+        return to_dict(self)
 
     @classmethod
     def from_json(cls, data: dict) -> "Transform":
-        fields = {
-            name: Field(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-            )
-            for name, entry in data["fields"].items()
-        }
-        try:
-            rest = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items() if k != "fields"}
-            return cls(fields, **rest)
-        except TypeError as error:
-            raise UsageError(f"checkpoint's transform is not readable: {error}") from error
+        """
+        Raises:
+            UsageError: fields of another version.
+        """
+        fields = {name: from_dict(Field, entry) for name, entry in data["fields"].items()}
+        return replace(from_dict(cls, {**data, "fields": {}}), fields=fields)

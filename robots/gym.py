@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 
@@ -46,7 +47,7 @@ def make(config: Config) -> gymnasium.Env:
         os.environ.setdefault("MUJOCO_GL", "egl")  # must be set before MuJoCo is imported
     creator = _creator(config.id)
     if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ()):
-        kwargs = {"render_mode": "rgb_array"} | kwargs
+        kwargs.setdefault("render_mode", "rgb_array")
     try:
         env = gymnasium.make(config.id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -69,7 +70,7 @@ class Paced(gymnasium.Wrapper):
             self.metadata = {**env.metadata, "control_hz": round(1 / float(dt), 6)}
 
 
-def _kwargs(text: str) -> dict:
+def _kwargs(text: str) -> dict[str, Any]:
     try:
         kwargs = json.loads(text or "{}")
     except json.JSONDecodeError as error:

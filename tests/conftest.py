@@ -13,7 +13,9 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def make_episode(steps: int, obs_dim: int = 3, action_dim: int = 2, seed: int = 0, terminated=False) -> Episode:
+def make_episode(
+    steps: int, obs_dim: int = 3, action_dim: int = 2, seed: int = 0, terminated=False
+) -> Episode:
     """A recorded episode whose first observation entry counts its steps."""
     rng = np.random.default_rng(seed)
     obs = rng.normal(size=(steps + 1, obs_dim)).astype(np.float32)

@@ -147,6 +147,15 @@ def test_full_disk_while_writing_metrics_leaves_no_half_line(tmp_path, monkeypat
     assert (tmp_path / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_full_disk_while_writing_for_tensorboard_is_one_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="no space left on device"), RunLog(tmp_path) as run:
+        run.write(1, "offline", {"loss": 1.0})
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), run._events["offline"]._writer._writer.fileno())
+        run.write(2, "offline", {"loss": 1.0})
+
+
 def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match="cannot write"):

@@ -113,7 +113,6 @@ def test_installed_wheel_builds_a_robot_and_a_model(installed, tmp_path):
     assert "Config" in run(installed / "bin" / "python", "-c", code, cwd=tmp_path)
 
 
-@pytest.mark.skipif(not (ROOT / "o2o" / "cli.py").is_file(), reason="this checkout has no command line yet")
 def test_installed_command_lists_what_there_is(installed, tmp_path):
     listed = run(installed / "bin" / "o2o", "list", cwd=tmp_path)
     assert "sim" in listed and "tdmpc" in listed

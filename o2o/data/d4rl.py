@@ -44,9 +44,9 @@ def read(path: Path) -> Recording:
 
 def _table(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
     """Column -> (N, ...); observations are `obs.NAME` and `next_obs.NAME`."""
-    missing = [name for name in REQUIRED if name not in file]
+    missing = ", ".join(repr(name) for name in REQUIRED if name not in file)
     if missing:
-        raise DataError(f"{path} has no {', '.join(map(repr, missing))}; it has {', '.join(sorted(file)) or 'nothing'}")
+        raise DataError(f"{path} has no {missing}; it has {', '.join(sorted(file)) or 'nothing'}")
     table = {"actions": _numbers(file["actions"][()])}
     for name in ("rewards", "terminals", "timeouts"):
         if name in file:
@@ -95,8 +95,8 @@ def _episodes(table: dict[str, np.ndarray], path: Path) -> list[Episode]:
     if not timeout.any():
         if after:
             end |= _jumps(obs, after)
-        else:
-            logger.warning("%s marks no timeouts: episodes end at its terminals only", path)
+        elif "timeouts" not in table:
+            logger.warning("%s has no timeouts: episodes end at its terminals only", path)
     end[-1] = True
     last = np.flatnonzero(end)
     first = np.concatenate([[0], last[:-1] + 1])

@@ -172,7 +172,7 @@ def read(path: Path) -> Recording:
 
     folder = data_folder(path)
     if folder is None:
-        raise DataError(f"{path} is not a Minari dataset: there is no metadata.json in it or in its data folder")
+        raise DataError(f"{path} is not a Minari dataset: no metadata.json in it or in its data folder")
     try:
         dataset = minari.MinariDataset(folder)
         names = list(space_shapes(dataset.observation_space))
@@ -185,7 +185,8 @@ def read(path: Path) -> Recording:
             raise DataError(f"{path}: {error}") from error
         raise
     except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
-        raise DataError(f"{path} is not a readable Minari dataset: {error or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a readable Minari dataset: {reason}") from error
     if not episodes:
         raise DataError(f"{path} has no episodes")
     return Recording(

@@ -207,22 +207,25 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
     """The recording with the facts of its recipe and of the flags."""
     episodes = recording.episodes
     if recipe is not None and recipe.num_episodes not in (None, len(episodes)):
-        logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), recipe.num_episodes)
+        expected = recipe.num_episodes
+        logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
     if config.max_episodes is not None:
         if config.max_episodes < 1:
             raise UsageError(f"--data.max-episodes is {config.max_episodes}, wanted at least 1")
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
-        episodes = [e if e.success is not None else replace(e, success=bool(recipe.success(e))) for e in episodes]
+        judge = recipe.success
+        episodes = [replace(e, success=bool(judge(e))) if e.success is None else e for e in episodes]
     said = (config.control_hz, recording.control_hz, recipe.control_hz if recipe else None)
     control_hz = next((hz for hz in said if hz is not None), None)
     if config.resample_hz is not None:
         if control_hz is None:
             raise UsageError("--data.resample-hz needs the rate of the recording; give --data.control-hz")
         factor = _factor(control_hz, config.resample_hz)
-        episodes = [short for e in episodes if (short := resample(e, factor, config.resample_action)) is not None]
+        thinned = [resample(episode, factor, config.resample_action) for episode in episodes]
+        episodes = [episode for episode in thinned if episode is not None]
         if not episodes:
-            raise DataError(f"{recording.path}: no episode is as long as one decision at {config.resample_hz:g} Hz")
+            raise DataError(f"{recording.path}: no episode lasts one decision at {config.resample_hz:g} Hz")
         control_hz = control_hz / factor
     return replace(recording, episodes=episodes, control_hz=control_hz, recipe=recipe)
 
@@ -231,7 +234,7 @@ def _factor(data_hz: float, wanted_hz: float) -> int:
     factor = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
     if factor < 1 or abs(data_hz / factor - wanted_hz) > RATE_TOLERANCE * wanted_hz:
         rates = ", ".join(f"{data_hz / k:g}" for k in range(1, 6))
-        raise UsageError(f"--data.resample-hz {wanted_hz:g} is no whole fraction of {data_hz:g} Hz; try {rates}")
+        raise UsageError(f"--data.resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}")
     return factor
 
 
@@ -307,7 +310,8 @@ def _check_same(recording: Recording) -> None:
     for number, episode in enumerate(recording.episodes):
         if layout(episode) != first:
             raise DataError(
-                f"{recording.path}: episode {number} has observations and actions {layout(episode)}, episode 0 {first}"
+                f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
+                f"episode 0 has {first}"
             )
 
 
@@ -410,9 +414,8 @@ def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
         UsageError: the rates differ by more than 2 %.
     """
     if data_hz is None or robot_hz is None:
-        unknown = "data" if data_hz is None else "robot"
-        flag = "--data.control-hz" if data_hz is None else "metadata['control_hz']"
-        logger.warning("the control rate of the %s is unknown (%s would say); it is taken to fit", unknown, flag)
+        unknown = "data (--data.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
+        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
         return
     if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
         return

@@ -128,5 +128,3 @@ class Model(WorldModel):
             pad = obs[name].shape[-1] // 21  # DrQ-v2: 4 pixels of 84
             first[name], later[name] = random_shift(first[name], pad), random_shift(later[name], pad)
         return first, later
-
-

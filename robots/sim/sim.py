@@ -14,7 +14,7 @@ on the table at x = 0.4 m, y = 0; velocities are in m/s (decimetres per decision
 * `camera`: (size, size, 3) uint8, in which the goal can be seen.
 * `proprio`: gripper position, velocity and opening, as above; comes with the camera instead of `state`.
 
-Rewards lie between -0.04 and 1 a decision. Episodes last 25 decisions and never end on success.
+Rewards lie between -0.03 and 1 a decision. Episodes last 25 decisions and never end on success.
 """
 
 import math
@@ -40,8 +40,14 @@ CONTROL_HZ = 10
 NUM_WAYPOINTS = 5  # of the straight line of one decision; the last is held, so that the arm catches up
 ACTION_HIGH = np.array([0.04, 0.04, 0.04, 1.0], np.float32)  # m, m, m, gripper -1 open to 1 closed
 WORKSPACE = np.array([[0.24, -0.20, 0.022], [0.56, 0.20, 0.28]])  # m, of the point between the fingers
-LEASH = 0.02  # m, how far the target runs ahead of a gripper that is blocked; 3 mm in free motion
 CENTRE = np.array([0.40, 0.0, 0.0])  # m, origin of the observations
+GOALS = {  # m, boxes that goals are drawn from; lift has none to speak of
+    "reach": ([0.28, -0.16, 0.04], [0.52, 0.16, 0.26]),
+    "push": ([0.27, -0.13, 0.0], [0.53, 0.13, 0.0]),
+    "lift": (CENTRE, CENTRE),
+}
+MIN_WAY = 0.09  # m, from the start to the goal
+LEASH = 0.02  # m, how far the target runs ahead of a gripper that is blocked; 3 mm in free motion
 DECIMETRE = 0.1
 
 SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.20, 0.34, 0.32, 0.14  # m, as in arm.xml
@@ -106,6 +112,7 @@ class Arm(gymnasium.Env):
         self.data = self.mujoco.MjData(self.model)
         self.action_space = Box(-ACTION_HIGH, ACTION_HIGH, dtype=np.float32)
         self._has_cube = "cube" in TASKS[config.task]
+        self._cube_body = self.model.body("cube").id if self._has_cube else 0
         self._num_substeps = round(1 / (CONTROL_HZ * NUM_WAYPOINTS * self.model.opt.timestep))
         self._eye: _Eye | None = None
         self._painter: _Eye | None = None
@@ -119,7 +126,7 @@ class Arm(gymnasium.Env):
 
     @property
     def cube(self) -> np.ndarray:
-        """(3,) centre of the cube, metres; only where there is one."""
+        """(3,) centre of the cube, metres; empty where there is none."""
         return self.data.qpos[7:10].copy()
 
     @property
@@ -131,34 +138,31 @@ class Arm(gymnasium.Env):
         super().reset(seed=seed)
         draw = self.np_random.uniform
         grip = np.array([0.40, 0.0, 0.22]) + draw(-0.03, 0.03, 3)
-        reach = 0.08 if self.config.task == "push" else 0.10  # leaves room behind the cube
+        push = self.config.task == "push"
+        reach = 0.08 if push else 0.10  # leaves room behind the cube
         cube = CENTRE + np.array([*draw(-reach, reach, 2), CUBE_HALF])
         yaw = draw(-0.3, 0.3)
-        if self.config.task == "push":
-            goal = CENTRE + np.array([*draw(-0.13, 0.13, 2), 0.0])
-            while np.linalg.norm(goal[:2] - cube[:2]) < 0.09:
-                goal = CENTRE + np.array([*draw(-0.13, 0.13, 2), 0.0])
-        else:
-            goal = draw([0.28, -0.16, 0.04], [0.52, 0.16, 0.26])
-            while np.linalg.norm(goal - grip) < 0.09:
-                goal = draw([0.28, -0.16, 0.04], [0.52, 0.16, 0.26])
+        low, high = GOALS[self.config.task]
+        goal = draw(low, high)
+        while np.linalg.norm(goal - (cube if push else grip)) < MIN_WAY:
+            goal = draw(low, high)
         self._place(grip, cube, yaw, goal)
         return self._observe(), {"success": self._success()}
 
     def step(self, action):
         asked = np.clip(np.asarray(action, np.float64), -ACTION_HIGH, ACTION_HIGH)
-        start = np.clip(self.target, self.grip - LEASH, self.grip + LEASH)
+        start = np.clip(np.clip(self.target, self.grip - LEASH, self.grip + LEASH), *WORKSPACE)
         self.target = np.clip(start + asked[:3], *WORKSPACE)
         executed = np.array([*(self.target - start), asked[3]])
         self.data.ctrl[5:] = FINGER_TRAVEL * (1 - asked[3]) / 2
-        before = self.grip, self.cube if self._has_cube else None
+        grip, cube = self.grip, self.cube
         for k in range(1, NUM_WAYPOINTS + 1):
             done = min(1.0, k / (NUM_WAYPOINTS - 1))
             self.data.ctrl[:5] = joint_angles(start + done * (self.target - start))
             self.mujoco.mj_step(self.model, self.data, self._num_substeps)
         self.mujoco.mj_forward(self.model, self.data)
-        self._grip_speed = (self.grip - before[0]) * CONTROL_HZ
-        self._cube_speed = (self.cube - before[1]) * CONTROL_HZ if self._has_cube else None
+        self._grip_speed = (self.grip - grip) * CONTROL_HZ
+        self._cube_speed = (self.cube - cube) * CONTROL_HZ
         self._num_done += 1
         info = {"success": self._success(), "executed_action": executed.astype(np.float32)}
         return self._observe(), self._reward(executed), False, self._num_done >= NUM_DECISIONS, info
@@ -171,7 +175,7 @@ class Arm(gymnasium.Env):
     def render(self) -> np.ndarray:
         """(picture_size, picture_size, 3) uint8, drawn at twice the size and averaged."""
         if self._painter is None:
-            self._painter = _Eye(self.mujoco, self.model, 2 * self.config.picture_size)
+            self._painter = _Eye(self.mujoco, self.model, "picture", 2 * self.config.picture_size)
         size = self.config.picture_size
         fine = self._painter(self.data).reshape(size, 2, size, 2, 3)
         return (fine.mean((1, 3)) + 0.5).astype(np.uint8)
@@ -199,13 +203,13 @@ class Arm(gymnasium.Env):
         obs = {}
         if self.config.obs in ("camera", "both"):
             if self._eye is None:
-                self._eye = _Eye(self.mujoco, self.model, self.config.image_size)
+                self._eye = _Eye(self.mujoco, self.model, "view", self.config.image_size)
             obs["camera"] = self._eye(self.data)
         own = [(self.grip - CENTRE) / DECIMETRE, self._grip_speed, [self.opening]]
         if self.config.obs == "camera":
             return obs | {"proprio": np.concatenate(own).astype(np.float32).clip(-20, 20)}
         if self._has_cube:
-            turn = self.data.xmat[self.model.body("cube").id]
+            turn = self.data.xmat[self._cube_body]
             yaw = 4 * math.atan2(turn[3], turn[0])
             cube = [self.cube - CENTRE, self.cube - self.grip]
             own += [np.concatenate(cube) / DECIMETRE, self._cube_speed, [math.cos(yaw), math.sin(yaw)]]
@@ -238,7 +242,7 @@ class Arm(gymnasium.Env):
 
     def _reward(self, executed) -> float:
         """Closeness to the goal and, for the cube, to the cube, less a small cost of motion."""
-        cost = 0.01 * float(np.square(executed / ACTION_HIGH).sum())
+        cost = 0.01 * float(np.square(executed / ACTION_HIGH)[:3].sum())
         if self.config.task == "reach":
             return _near(self._distance()) - cost
         touch = _near(float(np.linalg.norm(self.cube - self.grip)))
@@ -266,14 +270,15 @@ def joint_angles(grip) -> list[float]:
 class _Eye:
     """Draws the scene into a square image, the fast way: no shadows, no mirrors (20 times faster)."""
 
-    def __init__(self, mujoco, model, size: int):
+    def __init__(self, mujoco, model, camera: str, size: int):
+        self.camera = camera
         self.renderer = mujoco.Renderer(model, size, size)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self.renderer.scene.flags[int(flag)] = 0
 
     def __call__(self, data) -> np.ndarray:
         """(size, size, 3) uint8."""
-        self.renderer.update_scene(data, "view")
+        self.renderer.update_scene(data, self.camera)
         return self.renderer.render()
 
     def close(self) -> None:
@@ -291,7 +296,8 @@ def _scene(task: str) -> str:
     world = tree.getroot().find("worldbody")
     assert world is not None
     for name in {"cube", "ball", "disc"} - set(TASKS[task]):
-        world.remove(world.find(f"body[@name='{name}']"))
+        for body in world.findall(f"body[@name='{name}']"):
+            world.remove(body)
     return ElementTree.tostring(tree.getroot(), encoding="unicode")
 
 

@@ -1,0 +1,97 @@
+"""Recordings made by scripts, and the three datasets made of them."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from o2o import catalog
+from o2o.data import minari
+from o2o.data.collect import collect, mixture
+from o2o.robot import Guard, connect
+
+sim = catalog.load("robots", "sim")
+
+
+class Line(gymnasium.Env):
+    """A point on a line; it reaches its end, x >= 1, or is cut off after four steps."""
+
+    observation_space = gymnasium.spaces.Box(-10, 10, (1,), np.float64)
+    action_space = gymnasium.spaces.Box(-0.5, 0.5, (1,), np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = 0.0, 0
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x, self.t = self.x + float(action[0]) / 2, self.t + 1  # does half of what it is told
+        info = {"executed_action": action / 2, "success": 0.4 < self.x < 0.6}
+        return np.array([self.x]), self.x, self.x >= 1, self.t == 4, info
+
+
+def test_episode_holds_what_was_executed():
+    (episode,) = collect(Guard(Line()), lambda line: np.array([9.0]), [0.0])
+    np.testing.assert_allclose(episode.obs["state"][:, 0], [0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(episode.action, np.full((4, 1), 0.25))
+    np.testing.assert_allclose(episode.reward, [0.25, 0.5, 0.75, 1.0])
+    assert episode.obs["state"].dtype == episode.action.dtype == episode.reward.dtype == np.float32
+    assert (episode.terminated, episode.truncated, episode.success) == (True, False, True)
+
+
+def test_bare_robot_serves_as_well_as_a_guarded_one():
+    (episode,) = collect(Line(), lambda line: np.array([-9.0]), [0.0])
+    np.testing.assert_allclose(episode.action, np.full((4, 1), -0.25))
+    assert (episode.terminated, episode.truncated, episode.success) == (False, True, False)
+
+
+def test_noise_has_the_asked_spread():
+    class Still(Line):
+        action_space = gymnasium.spaces.Box(-50.0, 50.0, (1,), np.float64)
+
+        def step(self, action):
+            obs, _, _, truncated, _ = super().step(np.zeros(1))
+            return obs, 0.0, False, truncated, {"executed_action": action}
+
+    episodes = collect(Still(), lambda line: np.zeros(1), [0.1] * 1500)
+    assert np.concatenate([e.action for e in episodes]).std() == pytest.approx(0.1 * 50, rel=0.05)
+
+
+def test_mixture_holds_all_levels_in_any_stretch():
+    levels = mixture(50, 0.2, 1.2)
+    assert levels.min() >= 0.2 and levels.max() <= 1.2
+    for start in range(0, 50, 10):
+        counts, _ = np.histogram(levels[start : start + 10], bins=5, range=(0.2, 1.2))
+        assert counts.min() >= 1
+
+
+def test_images_are_collected_too():
+    robot = connect("sim", sim.Config(task="reach", obs="both", image_size=32))
+    (episode,) = collect(robot, sim.expert, [0.2])
+    assert episode.obs["camera"].shape == (26, 32, 32, 3) and episode.obs["camera"].dtype == np.uint8
+    assert episode.obs["state"].shape == (26, 13)
+    episode.check("it")
+    robot.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("sim-reach", 0.3, 0.6), ("sim-push", 0.2, 0.5), ("sim-lift", 0.1, 0.4)]
+)
+def test_data_success_share_is_modest(name, low, high, tmp_path):
+    recipe = catalog.load("datasets", name).RECIPE
+    recipe.make(0, tmp_path / name)
+    recording = minari.read(tmp_path / name)
+    assert len(recording.episodes) == recipe.num_episodes
+    assert all(len(e) == 25 and e.truncated and not e.terminated for e in recording.episodes)
+    assert low <= np.mean([e.success for e in recording.episodes]) <= high
+    assert recording.control_hz == recipe.control_hz
+    np.testing.assert_allclose(recording.action_low, recipe.action_low)
+    np.testing.assert_allclose(recording.action_high, recipe.action_high)
+
+
+def test_seed_repeats_the_recording_and_another_does_not():
+    def record(seed):
+        robot = connect("sim", sim.Config(task="push"))
+        return np.stack([e.obs["state"] for e in collect(robot, sim.expert, [0.3, 0.6], seed)])
+
+    np.testing.assert_array_equal(record(1), record(1))
+    assert not np.array_equal(record(1), record(2))

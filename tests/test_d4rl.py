@@ -1,0 +1,174 @@
+"""D4RL files: where episodes end, and what a broken file says. Tables are small enough to check by hand."""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from o2o.data.d4rl import read
+from o2o.errors import DataError
+
+REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+def write(path: Path, num: int = 6, terminals=(), timeouts=(), after: bool = False, **columns) -> Path:
+    """Row i has observation (i, -i), action (i / 10,), reward i; what follows row i is (i + 0.5, ...)."""
+    count = np.arange(num, dtype=np.float32)
+    table = {
+        "observations": np.stack([count, -count], 1),
+        "actions": count[:, None] / 10,
+        "rewards": count,
+        "terminals": np.isin(count, terminals),
+        "timeouts": None if timeouts is None else np.isin(count, timeouts),
+        "next_observations": np.stack([count + 0.5, -count], 1) if after else None,
+    } | columns
+    with h5py.File(path, "w") as file:
+        for name, value in table.items():
+            if value is not None:
+                file[name] = value
+    return path
+
+
+def rows(episode) -> list[float]:
+    return episode.obs["state"][:, 0].tolist()
+
+
+def test_terminal_without_successor_keeps_its_step_and_says_so(tmp_path):
+    first, second = read(write(tmp_path / "a.hdf5", terminals=[2, 5])).episodes
+    assert rows(first) == [0, 1, 2, 2] and rows(second) == [3, 4, 5, 5]
+    assert first.reward.tolist() == [0, 1, 2] and second.reward.tolist() == [3, 4, 5]
+    for episode in (first, second):
+        assert (episode.terminated, episode.truncated, episode.last_obs_known) == (True, False, False)
+
+
+def test_timeout_without_successor_loses_its_step(tmp_path):
+    first, second = read(write(tmp_path / "a.hdf5", timeouts=[2, 5])).episodes
+    assert rows(first) == [0, 1, 2] and rows(second) == [3, 4, 5]
+    assert first.reward.tolist() == [0, 1]
+    np.testing.assert_allclose(second.action[:, 0], [0.3, 0.4], rtol=1e-6)
+    for episode in (first, second):
+        assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
+
+
+def test_last_row_without_an_end_is_only_an_observation(tmp_path):
+    first, second = read(write(tmp_path / "a.hdf5", terminals=[2])).episodes
+    assert rows(second) == [3, 4, 5] and second.reward.tolist() == [3, 4]
+    assert (second.terminated, second.truncated) == (False, True)
+    assert first.terminated
+
+
+def test_episode_of_one_timeout_row_has_no_step(tmp_path):
+    episodes = read(write(tmp_path / "a.hdf5", timeouts=[0, 3], terminals=[4])).episodes
+    assert [rows(e) for e in episodes] == [[1, 2, 3], [4, 4]]
+
+
+def test_next_observations_give_every_step_its_successor(tmp_path):
+    path = write(tmp_path / "a.hdf5", terminals=[1], timeouts=[3], after=True)
+    first, second, third = read(path).episodes
+    assert rows(first) == [0, 1, 1.5] and rows(second) == [2, 3, 3.5] and rows(third) == [4, 5, 5.5]
+    assert [e.terminated for e in (first, second, third)] == [True, False, False]
+    assert all(e.last_obs_known for e in (first, second, third))
+    assert sum(map(len, (first, second, third))) == 6
+
+
+def test_jumps_end_episodes_where_no_timeouts_are_marked(tmp_path):
+    count = np.arange(6, dtype=np.float32)
+    follow = np.stack([count + 1, -count - 1], 1)
+    follow[2] += 5e-7  # rounding is no jump
+    follow[3, 1] = 9.0
+    for timeouts in (None, ()):
+        path = write(
+            tmp_path / f"{timeouts}.hdf5", terminals=[1], timeouts=timeouts, next_observations=follow
+        )
+        episodes = read(path).episodes
+        assert [e.reward.tolist() for e in episodes] == [[0, 1], [2, 3], [4, 5]]
+        assert [e.terminated for e in episodes] == [True, False, False]
+        assert episodes[1].obs["state"][-1].tolist() == [4, 9]
+    marked = write(tmp_path / "marked.hdf5", timeouts=[5], next_observations=follow)
+    assert len(read(marked).episodes) == 1
+
+
+def test_file_without_timeouts_is_warned_about(tmp_path, caplog):
+    (episode,) = read(write(tmp_path / "a.hdf5", timeouts=None)).episodes
+    assert len(episode) == 5 and "has no timeouts" in caplog.text
+
+
+def test_columns_of_rewards_and_flags_are_flattened(tmp_path):
+    path = write(tmp_path / "a.hdf5", rewards=np.arange(6.0)[:, None], terminals=[2, 5])
+    with h5py.File(path, "a") as file:
+        flags = file["terminals"][:, None].astype(np.float32)
+        del file["terminals"]
+        file["terminals"] = flags
+    assert [e.reward.tolist() for e in read(path).episodes] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_extra_groups_are_passed_over(tmp_path):
+    path = write(tmp_path / "a.hdf5", terminals=[5])
+    with h5py.File(path, "a") as file:
+        file["infos/goal"] = np.zeros((6, 2))
+        file["metadata/algorithm"] = "SAC"
+    assert len(read(path).episodes) == 1
+
+
+def test_grouped_observations_keep_their_names(tmp_path):
+    path = write(tmp_path / "a.hdf5", terminals=[5], observations=None)
+    with h5py.File(path, "a") as file:
+        file["observations/rgb"] = np.zeros((6, 3, 4, 4), np.uint8)
+        file["observations/state"] = np.zeros((6, 2))
+    (episode,) = read(path).episodes
+    assert episode.obs["rgb"].dtype == np.uint8 and episode.obs["state"].dtype == np.float32
+
+
+def nan_at(row: int, shape) -> np.ndarray:
+    value = np.zeros(shape, np.float32)
+    value[row] = np.nan
+    return value
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        ({"rewards": None}, "has no 'rewards'; it has actions, observations, terminals, timeouts"),
+        ({"rewards": None, "actions": None}, "has no 'actions', 'rewards'"),
+        ({"rewards": np.zeros(5), "timeouts": None}, "actions 6, rewards 5, terminals 6, obs.state 6"),
+        ({"rewards": nan_at(4, 6)}, "'rewards' is not finite .* in row 4"),
+        ({"observations": nan_at(2, (6, 2))}, "'obs.state' is not finite .* in row 2"),
+        ({"actions": np.zeros(6)}, r"'actions' has shape \(6,\), wanted \(N, A\)"),
+        ({"rewards": np.zeros((6, 2))}, r"'rewards' has shape \(6, 2\)"),
+        ({"num": 0}, "has no steps"),
+        ({"num": 1}, "no step whose successor is known"),
+    ],
+)
+def test_broken_tables_are_one_line(tmp_path, columns, match):
+    with pytest.raises(DataError, match=match) as caught:
+        read(write(tmp_path / "a.hdf5", **columns))
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_and_foreign_files_are_one_line(tmp_path):
+    path = write(tmp_path / "a.hdf5", num=5000, terminals=[4999])
+    path.write_bytes(path.read_bytes()[:20_000])
+    for broken in (path, tmp_path / "text.hdf5", tmp_path / "empty.hdf5"):
+        if broken.name != "a.hdf5":
+            broken.write_bytes(b"no HDF5" if broken.name == "text.hdf5" else b"")
+        with pytest.raises(DataError, match="not a readable HDF5 file") as caught:
+            read(broken)
+        assert "\n" not in str(caught.value) and str(broken) in str(caught.value)
+
+
+@pytest.mark.skipif(not (REAL / "door-human.hdf5").is_file(), reason=f"no door-human.hdf5 in {REAL}")
+def test_door_human_is_25_episodes_without_their_last_steps():
+    episodes = read(REAL / "door-human.hdf5").episodes
+    assert len(episodes) == 25 and sum(map(len, episodes)) == 6729 - 25
+    assert all(e.truncated and e.last_obs_known for e in episodes)
+    assert episodes[0].obs["state"].shape[1:] == (39,) and episodes[0].action.shape[1:] == (28,)
+
+
+@pytest.mark.skipif(not (REAL / "hopper-medium.hdf5").is_file(), reason=f"no hopper-medium.hdf5 in {REAL}")
+def test_hopper_medium_keeps_every_step():
+    episodes = read(REAL / "hopper-medium.hdf5").episodes
+    assert len(episodes) == 236 and sum(map(len, episodes)) == 100_000
+    assert sum(e.terminated for e in episodes) == 214
+    assert max(e.episode_return for e in episodes) == pytest.approx(3639, abs=1)

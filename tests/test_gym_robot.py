@@ -1,0 +1,102 @@
+"""Any Gymnasium id as a robot."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from o2o import catalog
+from o2o.errors import RobotError, UsageError
+from o2o.robot import connect
+
+gym_robot = catalog.load("robots", "gym")
+
+
+def connected(name, kwargs=""):
+    return connect("gym", gym_robot.Config(id=name, kwargs=kwargs))
+
+
+@pytest.mark.parametrize(("name", "hz", "dim"), [("Hopper-v5", 125, 11), ("Pendulum-v1", 20, 3)])
+def test_gymnasium_environment_is_a_robot(name, hz, dim):
+    robot = connected(name)
+    obs, _ = robot.reset(seed=0)
+    assert obs["state"].shape == (dim,) and robot.control_hz == pytest.approx(hz)
+    *_, info = robot.step(robot.action_space.sample())
+    assert info["executed_action"].shape == robot.low.shape
+    robot.close()
+
+
+def test_rate_is_said_by_this_robot_alone():
+    robot = connected("Pendulum-v1")
+    assert "control_hz" in robot.metadata
+    assert "control_hz" not in type(robot.unwrapped).metadata
+    robot.close()
+
+
+def test_time_limit_is_kept_and_kwargs_pass_through():
+    robot = connected("Pendulum-v1", '{"max_episode_steps": 3, "g": 5.0}')
+    robot.reset(seed=0)
+    ends = [robot.step(np.zeros(1))[2:4] for _ in range(3)]
+    assert ends == [(False, False), (False, False), (False, True)]
+    assert robot.unwrapped.g == 5.0
+    robot.close()
+
+
+def test_adroit_hand_is_found_without_importing_it_first():
+    pytest.importorskip("gymnasium_robotics")
+    robot = connected("AdroitHandDoor-v1")
+    obs, _ = robot.reset(seed=0)
+    *_, info = robot.step(np.zeros(28))
+    assert obs["state"].shape == (39,) and robot.control_hz == pytest.approx(100)
+    assert info["success"] is False
+    robot.close()
+
+
+def test_goal_observations_pass_as_a_dict():
+    pytest.importorskip("gymnasium_robotics")
+    robot = connected("PointMaze_UMaze-v3")
+    obs, _ = robot.reset(seed=0)
+    assert {name: value.shape for name, value in obs.items()} == {
+        "observation": (4,), "achieved_goal": (2,), "desired_goal": (2,)
+    }  # fmt: skip
+    robot.close()
+
+
+def test_missing_extra_names_the_command(monkeypatch):
+    monkeypatch.setattr(gym_robot.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RobotError, match=r'pip install "o2o\[adroit\]"'):
+        gym_robot._register_robotics("AdroitHandPen-v1")
+
+
+def test_wrong_ids_are_one_clear_line():
+    with pytest.raises(UsageError, match=r"--robot\.id Hopper-v5"):
+        connected("")
+    with pytest.raises(UsageError, match="did you mean 'Hopper-v5'"):
+        connected("Hoper-v5")
+    with pytest.raises(RobotError, match="not installed"):
+        connected("no_such_package:Thing-v0")
+    with pytest.raises(UsageError, match="not JSON"):
+        connected("Pendulum-v1", "g=5")
+    with pytest.raises(UsageError, match="JSON object"):
+        connected("Pendulum-v1", "[1]")
+    with pytest.raises(RobotError, match="no_such_option"):
+        connected("Pendulum-v1", '{"no_such_option": 1}')
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(RobotError, match="continuous"):
+        connected("CartPole-v1")
+
+
+def test_an_environment_that_cannot_draw_still_connects():
+    class Blind(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+    gymnasium.register("o2o/Blind-v0", entry_point=Blind)
+    try:
+        assert connected("o2o/Blind-v0").control_hz is None
+    finally:
+        del gymnasium.registry["o2o/Blind-v0"]

@@ -1,0 +1,379 @@
+"""Replay: priorities, windows, the ring, and going on after a stop."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from o2o.batch import Episode
+from o2o.data import episodes as store
+from o2o.data.replay import Mix, Replay, ReplayConfig
+from o2o.data.sumtree import SumTree
+from o2o.errors import DataError, DivergedError, StorageError, UsageError
+from o2o.spec import Spec
+
+SPEC = Spec({"state": (1,)}, 1)
+UNIFORM = ReplayConfig(priority_exponent=0.0, weight_exponent=0.0)
+
+
+def make_episode(steps: int, first: int = 0, **ending) -> Episode:
+    """Counts: observation t is first + t, its action and reward are first + t + 0.5."""
+    count = np.arange(first, first + steps + 1, dtype=np.float32)
+    half = count[:-1] + 0.5
+    return Episode(
+        {"state": count[:, None]}, half[:, None], half, **{"terminated": True, "truncated": False} | ending
+    )
+
+
+def make_replay(lengths, capacity=1000, config=UNIFORM, seed=0, online=False) -> Replay:
+    replay = Replay(SPEC, capacity, seed, config, online)
+    for number, steps in enumerate(lengths):
+        replay.add(make_episode(steps, 100 * (number + 1)))
+    return replay
+
+
+def starts(batch) -> np.ndarray:
+    return batch.obs["state"][0, :, 0].numpy().astype(int)
+
+
+def one_of_each(replay: Replay):
+    """A batch in which every step of the replay is a start, by its first observation."""
+    batch = replay.sample(2000, 1)
+    return {int(start): i for i, start in enumerate(starts(batch))}, batch
+
+
+# ---- priorities
+
+
+def test_priorities_and_weights_are_those_computed_by_hand():
+    replay = make_replay([3], config=ReplayConfig(0.6, 0.4))
+    where, batch = one_of_each(replay)
+    three = torch.stack([batch.index[where[100 + t]] for t in range(3)])
+    replay.update_priority(three, torch.tensor([1.0, 1.0, 4.0]))
+    batch = replay.sample(20_000, 1)
+    share = np.bincount(starts(batch) - 100) / 20_000
+    np.testing.assert_allclose(share, [0.2326990, 0.2326990, 0.5346020], atol=0.015)
+    weight = {int(s): float(w) for s, w in zip(starts(batch), batch.weight, strict=True)}
+    np.testing.assert_allclose([weight[100], weight[101], weight[102]], [1, 1, 0.7169776], rtol=1e-6)
+
+
+def test_tree_draws_exactly_in_proportion():
+    tree = SumTree(3)
+    tree.set(np.arange(3), np.array([1, 1, 4]) ** 0.6)
+    edges = np.array([0, 0.2326989, 0.2326991, 0.4653979, 0.4653981, 1 - 1e-16])
+    assert tree.sample(edges).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_tree_never_draws_a_leaf_of_weight_zero():
+    rng = np.random.default_rng(0)
+    tree = SumTree(5000)
+    alive = np.sort(rng.permutation(5000)[:40])
+    tree.set(alive, rng.random(40) * 1e-3 + 1e-9)
+    drawn = tree.sample(np.append(rng.random(20_000), np.nextafter(1, 0)))
+    assert set(drawn) <= set(alive)
+
+
+def test_tree_after_many_changes_equals_a_fresh_one():
+    rng = np.random.default_rng(0)
+    changed, fresh = SumTree(777), SumTree(777)
+    for _ in range(300):
+        changed.set(rng.integers(0, 777, 9), rng.random(9))
+    fresh.set(np.arange(777), changed.leaves)
+    u = rng.random(500)
+    assert changed.total == fresh.total
+    np.testing.assert_array_equal(changed.sample(u), fresh.sample(u))
+    changed.resize(5000)
+    np.testing.assert_array_equal(changed.sample(u), fresh.sample(u))
+
+
+def test_exponent_zero_is_uniform_with_equal_weights():
+    replay = make_replay([4, 6], config=ReplayConfig(0.0, 0.4))
+    batch = replay.sample(20_000, 2)
+    replay.update_priority(batch.index, torch.rand(20_000) * 100)
+    batch = replay.sample(20_000, 2)
+    assert (batch.weight == 1).all()
+    counts = np.unique(starts(batch), return_counts=True)[1]
+    assert len(counts) == 10
+    np.testing.assert_allclose(counts / 20_000, 0.1, atol=0.012)
+
+
+def test_new_episodes_get_the_highest_current_priority():
+    replay = make_replay([2], config=ReplayConfig(1.0, 0.0))
+    where, batch = one_of_each(replay)
+    both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
+    replay.update_priority(both, torch.tensor([3.0, 8.0]))
+    replay.add(make_episode(1, 500))
+    drawn = starts(replay.sample(19_000, 1))
+    share = [np.mean(drawn == s) for s in (100, 101, 500)]
+    np.testing.assert_allclose(share, [3 / 19, 8 / 19, 8 / 19], atol=0.015)
+
+
+def test_priorities_are_kept_within_bounds():
+    replay = make_replay([2], config=ReplayConfig(1.0, 0.4))
+    where, batch = one_of_each(replay)
+    both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
+    replay.update_priority(both, torch.tensor([0.0, 1e9]))
+    np.testing.assert_allclose(replay.state()[0]["leaf"], [1e-6, 1e4, 0])
+
+
+def test_priority_that_is_not_finite_is_refused():
+    replay = make_replay([2])
+    batch = replay.sample(2, 1)
+    with pytest.raises(DivergedError, match="not finite"):
+        replay.update_priority(batch, torch.tensor([1.0, float("nan")]))
+
+
+# ---- windows
+
+
+def test_window_never_crosses_an_episode():
+    replay = make_replay([1, 2, 7])
+    batch = replay.sample(3000, 5)
+    assert sorted(set(starts(batch))) == [100, 200, 201, *range(300, 307)]
+    left = {100: 1, 200: 2, 201: 1} | {300 + t: 7 - t for t in range(7)}
+    for b, start in enumerate(starts(batch)):
+        n = min(left[start], 5)
+        assert batch.valid[:, b].tolist() == [True] * n + [False] * (5 - n)
+        ends = left[start] <= 5
+        assert batch.terminated[:, b].tolist() == [ends and t == n - 1 for t in range(5)]
+        assert batch.obs["state"][:, b, 0].tolist() == [start + min(t, n) for t in range(6)]
+        assert batch.action[:, b, 0].tolist() == [start + t + 0.5 if t < n else 0 for t in range(5)]
+        assert batch.reward[:, b].tolist() == [start + t + 0.5 if t < n else 0 for t in range(5)]
+    assert torch.equal(batch.valid, batch.next_valid)
+
+
+def test_window_may_be_one_step_or_longer_than_all_episodes():
+    replay = make_replay([2])
+    assert replay.sample(4, 1).obs["state"].shape == (2, 4, 1)
+    batch = replay.sample(4, 9)
+    assert batch.valid.sum(0).tolist() == [102 - s for s in starts(batch)]
+
+
+def test_unknown_last_observation_is_marked():
+    replay = Replay(SPEC, 100, 0, UNIFORM)
+    replay.add(make_episode(3, last_obs_known=False))
+    batch = replay.sample(500, 4)
+    for b, start in enumerate(starts(batch)):
+        n = 3 - start
+        assert batch.valid[:, b].sum() == n
+        assert batch.next_valid[:, b].tolist() == [t < n - 1 for t in range(4)]
+        assert batch.terminated[n - 1, b]
+
+
+def test_truncated_episode_does_not_stop_bootstrapping():
+    replay = Replay(SPEC, 100, 0, UNIFORM)
+    replay.add(make_episode(3, terminated=False, truncated=True))
+    assert not replay.sample(100, 3).terminated.any()
+
+
+def test_batch_has_the_contracts_types():
+    spec = Spec({"camera": (3, 8, 8), "state": (2,)}, 4)
+    replay = Replay(spec, 100, 0, ReplayConfig(), online=True)
+    rng = np.random.default_rng(0)
+    obs = {
+        "camera": rng.integers(0, 256, (6, 3, 8, 8)).astype(np.uint8),
+        "state": rng.random((6, 2), np.float32),
+    }
+    replay.add(Episode(obs, rng.random((5, 4), np.float32), np.ones(5, np.float32), False, True))
+    batch = replay.sample(7, 3)
+    assert batch.obs["camera"].shape == (4, 7, 3, 8, 8) and batch.obs["camera"].dtype == torch.uint8
+    assert batch.obs["state"].shape == (4, 7, 2) and batch.obs["state"].dtype == torch.float32
+    assert (batch.action.shape, batch.action.dtype) == ((3, 7, 4), torch.float32)
+    for name in ("terminated", "valid", "next_valid"):
+        assert (getattr(batch, name).shape, getattr(batch, name).dtype) == ((3, 7), torch.bool)
+    assert (batch.weight.dtype, batch.index.dtype, batch.online.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.bool,
+    )
+    assert batch.online.all() and len(replay) == 5
+    start = int(np.flatnonzero((obs["state"] == batch.obs["state"][0, 0].numpy()).all(1))[0])
+    np.testing.assert_array_equal(batch.obs["camera"][0, 0].numpy(), obs["camera"][start])
+
+
+def test_empty_replay_and_misfits_are_refused():
+    replay = Replay(SPEC, 5, 0, UNIFORM)
+    with pytest.raises(UsageError, match="empty"):
+        replay.sample(1, 1)
+    with pytest.raises(UsageError, match="does not fit"):
+        replay.add(make_episode(5))
+    with pytest.raises(ValueError, match=r"\(2,\).*wanted"):
+        replay.add(Episode({"state": np.zeros((3, 2))}, np.zeros((2, 1)), np.zeros(2), True, False))
+
+
+# ---- the ring
+
+
+def test_ring_forgets_the_oldest_whole_episodes():
+    replay = make_replay([3, 3, 3], capacity=12)  # 4 rows each
+    assert len(replay) == 9
+    replay.add(make_episode(2, 700))  # 3 rows, over the first episode
+    assert len(replay) == 8
+    assert set(starts(replay.sample(500, 2))) == {200, 201, 202, 300, 301, 302, 700, 701}
+    replay.add(make_episode(3, 800))  # 4 rows from row 3: over the second
+    assert set(starts(replay.sample(500, 2))) == {300, 301, 302, 700, 701, 800, 801, 802}
+    replay.add(make_episode(9, 900))  # 10 rows do not fit behind: round again, over all
+    assert set(starts(replay.sample(500, 2))) == set(range(900, 909))
+    assert (len(replay), replay.num_episodes) == (9, 1)
+
+
+def test_ring_holds_what_it_says_after_many_rounds():
+    rng = np.random.default_rng(0)
+    replay, kept = Replay(SPEC, 50, 0, UNIFORM), []
+    for number in range(300):
+        steps = int(rng.integers(1, 15))
+        replay.add(make_episode(steps, 100 * number))
+        kept.append((number, steps))
+        kept = kept[-replay.num_episodes :]
+        assert len(replay) == sum(n for _, n in kept)
+        assert sum(n + 1 for _, n in kept) <= 50
+        batch = replay.sample(64, 4)
+        steps_of = dict(kept)
+        for start, valid in zip(starts(batch), batch.valid.sum(0).tolist(), strict=True):
+            assert valid == min(4, steps_of[start // 100] - start % 100)
+
+
+def test_handles_of_forgotten_steps_are_ignored():
+    replay = make_replay([3, 3], capacity=9, config=ReplayConfig(1.0, 0.4))
+    old = replay.sample(200, 1)
+    replay.add(make_episode(2, 700))  # 3 rows over the first episode; its fourth row is free
+    before = replay.state()[0]["leaf"]
+    first = torch.from_numpy(starts(old) < 200)
+    replay.update_priority(old.index[first], torch.full((int(first.sum()),), 50.0))
+    np.testing.assert_array_equal(replay.state()[0]["leaf"], before)
+    replay.update_priority(old, np.full(200, 50.0))
+    assert sorted(replay.state()[0]["leaf"]) == [0, 0, 0, 1, 1, 50, 50, 50]
+
+
+def test_replay_grows_without_changing_what_it_draws(monkeypatch):
+    large = make_replay([5, 9, 2, 30, 4], capacity=400)
+    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)
+    small = make_replay([5, 9, 2, 30, 4], capacity=400)
+    for _ in range(3):
+        left, right = large.sample(32, 3), small.sample(32, 3)
+        assert torch.equal(left.obs["state"], right.obs["state"]) and torch.equal(left.index, right.index)
+
+
+# ---- mixing
+
+
+def test_half_of_a_mixed_batch_is_offline_to_the_window():
+    for ratio, num in ((0.5, 128), (0.7, 179), (0.0, 0), (1.0, 256)):
+        mix = Mix(make_replay([9]), make_replay([8], online=True), ratio)
+        batch = mix.sample(256, 5)
+        assert int((~batch.online).sum()) == num == mix.realised_ratio * 256
+        assert batch.obs["state"].shape == (6, 256, 1) and batch.reward.shape == (5, 256)
+
+
+def test_mix_takes_what_there_is():
+    empty = Replay(SPEC, 100, 0, UNIFORM, online=True)
+    mix = Mix(make_replay([9]), empty, 0.5)
+    assert not mix.sample(10, 2).online.any() and mix.realised_ratio == 1
+    empty.add(make_episode(3))
+    assert mix.sample(10, 2).online.sum() == 5
+    assert Mix(Replay(SPEC, 100, 0, UNIFORM), empty, 0.5).sample(10, 2).online.all()
+
+
+def test_weights_are_normalised_over_the_whole_batch():
+    config = ReplayConfig(1.0, 1.0)
+    offline, online = make_replay([2], config=config), make_replay([2], config=config, online=True)
+    where, batch = one_of_each(offline)
+    both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
+    offline.update_priority(both, torch.tensor([1.0, 3.0]))  # N p: 0.5 and 1.5; online: 1
+    batch = Mix(offline, online, 0.5).sample(64, 1)
+    want = {(False, 100): 1.0, (False, 101): 1 / 3, (True, 100): 0.5, (True, 101): 0.5}
+    for start, mine, weight in zip(starts(batch), batch.online.tolist(), batch.weight.tolist(), strict=True):
+        assert weight == pytest.approx(want[mine, int(start)], rel=1e-6)
+
+
+def test_mix_gives_priorities_to_the_replay_they_belong_to():
+    config = ReplayConfig(1.0, 0.4)
+    mix = Mix(make_replay([3], config=config), make_replay([3], config=config, online=True), 0.5)
+    batch = mix.sample(200, 1)
+    mix.update_priority(batch, torch.where(batch.online, 7.0, 2.0))
+    assert mix.offline.state()[0]["leaf"].tolist() == [2, 2, 2, 0]
+    assert mix.online.state()[0]["leaf"].tolist() == [7, 7, 7, 0]
+
+
+# ---- going on
+
+
+def run(replay: Replay, steps: int) -> list:
+    drawn = []
+    for step in range(steps):
+        batch = replay.sample(16, 3)
+        drawn.append((batch.index.tolist(), batch.weight.tolist()))
+        replay.update_priority(batch, 1 + 10 * torch.rand(16, generator=torch.Generator().manual_seed(step)))
+        replay.add(make_episode(3 + step % 4, 1000 + 10 * step))
+    return drawn
+
+
+def test_resumed_replay_draws_what_an_unstopped_one_draws():
+    config = ReplayConfig()
+    whole = make_replay([5, 9, 7], 60, config)
+    run(whole, 30)
+    arrays, meta = whole.state()
+    meta = json.loads(json.dumps(meta))
+    again = make_replay([5, 9, 7], 60, config, seed=99)
+    for step in range(30):
+        again.add(make_episode(3 + step % 4, 1000 + 10 * step))
+    again.load_state(arrays, meta)
+    assert run(again, 10) == run(whole, 10)
+
+
+def test_state_of_other_episodes_is_refused():
+    arrays, meta = make_replay([5, 9]).state()
+    with pytest.raises(UsageError, match="not those of the saved replay"):
+        make_replay([5, 8]).load_state(arrays, meta)
+
+
+# ---- episodes on disk
+
+
+def test_episode_on_disk_comes_back_as_it_was(tmp_path):
+    rng = np.random.default_rng(0)
+    obs = {
+        "arm.angle": rng.random((4, 2), np.float32),
+        "camera": rng.integers(0, 9, (4, 5, 5, 3)).astype(np.uint8),
+    }
+    episode = Episode(
+        obs, rng.random((3, 1), np.float32), rng.random(3, np.float32), False, True, False, None
+    )
+    store.save(tmp_path / "new", 12, episode)
+    path = store.save(tmp_path / "new", 2, make_episode(4, success=True))
+    assert path.name == "episode_000002.safetensors"
+    (tmp_path / "new" / ".episode_000013.safetensors.partial").write_bytes(b"half")
+    first, second = store.load_all(tmp_path / "new")
+    assert first.success is True and len(first) == 4
+    assert (second.terminated, second.truncated, second.last_obs_known, second.success) == (
+        False,
+        True,
+        False,
+        None,
+    )
+    for name in obs:
+        np.testing.assert_array_equal(second.obs[name], obs[name])
+        assert second.obs[name].dtype == obs[name].dtype
+    np.testing.assert_array_equal(second.action, episode.action)
+
+
+def test_damaged_episode_is_named(tmp_path):
+    path = store.save(tmp_path, 0, make_episode(50))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"episode_000000\.safetensors is not a readable episode"):
+        store.load_all(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"episode_000000\.safetensors"):
+        store.load_all(tmp_path)
+
+
+def test_full_disk_leaves_no_episode_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("o2o.data.episodes.os.fsync", full)
+    with pytest.raises(StorageError, match="no space left"):
+        store.save(tmp_path, 0, make_episode(3))
+    assert list(tmp_path.iterdir()) == []
+    assert store.load_all(tmp_path / "never-made") == []

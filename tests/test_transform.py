@@ -1,0 +1,99 @@
+"""The border: actions, images, rewards and names between the robot's world and the model's."""
+
+import json
+
+import numpy as np
+import pytest
+
+from o2o.batch import Episode
+from o2o.errors import UsageError
+from o2o.transform import CLIP_EPS, Field, Transform
+
+BORDER = Transform(
+    fields={"state": Field((2,)), "camera": Field((6, 8, 3), image=True, size=4)},
+    action_low=(-2.0, 0.0),
+    action_high=(2.0, 10.0),
+    reward_scale=0.5,
+    reward_shift=-1.0,
+    control_hz=20.0,
+)
+
+
+def test_action_limits_become_minus_one_and_one():
+    unit = BORDER.unit_action(np.array([[0, 5], [-2, 10], [1, 2.5]]))
+    np.testing.assert_allclose(unit, [[0, 0], [-1, 1], [0.5, -0.5]], atol=2 * CLIP_EPS)
+    assert unit.dtype == np.float32 and np.abs(unit).max() < 1
+
+
+def test_actions_outside_are_clipped_and_counted():
+    actions = np.float32([[3, 5], [0, -0.1], [2, 10], [-2.1, 11]])
+    assert BORDER.num_clipped(actions) == 4
+    np.testing.assert_allclose(BORDER.unit_action(actions)[3], [-1 + CLIP_EPS, 1 - CLIP_EPS], rtol=1e-6)
+
+
+def test_limits_that_float32_cannot_hold_are_not_clipping():
+    border = Transform({}, (0.1,), (0.7,))
+    assert border.num_clipped(np.float32([[0.1], [0.7]])) == 0
+
+
+def test_physical_action_undoes_unit_action():
+    actions = np.random.default_rng(0).uniform([-1.9, 0.1], [1.9, 9.9], (50, 2))
+    np.testing.assert_allclose(BORDER.physical_action(BORDER.unit_action(actions)), actions, atol=1e-5)
+
+
+def test_vectors_are_flattened_and_normalised():
+    field = Field((2, 2), mean=(0.0, 1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0, 0.5))
+    assert field.model_shape == (4,)
+    value = field(np.array([[[1, 3], [6, 4]]]))
+    np.testing.assert_array_equal(value, np.float32([[1, 1, 1, 2]]))
+    assert value.dtype == np.float32
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_images_become_square_channels_first_bytes(first):
+    picture = np.zeros((1, 6, 8, 3), np.uint8)
+    picture[:, :, 1:7, 0] = 200  # the middle square
+    field = Field((3, 6, 8) if first else (6, 8, 3), image=True, size=6)
+    value = field(picture.transpose(0, 3, 1, 2) if first else picture)
+    assert value.shape == (1, 3, 6, 6) and value.dtype == np.uint8 and value.flags.c_contiguous
+    assert (value[0, 0] == 200).all() and not value[0, 1:].any()
+    assert field.model_shape == (3, 6, 6)
+
+
+def test_images_keep_their_mean_when_shrunk():
+    picture = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1)).astype(np.uint8)
+    value = Field((96, 96, 1), image=True, size=24)(picture)
+    assert value.shape == (2, 1, 24, 24) and abs(value.mean() - picture.mean()) < 1
+
+
+def test_images_of_the_right_size_pass_unchanged():
+    picture = np.random.default_rng(0).integers(0, 256, (2, 3, 84, 84)).astype(np.uint8)
+    np.testing.assert_array_equal(Field((3, 84, 84), image=True)(picture), picture)
+
+
+def test_episode_crosses_as_a_whole():
+    obs = {"state": np.ones((3, 2)), "camera": np.zeros((3, 6, 8, 3), np.uint8), "extra": np.zeros((3, 1))}
+    raw = Episode(obs, np.float32([[0, 5], [2, 10]]), np.float32([4, 0]), True, False, True, True)
+    seen = BORDER.episode(raw)
+    assert set(seen.obs) == {"state", "camera"} and seen.obs["camera"].shape == (3, 3, 4, 4)
+    np.testing.assert_array_equal(seen.reward, np.float32([1, -1]))
+    assert (seen.terminated, seen.success, seen.reward.dtype) == (True, True, np.float32)
+    assert BORDER.spec.obs == {"state": (2,), "camera": (3, 4, 4)} and BORDER.spec.action_dim == 2
+
+
+def test_transform_survives_json():
+    border = Transform({"state": Field((2,), mean=(0.1, 0.2), std=(1.0, 2.0))}, (-1.0,), (0.3,), 0.1, 0.2, None)
+    for each in (BORDER, border):
+        assert Transform.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_foreign_json_is_a_usage_error():
+    with pytest.raises(UsageError, match="not readable"):
+        Transform.from_json(BORDER.to_json() | {"surprise": 1})
+
+
+def test_what_a_robot_lacks_is_listed():
+    assert BORDER.differences({"state": (2,), "camera": (480, 640, 3), "more": (1,)}, 2) == []
+    wrong = BORDER.differences({"state": (3,)}, 4)
+    assert len(wrong) == 3
+    assert "'state' is (3,), wanted (2,)" in wrong[0] and "'camera'" in wrong[1] and "4 actions" in wrong[2]
