@@ -12,7 +12,7 @@ from o2o import catalog
 from o2o.balance import BalanceConfig, Fixed
 from o2o.batch import Batch
 from o2o.behaviour import AWR, BehaviourConfig
-from o2o.config import from_dict, to_dict
+from o2o.config import at_least, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
@@ -56,6 +56,9 @@ class AgentConfig:
     rho: float = 0.5
     learning_rate: float = 3e-4
     clip_norm: float = 10.0
+
+    def __post_init__(self):
+        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0, clip_norm=0)
 
 
 Flat = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags carry no prefix

@@ -8,6 +8,17 @@ from pathlib import Path
 from o2o.errors import UsageError
 
 
+def at_least(config, **bounds: float) -> None:
+    """
+    Raises:
+        UsageError: a field of `config` is under its bound.
+    """
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if not value >= bound:
+            raise UsageError(f"{name.replace('_', '-')} is {value}, wanted at least {bound:g}")
+
+
 def to_dict(config) -> dict:
     """A nested dataclass as plain JSON types."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.batch import Batch
+from o2o.config import at_least
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
 
@@ -32,6 +33,9 @@ class CriticConfig:
     expectile: float = 0.9
     slow_rate: float = 0.01
     slow_every: int = 2
+
+    def __post_init__(self):
+        at_least(self, num_q=1, hidden_dim=1, expectile=0, slow_rate=0, slow_every=1)
 
 
 class Critic(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from o2o.config import at_least
 from o2o.model import State, repeat
 
 
@@ -39,6 +40,9 @@ class PlannerConfig:
     momentum: float = 0.1
     min_std: float = 0.05
     max_std: float = 2.0
+
+    def __post_init__(self):
+        at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1, uncertainty=0)
 
 
 @dataclass(frozen=True)

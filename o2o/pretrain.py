@@ -5,6 +5,7 @@ from pathlib import Path
 
 from o2o import checkpoint, offline
 from o2o.agent import Agent, AgentConfig, Flat
+from o2o.batch import Batch
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.evaluate import score
@@ -82,10 +83,13 @@ def pretrain(config: PretrainConfig) -> Path:
     if saved:
         offline.check_fingerprint(saved[1]["dataset"], data.recording)
         agent.load_state(*saved)
-        unpack(*saved, offline=data.replay, held_out=data.held_out)
+        unpack(*saved, offline=data.replay)
+
+    size, window = config.agent.batch_size, config.agent.window
+    validation = data.held_out.sample(size, window) if len(data.held_out) else None
 
     def save() -> None:
-        tensors, meta = pack(agent, offline=data.replay, held_out=data.held_out)
+        tensors, meta = pack(agent, offline=data.replay)
         checkpoint.save(folder / "checkpoint", tensors, {**meta, **facts, "run": "pretrain"})
 
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
@@ -100,7 +104,7 @@ def pretrain(config: PretrainConfig) -> Path:
             step, last = agent.num_updates, agent.num_updates == config.updates
             if step % config.log_every == 0 or last:
                 numbers = finite(metrics, f"update {step}")
-                log.write(step, "offline", numbers | _validation(agent, data))
+                log.write(step, "offline", numbers | _held_out(agent, validation))
                 log.progress(progress.text(step, f"dynamics {numbers['loss/dynamics']:.3g}"))
             if config.evaluate_every and (step % config.evaluate_every == 0 or last):
                 robot = choose_robot(config, facts["robot"])
@@ -139,9 +143,7 @@ def is_flat(values: list[float], patience: int) -> bool:
     return len(values) > patience and max(values[:-patience]) >= max(values[-patience:])
 
 
-def _validation(agent: Agent, data: offline.Offline) -> dict[str, float]:
-    """Losses on a batch of held-out episodes; nothing where there are none."""
-    if len(data.held_out) == 0:
-        return {}
-    batch = data.held_out.sample(agent.config.batch_size, agent.config.window)
-    return {f"held_out/{name}": float(value) for name, value in agent.validate(batch).items()}
+def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
+    """Losses on windows of held-out episodes, the same ones each time."""
+    losses = {} if batch is None else agent.validate(batch)
+    return {f"held_out/{name}": float(value) for name, value in losses.items()}

@@ -98,7 +98,7 @@ def test_file_without_timeouts_is_warned_about(tmp_path, caplog):
 def test_columns_of_rewards_and_flags_are_flattened(tmp_path):
     path = write(tmp_path / "a.hdf5", rewards=np.arange(6.0)[:, None], terminals=[2, 5])
     with h5py.File(path, "a") as file:
-        flags = file["terminals"][:, None].astype(np.float32)
+        flags = file["terminals"][()].astype(np.float32)[:, None]
         del file["terminals"]
         file["terminals"] = flags
     assert [e.reward.tolist() for e in read(path).episodes] == [[0, 1, 2], [3, 4, 5]]
@@ -137,6 +137,7 @@ def nan_at(row: int, shape) -> np.ndarray:
         ({"observations": nan_at(2, (6, 2))}, "'obs.state' is not finite .* in row 2"),
         ({"actions": np.zeros(6)}, r"'actions' has shape \(6,\), wanted \(N, A\)"),
         ({"rewards": np.zeros((6, 2))}, r"'rewards' has shape \(6, 2\)"),
+        ({"actions": np.array([b"left"] * 6)}, "'/actions' is no table of numbers"),
         ({"num": 0}, "has no steps"),
         ({"num": 1}, "no step whose successor is known"),
     ],

@@ -1,6 +1,7 @@
 """Replay: priorities, windows, the ring, and going on after a stop."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_priorities_and_weights_are_those_computed_by_hand():
     replay = make_replay([3], config=ReplayConfig(0.6, 0.4))
     where, batch = one_of_each(replay)
     three = torch.stack([batch.index[where[100 + t]] for t in range(3)])
-    replay.update_priority(three, torch.tensor([1.0, 1.0, 4.0]))
+    replay.update_priority(replace(batch, index=three), torch.tensor([1.0, 1.0, 4.0]))
     batch = replay.sample(20_000, 1)
     share = np.bincount(starts(batch) - 100) / 20_000
     np.testing.assert_allclose(share, [0.2326990, 0.2326990, 0.5346020], atol=0.015)
@@ -90,7 +91,7 @@ def test_tree_after_many_changes_equals_a_fresh_one():
 def test_exponent_zero_is_uniform_with_equal_weights():
     replay = make_replay([4, 6], config=ReplayConfig(0.0, 0.4))
     batch = replay.sample(20_000, 2)
-    replay.update_priority(batch.index, torch.rand(20_000) * 100)
+    replay.update_priority(batch, torch.rand(20_000) * 100)
     batch = replay.sample(20_000, 2)
     assert (batch.weight == 1).all()
     counts = np.unique(starts(batch), return_counts=True)[1]
@@ -102,7 +103,7 @@ def test_new_episodes_get_the_highest_current_priority():
     replay = make_replay([2], config=ReplayConfig(1.0, 0.0))
     where, batch = one_of_each(replay)
     both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
-    replay.update_priority(both, torch.tensor([3.0, 8.0]))
+    replay.update_priority(replace(batch, index=both), torch.tensor([3.0, 8.0]))
     replay.add(make_episode(1, 500))
     drawn = starts(replay.sample(19_000, 1))
     share = [np.mean(drawn == s) for s in (100, 101, 500)]
@@ -113,7 +114,7 @@ def test_priorities_are_kept_within_bounds():
     replay = make_replay([2], config=ReplayConfig(1.0, 0.4))
     where, batch = one_of_each(replay)
     both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
-    replay.update_priority(both, torch.tensor([0.0, 1e9]))
+    replay.update_priority(replace(batch, index=both), torch.tensor([0.0, 1e9]))
     np.testing.assert_allclose(replay.state()[0]["leaf"], [1e-6, 1e4, 0])
 
 
@@ -240,7 +241,7 @@ def test_handles_of_forgotten_steps_are_ignored():
     replay.add(make_episode(2, 700))  # 3 rows over the first episode; its fourth row is free
     before = replay.state()[0]["leaf"]
     first = torch.from_numpy(starts(old) < 200)
-    replay.update_priority(old.index[first], torch.full((int(first.sum()),), 50.0))
+    replay.update_priority(replace(old, index=old.index[first]), torch.full((int(first.sum()),), 50.0))
     np.testing.assert_array_equal(replay.state()[0]["leaf"], before)
     replay.update_priority(old, np.full(200, 50.0))
     assert sorted(replay.state()[0]["leaf"]) == [0, 0, 0, 1, 1, 50, 50, 50]
@@ -280,7 +281,9 @@ def test_weights_are_normalised_over_the_whole_batch():
     offline, online = make_replay([2], config=config), make_replay([2], config=config, online=True)
     where, batch = one_of_each(offline)
     both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
-    offline.update_priority(both, torch.tensor([1.0, 3.0]))  # N p: 0.5 and 1.5; online: 1
+    offline.update_priority(
+        replace(batch, index=both), torch.tensor([1.0, 3.0])
+    )  # N p: 0.5 and 1.5; online: 1
     batch = Mix(offline, online, 0.5).sample(64, 1)
     want = {(False, 100): 1.0, (False, 101): 1 / 3, (True, 100): 0.5, (True, 101): 0.5}
     for start, mine, weight in zip(starts(batch), batch.online.tolist(), batch.weight.tolist(), strict=True):

@@ -27,9 +27,8 @@ from o2o.data import minari
 from o2o.recipe import Recipe
 
 def make(seed, folder):
-    episode = Episode(
-        {"state": np.full((4, 2), seed, np.float32)}, np.zeros((3, 1), np.float32), np.ones(3, np.float32), True, False
-    )
+    obs = {"state": np.full((4, 2), seed, np.float32)}
+    episode = Episode(obs, np.zeros((3, 1), np.float32), np.ones(3, np.float32), True, False)
     with open("made.txt", "a") as file:
         file.write(f"{seed} ")
     minari.write(
@@ -44,7 +43,8 @@ from o2o.recipe import Recipe, RewardRule
 
 RECIPE = Recipe(
     about="brought", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
-    action_high=1.0, reward=RewardRule(scale=2.0, shift=-1.0), success=lambda e: e.reward.sum() > 3, num_episodes=9,
+    action_high=1.0, reward=RewardRule(scale=2.0, shift=-1.0), success=lambda e: e.reward.sum() > 3,
+    num_episodes=9,
 )
 """
 
@@ -53,7 +53,9 @@ def make_episode(steps: int, seed: int = 0, **ending) -> Episode:
     rng = np.random.default_rng(seed)
     obs = {"state": rng.random((steps + 1, 2), np.float32)}
     action = rng.uniform(-2, 2, (steps, 1)).astype(np.float32)
-    return Episode(obs, action, np.ones(steps, np.float32), **{"terminated": False, "truncated": True} | ending)
+    return Episode(
+        obs, action, np.ones(steps, np.float32), **{"terminated": False, "truncated": True} | ending
+    )
 
 
 def make_recording(episodes=None, **facts) -> Recording:
@@ -126,10 +128,12 @@ def test_minari_is_found_by_folder_file_and_id(workplace):
 
 
 def test_unknown_name_lists_what_exists(workplace):
-    with pytest.raises(UsageError, match=r"dataset 'mad' not found; did you mean 'made'\?.*brought") as caught:
+    with pytest.raises(
+        UsageError, match=r"dataset 'mad' not found; did you mean 'made'\?.*brought"
+    ) as caught:
         load("mad", DataConfig())
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match="--data.download"):
+    with pytest.raises(UsageError, match=r"--data\.download"):
         load("test/other-v0", DataConfig())
     with pytest.raises(DataError, match="does not exist"):
         load("missing.hdf5", DataConfig())
@@ -157,7 +161,7 @@ def test_fingerprint_changes_with_the_content_only(workplace):
 def test_first_episodes_only(workplace):
     write_d4rl(workplace / "a.hdf5")
     assert len(load("a.hdf5", DataConfig(max_episodes=2)).episodes) == 2
-    with pytest.raises(UsageError, match="--data.max-episodes"):
+    with pytest.raises(UsageError, match=r"--data\.max-episodes"):
         load("a.hdf5", DataConfig(max_episodes=0))
 
 
@@ -256,7 +260,9 @@ def test_episodes_of_different_layout_are_refused():
 
 def test_resampling_sums_rewards_and_averages_or_sums_actions():
     count = np.arange(8, dtype=np.float32)
-    episode = Episode({"state": count[:, None]}, count[:7, None], count[:7], False, True, last_obs_known=False)
+    episode = Episode(
+        {"state": count[:, None]}, count[:7, None], count[:7], False, True, last_obs_known=False
+    )
     short = resample(episode, 3, "mean")
     assert short.obs["state"][:, 0].tolist() == [0, 3, 6]
     assert short.action[:, 0].tolist() == [1, 4] and short.reward.tolist() == [3, 12]
@@ -267,7 +273,9 @@ def test_resampling_sums_rewards_and_averages_or_sums_actions():
 
 def test_resampling_keeps_how_an_episode_terminated():
     count = np.arange(8, dtype=np.float32)
-    episode = Episode({"state": count[:, None]}, count[:7, None], count[:7], True, False, last_obs_known=False)
+    episode = Episode(
+        {"state": count[:, None]}, count[:7, None], count[:7], True, False, last_obs_known=False
+    )
     short = resample(episode, 3, "mean")
     assert short.obs["state"][:, 0].tolist() == [0, 3, 6, 7]
     assert short.action[:, 0].tolist() == [1, 4, 6] and short.reward.tolist() == [3, 12, 6]
@@ -278,7 +286,7 @@ def test_rate_of_the_recording_is_divided(workplace):
     write_d4rl(workplace / "a.hdf5")
     recording = load("a.hdf5", DataConfig(control_hz=40, resample_hz=20))
     assert recording.control_hz == 20 and [len(e) for e in recording.episodes] == [1, 1, 1]
-    with pytest.raises(UsageError, match="--data.control-hz"):
+    with pytest.raises(UsageError, match=r"--data\.control-hz"):
         load("a.hdf5", DataConfig(resample_hz=20))
     with pytest.raises(UsageError, match="no whole part of 40 Hz; try 40, 20"):
         load("a.hdf5", DataConfig(control_hz=40, resample_hz=30))
@@ -308,14 +316,16 @@ def test_split_is_whole_episodes_and_the_same_for_a_seed():
     assert any([len(e) for e in split(episodes, 0.1, seed)[1]] != [len(e) for e in rest] for seed in range(5))
 
 
-@pytest.mark.parametrize(("num", "holdout", "out"), [(1, 0.1, 0), (2, 0.1, 1), (2, 0.9, 1), (20, 0.0, 0), (3, 0.99, 2)])
+@pytest.mark.parametrize(
+    ("num", "holdout", "out"), [(1, 0.1, 0), (2, 0.1, 1), (2, 0.9, 1), (20, 0.0, 0), (3, 0.99, 2)]
+)
 def test_split_leaves_one_to_train(num, holdout, out):
     train, rest = split([make_episode(2)] * num, holdout, seed=0)
     assert (len(train), len(rest)) == (num - out, out)
 
 
 def test_split_refuses_to_hold_out_everything():
-    with pytest.raises(UsageError, match="--data.holdout"):
+    with pytest.raises(UsageError, match=r"--data\.holdout"):
         split([make_episode(2)] * 3, 1.0, 0)
 
 

@@ -47,24 +47,27 @@ def _table(file: h5py.File, path: Path) -> dict[str, np.ndarray]:
     missing = ", ".join(repr(name) for name in REQUIRED if name not in file)
     if missing:
         raise DataError(f"{path} has no {missing}; it has {', '.join(sorted(file)) or 'nothing'}")
-    table = {"actions": _numbers(file["actions"][()])}
+    table = {"actions": _numbers(file["actions"], path)}
     for name in ("rewards", "terminals", "timeouts"):
         if name in file:
-            column = file[name][()]
+            column = _numbers(file[name], path)
             table[name] = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
-    table["rewards"] = _numbers(table["rewards"])
     for prefix, name in (("obs", "observations"), ("next_obs", "next_observations")):
         node = file.get(name)
         if isinstance(node, h5py.Group):
-            table |= {f"{prefix}.{key}": _numbers(node[key][()]) for key in node}
+            table |= {f"{prefix}.{key}": _numbers(node[key], path) for key in node}
         elif node is not None:
-            table[f"{prefix}.{'camera' if node.ndim == 4 else 'state'}"] = _numbers(node[()])
+            column = _numbers(node, path)
+            table[f"{prefix}.{'camera' if column.ndim == 4 else 'state'}"] = column
     return table
 
 
-def _numbers(value: np.ndarray) -> np.ndarray:
-    """float32, or uint8 as it is."""
-    return value if value.dtype == np.uint8 else value.astype(np.float32, copy=False)
+def _numbers(node, path: Path) -> np.ndarray:
+    """float32, or uint8 and bool as they are."""
+    if not isinstance(node, h5py.Dataset) or node.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {node.name!r} is no table of numbers")
+    value = node[()]
+    return value if value.dtype in (np.uint8, np.bool_) else value.astype(np.float32, copy=False)
 
 
 def _check(table: dict[str, np.ndarray], path: Path) -> None:
@@ -74,6 +77,8 @@ def _check(table: dict[str, np.ndarray], path: Path) -> None:
         raise DataError(f"{path}: columns differ in length: {listed}")
     if not table["rewards"].size:
         raise DataError(f"{path} has no steps")
+    for name in ("actions", "rewards"):
+        table[name] = table[name].astype(np.float32, copy=False)
     for name, ndim in {"actions": 2, "rewards": 1, "terminals": 1, "timeouts": 1}.items():
         if name in table and table[name].ndim != ndim:
             wanted = "(N, A)" if ndim == 2 else "(N,) or (N, 1)"

@@ -137,17 +137,16 @@ class Replay:
             online=torch.full((batch_size,), self.online),
         )
 
-    def update_priority(self, batch: Batch | Tensor, priority: Tensor | np.ndarray) -> None:
+    def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:
         """New priorities for windows that were drawn; those that have been forgotten since are skipped.
 
         Args:
-            batch: as drawn, or its `index`.
+            batch: as drawn; its `index` is read.
             priority: (B,) not negative; kept within 1e-6 and 1e4.
         Raises:
             DivergedError: a priority is not finite.
         """
-        handle = batch.index if isinstance(batch, Batch) else batch
-        self._update(handle.cpu().numpy(), _as_array(priority))
+        self._update(batch.index.cpu().numpy(), _as_array(priority))
 
     def _update(self, handle: np.ndarray, value: np.ndarray) -> None:
         if not np.isfinite(value).all():

@@ -74,7 +74,7 @@ def _notes(recording: Recording, transform: Transform) -> list[str]:
     if len(episodes) == 1:
         found.append("one episode only: none can be held out for validation")
     if num_unknown:
-        found.append(f"what {num_unknown} episodes ended in is not recorded")
+        found.append(f"the last observation of {num_unknown} of {len(episodes)} episodes is not recorded")
     if any(e.success is False for e in episodes) and not any(e.success for e in episodes):
         found.append("no episode succeeds")
     if 0 < clipped <= MANY_CLIPPED:
@@ -90,7 +90,10 @@ def _range(values: np.ndarray, style: str) -> str:
 
 
 def _span(low, high) -> str:
-    """[lowest, highest] over all actions."""
+    """Each different [low, high], or the widest if there are many."""
+    pairs = list(dict.fromkeys(f"[{a:.4g}, {b:.4g}]" for a, b in zip(low, high, strict=True)))
+    if len(pairs) <= 3:
+        return ", ".join(pairs)
     return f"[{np.min(low):.4g}, {np.max(high):.4g}]"
 
 

@@ -1,0 +1,214 @@
+"""Pretraining and fine-tuning from end to end on a tiny robot: exact resume, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import o2o
+from o2o import checkpoint
+from o2o.agent import AgentConfig
+from o2o.behaviour import BehaviourConfig
+from o2o.critic import CriticConfig
+from o2o.data import episodes as store
+from o2o.data import minari
+from o2o.errors import DivergedError, UsageError
+from o2o.log import read_metrics
+from o2o.models import tdmpc
+from o2o.planner import PlannerConfig
+from o2o.robot import connect
+
+ROBOT = str(Path(__file__).parent / "point_robot.py")
+TINY = AgentConfig(
+    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    critic=CriticConfig(hidden_dim=16),
+    behaviour=BehaviourConfig(hidden_dim=16),
+    planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),
+    batch_size=16,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Thirty episodes of random actions of the point robot, as a Minari folder."""
+    from o2o.data.collect import collect
+
+    folder = tmp_path_factory.mktemp("data") / "point-v0"
+    robot = connect(ROBOT)
+    episodes = collect(robot, lambda env: np.zeros(2), [1.0] * 30, seed=0)
+    minari.write(
+        folder, episodes, dataset_id="point-v0", observation_space=robot.observation_space,
+        action_space=robot.action_space, control_hz=robot.control_hz,
+    )  # fmt: skip
+    return folder
+
+
+def pretrain_config(dataset: Path, out: Path, **changes) -> o2o.PretrainConfig:
+    config = o2o.PretrainConfig(
+        dataset=str(dataset), robot=ROBOT, agent=TINY, updates=12, out=out, device="cpu",
+        log_every=4, checkpoint_every=4,
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def pretrained(dataset, tmp_path_factory) -> Path:
+    return o2o.pretrain(pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain"))
+
+
+def same(a: Path, b: Path) -> None:
+    (left, one), (right, two) = (checkpoint.load(folder / "checkpoint") for folder in (a, b))
+    assert left.keys() == right.keys()
+    assert [name for name in left if not left[name].equal(right[name])] == []
+    assert one == two
+
+
+def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp_path):
+    out = tmp_path / "parts"
+    o2o.pretrain(pretrain_config(dataset, out, updates=7))
+    torch.randn(10)
+    o2o.pretrain(pretrain_config(dataset, out, updates=12, resume=True))
+    same(out, pretrained)
+    assert [line["step"] for line in read_metrics(out)] == [4, 7, 8, 12]
+
+
+def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained):
+    last = read_metrics(pretrained)[-1]
+    assert {"loss/q", "loss/dynamics", "loss/policy", "held_out/loss/reward", "grad_norm/world"} <= set(last)
+    papers = json.loads((pretrained / "run.json").read_text())
+    assert papers["dataset"]["fingerprint"] and papers["versions"]["torch"]
+    assert list((pretrained / "tensorboard").rglob("events*"))
+
+
+def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
+    config = o2o.FinetuneConfig(checkpoint=checkpoint, episodes=5, out=out, device="cpu", checkpoint_every=2)
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, tmp_path_factory) -> Path:
+    return o2o.finetune(finetune_config(pretrained, tmp_path_factory.mktemp("run") / "finetune"))
+
+
+def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, tmp_path):
+    out = tmp_path / "parts"
+    o2o.finetune(finetune_config(pretrained, out, episodes=3))
+    torch.randn(10)
+    np.random.default_rng().normal()
+    o2o.finetune(finetune_config(pretrained, out, episodes=5, resume=True))
+    same(out, finetuned)
+
+
+def test_episodes_after_the_last_checkpoint_are_learned_from_not_lost(pretrained, finetuned, tmp_path):
+    """What kill -9 leaves: an old checkpoint, and episodes that it has not seen."""
+    out = tmp_path / "killed"
+    o2o.finetune(finetune_config(pretrained, out, episodes=2))
+    for number in range(2, 4):
+        name = f"episode_{number:06d}.safetensors"
+        (out / "online" / name).write_bytes((finetuned / "online" / name).read_bytes())
+    o2o.finetune(finetune_config(pretrained, out, episodes=5, resume=True))
+    same(out, finetuned)
+
+
+def test_executed_actions_are_what_is_stored(finetuned):
+    """The point robot halves what it is told in x."""
+    for episode in store.load_all(finetuned / "online"):
+        assert np.abs(episode.action[:, 0]).max() <= 0.05 + 1e-6
+
+
+def test_kill_minus_nine_loses_no_finished_episode(pretrained, tmp_path):
+    out = tmp_path / "run"
+    script = (
+        "import sys, o2o; from pathlib import Path\n"
+        "o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=200,"
+        " device='cpu', checkpoint_every=50))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(pretrained), str(out)], stdout=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while len(list((out / "online").glob("episode_*.safetensors"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(store.load_all(out / "online"))
+    assert 4 <= done < 200
+    o2o.finetune(
+        o2o.FinetuneConfig(
+            checkpoint=pretrained, out=out, episodes=done + 1, device="cpu", checkpoint_every=50, resume=True
+        )
+    )
+    assert checkpoint.load(out / "checkpoint")[1]["episodes"] == done + 1
+    straight = tmp_path / "straight"
+    o2o.finetune(finetune_config(pretrained, straight, episodes=done + 1, checkpoint_every=50))
+    same(out, straight)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(dataset, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "o2o", "pretrain", "--dataset", str(dataset), "--robot", ROBOT,
+               "--updates", "100000", "--out", str(out), "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not read_if(out / "metrics.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert checkpoint.load(out / "checkpoint")[1]["num_updates"] > 0
+
+
+def read_if(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_resume_with_another_config_names_what_changed(dataset, pretrained):
+    with pytest.raises(UsageError, match=r"seed: 0 -> 3"):
+        o2o.pretrain(pretrain_config(dataset, pretrained, seed=3, resume=True))
+
+
+def test_existing_folder_is_not_overwritten(dataset, pretrained):
+    with pytest.raises(UsageError, match="not empty"):
+        o2o.pretrain(pretrain_config(dataset, pretrained))
+
+
+def test_checkpoint_on_another_robot_lists_what_differs(pretrained):
+    with pytest.raises(UsageError, match=r"state.*wanted.*3 actions, wanted 2"):
+        o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, robot="gym", robot_options=hopper()))
+
+
+def hopper():
+    from o2o import catalog
+
+    return catalog.load("robots", "gym").Config(id="Hopper-v5")
+
+
+def test_divergence_stops_before_it_spoils_the_checkpoint(dataset, tmp_path):
+    config = pretrain_config(dataset, tmp_path / "run", agent=replace(TINY, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="not finite"):
+        o2o.pretrain(config)
+    assert not checkpoint.exists(tmp_path / "run" / "checkpoint")
+
+
+def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
+    config = o2o.EvaluateConfig(checkpoint=pretrained, episodes=6, num_robots=2, device="cpu")
+    one, two = o2o.evaluate(config), o2o.evaluate(replace(config, num_robots=3))
+    assert one.returns.shape == (6,) and len(one.lengths) == len(two.lengths) == 6
+    again = o2o.evaluate(config)
+    assert one.returns.tolist() == again.returns.tolist()
+
+
+def test_flat_means_no_better_value_within_the_patience():
+    from o2o.pretrain import is_flat
+
+    assert not is_flat([1.0, 2.0], 2)
+    assert not is_flat([1.0, 2.0, 1.5, 2.5], 2)
+    assert is_flat([1.0, 2.5, 2.0, 2.5], 2)
