@@ -49,7 +49,7 @@ USAGE = "\n".join(
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    logging.basicConfig(level=logging.INFO, format="o2o: %(message)s")
+    _speak()
     try:
         return _run(argv)
     except O2OError as error:
@@ -63,6 +63,16 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"o2o: error: cannot write: {error}", file=sys.stderr)
         return 6
+
+
+def _speak() -> None:
+    """What o2o itself logs goes to standard error; other libraries keep their own counsel."""
+    logger = logging.getLogger("o2o")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("o2o: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
 
 
 def _run(argv: list[str]) -> int:
