@@ -10,6 +10,7 @@ import numpy as np
 from o2o.data import report
 from o2o.data.source import DataConfig, load, transform
 from o2o.errors import DataError, RobotError, UsageError
+from o2o.offline import DataFlags
 from o2o.robot import Guard, connect
 from o2o.run import RobotChoice, choose_robot
 
@@ -25,7 +26,7 @@ class CheckConfig(RobotChoice):
     """
 
     dataset: str = ""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataFlags = field(default_factory=DataConfig)
     steps: int = 100
 
 

@@ -1,17 +1,21 @@
 """The recorded half of a run: a dataset, its border, and the replays of training and held-out episodes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
+import tyro
 
 from o2o.config import from_dict, to_dict
 from o2o.data.replay import Replay, ReplayConfig
-from o2o.data.source import DataConfig, Recording, load, split, transform
+from o2o.data.source import DataConfig, Limits, Recording, load, split, transform
 from o2o.errors import UsageError
 from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive
 from o2o.transform import Transform
+
+DataFlags = Annotated[DataConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Offline:
 
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
-    robot_limits: tuple[np.ndarray, np.ndarray] | None = None,
+    robot_limits: Callable[[], Limits] | None = None,
 ) -> Offline:  # fmt: skip
     """Loads a dataset.
 
@@ -42,7 +46,7 @@ def read(
         replay: how it will be drawn from.
         seed: of a dataset that is made, of the split and of the draws.
         border: of a checkpoint; None to make one from the data.
-        robot_limits: (low, high) of the robot's actions, for data that say nothing of their own.
+        robot_limits: asks the robot for its action limits, for data that state none.
     """
     recording = load(dataset, config, seed)
     border = border or transform(recording, config, robot_limits)

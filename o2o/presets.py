@@ -23,7 +23,6 @@ class Preset:
         data: how the dataset is read.
         updates: offline gradient steps.
         updates_per_step: online gradient steps for each step of the robot.
-        action_repeat: robot ticks an action is held.
     """
 
     about: str
@@ -31,7 +30,6 @@ class Preset:
     data: DataConfig = DataConfig()
     updates: int = 25_000
     updates_per_step: float = 1.0
-    action_repeat: int = 1
 
 
 # The defaults of every part are FOWM's for xArm.
@@ -53,7 +51,7 @@ PRESETS = {
         updates_per_step=2.0,
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
-    "fowm": Preset("FOWM as published for xArm lift and push", FOWM, action_repeat=2),
+    "fowm": Preset("FOWM as published for xArm lift and push", FOWM),
     "fowm-hopper": Preset(
         "FOWM as published for D4RL Hopper",
         replace(

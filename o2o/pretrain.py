@@ -10,6 +10,7 @@ from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, read_metrics, run_folder
+from o2o.rollout import robot_limits
 from o2o.run import (
     RobotChoice,
     check_same,
@@ -48,7 +49,7 @@ class PretrainConfig(RobotChoice):
 
     dataset: str = ""
     preset: str = "small"
-    data: DataConfig = field(default_factory=DataConfig)
+    data: offline.DataFlags = field(default_factory=DataConfig)
     agent: Flat = field(default_factory=AgentConfig)
     updates: int = 5000
     seed: int = 0
@@ -73,7 +74,8 @@ def pretrain(config: PretrainConfig) -> Path:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     folder = _folder(config)
     saved = checkpoint.load(folder / "checkpoint") if config.resume else None
-    data = offline.read(config.dataset, config.data, config.agent.replay, config.seed)
+    ask = robot_limits(config) if config.robot else None
+    data = offline.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
     agent = Agent(data.transform, config.agent, config.device, config.seed)
     facts = {
         "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),

@@ -1,16 +1,17 @@
 """An agent on its robots: attach them, and play episodes through the border."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from o2o.agent import Agent
 from o2o.batch import Episode
-from o2o.data.source import check_rate
+from o2o.data.source import Limits, check_rate
 from o2o.errors import UsageError
 from o2o.robot import Guard, connect
-from o2o.run import RobotChoice
+from o2o.run import RobotChoice, choose_robot
 from o2o.spec import space_shapes
 from o2o.transform import Transform
 
@@ -60,6 +61,16 @@ def attach(transform: Transform, choice: RobotChoice) -> Guard:
         robot.close()
         raise
     return robot
+
+
+def robot_limits(choice: RobotChoice) -> Callable[[], Limits]:
+    """A question to the chosen robot: its ((A,), (A,)) action limits, physical."""
+
+    def ask() -> Limits:
+        with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
+            return robot.low, robot.high
+
+    return ask
 
 
 def play(

@@ -176,7 +176,7 @@ def test_action_limits_come_from_the_first_source_that_states_them(caplog):
     flags = DataConfig(action_low=(-6.0,), action_high=(6.0,))
 
     def high(config, limits, **facts):
-        return transform(make_recording(**facts), config, limits).action_high
+        return transform(make_recording(**facts), config, limits and (lambda: limits)).action_high
 
     assert high(flags, robot, recipe=recipe, **file) == (6,)
     assert high(DataConfig(), robot, recipe=recipe, **file) == (4,)

@@ -214,7 +214,7 @@ def read_id(dataset_id: str, download: bool = False) -> Recording:
     if not (path / "data").is_dir():
         if not download:
             raise UsageError(
-                f"Minari dataset {dataset_id!r} is not in {get_dataset_path()}; --data.download fetches it"
+                f"Minari dataset {dataset_id!r} is not in {get_dataset_path()}; --download fetches it"
             )
         try:
             minari.download_dataset(dataset_id)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -211,7 +212,7 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
         logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
     if config.max_episodes is not None:
         if config.max_episodes < 1:
-            raise UsageError(f"--data.max-episodes is {config.max_episodes}, wanted at least 1")
+            raise UsageError(f"--max-episodes is {config.max_episodes}, wanted at least 1")
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
         judge = recipe.success
@@ -220,7 +221,7 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
     control_hz = next((hz for hz in said if hz is not None), None)
     if config.resample_hz is not None:
         if control_hz is None:
-            raise UsageError("--data.resample-hz needs the rate of the recording; give --data.control-hz")
+            raise UsageError("--resample-hz needs the rate of the recording; give --control-hz")
         factor = _factor(control_hz, config.resample_hz)
         thinned = [resample(episode, factor, config.resample_action) for episode in episodes]
         episodes = [episode for episode in thinned if episode is not None]
@@ -234,7 +235,7 @@ def _factor(data_hz: float, wanted_hz: float) -> int:
     factor = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
     if factor < 1 or abs(data_hz / factor - wanted_hz) > RATE_TOLERANCE * wanted_hz:
         rates = ", ".join(f"{data_hz / k:g}" for k in range(1, 6))
-        raise UsageError(f"--data.resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}")
+        raise UsageError(f"--resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}")
     return factor
 
 
@@ -267,13 +268,16 @@ def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> E
     )
 
 
-def transform(recording: Recording, config: DataConfig, robot_action_limits: Limits | None) -> Transform:
+def transform(
+    recording: Recording, config: DataConfig, robot_limits: Callable[[], Limits] | None = None
+) -> Transform:
     """The border between this recording (and the robot it serves) and the model.
 
     Args:
         recording: from `load`.
         config: see `DataConfig`.
-        robot_action_limits: ((A,), (A,)) of the robot that will run the model; None without a robot.
+        robot_limits: asks the robot that will run the model for its ((A,), (A,)) action limits; called
+            only where flags, recipe and file state none. None without a robot.
     Raises:
         UsageError: limits or names of observations that do not fit the data.
         DataError: returns that do not differ where the reward rule scales by their range, or episodes
@@ -281,7 +285,7 @@ def transform(recording: Recording, config: DataConfig, robot_action_limits: Lim
     """
     _check_same(recording)
     episodes = recording.episodes
-    low, high = _limits(recording, config, robot_action_limits)
+    low, high = _limits(recording, config, robot_limits)
     scale, shift = _reward(recording, config)
     result = Transform(
         fields=_fields(episodes, config),
@@ -315,18 +319,19 @@ def _check_same(recording: Recording) -> None:
             )
 
 
-def _limits(recording: Recording, config: DataConfig, robot: Limits | None) -> Limits:
+def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits] | None) -> Limits:
     """(A,) and (A,) of the first source that says both."""
     recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
     if bool(config.action_low) != bool(config.action_high):
-        raise UsageError("--data.action-low and --data.action-high go together; one is missing")
+        raise UsageError("--action-low and --action-high go together; one is missing")
     sources = {
-        "the flags": (config.action_low or None, config.action_high or None),
-        "the recipe": (recipe.action_low, recipe.action_high) if recipe else (None, None),
-        "the file": (recording.action_low, recording.action_high),
-        "the robot": robot or (None, None),
+        "the flags": lambda: (config.action_low or None, config.action_high or None),
+        "the recipe": lambda: (recipe.action_low, recipe.action_high) if recipe else (None, None),
+        "the file": lambda: (recording.action_low, recording.action_high),
+        "the robot": robot or (lambda: (None, None)),
     }
-    for source, pair in sources.items():
+    for source, ask in sources.items():
+        pair = ask()
         if any(side is None for side in pair):
             continue
         low, high = (np.atleast_1d(np.asarray(side, np.float64)) for side in pair)
@@ -361,7 +366,7 @@ def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
     if max(returns) == min(returns):
         raise DataError(
             f"{recording.path}: all {len(returns)} episodes return {returns[0]:g}, so their range cannot "
-            "scale the reward; give --data.reward-scale"
+            "scale the reward; give --reward-scale"
         )
     return spread / (max(returns) - min(returns)), shift
 
@@ -397,7 +402,7 @@ def split(episodes: list[Episode], holdout: float, seed: int) -> tuple[list[Epis
     At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
     """
     if not 0 <= holdout < 1:
-        raise UsageError(f"--data.holdout is {holdout:g}, wanted at least 0 and below 1")
+        raise UsageError(f"--holdout is {holdout:g}, wanted at least 0 and below 1")
     num = min(max(round(holdout * len(episodes)), 1), len(episodes) - 1) if holdout else 0
     chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:num].tolist())
     train = [e for i, e in enumerate(episodes) if i not in chosen]
@@ -414,7 +419,7 @@ def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
         UsageError: the rates differ by more than 2 %.
     """
     if data_hz is None or robot_hz is None:
-        unknown = "data (--data.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
+        unknown = "data (--control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
         logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
         return
     if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
@@ -422,8 +427,8 @@ def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
     if robot_hz > data_hz:
         way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
     else:
-        way = f"--data.resample-hz {robot_hz:g} thins the data out"
+        way = f"--resample-hz {robot_hz:g} thins the data out"
     raise UsageError(
         f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
-        "and --data.control-hz corrects a rate that is wrong"
+        "and --control-hz corrects a rate that is wrong"
     )
