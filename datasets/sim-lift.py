@@ -1,6 +1,6 @@
 """A simulated arm picks a cube up by 10 cm.
 
-The scripted expert under noise of 0.1 to 0.8 of the action limits: about one episode in three succeeds.
+The scripted expert under noise of 0.2 to 0.9 of the action limits: about one episode in six succeeds.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def make(seed: int, folder: Path) -> None:
     try:
         minari.write(
             folder,
-            collect.collect(robot, sim.expert, collect.mixture(NUM_EPISODES, 0.1, 0.8), seed),
+            collect.collect(robot, sim.expert, collect.mixture(NUM_EPISODES, 0.2, 0.9), seed),
             dataset_id="sim-lift-v0",
             observation_space=robot.observation_space,
             action_space=robot.action_space,

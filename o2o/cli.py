@@ -5,6 +5,7 @@ import difflib
 import errno
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,8 +90,22 @@ def _run(argv: list[str]) -> int:
         raise UsageError(catalog.not_found("command", command, list(COMMANDS)))
     if command == "list":
         return show(rest)
-    FUNCTIONS[command](_parse(command, DEFAULTS[command](rest), rest))
+    default = DEFAULTS[command](rest)
+    if {"-h", "--help", "--help-all"} & set(rest):
+        everything = _manual(command, default)
+        print(everything if "--help-all" in rest else _short(command, everything))
+        return 0
+    FUNCTIONS[command](_parse(command, default, rest))
     return 0
+
+
+def _tyro(command: str, default, argv: list[str]):
+    """(config, unknown flags)."""
+    about = COMMANDS[command]
+    return tyro.cli(
+        type(default), default=default, args=argv, prog=f"o2o {command}",
+        description=about[0].upper() + about[1:] + ".", return_unknown_args=True,
+    )  # fmt: skip
 
 
 def _parse(command: str, default, argv: list[str]):
@@ -99,35 +114,42 @@ def _parse(command: str, default, argv: list[str]):
     Raises:
         UsageError: a flag that does not exist or a value that does not fit, in one line.
     """
-    about = COMMANDS[command]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            config, unknown = tyro.cli(
-                type(default), default=default, args=argv, prog=f"o2o {command}",
-                description=about[0].upper() + about[1:] + ".", return_unknown_args=True,
-            )  # fmt: skip
-    except SystemExit as end:
-        if not end.code:
-            raise
+            config, unknown = _tyro(command, default, argv)
+    except SystemExit:
         raise UsageError(_one_line(said.getvalue())) from None
     if unknown:
-        parser = tyro.extras.get_parser(type(default), default=default)
-        flags = [flag for action in parser._actions for flag in action.option_strings if flag[:2] == "--"]
+        flags = re.findall(r"--[a-z][\w.-]*", _manual(command, default))
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help` shows them)"
+            f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help-all` shows them)"
         )
     return config
 
 
+def _manual(command: str, default) -> str:
+    """All flags of a command, those of every part included."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        _tyro(command, default, ["--help"])
+    return said.getvalue().strip()
+
+
+def _short(command: str, manual: str) -> str:
+    """The manual without the flags of the parts, which are named at the end."""
+    own, *parts = re.split(r"\n *\n(?= \w+ options *\n)", manual)
+    names = [f"--{part.split()[0]}.*" for part in parts]
+    more = f"\n\n`o2o {command} --help-all` also shows {' '.join(names)}" if names else ""
+    return own.rstrip() + more
+
+
 def _one_line(box: str) -> str:
     """The message inside tyro's frame, without frame and advice."""
-    lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
-    message = lines[1:] if len(lines) > 1 else lines
-    cut = next((i for i, line in enumerate(message) if not line), len(message))
-    return " ".join(message[:cut]) or box.strip()
+    title, *rows = re.split(r"\n\s*-{3,}\s*\n", box)
+    return " ".join((rows or [title])[0].split())
 
 
 def _given(argv: list[str], flag: str) -> str:
@@ -145,9 +167,14 @@ def _path(argv: list[str], flag: str) -> Path | None:
     return Path(given) if given else None
 
 
-def _saved(argv: list[str], kind: type):
+def _saved(argv: list[str], command: str, kind: type):
     """The config of the run to resume."""
-    data = read_papers(_path(argv, "--out"))["config"]
+    papers = read_papers(_path(argv, "--out"))
+    if papers["command"] != command:
+        raise UsageError(
+            f"{_path(argv, '--out')} is a run of `o2o {papers['command']}`, not of `o2o {command}`"
+        )
+    data = papers["config"]
     robot = data.get("robot", "")
     robot_kind = type(options(robot)) if robot and data["robot_options"] else RobotConfig
     agent = read_config(data["agent"])
@@ -174,7 +201,7 @@ def _with_robot(config, argv: list[str], saved: dict | None):
 
 def _pretrain(argv: list[str]) -> PretrainConfig:
     if "--resume" in argv:
-        return _saved(argv, PretrainConfig)
+        return _saved(argv, "pretrain", PretrainConfig)
     name = _given(argv, "--preset") or PretrainConfig.preset
     preset = presets.get(name)
     config = PretrainConfig(
@@ -190,13 +217,13 @@ def _of_checkpoint(config, argv: list[str]):
     if source is None:
         return _with_robot(config, argv, None)
     _, meta = checkpoint.load(checkpoint_folder(source))
-    config = replace(config, agent=read_config(meta["config"]))
+    config = replace(config, agent=_agent(read_config(meta["config"]), argv))
     return _with_robot(config, argv, meta.get("robot"))
 
 
 def _finetune(argv: list[str]) -> FinetuneConfig:
     if "--resume" in argv:
-        return _saved(argv, FinetuneConfig)
+        return _saved(argv, "finetune", FinetuneConfig)
     source = _path(argv, "--checkpoint")
     saved = checkpoint.load(checkpoint_folder(source))[1].get("preset", "") if source else ""
     name = _given(argv, "--preset") or saved

@@ -24,16 +24,20 @@ def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 
     if not pictures:
         return
     height, width = pictures[0].shape[:2]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, macro_block_size=2)
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="quiet"
+    )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         writer.send(None)
         for picture in pictures:
             writer.send(picture)
     except OSError as error:
-        raise StorageError(f"video {path} cannot be written: {error}") from error
+        raise StorageError(f"video {path} cannot be written: {str(error).splitlines()[0]}") from error
     finally:
         writer.close()
+    if not path.is_file() or not path.stat().st_size:  # ffmpeg failed after all frames were in its pipe
+        raise StorageError(f"video {path} cannot be written: wanted a name that ends in .mp4, and room for it")
 
 
 def _held(frames: Sequence[np.ndarray], extra: int) -> list[np.ndarray]:

@@ -12,7 +12,6 @@ from o2o.data.source import Limits, check_rate
 from o2o.errors import UsageError
 from o2o.robot import Guard, connect
 from o2o.run import RobotChoice, choose_robot
-from o2o.spec import space_shapes
 from o2o.transform import Transform
 
 
@@ -26,7 +25,7 @@ class Played:
         plan_value: mean of the planner's value over the episode, NaN when the policy acted.
         plan_penalty: mean of the penalty within it.
         num_clipped: actions that the guard had to bring back into the robot's limits.
-        frames: pictures, one a decision, if they were asked for.
+        frames: pictures, one an observation, if they were asked for.
     """
 
     episode: Episode
@@ -51,8 +50,7 @@ def attach(transform: Transform, choice: RobotChoice) -> Guard:
         RobotError: the robot cannot be built.
     """
     robot = connect(choice.robot, choice.robot_options, choice.action_repeat)
-    shapes = space_shapes(robot.observation_space)
-    wrong = transform.differences(shapes, len(robot.low))
+    wrong = transform.differences(robot.shapes, len(robot.low))
     try:
         if wrong:
             raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(wrong)}")
@@ -175,4 +173,4 @@ class _Worker:
         one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
         self.seen = {name: value[0] for name, value in self.transform.obs(one).items()}
         if self.film:
-            self.frames.append(np.asarray(self.robot.render()))
+            self.frames.append(self.robot.render())

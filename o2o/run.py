@@ -15,7 +15,7 @@ import tyro
 from torch import Tensor
 
 from o2o import catalog, checkpoint
-from o2o.config import from_dict, to_dict
+from o2o.config import at_least, from_dict, to_dict
 from o2o.errors import DivergedError, UsageError
 from o2o.log import versions
 from o2o.robot import RobotConfig, options
@@ -40,6 +40,9 @@ class RobotChoice:
     action_repeat: int = 0
     max_steps: int = 0
 
+    def __post_init__(self):
+        at_least(self, action_repeat=0, max_steps=0)
+
 
 Choice = TypeVar("Choice", bound=RobotChoice)
 
@@ -58,6 +61,8 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
     if not name:
         have = ", ".join(catalog.names("robots"))
         raise UsageError(f"no robot given, and the data name none: add --robot NAME; have {have}")
+    if name.endswith(".py"):
+        name = str(Path(name).expanduser().resolve())  # a checkpoint is used from other folders too
     given = choice.robot_options
     if type(given) is RobotConfig:
         given = options(name)
@@ -126,8 +131,9 @@ def read_papers(folder: Path | None) -> dict:
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     try:
-        return json.loads((Path(folder) / PAPERS).read_text())
-    except (OSError, ValueError) as error:
+        papers = json.loads((Path(folder) / PAPERS).read_text())
+        return {**papers, "command": papers["command"], "config": papers["config"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder} is no run to resume: {PAPERS} is not readable ({error})") from error
 
 
@@ -150,6 +156,8 @@ def finite(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float
     Raises:
         DivergedError: one of them is not finite.
     """
+    if not metrics:
+        return {}
     names = list(metrics)
     values = torch.stack([torch.as_tensor(metrics[name], dtype=torch.float32).cpu() for name in names])
     numbers = dict(zip(names, values.tolist(), strict=True))

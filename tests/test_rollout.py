@@ -1,0 +1,162 @@
+"""An agent on its robots: what was done is what is kept, whoever is asked, however many at a time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from o2o.errors import RobotError, UsageError
+from o2o.robot import Guard
+from o2o.rollout import attach, play
+from o2o.run import RobotChoice
+from o2o.transform import Field, Transform
+
+POINT = str(Path(__file__).parent / "point_robot.py")
+BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
+
+
+class Counter(gymnasium.Env):
+    """Shows scene + steps, does half of what it is told, pays one, and ends after `length` steps."""
+
+    def __init__(self, length=4, terminates=False):
+        self.observation_space = gymnasium.spaces.Box(-1e9, 1e9, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.length, self.terminates = length, terminates
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.steps = seed, 0
+        return np.array([seed], np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == self.length + self.seed % 3
+        info = {"executed_action": action / 2, "success": self.steps == 2}
+        ends = (over and self.terminates, over and not self.terminates)
+        return np.array([self.seed + self.steps], np.float32), 1.0, *ends, info
+
+    def render(self):
+        return np.full((4, 6, 3), self.steps, np.uint8)
+
+
+class Script:
+    """Stands for an agent: acts as told, and writes down what it was shown."""
+
+    last_plan = None
+
+    def __init__(self, unit=1.0, border=BORDER):
+        self.transform, self.unit, self.shown = border, unit, []
+
+    def start(self, n, seed):
+        self.n = n
+
+    def act(self, obs, prev_action, prev_reward, first, explore, plan):
+        self.shown.append((obs["state"].copy(), prev_action.copy(), prev_reward.copy(), first.copy()))
+        return np.full((self.n, 1), self.unit, np.float32)
+
+
+def go(seeds=(0,), num_robots=1, agent=None, length=4, terminates=False, **flags):
+    agent = agent or Script()
+    robots = [Guard(Counter(length, terminates)) for _ in range(num_robots)]
+    return agent, play(agent, robots, seeds, seed=0, **flags)  # type: ignore[arg-type]
+
+
+def test_the_executed_action_is_stored_and_is_what_the_belief_is_told():
+    """The agent asks for 2, the guard allows 1, the robot does 0.5: a quarter of the model's range."""
+    agent, (played,) = go()
+    assert played.episode.action.tolist() == [[0.5]] * 4 and played.num_clipped == 4
+    prev_actions = [float(prev[0, 0]) for _, prev, _, _ in agent.shown]
+    assert prev_actions == pytest.approx([0.0, 0.25, 0.25, 0.25])
+    assert [bool(first[0]) for *_, first in agent.shown] == [True, False, False, False]
+
+
+def test_rewards_are_kept_raw_and_shown_scaled():
+    agent, (played,) = go()
+    assert played.episode.reward.tolist() == [1.0] * 4 and played.episode.episode_return == 4.0
+    assert [float(reward[0]) for _, _, reward, _ in agent.shown] == [0.0, 9.0, 9.0, 9.0]
+
+
+def test_observations_are_kept_raw_one_more_than_actions():
+    border = replace(BORDER, fields={"state": Field((1,), mean=(1.0,), std=(2.0,))})
+    agent, (played,) = go(seeds=[3], agent=Script(border=border))
+    assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
+
+
+@pytest.mark.parametrize("num_robots", [1, 2, 3, 5, 9])
+def test_results_keep_the_order_of_the_scenes_for_any_number_of_robots(num_robots):
+    scenes = [12, 3, 7, 5, 10]
+    _, played = go(scenes, num_robots)
+    assert [p.seed for p in played] == scenes
+    assert [p.episode.obs["state"][0, 0] for p in played] == scenes
+    assert [len(p.episode) for p in played] == [4 + seed % 3 for seed in scenes]
+
+
+def test_success_of_any_step_counts():
+    assert go()[1][0].episode.success is True
+    assert go(length=1)[1][0].episode.success is False
+
+
+@pytest.mark.parametrize(
+    ("terminates", "max_steps", "want"),
+    [
+        (True, None, (4, True, False)),
+        (False, None, (4, False, True)),
+        (True, 2, (2, False, True)),
+        (True, 4, (4, True, False)),
+        (True, 9, (4, True, False)),
+    ],
+)
+def test_a_cut_is_a_truncation_and_never_a_termination(terminates, max_steps, want):
+    _, (played,) = go(terminates=terminates, max_steps=max_steps)
+    assert (len(played.episode), played.episode.terminated, played.episode.truncated) == want
+
+
+def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
+    _, played = go([0, 3, 6], num_robots=2, num_films=2)
+    assert [len(p.frames) for p in played] == [5, 5, 0]
+    assert [int(frame[0, 0, 0]) for frame in played[1].frames] == [0, 1, 2, 3, 4]
+
+
+def test_a_policy_has_no_plan_to_report():
+    _, (played,) = go()
+    assert played.metrics() == {"num_clipped": 4}
+
+
+# ---- attaching
+
+
+def border(**changes) -> Transform:
+    return replace(Transform({"state": Field((2,))}, (-0.1,) * 2, (0.1,) * 2, control_hz=10.0), **changes)
+
+
+def test_a_robot_that_fits_is_attached():
+    robot = attach(border(), RobotChoice(POINT, action_repeat=1))
+    assert robot.shapes == {"state": (2,)} and robot.control_hz == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeat", "said"),
+    [
+        ({"control_hz": 5.0}, 1, "--action-repeat 2 slows the robot down"),
+        ({"control_hz": 10.0}, 2, r"resample-hz 5 thins the data out"),
+        ({"fields": {"pose": Field((2,))}}, 1, r"observation 'pose' \(2,\) is missing"),
+        ({"fields": {"state": Field((3,))}}, 1, r"'state' is \(2,\), wanted \(3,\)"),
+        ({"action_low": (-1.0,), "action_high": (1.0,)}, 1, "2 actions, wanted 1"),
+    ],
+)
+def test_a_robot_that_differs_is_refused_with_what_would_help(changes, repeat, said):
+    with pytest.raises(UsageError, match=said):
+        attach(border(**changes), RobotChoice(POINT, action_repeat=repeat))
+
+
+def test_holding_actions_brings_a_fast_robot_to_the_rate_of_the_data():
+    assert attach(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
+
+
+def test_a_robot_that_fails_in_an_episode_is_one_error():
+    robot = Guard(Counter())
+    robot.env.step = lambda action: 1 / 0
+    with pytest.raises(RobotError, match="ZeroDivisionError"):
+        play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
