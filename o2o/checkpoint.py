@@ -56,7 +56,7 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
             partial.mkdir(parents=True)
             _write(partial / TENSORS, data)
             _write(partial / META, meta_data)
-            _sync_folder(partial)
+            sync_folder(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -64,7 +64,7 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
             _remove(previous)
             folder.rename(previous)
         partial.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict]:
@@ -112,13 +112,18 @@ def write_json(path: Path, data) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, all of it or nothing.
+    """Writes a text file, all of it or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, all of it or nothing; when it returns, the file survives a power cut.
 
     Raises:
         StorageError: the disk is full or cannot be written; an older file is untouched.
     """
     path = Path(path).absolute()
-    partial, data = _partial(path), text.encode()
+    partial = _partial(path)
     with storage(path, len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -127,7 +132,7 @@ def write_text(path: Path, text: str) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def finite(data):
@@ -218,7 +223,7 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Makes renames durable; file systems that cannot sync a folder do it by themselves."""
     handle = os.open(folder, os.O_RDONLY)
     try:

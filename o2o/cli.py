@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,10 +49,9 @@ USAGE = "\n".join(
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    _speak()
     try:
-        return _run(argv)
+        with _speaking():
+            return _run(sys.argv[1:] if argv is None else argv)
     except O2OError as error:
         print(f"o2o: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -66,14 +65,17 @@ def main(argv: list[str] | None = None) -> int:
         return 6
 
 
-def _speak() -> None:
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
     """What o2o itself logs goes to standard error; other libraries keep their own counsel."""
-    logger = logging.getLogger("o2o")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("o2o: %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    logger, handler = logging.getLogger("o2o"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("o2o: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _run(argv: list[str]) -> int:

@@ -37,7 +37,7 @@ def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 
     finally:
         writer.close()
     if not path.is_file() or not path.stat().st_size:  # ffmpeg failed after all frames were in its pipe
-        raise StorageError(f"video {path} cannot be written: wanted a name that ends in .mp4, and room for it")
+        raise StorageError(f"video {path} cannot be written: wanted a name ending in .mp4, and room for it")
 
 
 def _held(frames: Sequence[np.ndarray], extra: int) -> list[np.ndarray]:

@@ -221,7 +221,7 @@ def test_newer_minari_format_and_discrete_actions_are_named(tmp_path):
 
 def test_missing_id_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"--data\.download"):
+    with pytest.raises(UsageError, match=r"--download"):
         read_id("test/none-v0")
 
 

@@ -1,6 +1,7 @@
 """Finding recordings, the facts of recipes and flags, limits, rates, holding out."""
 
 import logging
+import re
 import os
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def test_recipe_is_made_once_for_each_seed(workplace):
         recording = load("made", DataConfig(), seed=3)
     assert load("made", DataConfig(), seed=4).episodes[0].obs["state"][0, 0] == 4
     assert (workplace / "made.txt").read_text() == "3 4 "
-    assert recording.path == workplace / "home" / "datasets" / "made-seed3"
+    assert recording.path.parent == workplace / "home" / "datasets"
+    assert re.fullmatch(r"made-[0-9a-f]{8}-seed3", recording.path.name)  # another recipe, another folder
     assert (recording.name, recording.control_hz, recording.recipe.about) == ("made", 10, "made")
     assert len(recording.fingerprint) == 64
 

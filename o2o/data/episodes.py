@@ -1,7 +1,6 @@
 """Finished episodes of a run on disk, one file each: what a restart puts back into replay."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from o2o.batch import Episode
-from o2o.checkpoint import storage
+from o2o.checkpoint import write_bytes
 from o2o.errors import DataError
 
 PATTERN = "episode_*.safetensors"
@@ -29,23 +28,7 @@ def save(folder: Path, number: int, episode: Episode) -> Path:
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(value) for name, value in arrays.items()}, {"episode": json.dumps(ending)}
     )
-    partial = path.with_name(f".{path.name}.partial")
-    with storage(path, len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    write_bytes(path, data)
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from o2o.batch import Episode
+from o2o.checkpoint import sync_folder
 from o2o.data.source import Recording, fingerprint
 from o2o.errors import DataError, O2OError, RobotError, StorageError, UsageError
 from o2o.spec import as_dict, space_shapes
@@ -69,7 +70,7 @@ def write(
             storage.update_metadata(_metadata(dataset_id, description, control_hz))
             _sync(scratch)
             os.replace(scratch, folder)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -143,15 +144,7 @@ def _sync(folder: Path) -> None:
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
         else:
-            _sync_folder(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync_folder(path)
 
 
 def data_folder(path: Path) -> Path | None:

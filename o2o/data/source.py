@@ -108,7 +108,7 @@ def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
     if dataset in known or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = _recipe(dataset)
-        recording = _read(_make(name, recipe, seed) if recipe.make else _brought(name, recipe))
+        recording = _read(_make(dataset, name, recipe, seed) if recipe.make else _brought(name, recipe))
         recording = replace(recording, name=name)
         recipe = _recipe(config.recipe) if config.recipe else recipe
     else:
@@ -141,12 +141,15 @@ def _recipe(name: str) -> Recipe:
     return recipe
 
 
-def _make(name: str, recipe: Recipe, seed: int) -> Path:
+def _make(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
     """The folder of made data; made first if it is not there."""
     from o2o.data import minari
 
     assert recipe.make is not None
-    folder = home() / "datasets" / f"{name}-seed{seed}"
+    place = catalog.find("datasets", dataset)
+    text = place.read_bytes() if isinstance(place, Path) else place.value.encode()
+    version = hashlib.sha256(text).hexdigest()[:8]  # another recipe makes other data
+    folder = home() / "datasets" / f"{name}-{version}-seed{seed}"
     if minari.data_folder(folder) is not None:
         logger.info("dataset %r was made before, in %s", name, folder)
         return folder

@@ -1,0 +1,72 @@
+"""The whole journey at its smallest: every file it promises is there."""
+
+import json
+
+import numpy as np
+import pytest
+
+import o2o
+from o2o import presets
+from o2o.agent import AgentConfig
+from o2o.behaviour import BehaviourConfig
+from o2o.critic import CriticConfig
+from o2o.errors import RobotError, UsageError
+from o2o.models import tdmpc
+from o2o.planner import PlannerConfig
+from o2o.robot import connect
+
+TINY = AgentConfig(
+    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    critic=CriticConfig(hidden_dim=16),
+    behaviour=BehaviourConfig(hidden_dim=16),
+    planner=PlannerConfig(horizon=2, num_samples=8, num_policy=2, num_elites=4, iterations=1),
+    batch_size=8,
+)
+ROWS = ["the data", "policy alone", "planner, offline", "planner, online"]
+
+
+def can_draw() -> str:
+    """Why pictures cannot be drawn here; empty if they can."""
+    robot = connect("sim")
+    try:
+        robot.reset(seed=0)
+        return "" if robot.render().any() else "pictures are black"
+    except RobotError as error:
+        return str(error)
+    finally:
+        robot.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if why := can_draw():
+        pytest.skip(f"no pictures can be drawn here: {why}")
+    tmp = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "tiny", presets.Preset("for tests", TINY, updates_per_step=0.1))
+        patch.chdir(tmp)
+        config = o2o.DemoConfig(preset="tiny", updates=2, episodes=2, evaluate_episodes=5, out=tmp / "out")
+        return o2o.demo(config)
+
+
+def test_pictures_and_films_are_made(folder):
+    assert (folder / "learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert all((folder / name).read_bytes()[4:8] == b"ftyp" for name in ("before.mp4", "after.mp4"))
+    assert list((folder / "finetune" / "tensorboard").rglob("events*"))
+
+
+def test_the_result_holds_the_table_with_what_was_measured(folder):
+    result = json.loads((folder / "result.json").read_text())
+    assert list(result["rows"]) == ROWS and result["dataset"] == "sim-lift"
+    for name, row in result["rows"].items():
+        assert 0 <= row["success"] <= 1 and np.isfinite(row["return"])
+        assert row["episodes"] == 5 or name == "the data"
+    for name, key in (("successes", "success"), ("returns", "return")):
+        gain = result["rows"]["planner, online"][key] - result["rows"]["planner, offline"][key]
+        assert result["gain"][name]["mean"] == pytest.approx(gain)
+        assert result["gain"][name]["low"] <= gain + 1e-9 and gain - 1e-9 <= result["gain"][name]["high"]
+
+
+def test_an_existing_folder_is_left_alone(folder):
+    with pytest.raises(UsageError, match="not empty"):
+        o2o.demo(o2o.DemoConfig(out=folder))
