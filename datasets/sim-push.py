@@ -6,8 +6,9 @@ The scripted expert under noise of 0.1 to 0.9 of the action limits: about four i
 from pathlib import Path
 
 from o2o import catalog
-from o2o.data import collect, minari
+from o2o.data import collect
 from o2o.recipe import Recipe
+from o2o.robot import connect
 
 NUM_EPISODES = 200
 OPTIONS = {"task": "push"}
@@ -15,20 +16,10 @@ OPTIONS = {"task": "push"}
 
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
+    levels = collect.mixture(NUM_EPISODES, 0.1, 0.9)
     sim = catalog.load("robots", "sim")
-    robot = sim.make(sim.Config(**OPTIONS))
-    try:
-        minari.write(
-            folder,
-            collect.collect(robot, sim.expert, collect.mixture(NUM_EPISODES, 0.1, 0.9), seed),
-            dataset_id="sim-push-v0",
-            observation_space=robot.observation_space,
-            action_space=robot.action_space,
-            description=RECIPE.about,
-            control_hz=sim.CONTROL_HZ,
-        )
-    finally:
-        robot.close()
+    robot = connect("sim", sim.Config(**OPTIONS))
+    collect.record(folder, robot, sim.expert, levels, seed, "sim-push-v0", RECIPE.about)
 
 
 RECIPE = Recipe(

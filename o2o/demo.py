@@ -1,7 +1,7 @@
 """The whole journey on a simulated arm: make data, pretrain, evaluate, fine-tune, evaluate again."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,8 @@ class DemoConfig:
 
     Attributes:
         dataset: a recipe that can be made and names its robot.
+        recordings: episodes used of the dataset. All 200 of `sim-lift` make the offline agent so good
+            that little is left to gain online.
         preset: of the system; see `o2o list presets`.
         updates: most offline gradient steps; they end earlier when the evaluation is flat.
         episodes: online episodes.
@@ -35,9 +37,10 @@ class DemoConfig:
     """
 
     dataset: str = "sim-lift"
+    recordings: int = 40
     preset: str = "small"
-    updates: int = 4000
-    episodes: int = 60
+    updates: int = 3000
+    episodes: int = 40
     evaluate_episodes: int = 100
     seed: int = 0
     out: Path | None = None
@@ -53,9 +56,10 @@ def demo(config: DemoConfig) -> Path:
     begin = time.monotonic()
     folder = run_folder(config.out, "demo", config.dataset)
     preset = presets.get(config.preset)
+    data = replace(preset.data, max_episodes=config.recordings)
     before = pretrain(
         PretrainConfig(
-            dataset=config.dataset, preset=config.preset, agent=preset.agent, data=preset.data,
+            dataset=config.dataset, preset=config.preset, agent=preset.agent, data=data,
             updates=config.updates, seed=config.seed, device=config.device, out=folder / "pretrain",
             evaluate_every=500, evaluate_episodes=40, patience=3,
         )

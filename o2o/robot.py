@@ -97,10 +97,10 @@ class Guard(gymnasium.Wrapper):
         """
         with Stopping(self):
             try:
-                picture = np.asarray(self.env.render())
+                picture = self.env.render()
             except NotImplementedError:
-                picture = np.empty(0)
-            if picture.ndim != 3 or picture.shape[2] != 3:
+                picture = None
+            if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,):
                 raise RobotError("the robot draws no pictures: render() gives no (h, w, 3) array")
             return picture
 

@@ -212,3 +212,26 @@ def test_flat_means_no_better_value_within_the_patience():
     assert not is_flat([1.0, 2.0], 2)
     assert not is_flat([1.0, 2.0, 1.5, 2.5], 2)
     assert is_flat([1.0, 2.5, 2.0, 2.5], 2)
+
+
+@pytest.mark.parametrize("obs", ["camera", "both"])
+def test_images_go_the_whole_way(obs, tmp_path):
+    """A camera of another size than the model's: resized at the one border, for data and robot alike."""
+    from o2o import catalog
+    from o2o.data.collect import record
+    from o2o.data.source import DataConfig
+
+    sim = catalog.load("robots", "sim")
+    options = sim.Config(obs=obs, image_size=96)
+    data = tmp_path / "camera-v0"
+    record(data, connect("sim", options), sim.expert, [0.1] * 3, 0, "camera-v0", "three episodes")
+    agent = replace(TINY, batch_size=4, window=2)
+    config = pretrain_config(
+        data, tmp_path / "pre", robot="sim", robot_options=options, agent=agent, updates=2,
+        data=DataConfig(image_size=48, normalize=True),
+    )  # fmt: skip
+    run = o2o.pretrain(config)
+    assert checkpoint.load(run / "checkpoint")[1]["transform"]["fields"]["camera"]["size"] == 48
+    o2o.finetune(finetune_config(run, tmp_path / "fine", episodes=1, updates_per_step=0.04))
+    result = o2o.evaluate(o2o.EvaluateConfig(checkpoint=tmp_path / "fine", episodes=2, device="cpu"))
+    assert result.lengths.tolist() == [25, 25]

@@ -1,8 +1,8 @@
 """Finding recordings, the facts of recipes and flags, limits, rates, holding out."""
 
 import logging
-import re
 import os
+import re
 from pathlib import Path
 
 import h5py

@@ -1,12 +1,15 @@
 """Recordings made on a robot by a script: an expert, and the same expert disturbed."""
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 
 from o2o.batch import Episode
-from o2o.robot import succeeded
+from o2o.data import minari
+from o2o.robot import Guard, succeeded
 from o2o.spec import as_dict
 
 
@@ -33,6 +36,30 @@ def collect(
     rng = np.random.default_rng(seed)
     robot.reset(seed=seed)
     return [_record(robot, act, level, rng) for level in noise_levels]
+
+
+def record(
+    folder: Path,
+    robot: Guard,
+    act: Callable[[gymnasium.Env], np.ndarray],
+    noise_levels: Iterable[float],
+    seed: int,
+    dataset_id: str,
+    description: str,
+) -> None:
+    """Writes what `collect` gives into `folder`, as a Minari dataset, and closes the robot."""
+    space = robot.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    with closing(robot):
+        minari.write(
+            folder,
+            collect(robot, act, noise_levels, seed),
+            dataset_id=dataset_id,
+            observation_space=robot.observation_space,
+            action_space=space,
+            description=description,
+            control_hz=robot.control_hz,
+        )
 
 
 def mixture(num_episodes: int, low: float, high: float) -> np.ndarray:
