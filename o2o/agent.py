@@ -1,6 +1,7 @@
 """The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -12,7 +13,7 @@ from o2o import catalog
 from o2o.balance import BalanceConfig, Fixed
 from o2o.batch import Batch
 from o2o.behaviour import AWR, BehaviourConfig
-from o2o.config import at_least, from_dict, to_dict
+from o2o.config import at_least, at_most, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
@@ -58,7 +59,8 @@ class AgentConfig:
     clip_norm: float = 10.0
 
     def __post_init__(self):
-        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0, clip_norm=0)
+        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0, clip_norm=1e-12)
+        at_most(self, discount=1, rho=1)
 
 
 Flat = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
@@ -77,6 +79,10 @@ class Agent:
     def __init__(self, transform: Transform, config: AgentConfig, device: str = "cpu", seed: int = 0):
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, catalog.load("models", config.model)
+        if not hasattr(module, "Model"):
+            raise UsageError(
+                f"model {config.model!r} has no class `Model(spec, discount, config)`"
+            )
         self.learning = Stream(derive(seed, "update"), self.device)
         self.acting = Stream(derive(seed, "act"), self.device)
         with Stream(derive(seed, "init"), torch.device("cpu")).use():
@@ -216,8 +222,10 @@ class Agent:
         tensors |= {f"belief.{name}": value for name, value in self.belief.items()}
         if self.memory is not None:
             tensors["memory.mean"] = self.memory
+        file = self.config.model
+        model = str(Path(file).resolve()) if file.endswith(".py") else file  # found from any folder
         meta = {
-            "config": to_dict(self.config), "transform": self.transform.to_json(),
+            "config": to_dict(self.config) | {"model": model}, "transform": self.transform.to_json(),
             "num_updates": self.num_updates,
         }  # fmt: skip
         return tensors, meta

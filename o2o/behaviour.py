@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.batch import Batch
+from o2o.config import at_least
 from o2o.model import Unroll
 from o2o.nn import mlp
 
@@ -31,6 +32,9 @@ class BehaviourConfig:
     max_weight: float = 100.0
     noise_std: float = 0.05
     noise_clip: float = 0.3
+
+    def __post_init__(self):
+        at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
 
 
 class AWR(nn.Module):

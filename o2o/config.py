@@ -19,6 +19,17 @@ def at_least(config, **bounds: float) -> None:
             raise UsageError(f"{name.replace('_', '-')} is {value}, wanted at least {bound:g}")
 
 
+def at_most(config, **bounds: float) -> None:
+    """
+    Raises:
+        UsageError: a field of `config` is over its bound.
+    """
+    for name, bound in bounds.items():
+        value = getattr(config, name)
+        if not value <= bound:
+            raise UsageError(f"{name.replace('_', '-')} is {value}, wanted at most {bound:g}")
+
+
 def to_dict(config) -> dict:
     """A nested dataclass as plain JSON types."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}

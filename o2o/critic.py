@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.batch import Batch
-from o2o.config import at_least
+from o2o.config import at_least, at_most
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
 
@@ -36,6 +36,7 @@ class CriticConfig:
 
     def __post_init__(self):
         at_least(self, num_q=1, hidden_dim=1, expectile=0, slow_rate=0, slow_every=1)
+        at_most(self, expectile=1, slow_rate=1)
 
 
 class Critic(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 
 from o2o import checkpoint, interval, presets
 from o2o.agent import Agent
+from o2o.config import at_least
 from o2o.evaluate import Score, score
 from o2o.film import write_film
 from o2o.finetune import FinetuneConfig, finetune
@@ -40,11 +41,14 @@ class DemoConfig:
     recordings: int = 40
     preset: str = "small"
     updates: int = 3000
-    episodes: int = 40
-    evaluate_episodes: int = 100
+    episodes: int = 30
+    evaluate_episodes: int = 75
     seed: int = 0
     out: Path | None = None
     device: str = "cpu"
+
+    def __post_init__(self):
+        at_least(self, recordings=2, updates=1, episodes=1, evaluate_episodes=1, seed=0)
 
 
 def demo(config: DemoConfig) -> Path:
@@ -61,7 +65,7 @@ def demo(config: DemoConfig) -> Path:
         PretrainConfig(
             dataset=config.dataset, preset=config.preset, agent=preset.agent, data=data,
             updates=config.updates, seed=config.seed, device=config.device, out=folder / "pretrain",
-            evaluate_every=500, evaluate_episodes=40, patience=3,
+            evaluate_every=500, evaluate_episodes=25, patience=3,
         )
     )  # fmt: skip
     rows = {"the data": _data_score(before)}
@@ -73,7 +77,7 @@ def demo(config: DemoConfig) -> Path:
             checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
             episodes=config.episodes, seed=config.seed,
             device=config.device, out=folder / "finetune",
-            evaluate_every=max(1, config.episodes // 4), evaluate_episodes=40,
+            evaluate_every=max(1, config.episodes // 3), evaluate_episodes=25,
         )
     )  # fmt: skip
     rows["planner, online"], played = _evaluate(after, config)
@@ -94,7 +98,7 @@ def _evaluate(run: Path, config: DemoConfig, plan: bool = True):
     agent = Agent.from_state(tensors, meta, config.device)
     choice = choose_robot(RobotChoice(), meta["robot"])
     films = NUM_FILMED if plan else 0
-    return score(agent, choice, config.evaluate_episodes, plan, num_robots=25, num_films=films)
+    return score(agent, choice, config.evaluate_episodes, plan, num_films=films)
 
 
 def _data_score(run: Path) -> Score:
@@ -151,7 +155,7 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
     for axes, (part, label) in zip(panels, parts, strict=True):
         lines = [line for line in read_metrics(folder / part) if "evaluate/success" in line]
         steps, values = [line["step"] for line in lines], [line["evaluate/success"] for line in lines]
-        axes.plot(steps, values, "o-", label="planner, 40 fixed scenes")
+        axes.plot(steps, values, "o-", label="planner, 25 fixed scenes")
         axes.axhline(rows["the data"].successes.mean(), color="grey", ls="--", label="the data")
         axes.set(xlabel=label, ylim=(0, 1.02))
         axes.grid(alpha=0.3)

@@ -1,6 +1,7 @@
 """How good an agent is on its robot: fresh robots, fixed scenes, unshifted rewards, intervals."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 
 from o2o import checkpoint, interval
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.config import at_least
 from o2o.film import write_film
+from o2o.robot import Guard
 from o2o.rollout import Played, attach, play
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot
 from o2o.seeding import derive
@@ -26,7 +29,7 @@ class EvaluateConfig(RobotChoice):
         episodes: how many, each in its own fixed scene.
         seed: of the agent's own random choices; the scenes stay the same.
         plan: search with the planner; `--no-plan` lets the policy act alone.
-        num_robots: simulators side by side; 1 for anything real.
+        num_robots: simulators side by side; a real robot is there once.
         film: write a short video of the first episodes here (.mp4).
         out: write the result here (.json).
         device: `cpu`, `cuda` or `auto`.
@@ -37,10 +40,14 @@ class EvaluateConfig(RobotChoice):
     episodes: int = 50
     seed: int = 0
     plan: bool = True
-    num_robots: int = 10
+    num_robots: int = 25
     film: Path | None = None
     out: Path | None = None
     device: str = "auto"
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, episodes=1, seed=0, num_robots=1)
 
 
 @dataclass(frozen=True)
@@ -93,21 +100,27 @@ def score(
     episodes: int,
     plan: bool = True,
     seed: int = 0,
-    num_robots: int = 10,
+    num_robots: int = 25,
     num_films: int = 0,
+    at_work: Guard | None = None,
 ) -> tuple[Score, list[Played]]:
-    """Plays the fixed scenes on robots built for the purpose, and closes them."""
-    robots = []
-    try:
-        for _ in range(min(num_robots, episodes)):
-            robots.append(attach(agent.transform, choice))
+    """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
+
+    Args:
+        at_work: the robot that is attached already; it serves if it is a real one.
+    """
+    with ExitStack() as stack:
+
+        def fresh() -> Guard:
+            return stack.enter_context(closing(attach(agent.transform, choice)))
+
+        robots = [at_work if at_work is not None and not at_work.simulated else fresh()]
+        if robots[0].simulated:
+            robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
         played = play(
             agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
             max_steps=choice.max_steps or None, num_films=num_films,
         )  # fmt: skip
-    finally:
-        for robot in robots:
-            robot.close()
     return Score.of(played), played
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from o2o import checkpoint, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.config import at_least, at_most
 from o2o.data import episodes as store
 from o2o.data.replay import Mix, Replay
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, run_folder
+from o2o.robot import Guard
 from o2o.rollout import attach, play
 from o2o.run import (
     RobotChoice,
@@ -65,6 +67,12 @@ class FinetuneConfig(RobotChoice):
     evaluate_every: int = 0
     evaluate_episodes: int = 20
 
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1)
+        at_least(self, evaluate_every=0, evaluate_episodes=1, offline_ratio=0)
+        at_most(self, offline_ratio=1)
+
 
 def finetune(config: FinetuneConfig) -> Path:
     """Runs `config.episodes` episodes, learns after each, and returns the run folder.
@@ -110,7 +118,7 @@ def finetune(config: FinetuneConfig) -> Path:
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         if not config.resume:
             save()
-            _evaluate(agent, choice, config, log, done)
+            _evaluate(agent, choice, config, robot, log, done)
         if len(finished) > done:
             log.line(f"recovered {len(finished) - done} episodes that the last checkpoint had not seen")
         progress = Progress(config.episodes, "episodes", done)
@@ -137,7 +145,7 @@ def finetune(config: FinetuneConfig) -> Path:
             log.progress(
                 progress.text(done, f"return {outcome['return']:.3g}  offline {mix.realised_ratio:.0%}")
             )
-            _evaluate(agent, choice, config, log, done)
+            _evaluate(agent, choice, config, robot, log, done)
             if done % config.checkpoint_every == 0:
                 save()
         save()
@@ -158,8 +166,10 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict]:
     return run_folder(config.out, "finetune", config.robot or "robot"), *source
 
 
-def _evaluate(agent: Agent, choice: RobotChoice, config: FinetuneConfig, log: RunLog, done: int) -> None:
+def _evaluate(
+    agent: Agent, choice: RobotChoice, config: FinetuneConfig, robot: Guard, log: RunLog, done: int
+) -> None:
     if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.episodes):
-        result, _ = score(agent, choice, config.evaluate_episodes)
+        result, _ = score(agent, choice, config.evaluate_episodes, at_work=robot)
         log.write(done, "online", {f"evaluate/{k}": v for k, v in result.metrics().items()})
         log.line(f"after {done} episodes, planner: {result.line()}")

@@ -34,6 +34,11 @@ class Offline:
     replay: Replay
     held_out: Replay
 
+    @property
+    def mean_return(self) -> float:
+        """Of all episodes, as recorded."""
+        return sum(e.episode_return for e in self.recording.episodes) / len(self.recording.episodes)
+
 
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,

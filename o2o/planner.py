@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from o2o.config import at_least
+from o2o.config import at_least, at_most
 from o2o.model import State, repeat
 
 
@@ -43,6 +43,8 @@ class PlannerConfig:
 
     def __post_init__(self):
         at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1, uncertainty=0)
+        at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std)
+        at_most(self, momentum=1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from o2o import checkpoint, offline
 from o2o.agent import Agent, AgentConfig, Flat
 from o2o.batch import Batch
+from o2o.config import at_least
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.evaluate import score
@@ -44,7 +45,8 @@ class PretrainConfig(RobotChoice):
         checkpoint_every: updates between two checkpoints.
         evaluate_every: updates between two evaluations on the robot; 0: none.
         evaluate_episodes: of one such evaluation.
-        patience: end early when so many evaluations in a row bring no better return; 0: never.
+        patience: end early when so many evaluations in a row bring no better return, once one was better
+            than the data; 0: never.
     """
 
     dataset: str = ""
@@ -61,6 +63,11 @@ class PretrainConfig(RobotChoice):
     evaluate_every: int = 0
     evaluate_episodes: int = 20
     patience: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1)
+        at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0)
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -87,6 +94,7 @@ def pretrain(config: PretrainConfig) -> Path:
         agent.load_state(*saved)
         unpack(*saved, offline=data.replay)
 
+    robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
     size, window = config.agent.batch_size, config.agent.window
     validation = data.held_out.sample(size, window) if len(data.held_out) else None
 
@@ -107,14 +115,13 @@ def pretrain(config: PretrainConfig) -> Path:
             if step % config.log_every == 0 or last:
                 numbers = finite(metrics, f"update {step}")
                 log.write(step, "offline", numbers | _held_out(agent, validation))
-                log.progress(progress.text(step, f"dynamics {numbers['loss/dynamics']:.3g}"))
+                log.progress(progress.text(step, _loss(numbers)))
             if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-                robot = choose_robot(config, facts["robot"])
                 result, _ = score(agent, robot, config.evaluate_episodes)
                 log.write(step, "offline", {f"evaluate/{k}": v for k, v in result.metrics().items()})
                 log.line(f"after {step} updates, planner: {result.line()}")
                 returns.append(result.metrics()["return"])
-                if config.patience and is_flat(returns, config.patience):
+                if config.patience and is_flat(returns, config.patience, data.mean_return):
                     log.line(f"the evaluation is flat: none of the last {config.patience} was better")
                     break
             if step % config.checkpoint_every == 0 and not last:
@@ -140,9 +147,16 @@ def _returns(folder: Path) -> list[float]:
     return [line["evaluate/return"] for line in read_metrics(folder) if "evaluate/return" in line]
 
 
-def is_flat(values: list[float], patience: int) -> bool:
-    """Whether the best value is older than the last `patience` ones."""
-    return len(values) > patience and max(values[:-patience]) >= max(values[-patience:])
+def is_flat(values: list[float], patience: int, floor: float) -> bool:
+    """Whether the best value is older than the last `patience` ones, and beats the data's mean return."""
+    best = max(values[:-patience], default=floor)
+    return best > floor and best >= max(values[-patience:])
+
+
+def _loss(metrics: dict[str, float]) -> str:
+    """The model's first loss, such as `dynamics 0.0012`."""
+    name = next(iter(metrics))
+    return f"{name.removeprefix('loss/')} {metrics[name]:.3g}"
 
 
 def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:

@@ -26,6 +26,7 @@ class Guard(gymnasium.Wrapper):
 
     Attributes:
         shapes: name -> shape of every observation.
+        simulated: the robot says `metadata["simulated"]`: it may be built many times, its resets repeat.
         num_clipped: actions that left the action box and were brought back.
         control_hz: decisions a second after `action_repeat`, None where the robot does not say.
     """
@@ -43,6 +44,7 @@ class Guard(gymnasium.Wrapper):
         self.shapes = space_shapes(env.observation_space)
         self.action_repeat = action_repeat
         self.num_clipped = 0
+        self.simulated = bool(env.metadata.get("simulated", False))
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
 

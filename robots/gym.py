@@ -61,13 +61,13 @@ def make(config: Config) -> gymnasium.Env:
 
 
 class Paced(gymnasium.Wrapper):
-    """Says how many decisions a second the simulated time allows, as `metadata["control_hz"]`."""
+    """Says that it is simulated, and how many decisions a second its time allows, in `metadata`."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
         dt = getattr(env.unwrapped, "dt", None)
-        if dt and "control_hz" not in env.metadata:
-            self.metadata = {**env.metadata, "control_hz": round(1 / float(dt), 6)}
+        rate = {"control_hz": round(1 / float(dt), 6)} if dt else {}
+        self.metadata = {"simulated": True, **rate, **env.metadata}
 
 
 def _kwargs(text: str) -> dict[str, Any]:

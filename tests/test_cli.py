@@ -187,12 +187,11 @@ VALUES = {
     "--action-low 0 0": "go together",
     "--device tpu": "device 'tpu' is not available here",
 }
-UNCHECKED = pytest.mark.xfail(strict=False, reason="o2o.pretrain, finetune and evaluate do not check it yet")
 COUNTS = ["--updates -1", "--updates 0", "--log-every 0", "--checkpoint-every 0", "--evaluate-every -1",
           "--evaluate-episodes 0", "--patience -1", "--seed -1"]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [*VALUES, *(pytest.param(words, marks=UNCHECKED) for words in COUNTS)])
+@pytest.mark.parametrize("words", [*VALUES, *COUNTS])
 def test_a_value_that_makes_no_sense_is_refused_before_anything_is_written(fails, dataset, tmp_path, words):
     line = fails(2, *pretrain(dataset, tmp_path / "run", *words.split()))
     assert VALUES.get(words, words.split()[0][2:]) in line
@@ -211,10 +210,8 @@ def test_a_gpu_that_is_not_there_is_refused(fails, dataset, tmp_path):
     [
         "finetune --offline-ratio 2", "finetune --offline-ratio nan", "finetune --planner.num-elites 0",
         "finetune --action-repeat -2", "evaluate --max-steps -3", "evaluate --device tpu",
-        *(pytest.param(words, marks=UNCHECKED) for words in (
-            "finetune --episodes 0", "finetune --checkpoint-every 0", "finetune --updates-per-step -1",
-            "finetune --updates-per-step nan", "evaluate --episodes 0", "evaluate --num-robots 0",
-        )),
+        "finetune --episodes 0", "finetune --checkpoint-every 0", "finetune --updates-per-step -1",
+        "finetune --updates-per-step nan", "evaluate --episodes 0", "evaluate --num-robots 0",
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_is_refused_online_too(fails, pretrained, tmp_path, words):
@@ -469,9 +466,6 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(fails, o2o, datas
 # ---- a stranger's journey
 
 
-@pytest.mark.xfail(
-    raises=KeyError, strict=False, reason="o2o.pretrain wants every model to have loss/dynamics"
-)
 def test_a_strangers_robot_and_model_go_the_whole_way(o2o, dataset, tmp_path, monkeypatch):
     """One robot file, one model file, no other: pretrain, fine-tune, resume, evaluate."""
     monkeypatch.chdir(HERE)

@@ -209,9 +209,10 @@ def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
 def test_flat_means_no_better_value_within_the_patience():
     from o2o.pretrain import is_flat
 
-    assert not is_flat([1.0, 2.0], 2)
-    assert not is_flat([1.0, 2.0, 1.5, 2.5], 2)
-    assert is_flat([1.0, 2.5, 2.0, 2.5], 2)
+    assert not is_flat([1.0, 2.0], 2, floor=0.0)
+    assert not is_flat([1.0, 2.0, 1.5, 2.5], 2, floor=0.0)
+    assert is_flat([1.0, 2.5, 2.0, 2.5], 2, floor=0.0)
+    assert not is_flat([1.0, 2.5, 2.0, 2.5], 2, floor=3.0)  # not better than the data yet
 
 
 @pytest.mark.parametrize("obs", ["camera", "both"])

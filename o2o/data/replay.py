@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from o2o.batch import Batch, Episode
+from o2o.config import at_least
 from o2o.data.sumtree import SumTree
 from o2o.errors import DivergedError, UsageError
 from o2o.spec import Spec, is_image
@@ -32,6 +33,9 @@ class ReplayConfig:
     priority_exponent: float = 0.6
     weight_exponent: float = 0.4
     capacity: int = 1_000_000
+
+    def __post_init__(self):
+        at_least(self, priority_exponent=0, weight_exponent=0, capacity=2)
 
 
 class Replay:

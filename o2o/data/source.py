@@ -12,6 +12,7 @@ import numpy as np
 
 from o2o import catalog
 from o2o.batch import Episode
+from o2o.config import at_least
 from o2o.errors import DataError, O2OError, UsageError
 from o2o.recipe import Recipe, RewardRule
 from o2o.transform import Field, Transform
@@ -65,6 +66,11 @@ class DataConfig:
     resample_hz: float | None = None
     resample_action: Literal["mean", "sum"] = "mean"
     max_episodes: int | None = None
+
+    def __post_init__(self):
+        at_least(self, image_size=16)
+        if self.control_hz is not None:
+            at_least(self, control_hz=1e-6)
 
 
 @dataclass(frozen=True)
@@ -340,7 +346,7 @@ def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits
         low, high = (np.atleast_1d(np.asarray(side, np.float64)) for side in pair)
         for side in (low, high):
             if side.shape not in ((1,), (num,)):
-                raise UsageError(f"{source} give {side.size} action limits, the data have {num} actions")
+                raise UsageError(f"{side.size} action limits from {source}, but the data have {num} actions")
         low, high = np.broadcast_to(low, num), np.broadcast_to(high, num)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             continue

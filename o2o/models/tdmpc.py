@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from o2o.batch import Batch
+from o2o.config import at_least, at_most
 from o2o.model import ModelConfig, State, Unroll, WorldModel
 from o2o.nn import ImageEncoder, Slow, mlp, random_shift, vector_encoder, zero_last
 from o2o.spec import Spec
@@ -36,6 +37,10 @@ class Config(ModelConfig):
     slow_rate: float = 0.01
     slow_every: int = 2
     predict_end: bool = False
+
+    def __post_init__(self):
+        at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, slow_rate=0, slow_every=1)
+        at_most(self, slow_rate=1)
 
 
 class Encoder(nn.Module):

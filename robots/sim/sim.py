@@ -103,7 +103,9 @@ class Arm(gymnasium.Env):
     `info["success"]` whether the task is done at this very moment.
     """
 
-    metadata = {"control_hz": CONTROL_HZ, "render_fps": CONTROL_HZ, "render_modes": ["rgb_array"]}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "control_hz": CONTROL_HZ, "simulated": True, "render_fps": CONTROL_HZ, "render_modes": ["rgb_array"],
+    }  # fmt: skip
 
     def __init__(self, config: Config):
         self.mujoco = _import_mujoco()
