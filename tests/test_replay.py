@@ -375,7 +375,7 @@ def test_full_disk_leaves_no_episode_behind(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("o2o.data.episodes.os.fsync", full)
+    monkeypatch.setattr("o2o.checkpoint.os.fsync", full)
     with pytest.raises(StorageError, match="no space left"):
         store.save(tmp_path, 0, make_episode(3))
     assert list(tmp_path.iterdir()) == []
