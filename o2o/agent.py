@@ -80,9 +80,7 @@ class Agent:
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, catalog.load("models", config.model)
         if not hasattr(module, "Model"):
-            raise UsageError(
-                f"model {config.model!r} has no class `Model(spec, discount, config)`"
-            )
+            raise UsageError(f"model {config.model!r} has no class `Model(spec, discount, config)`")
         self.learning = Stream(derive(seed, "update"), self.device)
         self.acting = Stream(derive(seed, "act"), self.device)
         with Stream(derive(seed, "init"), torch.device("cpu")).use():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from o2o import checkpoint, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.batch import Episode
 from o2o.config import at_least, at_most
 from o2o.data import episodes as store
 from o2o.data.replay import Mix, Replay
@@ -85,7 +86,7 @@ def finetune(config: FinetuneConfig) -> Path:
         O2OError: see the exit codes in the README.
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
-    folder, tensors, meta = _begin(config)
+    folder, tensors, meta, resumed = _begin(config)
     choice = choose_robot(config, meta.get("robot"))
     agent = Agent.from_state(tensors, meta, config.device, config.agent)
     data = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
@@ -93,13 +94,11 @@ def finetune(config: FinetuneConfig) -> Path:
     online = Replay(agent.transform.spec, replay.capacity, derive(config.seed, "online"), replay, online=True)
     mix = Mix(data.replay, online, config.offline_ratio)
     finished = store.load_all(folder / "online") if config.resume else []
-    done, owed = (meta["episodes"], meta["owed"]) if config.resume else (0, 0.0)
+    done, owed = (meta["episodes"], meta["owed"]) if resumed else (0, 0.0)
     for episode in finished[:done]:
         online.add(agent.transform.episode(episode))
-    if config.resume:
-        unpack(tensors, meta, offline=data.replay, online=online)
-    else:
-        unpack(tensors, meta, offline=data.replay)
+    unpack(tensors, meta, offline=data.replay, **({"online": online} if resumed else {}))
+    if not resumed:
         agent.learning.seed(derive(config.seed, "finetune"))
     facts = {"dataset": meta["dataset"], "robot": robot_papers(choice), "preset": meta.get("preset", "")}
 
@@ -113,10 +112,10 @@ def finetune(config: FinetuneConfig) -> Path:
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
     ):
-        log.rewind("online", done)
+        log.rewind("online", done if resumed else -1)
         write_papers(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
-        if not config.resume:
+        if not resumed:
             save()
             _evaluate(agent, choice, config, robot, log, done)
         if len(finished) > done:
@@ -124,27 +123,20 @@ def finetune(config: FinetuneConfig) -> Path:
         progress = Progress(config.episodes, "episodes", done)
         while done < config.episodes and not stopped():
             if done < len(finished):
-                episode, facts_of_plan = finished[done], {}
+                episode, notes = finished[done], {}
             else:
-                played = play(
-                    agent, [robot], [derive(config.seed, "scene", done)], derive(config.seed, "act", done),
-                    config.plan, explore=True, max_steps=choice.max_steps or None,
-                )[0]  # fmt: skip
-                episode = played.episode
+                episode, notes = _act(agent, robot, choice, config, done)
                 store.save(folder / "online", done, episode)
-                facts_of_plan = played.metrics()
             online.add(agent.transform.episode(episode))
             owed += len(episode) * config.updates_per_step
             metrics = {}
             while owed >= 1:
                 metrics, owed = agent.learn(mix), owed - 1
             done += 1
-            learned = finite(metrics, f"episode {done}") if metrics else {}
             outcome = {"return": episode.episode_return, "success": float(bool(episode.success))}
-            log.write(done, "online", outcome | {"length": len(episode)} | facts_of_plan | learned)
-            log.progress(
-                progress.text(done, f"return {outcome['return']:.3g}  offline {mix.realised_ratio:.0%}")
-            )
+            log.write(done, "online", outcome | notes | finite(metrics, f"episode {done}"))
+            share = f"offline {mix.realised_ratio:.0%}"
+            log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {share}"))
             _evaluate(agent, choice, config, robot, log, done)
             if done % config.checkpoint_every == 0:
                 save()
@@ -156,14 +148,26 @@ def finetune(config: FinetuneConfig) -> Path:
     return folder
 
 
-def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict]:
-    """The run folder, and the checkpoint to start from."""
+def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
+    """The run folder, the checkpoint to start from, and whether it is the run's own."""
     if config.resume:
         check_same(read_papers(config.out)["config"], config, FREE)
         folder = Path(config.out or "")
-        return folder, *checkpoint.load(folder / "checkpoint")
-    source = checkpoint.load(checkpoint_folder(config.checkpoint))
-    return run_folder(config.out, "finetune", config.robot or "robot"), *source
+        if checkpoint.exists(folder / "checkpoint"):
+            return folder, *checkpoint.load(folder / "checkpoint"), True
+    else:
+        folder = run_folder(config.out, "finetune", config.robot or "robot")
+    return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
+
+
+def _act(
+    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, number: int
+) -> tuple[Episode, dict[str, float]]:
+    """One exploring episode, fixed by the run's seed and its number; and what planner and guard noted."""
+    scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
+    limit = choice.max_steps or None
+    (played,) = play(agent, [robot], [scene], noise, config.plan, explore=True, max_steps=limit)
+    return played.episode, {"length": len(played.episode), **played.metrics()}
 
 
 def _evaluate(

@@ -44,9 +44,7 @@ PRESETS = {
             world=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
             critic=CriticConfig(hidden_dim=64),
             behaviour=BehaviourConfig(hidden_dim=64),
-            planner=PlannerConfig(
-                num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=3.0
-            ),
+            planner=PlannerConfig(num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=3.0),
             batch_size=128,
         ),
         updates=4000,

@@ -80,7 +80,8 @@ def pretrain(config: PretrainConfig) -> Path:
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     folder = _folder(config)
-    saved = checkpoint.load(folder / "checkpoint") if config.resume else None
+    resumed = config.resume and checkpoint.exists(folder / "checkpoint")
+    saved = checkpoint.load(folder / "checkpoint") if resumed else None
     ask = robot_limits(config) if config.robot else None
     data = offline.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
     agent = Agent(data.transform, config.agent, config.device, config.seed)

@@ -159,7 +159,7 @@ def finite(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float
     if not metrics:
         return {}
     names = list(metrics)
-    values = torch.stack([torch.as_tensor(metrics[name], dtype=torch.float32).cpu() for name in names])
+    values = torch.stack([torch.as_tensor(metrics[name]).float() for name in names])
     numbers = dict(zip(names, values.tolist(), strict=True))
     broken = [name for name, value in numbers.items() if not math.isfinite(value)]
     if broken:

@@ -203,7 +203,10 @@ def test_share_of_clipped_entries_is_logged(caplog):
     ("flags", "match"),
     [
         ({"action_low": (-1.0,)}, "go together"),
-        ({"action_low": (-1.0, -1.0), "action_high": (1.0, 1.0)}, "2 action limits from the flags, but the data have 1"),
+        (
+            {"action_low": (-1.0, -1.0), "action_high": (1.0, 1.0)},
+            "2 action limits from the flags, but the data have 1",
+        ),
         ({"action_low": (1.0,), "action_high": (1.0,)}, "not below"),
         ({"obs": ("stat",)}, "observation 'stat' not found; did you mean 'state'"),
     ],
