@@ -28,7 +28,7 @@ demo: setup ## pretrain, fine-tune and evaluate a small simulated robot, start t
 	@$(BIN)/o2o demo
 
 test: lint ## what must pass before a commit: lint and the fast tests
-	@$(BIN)/pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
 
 test-slow: setup ## the longer checks
 	@$(BIN)/pytest -q -m slow
