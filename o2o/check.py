@@ -9,7 +9,8 @@ import numpy as np
 
 from o2o.config import at_least
 from o2o.data import report
-from o2o.data.source import DataConfig, load, transform
+from o2o.data.border import transform
+from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, RobotError, UsageError
 from o2o.offline import DataFlags
 from o2o.robot import Guard, Stopping, connect

@@ -41,8 +41,8 @@ class DemoConfig:
     recordings: int = 40
     preset: str = "small"
     updates: int = 3000
-    episodes: int = 30
-    evaluate_episodes: int = 75
+    episodes: int = 40
+    evaluate_episodes: int = 100
     seed: int = 0
     out: Path | None = None
     device: str = "cpu"
@@ -166,5 +166,5 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
     panels[0].set(ylabel="success at any step", title="pretraining on recordings")
     panels[1].set(title="fine-tuning on the robot")
     for axes in panels:
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="best", fontsize=8)
     figure.savefig(path, dpi=130)

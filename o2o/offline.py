@@ -8,8 +8,10 @@ from typing import Annotated
 import tyro
 
 from o2o.config import from_dict, to_dict
+from o2o.data.border import transform
+from o2o.data.recording import Limits, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
-from o2o.data.source import DataConfig, Limits, Recording, load, split, transform
+from o2o.data.source import DataConfig, load
 from o2o.errors import UsageError
 from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive

@@ -8,7 +8,8 @@ import numpy as np
 
 from o2o.agent import Agent
 from o2o.batch import Episode
-from o2o.data.source import Limits, check_rate
+from o2o.data.border import check_rate
+from o2o.data.recording import Limits
 from o2o.errors import UsageError
 from o2o.robot import Guard, connect
 from o2o.run import RobotChoice, choose_robot

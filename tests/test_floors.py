@@ -43,12 +43,11 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path, only_at_load: bool = False) -> set[str]:
-    """Every `o2o...` module that a file imports, wherever in the file or only when it is loaded."""
+def imports(path: Path) -> set[str]:
+    """Every `o2o...` module that a file imports, wherever in the file."""
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body if only_at_load else ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -101,7 +100,7 @@ def test_parts_are_blind_to_each_other():
 
 
 def test_imports_have_no_cycle():
-    graph = {module_of(path): imports(path, only_at_load=True) for path in files()}
+    graph = {module_of(path): imports(path) for path in files()}  # also those inside functions
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from o2o.batch import Episode
+from o2o.data.border import transform
+from o2o.data.recording import Recording
 from o2o.data.report import describe, problems
-from o2o.data.source import DataConfig, Recording, transform
+from o2o.data.source import DataConfig
 
 FLAGS = DataConfig(action_low=(-1.0,), action_high=(1.0,))
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from o2o.batch import Episode
-from o2o.data.source import Recording, fingerprint
+from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from o2o.batch import Episode
 from o2o.checkpoint import sync_folder
-from o2o.data.source import Recording, fingerprint
+from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError, O2OError, RobotError, StorageError, UsageError
 from o2o.spec import as_dict, space_shapes
 

@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from o2o.data.source import Recording, clipped_share
+from o2o.data.border import clipped_share
+from o2o.data.recording import Recording
 from o2o.transform import Transform
 
 MANY_CLIPPED = 0.1  # door-human, recorded by people on a simulator that clips, has 0.056

@@ -3,24 +3,17 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from o2o import catalog
-from o2o.batch import Episode
 from o2o.config import at_least
+from o2o.data import d4rl, minari
+from o2o.data.recording import Recording
+from o2o.data.resample import factor, resample
 from o2o.errors import DataError, O2OError, UsageError
-from o2o.recipe import Recipe, RewardRule
-from o2o.transform import Field, Transform
-
-STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
-RATE_TOLERANCE = 0.02
-
-Limits = tuple[np.ndarray, np.ndarray]
+from o2o.recipe import Recipe
 
 logger = logging.getLogger("o2o")
 
@@ -73,31 +66,6 @@ class DataConfig:
             at_least(self, control_hz=1e-6)
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A dataset as it was recorded: physical actions, raw observations, raw rewards.
-
-    Attributes:
-        episodes: in the order of the file.
-        path: file or folder it was read from.
-        name: for logs and for finding a recipe.
-        fingerprint: sha256 of the content in hex, so that a run can say what it learned from.
-        action_low: (A,) limit that the file itself states; None where it does not.
-        action_high: likewise.
-        control_hz: decisions a second; None where unknown.
-        recipe: facts that the file does not say; None without a recipe.
-    """
-
-    episodes: list[Episode]
-    path: Path
-    name: str
-    fingerprint: str
-    action_low: np.ndarray | None = None
-    action_high: np.ndarray | None = None
-    control_hz: float | None = None
-    recipe: Recipe | None = None
-
-
 def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
     """The recording that a name or path stands for, with the facts of its recipe.
 
@@ -129,17 +97,6 @@ def home() -> Path:
     return Path(os.environ.get("O2O_HOME") or "~/.cache/o2o").expanduser()
 
 
-def fingerprint(path: Path) -> str:
-    """sha256 in hex of a file, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{inner.relative_to(path).as_posix()} {fingerprint(inner)}\n".encode())
-    return digest.hexdigest()
-
-
 def _recipe(name: str) -> Recipe:
     recipe = getattr(catalog.load("datasets", name), "RECIPE", None)
     if not isinstance(recipe, Recipe):
@@ -149,8 +106,6 @@ def _recipe(name: str) -> Recipe:
 
 def _make(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
     """The folder of made data; made first if it is not there."""
-    from o2o.data import minari
-
     assert recipe.make is not None
     place = catalog.find("datasets", dataset)
     text = place.read_bytes() if isinstance(place, Path) else place.value.encode()
@@ -193,8 +148,6 @@ def _find(dataset: str, known: list[str], download: bool) -> Recording:
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        from o2o.data import minari
-
         return minari.read_id(dataset, download)
     more = "or give the path of a D4RL file or Minari folder, or a Minari id such as D4RL/door/human-v2"
     raise UsageError(catalog.not_found("dataset", dataset, known, more))
@@ -202,8 +155,6 @@ def _find(dataset: str, known: list[str], download: bool) -> Recording:
 
 def _read(path: Path) -> Recording:
     """A file or folder, its format recognised by its content."""
-    from o2o.data import d4rl, minari
-
     if minari.data_folder(path) is not None:
         folder = path.parent if path.is_file() else path
         folder = folder.parent if folder.name == "data" else folder
@@ -231,213 +182,10 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
     if config.resample_hz is not None:
         if control_hz is None:
             raise UsageError("--resample-hz needs the rate of the recording; give --control-hz")
-        factor = _factor(control_hz, config.resample_hz)
-        thinned = [resample(episode, factor, config.resample_action) for episode in episodes]
+        times = factor(control_hz, config.resample_hz)
+        thinned = [resample(episode, times, config.resample_action) for episode in episodes]
         episodes = [episode for episode in thinned if episode is not None]
         if not episodes:
             raise DataError(f"{recording.path}: no episode lasts one decision at {config.resample_hz:g} Hz")
-        control_hz = control_hz / factor
+        control_hz = control_hz / times
     return replace(recording, episodes=episodes, control_hz=control_hz, recipe=recipe)
-
-
-def _factor(data_hz: float, wanted_hz: float) -> int:
-    factor = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
-    if factor < 1 or abs(data_hz / factor - wanted_hz) > RATE_TOLERANCE * wanted_hz:
-        rates = ", ".join(f"{data_hz / k:g}" for k in range(1, 6))
-        raise UsageError(f"--resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}")
-    return factor
-
-
-def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> Episode | None:
-    """The episode with one decision for each `factor`: rewards summed, actions averaged or summed.
-
-    A rest shorter than `factor` is kept where the episode terminated, since the ending is in it, and
-    dropped otherwise. None where nothing is left.
-    """
-    steps = len(episode)
-    if factor == 1:
-        return episode
-    starts = np.arange(0, steps, factor)
-    rest = steps % factor
-    if rest and not episode.terminated:
-        starts = starts[:-1]
-        steps -= rest
-    if not len(starts):
-        return None
-    rows = np.append(starts, steps)
-    totals = np.add.reduceat(episode.action[:steps].astype(np.float64), starts, axis=0)
-    if action == "mean":
-        totals /= np.diff(rows)[:, None]
-    return replace(
-        episode,
-        obs={name: value[rows] for name, value in episode.obs.items()},
-        action=totals.astype(np.float32),
-        reward=np.add.reduceat(episode.reward[:steps].astype(np.float64), starts).astype(np.float32),
-        last_obs_known=episode.last_obs_known or steps < len(episode),
-    )
-
-
-def transform(
-    recording: Recording, config: DataConfig, robot_limits: Callable[[], Limits] | None = None
-) -> Transform:
-    """The border between this recording (and the robot it serves) and the model.
-
-    Args:
-        recording: from `load`.
-        config: see `DataConfig`.
-        robot_limits: asks the robot that will run the model for its ((A,), (A,)) action limits; called
-            only where flags, recipe and file state none. None without a robot.
-    Raises:
-        UsageError: limits or names of observations that do not fit the data.
-        DataError: returns that do not differ where the reward rule scales by their range, or episodes
-            that do not have the same observations and actions.
-    """
-    _check_same(recording)
-    episodes = recording.episodes
-    low, high = _limits(recording, config, robot_limits)
-    scale, shift = _reward(recording, config)
-    result = Transform(
-        fields=_fields(episodes, config),
-        action_low=tuple(low.tolist()),
-        action_high=tuple(high.tolist()),
-        reward_scale=scale,
-        reward_shift=shift,
-        control_hz=recording.control_hz,
-    )
-    clipped = clipped_share(episodes, result)
-    if clipped:
-        logger.info("%.2f %% of action entries clipped to the limits", 100 * clipped)
-    return result
-
-
-def clipped_share(episodes: list[Episode], transform: Transform) -> float:
-    """Share of the action entries that lie outside the limits."""
-    return sum(transform.num_clipped(e.action) for e in episodes) / sum(e.action.size for e in episodes)
-
-
-def _check_same(recording: Recording) -> None:
-    def layout(episode: Episode):
-        return {k: v.shape[1:] for k, v in episode.obs.items()}, episode.action.shape[1]
-
-    first = layout(recording.episodes[0])
-    for number, episode in enumerate(recording.episodes):
-        if layout(episode) != first:
-            raise DataError(
-                f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
-                f"episode 0 has {first}"
-            )
-
-
-def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits] | None) -> Limits:
-    """(A,) and (A,) of the first source that says both."""
-    recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
-    if bool(config.action_low) != bool(config.action_high):
-        raise UsageError("--action-low and --action-high go together; one is missing")
-    sources = {
-        "the flags": lambda: (config.action_low or None, config.action_high or None),
-        "the recipe": lambda: (recipe.action_low, recipe.action_high) if recipe else (None, None),
-        "the file": lambda: (recording.action_low, recording.action_high),
-        "the robot": robot or (lambda: (None, None)),
-    }
-    for source, ask in sources.items():
-        pair = ask()
-        if any(side is None for side in pair):
-            continue
-        low, high = (np.atleast_1d(np.asarray(side, np.float64)) for side in pair)
-        for side in (low, high):
-            if side.shape not in ((1,), (num,)):
-                raise UsageError(f"{side.size} action limits from {source}, but the data have {num} actions")
-        low, high = np.broadcast_to(low, num), np.broadcast_to(high, num)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            continue
-        if not (low < high).all():
-            raise UsageError(f"action limits of {source}: {low.tolist()} is not below {high.tolist()}")
-        logger.info("action limits are those of %s", source)
-        return low, high
-    logger.warning("nothing states action limits: the range of the actions in the data is taken for them")
-    low = np.min([e.action.min(0) for e in recording.episodes], axis=0).astype(np.float64)
-    high = np.max([e.action.max(0) for e in recording.episodes], axis=0).astype(np.float64)
-    dead = high - low < 1e-6
-    return low - dead, high + dead
-
-
-def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
-    """(scale, shift) from the flags, else the recipe."""
-    rule = recording.recipe.reward if recording.recipe else RewardRule()
-    scale = rule.scale if config.reward_scale is None else config.reward_scale
-    shift = rule.shift if config.reward_shift is None else config.reward_shift
-    spread = config.reward_return_range
-    if spread is None and config.reward_scale is None:
-        spread = rule.return_range
-    if spread is None:
-        return scale, shift
-    returns = [e.episode_return for e in recording.episodes]
-    if max(returns) == min(returns):
-        raise DataError(
-            f"{recording.path}: all {len(returns)} episodes return {returns[0]:g}, so their range cannot "
-            "scale the reward; give --reward-scale"
-        )
-    return spread / (max(returns) - min(returns)), shift
-
-
-def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
-    have = episodes[0].obs
-    unknown = [name for name in config.obs if name not in have]
-    if unknown:
-        raise UsageError(catalog.not_found("observation", unknown[0], list(have)))
-    fields = {}
-    for name in config.obs or have:
-        value = have[name]
-        if value.dtype == np.uint8 and value.ndim == 4:
-            fields[name] = Field(value.shape[1:], image=True, size=config.image_size)
-        else:
-            mean, std = _stats([e.obs[name] for e in episodes]) if config.normalize else ((), ())
-            fields[name] = Field(value.shape[1:], mean=mean, std=std)
-    return fields
-
-
-def _stats(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each entry over all steps of all episodes."""
-    flat = [value.reshape(len(value), -1) for value in values]
-    count = sum(map(len, flat))
-    mean = np.sum([f.sum(0, dtype=np.float64) for f in flat], axis=0) / count
-    variance = np.sum([((f - mean) ** 2).sum(0) for f in flat], axis=0) / count
-    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), STD_FLOOR).tolist())
-
-
-def split(episodes: list[Episode], holdout: float, seed: int) -> tuple[list[Episode], list[Episode]]:
-    """(train, held out), whole episodes in their order; the same for the same seed.
-
-    At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
-    """
-    if not 0 <= holdout < 1:
-        raise UsageError(f"--holdout is {holdout:g}, wanted at least 0 and below 1")
-    num = min(max(round(holdout * len(episodes)), 1), len(episodes) - 1) if holdout else 0
-    chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:num].tolist())
-    train = [e for i, e in enumerate(episodes) if i not in chosen]
-    return train, [episodes[i] for i in sorted(chosen)]
-
-
-def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
-    """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
-
-    Args:
-        data_hz: decisions a second that the model was trained for.
-        robot_hz: decisions a second that the robot takes, after `action_repeat`.
-    Raises:
-        UsageError: the rates differ by more than 2 %.
-    """
-    if data_hz is None or robot_hz is None:
-        unknown = "data (--control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
-        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
-        return
-    if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
-        return
-    if robot_hz > data_hz:
-        way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
-    else:
-        way = f"--resample-hz {robot_hz:g} thins the data out"
-    raise UsageError(
-        f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
-        "and --control-hz corrects a rate that is wrong"
-    )

@@ -53,7 +53,8 @@ DECIMETRE = 0.1
 SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.20, 0.34, 0.32, 0.14  # m, as in arm.xml
 FINGER_TRAVEL = 0.04  # m, of each finger
 CUBE_HALF = 0.022  # m
-REACH_WITHIN, PUSH_WITHIN, LIFT_ABOVE = 0.025, 0.05, 0.10  # m, what counts as success
+LIFT_TO = 0.12  # m above the table
+SUCCESS_WITHIN = {"reach": 0.025, "push": 0.05, "lift": 0.02}  # m of the goal
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Config(RobotConfig):
 
     Attributes:
         task: `reach` (bring the gripper to the ball), `push` (the cube onto the disc) or `lift` (the
-            cube 10 cm up).
+            cube 10 cm up; it is paid for up to 12).
         obs: `state` (a vector that holds all there is to know), `camera` (an image and what the arm
             feels) or `both`.
         image_size: side of the observed image, pixels.
@@ -237,10 +238,10 @@ class Arm(gymnasium.Env):
             return float(np.linalg.norm(self.goal - self.grip))
         if self.config.task == "push":
             return float(np.linalg.norm((self.goal - self.cube)[:2]))
-        return max(0.0, LIFT_ABOVE - float(self.cube[2] - CUBE_HALF))
+        return max(0.0, LIFT_TO - float(self.cube[2] - CUBE_HALF))
 
     def _success(self) -> bool:
-        return self._distance() <= {"reach": REACH_WITHIN, "push": PUSH_WITHIN, "lift": 0.0}[self.config.task]
+        return self._distance() <= SUCCESS_WITHIN[self.config.task]
 
     def _reward(self, executed) -> float:
         """Closeness to the goal and, for the cube, to the cube, less a small cost of motion."""
@@ -250,7 +251,7 @@ class Arm(gymnasium.Env):
         touch = _near(float(np.linalg.norm(self.cube - self.grip)))
         if self.config.task == "push":
             return 0.2 * touch + 0.8 * _near(self._distance()) - cost
-        return 0.3 * touch + 0.7 * (1 - min(1.0, self._distance() / LIFT_ABOVE)) - cost
+        return 0.3 * touch + 0.7 * (1 - min(1.0, self._distance() / LIFT_TO)) - cost
 
 
 def joint_angles(grip) -> list[float]:

@@ -1,0 +1,172 @@
+"""The border that fits a recording: action limits, reward rule, observations, control rate."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from o2o import catalog
+from o2o.batch import Episode
+from o2o.data.recording import Limits, Recording
+from o2o.data.resample import RATE_TOLERANCE
+from o2o.data.source import DataConfig
+from o2o.errors import DataError, UsageError
+from o2o.recipe import RewardRule
+from o2o.transform import Field, Transform
+
+STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
+
+logger = logging.getLogger("o2o")
+
+
+def transform(
+    recording: Recording, config: DataConfig, robot_limits: Callable[[], Limits] | None = None
+) -> Transform:
+    """The border between this recording (and the robot it serves) and the model.
+
+    Args:
+        recording: from `load`.
+        config: see `DataConfig`.
+        robot_limits: asks the robot that will run the model for its ((A,), (A,)) action limits; called
+            only where flags, recipe and file state none. None without a robot.
+    Raises:
+        UsageError: limits or names of observations that do not fit the data.
+        DataError: returns that do not differ where the reward rule scales by their range, or episodes
+            that do not have the same observations and actions.
+    """
+    _check_same(recording)
+    episodes = recording.episodes
+    low, high = _limits(recording, config, robot_limits)
+    scale, shift = _reward(recording, config)
+    result = Transform(
+        fields=_fields(episodes, config),
+        action_low=tuple(low.tolist()),
+        action_high=tuple(high.tolist()),
+        reward_scale=scale,
+        reward_shift=shift,
+        control_hz=recording.control_hz,
+    )
+    clipped = clipped_share(episodes, result)
+    if clipped:
+        logger.info("%.2f %% of action entries clipped to the limits", 100 * clipped)
+    return result
+
+
+def clipped_share(episodes: list[Episode], transform: Transform) -> float:
+    """Share of the action entries that lie outside the limits."""
+    return sum(transform.num_clipped(e.action) for e in episodes) / sum(e.action.size for e in episodes)
+
+
+def _check_same(recording: Recording) -> None:
+    def layout(episode: Episode):
+        return {k: v.shape[1:] for k, v in episode.obs.items()}, episode.action.shape[1]
+
+    first = layout(recording.episodes[0])
+    for number, episode in enumerate(recording.episodes):
+        if layout(episode) != first:
+            raise DataError(
+                f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
+                f"episode 0 has {first}"
+            )
+
+
+def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits] | None) -> Limits:
+    """(A,) and (A,) of the first source that says both."""
+    recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
+    if bool(config.action_low) != bool(config.action_high):
+        raise UsageError("--action-low and --action-high go together; one is missing")
+    sources = {
+        "the flags": lambda: (config.action_low or None, config.action_high or None),
+        "the recipe": lambda: (recipe.action_low, recipe.action_high) if recipe else (None, None),
+        "the file": lambda: (recording.action_low, recording.action_high),
+        "the robot": robot or (lambda: (None, None)),
+    }
+    for source, ask in sources.items():
+        pair = ask()
+        if any(side is None for side in pair):
+            continue
+        low, high = (np.atleast_1d(np.asarray(side, np.float64)) for side in pair)
+        for side in (low, high):
+            if side.shape not in ((1,), (num,)):
+                raise UsageError(f"{side.size} action limits from {source}, but the data have {num} actions")
+        low, high = np.broadcast_to(low, num), np.broadcast_to(high, num)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            continue
+        if not (low < high).all():
+            raise UsageError(f"action limits of {source}: {low.tolist()} is not below {high.tolist()}")
+        logger.info("action limits are those of %s", source)
+        return low, high
+    logger.warning("nothing states action limits: the range of the actions in the data is taken for them")
+    low = np.min([e.action.min(0) for e in recording.episodes], axis=0).astype(np.float64)
+    high = np.max([e.action.max(0) for e in recording.episodes], axis=0).astype(np.float64)
+    dead = high - low < 1e-6
+    return low - dead, high + dead
+
+
+def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
+    """(scale, shift) from the flags, else the recipe."""
+    rule = recording.recipe.reward if recording.recipe else RewardRule()
+    scale = rule.scale if config.reward_scale is None else config.reward_scale
+    shift = rule.shift if config.reward_shift is None else config.reward_shift
+    spread = config.reward_return_range
+    if spread is None and config.reward_scale is None:
+        spread = rule.return_range
+    if spread is None:
+        return scale, shift
+    returns = [e.episode_return for e in recording.episodes]
+    if max(returns) == min(returns):
+        raise DataError(
+            f"{recording.path}: all {len(returns)} episodes return {returns[0]:g}, so their range cannot "
+            "scale the reward; give --reward-scale"
+        )
+    return spread / (max(returns) - min(returns)), shift
+
+
+def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
+    have = episodes[0].obs
+    unknown = [name for name in config.obs if name not in have]
+    if unknown:
+        raise UsageError(catalog.not_found("observation", unknown[0], list(have)))
+    fields = {}
+    for name in config.obs or have:
+        value = have[name]
+        if value.dtype == np.uint8 and value.ndim == 4:
+            fields[name] = Field(value.shape[1:], image=True, size=config.image_size)
+        else:
+            mean, std = _stats([e.obs[name] for e in episodes]) if config.normalize else ((), ())
+            fields[name] = Field(value.shape[1:], mean=mean, std=std)
+    return fields
+
+
+def _stats(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each entry over all steps of all episodes."""
+    flat = [value.reshape(len(value), -1) for value in values]
+    count = sum(map(len, flat))
+    mean = np.sum([f.sum(0, dtype=np.float64) for f in flat], axis=0) / count
+    variance = np.sum([((f - mean) ** 2).sum(0) for f in flat], axis=0) / count
+    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), STD_FLOOR).tolist())
+
+
+def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
+    """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
+
+    Args:
+        data_hz: decisions a second that the model was trained for.
+        robot_hz: decisions a second that the robot takes, after `action_repeat`.
+    Raises:
+        UsageError: the rates differ by more than 2 %.
+    """
+    if data_hz is None or robot_hz is None:
+        unknown = "data (--control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
+        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
+        return
+    if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
+        return
+    if robot_hz > data_hz:
+        way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
+    else:
+        way = f"--resample-hz {robot_hz:g} thins the data out"
+    raise UsageError(
+        f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
+        "and --control-hz corrects a rate that is wrong"
+    )

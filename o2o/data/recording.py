@@ -1,0 +1,62 @@
+"""A dataset as it was recorded, and the part of it that is held out."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from o2o.batch import Episode
+from o2o.errors import UsageError
+from o2o.recipe import Recipe
+
+Limits = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A dataset as it was recorded: physical actions, raw observations, raw rewards.
+
+    Attributes:
+        episodes: in the order of the file.
+        path: file or folder it was read from.
+        name: for logs and for finding a recipe.
+        fingerprint: sha256 of the content in hex, so that a run can say what it learned from.
+        action_low: (A,) limit that the file itself states; None where it does not.
+        action_high: likewise.
+        control_hz: decisions a second; None where unknown.
+        recipe: facts that the file does not say; None without a recipe.
+    """
+
+    episodes: list[Episode]
+    path: Path
+    name: str
+    fingerprint: str
+    action_low: np.ndarray | None = None
+    action_high: np.ndarray | None = None
+    control_hz: float | None = None
+    recipe: Recipe | None = None
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 in hex of a file, or of the names and contents of all files in a folder."""
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{inner.relative_to(path).as_posix()} {fingerprint(inner)}\n".encode())
+    return digest.hexdigest()
+
+
+def split(episodes: list[Episode], holdout: float, seed: int) -> tuple[list[Episode], list[Episode]]:
+    """(train, held out), whole episodes in their order; the same for the same seed.
+
+    At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
+    """
+    if not 0 <= holdout < 1:
+        raise UsageError(f"--holdout is {holdout:g}, wanted at least 0 and below 1")
+    num = min(max(round(holdout * len(episodes)), 1), len(episodes) - 1) if holdout else 0
+    chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:num].tolist())
+    train = [e for i, e in enumerate(episodes) if i not in chosen]
+    return train, [episodes[i] for i in sorted(chosen)]
