@@ -130,8 +130,11 @@ class Guard(gymnasium.Wrapper):
             super().close()
 
     def _seen(self, obs) -> dict[str, np.ndarray]:
-        """The observation by name, held to what the robot's observation space promises."""
-        seen = as_dict(obs)
+        """The observation by name, held to what the robot's observation space promises.
+
+        Copied: a driver may write every observation into the same array.
+        """
+        seen = {name: value.copy() for name, value in as_dict(obs).items()}
         for name, shape in self.shapes.items():
             value = seen.get(name)
             if value is None or value.shape != shape:

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from o2o.batch import Episode
 from o2o.config import from_dict, to_dict
+from o2o.errors import RobotError
 from o2o.spec import Spec
 
 CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tanh
@@ -47,14 +48,26 @@ class Field:
         channels = self.shape[0 if channels_first(self.shape) else -1]
         return (channels, self.size, self.size)
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of another size or layout look the same to the model."""
+        if not self.image or len(shape) != 3:
+            return False
+        return replace(self, shape=tuple(shape)).model_shape == self.model_shape
+
     def __call__(self, value: np.ndarray) -> np.ndarray:
-        """(N, *shape) as recorded -> (N, *model_shape)."""
+        """(N, *shape) as recorded -> (N, *model_shape).
+
+        Raises:
+            RobotError: images that are not uint8; recordings have been told apart by that.
+        """
         value = np.asarray(value)
         if not self.image:
             vector = value.reshape(len(value), -1).astype(np.float32)
             if not self.mean:
                 return vector
             return (vector - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        if value.dtype != np.uint8:
+            raise RobotError(f"an image of {value.dtype} was shown, wanted uint8, 0 to 255")
         if not channels_first(value.shape[1:]):
             value = value.transpose(0, 3, 1, 2)
         height, width = value.shape[-2:]
@@ -130,7 +143,7 @@ class Transform:
             have = shapes.get(name)
             if have is None:
                 wrong.append(f"observation {name!r} {want.shape} is missing")
-            elif tuple(have) != tuple(want.shape) and not (want.image and len(have) == 3):
+            elif tuple(have) != tuple(want.shape) and not want.takes(have):
                 wrong.append(f"observation {name!r} is {tuple(have)}, wanted {want.shape}")
         if action_dim != len(self.action_low):
             wrong.append(f"{action_dim} actions, wanted {len(self.action_low)}")

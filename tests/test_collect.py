@@ -29,6 +29,27 @@ class Line(gymnasium.Env):
         return np.array([self.x]), self.x, self.x >= 1, self.t == 4, info
 
 
+class Reusing(Line):
+    """Shows every observation in the same array."""
+
+    def __init__(self):
+        self.screen = np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        self.screen[:], info = super().reset(seed=seed)
+        return self.screen, info
+
+    def step(self, action):
+        self.screen[:], *rest = super().step(action)
+        return self.screen, *rest
+
+
+@pytest.mark.parametrize("wrap", [Guard, lambda bare: bare])
+def test_a_robot_may_show_every_observation_in_the_same_array(wrap):
+    (episode,) = collect(wrap(Reusing()), lambda line: np.array([0.5]), [0.0])
+    assert len(set(episode.obs["state"][:, 0].tolist())) == len(episode) + 1
+
+
 def test_episode_holds_what_was_executed():
     (episode,) = collect(Guard(Line()), lambda line: np.array([9.0]), [0.0])
     np.testing.assert_allclose(episode.obs["state"][:, 0], [0, 0.25, 0.5, 0.75, 1.0])

@@ -127,6 +127,15 @@ def test_executed_action_is_what_the_robot_reports_averaged_over_the_ticks():
     assert info["executed_action"] == pytest.approx([0.3, 0.05])
 
 
+def test_observations_are_copies():
+    screen = np.zeros(3, np.float32)
+    guard = Guard(Arm(ticks=[{"obs": screen}]))
+    guard.reset()
+    seen, *_ = guard.step([0.0, 0.0])
+    screen[:] = 1
+    assert not seen["state"].any()
+
+
 def test_closing_stops_first():
     arm = Arm()
     Guard(arm).close()

@@ -28,6 +28,12 @@ def test_parameter_count_is_the_references(spec, count):
     assert sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad) == count
 
 
+@pytest.mark.parametrize("name", ["arm.joint", "observation/state"])
+def test_observations_may_have_dots_and_slashes_in_their_names(name):
+    encoder = Model(Spec({name: (4,)}, 2), 0.99, Config()).encoder
+    assert encoder({name: torch.zeros(3, 4)}).shape == (3, 50)
+
+
 def test_image_encoder_shrinks_84_to_3():
     sizes, x = [], torch.zeros(1, 3, 84, 84)
     for layer in Model(PIXELS, 0.99, Config()).encoder.parts["camera"].conv:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from o2o.batch import Episode
-from o2o.errors import UsageError
+from o2o.errors import RobotError, UsageError
 from o2o.transform import CLIP_EPS, Field, Transform
 
 BORDER = Transform(
@@ -99,3 +99,15 @@ def test_what_a_robot_lacks_is_listed():
     wrong = BORDER.differences({"state": (3,)}, 4)
     assert len(wrong) == 3
     assert "'state' is (3,), wanted (2,)" in wrong[0] and "'camera'" in wrong[1] and "4 actions" in wrong[2]
+
+
+def test_images_differ_by_their_channels_not_by_size_or_layout():
+    for shape in [(480, 640, 3), (3, 100, 100)]:
+        assert BORDER.differences({"state": (2,), "camera": shape}, 2) == []
+    for shape in [(84, 84, 1), (84, 84, 4)]:
+        assert "'camera' is" in BORDER.differences({"state": (2,), "camera": shape}, 2)[0]
+
+
+def test_a_robot_that_shows_images_of_floats_is_refused():
+    with pytest.raises(RobotError, match="float32 was shown, wanted uint8"):
+        BORDER.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})

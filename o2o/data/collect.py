@@ -76,7 +76,7 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
     assert isinstance(space, gymnasium.spaces.Box)
     scale = level * (space.high - space.low) / 2
     obs, _ = robot.reset()
-    seen, actions, rewards, success = [as_dict(obs)], [], [], False
+    seen, actions, rewards, success = [_copy(obs)], [], [], False
     terminated = truncated = False
     lasting = rng.normal(size=space.shape)
     while not (terminated or truncated):
@@ -86,8 +86,8 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
         action = np.clip(act(robot.unwrapped), space.low, space.high) + scale * noise
         action = np.clip(action, space.low, space.high).astype(space.dtype)
         obs, reward, terminated, truncated, info = robot.step(action)
-        seen.append(as_dict(obs))
-        actions.append(np.asarray(info.get("executed_action", action), np.float32))
+        seen.append(_copy(obs))
+        actions.append(np.array(info.get("executed_action", action), np.float32))
         rewards.append(reward)
         success = success or succeeded(info)
     return Episode(
@@ -98,6 +98,11 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
         truncated=bool(truncated) and not terminated,
         success=success,
     )
+
+
+def _copy(obs) -> dict[str, np.ndarray]:
+    """By name, and safe from a driver that writes every observation into the same array."""
+    return {name: value.copy() for name, value in as_dict(obs).items()}
 
 
 def _narrow(value: np.ndarray) -> np.ndarray:

@@ -146,7 +146,7 @@ class Replay:
 
         Args:
             batch: as drawn; its `index` is read.
-            priority: (B,) not negative; kept within 1e-6 and 1e4.
+            priority: (B,) not negative; kept within 1e-6 and 1e4 (FOWM adds the 1e-6).
         Raises:
             DivergedError: a priority is not finite.
         """

@@ -48,6 +48,7 @@ class Encoder(nn.Module):
 
     def __init__(self, spec: Spec, config: Config):
         super().__init__()
+        self.names = list(spec.obs)
         self.parts = nn.ModuleDict()
         for name, shape in spec.obs.items():
             if name in spec.images:
@@ -58,7 +59,8 @@ class Encoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """name -> (N, *shape), to (N, latent_dim)."""
-        latents = [part(obs[name.replace("/", ".")]) for name, part in self.parts.items()]
+        pairs = zip(self.names, self.parts.values(), strict=True)
+        latents = [part(obs[name]) for name, part in pairs]
         return torch.stack(latents).mean(0) if len(latents) > 1 else latents[0]
 
 
