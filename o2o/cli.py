@@ -207,7 +207,11 @@ def _pretrain(argv: list[str]) -> PretrainConfig:
     name = _given(argv, "--preset") or PretrainConfig.preset
     preset = presets.get(name)
     config = PretrainConfig(
-        preset=name, agent=_agent(preset.agent, argv), data=preset.data, updates=preset.updates
+        preset=name,
+        agent=_agent(preset.agent, argv),
+        data=preset.data,
+        updates=preset.updates,
+        threads=preset.threads,
     )
     robot = _given(argv, "--robot")
     return replace(config, robot=robot, robot_options=options(robot)) if robot else config
@@ -230,7 +234,9 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
     saved = checkpoint.load(checkpoint_folder(source))[1].get("preset", "") if source else ""
     name = _given(argv, "--preset") or saved
     preset = presets.get(name) if name else presets.Preset
-    return _of_checkpoint(FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step), argv)
+    return _of_checkpoint(
+        FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads), argv
+    )
 
 
 def _check(argv: list[str]) -> CheckConfig:

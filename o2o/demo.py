@@ -1,6 +1,10 @@
 """The whole journey on a simulated arm: make data, pretrain, evaluate, fine-tune, evaluate again."""
 
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,15 +13,12 @@ import numpy as np
 from o2o import checkpoint, interval, presets
 from o2o.agent import Agent
 from o2o.config import at_least
-from o2o.evaluate import Score, score
-from o2o.film import write_film
+from o2o.errors import RobotError
+from o2o.evaluate import Score
 from o2o.finetune import FinetuneConfig, finetune
 from o2o.log import clock, read_metrics, run_folder
 from o2o.offline import read_again
 from o2o.pretrain import PretrainConfig, pretrain
-from o2o.run import RobotChoice, choose_robot
-
-NUM_FILMED = 4
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class DemoConfig:
     dataset: str = "sim-lift"
     recordings: int = 40
     preset: str = "small"
-    updates: int = 3000
-    episodes: int = 40
-    evaluate_episodes: int = 100
+    updates: int = 2500
+    episodes: int = 36
+    evaluate_episodes: int = 80
     seed: int = 0
     out: Path | None = None
     device: str = "cpu"
@@ -64,24 +65,25 @@ def demo(config: DemoConfig) -> Path:
     before = pretrain(
         PretrainConfig(
             dataset=config.dataset, preset=config.preset, agent=preset.agent, data=data,
-            updates=config.updates, seed=config.seed, device=config.device, out=folder / "pretrain",
-            evaluate_every=500, evaluate_episodes=25, patience=3,
+            updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
+            out=folder / "pretrain", evaluate_every=500, evaluate_episodes=25, patience=3,
         )
     )  # fmt: skip
-    rows = {"the data": _data_score(before)}
-    rows["policy alone"], _ = _evaluate(before, config, plan=False)
-    rows["planner, offline"], played = _evaluate(before, config)
-    write_film(folder / "before.mp4", [p.frames for p in played[:NUM_FILMED]])
-    after = finetune(
-        FinetuneConfig(
-            checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
-            episodes=config.episodes, seed=config.seed,
-            device=config.device, out=folder / "finetune",
-            evaluate_every=max(1, config.episodes // 3), evaluate_episodes=25,
-        )
-    )  # fmt: skip
-    rows["planner, online"], played = _evaluate(after, config)
-    write_film(folder / "after.mp4", [p.frames for p in played[:NUM_FILMED]])
+    with (
+        _evaluation(before, config, folder / "policy_offline.json", "--no-plan") as policy,
+        _evaluation(before, config, folder / "planner_offline.json", "--film", "before.mp4") as planner,
+    ):  # on the other core, while the arm goes on learning
+        after = finetune(
+            FinetuneConfig(
+                checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
+                episodes=config.episodes, seed=config.seed, device=config.device, threads=preset.threads,
+                out=folder / "finetune", evaluate_every=-(-config.episodes // 3), evaluate_episodes=25,
+            )
+        )  # fmt: skip
+        rows = {"the data": _data_score(before)}
+        rows["policy alone"], rows["planner, offline"] = policy(), planner()
+    with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
+        rows["planner, online"] = planner()
     gains = {
         name: interval.gain(getattr(rows["planner, offline"], name), getattr(rows["planner, online"], name))
         for name in ("successes", "returns")
@@ -93,12 +95,26 @@ def demo(config: DemoConfig) -> Path:
     return folder
 
 
-def _evaluate(run: Path, config: DemoConfig, plan: bool = True):
-    tensors, meta = checkpoint.load(run / "checkpoint")
-    agent = Agent.from_state(tensors, meta, config.device)
-    choice = choose_robot(RobotChoice(), meta["robot"])
-    films = NUM_FILMED if plan else 0
-    return score(agent, choice, config.evaluate_episodes, plan, num_films=films)
+@contextmanager
+def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterator[Callable[[], Score]]:
+    """`o2o evaluate` as a process of its own; the yielded function waits for its result."""
+    films = [str(out.parent / flag) if flag.endswith(".mp4") else flag for flag in flags]
+    command = [
+        *(sys.executable, "-m", "o2o", "evaluate", "--checkpoint", str(run), "--out", str(out)),
+        *("--episodes", str(config.evaluate_episodes), "--device", config.device, "--threads", "1", *films),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+
+        def result() -> Score:
+            _, said = process.communicate()
+            if process.returncode:
+                raise RobotError(f"the evaluation of {run} failed: {said.strip().splitlines()[-1]}")
+            return Score.load(out)
+
+        try:
+            yield result
+        finally:
+            process.terminate()
 
 
 def _data_score(run: Path) -> Score:

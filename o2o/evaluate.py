@@ -1,5 +1,6 @@
 """How good an agent is on its robot: fresh robots, fixed scenes, unshifted rewards, intervals."""
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from o2o.config import at_least
 from o2o.film import write_film
 from o2o.robot import Guard
 from o2o.rollout import Played, attach, play
-from o2o.run import RobotChoice, checkpoint_folder, choose_robot
+from o2o.run import RobotChoice, checkpoint_folder, choose_robot, use_threads
 from o2o.seeding import derive
 
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
@@ -30,9 +31,10 @@ class EvaluateConfig(RobotChoice):
         seed: of the agent's own random choices; the scenes stay the same.
         plan: search with the planner; `--no-plan` lets the policy act alone.
         num_robots: simulators side by side; a real robot is there once.
-        film: write a short video of the first episodes here (.mp4).
+        film: write a short video of the first four episodes here (.mp4).
         out: write the result here (.json).
         device: `cpu`, `cuda` or `auto`.
+        threads: of the CPU; 0: one for each core.
     """
 
     checkpoint: Path | None = None
@@ -44,10 +46,11 @@ class EvaluateConfig(RobotChoice):
     film: Path | None = None
     out: Path | None = None
     device: str = "auto"
+    threads: int = 0
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, episodes=1, seed=0, num_robots=1)
+        at_least(self, episodes=1, seed=0, threads=0, num_robots=1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,14 @@ class Score:
             "return": float(self.returns.mean()),
             "length": float(self.lengths.mean()),
         }
+
+    def save(self, path: Path) -> None:
+        """Writes every episode, as JSON."""
+        checkpoint.write_json(path, {name: value.tolist() for name, value in vars(self).items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Score":
+        return cls(**{name: np.array(value) for name, value in json.loads(path.read_text()).items()})
 
     def line(self) -> str:
         """One line with intervals."""
@@ -131,17 +142,17 @@ def evaluate(config: EvaluateConfig) -> Score:
         UsageError: no checkpoint, or one of another robot.
         RobotError: the robot fails.
     """
+    use_threads(config.threads)
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     agent = Agent.from_state(tensors, meta, config.device, config.agent)
     choice = choose_robot(config, meta.get("robot"))
     result, played = score(
         agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
-        num_films=5 if config.film else 0,
+        num_films=4 if config.film else 0,
     )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     if config.film:
         write_film(config.film, [p.frames for p in played])
     if config.out:
-        rows = zip(result.successes.tolist(), result.returns.tolist(), strict=True)
-        checkpoint.write_json(config.out, [{"success": s, "return": r} for s, r in rows])
+        result.save(config.out)
     return result

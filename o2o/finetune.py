@@ -25,11 +25,21 @@ from o2o.run import (
     robot_papers,
     stop_requested,
     unpack,
+    use_threads,
     write_papers,
 )
 from o2o.seeding import derive
 
-FREE = {"episodes", "out", "resume", "device", "checkpoint_every", "evaluate_every", "evaluate_episodes"}
+FREE = {
+    "episodes",
+    "out",
+    "resume",
+    "device",
+    "threads",
+    "checkpoint_every",
+    "evaluate_every",
+    "evaluate_episodes",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class FinetuneConfig(RobotChoice):
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
         device: `cpu`, `cuda` or `auto`.
+        threads: of the CPU; 0: one for each core.
         plan: act with the planner; `--no-plan` explores with the policy alone.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
@@ -63,6 +74,7 @@ class FinetuneConfig(RobotChoice):
     out: Path | None = None
     resume: bool = False
     device: str = "auto"
+    threads: int = 0
     plan: bool = True
     checkpoint_every: int = 5
     evaluate_every: int = 0
@@ -70,7 +82,7 @@ class FinetuneConfig(RobotChoice):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1)
+        at_least(self, episodes=1, updates_per_step=0, seed=0, threads=0, checkpoint_every=1)
         at_least(self, evaluate_every=0, evaluate_episodes=1, offline_ratio=0)
         at_most(self, offline_ratio=1)
 
@@ -86,6 +98,7 @@ def finetune(config: FinetuneConfig) -> Path:
         O2OError: see the exit codes in the README.
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
+    use_threads(config.threads)
     folder, tensors, meta, resumed = _begin(config)
     choice = choose_robot(config, meta.get("robot"))
     agent = Agent.from_state(tensors, meta, config.device, config.agent)

@@ -22,6 +22,7 @@ class Preset:
         agent: world model, critic, behaviour, planner, balance, replay.
         data: how the dataset is read.
         updates: offline gradient steps.
+        threads: CPU threads; 0: one for each core.
         updates_per_step: online gradient steps for each step of the robot.
     """
 
@@ -30,6 +31,7 @@ class Preset:
     data: DataConfig = DataConfig()
     updates: int = 25_000
     updates_per_step: float = 1.0
+    threads: int = 0
 
 
 # The defaults of every part are FOWM's for xArm.
@@ -50,6 +52,7 @@ PRESETS = {
         ),
         updates=4000,
         updates_per_step=2.0,
+        threads=1,
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
     "fowm": Preset("FOWM as published for xArm lift and push", FOWM),

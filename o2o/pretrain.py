@@ -21,10 +21,11 @@ from o2o.run import (
     read_papers,
     stop_requested,
     unpack,
+    use_threads,
     write_papers,
 )
 
-FREE = {"updates", "out", "resume", "device", "log_every", "checkpoint_every"}
+FREE = {"updates", "out", "resume", "device", "threads", "log_every", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class PretrainConfig(RobotChoice):
         out: run folder; default `runs/pretrain-DATASET-TIME`.
         resume: go on with the run in `out`.
         device: `cpu`, `cuda` or `auto`.
+        threads: of the CPU; 0: one for each core.
         log_every: updates between two lines of metrics.
         checkpoint_every: updates between two checkpoints.
         evaluate_every: updates between two evaluations on the robot; 0: none.
@@ -58,6 +60,7 @@ class PretrainConfig(RobotChoice):
     out: Path | None = None
     resume: bool = False
     device: str = "auto"
+    threads: int = 0
     log_every: int = 100
     checkpoint_every: int = 1000
     evaluate_every: int = 0
@@ -66,7 +69,7 @@ class PretrainConfig(RobotChoice):
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1)
+        at_least(self, updates=1, seed=0, threads=0, log_every=1, checkpoint_every=1)
         at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0)
 
 
@@ -79,6 +82,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    use_threads(config.threads)
     folder = _folder(config)
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
