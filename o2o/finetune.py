@@ -47,7 +47,8 @@ class FinetuneConfig(RobotChoice):
     """Improves a pretrained agent on its robot.
 
     Attributes:
-        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on it.
+        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on its weights; the
+            episodes of that run are not carried over (`--resume` goes on with them).
         preset: where the defaults of training length come from; empty: the checkpoint's.
         agent: the system; its sizes are fixed by the checkpoint, its search and rates are free.
         episodes: how many the robot does in all.

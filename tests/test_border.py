@@ -151,3 +151,8 @@ def test_hopper_medium_is_scaled_as_in_fowm():
     border = transform(recording, DataConfig(), None)
     returns = [e.episode_return * border.reward_scale for e in recording.episodes]
     assert max(returns) - min(returns) == pytest.approx(1000)
+
+
+def test_reward_scale_and_return_range_exclude_each_other():
+    with pytest.raises(UsageError, match="--reward-return-range None"):
+        DataConfig(reward_scale=2.0, reward_return_range=1000.0)

@@ -32,7 +32,7 @@ class DataConfig:
         reward_scale: factor on the reward; None: the recipe's, else 1.
         reward_shift: added after scaling; None: the recipe's, else 0.
         reward_return_range: scale so that the episodes' returns span this (FOWM: 1000 on D4RL); None:
-            the recipe's, else none. It takes the place of `reward_scale`.
+            the recipe's, else none. Not together with `reward_scale`.
         normalize: give the model vectors of mean 0 and standard deviation 1. Off, as in FOWM.
         image_size: side of the square images that the model sees, pixels. 84 as in FOWM.
         holdout: share of the episodes kept from training for validation. A tenth by custom.
@@ -62,6 +62,11 @@ class DataConfig:
 
     def __post_init__(self):
         at_least(self, image_size=16)
+        if self.reward_scale is not None and self.reward_return_range is not None:
+            raise UsageError(
+                "reward-scale and reward-return-range exclude each other; "
+                "`--reward-return-range None` drops the one of a preset"
+            )
         if self.control_hz is not None:
             at_least(self, control_hz=1e-6)
 
