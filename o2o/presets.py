@@ -73,7 +73,7 @@ PRESETS = {
         replace(
             FOWM,
             behaviour=BehaviourConfig(inverse_temperature=10.0),
-            planner=PlannerConfig(uncertainty=2.0, iterations=1),
+            planner=PlannerConfig(uncertainty=3.0, iterations=1),
             replay=ReplayConfig(capacity=200_000),
             discount=0.99,
         ),
