@@ -5,6 +5,7 @@ import difflib
 import errno
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -51,13 +52,18 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
         with _speaking():
-            return _run(sys.argv[1:] if argv is None else argv)
+            code = _run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()
+            return code
     except O2OError as error:
         print(f"o2o: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("o2o: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `o2o list | head`: nobody listens any more, and that is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise

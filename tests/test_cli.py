@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -483,3 +484,12 @@ def test_a_strangers_robot_and_model_go_the_whole_way(o2o, dataset, tmp_path, mo
     meta = checkpoint.load(second / "checkpoint")[1]
     assert meta["num_updates"] == 6 + 2 * 36 and meta["config"]["world"] == {"hidden_dim": 12}
     assert meta["robot"]["robot"] == ROBOT
+
+
+def test_nobody_listening_is_no_fault():
+    """`o2o list | head -1`"""
+    command = [sys.executable, "-m", "o2o", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in said and "BrokenPipe" not in said
