@@ -8,6 +8,14 @@ from o2o.batch import Batch, Episode
 from o2o.spec import Spec
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _home(tmp_path_factory):
+    """Made data go to a folder of the tests' own, also those of processes that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("O2O_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

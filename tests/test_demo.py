@@ -1,6 +1,5 @@
 """The whole journey at its smallest: every file it promises is there."""
 
-import importlib
 import json
 
 import numpy as np
@@ -45,7 +44,6 @@ def folder(tmp_path_factory):
     tmp = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "tiny", presets.Preset("for tests", TINY, updates_per_step=0.1))
-        patch.setattr(importlib.import_module("o2o.demo"), "NUM_FILMED", 1)
         config = o2o.DemoConfig(preset="tiny", updates=2, episodes=2, evaluate_episodes=5, out=tmp / "out")
         return o2o.demo(config)
 
