@@ -223,26 +223,27 @@ def _pretrain(argv: list[str]) -> PretrainConfig:
     return replace(config, robot=robot, robot_options=options(robot)) if robot else config
 
 
-def _of_checkpoint(config, argv: list[str]):
-    """The config with robot, agent and training length of the checkpoint that is named."""
+def _meta(argv: list[str]) -> dict:
+    """What the checkpoint that is named says of itself; empty if none is."""
     source = _path(argv, "--checkpoint")
-    if source is None:
-        return _with_robot(config, argv, None)
-    _, meta = checkpoint.load(checkpoint_folder(source))
-    config = replace(config, agent=_agent(read_config(meta["config"]), argv))
+    return checkpoint.load(checkpoint_folder(source))[1] if source else {}
+
+
+def _of_checkpoint(config, argv: list[str], meta: dict):
+    """The config with the agent and the robot of a checkpoint."""
+    if meta:
+        config = replace(config, agent=_agent(read_config(meta["config"]), argv))
     return _with_robot(config, argv, meta.get("robot"))
 
 
 def _finetune(argv: list[str]) -> FinetuneConfig:
     if "--resume" in argv:
         return _saved(argv, "finetune", FinetuneConfig)
-    source = _path(argv, "--checkpoint")
-    saved = checkpoint.load(checkpoint_folder(source))[1].get("preset", "") if source else ""
-    name = _given(argv, "--preset") or saved
+    meta = _meta(argv)
+    name = _given(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
-    return _of_checkpoint(
-        FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads), argv
-    )
+    config = FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads)
+    return _of_checkpoint(config, argv, meta)
 
 
 def _check(argv: list[str]) -> CheckConfig:
@@ -253,7 +254,7 @@ DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,
     "finetune": _finetune,
-    "evaluate": lambda argv: _of_checkpoint(EvaluateConfig(), argv),
+    "evaluate": lambda argv: _of_checkpoint(EvaluateConfig(), argv, _meta(argv)),
     "check": _check,
 }
 FUNCTIONS: dict[str, Callable] = {

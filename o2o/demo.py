@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from o2o import checkpoint, interval, presets
-from o2o.agent import Agent
 from o2o.config import at_least
+from o2o.data.source import load
 from o2o.errors import RobotError
 from o2o.evaluate import Score
 from o2o.finetune import FinetuneConfig, finetune
 from o2o.log import clock, read_metrics, run_folder
-from o2o.offline import read_again
 from o2o.pretrain import PretrainConfig, pretrain
 
 
@@ -80,7 +77,7 @@ def demo(config: DemoConfig) -> Path:
                 out=folder / "finetune", evaluate_every=-(-config.episodes // 3), evaluate_episodes=25,
             )
         )  # fmt: skip
-        rows = {"the data": _data_score(before)}
+        rows = {"the data": Score.of(load(config.dataset, data, config.seed).episodes)}
         rows["policy alone"], rows["planner, offline"] = policy(), planner()
     with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
         rows["planner, online"] = planner()
@@ -115,17 +112,6 @@ def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterat
             yield result
         finally:
             process.terminate()
-
-
-def _data_score(run: Path) -> Score:
-    tensors, meta = checkpoint.load(run / "checkpoint")
-    agent = Agent.from_state(tensors, meta)
-    episodes = read_again(meta["dataset"], agent.config.replay, agent.transform).recording.episodes
-    return Score(
-        np.array([bool(episode.success) for episode in episodes]),
-        np.array([episode.episode_return for episode in episodes]),
-        np.array([len(episode) for episode in episodes]),
-    )
 
 
 def _table(config: DemoConfig, rows: dict[str, Score], gains: dict) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from o2o import checkpoint, interval
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.batch import Episode
 from o2o.config import at_least
 from o2o.film import write_film
 from o2o.robot import Guard
@@ -68,11 +69,12 @@ class Score:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, played: Sequence[Played]) -> "Score":
+    def of(cls, episodes: Sequence[Episode]) -> "Score":
+        """Of episodes as they were recorded."""
         return cls(
-            np.array([bool(p.episode.success) for p in played]),
-            np.array([p.episode.episode_return for p in played]),
-            np.array([len(p.episode) for p in played]),
+            np.array([bool(episode.success) for episode in episodes]),
+            np.array([episode.episode_return for episode in episodes]),
+            np.array([len(episode) for episode in episodes]),
         )
 
     def metrics(self) -> dict[str, float]:
@@ -132,7 +134,7 @@ def score(
             agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
             max_steps=choice.max_steps or None, num_films=num_films,
         )  # fmt: skip
-    return Score.of(played), played
+    return Score.of([p.episode for p in played]), played
 
 
 def evaluate(config: EvaluateConfig) -> Score:

@@ -100,8 +100,8 @@ def pretrain(config: PretrainConfig) -> Path:
         unpack(*saved, offline=data.replay)
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
-    size, window = config.agent.batch_size, config.agent.window
-    validation = data.held_out.sample(size, window) if len(data.held_out) else None
+    windows = config.agent.batch_size, config.agent.window
+    validation = data.held_out.sample(*windows) if len(data.held_out) else None
 
     def save() -> None:
         tensors, meta = pack(agent, offline=data.replay)
