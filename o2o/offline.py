@@ -9,7 +9,7 @@ import tyro
 
 from o2o.config import from_dict, to_dict
 from o2o.data.border import transform
-from o2o.data.recording import Limits, Recording, split
+from o2o.data.recording import Limits, Outline, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
 from o2o.errors import UsageError
@@ -25,13 +25,13 @@ class Offline:
     """What a run knows of its dataset.
 
     Attributes:
-        recording: as it was read.
+        recording: what is remembered of it; its steps are in the replays alone.
         transform: its border.
         replay: training episodes, behind the border.
         held_out: the rest; may be empty.
     """
 
-    recording: Recording
+    recording: Outline
     transform: Transform
     replay: Replay
     held_out: Replay
@@ -57,18 +57,20 @@ def read(
     """
     recording = load(dataset, config, seed)
     border = border or transform(recording, config, robot_limits)
-    train, rest = split(recording.episodes, config.holdout, seed)
-    stores = []
-    for name, episodes in (("train", train), ("held_out", rest)):
-        rows = sum(len(episode) + 1 for episode in episodes)
-        store = Replay(border.spec, rows, derive(seed, "offline", name), replay, online=False)
-        for episode in episodes:
-            store.add(border.episode(episode))
-        stores.append(store)
-    return Offline(recording, border, *stores)
+    outline, episodes = recording.outline(), recording.episodes
+    parts = split(range(len(episodes)), config.holdout, seed)
+    stores, home = [], {}
+    for name, numbers in zip(("train", "held_out"), parts, strict=True):
+        rows = sum(len(episodes[number]) + 1 for number in numbers)
+        stores.append(Replay(border.spec, rows, derive(seed, "offline", name), replay, online=False))
+        home |= dict.fromkeys(numbers, stores[-1])
+    episodes.reverse()
+    for number in range(len(episodes)):  # each is let go at once: the steps are in memory once, not twice
+        home[number].add(border.episode(episodes.pop()))
+    return Offline(outline, border, *stores)
 
 
-def papers(dataset: str, config: DataConfig, seed: int, recording: Recording) -> dict:
+def papers(dataset: str, config: DataConfig, seed: int, recording: Outline) -> dict:
     """Where the data came from, as plain data, so that fine-tuning finds them again."""
     path = Path(dataset)
     return {
@@ -94,7 +96,7 @@ def read_again(saved: dict, replay: ReplayConfig, border: Transform) -> Offline:
     return offline
 
 
-def check_fingerprint(saved: dict, recording: Recording) -> None:
+def check_fingerprint(saved: dict, recording: Outline) -> None:
     """
     Raises:
         UsageError: the recording is not the one that `papers` described.
@@ -106,7 +108,7 @@ def check_fingerprint(saved: dict, recording: Recording) -> None:
         )
 
 
-def recipe_robot(recording: Recording) -> dict | None:
+def recipe_robot(recording: Outline) -> dict | None:
     """What the recipe says of the robot the data were recorded on."""
     recipe = recording.recipe
     if recipe is None or recipe.robot is None:
@@ -114,7 +116,7 @@ def recipe_robot(recording: Recording) -> dict | None:
     return {"robot": recipe.robot, "robot_options": recipe.robot_options}
 
 
-def robot_of(choice: RobotChoice, recording: Recording) -> dict:
+def robot_of(choice: RobotChoice, recording: Outline) -> dict:
     """`run.robot_papers` of the robot that fits the data; empty where nobody names one."""
     known = recipe_robot(recording)
     if not choice.robot and known is None:

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from o2o.data import d4rl
 from o2o.data.d4rl import read
 from o2o.errors import DataError
 
@@ -88,6 +89,38 @@ def test_jumps_end_episodes_where_no_timeouts_are_marked(tmp_path):
         assert episodes[1].obs["state"][-1].tolist() == [4, 9]
     marked = write(tmp_path / "marked.hdf5", timeouts=[5], next_observations=follow)
     assert len(read(marked).episodes) == 1
+
+
+FILES = {
+    "timeouts": {"timeouts": [2, 5, 11]},
+    "terminals": {"terminals": [2, 5], "timeouts": [8]},
+    "successors": {"terminals": [1, 7], "timeouts": [3], "after": True},
+    "jumps": {"terminals": [1], "timeouts": None, "after": True},
+    "doubles": {"timeouts": [4, 9], "observations": np.linspace(0, 1, 24).reshape(12, 2)},
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch, kind, rows):
+    path = write(tmp_path / "a.hdf5", num=12, **FILES[kind])
+    whole = read(path)
+    with h5py.File(path) as file:
+        row_bytes = sum(column.nbytes // 12 for column in file.values())
+    monkeypatch.setattr(d4rl, "STRETCH_BYTES", rows * row_bytes)
+    parts = read(path)
+    assert parts.fingerprint == whole.fingerprint and len(parts.episodes) == len(whole.episodes) > 1
+    for one, other in zip(parts.episodes, whole.episodes, strict=True):
+        np.testing.assert_array_equal(one.obs["state"], other.obs["state"], strict=True)
+        np.testing.assert_array_equal(one.action, other.action, strict=True)
+        np.testing.assert_array_equal(one.reward, other.reward, strict=True)
+        assert (one.terminated, one.last_obs_known) == (other.terminated, other.last_obs_known)
+
+
+def test_a_row_is_counted_from_the_start_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(d4rl, "STRETCH_BYTES", 1)
+    with pytest.raises(DataError, match=r"'rewards' is not finite .* in row 4"):
+        read(write(tmp_path / "a.hdf5", timeouts=[1, 3], rewards=nan_at(4, 6)))
 
 
 def test_file_without_timeouts_is_warned_about(tmp_path, caplog):

@@ -88,6 +88,18 @@ def test_tree_after_many_changes_equals_a_fresh_one():
     np.testing.assert_array_equal(changed.sample(u), fresh.sample(u))
 
 
+def test_tree_filled_from_start_to_stop_equals_one_that_was_set():
+    rng = np.random.default_rng(0)
+    filled, fresh = SumTree(777), SumTree(777)
+    for _ in range(300):
+        start, stop = np.sort(rng.integers(0, 778, 2)).tolist()
+        filled.fill(start, stop, rng.random())
+    fresh.set(np.arange(777), filled.leaves)
+    u = rng.random(500)
+    assert filled.total == fresh.total
+    np.testing.assert_array_equal(filled.sample(u), fresh.sample(u))
+
+
 def test_exponent_zero_is_uniform_with_equal_weights():
     replay = make_replay([4, 6], config=ReplayConfig(0.0, 0.4))
     batch = replay.sample(20_000, 2)
@@ -248,9 +260,9 @@ def test_handles_of_forgotten_steps_are_ignored():
 
 
 def test_replay_grows_without_changing_what_it_draws(monkeypatch):
-    large = make_replay([5, 9, 2, 30, 4], capacity=400)
+    large = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
     monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)
-    small = make_replay([5, 9, 2, 30, 4], capacity=400)
+    small = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
     for _ in range(3):
         left, right = large.sample(32, 3), small.sample(32, 3)
         assert torch.equal(left.obs["state"], right.obs["state"]) and torch.equal(left.index, right.index)

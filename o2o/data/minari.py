@@ -244,4 +244,4 @@ def _episode(data, space: gymnasium.Space, names: list[str], path: Path) -> Epis
 def _narrow(value: np.ndarray) -> np.ndarray:
     """float32, or uint8 as it is."""
     value = np.asarray(value)
-    return value if value.dtype == np.uint8 else value.astype(np.float32)
+    return value if value.dtype == np.uint8 else value.astype(np.float32, copy=False)

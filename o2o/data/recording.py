@@ -1,8 +1,10 @@
 """A dataset as it was recorded, and the part of it that is held out."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from o2o.batch import Episode
 from o2o.errors import UsageError
 from o2o.recipe import Recipe
 
+Item = TypeVar("Item")
 Limits = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
 
 
@@ -37,6 +40,31 @@ class Recording:
     control_hz: float | None = None
     recipe: Recipe | None = None
 
+    def outline(self) -> "Outline":
+        episodes = [Summary(len(e), e.episode_return, e.success) for e in self.episodes]
+        return Outline(episodes, self.fingerprint, self.recipe)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is remembered of an episode whose steps are in a replay; see `Episode`."""
+
+    num_steps: int
+    episode_return: float
+    success: bool | None
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is remembered of a `Recording` whose steps are in a replay."""
+
+    episodes: list[Summary]
+    fingerprint: str
+    recipe: Recipe | None
+
 
 def fingerprint(path: Path) -> str:
     """sha256 in hex of a file, or of the names and contents of all files in a folder."""
@@ -49,8 +77,8 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def split(episodes: list[Episode], holdout: float, seed: int) -> tuple[list[Episode], list[Episode]]:
-    """(train, held out), whole episodes in their order; the same for the same seed.
+def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """(train, held out), whole episodes (or their numbers) in their order; the same for the same seed.
 
     At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
     """

@@ -14,7 +14,7 @@ from o2o.errors import DivergedError, UsageError
 from o2o.spec import Spec, is_image
 
 PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
-ROOM_BYTES = 2**28  # taken at once; what is not written to costs no memory
+ROOM_BYTES = 2**28  # taken at first; what is not written to costs no memory
 MAX_ROWS = 2**40  # a handle is how often the ring had gone round, times this, plus the row
 STEP, TERMINATED, NEXT_KNOWN = 1, 2, 4  # bits of a row
 
@@ -52,7 +52,8 @@ class Replay:
             capacity: most rows; for data that must all stay, the sum of `len(episode) + 1`.
             seed: of the draws.
             config: how windows are drawn; its `capacity` is for the caller to pass on.
-            online: mark of the batches: whether this robot did it itself.
+            online: mark of the batches: whether this robot did it itself; memory then grows with what
+                it does, and is otherwise taken for all of `capacity` at once.
         """
         self.spec, self.capacity, self.config, self.online = spec, capacity, config, online
         self._rng = np.random.default_rng(seed)
@@ -60,7 +61,7 @@ class Replay:
         self._head = self._lap = self._num_steps = 0
         self._written = 0  # rows that have ever been written
         row_bytes = sum(int(np.prod(s)) * (1 if is_image(s) else 4) for s in spec.obs.values()) + 64
-        rows = max(min(self.capacity, ROOM_BYTES // row_bytes), 1)
+        rows = min(capacity, max(ROOM_BYTES // row_bytes, 1)) if online else capacity
         self._obs = {
             name: np.empty((rows, *shape), np.uint8 if is_image(shape) else np.float32)
             for name, shape in spec.obs.items()
@@ -104,7 +105,7 @@ class Replay:
         bits[-2] = STEP | TERMINATED * episode.terminated | NEXT_KNOWN * episode.last_obs_known
         if self._top is None:
             self._top = float(self._tree.leaves[: self._written].max()) or 1.0
-        self._tree.set(np.arange(start, start + steps), self._top)
+        self._tree.fill(start, start + steps, self._top)
         self._episodes.append((start, rows))
         self._head = start + rows
         self._written = max(self._written, self._head)
@@ -203,7 +204,7 @@ class Replay:
         """Forgets the oldest episodes as long as they begin within rows low to high."""
         while self._episodes and low <= self._episodes[0][0] < high:
             start, rows = self._episodes.popleft()
-            self._tree.set(np.arange(start, start + rows), 0.0)
+            self._tree.fill(start, start + rows, 0.0)
             self._num_steps -= rows - 1
             self._top = None
 

@@ -42,6 +42,15 @@ class SumTree:
                 nodes = nodes[np.append(True, nodes[1:] != nodes[:-1])]
             level[nodes] = below.reshape(-1, FAN)[nodes].sum(1)
 
+    def fill(self, start: int, stop: int, value: float) -> None:
+        """Gives the leaves from start to stop the same new weight."""
+        if start == stop:
+            return
+        self._levels[0][start:stop] = value
+        for below, level in zip(self._levels[:-1], self._levels[1:], strict=True):
+            start, stop = start // FAN, (stop - 1) // FAN + 1
+            level[start:stop] = below[start * FAN : stop * FAN].reshape(-1, FAN).sum(1)
+
     def sample(self, u: np.ndarray) -> np.ndarray:
         """Leaves with probability in proportion to their weights, never one of weight 0.
 
