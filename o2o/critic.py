@@ -98,8 +98,8 @@ def spread(q: Tensor) -> Tensor:
 
 
 def random_pair(num: int, device) -> Tensor:
-    """(2,) two distinct members, never one twice; (1,) if there is but one."""
-    return torch.randperm(num, device=device)[:2]
+    """(2,) two distinct members, never one twice; (1,) if there is but one. Drawn on the device."""
+    return torch.rand(num, device=device).topk(min(num, 2)).indices
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:

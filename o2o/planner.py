@@ -3,13 +3,19 @@
 Source: Feng et al. 2023 (FOWM), eq. 4, on TD-MPC's planner (Hansen et al. 2022). Batched over robots.
 """
 
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from o2o.config import at_least, at_most
-from o2o.model import State, repeat
+from o2o.deadline import Pace
+from o2o.imagine import Imagined, imagine, imagine_policy
+from o2o.model import State
+from o2o.valuation import Valuation
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,18 @@ class PlannerConfig:
 
     Attributes:
         horizon: steps looked ahead; FOWM 5.
+        method: `mppi` draws `num_samples` candidates in every iteration; `icem` draws fewer each time and
+            keeps the elites among them, for machines that cannot wait (after Pinneri et al. 2020).
         num_samples: Gaussian candidates; FOWM 512.
         num_policy: candidates rolled out by the policy; FOWM 51 (10 % of the samples).
         num_elites: best candidates that move the mean; FOWM 50.
         iterations: of the search; FOWM 6 (xArm), 1 (D4RL).
+        decay: of `icem`: each iteration draws this share of the samples of the one before, but no fewer
+            than `num_elites`.
+        budget_ms: time for a plan, ms; the search iterates until it is over, whatever `iterations` says,
+            and the policy acts where there was no time for any. 0: no limit of time.
+        prune: give up candidates that cannot be elites any more before the whole ensemble was asked. The
+            elites stay the same. On a CPU only.
         uncertainty: lambda, the price of one unit of ensemble spread in units of return; FOWM 1
             (xArm), 3 (AntMaze), 20 (Hopper).
         temperature: sharpness of the elites' weights, per unit of return; TD-MPC 0.5.
@@ -31,10 +45,14 @@ class PlannerConfig:
     """
 
     horizon: int = 5
+    method: Literal["mppi", "icem"] = "mppi"
     num_samples: int = 512
     num_policy: int = 51
     num_elites: int = 50
     iterations: int = 6
+    decay: float = 0.5
+    budget_ms: float = 0.0
+    prune: bool = True
     uncertainty: float = 1.0
     temperature: float = 0.5
     momentum: float = 0.1
@@ -43,8 +61,8 @@ class PlannerConfig:
 
     def __post_init__(self):
         at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1, uncertainty=0)
-        at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std)
-        at_most(self, momentum=1)
+        at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
+        at_most(self, momentum=1, decay=1)
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,12 @@ class Plan:
     Attributes:
         action: (N, A) to execute now, in [-1, 1].
         memory: (H, N, A) mean of the search, the warm start of the next one.
-        value: (N,) penalised return of the elites, weighted, in units of the scaled reward.
+        value: (N,) penalised return of the elites, weighted, in units of the scaled reward; NaN where
+            there was no time to search.
         penalty: (N,) the penalty's part in `value`, never negative.
-        usable: (N,) bool; False where every candidate's value was NaN and the policy acted.
+        usable: (N,) bool; False where the policy acted, for want of a candidate with a value.
+        iterations: of the search.
+        evaluated: share of the ensemble's evaluations that were made; mean over the iterations.
     """
 
     action: Tensor
@@ -64,13 +85,47 @@ class Plan:
     value: Tensor
     penalty: Tensor
     usable: Tensor
+    iterations: int
+    evaluated: float
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What one iteration leaves to the next.
+
+    Attributes:
+        mean, std: (H, N, A) of the Gaussian to draw from.
+        kept: candidates that the next iteration values again, charged.
+        elites: the best K of each robot.
+        value, penalty, weight: (N, K) theirs.
+        evaluated: sum over the iterations of the share of evaluations made.
+    """
+
+    mean: Tensor
+    std: Tensor
+    kept: Imagined
+    elites: Imagined
+    value: Tensor
+    penalty: Tensor
+    weight: Tensor
+    evaluated: float
 
 
 class MPPI:
-    """Model predictive path integral control over any `WorldModel.step`."""
+    """Model predictive path integral control over any `WorldModel.step`.
 
-    def __init__(self, action_dim: int, config: PlannerConfig):
+    Args:
+        action_dim: A.
+        config: budget and caution.
+        wrap: makes the arithmetic faster, `torch.compile` say.
+    """
+
+    def __init__(
+        self, action_dim: int, config: PlannerConfig, wrap: Callable[[Callable], Callable] = lambda f: f
+    ):
         self.action_dim, self.config = action_dim, config
+        self.imagine, self.valuation = wrap(imagine), Valuation(config.uncertainty, wrap)
+        self.pace = Pace()
 
     @torch.no_grad()
     def plan(
@@ -87,68 +142,69 @@ class MPPI:
             first: (N,) bool; those robots start an episode and have no memory.
             explore: add noise of the final search width to the action.
         """
-        cfg, n = self.config, len(first)
-        prior = self._policy_plans(state, model, behaviour)  # (H, N, P, A)
+        numbers = self._numbers(first.device)
+        policy = behaviour.act(model.feature(state))
         mean = self._warm_start(memory, first)  # (H, N, A)
-        std = torch.full_like(mean, cfg.max_std)
-        wide = repeat(state, cfg.num_samples + cfg.num_policy)
-        elite = value = penalty = weight = None
-        for _ in range(cfg.iterations):
-            noise = torch.randn(cfg.horizon, n, cfg.num_samples, self.action_dim, device=mean.device)
-            samples = (mean[:, :, None] + std[:, :, None] * noise).clamp(-1, 1)
-            action = torch.cat([samples, prior], 2)  # (H, N, S, A)
-            value, penalty = self.score(wide, action.flatten(1, 2), model, critic, behaviour)
-            value, penalty = value.view(n, -1), penalty.view(n, -1)  # (N, S)
-            value, best = rank(value, cfg.num_elites)  # (N, K)
-            penalty = penalty.gather(1, best)
-            elite = action.gather(2, best[None, :, :, None].expand(cfg.horizon, -1, -1, self.action_dim))
-            weight = elite_weights(value, cfg.temperature)  # (N, K)
-            mean, std = self._refit(mean, elite, weight)
-        assert elite is not None and value is not None and penalty is not None and weight is not None
-        chosen = torch.multinomial(weight, 1)  # (N, 1)
-        first_actions = elite[0]  # (N, K, A)
-        act = first_actions.gather(1, chosen[:, :, None].expand(-1, -1, self.action_dim)).squeeze(1)
+        search, count = None, 0
+        for number in numbers:
+            if search is None:
+                search = self._begin(state, mean, model, critic, behaviour)
+            search, count = self._improve(search, number, state, model, critic, behaviour), number + 1
+        if search is None:
+            unknown = torch.full_like(policy[:, 0], torch.nan)
+            return Plan(policy, mean, unknown, unknown, unknown > 0, 0, 0.0)
+        return self._decide(search, count, policy, explore)
+
+    def _numbers(self, device: torch.device) -> Iterable[int]:
+        """Of the iterations to make."""
+        if self.config.budget_ms == 0:
+            return range(self.config.iterations)
+        finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+        return self.pace.until(time.perf_counter() + self.config.budget_ms / 1e3, finish)
+
+    def _begin(self, state: State, mean: Tensor, model, critic, behaviour) -> _Search:
+        cfg = self.config
+        prior = imagine_policy(model, state, behaviour, cfg.horizon, cfg.num_policy)
+        prior = self.valuation.charge(prior, critic)
+        none = prior.gain[:, :0]
+        return _Search(mean, torch.full_like(mean, cfg.max_std), prior, prior, none, none, none, 0.0)
+
+    def _improve(self, search: _Search, number: int, state: State, model, critic, behaviour) -> _Search:
+        """One iteration: draw candidates, value them, move to the elites."""
+        cfg, (steps, n, _) = self.config, search.mean.shape
+        noise = torch.randn(steps, n, self._num_fresh(number), self.action_dim, device=search.mean.device)
+        action = (search.mean[:, :, None] + search.std[:, :, None] * noise).clamp(-1, 1)  # (H, N, S, A)
+        fresh = self.imagine(model, state, action)
+        if cfg.prune and action.device.type == "cpu":
+            valued = self.valuation.best(fresh, search.kept, critic, behaviour, cfg.num_elites)
+        else:
+            valued = self.valuation.all(fresh, search.kept, critic, behaviour)
+        value, places = rank(valued.value, cfg.num_elites)  # (N, K)
+        elites, weight = valued.plans.pick(places), elite_weights(value, cfg.temperature)
+        mean, std = self._refit(search.mean, elites.action, weight)
+        kept = elites if cfg.method == "icem" else search.kept
+        penalty, evaluated = valued.penalty.gather(1, places), search.evaluated + valued.evaluated
+        return _Search(mean, std, kept, elites, value, penalty, weight, evaluated)
+
+    def _num_fresh(self, number: int) -> int:
+        """Samples to draw in iteration `number`."""
+        cfg = self.config
+        if cfg.method == "mppi":
+            return cfg.num_samples
+        return max(min(cfg.num_elites, cfg.num_samples), round(cfg.num_samples * cfg.decay**number))
+
+    def _decide(self, search: _Search, count: int, policy: Tensor, explore: bool) -> Plan:
+        """One elite's first action, drawn by weight."""
+        chosen = draw(search.weight)  # (N,)
+        action = search.elites.action[0, torch.arange(len(chosen), device=chosen.device), chosen]  # (N, A)
         if explore:
-            act = act + std[0] * torch.randn_like(act)
-        usable = value.max(1).values > -torch.inf
-        act = torch.where(usable[:, None], act, behaviour.act(model.feature(state)))
-        value = (weight * value.nan_to_num(neginf=0.0)).sum(1)
-        penalty = (weight * penalty.nan_to_num()).sum(1)
-        return Plan(act.clamp(-1, 1), mean, value, penalty, usable)
-
-    def score(self, state: State, action: Tensor, model, critic, behaviour) -> tuple[Tensor, Tensor]:
-        """Value of each candidate plan, less the ensemble's disagreement; and the disagreement's part.
-
-        Args:
-            state: model state repeated for every candidate, leading axis N.
-            action: (H, N, A), in [-1, 1].
-        Returns:
-            (N,) penalised return and (N,) penalty within it, in units of the scaled reward.
-        Source: Feng et al. 2023 (FOWM), eq. 4; as their code does, the leaf is the lesser of two
-            members less lambda times the spread of all.
-        """
-        price = self.config.uncertainty
-        gain = torch.zeros_like(action[0, :, 0])
-        penalty, discount = torch.zeros_like(gain), torch.ones_like(gain)
-        for now in action:
-            penalty = penalty + discount * price * critic.uncertainty(model.feature(state), now)
-            state, reward, decay = model.step(state, now)
-            gain, discount = gain + discount * reward, discount * decay
-        feature = model.feature(state)
-        leaf, doubt = critic.assess(feature, behaviour.act(feature, explore=True))
-        penalty = penalty + discount * price * doubt
-        return gain + discount * leaf - penalty, penalty
-
-    def _policy_plans(self, state: State, model, behaviour) -> Tensor:
-        n = len(next(iter(state.values())))
-        shape = (self.config.horizon, n, self.config.num_policy, self.action_dim)
-        if self.config.num_policy == 0:
-            return torch.zeros(shape, device=model.feature(state).device)
-        state, plans = repeat(state, self.config.num_policy), []
-        for _ in range(self.config.horizon):
-            plans.append(behaviour.act(model.feature(state), explore=True))
-            state, _, _ = model.step(state, plans[-1])
-        return torch.stack(plans).view(shape)
+            action = action + search.std[0] * torch.randn_like(action)
+        usable = search.value.max(1).values > -torch.inf
+        action = torch.where(usable[:, None], action, policy)
+        value = (search.weight * search.value.nan_to_num(neginf=0.0)).sum(1)
+        penalty = (search.weight * search.penalty.nan_to_num()).sum(1)
+        share = search.evaluated / count
+        return Plan(action.clamp(-1, 1), search.mean, value, penalty, usable, count, share)
 
     def _warm_start(self, memory: Tensor | None, first: Tensor) -> Tensor:
         if memory is None:
@@ -175,3 +231,8 @@ def elite_weights(value: Tensor, temperature: float) -> Tensor:
     """(N, K) weights that sum to one: softmax of temperature * value; even where nothing is usable."""
     weight = torch.softmax(temperature * (value - value.max(1, keepdim=True).values), 1)
     return torch.where(weight.isnan(), 1 / value.shape[1], weight)
+
+
+def draw(weight: Tensor) -> Tensor:
+    """(N,) places drawn by weight (N, K), without asking the device whether the weights are sound."""
+    return (weight / torch.empty_like(weight).exponential_()).argmax(1)

@@ -23,8 +23,9 @@ class Played:
     Attributes:
         episode: what happened; `success` is that of any step.
         seed: of the scene.
-        plan_value: mean of the planner's value over the episode, NaN when the policy acted.
+        plan_value: mean of the planner's value over its plans, NaN if the policy acted throughout.
         plan_penalty: mean of the penalty within it.
+        plan_iterations: mean of the planner's iterations, over all decisions.
         num_clipped: actions that the guard had to bring back into the robot's limits.
         frames: pictures, one an observation, if they were asked for.
     """
@@ -33,12 +34,17 @@ class Played:
     seed: int
     plan_value: float
     plan_penalty: float
+    plan_iterations: float
     num_clipped: int
     frames: list[np.ndarray] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """What the planner thought and the guard did, as numbers."""
-        thoughts = {"plan/value": self.plan_value, "plan/penalty": self.plan_penalty}
+        thoughts = {
+            "plan/value": self.plan_value,
+            "plan/penalty": self.plan_penalty,
+            "plan/iterations": self.plan_iterations,
+        }
         planned = {} if np.isnan(self.plan_value) else thoughts
         return {**planned, "num_clipped": self.num_clipped}
 
@@ -116,10 +122,11 @@ def play(
 
 
 def _thought(agent: Agent, n: int) -> np.ndarray:
-    """(N, 2) value and penalty of the last plan."""
-    if agent.last_plan is None:
-        return np.full((n, 2), np.nan)
-    return np.stack([agent.last_plan.value.cpu().numpy(), agent.last_plan.penalty.cpu().numpy()], 1)
+    """(N, 3) value, penalty and iterations of the last plan."""
+    plan = agent.last_plan
+    if plan is None:
+        return np.tile([np.nan, np.nan, 0.0], (n, 1))
+    return np.stack([plan.value.cpu().numpy(), plan.penalty.cpu().numpy(), np.full(n, plan.iterations)], 1)
 
 
 class _Worker:
@@ -166,12 +173,19 @@ class _Worker:
             truncated=self.truncated and not self.terminated,
             success=self.success,
         )
-        value, penalty = np.mean(self.thoughts, axis=0)
+        thoughts = np.array(self.thoughts)
+        value, penalty, _ = _mean(thoughts[~np.isnan(thoughts[:, 0])])
         clipped = self.robot.num_clipped - self.clipped_before
-        return Played(episode, self.seed, float(value), float(penalty), clipped, self.frames)
+        iterations = _mean(thoughts)[2]
+        return Played(episode, self.seed, value, penalty, iterations, clipped, self.frames)
 
     def _see(self, raw: dict[str, np.ndarray]) -> None:
         one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
         self.seen = {name: value[0] for name, value in self.transform.obs(one).items()}
         if self.film:
             self.frames.append(self.robot.render())
+
+
+def _mean(rows: np.ndarray) -> list[float]:
+    """Of each column; NaN where there is no row."""
+    return rows.mean(0).tolist() if len(rows) else [float("nan")] * rows.shape[1]

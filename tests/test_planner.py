@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from o2o.planner import MPPI, PlannerConfig, elite_weights, rank
+from o2o.planner import MPPI, PlannerConfig, draw, elite_weights, rank
 
 
 class Toy:
@@ -26,7 +26,10 @@ class Toy:
         return self.doubt(action)
 
     def assess(self, feature, action):
-        return torch.zeros_like(feature[..., 0]), torch.zeros_like(feature[..., 0])
+        return self.pessimistic(feature, action), torch.zeros_like(feature[..., 0])
+
+    def pessimistic(self, feature, action):
+        return torch.zeros_like(feature[..., 0])
 
 
 def plan(toy, config, n=1, memory=None, first=None, explore=False, z=None):
@@ -47,32 +50,6 @@ def test_refit_weights_mean_std_and_momentum():
     mean, std = planner._refit(torch.zeros(1, 1, 1), elite, weight)
     assert mean.item() == pytest.approx(0.6579527, abs=1e-6)
     assert std.item() == pytest.approx(0.4434094, abs=1e-6)
-
-
-def test_penalised_return_by_hand():
-    class Hand:
-        step_count = 0
-
-        def feature(self, state):
-            return state["z"]
-
-        def uncertainty(self, feature, action):
-            return torch.tensor([0.1]) if feature.item() == 0 else torch.tensor([0.2])
-
-        def step(self, state, action):
-            return {"z": state["z"] + 1}, torch.ones(1), torch.full((1,), 0.5)
-
-        def act(self, feature, explore):
-            return torch.zeros(1, 1)
-
-        def assess(self, feature, action):
-            return torch.tensor([4.0]), torch.tensor([0.4])
-
-    hand, action, state = Hand(), torch.zeros(2, 1, 1), {"z": torch.zeros(1, 1)}
-    value, penalty = MPPI(1, PlannerConfig(horizon=2)).score(state, action, hand, hand, hand)
-    assert value.item() == pytest.approx(2.2) and penalty.item() == pytest.approx(0.3)
-    free, _ = MPPI(1, PlannerConfig(horizon=2, uncertainty=0.0)).score(state, action, hand, hand, hand)
-    assert free.item() == pytest.approx(2.5)
 
 
 def test_nan_candidate_is_never_an_elite_among_negative_values():
@@ -121,3 +98,73 @@ def test_exploring_adds_noise_and_stays_in_bounds():
     config = PlannerConfig(num_policy=0, iterations=1)
     actions = torch.stack([plan(Toy(), config, explore=True).action for _ in range(20)])
     assert actions.abs().max() <= 1 and actions.std() > 0.1
+
+
+def test_pruning_changes_no_plan():
+    toy = Toy(doubt=lambda action: action[..., 0].abs())
+    for uncertainty in (0.0, 0.5, 5.0):
+        plans = []
+        for prune in (True, False):
+            torch.manual_seed(0)
+            config = PlannerConfig(num_policy=3, uncertainty=uncertainty, prune=prune)
+            plans.append(plan(toy, config, n=2, explore=True))
+        assert torch.equal(plans[0].action, plans[1].action)
+        assert torch.equal(plans[0].memory, plans[1].memory)
+        assert torch.allclose(plans[0].value, plans[1].value, atol=1e-6)
+        assert torch.allclose(plans[0].penalty, plans[1].penalty, atol=1e-6)
+
+
+def test_icem_draws_fewer_each_time_and_keeps_its_elites():
+    toy, seen = Toy(), []
+    config = PlannerConfig(method="icem", num_samples=100, num_policy=7, num_elites=20, iterations=4)
+    planner = MPPI(1, config)
+    roll = planner.imagine
+
+    def spy(model, state, action):
+        seen.append(action.shape[2])
+        return roll(model, state, action)
+
+    planner.imagine = spy
+    torch.manual_seed(0)
+    result = planner.plan({"z": torch.zeros(1, 1)}, toy, toy, toy, None, torch.tensor([True]), False)
+    assert seen == [100, 50, 25, 20]
+    assert abs(result.memory[0].item() - 0.3) < 0.05
+
+
+def test_the_best_elite_of_icem_never_gets_worse():
+    toy = Toy()
+    planner = MPPI(1, PlannerConfig(method="icem", num_samples=40, num_policy=5, num_elites=10))
+    state, mean = {"z": torch.zeros(1, 1)}, torch.zeros(5, 1, 1)
+    torch.manual_seed(0)
+    search, best = planner._begin(state, mean, toy, toy, toy), -torch.inf
+    for number in range(6):
+        search = planner._improve(search, number, state, toy, toy, toy)
+        assert search.value.max() >= best
+        best = search.value.max()
+
+
+def test_the_policy_acts_where_there_is_no_time():
+    planner = MPPI(1, PlannerConfig(budget_ms=1e-6))
+    planner.pace._took[0].append(1.0)
+    memory = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]).view(5, 1, 1)
+    toy, state = Toy(), {"z": torch.zeros(1, 1)}
+    result = planner.plan(state, toy, toy, toy, memory, torch.tensor([False]), False)
+    assert result.iterations == 0 and not result.usable.any() and result.action.item() == 0
+    assert result.memory[:, 0, 0].tolist() == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.0])  # still warm
+    assert result.value.isnan().all()
+
+
+def test_a_budget_is_filled_with_iterations():
+    toy, state = Toy(), {"z": torch.zeros(1, 1)}
+    planner = MPPI(1, PlannerConfig(budget_ms=60.0, iterations=1))
+    counts = [
+        planner.plan(state, toy, toy, toy, None, torch.tensor([True]), False).iterations for _ in range(3)
+    ]
+    assert min(counts) > 1
+
+
+def test_places_are_drawn_by_weight():
+    torch.manual_seed(0)
+    weight = torch.tensor([0.7, 0.3, 0.0]).expand(20_000, 3)
+    share = torch.bincount(draw(weight), minlength=3) / 20_000
+    assert share.tolist() == pytest.approx([0.7, 0.3, 0.0], abs=0.015)

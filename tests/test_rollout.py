@@ -6,8 +6,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from o2o.errors import RobotError, UsageError
+from o2o.planner import Plan
 from o2o.robot import Guard
 from o2o.rollout import attach, play
 from o2o.run import RobotChoice
@@ -160,3 +162,20 @@ def test_a_robot_that_fails_in_an_episode_is_one_error():
     robot.env.step = lambda action: 1 / 0
     with pytest.raises(RobotError, match="ZeroDivisionError"):
         play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
+
+
+def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
+    class Hurried(Script):
+        """Has time for 3 iterations at every second decision."""
+
+        def act(self, obs, prev_action, prev_reward, first, explore, plan):
+            even = len(self.shown) % 2 == 0
+            value = torch.full((self.n,), 5.0 if even else float("nan"))
+            self.last_plan = Plan(value, value, value, value / 10, value > 0, 3 if even else 0, 1.0)
+            return super().act(obs, prev_action, prev_reward, first, explore, plan)
+
+    _, (played,) = go(agent=Hurried())
+    assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5
+    assert played.metrics()["plan/iterations"] == 1.5
+    _, (played,) = go()
+    assert "plan/value" not in played.metrics()
