@@ -1,8 +1,9 @@
 """The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -13,10 +14,12 @@ from o2o import catalog
 from o2o.balance import BalanceConfig, Fixed
 from o2o.batch import Batch
 from o2o.behaviour import AWR, BehaviourConfig
+from o2o.capture import Captured
 from o2o.config import at_least, at_most, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
+from o2o.machine import compiled
 from o2o.model import ModelConfig, State
 from o2o.models import tdmpc
 from o2o.planner import MPPI, Plan, PlannerConfig
@@ -42,6 +45,7 @@ class AgentConfig:
         rho: weight of step t of a window is rho^t; TD-MPC 0.5.
         learning_rate: of both Adam optimisers; TD-MPC 3e-4.
         clip_norm: bound on the gradient's norm, model with critic, and policy apart; TD-MPC 10.
+        precision: of products; sums are float32.
     """
 
     model: str = "tdmpc"
@@ -57,6 +61,7 @@ class AgentConfig:
     rho: float = 0.5
     learning_rate: float = 3e-4
     clip_norm: float = 10.0
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0, clip_norm=1e-12)
@@ -76,7 +81,18 @@ class Agent:
         last_plan: what the planner last thought; None when the policy acted.
     """
 
-    def __init__(self, transform: Transform, config: AgentConfig, device: str = "cpu", seed: int = 0):
+    def __init__(
+        self,
+        transform: Transform,
+        config: AgentConfig,
+        device: str = "cpu",
+        seed: int = 0,
+        compile: bool = False,
+    ):
+        """
+        Args:
+            compile: let torch's compiler make `update` and `act` faster; costs a minute once.
+        """
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, catalog.load("models", config.model)
         if not hasattr(module, "Model"):
@@ -90,7 +106,8 @@ class Agent:
         self.model, self.critic = model.to(self.device), critic.to(self.device)
         self.behaviour = behaviour.to(self.device)
         self.balance = Fixed(config.balance).to(self.device)
-        self.planner = MPPI(spec.action_dim, config.planner)
+        wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
+        self.planner = MPPI(spec.action_dim, config.planner, wrap)
         self.parts = {
             "model": self.model, "critic": self.critic,
             "behaviour": self.behaviour, "balance": self.balance,
@@ -98,11 +115,18 @@ class Agent:
         world = [*self.model.parameters(), *self.critic.parameters(), *self.balance.parameters()]
         groups = {"world": world, "policy": list(self.behaviour.parameters())}
         self.groups = {name: [p for p in ps if p.requires_grad] for name, ps in groups.items()}
+        on_gpu = self.device.type == "cuda"
         self.optimisers = {
-            name: torch.optim.Adam(group, lr=config.learning_rate, fused=True)
+            name: torch.optim.Adam(group, lr=config.learning_rate, fused=True, capturable=on_gpu)
             for name, group in self.groups.items()
         }
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
+        self._objective = compiled(self.objective) if compile else self.objective
+        self._descend, self._plan = self.descend, self.planner.plan
+        if compile and on_gpu:
+            self._descend = Captured(self.descend)
+        if compile and on_gpu and not config.planner.budget_ms:  # a recording knows no clock
+            self._plan = Captured(self.planner.plan)
         self.num_updates = 0
         self.belief: State = {}
         self.memory: Tensor | None = None
@@ -119,21 +143,34 @@ class Agent:
         """
         batch = batch.to(self.device)
         with self.learning.use():
-            world, policy, priority = self._losses(batch)
-            total = self.balance(world) + sum(policy.values())
-            for optimiser in self.optimisers.values():
-                optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            norms = {}
-            for name, optimiser in self.optimisers.items():
-                norm = nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
-                norms[f"grad_norm/{name}"] = norm
-                optimiser.step()
+            metrics, priority = self._descend(batch)
             self.model.track()
             self.critic.track()
         self.num_updates += 1
-        losses = {f"loss/{name}": loss.detach() for name, loss in {**world, **policy}.items()}
-        return {**losses, **norms}, priority
+        return metrics, priority
+
+    def descend(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """The gradient step of `update`, without its slow copies. Never waits for the device."""
+        total, losses, priority = self._objective(batch)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        return {**losses, **self.optimise()}, priority
+
+    def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """What a gradient step lowers, the losses in it, and the priorities (B,)."""
+        world, policy, priority = self._losses(batch)
+        total = self.balance(world) + sum(policy.values())
+        return total, {f"loss/{k}": loss.detach() for k, loss in {**world, **policy}.items()}, priority
+
+    def optimise(self) -> dict[str, Tensor]:
+        """Clips the gradients and steps; the norms before clipping."""
+        norms = {}
+        for name, optimiser in self.optimisers.items():
+            norm = nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
+            norms[f"grad_norm/{name}"] = norm
+            optimiser.step()
+        return norms
 
     def learn(self, replay) -> dict[str, Tensor]:
         """One update on a batch drawn from a `Replay` or `Mix`, which learns what surprised."""
@@ -151,14 +188,20 @@ class Agent:
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """World and policy losses reduced by mean over (t, b) of rho^t * valid * weight * loss."""
-        unroll = self.model.unroll(batch)
-        critic, td_error = self.critic.losses(unroll, batch)
-        policy = self.behaviour.losses(self.critic, unroll, batch)
+        with self._precision():
+            unroll = self.model.unroll(batch)
+            critic, td_error = self.critic.losses(unroll, batch)
+            policy = self.behaviour.losses(self.critic, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
         world = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
         policy = {name: (loss * scale).mean() for name, loss in policy.items()}
         return world, policy, (decay * td_error).sum(0)
+
+    def _precision(self) -> torch.autocast:
+        """Inside, products and convolutions have the precision of the config."""
+        low = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     # ---- acting
 
@@ -193,14 +236,14 @@ class Agent:
         action = torch.as_tensor(prev_action, dtype=torch.float32, device=self.device)
         reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
         begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
-        with self.acting.use():
+        with self.acting.use(), self._precision():
             self.belief = self.model.observe(self.belief, action, reward, seen, begin)
             if plan:
-                self.last_plan = self.planner.plan(
+                thought = self._plan(
                     self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore
                 )
-                self.memory = self.last_plan.memory
-                return self.last_plan.action.cpu().numpy()
+                self.last_plan, self.memory = thought, thought.memory
+                return thought.action.cpu().numpy()
             self.last_plan = None
             return self.behaviour.act(self.model.feature(self.belief), explore).cpu().numpy()
 
@@ -260,6 +303,7 @@ class Agent:
         meta: dict,
         device: str = "cpu",
         config: AgentConfig = FROM_CHECKPOINT,
+        compile: bool = False,
     ) -> "Agent":
         """An agent built from what `state` gave, perhaps with another config (a planner's, say).
 
@@ -267,7 +311,7 @@ class Agent:
             UsageError: the config's sizes are not those of the weights.
         """
         config = config if config.model else read_config(meta["config"])
-        agent = cls(Transform.from_json(meta["transform"]), config, device)
+        agent = cls(Transform.from_json(meta["transform"]), config, device, compile=compile)
         agent.load_state(tensors, meta)
         return agent
 

@@ -13,16 +13,17 @@ from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.config import at_least
 from o2o.film import write_film
+from o2o.machine import MachineConfig, compiles, tune
 from o2o.robot import Guard
 from o2o.rollout import Played, attach, play
-from o2o.run import RobotChoice, checkpoint_folder, choose_robot, use_threads
+from o2o.run import RobotChoice, checkpoint_folder, choose_robot
 from o2o.seeding import derive
 
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RobotChoice):
+class EvaluateConfig(RobotChoice, MachineConfig):
     """Plays a checkpoint on a robot.
 
     Attributes:
@@ -34,8 +35,6 @@ class EvaluateConfig(RobotChoice):
         num_robots: simulators side by side; a real robot is there once.
         film: write a short video of the first four episodes here (.mp4).
         out: write the result here (.json).
-        device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: one for each core.
     """
 
     checkpoint: Path | None = None
@@ -46,12 +45,11 @@ class EvaluateConfig(RobotChoice):
     num_robots: int = 25
     film: Path | None = None
     out: Path | None = None
-    device: str = "auto"
-    threads: int = 0
 
     def __post_init__(self):
-        super().__post_init__()
-        at_least(self, episodes=1, seed=0, threads=0, num_robots=1)
+        RobotChoice.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        at_least(self, episodes=1, seed=0, num_robots=1)
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,9 @@ def evaluate(config: EvaluateConfig) -> Score:
         UsageError: no checkpoint, or one of another robot.
         RobotError: the robot fails.
     """
-    use_threads(config.threads)
+    tune(config)
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
-    agent = Agent.from_state(tensors, meta, config.device, config.agent)
+    agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     result, played = score(
         agent, choice, config.episodes, config.plan, config.seed, config.num_robots,

@@ -12,6 +12,8 @@ from o2o.data import episodes as store
 from o2o.data.replay import Mix, Replay
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, run_folder
+from o2o.machine import FREE as FREE_MACHINE
+from o2o.machine import MachineConfig, compiles, tune
 from o2o.robot import Guard
 from o2o.rollout import attach, play
 from o2o.run import (
@@ -25,7 +27,6 @@ from o2o.run import (
     robot_papers,
     stop_requested,
     unpack,
-    use_threads,
     write_papers,
 )
 from o2o.seeding import derive
@@ -34,16 +35,15 @@ FREE = {
     "episodes",
     "out",
     "resume",
-    "device",
-    "threads",
     "checkpoint_every",
     "evaluate_every",
     "evaluate_episodes",
+    *FREE_MACHINE,
 }
 
 
 @dataclass(frozen=True)
-class FinetuneConfig(RobotChoice):
+class FinetuneConfig(RobotChoice, MachineConfig):
     """Improves a pretrained agent on its robot.
 
     Attributes:
@@ -57,8 +57,6 @@ class FinetuneConfig(RobotChoice):
         seed: of batches, noise and training scenes.
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
-        device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: one for each core.
         plan: act with the planner; `--no-plan` explores with the policy alone.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
@@ -74,16 +72,15 @@ class FinetuneConfig(RobotChoice):
     seed: int = 0
     out: Path | None = None
     resume: bool = False
-    device: str = "auto"
-    threads: int = 0
     plan: bool = True
     checkpoint_every: int = 5
     evaluate_every: int = 0
     evaluate_episodes: int = 20
 
     def __post_init__(self):
-        super().__post_init__()
-        at_least(self, episodes=1, updates_per_step=0, seed=0, threads=0, checkpoint_every=1)
+        RobotChoice.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1)
         at_least(self, evaluate_every=0, evaluate_episodes=1, offline_ratio=0)
         at_most(self, offline_ratio=1)
 
@@ -99,10 +96,11 @@ def finetune(config: FinetuneConfig) -> Path:
         O2OError: see the exit codes in the README.
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
-    use_threads(config.threads)
+    tune(config)
     folder, tensors, meta, resumed = _begin(config)
     choice = choose_robot(config, meta.get("robot"))
-    agent = Agent.from_state(tensors, meta, config.device, config.agent)
+    fast = compiles(config, _num_updates(config, meta["dataset"]))
+    agent = Agent.from_state(tensors, meta, config.device, config.agent, fast)
     data = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
     replay = agent.config.replay
     online = Replay(agent.transform.spec, replay.capacity, derive(config.seed, "online"), replay, online=True)
@@ -172,6 +170,11 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
     else:
         folder = run_folder(config.out, "finetune", config.robot or "robot")
     return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
+
+
+def _num_updates(config: FinetuneConfig, data: dict) -> int:
+    """To be expected, if the robot's episodes are as long as the recorded ones."""
+    return round(config.episodes * config.updates_per_step * data["steps"] / data["episodes"])
 
 
 def _act(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from o2o.layers import ELU, Linear, Mish, elu, linear, tanh
+
 Layers = TypeVar("Layers", bound=nn.Module)
 
 
@@ -26,9 +28,9 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """Two hidden layers with LayerNorm and Mish, and a linear output; orthogonal. Source: FOWM."""
     return orthogonal(
         nn.Sequential(
-            nn.Linear(in_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.Mish(),
-            nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.Mish(),
-            nn.Linear(hidden_dim, out_dim),
+            Linear(in_dim, hidden_dim), nn.LayerNorm(hidden_dim), Mish(),
+            Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim), Mish(),
+            Linear(hidden_dim, out_dim),
         )
     )  # fmt: skip
 
@@ -46,14 +48,17 @@ def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """(N, in_dim) float32 to (N, out_dim) in (0, 1). Source: FOWM."""
     return orthogonal(
         nn.Sequential(
-            nn.Linear(in_dim, hidden_dim), nn.ELU(),
-            nn.Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid(),
+            Linear(in_dim, hidden_dim), ELU(),
+            Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid(),
         )
     )  # fmt: skip
 
 
 class ImageEncoder(nn.Module):
-    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM."""
+    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM.
+
+    Inside, the channels of a pixel lie next to each other in memory, which convolutions are faster with.
+    """
 
     def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int):
         super().__init__()
@@ -65,10 +70,12 @@ class ImageEncoder(nn.Module):
         )  # fmt: skip
         with torch.no_grad():
             flat = self.conv(torch.zeros(1, *shape)).shape[1]
-        self.head = nn.Sequential(nn.Linear(flat, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid())
+        self.head = nn.Sequential(Linear(flat, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid())
         orthogonal(self)
+        self.conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
         return self.head(self.conv(image.float() / 255))
 
 
@@ -117,16 +124,16 @@ def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:
 
 
 def _head(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
-    x = torch.tanh(F.layer_norm(F.linear(x, weight1, bias1), bias1.shape, norm_weight, norm_bias))
-    x = F.elu(F.linear(x, weight2, bias2))
-    return F.linear(x, weight3, bias3).squeeze(-1)  # (N,)
+    x = tanh(F.layer_norm(linear(x, weight1, bias1), bias1.shape, norm_weight, norm_bias))
+    x = elu(linear(x, weight2, bias2))
+    return linear(x, weight3, bias3).squeeze(-1)  # (N,)
 
 
 def _heads(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
     x = torch.einsum("ni,eoi->eno", x, weight1) + bias1[:, None]
     x = F.layer_norm(x, x.shape[-1:]) * norm_weight[:, None] + norm_bias[:, None]
-    x = torch.baddbmm(bias2[:, None], torch.tanh(x), weight2.transpose(1, 2))
-    return torch.baddbmm(bias3[:, None], F.elu(x), weight3.transpose(1, 2)).squeeze(-1)  # (E, N)
+    x = torch.bmm(tanh(x), weight2.transpose(1, 2)) + bias2[:, None]
+    return (elu(x) * weight3).sum(-1) + bias3  # (E, N)
 
 
 class Slow(nn.Module):

@@ -11,6 +11,8 @@ from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, read_metrics, run_folder
+from o2o.machine import FREE as FREE_MACHINE
+from o2o.machine import MachineConfig, compiles, tune
 from o2o.rollout import robot_limits
 from o2o.run import (
     RobotChoice,
@@ -21,15 +23,14 @@ from o2o.run import (
     read_papers,
     stop_requested,
     unpack,
-    use_threads,
     write_papers,
 )
 
-FREE = {"updates", "out", "resume", "device", "threads", "log_every", "checkpoint_every"}
+FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", *FREE_MACHINE}
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RobotChoice):
+class PretrainConfig(RobotChoice, MachineConfig):
     """Learns from a dataset, without a robot.
 
     Attributes:
@@ -41,8 +42,6 @@ class PretrainConfig(RobotChoice):
         seed: of weights, batches and noise.
         out: run folder; default `runs/pretrain-DATASET-TIME`.
         resume: go on with the run in `out`.
-        device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: one for each core.
         log_every: updates between two lines of metrics.
         checkpoint_every: updates between two checkpoints.
         evaluate_every: updates between two evaluations on the robot; 0: none.
@@ -59,8 +58,6 @@ class PretrainConfig(RobotChoice):
     seed: int = 0
     out: Path | None = None
     resume: bool = False
-    device: str = "auto"
-    threads: int = 0
     log_every: int = 100
     checkpoint_every: int = 1000
     evaluate_every: int = 0
@@ -68,8 +65,9 @@ class PretrainConfig(RobotChoice):
     patience: int = 0
 
     def __post_init__(self):
-        super().__post_init__()
-        at_least(self, updates=1, seed=0, threads=0, log_every=1, checkpoint_every=1)
+        RobotChoice.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1)
         at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0)
 
 
@@ -82,13 +80,14 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
-    use_threads(config.threads)
+    tune(config)
     folder = _folder(config)
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
     ask = robot_limits(config) if config.robot else None
     data = offline.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
-    agent = Agent(data.transform, config.agent, config.device, config.seed)
+    fast = compiles(config, config.updates)
+    agent = Agent(data.transform, config.agent, config.device, config.seed, fast)
     facts = {
         "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),
         "robot": offline.robot_of(config, data.recording),

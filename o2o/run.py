@@ -44,17 +44,6 @@ class RobotChoice:
         at_least(self, action_repeat=0, max_steps=0)
 
 
-def use_threads(num: int) -> None:
-    """Lets torch use so many CPU threads; 0 leaves its own choice, one for each core.
-
-    Small models gain little from a second thread, and lose much when another program is busy: two
-    threads wait for each other. Measured with the preset `small` on two cores: 13 ms an update with
-    two threads and 16 with one; beside one busy program 57 and 16.
-    """
-    if num:
-        torch.set_num_threads(num)
-
-
 Choice = TypeVar("Choice", bound=RobotChoice)
 
 

@@ -11,14 +11,28 @@ PACKAGE = ROOT / "o2o"
 
 FLOORS = {
     0: ["errors", "spec", "catalog", "log", "checkpoint", "config", "seeding", "interval"],  # words
-    1: ["batch", "nn", "model", "robot", "recipe", "transform", "film"],  # contracts and bricks
+    1: [
+        "batch",
+        "nn",
+        "model",
+        "robot",
+        "recipe",
+        "transform",
+        "film",
+        "layers",
+        "imagine",
+        "valuation",
+        "deadline",
+        "machine",
+        "capture",
+    ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
     4: [  # loops
-        *["pretrain", "finetune", "evaluate", "inspect", "bench", "demo", "check"],
+        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "demo", "check"],
         *["run", "offline", "rollout", "listing"],  # what the loops and the door share
     ],
-    5: ["cli", "__main__"],  # the door
+    5: ["cli", "commands", "__main__"],  # the door
 }
 PARTS = 2
 KNOWS_ITSELF = "data"  # the one part that is several files
