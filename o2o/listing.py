@@ -5,26 +5,26 @@ import importlib.metadata
 from o2o import catalog
 from o2o.catalog import not_found
 from o2o.errors import UsageError
-from o2o.presets import PRESETS
 
 
-def show(argv: list[str]) -> int:
+def show(argv: list[str]) -> None:
     """Prints robots, datasets, models and presets, or the one kind that `argv` names."""
     kinds = [*catalog.KINDS, "presets"]
     if argv and argv[0] in ("-h", "--help"):
         print(f"usage: o2o list [{'|'.join(kinds)}]")
-        return 0
+        return
     if argv and argv[0] not in kinds:
         raise UsageError(not_found("kind", argv[0], kinds))
     for kind in argv[:1] or kinds:
         print(f"{kind}:")
         for name, about in _abouts(kind).items():
             print(f"  {name:<16}{about}")
-    return 0
 
 
 def _abouts(kind: str) -> dict[str, str]:
     if kind == "presets":
+        from o2o.presets import PRESETS  # brings torch, which the other kinds may do without
+
         return {name: preset.about for name, preset in PRESETS.items()}
     return {name: _about(kind, name, place) for name, place in catalog.names(kind).items()}
 

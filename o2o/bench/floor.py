@@ -1,0 +1,131 @@
+"""The least time that the arithmetic allows: its floating-point operations, over this machine's rate.
+
+Only products of matrices and convolutions are counted, a multiplication and an addition as two; the
+rest is under one per cent at FOWM's sizes.
+"""
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
+
+import torch
+
+from o2o.agent import AgentConfig
+from o2o.models import tdmpc
+from o2o.spec import Spec
+
+BACKWARD = 2  # a backward pass is two products for each of the forward pass: for weights and for inputs
+KERNELS = ((7, 2), (5, 2), (3, 2), (3, 2))  # (side, stride) of the image encoder's convolutions
+SHAPES = ((1280, 512, 512), (2048, 2048, 2048))  # (rows, in, out): a layer of an update; a big square
+ROUTES = ("highest", "medium")  # torch's two ways to a float32 product on a CPU: MKL and oneDNN
+FLOAT32_ERROR = 1e-5  # relative; bfloat16 errs by 1e-3
+
+
+def counted(config: AgentConfig) -> bool:
+    """Whether the operations of this system are known."""
+    return isinstance(config.world, tdmpc.Config) and not config.world.predict_end
+
+
+def update_flops(spec: Spec, config: AgentConfig) -> float:
+    """Of one update: T B windows through every network.
+
+    With a gradient: encoder (first observation only), dynamics, reward, every Q, V, policy. Without:
+    both encoders and V on what follows, two slow Qs each for V and for the policy, V for the advantage.
+    """
+    cost, rows = _costs(spec, config), config.window * config.batch_size
+    learned = cost["dynamics"] + cost["reward"] + config.critic.num_q * cost["q"] + cost["v"] + cost["policy"]
+    fixed = 2 * cost["encoder"] + 2 * min(2, config.critic.num_q) * cost["q"] + 2 * cost["v"]
+    spared = cost["policy_input"]  # the policy's input carries no gradient
+    first = (1 + BACKWARD) * cost["encoder"] - cost["encoder_input"]  # nor do observations
+    return rows * ((1 + BACKWARD) * learned - spared + fixed) + config.batch_size * first
+
+
+def plan_flops(spec: Spec, config: AgentConfig, iterations: int) -> float:
+    """Of one plan of MPPI for one robot, every candidate scored in full."""
+    cost, cfg = _costs(spec, config), config.planner
+    ensemble = config.critic.num_q * cost["q"]
+    candidate = cfg.horizon * (cost["dynamics"] + cost["reward"] + ensemble) + cost["policy"] + ensemble
+    prior = cfg.horizon * cost["policy"] + (cfg.horizon - 1) * cost["dynamics"]
+    population = cfg.num_samples + cfg.num_policy
+    return iterations * population * candidate + cfg.num_policy * prior + cost["encoder"]
+
+
+def _costs(spec: Spec, config: AgentConfig) -> dict[str, float]:
+    """Operations of one row through each network, forward; `_input`: of its first layer."""
+    world = config.world
+    assert isinstance(world, tdmpc.Config)
+    latent, joint = world.latent_dim, world.latent_dim + spec.action_dim
+    own = [_encoder(shape, world) for shape in spec.obs.values()]
+    return {
+        "encoder": sum(whole for whole, _ in own),
+        "encoder_input": sum(first for _, first in own),
+        "dynamics": _layers(joint, world.hidden_dim, world.hidden_dim, latent),
+        "reward": _layers(joint, world.hidden_dim, world.hidden_dim, 1),
+        "q": _layers(joint, config.critic.hidden_dim, config.critic.hidden_dim, 1),
+        "v": _layers(latent, config.critic.hidden_dim, config.critic.hidden_dim, 1),
+        "policy": _layers(latent, config.behaviour.hidden_dim, config.behaviour.hidden_dim, spec.action_dim),
+        "policy_input": _layers(latent, config.behaviour.hidden_dim),
+    }
+
+
+def _layers(*dims: int) -> float:
+    return 2.0 * sum(a * b for a, b in pairwise(dims))
+
+
+def _encoder(shape: tuple[int, ...], world: tdmpc.Config) -> tuple[float, float]:
+    """Operations of one observation, and those of the first layer among them."""
+    if len(shape) == 1:
+        return _layers(shape[0], world.encoder_dim, world.latent_dim), _layers(shape[0], world.encoder_dim)
+    channels, side, costs = shape[0], shape[1], []
+    for kernel, stride in KERNELS:
+        side = (side - kernel) // stride + 1
+        costs.append(2.0 * side**2 * world.channels * channels * kernel**2)
+        channels = world.channels
+    return sum(costs) + _layers(channels * side**2, world.latent_dim), costs[0]
+
+
+def gemm_gflops(device: torch.device, seconds: float) -> float:
+    """The best rate of a float32 product, over shapes and routes; the precision setting is put back."""
+    before, best = torch.get_float32_matmul_precision(), 0.0
+    try:
+        for route in ROUTES if device.type == "cpu" else ROUTES[:1]:
+            torch.set_float32_matmul_precision(route)
+            if _error(device) < FLOAT32_ERROR:
+                best = max(best, *(_rate(shape, device, seconds) for shape in SHAPES))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return best
+
+
+def _rate(shape: tuple[int, int, int], device: torch.device, seconds: float) -> float:
+    rows, inner, columns = shape
+    a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
+    out = torch.empty(rows, columns, device=device)
+    ms = median(timed(lambda: torch.mm(a, b, out=out), seconds, device, least=2))
+    return 2 * rows * inner * columns / ms / 1e6
+
+
+def _error(device: torch.device) -> float:
+    """Of a product by the route that is set, relative to its largest entry."""
+    a, b = torch.randn(256, 512, device=device), torch.randn(512, 256, device=device)
+    exact = a.double() @ b.double()
+    return ((a @ b - exact).abs().max() / exact.abs().max()).item()
+
+
+def timed(work: Callable[[], object], seconds: float, device: torch.device, least: int = 1) -> list[float]:
+    """Milliseconds of each call, as many as fit into `seconds`."""
+    spent: list[float] = []
+    while len(spent) < least or sum(spent) < 1000 * seconds:
+        wait(device)
+        begin = time.perf_counter()
+        work()
+        wait(device)
+        spent.append(1000 * (time.perf_counter() - begin))
+    return spent
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

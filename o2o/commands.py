@@ -1,0 +1,204 @@
+"""What a command line asks for: the defaults that it implies, its flags, and the function to call."""
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from o2o import catalog, checkpoint, presets
+from o2o.agent import AgentConfig, read_config
+from o2o.bench.measure import BenchConfig, bench
+from o2o.check import CheckConfig, check
+from o2o.config import from_dict
+from o2o.demo import DemoConfig, demo
+from o2o.errors import UsageError
+from o2o.evaluate import EvaluateConfig, evaluate
+from o2o.finetune import FinetuneConfig, finetune
+from o2o.model import ModelConfig
+from o2o.pretrain import PretrainConfig, pretrain
+from o2o.robot import RobotConfig, options
+from o2o.run import checkpoint_folder, choose_robot, read_papers
+
+
+def run(command: str, about: str, argv: list[str]) -> None:
+    """Runs one command, or prints its flags where `argv` asks for help.
+
+    Args:
+        command: a name in `FUNCTIONS`.
+        about: what it does, for the help page.
+        argv: its flags.
+    Raises:
+        UsageError: a flag that does not exist or a value that does not fit.
+    """
+    default = DEFAULTS[command](argv)
+    if {"-h", "--help", "--help-all"} & set(argv):
+        everything = _manual(command, about, default)
+        print(everything if "--help-all" in argv else _short(command, everything))
+    else:
+        FUNCTIONS[command](_parse(command, about, default, argv))
+
+
+def _tyro(command: str, about: str, default, argv: list[str]):
+    """(config, unknown flags)."""
+    return tyro.cli(
+        type(default), default=default, args=argv, prog=f"o2o {command}",
+        description=about[0].upper() + about[1:] + ".", return_unknown_args=True,
+    )  # fmt: skip
+
+
+def _parse(command: str, about: str, default, argv: list[str]):
+    """The config with the flags of `argv` in it.
+
+    Raises:
+        UsageError: a flag that does not exist or a value that does not fit, in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config, unknown = _tyro(command, about, default, argv)
+    except SystemExit:
+        raise UsageError(_one_line(said.getvalue())) from None
+    if unknown:
+        flags = re.findall(r"--[a-z][\w.-]*", _manual(command, about, default))
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help-all` shows them)"
+        )
+    return config
+
+
+def _manual(command: str, about: str, default) -> str:
+    """All flags of a command, those of every part included."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        _tyro(command, about, default, ["--help"])
+    return said.getvalue().strip()
+
+
+def _short(command: str, manual: str) -> str:
+    """The manual without the flags of the parts, which are named at the end."""
+    own, *parts = re.split(r"\n *\n(?= \w+ options *\n)", manual)
+    names = [f"--{part.split()[0]}.*" for part in parts]
+    more = f"\n\n`o2o {command} --help-all` also shows {' '.join(names)}" if names else ""
+    return own.rstrip() + more
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's frame, without frame and advice."""
+    title, *rows = re.split(r"\n\s*-{3,}\s*\n", box)
+    return " ".join((rows or [title])[0].split())
+
+
+def _given(argv: list[str], flag: str) -> str:
+    """The value of a flag that decides which other flags there are; empty if it was not given."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word[len(flag) + 1 :]
+    return ""
+
+
+def _path(argv: list[str], flag: str) -> Path | None:
+    given = _given(argv, flag)
+    return Path(given) if given else None
+
+
+def _saved(argv: list[str], command: str, kind: type):
+    """The config of the run to resume."""
+    papers = read_papers(_path(argv, "--out"))
+    if papers["command"] != command:
+        raise UsageError(
+            f"{_path(argv, '--out')} is a run of `o2o {papers['command']}`, not of `o2o {command}`"
+        )
+    data = papers["config"]
+    robot = data.get("robot", "")
+    robot_kind = type(options(robot)) if robot and data["robot_options"] else RobotConfig
+    agent = read_config(data["agent"])
+    plain = {name: value for name, value in data.items() if name != "agent"}
+    return replace(from_dict(kind, plain, {"robot_options": robot_kind}), agent=agent, resume=True)
+
+
+def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
+    """The config for another `--model`, with that model's options."""
+    model = _given(argv, "--model")
+    if not model or model == config.model:
+        return config
+    kind = getattr(catalog.load("models", model), "Config", ModelConfig)
+    return replace(config, model=model, world=kind())
+
+
+def _with_robot(config, argv: list[str], saved: dict | None):
+    """The config with the options of the robot that flags or checkpoint name, so that they become flags."""
+    name = _given(argv, "--robot")
+    if not name and not (saved and saved.get("robot")):
+        return config
+    return choose_robot(replace(config, robot=name), saved)
+
+
+def _pretrain(argv: list[str]) -> PretrainConfig:
+    if "--resume" in argv:
+        return _saved(argv, "pretrain", PretrainConfig)
+    name = _given(argv, "--preset") or PretrainConfig.preset
+    preset = presets.get(name)
+    config = PretrainConfig(
+        preset=name,
+        agent=_agent(preset.agent, argv),
+        data=preset.data,
+        updates=preset.updates,
+        threads=preset.threads,
+    )
+    robot = _given(argv, "--robot")
+    return replace(config, robot=robot, robot_options=options(robot)) if robot else config
+
+
+def _meta(argv: list[str]) -> dict:
+    """What the checkpoint that is named says of itself; empty if none is."""
+    source = _path(argv, "--checkpoint")
+    return checkpoint.load(checkpoint_folder(source))[1] if source else {}
+
+
+def _of_checkpoint(config, argv: list[str], meta: dict):
+    """The config with the agent and the robot of a checkpoint."""
+    if meta:
+        config = replace(config, agent=_agent(read_config(meta["config"]), argv))
+    return _with_robot(config, argv, meta.get("robot"))
+
+
+def _finetune(argv: list[str]) -> FinetuneConfig:
+    if "--resume" in argv:
+        return _saved(argv, "finetune", FinetuneConfig)
+    meta = _meta(argv)
+    name = _given(argv, "--preset") or meta.get("preset", "")
+    preset = presets.get(name) if name else presets.Preset
+    config = FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads)
+    return _of_checkpoint(config, argv, meta)
+
+
+def _check(argv: list[str]) -> CheckConfig:
+    return _with_robot(CheckConfig(), argv, None)
+
+
+def _bench(argv: list[str]) -> BenchConfig:
+    meta = _meta(argv)
+    return BenchConfig(agent=_agent(read_config(meta["config"]) if meta else AgentConfig(), argv))
+
+
+DEFAULTS: dict[str, Callable] = {
+    "demo": lambda argv: DemoConfig(),
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "evaluate": lambda argv: _of_checkpoint(EvaluateConfig(), argv, _meta(argv)),
+    "check": _check,
+    "bench": _bench,
+}
+FUNCTIONS: dict[str, Callable] = {
+    "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate, "check": check,
+    "bench": bench,
+}  # fmt: skip
