@@ -35,7 +35,7 @@ class PlannerConfig:
         budget_ms: time for a plan, ms; the search iterates until it is over, whatever `iterations` says,
             and the policy acts where there was no time for any. 0: no limit of time.
         prune: give up candidates that cannot be elites any more before the whole ensemble was asked. The
-            elites stay the same. On a CPU only.
+            elites stay the same. On a CPU only; networks narrower than about 256 gain nothing.
         uncertainty: lambda, the price of one unit of ensemble spread in units of return; FOWM 1
             (xArm), 3 (AntMaze), 20 (Hopper).
         temperature: sharpness of the elites' weights, per unit of return; TD-MPC 0.5.

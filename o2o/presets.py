@@ -46,7 +46,9 @@ PRESETS = {
             world=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
             critic=CriticConfig(hidden_dim=64),
             behaviour=BehaviourConfig(hidden_dim=64),
-            planner=PlannerConfig(num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=2.0),
+            planner=PlannerConfig(
+                num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=2.0, prune=False
+            ),
             batch_size=128,
             learning_rate=5e-4,
         ),

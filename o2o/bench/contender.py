@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o import catalog, checkpoint
+from o2o import catalog, checkpoint, offline
 from o2o.agent import Agent, AgentConfig, pick_device, read_config
 from o2o.batch import Episode
 from o2o.bench.floor import gemm_gflops, timed, wait
@@ -58,12 +58,11 @@ class Contender:
     def __init__(self, setup: Setup):
         self.setup, self.device = setup, pick_device(setup.device)
         self.config, self.transform = read_config(setup.config), Transform.from_json(setup.transform)
-        spec = self.transform.spec
-        self.replay = Replay(spec, setup.steps * 2, 0, self.config.replay)
-        for episode in episodes(spec, setup.steps, EPISODE):
-            self.replay.add(episode)
-        seen = next(episodes(spec, 16, 16)).obs
-        self.seen = cycle([{name: value[t : t + 1] for name, value in seen.items()} for t in range(16)])
+        self.replay = experience(setup, self.config, self.transform)
+        seen = self.replay.sample(16, 1).obs  # name -> (2, 16, *shape)
+        self.seen = cycle(
+            [{name: value[0, i : i + 1].numpy() for name, value in seen.items()} for i in range(16)]
+        )
 
     def job(self, name: str) -> Callable[[], object]:
         raise NotImplementedError
@@ -219,13 +218,24 @@ def reference(setup: Setup) -> Agent:
     return lived_in(Agent(transform, config))
 
 
+def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Replay:
+    """What updates draw from and plans start at: the data of the checkpoint, or noise."""
+    if setup.checkpoint:
+        _, meta = checkpoint.load(Path(setup.checkpoint))
+        return offline.read_again(meta["dataset"], config.replay, transform).replay
+    replay = Replay(transform.spec, setup.steps * 2, 0, config.replay)
+    for episode in episodes(transform.spec, setup.steps, EPISODE):
+        replay.add(episode)
+    return replay
+
+
 def lived_in(agent: Agent) -> Agent:
     """The agent with weights of a realistic condition: outputs that differ, members that nearly agree.
 
     A fresh agent's rewards and Qs are zero and its members agree on that, so the search has nothing to
     prefer and pruning would look better than it is. Here the members are one random network, each
     moved by noise of a tenth of its weights' size. Of the ensemble's evaluations, exact pruning then
-    needs about half at a price of 1, as it did with trained agents on xArm lift (0.55).
+    needs about half at a price of 1; an agent trained on `sim-lift` needs a quarter (`--checkpoint`).
     """
     heads, noise = agent.critic.q_heads, torch.Generator().manual_seed(0)
     with torch.no_grad():
