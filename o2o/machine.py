@@ -5,6 +5,7 @@ as it was. Nothing here changes the mathematics: products stay float32, which a 
 """
 
 import ctypes
+import functools
 import logging
 import os
 import shutil
@@ -73,10 +74,29 @@ def compiles(config: MachineConfig, updates: int) -> bool:
 def compiled(function: Callable, dynamic: bool = False) -> Callable:
     """The function by torch's compiler, with the random numbers that the eager one would draw.
 
+    Where the compiler fails it stays the eager one, and the log says why.
+
     Args:
         dynamic: sizes will vary from call to call.
     """
-    return torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
+    from torch._dynamo.exc import BackendCompilerFailed  # takes a second, and few runs compile
+
+    fast = torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
+
+    @functools.wraps(function)
+    def call(*args):
+        nonlocal fast
+        if fast is function:
+            return function(*args)
+        try:
+            return fast(*args)
+        except BackendCompilerFailed as error:
+            reason = str(error).strip().splitlines()[0]
+            log.warning("%s stays uncompiled: %s", function.__name__, reason)
+            fast = function
+            return function(*args)
+
+    return call
 
 
 def _missing_compiler() -> str:

@@ -66,3 +66,14 @@ def test_batched_ensemble_is_the_looped_one(monkeypatch):
     looped = critic.q(feature, action)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     torch.testing.assert_close(critic.q(feature, action), looped, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_where_the_compiler_fails_the_eager_function_goes_on(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/bin/false"))
+    square = machine.compiled(lambda x: x * x)
+    assert square(torch.full((3,), 3.0)).tolist() == [9.0] * 3
+    assert square(torch.full((3,), 2.0)).tolist() == [4.0] * 3
+    assert caplog.text.count("stays uncompiled") == 1
