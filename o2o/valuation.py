@@ -13,6 +13,9 @@ from torch import Tensor
 from o2o.imagine import Imagined, join
 
 
+BLOCK = 256  # rows: arrays whose size follows the data stay small, or memory would be left in pieces
+
+
 @dataclass(frozen=True)
 class Valued:
     """Candidate plans and their worth.
@@ -82,14 +85,14 @@ class Valuation:
             nonlocal num_evaluated
             for step in range(last + 1):
                 rows = (alive if step == last else alive & owing).nonzero().squeeze(1)
-                if len(rows) == 1:
-                    rows = rows.repeat(2)  # a compiler makes a case of its own of a single row
-                if len(rows):
-                    spread = self.doubt(critic, feature[step, rows], action[step, rows])
-                    account = tail if step == last else way
-                    account[rows] += discount[step, rows] * self.price * spread
-                    alive = alive & (bound - (way + tail) >= floor)
-                    num_evaluated += len(rows)
+                account = tail if step == last else way
+                for begin in range(0, len(rows), BLOCK):
+                    some = rows[begin : begin + BLOCK]
+                    some = some.repeat(2) if len(some) == 1 else some  # a compiler makes a case of one row
+                    spread = self.doubt(critic, feature[step, some], action[step, some])
+                    account[some] += discount[step, some] * self.price * spread
+                alive = alive & (bound - (way + tail) >= floor)
+                num_evaluated += len(rows)
             return alive
 
         def value(paid: Tensor) -> Tensor:
