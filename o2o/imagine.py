@@ -1,5 +1,6 @@
 """Plans rolled out through the world model: where they lead, and what they bring on the way."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,36 +44,31 @@ def join(left: Imagined, right: Imagined) -> Imagined:
 
 def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
     """Rolls out `action` (H, N, S, A) from N states."""
-    _, n, size, _ = action.shape
-    state = repeat(state, size)
-    features, rewards, decays = [model.feature(state)], [], []
-    for now in action.flatten(1, 2):
-        state, reward, decay = model.step(state, now)
-        features.append(model.feature(state))
-        rewards.append(reward)
-        decays.append(decay)
-    return _gather(action, features, rewards, decays, (n, size))
+    flat = action.flatten(1, 2)
+    return _roll(model, state, len(action), action.shape[2], lambda step, feature: flat[step])
 
 
 def imagine_policy(model: WorldModel, state: State, behaviour, steps: int, size: int) -> Imagined:
     """Rolls the exploring policy out, `size` times from each of N states."""
+    return _roll(model, state, steps, size, lambda step, feature: behaviour.act(feature, explore=True))
+
+
+def _roll(
+    model: WorldModel, state: State, steps: int, size: int, act: Callable[[int, Tensor], Tensor]
+) -> Imagined:
     shape = (len(next(iter(state.values()))), size)
     state = repeat(state, size)
     features, actions, rewards, decays = [model.feature(state)], [], [], []
-    for _ in range(steps):
-        actions.append(behaviour.act(features[-1], explore=True))
+    for step in range(steps):
+        actions.append(act(step, features[-1]))
         state, reward, decay = model.step(state, actions[-1])
         features.append(model.feature(state))
         rewards.append(reward)
         decays.append(decay)
-    return _gather(torch.stack(actions).unflatten(1, shape), features, rewards, decays, shape)
-
-
-def _gather(action: Tensor, features: list, rewards: list, decays: list, shape: tuple) -> Imagined:
     discount = torch.cat([torch.ones_like(decays[0])[None], torch.stack(decays).cumprod(0)])  # (H+1, M)
     gain = (discount[:-1] * torch.stack(rewards)).sum(0).view(shape)
     return Imagined(
-        action,
+        torch.stack(actions).unflatten(1, shape),
         torch.stack(features).unflatten(1, shape),
         discount.unflatten(1, shape),
         gain,

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from o2o.imagine import Imagined, join
 
-
 BLOCK = 256  # rows: arrays whose size follows the data stay small, or memory would be left in pieces
 
 
