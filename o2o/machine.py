@@ -32,7 +32,7 @@ class MachineConfig:
 
     Attributes:
         device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: one for each core.
+        threads: of the CPU; 0: as torch has it.
         compile: `auto`: from 5,000 updates on, where there is a compiler.
         tune: keep freed memory, faster products.
     """
@@ -48,7 +48,8 @@ class MachineConfig:
 
 def tune(config: MachineConfig) -> list[str]:
     """Sets the process up and logs it in one line; what was set."""
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     num = torch.get_num_threads()
     done = ["1 thread" if num == 1 else f"{num} threads"]
     if config.tune:
