@@ -54,7 +54,7 @@ PRESETS = {
         ),
         updates=4000,
         updates_per_step=2.0,
-        threads=1,  # 16 ms an update, two take 13; beside one busy program 16 and 57, as they wait for each other
+        threads=1,  # 16 ms an update, two take 13; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
     "fowm": Preset("FOWM as published for xArm lift and push", FOWM),
