@@ -47,7 +47,7 @@ class AWR(nn.Module):
 
     def act(self, feature: Tensor, explore: bool = False) -> Tensor:
         """(..., A) in [-1, 1] of feature (..., F)."""
-        mean = torch.tanh(self.net(feature))
+        mean = torch.tanh(self.net(feature).float())
         if not explore:
             return mean
         bound = self.config.noise_clip

@@ -113,7 +113,7 @@ class Ensemble(nn.Module):
             value = torch.stack([_head(flat, *own) for own in zip(*unstacked, strict=True)])
         else:
             value = _heads(flat, *weights)
-        return value.reshape(-1, *x.shape[:-1])
+        return value.float().reshape(-1, *x.shape[:-1])
 
 
 def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:

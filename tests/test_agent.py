@@ -153,3 +153,19 @@ def test_strangers_model_learns_and_acts_in_one_file():
     hub.start(3, seed=0)
     assert act(hub, n=3).shape == (3, 2)
     assert Agent.from_state(*hub.state()).model.feature_dim == 12
+
+
+def test_bfloat16_products_leave_losses_actions_and_weights_in_float32():
+    exact, rounded = agent(), agent(replace(TINY, precision="bfloat16"))
+    want, _ = exact.update(batch())
+    have, priority = rounded.update(batch())
+    assert priority.dtype == torch.float32
+    for name, value in want.items():
+        assert have[name].dtype == torch.float32
+        torch.testing.assert_close(have[name], value, rtol=0.05, atol=0.02)
+    assert {weight.dtype for weight in weights(rounded).values()} == {torch.float32, torch.int64}
+    rounded.start(1, seed=0)
+    zeros, obs = np.zeros((1, 2), np.float32), {"state": np.zeros((1, 3), np.float32)}
+    for plan in (True, False):
+        action = rounded.act(obs, zeros, zeros[:, 0], np.array([True]), plan=plan)
+        assert action.dtype == np.float32 and np.isfinite(action).all()
