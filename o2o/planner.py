@@ -17,6 +17,8 @@ from o2o.imagine import Imagined, imagine, imagine_policy
 from o2o.model import State
 from o2o.valuation import Valuation
 
+Method = Literal["mppi", "icem"]
+
 
 @dataclass(frozen=True)
 class PlannerConfig:
@@ -45,7 +47,7 @@ class PlannerConfig:
     """
 
     horizon: int = 5
-    method: Literal["mppi", "icem"] = "mppi"
+    method: Method = "mppi"
     num_samples: int = 512
     num_policy: int = 51
     num_elites: int = 50

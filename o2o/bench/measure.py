@@ -26,6 +26,8 @@ from o2o.bench.data import DataJobs, write_d4rl
 from o2o.bench.floor import counted
 from o2o.bench.worker import Worker
 from o2o.config import at_least
+from o2o.errors import UsageError
+from o2o.planner import Method
 from o2o.run import checkpoint_folder
 from o2o.spec import Spec
 from o2o.transform import Field, Transform
@@ -74,7 +76,7 @@ class BenchConfig:
     rounds: int = 3
     compile: bool = True
     tune: bool = True
-    methods: tuple[str, ...] = ("icem",)
+    methods: tuple[Method, ...] = ("icem",)
     sizes: tuple[int, ...] = (200_000, 1_000_000)
     device: str = "cpu"
     preset: str = "small"
@@ -86,6 +88,8 @@ class BenchConfig:
 
     def __post_init__(self):
         at_least(self, seconds=0, rounds=1, plans=1, budget_ms=0)
+        if not self.threads or min(self.threads) < 1:
+            raise UsageError(f"--threads is {self.threads}, wanted numbers from 1 up")
 
 
 def bench(config: BenchConfig) -> dict[str, float]:
