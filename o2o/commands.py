@@ -90,9 +90,15 @@ def _short(command: str, manual: str) -> str:
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's frame, without frame and advice."""
-    title, *rows = re.split(r"\n\s*-{3,}\s*\n", box)
-    return " ".join((rows or [title])[0].split())
+    """The message inside tyro's frame, drawn in ASCII or in Unicode, without frame and advice."""
+    blocks: list[list[str]] = [[]]
+    for line in box.splitlines():
+        plain = line.strip("│╭╮╰╯ \t")
+        if plain.endswith(("---", "───")):
+            blocks.append([])
+        else:
+            blocks[-1].append(plain)
+    return " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
 
 
 def _given(argv: list[str], flag: str) -> str:

@@ -493,3 +493,14 @@ def test_nobody_listening_is_no_fault():
         process.stdout.close()
         said = process.stderr.read()
     assert process.returncode == 0 and "Traceback" not in said and "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_bad_value_is_one_line_in_any_terminal(encoding):
+    command = [sys.executable, "-m", "o2o", "pretrain", "--compile", "maybe"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    want = (
+        "o2o: error: invalid choice 'maybe' for argument '--compile'. Expected one of ('auto', 'yes', 'no')."
+    )
+    assert (done.returncode, done.stderr.strip()) == (2, want)
