@@ -2,7 +2,7 @@
 
 Source: Feng et al. 2023 (FOWM), after Kostrikov et al. 2021 (IQL). Q bootstraps from V and V from the
 slow Q of recorded actions, so nothing is ever asked about actions that are not in the data; the
-spread of the ensemble is then a statement about data.
+spread of the ensemble is then a statement about data. Two-hot Qs are TD-MPC2's (Hansen et al. 2024).
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from o2o.batch import Batch
 from o2o.config import at_least, at_most
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
+from o2o.scalar import code
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class CriticConfig:
         expectile: of Q that V estimates; FOWM 0.9 (xArm, AntMaze), 0.7 (Hopper).
         slow_rate: step of the slow Qs towards the Qs; FOWM 0.01.
         slow_every: updates between two such steps; FOWM 2.
+        num_bins: of Q's two-hot code, evenly from -10 to 10 in symlog; TD-MPC2 101. 0: Q is a plain number
+            with a squared error, as in FOWM.
     """
 
     num_q: int = 5
@@ -33,30 +36,34 @@ class CriticConfig:
     expectile: float = 0.9
     slow_rate: float = 0.01
     slow_every: int = 2
+    num_bins: int = 0
 
     def __post_init__(self):
         at_least(self, num_q=1, hidden_dim=1, expectile=0, slow_rate=0, slow_every=1)
+        at_least(self, num_bins=2 if self.num_bins else 0)
         at_most(self, expectile=1, slow_rate=1)
 
 
 class Critic(nn.Module):
-    """E heads Q_i(feature, action) and one V(feature)."""
+    """E heads Q_i(feature, action) and one V(feature); all that comes out is in units of return."""
 
     def __init__(self, feature_dim: int, action_dim: int, discount: float, config: CriticConfig):
         super().__init__()
         self.config, self.discount = config, discount
-        self.q_heads = Ensemble(config.num_q, feature_dim + action_dim, config.hidden_dim, zero_output=True)
-        self.v_head = Ensemble(1, feature_dim, config.hidden_dim, zero_output=False)
+        self.code = code(config.num_bins, "symlog")
+        sizes = feature_dim + action_dim, config.hidden_dim, self.code.width
+        self.q_heads = Ensemble(config.num_q, *sizes, zero_output=True)
+        self.v_head = Ensemble(1, feature_dim, config.hidden_dim, 1, zero_output=False)
         self.slow_q_heads = Slow(self.q_heads, config.slow_rate, config.slow_every)
 
     def q(self, feature: Tensor, action: Tensor, slow: bool = False, members: Tensor | None = None) -> Tensor:
         """(E, ...) of feature (..., F) and action (..., A); only `members` if they are named."""
         heads = self.slow_q_heads if slow else self.q_heads
-        return heads(torch.cat([feature, action], -1), members)
+        return self.code.decode(heads(torch.cat([feature, action], -1), members))
 
     def v(self, feature: Tensor) -> Tensor:
         """(...) of feature (..., F)."""
-        return self.v_head(feature)[0]
+        return self.v_head(feature)[0].squeeze(-1)
 
     def pessimistic(self, feature: Tensor, action: Tensor, slow: bool = False) -> Tensor:
         """(...) the lesser of two distinct members, one random pair for the whole call."""
@@ -76,16 +83,19 @@ class Critic(nn.Module):
         """`q` and `v`, each (T, B), and the summed absolute TD error (T, B) for priorities.
 
         V's input carries the gradient of `unroll.feature`; its target does not. Q is summed over
-        members, not averaged. Source: Feng et al. 2023, in-sample TD and expectile losses.
+        members, not averaged. Source: Feng et al. 2023, in-sample TD and expectile losses; the
+        cross-entropy of two-hot Qs as in TD-MPC2.
         """
         feature = unroll.feature
         with torch.no_grad():
             goes_on = (~batch.terminated).float()
             target = batch.reward + self.discount * goes_on * self.v(unroll.next_feature)  # (T, B)
             advised = self.pessimistic(feature, batch.action, slow=True)
-        error = self.q(feature, batch.action) - target  # (E, T, B)
+        out = self.q_heads(torch.cat([feature, batch.action], -1))  # (E, T, B, bins or 1)
+        q = self.code.loss(out, target.expand(out.shape[:-1]))  # (E, T, B)
+        error = self.code.decode(out.detach()) - target
         v = expectile_loss(advised - self.v(feature), self.config.expectile)
-        return {"q": error.square().sum(0), "v": v}, error.detach().abs().sum(0)
+        return {"q": q.sum(0), "v": v}, error.abs().sum(0)
 
     def track(self) -> None:
         """Moves the slow copies; called after every optimiser step."""

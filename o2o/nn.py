@@ -44,23 +44,33 @@ def zero_last(layers: nn.Sequential) -> nn.Sequential:
     return layers
 
 
-def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """(N, in_dim) float32 to (N, out_dim) in (0, 1). Source: FOWM."""
+class SimNorm(nn.Module):
+    """(..., F) to (..., F): a softmax over every `group` neighbours. Source: TD-MPC2."""
+
+    def __init__(self, group: int):
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.group)).softmax(-1).flatten(-2)
+
+
+def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int, output: nn.Module) -> nn.Sequential:
+    """(N, in_dim) float32 to (N, out_dim), the last step of it `output`. Source: FOWM."""
     return orthogonal(
         nn.Sequential(
-            Linear(in_dim, hidden_dim), ELU(),
-            Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid(),
+            Linear(in_dim, hidden_dim), ELU(), Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), output
         )
-    )  # fmt: skip
+    )
 
 
 class ImageEncoder(nn.Module):
-    """(N, C, h, w) uint8 to (N, out_dim) in (0, 1): four strided convolutions. Source: FOWM.
+    """(N, C, h, w) uint8 to (N, out_dim): four strided convolutions, at last `output`. Source: FOWM.
 
     Inside, the channels of a pixel lie next to each other in memory, which convolutions are faster with.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int):
+    def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int, output: nn.Module):
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(shape[0], channels, 7, stride=2), nn.ReLU(),
@@ -70,7 +80,7 @@ class ImageEncoder(nn.Module):
         )  # fmt: skip
         with torch.no_grad():
             flat = self.conv(torch.zeros(1, *shape)).shape[1]
-        self.head = nn.Sequential(Linear(flat, out_dim), nn.LayerNorm(out_dim), nn.Sigmoid())
+        self.head = nn.Sequential(Linear(flat, out_dim), nn.LayerNorm(out_dim), output)
         orthogonal(self)
         self.conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -80,27 +90,28 @@ class ImageEncoder(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear to a scalar. Source: FOWM.
+    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear. Source: FOWM.
 
     The weights are stacked, so the members run as one batched product on a GPU or when compiled; on a
     CPU in eager mode they run one by one, which was measured faster (batched products miss the cache).
     """
 
-    def __init__(self, num_members: int, in_dim: int, hidden_dim: int, zero_output: bool):
+    def __init__(self, num_members: int, in_dim: int, hidden_dim: int, out_dim: int, zero_output: bool):
         super().__init__()
-        self.num_members = num_members
+        self.num_members, self.out_dim = num_members, out_dim
         self.weight1 = nn.Parameter(_orthogonal_stack(num_members, hidden_dim, in_dim))
         self.bias1 = nn.Parameter(torch.zeros(num_members, hidden_dim))
         self.norm_weight = nn.Parameter(torch.ones(num_members, hidden_dim))
         self.norm_bias = nn.Parameter(torch.zeros(num_members, hidden_dim))
         self.weight2 = nn.Parameter(_orthogonal_stack(num_members, hidden_dim, hidden_dim))
         self.bias2 = nn.Parameter(torch.zeros(num_members, hidden_dim))
-        last = torch.zeros(num_members, 1, hidden_dim)
-        self.weight3 = nn.Parameter(last if zero_output else _orthogonal_stack(num_members, 1, hidden_dim))
-        self.bias3 = nn.Parameter(torch.zeros(num_members, 1))
+        zeros = torch.zeros(num_members, out_dim, hidden_dim)
+        last = zeros if zero_output else _orthogonal_stack(num_members, out_dim, hidden_dim)
+        self.weight3 = nn.Parameter(last)
+        self.bias3 = nn.Parameter(torch.zeros(num_members, out_dim))
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """(..., in_dim) to (E, ...), or (len(members), ...) for chosen members."""
+        """(..., in_dim) to (E, ..., out_dim), or (len(members), ..., out_dim) for chosen members."""
         weights = [
             self.weight1, self.bias1, self.norm_weight, self.norm_bias,
             self.weight2, self.bias2, self.weight3, self.bias3,
@@ -113,7 +124,7 @@ class Ensemble(nn.Module):
             value = torch.stack([_head(flat, *own) for own in zip(*unstacked, strict=True)])
         else:
             value = _heads(flat, *weights)
-        return value.float().reshape(-1, *x.shape[:-1])
+        return value.float().reshape(-1, *x.shape[:-1], self.out_dim)
 
 
 def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:
@@ -126,14 +137,16 @@ def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:
 def _head(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
     x = tanh(F.layer_norm(linear(x, weight1, bias1), bias1.shape, norm_weight, norm_bias))
     x = elu(linear(x, weight2, bias2))
-    return linear(x, weight3, bias3).squeeze(-1)  # (N,)
+    return linear(x, weight3, bias3)  # (N, out)
 
 
 def _heads(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, bias3) -> Tensor:
     x = torch.einsum("ni,eoi->eno", x, weight1) + bias1[:, None]
     x = F.layer_norm(x, x.shape[-1:]) * norm_weight[:, None] + norm_bias[:, None]
-    x = torch.bmm(tanh(x), weight2.transpose(1, 2)) + bias2[:, None]
-    return (elu(x) * weight3).sum(-1) + bias3  # (E, N)
+    x = elu(torch.bmm(tanh(x), weight2.transpose(1, 2)) + bias2[:, None])
+    if weight3.shape[1] == 1:  # a sum joins the pass over memory, a product would not
+        return (x * weight3).sum(-1, keepdim=True) + bias3[:, None]
+    return torch.bmm(x, weight3.transpose(1, 2)) + bias3[:, None]  # (E, N, out)
 
 
 class Slow(nn.Module):

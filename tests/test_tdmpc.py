@@ -1,4 +1,4 @@
-"""TD-MPC's model: sizes, initialisation, losses, roll-outs (G37, G38, G41)."""
+"""TD-MPC's model: sizes, initialisation, losses, roll-outs (G5, G37, G38, G41)."""
 
 import pytest
 import torch
@@ -6,12 +6,16 @@ from conftest import make_batch
 
 from o2o.behaviour import AWR, BehaviourConfig
 from o2o.critic import Critic, CriticConfig
+from o2o.errors import UsageError
 from o2o.models.tdmpc import Config, Model
-from o2o.nn import random_shift, shift
+from o2o.nn import SimNorm, random_shift, shift
+from o2o.scalar import TwoHot
 from o2o.spec import Spec
 
 STATE = Spec({"state": (11,)}, 3)
 PIXELS = Spec({"camera": (3, 84, 84), "state": (4,)}, 4)
+FOWM = Config(hidden_dim=32)
+TDMPC2 = Config(latent_dim=48, hidden_dim=32, simnorm=8, num_bins=101, target="online")
 
 
 @pytest.mark.parametrize(
@@ -51,9 +55,10 @@ def test_reward_starts_at_zero_and_latents_lie_in_the_unit_cube():
     assert 0 <= z.min() and z.max() <= 1 and 0 < state["z"].min() and state["z"].max() < 1
 
 
+@pytest.mark.parametrize("config", [FOWM, TDMPC2])
 @pytest.mark.parametrize("spec", [STATE, PIXELS])
-def test_step_by_step_equals_unroll(spec):
-    model = Model(spec, 0.9, Config(hidden_dim=32))
+def test_step_by_step_equals_unroll(spec, config):
+    model = Model(spec, 0.9, config)
     batch = make_batch(spec, size=3)
     torch.manual_seed(5)
     unroll = model.unroll(batch)
@@ -64,7 +69,7 @@ def test_step_by_step_equals_unroll(spec):
 
 
 def test_losses_follow_the_formula():
-    model = Model(STATE, 0.9, Config(hidden_dim=32))
+    model = Model(STATE, 0.9, FOWM)
     torch.nn.init.normal_(model.reward[-1].weight)
     for p in model.slow_encoder.parameters():
         p.add_(torch.randn_like(p) * 0.1)
@@ -83,7 +88,7 @@ def test_losses_follow_the_formula():
 def test_unknown_next_observation_teaches_nothing():
     batch = make_batch(STATE)
     batch.next_valid[3, 2] = False
-    losses = Model(STATE, 0.9, Config(hidden_dim=32)).unroll(batch).losses
+    losses = Model(STATE, 0.9, FOWM).unroll(batch).losses
     assert losses["dynamics"][3, 2] == 0 and losses["dynamics"][3, 1] > 0
 
 
@@ -102,3 +107,70 @@ def test_predicted_end_discounts_the_plan():
     _, _, discount = model.step({"z": torch.rand(4, 50)}, torch.zeros(4, 3))
     assert torch.allclose(discount, torch.full((4,), 0.45))
     assert "discount" in model.unroll(make_batch(STATE)).losses
+
+
+# ---- options of TD-MPC2
+
+
+def test_simnorm_makes_every_group_sum_to_one():
+    norm = SimNorm(8)
+    assert norm(torch.zeros(2, 3, 16)).eq(1 / 8).all()
+    x = torch.randn(5, 16)
+    torch.testing.assert_close(norm(x).view(5, 2, 8).sum(-1), torch.ones(5, 2))
+    torch.testing.assert_close(norm(x)[:, 8:], x[:, 8:].softmax(-1))
+
+
+@pytest.mark.parametrize("spec", [STATE, PIXELS])
+def test_latents_lie_on_simplices_also_as_the_mean_of_several_observations(spec):
+    model = Model(spec, 0.9, TDMPC2)
+    z = model.encoder({name: value[0] for name, value in make_batch(spec).obs.items()})
+    imagined, _, _ = model.step({"z": z}, torch.zeros(8, spec.action_dim))
+    for latent in (z, imagined["z"]):
+        assert latent.min() > 0
+        torch.testing.assert_close(latent.view(8, 6, 8).sum(-1), torch.ones(8, 6))
+
+
+def test_two_hot_reward_starts_at_zero_and_learns_by_cross_entropy():
+    model, batch, code = Model(STATE, 0.9, TDMPC2), make_batch(STATE), TwoHot(101, 10, "symlog")
+    z = model.encoder({"state": batch.obs["state"][0]})
+    assert model.step({"z": z}, batch.action[0])[1].eq(0).all()
+    torch.nn.init.normal_(model.reward[-1].weight)
+    unroll = model.unroll(batch)
+    for t in range(5):
+        logits = model.reward(torch.cat([unroll.feature[t], batch.action[t]], -1))
+        _, reward, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
+        torch.testing.assert_close(reward, code.decode(logits))
+        want = -(code.encode(batch.reward[t]) * logits.log_softmax(-1)).sum(-1)
+        torch.testing.assert_close(unroll.losses["reward"][t], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [STATE, PIXELS])
+def test_online_target_is_the_next_feature(spec):
+    model, batch = Model(spec, 0.9, TDMPC2), make_batch(spec)
+    batch.next_valid[3, 2] = False
+    unroll = model.unroll(batch)
+    for t in range(5):
+        predicted, _, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
+        want = (predicted["z"] - unroll.next_feature[t]).square().mean(-1) * batch.next_valid[t]
+        torch.testing.assert_close(unroll.losses["dynamics"][t], want)
+
+
+def test_online_target_needs_no_slow_encoder():
+    model = Model(STATE, 0.9, TDMPC2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.track()
+    assert model.slow_encoder is None and all(p.requires_grad for p in model.parameters())
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"simnorm": 8}, "latent-dim is 50, wanted a multiple of simnorm, 8"),
+        ({"simnorm": 1}, "simnorm is 1, wanted at least 2"),
+        ({"num_bins": 1}, "num-bins is 1, wanted at least 2"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_one_line(field, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        Config(**field)

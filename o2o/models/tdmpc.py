@@ -1,9 +1,11 @@
 """TD-MPC's latent world model: encoder, latent dynamics, reward; no decoder.
 
 Source: Hansen et al. 2022 (TD-MPC); sizes, initialisation and losses as in Feng et al. 2023 (FOWM).
+Simplex latents, two-hot rewards and the online target are options from Hansen et al. 2024 (TD-MPC2).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from o2o.batch import Batch
 from o2o.config import at_least, at_most
+from o2o.errors import UsageError
 from o2o.model import ModelConfig, State, Unroll, WorldModel
-from o2o.nn import ImageEncoder, Slow, mlp, random_shift, vector_encoder, zero_last
+from o2o.nn import ImageEncoder, SimNorm, Slow, mlp, random_shift, vector_encoder, zero_last
+from o2o.scalar import code
 from o2o.spec import Spec
 
 
@@ -28,6 +32,12 @@ class Config(ModelConfig):
         slow_rate: step of the slow encoder towards the encoder; FOWM 0.01.
         slow_every: updates between two such steps; FOWM 2.
         predict_end: also learn whether the episode goes on, and discount plans by it; FOWM: no.
+        simnorm: latent entries in a group that sums to one; TD-MPC2 8. 0: each entry is a sigmoid, as in
+            FOWM.
+        num_bins: of the reward's two-hot code, evenly from -10 to 10 in symlog; TD-MPC2 101. 0: the reward
+            is a plain number with a squared error, as in FOWM.
+        target: whose latent of the next observation the dynamics shall meet: of the `slow` encoder, as in
+            FOWM, or of the encoder itself, without gradient, as in TD-MPC2.
     """
 
     latent_dim: int = 50
@@ -37,14 +47,25 @@ class Config(ModelConfig):
     slow_rate: float = 0.01
     slow_every: int = 2
     predict_end: bool = False
+    simnorm: int = 0
+    num_bins: int = 0
+    target: Literal["slow", "online"] = "slow"
 
     def __post_init__(self):
         at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, slow_rate=0, slow_every=1)
+        at_least(self, simnorm=2 if self.simnorm else 0, num_bins=2 if self.num_bins else 0)
         at_most(self, slow_rate=1)
+        if self.simnorm and self.latent_dim % self.simnorm:
+            raise UsageError(f"latent-dim is {self.latent_dim}, wanted a multiple of simnorm, {self.simnorm}")
+
+
+def squash(config: Config) -> nn.Module:
+    """What bounds a latent, on top of its LayerNorm."""
+    return SimNorm(config.simnorm) if config.simnorm else nn.Sigmoid()
 
 
 class Encoder(nn.Module):
-    """Observations to the mean of one latent per entry; each latent lies in (0, 1)."""
+    """Observations to the mean of one latent per entry; each latent lies in (0, 1), or on simplices."""
 
     def __init__(self, spec: Spec, config: Config):
         super().__init__()
@@ -52,9 +73,9 @@ class Encoder(nn.Module):
         self.parts = nn.ModuleDict()
         for name, shape in spec.obs.items():
             if name in spec.images:
-                part = ImageEncoder(shape, config.channels, config.latent_dim)
+                part = ImageEncoder(shape, config.channels, config.latent_dim, squash(config))
             else:
-                part = vector_encoder(shape[0], config.encoder_dim, config.latent_dim)
+                part = vector_encoder(shape[0], config.encoder_dim, config.latent_dim, squash(config))
             self.parts[name.replace(".", "/")] = part
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
@@ -75,11 +96,13 @@ class Model(WorldModel):
         latent, hidden = config.latent_dim, config.hidden_dim
         self.encoder = Encoder(spec, config)
         self.dynamics = nn.Sequential(
-            mlp(latent + spec.action_dim, hidden, latent), nn.LayerNorm(latent), nn.Sigmoid()
+            mlp(latent + spec.action_dim, hidden, latent), nn.LayerNorm(latent), squash(config)
         )
-        self.reward = zero_last(mlp(latent + spec.action_dim, hidden, 1))
+        self.reward_code = code(config.num_bins, "symlog")
+        self.reward = zero_last(mlp(latent + spec.action_dim, hidden, self.reward_code.width))
         self.goes_on = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end else None
-        self.slow_encoder = Slow(self.encoder, config.slow_rate, config.slow_every)
+        slow = config.target == "slow"
+        self.slow_encoder = Slow(self.encoder, config.slow_rate, config.slow_every) if slow else None
 
     def start(self, n: int) -> State:
         device = next(self.parameters()).device
@@ -93,7 +116,7 @@ class Model(WorldModel):
         discount = torch.full_like(joint[:, 0], self.discount)
         if self.goes_on is not None:
             discount = discount * torch.sigmoid(self.goes_on(joint).squeeze(-1))
-        return {"z": self.dynamics(joint)}, self.reward(joint).squeeze(-1), discount
+        return {"z": self.dynamics(joint)}, self.reward_code.decode(self.reward(joint)), discount
 
     def feature(self, state):
         return state["z"]
@@ -107,7 +130,8 @@ class Model(WorldModel):
         obs0, later = self._augment(batch.obs)
         with torch.no_grad():
             next_feature = self.encoder(later).view(steps, size, -1)
-            target = self.slow_encoder(later).view(steps, size, -1)
+            slow = self.slow_encoder
+            target = next_feature if slow is None else slow(later).view(steps, size, -1)
         z, feature, predicted = self.encoder(obs0), [], []
         for t in range(steps):
             feature.append(z)
@@ -117,7 +141,7 @@ class Model(WorldModel):
         joint = torch.cat([features, batch.action], -1)
         losses = {
             "dynamics": (torch.stack(predicted) - target).square().mean(-1) * batch.next_valid,
-            "reward": (self.reward(joint).squeeze(-1) - batch.reward).square(),
+            "reward": self.reward_code.loss(self.reward(joint), batch.reward),
         }
         if self.goes_on is not None:
             logit, goes_on = self.goes_on(joint).squeeze(-1), (~batch.terminated).float()
@@ -125,7 +149,8 @@ class Model(WorldModel):
         return Unroll(losses, features, next_feature, {"z": features.detach().flatten(0, 1)})
 
     def track(self) -> None:
-        self.slow_encoder.track(self.encoder)
+        if self.slow_encoder is not None:
+            self.slow_encoder.track(self.encoder)
 
     def _augment(self, obs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """First observations (B, ...), and all later ones (T*B, ...); images shifted, each on its own."""
