@@ -16,6 +16,7 @@ from o2o.spec import Spec
 
 SPEC = Spec({"state": (1,)}, 1)
 UNIFORM = ReplayConfig(priority_exponent=0.0, weight_exponent=0.0)
+FULL = replace(UNIFORM, full_windows=True)
 
 
 def make_episode(steps: int, first: int = 0, **ending) -> Episode:
@@ -163,6 +164,36 @@ def test_window_may_be_one_step_or_longer_than_all_episodes():
     assert batch.valid.sum(0).tolist() == [102 - s for s in starts(batch)]
 
 
+def test_full_windows_are_moved_back_as_far_as_the_episode_goes():
+    replay = make_replay([1, 2, 7, 25], config=FULL)
+    batch = replay.sample(4000, 5)
+    assert sorted(set(starts(batch))) == [100, 200, *range(300, 303), *range(400, 421)]
+    for b, start in enumerate(starts(batch)):
+        n = min((1, 2, 7, 25)[start // 100 - 1], 5)
+        assert batch.valid[:, b].tolist() == [True] * n + [False] * (5 - n)
+        assert batch.obs["state"][:, b, 0].tolist() == [start + min(t, n) for t in range(6)]
+        assert batch.action[:, b, 0].tolist() == [start + t + 0.5 if t < n else 0 for t in range(5)]
+
+
+def test_full_windows_show_the_ends_more_often():
+    drawn = starts(make_replay([7], config=FULL).sample(21_000, 5)) - 100
+    np.testing.assert_allclose(np.bincount(drawn) / 21_000, [1 / 7, 1 / 7, 5 / 7], atol=0.012)
+
+
+def test_a_window_that_was_moved_back_gives_its_priority_to_the_step_that_was_drawn():
+    replay = make_replay([3], config=ReplayConfig(1.0, 0.0, full_windows=True))
+    batch = replay.sample(200, 3)
+    assert set(starts(batch)) == {100} and set(batch.index.tolist()) == {0, 1, 2}
+    replay.update_priority(batch, 2.0 + batch.index)
+    assert replay.state()[0]["leaf"].tolist() == [2, 3, 4, 0]
+
+
+def test_full_windows_at_the_end_of_a_very_long_episode():
+    replay = make_replay([70_000], capacity=70_001, config=FULL)
+    rows = np.array([69_999, 69_997, 69_996, 66_000, 2])
+    assert replay._moved_back(rows, 4).tolist() == [69_996, 69_996, 69_996, 66_000, 2]
+
+
 def test_unknown_last_observation_is_marked():
     replay = Replay(SPEC, 100, 0, UNIFORM)
     replay.add(make_episode(3, last_obs_known=False))
@@ -231,9 +262,11 @@ def test_ring_forgets_the_oldest_whole_episodes():
     assert (len(replay), replay.num_episodes) == (9, 1)
 
 
-def test_ring_holds_what_it_says_after_many_rounds():
+@pytest.mark.parametrize("config", [UNIFORM, FULL])
+def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
+    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)  # it also has to grow
     rng = np.random.default_rng(0)
-    replay, kept = Replay(SPEC, 50, 0, UNIFORM), []
+    replay, kept = Replay(SPEC, 50, 0, config, online=True), []
     for number in range(300):
         steps = int(rng.integers(1, 15))
         replay.add(make_episode(steps, 100 * number))
@@ -244,7 +277,9 @@ def test_ring_holds_what_it_says_after_many_rounds():
         batch = replay.sample(64, 4)
         steps_of = dict(kept)
         for start, valid in zip(starts(batch), batch.valid.sum(0).tolist(), strict=True):
-            assert valid == min(4, steps_of[start // 100] - start % 100)
+            length, age = steps_of[start // 100], start % 100
+            assert valid == min(4, length if config.full_windows else length - age)
+            assert age + valid <= length
 
 
 def test_handles_of_forgotten_steps_are_ignored():

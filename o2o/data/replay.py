@@ -28,11 +28,15 @@ class ReplayConfig:
         weight_exponent: 1 undoes the bias of drawing by priority, 0 leaves it. FOWM: 0.4.
         capacity: most observations kept of what the robot did itself; an episode of T steps takes
             T + 1. The oldest episodes go first. FOWM: 1,000,000, cut to the length of the run.
+        full_windows: move a window that would run over the end of its episode back until it fits, as
+            far as the episode goes; sequence models want it. Ends are then drawn more often, as by
+            DreamerV2's `prioritize_ends`.
     """
 
     priority_exponent: float = 0.6
     weight_exponent: float = 0.4
     capacity: int = 1_000_000
+    full_windows: bool = False
 
     def __post_init__(self):
         at_least(self, priority_exponent=0, weight_exponent=0, capacity=2)
@@ -69,6 +73,7 @@ class Replay:
         self._action = np.empty((rows, spec.action_dim), np.float32)
         self._reward = np.empty(rows, np.float32)
         self._left = np.empty(rows, np.uint16)  # steps to the end of the episode, at most 65535
+        self._age = np.empty(rows if config.full_windows else 0, np.uint16)  # steps since its start, likewise
         self._bits = np.empty(rows, np.uint8)
         self._tree = SumTree(rows)
         self._top: float | None = 1.0  # largest leaf; None: not known
@@ -100,6 +105,8 @@ class Replay:
         self._action[span][:-1], self._action[span.stop - 1] = episode.action, 0
         self._reward[span][:-1], self._reward[span.stop - 1] = episode.reward, 0
         self._left[span] = np.minimum(np.arange(steps, -1, -1), 65535)
+        if self.config.full_windows:
+            self._age[span] = np.minimum(np.arange(rows), 65535)
         bits = self._bits[span]
         bits[:-1], bits[-1] = STEP | NEXT_KNOWN, 0
         bits[-2] = STEP | TERMINATED * episode.terminated | NEXT_KNOWN * episode.last_obs_known
@@ -124,11 +131,12 @@ class Replay:
         """As `sample`, with the weights (N p)^-weight_exponent as they are."""
         if not self._num_steps:
             raise UsageError("the replay is empty; nothing can be learned from it yet")
-        start = self._tree.sample(self._rng.random(batch_size))  # (B,)
+        drawn = self._tree.sample(self._rng.random(batch_size))  # (B,)
+        start = self._moved_back(drawn, T) if self.config.full_windows else drawn
         offset = np.arange(T + 1)[:, None]
         rows = start + np.minimum(offset, self._left[start].astype(np.int64))  # (T+1, B)
         bits = self._bits[rows[:-1]]  # (T, B)
-        share = self._tree.get(start) * (self._num_steps / self._tree.total)  # N p
+        share = self._tree.get(drawn) * (self._num_steps / self._tree.total)  # N p
         weight = share**-self.config.weight_exponent
         return Batch(
             obs={name: torch.from_numpy(value.take(rows, 0)) for name, value in self._obs.items()},
@@ -138,7 +146,7 @@ class Replay:
             valid=torch.from_numpy(bits & STEP != 0),
             next_valid=torch.from_numpy(bits & NEXT_KNOWN != 0),
             weight=torch.from_numpy(weight.astype(np.float32)),
-            index=torch.from_numpy(self._generation(start) * MAX_ROWS + start),
+            index=torch.from_numpy(self._generation(drawn) * MAX_ROWS + drawn),
             online=torch.full((batch_size,), self.online),
         )
 
@@ -185,6 +193,11 @@ class Replay:
         self._top = meta["top"]
         self._rng.bit_generator.state = meta["generator"]
 
+    def _moved_back(self, row: np.ndarray, T: int) -> np.ndarray:
+        """Rows of the same episodes that T steps follow, or their first ones."""
+        lacking = np.maximum(T - self._left[row].astype(np.int64), 0)
+        return row - np.minimum(lacking, self._age[row])
+
     def _generation(self, row: np.ndarray) -> np.ndarray:
         """How often the ring had gone round when this row was written."""
         return self._lap - (row >= self._head)
@@ -218,6 +231,8 @@ class Replay:
             self._obs[name] = larger(self._obs[name])
         self._action, self._reward = larger(self._action), larger(self._reward)
         self._left, self._bits = larger(self._left), larger(self._bits)
+        if self.config.full_windows:
+            self._age = larger(self._age)
         self._tree.resize(rows)
 
     def _check(self, episode: Episode) -> None:
