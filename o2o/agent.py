@@ -1,6 +1,6 @@
 """The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,9 +19,11 @@ from o2o.config import at_least, at_most, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
+from o2o.imagination import Imagination, ImaginationConfig
 from o2o.machine import compiled
 from o2o.model import ModelConfig, State
 from o2o.models import tdmpc
+from o2o.optimiser import Optimiser, OptimiserConfig
 from o2o.planner import MPPI, Plan, PlannerConfig
 from o2o.seeding import Stream, derive
 from o2o.transform import Transform
@@ -36,15 +38,16 @@ class AgentConfig:
         world: options of that model.
         critic: options of the critic.
         behaviour: options of the policy.
+        imagination: whether the policy also learns inside the model, and how.
         planner: options of the planner.
         balance: weights of the losses.
         replay: how transitions are drawn.
-        window: transitions in a training window; FOWM 5.
+        window: transitions in a training window, at most those of the longest episode; FOWM 5.
         batch_size: windows in an update; FOWM 256.
-        discount: of one decision; FOWM 0.9 (xArm), 0.99 (D4RL).
+        discount: of one decision; FOWM 0.9 (xArm), 0.99 (D4RL); 0: from the episodes' length, as TD-MPC2.
         rho: weight of step t of a window is rho^t; TD-MPC 0.5.
-        learning_rate: of both Adam optimisers; TD-MPC 3e-4.
-        clip_norm: bound on the gradient's norm, model with critic, and policy apart; TD-MPC 10.
+        learning_rate: of model with critic, and of the policy; TD-MPC 3e-4.
+        optimiser: how gradients become steps; model with critic, policy, and its value apart.
         precision: of products; sums are float32.
     """
 
@@ -52,6 +55,7 @@ class AgentConfig:
     world: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
     critic: CriticConfig = CriticConfig()
     behaviour: BehaviourConfig = BehaviourConfig()
+    imagination: ImaginationConfig = ImaginationConfig()
     planner: PlannerConfig = PlannerConfig()
     balance: BalanceConfig = BalanceConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -60,16 +64,25 @@ class AgentConfig:
     discount: float = 0.9
     rho: float = 0.5
     learning_rate: float = 3e-4
-    clip_norm: float = 10.0
+    optimiser: OptimiserConfig = OptimiserConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0, clip_norm=1e-12)
+        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0)
         at_most(self, discount=1, rho=1)
 
 
 Flat = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
 FROM_CHECKPOINT = AgentConfig(model="")  # stands for the config of the checkpoint, unchanged
+
+
+def fitted(config: AgentConfig, longest: int) -> AgentConfig:
+    """The config for data whose longest episode has so many steps: no wider window, and a discount.
+
+    Source of the discount: Hansen et al. 2024 (TD-MPC2), (L/5 - 1) / (L/5), within 0.95 and 0.995.
+    """
+    discount = config.discount or min(max(1 - 5 / longest, 0.95), 0.995)
+    return replace(config, window=min(config.window, longest), discount=discount)
 
 
 class Agent:
@@ -103,8 +116,12 @@ class Agent:
             model = module.Model(spec, config.discount, config.world)
             critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
             behaviour = AWR(model.feature_dim, spec.action_dim, config.behaviour)
+            imagination = None
+            if config.imagination.steps:
+                price, sizes = config.planner.uncertainty, (model.feature_dim, config.discount)
+                imagination = Imagination(*sizes, price, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
-        self.behaviour = behaviour.to(self.device)
+        self.behaviour, self.imagination = behaviour.to(self.device), imagination
         self.balance = Fixed(config.balance).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
@@ -112,14 +129,15 @@ class Agent:
             "model": self.model, "critic": self.critic,
             "behaviour": self.behaviour, "balance": self.balance,
         }  # fmt: skip
-        world = [*self.model.parameters(), *self.critic.parameters(), *self.balance.parameters()]
-        groups = {"world": world, "policy": list(self.behaviour.parameters())}
-        self.groups = {name: [p for p in ps if p.requires_grad] for name, ps in groups.items()}
-        on_gpu = self.device.type == "cuda"
+        groups = {"world": [self.model, self.critic, self.balance], "policy": [self.behaviour]}
+        if self.imagination:
+            self.parts["imagination"] = self.imagination
+            groups["value"] = [self.imagination]
         self.optimisers = {
-            name: torch.optim.Adam(group, lr=config.learning_rate, fused=True, capturable=on_gpu)
-            for name, group in self.groups.items()
+            name: Optimiser(_trainable(parts), config.learning_rate, config.optimiser)
+            for name, parts in groups.items()
         }
+        on_gpu = self.device.type == "cuda"
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
         self._objective = compiled(self.objective) if compile else self.objective
         self._descend, self._plan = self.descend, self.planner.plan
@@ -144,8 +162,7 @@ class Agent:
         batch = batch.to(self.device)
         with self.learning.use():
             metrics, priority = self._descend(batch)
-            self.model.track()
-            self.critic.track()
+            self.track(batch)
         self.num_updates += 1
         return metrics, priority
 
@@ -153,7 +170,7 @@ class Agent:
         """The gradient step of `update`, without its slow copies. Never waits for the device."""
         total, losses, priority = self._objective(batch)
         for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
         total.backward()
         return {**losses, **self.optimise()}, priority
 
@@ -165,12 +182,14 @@ class Agent:
 
     def optimise(self) -> dict[str, Tensor]:
         """Clips the gradients and steps; the norms before clipping."""
-        norms = {}
-        for name, optimiser in self.optimisers.items():
-            norm = nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
-            norms[f"grad_norm/{name}"] = norm
-            optimiser.step()
-        return norms
+        return {f"grad_norm/{name}": optimiser.step() for name, optimiser in self.optimisers.items()}
+
+    def track(self, batch: Batch) -> None:
+        """Moves every slow copy, after the step on that batch."""
+        self.model.track()
+        self.critic.track()
+        if self.imagination:
+            self.imagination.track(batch)
 
     def learn(self, replay) -> dict[str, Tensor]:
         """One update on a batch drawn from a `Replay` or `Mix`, which learns what surprised."""
@@ -192,6 +211,9 @@ class Agent:
             unroll = self.model.unroll(batch)
             critic, td_error = self.critic.losses(unroll, batch)
             policy = self.behaviour.losses(self.critic, unroll, batch)
+            if self.imagination:
+                policy = {name: self.imagination.anchor() * loss for name, loss in policy.items()}
+                policy |= self.imagination.losses(self.model, self.critic, self.behaviour, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
         world = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
@@ -255,8 +277,7 @@ class Agent:
         for part, module in self.parts.items():
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
         for group, optimiser in self.optimisers.items():
-            for i, entry in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{group}.{i}.{name}": value for name, value in entry.items()}
+            tensors |= {f"optimiser.{group}.{name}": value for name, value in optimiser.state().items()}
         streams = {"learning": self.learning, "acting": self.acting}
         for name, stream in streams.items():
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
@@ -284,11 +305,7 @@ class Agent:
                 raise UsageError(f"checkpoint does not fit the {part}: {wrong}")
             module.load_state_dict(own)
         for group, optimiser in self.optimisers.items():
-            entries: dict[int, dict[str, Tensor]] = {}
-            for name, value in _under(tensors, f"optimiser.{group}").items():
-                i, key = name.split(".", 1)
-                entries.setdefault(int(i), {})[key] = value
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": entries})
+            optimiser.load_state(_under(tensors, f"optimiser.{group}"))
         self.learning.load_state(_under(tensors, "stream.learning"))
         self.acting.load_state(_under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}
@@ -335,6 +352,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from error
+
+
+def _trainable(parts: list[nn.Module]) -> list[nn.Parameter]:
+    return [weight for part in parts for weight in part.parameters() if weight.requires_grad]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

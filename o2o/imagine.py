@@ -10,6 +10,23 @@ from o2o.model import State, WorldModel, repeat
 
 
 @dataclass(frozen=True)
+class Roll:
+    """M futures as the world model sees them.
+
+    Attributes:
+        action: (H, M, A), in [-1, 1].
+        feature: (H+1, M, F), the last one where they end.
+        reward: (H, M) brought by each action, in units of the scaled reward.
+        decay: (H, M) gamma * P(the episode goes on).
+    """
+
+    action: Tensor
+    feature: Tensor
+    reward: Tensor
+    decay: Tensor
+
+
+@dataclass(frozen=True)
 class Imagined:
     """S candidate plans of each of N robots, rolled out.
 
@@ -45,19 +62,16 @@ def join(left: Imagined, right: Imagined) -> Imagined:
 def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
     """Rolls out `action` (H, N, S, A) from N states."""
     flat = action.flatten(1, 2)
-    return _roll(model, state, len(action), action.shape[2], lambda step, feature: flat[step])
+    return _candidates(model, state, len(action), action.shape[2], lambda step, feature: flat[step])
 
 
 def imagine_policy(model: WorldModel, state: State, behaviour, steps: int, size: int) -> Imagined:
     """Rolls the exploring policy out, `size` times from each of N states."""
-    return _roll(model, state, steps, size, lambda step, feature: behaviour.act(feature, explore=True))
+    return _candidates(model, state, steps, size, lambda step, feature: behaviour.act(feature, explore=True))
 
 
-def _roll(
-    model: WorldModel, state: State, steps: int, size: int, act: Callable[[int, Tensor], Tensor]
-) -> Imagined:
-    shape = (len(next(iter(state.values()))), size)
-    state = repeat(state, size)
+def roll(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor], Tensor]) -> Roll:
+    """Acts for `steps` steps from M states; `act` turns (step, feature (M, F)) into an action (M, A)."""
     features, actions, rewards, decays = [model.feature(state)], [], [], []
     for step in range(steps):
         actions.append(act(step, features[-1]))
@@ -65,11 +79,20 @@ def _roll(
         features.append(model.feature(state))
         rewards.append(reward)
         decays.append(decay)
-    discount = torch.cat([torch.ones_like(decays[0])[None], torch.stack(decays).cumprod(0)])  # (H+1, M)
-    gain = (discount[:-1] * torch.stack(rewards)).sum(0).view(shape)
+    return Roll(*(torch.stack(values) for values in (actions, features, rewards, decays)))
+
+
+def _candidates(
+    model: WorldModel, state: State, steps: int, size: int, act: Callable[[int, Tensor], Tensor]
+) -> Imagined:
+    shape = (len(next(iter(state.values()))), size)
+    rolled = roll(model, repeat(state, size), steps, act)
+    one = torch.ones_like(rolled.decay[:1])
+    discount = torch.cat([one, rolled.decay.cumprod(0)])  # (H+1, M)
+    gain = (discount[:-1] * rolled.reward).sum(0).view(shape)
     return Imagined(
-        torch.stack(actions).unflatten(1, shape),
-        torch.stack(features).unflatten(1, shape),
+        rolled.action.unflatten(1, shape),
+        rolled.feature.unflatten(1, shape),
         discount.unflatten(1, shape),
         gain,
         torch.zeros_like(gain),

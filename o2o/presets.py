@@ -3,13 +3,16 @@
 from dataclasses import dataclass, replace
 
 from o2o.agent import AgentConfig
+from o2o.balance import BalanceConfig
 from o2o.behaviour import BehaviourConfig
 from o2o.catalog import not_found
 from o2o.critic import CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
-from o2o.models import tdmpc
+from o2o.imagination import ImaginationConfig
+from o2o.models import rssm, tdmpc
+from o2o.optimiser import OptimiserConfig
 from o2o.planner import PlannerConfig
 
 
@@ -37,6 +40,15 @@ class Preset:
 # The defaults of every part are FOWM's for xArm.
 FOWM = AgentConfig(replay=ReplayConfig(capacity=10_000))
 
+# Ours, for two CPU cores.
+SEARCH = PlannerConfig(
+    num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=2.0, prune=False
+)
+UNIFORM = ReplayConfig(priority_exponent=0.0, capacity=100_000)
+IN_UNITS_OF_SPREAD = DataConfig(
+    normalize=True, image_size=64
+)  # an error of 1 m is one of 1 rad is one spread
+
 PRESETS = {
     # Ours: sizes chosen by time on two CPU cores, 12 ms an update and a plan; see `o2o demo`.
     "small": Preset(
@@ -46,9 +58,7 @@ PRESETS = {
             world=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
             critic=CriticConfig(hidden_dim=64),
             behaviour=BehaviourConfig(hidden_dim=64),
-            planner=PlannerConfig(
-                num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=2.0, prune=False
-            ),
+            planner=SEARCH,
             batch_size=128,
             learning_rate=5e-4,
         ),
@@ -82,7 +92,78 @@ PRESETS = {
         DataConfig(reward_shift=-1.0),
         updates=500_000,
     ),
-}
+    # Hansen et al. 2024; sizes are ours. Its policy, which maximises Q, is not offline-safe: AWR stays.
+    "tdmpc2": Preset(
+        "TD-MPC2 at laptop size: SimNorm, two-hot rewards and values; critics and policy stay FOWM's",
+        AgentConfig(
+            world=tdmpc.Config(
+                latent_dim=64, hidden_dim=128, encoder_dim=128, simnorm=8, num_bins=101, target="online"
+            ),
+            critic=CriticConfig(hidden_dim=128, num_bins=101, slow_every=1),
+            behaviour=BehaviourConfig(hidden_dim=128),
+            planner=replace(SEARCH, horizon=3, momentum=0.0),
+            balance=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
+            replay=UNIFORM,
+            optimiser=OptimiserConfig(clip_norm=20.0),
+            window=3,
+            batch_size=128,
+            discount=0.0,
+        ),
+        updates=4000,
+        threads=1,
+    ),
+    # Hafner et al. 2021; sizes, steps and rates are ours.
+    "dreamerv2": Preset(
+        "DreamerV2 at laptop size: discrete latents, KL balancing, dynamics gradients in imagination",
+        AgentConfig(
+            model="rssm",
+            world=rssm.Config(),
+            critic=CriticConfig(hidden_dim=64),
+            behaviour=BehaviourConfig(hidden_dim=64, distribution="truncated"),
+            imagination=ImaginationConfig(steps=5, anchor_updates=500),
+            planner=SEARCH,
+            balance=BalanceConfig(dynamics=0.1, reward=1.0),
+            replay=replace(UNIFORM, full_windows=True),
+            optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
+            window=50,
+            batch_size=16,
+            rho=1.0,
+            learning_rate=1e-3,
+        ),
+        IN_UNITS_OF_SPREAD,
+        updates=2500,
+        threads=1,
+    ),
+    # Hafner et al. 2025; sizes, steps and rates are ours.
+    "dreamerv3": Preset(
+        "DreamerV3 at laptop size: block GRU, symlog and two-hot, free bits, REINFORCE on scaled returns",
+        AgentConfig(
+            model="rssm",
+            world=rssm.Config(
+                cell="block", layers="silu", prior_layers=2, unimix=0.01, free_over="element",
+                prior_weight=1.0, posterior_weight=0.1, symlog=True, obs_weight=1.0, num_bins=255,
+            ),
+            critic=CriticConfig(hidden_dim=64),
+            behaviour=BehaviourConfig(hidden_dim=64, distribution="bounded"),
+            imagination=ImaginationConfig(
+                steps=5, gradient="reinforce", entropy=3e-4, scale_returns=True, num_bins=255,
+                slow_rate=0.02, slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
+                anchor_updates=500,
+            ),
+            planner=SEARCH,
+            balance=BalanceConfig(dynamics=1.0, reward=1.0),
+            replay=replace(UNIFORM, full_windows=True),
+            optimiser=OptimiserConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
+            window=64,
+            batch_size=16,
+            rho=1.0,
+            learning_rate=3e-4,
+        ),
+        IN_UNITS_OF_SPREAD,
+        updates=2500,
+        threads=1,
+    ),
+}  # fmt: skip
 
 
 def get(name: str) -> Preset:

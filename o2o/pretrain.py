@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from o2o import checkpoint, offline
-from o2o.agent import Agent, AgentConfig, Flat
+from o2o.agent import Agent, AgentConfig, Flat, fitted
 from o2o.batch import Batch
 from o2o.config import at_least
 from o2o.data.source import DataConfig
@@ -87,7 +87,8 @@ def pretrain(config: PretrainConfig) -> Path:
     ask = robot_limits(config) if config.robot else None
     data = offline.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
     fast = compiles(config, config.updates)
-    agent = Agent(data.transform, config.agent, config.device, config.seed, fast)
+    system = fitted(config.agent, max(map(len, data.recording.episodes)))
+    agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
         "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),
         "robot": offline.robot_of(config, data.recording),
@@ -99,7 +100,7 @@ def pretrain(config: PretrainConfig) -> Path:
         unpack(*saved, offline=data.replay)
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
-    windows = config.agent.batch_size, config.agent.window
+    windows = system.batch_size, system.window
     validation = data.held_out.sample(*windows) if len(data.held_out) else None
 
     def save() -> None:

@@ -52,7 +52,14 @@ class Config:
     def of(cls, config) -> "Config":
         """The same numbers from a config whose parts hold them under the same names."""
         said = {}
-        for part in (config.critic, config.behaviour, config.balance, config.planner, config):
+        for part in (
+            config.critic,
+            config.behaviour,
+            config.balance,
+            config.planner,
+            config.optimiser,
+            config,
+        ):
             said |= vars(part)  # `discount` is a loss's weight in the balance and gamma in the config
         return cls(**{field.name: said[field.name] for field in fields(cls)})
 

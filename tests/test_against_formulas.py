@@ -13,6 +13,7 @@ from o2o.behaviour import BehaviourConfig
 from o2o.critic import CriticConfig
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.models import tdmpc
+from o2o.optimiser import OptimiserConfig
 from o2o.planner import PlannerConfig
 from o2o.spec import Spec
 from o2o.transform import Field, Transform
@@ -30,7 +31,7 @@ CONFIG = AgentConfig(
         horizon=3, num_samples=12, num_policy=5, num_elites=4, iterations=3, uncertainty=2.0
     ),
     discount=0.95,
-    clip_norm=0.1,  # low, so that clipping is seen
+    optimiser=OptimiserConfig(clip_norm=0.1),  # low, so that clipping is seen
 )
 
 

@@ -1,21 +1,16 @@
 """The policy's losses against closed forms (G7, G18)."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_batch
 
-from o2o.behaviour import AWR, BehaviourConfig, awr_weight, unit_log_prob
+from o2o.behaviour import AWR, BehaviourConfig, awr_weight
 from o2o.critic import Critic, CriticConfig
 from o2o.model import Unroll
 from o2o.spec import Spec
-
-
-def test_unit_gaussian_log_prob_at_its_mean():
-    zero = torch.zeros(1, 3)
-    assert unit_log_prob(zero, zero).item() == pytest.approx(-2.7568156)
-    assert unit_log_prob(zero, zero + 2).item() == pytest.approx(-2.7568156 - 6)
 
 
 @pytest.mark.parametrize(("beta", "clamp_at"), [(3.0, 1.5350567), (10.0, 0.4605170)])
@@ -42,3 +37,30 @@ def test_exploration_noise_is_small_and_bounded():
     noise = policy.act(feature, explore=True) - policy.act(feature)
     assert noise.abs().max() <= 0.3 + 1e-6
     assert policy.act(feature, explore=True).abs().max() < 1
+
+
+@pytest.mark.parametrize("shape", ["bounded", "truncated"])
+def test_a_learned_spread_is_what_explores(shape):
+    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16, distribution=shape))
+    feature = torch.randn(6).expand(4000, 6)
+    actions = policy.act(feature, explore=True)
+    assert actions.abs().max() < 1
+    assert actions.std(0).min() > 0.3  # an untrained policy is far from sure
+    assert torch.equal(policy.act(feature), policy.distribution(feature).mean)
+
+
+def test_regression_learns_the_spread_of_the_data():
+    """Maximum likelihood on actions of spread 0.3 around 0.2 finds both."""
+    policy = AWR(1, 1, BehaviourConfig(hidden_dim=16, distribution="bounded"))
+    critic = Critic(1, 1, 0.9, CriticConfig(hidden_dim=8))
+    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    feature = torch.zeros(1, 2000, 1)
+    action = 0.2 + 0.3 * torch.randn(1, 2000, 1)
+    batch = replace(make_batch(Spec({"state": (3,)}, 1), steps=1, size=2000), action=action)
+    for _ in range(200):
+        optimiser.zero_grad()
+        policy.losses(critic, Unroll({}, feature, feature, {}), batch)["policy"].mean().backward()
+        optimiser.step()
+    chances = policy.distribution(feature[0, :1])
+    assert chances.mean.item() == pytest.approx(action.mean().item(), abs=0.02)
+    assert chances.std.item() == pytest.approx(action.std().item(), abs=0.03)

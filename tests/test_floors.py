@@ -20,17 +20,20 @@ FLOORS = {
         "transform",
         "film",
         "layers",
+        "scalar",
+        "distribution",
+        "optimiser",
         "imagine",
         "valuation",
         "deadline",
         "machine",
         "capture",
     ],  # contracts and bricks
-    2: ["models/*", "data/*", "critic", "behaviour", "planner", "balance"],  # parts
+    2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
     4: [  # loops
         *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "demo", "check"],
-        *["run", "offline", "rollout", "listing"],  # what the loops and the door share
+        *["run", "offline", "rollout", "listing", "open_loop"],  # what the loops and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door
 }

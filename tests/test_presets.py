@@ -6,7 +6,7 @@ from o2o import presets
 from o2o.errors import UsageError
 
 SHARED = {
-    "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "clip_norm": 10.0,
+    "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "optimiser.clip_norm": 10.0,
     "world.latent_dim": 50, "world.hidden_dim": 512, "world.encoder_dim": 256, "world.predict_end": False,
     "world.slow_rate": 0.01, "world.slow_every": 2,
     "critic.num_q": 5, "critic.hidden_dim": 512, "critic.slow_rate": 0.01, "critic.slow_every": 2,

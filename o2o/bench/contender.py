@@ -124,7 +124,7 @@ class Ours(Contender):
 
     def size(self) -> int:
         """Number of weights that learn."""
-        return sum(p.numel() for group in self.agent.groups.values() for p in group)
+        return sum(p.numel() for optimiser in self.agent.optimisers.values() for p in optimiser.parameters)
 
     def deadline(self, plans: int, hz: float, budget_ms: float) -> list[tuple[float, int]]:
         """(milliseconds, iterations) of plans at a fixed rate, each with `budget_ms` to search."""
@@ -275,12 +275,11 @@ def phases(agent: Agent, replay: Replay) -> Iterator[str]:
         total, _, priority = agent._objective(batch.to(agent.device))
         yield "forward"
         for optimiser in agent.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
         total.backward()
         yield "backward"
         agent.optimise()
-        agent.model.track()
-        agent.critic.track()
+        agent.track(batch)
         yield "optimiser"
     replay.update_priority(batch, priority)
     yield "priority"

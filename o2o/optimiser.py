@@ -1,0 +1,164 @@
+"""From gradients to a step: clipping, Adam or LaProp, decay and warm-up, for one group of parameters."""
+
+# torch's own optimisers are made of these `_foreach` functions, one call for all tensors of a group
+# pyright: reportPrivateImportUsage=false
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from o2o.config import at_least, at_most
+
+MIN_LENGTH = 1e-3  # of a parameter, when its gradient is measured by it; DreamerV3
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How gradients become steps. Defaults are TD-MPC's: Adam on gradients of a bounded norm.
+
+    Attributes:
+        method: `adam`, or `laprop` (DreamerV3), which normalises first and takes the momentum of that.
+        eps: added to the root mean square that a gradient is divided by; Adam 1e-8, DreamerV2 1e-5,
+            DreamerV3 1e-20.
+        agc: the gradient of a tensor is at most so many times as long as the tensor; 0: of any length.
+            DreamerV3 0.3.
+        weight_decay: share of every weight that a step takes away, whatever the learning rate.
+            DreamerV2 1e-6.
+        warmup: steps over which the learning rate rises to its value; DreamerV3 1000.
+        clip_norm: bound on the norm of a group's gradient, all its tensors as one; 0: none. TD-MPC 10,
+            DreamerV2 100.
+    """
+
+    method: Literal["adam", "laprop"] = "adam"
+    eps: float = 1e-8
+    agc: float = 0.0
+    weight_decay: float = 0.0
+    warmup: int = 0
+    clip_norm: float = 10.0
+
+    def __post_init__(self):
+        at_least(self, eps=1e-30, agc=0, weight_decay=0, warmup=0, clip_norm=0)
+        at_most(self, weight_decay=1)
+
+
+class Optimiser:
+    """One group of parameters and the rule that moves them. Never waits for the device.
+
+    Attributes:
+        parameters: the group, on one device.
+        rule: torch's optimiser; it keeps the moments.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, config: OptimiserConfig):
+        self.parameters: list[Tensor] = list(parameters)
+        self.learning_rate, self.config = learning_rate, config
+        device = self.parameters[0].device
+        rate = torch.tensor(learning_rate, device=device) if config.warmup else learning_rate
+        if config.method == "laprop":
+            self.rule = LaProp(self.parameters, rate, config.eps)
+        else:
+            on_gpu = device.type == "cuda"
+            self.rule = torch.optim.Adam(self.parameters, rate, eps=config.eps, fused=True, capturable=on_gpu)
+
+    def zero_grad(self) -> None:
+        self.rule.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Moves the parameters; the norm () of their gradient as it came."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
+        if self.config.agc:
+            clip_adaptively(self.parameters, self.config.agc)
+        if self.config.weight_decay:
+            torch._foreach_mul_(self.parameters, 1 - self.config.weight_decay)
+        if self.config.warmup:
+            self._warm_up()
+        self.rule.step()
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """`{i}.{name}` -> what the rule keeps of parameter i."""
+        entries = self.rule.state_dict()["state"].items()
+        return {f"{i}.{name}": value for i, entry in entries for name, value in entry.items()}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from what `state` gave as if never stopped."""
+        self.rule.state.clear()
+        for name, value in tensors.items():
+            i, key = name.split(".", 1)
+            parameter = self.parameters[int(i)]
+            self.rule.state[parameter][key] = value.to(parameter.device, copy=True)
+
+    def _warm_up(self) -> None:
+        """Gives step n = 1, 2, ... its rate. DreamerV3 counts from 0: there the first step is none."""
+        (group,) = self.rule.param_groups
+        taken = [entry["step"] for entry in self.rule.state.values()]
+        n = torch.stack(taken).max() + 1 if taken else torch.ones_like(group["lr"])
+        group["lr"].copy_(self.learning_rate * (n / self.config.warmup).clamp(max=1))
+
+
+class LaProp(torch.optim.Optimizer):
+    """Adam in another order: the gradient over its root mean square, then the momentum of that.
+
+    Both moments are means over the steps so far, which is Adam's bias correction made while averaging.
+
+    Source: Ziyin et al. 2020; the betas are DreamerV3's.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float | Tensor, eps: float = 1e-20):
+        super().__init__(parameters, {"lr": lr, "betas": (0.9, 0.999), "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            parameters, gradients = _with_gradient(group["params"])
+            if parameters:
+                self._move(parameters, gradients, group["lr"], group["betas"], group["eps"])
+
+    def _move(self, parameters, gradients, rate, betas, eps) -> None:
+        entries = [self._entry(parameter) for parameter in parameters]
+        mean, square, steps = ([entry[k] for entry in entries] for k in ("exp_avg", "exp_avg_sq", "step"))
+        torch._foreach_add_(steps, 1)
+        count = torch.stack(steps)  # (P,)
+        torch._foreach_lerp_(square, torch._foreach_mul(gradients, gradients), _share(betas[1], count))
+        size = torch._foreach_sqrt(square)
+        torch._foreach_add_(size, eps)
+        torch._foreach_lerp_(mean, torch._foreach_div(gradients, size), _share(betas[0], count))
+        torch._foreach_sub_(parameters, torch._foreach_mul(mean, rate))
+
+    def _entry(self, parameter: Tensor) -> dict[str, Tensor]:
+        entry = self.state[parameter]
+        if not entry:
+            entry["step"] = torch.zeros((), device=parameter.device)
+            entry["exp_avg"], entry["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return entry
+
+
+@torch.no_grad()
+def clip_adaptively(parameters: Iterable[Tensor], limit: float) -> None:
+    """Shortens gradients that are more than `limit` times as long as their parameter.
+
+    Source: Brock et al. 2021, but a tensor is measured whole, not row by row, as in DreamerV3.
+    """
+    parameters, gradients = _with_gradient(parameters)
+    if not parameters:
+        return
+    room = limit * torch.stack(torch._foreach_norm(parameters)).clamp(min=MIN_LENGTH)  # (P,)
+    excess = torch.stack(torch._foreach_norm(gradients)) / room
+    torch._foreach_div_(gradients, list(excess.clamp(min=1)))
+
+
+def _with_gradient(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters that have a gradient, and these gradients."""
+    pairs = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    return [parameter for parameter, _ in pairs], [gradient for _, gradient in pairs]
+
+
+def _share(beta: float, count: Tensor) -> list[Tensor]:
+    """What the newest of `count` (P,) values weighs in their mean, if each older one weighs beta less."""
+    log = math.log(beta)
+    return list(math.expm1(log) / torch.expm1(log * count))  # (1 - beta) / (1 - beta^count)
