@@ -42,9 +42,9 @@ class AgentConfig:
         planner: options of the planner.
         balance: weights of the losses.
         replay: how transitions are drawn.
-        window: transitions in a training window, at most those of the longest episode; FOWM 5.
+        window: steps in a training window, if episodes are so long; FOWM 5.
         batch_size: windows in an update; FOWM 256.
-        discount: of one decision; FOWM 0.9 (xArm), 0.99 (D4RL); 0: from the episodes' length, as TD-MPC2.
+        discount: of one decision; FOWM 0.9, 0.99 (D4RL); 0: by length.
         rho: weight of step t of a window is rho^t; TD-MPC 0.5.
         learning_rate: of model with critic, and of the policy; TD-MPC 3e-4.
         optimiser: how gradients become steps; model with critic, policy, and its value apart.

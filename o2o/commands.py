@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +86,8 @@ def _short(command: str, manual: str) -> str:
     """The manual without the flags of the parts, which are named at the end."""
     own, *parts = re.split(r"\n *\n(?= \w+ options *\n)", manual)
     names = [f"--{part.split()[0]}.*" for part in parts]
-    more = f"\n\n`o2o {command} --help-all` also shows {' '.join(names)}" if names else ""
-    return own.rstrip() + more
+    more = textwrap.fill(f"`o2o {command} --help-all` also shows {' '.join(names)}", 80) if names else ""
+    return f"{own.rstrip()}\n\n{more}".rstrip()
 
 
 def _one_line(box: str) -> str:
@@ -183,8 +184,16 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
     meta = _meta(argv)
     name = _given(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
-    config = FinetuneConfig(preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads)
+    config = FinetuneConfig(
+        preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads, plan=preset.plan
+    )
     return _of_checkpoint(config, argv, meta)
+
+
+def _evaluate(argv: list[str]) -> EvaluateConfig:
+    meta = _meta(argv)
+    preset = presets.get(meta["preset"]) if meta.get("preset") else presets.Preset
+    return _of_checkpoint(EvaluateConfig(plan=preset.plan), argv, meta)
 
 
 def _check(argv: list[str]) -> CheckConfig:
@@ -200,7 +209,7 @@ DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,
     "finetune": _finetune,
-    "evaluate": lambda argv: _of_checkpoint(EvaluateConfig(), argv, _meta(argv)),
+    "evaluate": _evaluate,
     "check": _check,
     "bench": _bench,
 }

@@ -191,6 +191,6 @@ def _evaluate(
     agent: Agent, choice: RobotChoice, config: FinetuneConfig, robot: Guard, log: RunLog, done: int
 ) -> None:
     if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.episodes):
-        result, _ = score(agent, choice, config.evaluate_episodes, at_work=robot)
+        result, _ = score(agent, choice, config.evaluate_episodes, config.plan, at_work=robot)
         log.write(done, "online", {f"evaluate/{k}": v for k, v in result.metrics().items()})
-        log.line(f"after {done} episodes, planner: {result.line()}")
+        log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")

@@ -26,6 +26,7 @@ class Preset:
         data: how the dataset is read.
         updates: offline gradient steps.
         threads: CPU threads; 0: one for each core.
+        plan: it acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
     """
 
@@ -35,6 +36,7 @@ class Preset:
     updates: int = 25_000
     updates_per_step: float = 1.0
     threads: int = 0
+    plan: bool = True
 
 
 # The defaults of every part are FOWM's for xArm.
@@ -131,8 +133,9 @@ PRESETS = {
             learning_rate=1e-3,
         ),
         IN_UNITS_OF_SPREAD,
-        updates=2500,
+        updates=1500,
         threads=1,
+        plan=False,
     ),
     # Hafner et al. 2025; sizes, steps and rates are ours.
     "dreamerv3": Preset(
@@ -157,11 +160,12 @@ PRESETS = {
             window=64,
             batch_size=16,
             rho=1.0,
-            learning_rate=3e-4,
+            learning_rate=1e-3,
         ),
         IN_UNITS_OF_SPREAD,
-        updates=2500,
+        updates=1500,
         threads=1,
+        plan=False,
     ),
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import checkpoint, offline
+from o2o import checkpoint, offline, presets
 from o2o.agent import Agent, AgentConfig, Flat, fitted
 from o2o.batch import Batch
 from o2o.config import at_least
@@ -13,6 +13,7 @@ from o2o.evaluate import score
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import FREE as FREE_MACHINE
 from o2o.machine import MachineConfig, compiles, tune
+from o2o.open_loop import picture
 from o2o.rollout import robot_limits
 from o2o.run import (
     RobotChoice,
@@ -100,6 +101,7 @@ def pretrain(config: PretrainConfig) -> Path:
         unpack(*saved, offline=data.replay)
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
+    plan = presets.get(config.preset).plan
     windows = system.batch_size, system.window
     validation = data.held_out.sample(*windows) if len(data.held_out) else None
 
@@ -122,9 +124,10 @@ def pretrain(config: PretrainConfig) -> Path:
                 log.write(step, "offline", numbers | _held_out(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
             if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-                result, _ = score(agent, robot, config.evaluate_episodes)
+                result, _ = score(agent, robot, config.evaluate_episodes, plan)
                 log.write(step, "offline", {f"evaluate/{k}": v for k, v in result.metrics().items()})
-                log.line(f"after {step} updates, planner: {result.line()}")
+                who = "planner" if plan else "policy"
+                log.line(f"after {step} updates, {who}: {result.line()}")
                 returns.append(result.metrics()["return"])
                 if config.patience and is_flat(returns, config.patience, data.mean_return):
                     log.line(f"the evaluation is flat: none of the last {config.patience} was better")
@@ -136,6 +139,9 @@ def pretrain(config: PretrainConfig) -> Path:
         if stopped() and agent.num_updates < config.updates:
             log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
             raise KeyboardInterrupt
+        shown = data.held_out if len(data.held_out) else data.replay
+        if picture(agent, shown.episode(0), folder / "open_loop.png"):
+            log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
         log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
     return folder
 

@@ -148,7 +148,7 @@ UNKNOWN = {
     "demo --preset fown": "preset 'fown' not found; did you mean 'fowm'? have small,",
     "pretrain --dataset sim-lfit": "dataset 'sim-lfit' not found; did you mean 'sim-lift'? have door-human,",
     "demo --dataset sim-lfit": "did you mean 'sim-lift'?",
-    "pretrain --model tdmcp": "model 'tdmcp' not found; did you mean 'tdmpc'? have tdmpc",
+    "pretrain --model tdmcp": "model 'tdmcp' not found; did you mean 'tdmpc'? have rssm, tdmpc",
     "check --robot sin": "robot 'sin' not found; did you mean 'sim'? have gym, sim",
     "check --robot ./nowhere.py": "nowhere.py' not found",
     "pretrain --updates many": "parsing --updates: invalid literal for int() with base 10: 'many'",

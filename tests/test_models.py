@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o import catalog
+from o2o import catalog, presets
 from o2o.model import LOSS_NAMES, ModelConfig, repeat, where
 from o2o.spec import Spec
 
@@ -14,12 +14,15 @@ STRANGER = str(Path(__file__).parent / "recurrent_model.py")
 BUILT_IN = sorted(p.stem for p in (Path(catalog.__file__).parent / "models").glob("[!_]*.py"))
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 N, T, B = 4, 5, 6
+CASES = {Path(file).stem: (file, None) for file in (*BUILT_IN, STRANGER)}
+CASES |= {name: (preset.agent.model, preset.agent.world) for name, preset in presets.PRESETS.items()}
 
 
-@pytest.fixture(params=[*BUILT_IN, STRANGER])
+@pytest.fixture(params=CASES)
 def model(request):
-    module = catalog.load("models", request.param)
-    return module.Model(SPEC, 0.9, getattr(module, "Config", ModelConfig)())
+    file, config = CASES[request.param]
+    module = catalog.load("models", file)
+    return module.Model(SPEC, 0.9, config or getattr(module, "Config", ModelConfig)())
 
 
 def observe(model, state, n=N, first=False, seed=0, reward=0.0):

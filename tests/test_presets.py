@@ -55,3 +55,39 @@ def test_every_preset_says_what_it_is_for():
 def test_an_unknown_preset_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match=r"did you mean 'fowm'\? have small, fowm"):
         presets.get("fown")
+
+
+DREAMERS = {  # (DreamerV2, DreamerV3), as published
+    "world.cell": ("gru", "block"), "world.layers": ("elu", "silu"), "world.prior_layers": (1, 2),
+    "world.unimix": (0.0, 0.01), "world.free_nats": (1.0, 1.0), "world.free_over": ("batch", "element"),
+    "world.prior_weight": (0.8, 1.0), "world.posterior_weight": (0.2, 0.1), "world.symlog": (False, True),
+    "world.obs_weight": (0.5, 1.0), "world.num_bins": (0, 255),
+    "behaviour.distribution": ("truncated", "bounded"),
+    "imagination.gradient": ("dynamics", "reinforce"), "imagination.trace": (0.95, 0.95),
+    "imagination.entropy": (1e-4, 3e-4), "imagination.scale_returns": (False, True),
+    "imagination.num_bins": (0, 255), "imagination.slow_rate": (1.0, 0.02),
+    "imagination.slow_every": (100, 1), "imagination.slow_returns": (True, False),
+    "imagination.slow_weight": (0.0, 1.0), "imagination.replay_weight": (0.0, 0.3),
+    "optimiser.method": ("adam", "laprop"), "optimiser.eps": (1e-5, 1e-20), "optimiser.agc": (0.0, 0.3),
+    "optimiser.weight_decay": (1e-6, 0.0), "optimiser.clip_norm": (100.0, 0.0),
+    "balance.reward": (1.0, 1.0), "balance.discount": (1.0, 1.0), "balance.obs": (1.0, 1.0),
+    "window": (50, 64), "batch_size": (16, 16), "rho": (1.0, 1.0), "replay.priority_exponent": (0.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "column"), [("dreamerv2", 0), ("dreamerv3", 1)])
+def test_dreamers_hold_the_published_choices(preset, column):
+    agent = presets.get(preset).agent
+    want = {name: pair[column] for name, pair in DREAMERS.items()}
+    assert {name: value(agent, name) for name in want} == want
+
+
+def test_tdmpc2_holds_the_published_choices():
+    want = {
+        "world.simnorm": 8, "world.num_bins": 101, "world.target": "online", "critic.num_bins": 101,
+        "critic.slow_rate": 0.01, "critic.slow_every": 1, "planner.horizon": 3, "planner.momentum": 0.0,
+        "balance.dynamics": 20.0, "balance.reward": 0.1, "balance.q": 0.1 / 5, "window": 3, "rho": 0.5,
+        "learning_rate": 3e-4, "optimiser.clip_norm": 20.0, "replay.priority_exponent": 0.0,
+    }  # fmt: skip
+    agent = presets.get("tdmpc2").agent
+    assert {name: value(agent, name) for name in want} == want

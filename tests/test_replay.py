@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -427,3 +428,20 @@ def test_full_disk_leaves_no_episode_behind(tmp_path, monkeypatch):
         store.save(tmp_path, 0, make_episode(3))
     assert list(tmp_path.iterdir()) == []
     assert store.load_all(tmp_path / "never-made") == []
+
+
+def test_an_episode_is_given_back_as_it_was_added():
+    replay = Replay(Spec({"state": (3,)}, 2), 20, 0, ReplayConfig())
+    added = [
+        conftest.make_episode(4, seed=1),
+        replace(conftest.make_episode(6, terminated=True), last_obs_known=False),
+    ]
+    for episode in added:
+        replay.add(episode)
+    for number, want in enumerate(added):
+        have = replay.episode(number)
+        assert np.array_equal(have.obs["state"], want.obs["state"])
+        assert np.array_equal(have.action, want.action) and np.array_equal(have.reward, want.reward)
+        assert (have.terminated, have.truncated, have.last_obs_known) == (
+            want.terminated, want.truncated, want.last_obs_known
+        )  # fmt: skip

@@ -225,6 +225,22 @@ def test_features_are_shut_to_the_critic_unless_asked(config):
     assert Model(SPEC, 0.9, replace(config, critic_grad=True)).unroll(batch).feature.requires_grad
 
 
+def test_the_discount_is_learned_as_a_soft_target():
+    model, batch = Model(SPEC, 0.99, V2), make_batch(SPEC, 2, 2)
+    batch = replace(batch, terminated=torch.zeros(2, 2, dtype=torch.bool))
+    last = model.goes_on[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(4.5951199)
+    logit = last.bias
+    loss = model.unroll(batch).losses["discount"]
+    torch.testing.assert_close(loss, torch.full((2, 2), 0.0560015))
+    (slope,) = torch.autograd.grad(loss.sum(), logit)
+    assert slope.item() == pytest.approx(0, abs=1e-6)
+    _, _, discount = model.step(model.start(3), torch.zeros(3, 3))
+    assert discount.tolist() == pytest.approx([0.99] * 3)
+
+
 def test_two_hot_reward_is_zero_before_training():
     model = Model(SPEC, 0.9, V3)
     _, reward, _ = model.step(model.start(5), torch.rand(5, 3))

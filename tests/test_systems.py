@@ -74,6 +74,18 @@ def test_it_learns_from_a_batch_and_acts(name, fields):
         assert action.shape == (2, 2) and (abs(action) <= 1).all()
 
 
+def test_bfloat16_products_leave_losses_actions_and_weights_in_float32(name):
+    config = replace(tiny(name), precision="bfloat16")
+    agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
+    metrics, _ = agent.update(windows(agent, 0))
+    assert {value.dtype for value in metrics.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in metrics.values())
+    agent.start(2, seed=0)
+    for plan in (True, False):
+        assert act(agent, plan=plan).dtype == np.float32
+    assert {weight.dtype for part in agent.parts.values() for weight in part.parameters()} == {torch.float32}
+
+
 def test_it_reports_the_same_uncertainty(name):
     """The spread of the ensemble where the plan goes, in units of return, priced by the planner."""
     agent = make(name)
@@ -154,6 +166,7 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
     part = o2o.pretrain(o2o.PretrainConfig(**settings, updates=4, out=tmp_path / "part"))
     o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=part, resume=True))
     same(whole, part)
+    assert (whole / "open_loop.png").exists() == name.startswith("dreamer")
     config = o2o.FinetuneConfig(checkpoint=whole, robot=ROBOT, episodes=4, out=tmp_path / "online")
     online = o2o.finetune(config)
     half = o2o.finetune(replace(config, episodes=2, out=tmp_path / "half"))

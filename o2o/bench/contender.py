@@ -240,7 +240,7 @@ def lived_in(agent: Agent) -> Agent:
     heads, noise = agent.critic.q_heads, torch.Generator().manual_seed(0)
     with torch.no_grad():
         for output in (heads.weight3, *_outputs(agent.model)):
-            output.copy_(torch.randn(output.shape[-1], generator=noise) / output.shape[-1] ** 0.5)
+            output.copy_(torch.randn(output.shape[-2:], generator=noise) / output.shape[-1] ** 0.5)
         for weight in heads.parameters():
             own = torch.randn(weight.shape, generator=noise) * weight[0].std(correction=0)
             weight.copy_(weight[0] + MEMBER_NOISE * own)

@@ -20,11 +20,18 @@ KERNELS = ((7, 2), (5, 2), (3, 2), (3, 2))  # (side, stride) of the image encode
 SHAPES = ((1280, 512, 512), (2048, 2048, 2048))  # (rows, in, out): a layer of an update; a big square
 ROUTES = ("highest", "medium")  # torch's two ways to a float32 product on a CPU: MKL and oneDNN
 FLOAT32_ERROR = 1e-5  # relative; bfloat16 errs by 1e-3
+OPTIONS = ("predict_end", "simnorm", "num_bins", "target")  # of the model, which FOWM does without
 
 
 def counted(config: AgentConfig) -> bool:
-    """Whether the operations of this system are known."""
-    return isinstance(config.world, tdmpc.Config) and not config.world.predict_end
+    """Whether the operations of this system are known: FOWM's, of any size."""
+    world, plain = config.world, tdmpc.Config()
+    return (
+        isinstance(world, tdmpc.Config)
+        and all(getattr(world, name) == getattr(plain, name) for name in OPTIONS)
+        and (config.critic.num_bins, config.imagination.steps) == (0, 0)
+        and (config.behaviour.distribution, config.optimiser.method) == ("fixed", "adam")
+    )
 
 
 def update_flops(spec: Spec, config: AgentConfig) -> float:

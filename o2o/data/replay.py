@@ -118,6 +118,20 @@ class Replay:
         self._written = max(self._written, self._head)
         self._num_steps += steps
 
+    def episode(self, number: int) -> Episode:
+        """The `number`-th oldest episode, as it was added, but for `success`, which is not kept."""
+        start, rows = self._episodes[number]
+        steps, last = slice(start, start + rows - 1), self._bits[start + rows - 2]
+        terminated = bool(last & TERMINATED)
+        return Episode(
+            {name: value[start : start + rows].copy() for name, value in self._obs.items()},
+            self._action[steps].copy(),
+            self._reward[steps].copy(),
+            terminated,
+            truncated=not terminated,
+            last_obs_known=bool(last & NEXT_KNOWN),
+        )
+
     def sample(self, batch_size: int, T: int) -> Batch:
         """Windows of T steps, with replacement; weights are at most 1.
 

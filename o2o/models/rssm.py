@@ -86,11 +86,21 @@ class Config(ModelConfig):
 # ---- layers
 
 
+class RMSNorm(nn.RMSNorm):
+    """In float32, whatever comes in."""
+
+    def __init__(self, dim: int):
+        super().__init__(dim, eps=1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
 def dense(in_dim: int, out_dim: int, style: Style) -> nn.Sequential:
     """One hidden layer."""
     if style == "elu":
         return nn.Sequential(Linear(in_dim, out_dim), ELU())
-    return nn.Sequential(Linear(in_dim, out_dim), nn.RMSNorm(out_dim, eps=1e-4), nn.SiLU())
+    return nn.Sequential(Linear(in_dim, out_dim), RMSNorm(out_dim), nn.SiLU())
 
 
 def stack(in_dim: int, hidden_dim: int, num: int, style: Style) -> list[nn.Module]:
@@ -112,7 +122,7 @@ class BlockLinear(nn.Module):
 
 def gate(parts: Tensor, memory: Tensor) -> Tensor:
     """The next memory (..., D) from reset, candidate and update (..., 3 D). Source: DreamerV2."""
-    reset, candidate, update = parts.chunk(3, -1)
+    reset, candidate, update = parts.float().chunk(3, -1)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
     return torch.lerp(memory, candidate, torch.sigmoid(update - 1))
 
@@ -143,7 +153,7 @@ class BlockGRU(nn.Module):
             dense(dim, hidden, config.layers) for dim in (memory, latent_dim, action_dim)
         )
         self.mix = BlockLinear(self.num_blocks, block + 3 * hidden, block)
-        self.norm = nn.RMSNorm(memory, eps=1e-4)
+        self.norm = RMSNorm(memory)
         self.gates = BlockLinear(self.num_blocks, block, 3 * block)
 
     def forward(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
@@ -317,7 +327,7 @@ class Model(WorldModel):
         h = self.cell(state["h"], state["z"], action)
         after = {"h": h, "z": draw(self._log_chance(self.prior(h))).flatten(1)}
         feature = self.feature(after)
-        goes_on = torch.sigmoid(self.goes_on(feature).squeeze(-1))
+        goes_on = torch.sigmoid(self.goes_on(feature).float().squeeze(-1))
         return after, self.reward_code.decode(self.reward(feature)), goes_on.clamp(max=self.discount)
 
     def feature(self, state):
