@@ -47,9 +47,20 @@ SEARCH = PlannerConfig(
     num_samples=64, num_policy=16, num_elites=8, iterations=3, uncertainty=2.0, prune=False
 )
 UNIFORM = ReplayConfig(priority_exponent=0.0, capacity=100_000)
-IN_UNITS_OF_SPREAD = DataConfig(
-    normalize=True, image_size=64
-)  # an error of 1 m is one of 1 rad is one spread
+
+# Sizes, steps and rates are ours. A latent has to be worth its price in every entry of a vector, so the
+# entries are brought to one scale.
+DREAMER = AgentConfig(
+    model="rssm",
+    world=rssm.Config(),
+    critic=CriticConfig(hidden_dim=64),
+    planner=SEARCH,
+    replay=replace(UNIFORM, full_windows=True),
+    batch_size=16,
+    rho=1.0,
+    learning_rate=1e-3,
+)
+DREAMER_DATA = DataConfig(normalize=True, image_size=64)
 
 PRESETS = {
     # Ours: sizes chosen by time on two CPU cores, 12 ms an update and a plan; see `o2o demo`.
@@ -114,55 +125,42 @@ PRESETS = {
         updates=4000,
         threads=1,
     ),
-    # Hafner et al. 2021; sizes, steps and rates are ours.
+    # Hafner et al. 2021.
     "dreamerv2": Preset(
         "DreamerV2 at laptop size: discrete latents, KL balancing, dynamics gradients in imagination",
-        AgentConfig(
-            model="rssm",
-            world=rssm.Config(),
-            critic=CriticConfig(hidden_dim=64),
+        replace(
+            DREAMER,
             behaviour=BehaviourConfig(hidden_dim=64, distribution="truncated"),
             imagination=ImaginationConfig(steps=5, anchor_updates=500),
-            planner=SEARCH,
             balance=BalanceConfig(dynamics=0.1, reward=1.0),
-            replay=replace(UNIFORM, full_windows=True),
             optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
             window=50,
-            batch_size=16,
-            rho=1.0,
-            learning_rate=1e-3,
         ),
-        IN_UNITS_OF_SPREAD,
+        DREAMER_DATA,
         updates=1500,
         threads=1,
         plan=False,
     ),
-    # Hafner et al. 2025; sizes, steps and rates are ours.
+    # Hafner et al. 2025.
     "dreamerv3": Preset(
         "DreamerV3 at laptop size: block GRU, symlog and two-hot, free bits, REINFORCE on scaled returns",
-        AgentConfig(
-            model="rssm",
+        replace(
+            DREAMER,
             world=rssm.Config(
                 cell="block", layers="silu", prior_layers=2, unimix=0.01, free_over="element",
                 prior_weight=1.0, posterior_weight=0.1, symlog=True, obs_weight=1.0, num_bins=255,
             ),
-            critic=CriticConfig(hidden_dim=64),
             behaviour=BehaviourConfig(hidden_dim=64, distribution="bounded"),
             imagination=ImaginationConfig(
                 steps=5, gradient="reinforce", entropy=3e-4, scale_returns=True, num_bins=255,
                 slow_rate=0.02, slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
                 anchor_updates=500,
             ),
-            planner=SEARCH,
             balance=BalanceConfig(dynamics=1.0, reward=1.0),
-            replay=replace(UNIFORM, full_windows=True),
             optimiser=OptimiserConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
             window=64,
-            batch_size=16,
-            rho=1.0,
-            learning_rate=1e-3,
         ),
-        IN_UNITS_OF_SPREAD,
+        DREAMER_DATA,
         updates=1500,
         threads=1,
         plan=False,

@@ -333,6 +333,7 @@ class Model(WorldModel):
     def feature(self, state):
         return torch.cat([state["z"], state["h"]], -1)
 
+    @torch.compiler.disable  # it would lay out every step of the loop: minutes of compiling, for little
     def unroll(self, batch: Batch) -> Unroll:
         """Closed loop from a blank state; losses `obs`, `dynamics` (KL), `reward`, `discount`.
 
