@@ -48,8 +48,8 @@ SEARCH = PlannerConfig(
 )
 UNIFORM = ReplayConfig(priority_exponent=0.0, capacity=100_000)
 
-# Sizes, steps and rates are ours. A latent has to be worth its price in every entry of a vector, so the
-# entries are brought to one scale.
+# Sizes, rates and imagined steps (5: recordings are short) are ours. A latent has to be worth its price in
+# every entry of a vector, so the entries are brought to one scale.
 DREAMER = AgentConfig(
     model="rssm",
     world=rssm.Config(),
@@ -60,6 +60,8 @@ DREAMER = AgentConfig(
     rho=1.0,
     learning_rate=1e-3,
 )
+# Half of the regression stays: sim-lift, 30 episodes of one seed, 94 of 100 scenes; 87 where none stayed.
+ANCHORED = {"anchor_updates": 500, "anchor_end": 0.5}
 DREAMER_DATA = DataConfig(normalize=True, image_size=64)
 
 PRESETS = {
@@ -131,7 +133,7 @@ PRESETS = {
         replace(
             DREAMER,
             behaviour=BehaviourConfig(hidden_dim=64, distribution="truncated"),
-            imagination=ImaginationConfig(steps=5, anchor_updates=500),
+            imagination=ImaginationConfig(steps=5, **ANCHORED),
             balance=BalanceConfig(dynamics=0.1, reward=1.0),
             optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
             window=50,
@@ -154,7 +156,7 @@ PRESETS = {
             imagination=ImaginationConfig(
                 steps=5, gradient="reinforce", entropy=3e-4, scale_returns=True, num_bins=255,
                 slow_rate=0.02, slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
-                anchor_updates=500,
+                **ANCHORED,
             ),
             balance=BalanceConfig(dynamics=1.0, reward=1.0),
             optimiser=OptimiserConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),

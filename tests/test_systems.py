@@ -10,10 +10,11 @@ from conftest import make_batch
 from test_loops import ROBOT, dataset, same  # noqa: F401  (a fixture)
 
 import o2o
-from o2o import presets
+from o2o import catalog, presets
 from o2o.agent import Agent, AgentConfig, fitted
 from o2o.config import from_dict, to_dict
 from o2o.log import read_metrics
+from o2o.model import ModelConfig
 from o2o.models import rssm, tdmpc
 from o2o.transform import Field, Transform
 
@@ -178,6 +179,20 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
             o2o.EvaluateConfig(checkpoint=online, robot=ROBOT, episodes=2, plan=plan, device="cpu")
         )
         assert np.isfinite(score.returns).all()
+
+
+@pytest.mark.parametrize("model", ["tdmpc", "rssm", str(Path(__file__).parent / "recurrent_model.py")])
+@pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
+def test_every_world_model_can_be_dreamt_in(model, gradient):
+    """A part, not a system: a stranger's file gets it too."""
+    world = getattr(catalog.load("models", model), "Config", ModelConfig)()
+    shaped = replace(tiny("dreamerv3"), model=model, world=world)
+    config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))
+    agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
+    before = {name: weight.clone() for name, weight in agent.behaviour.named_parameters()}
+    metrics, _ = agent.update(windows(agent, 0))
+    assert {"loss/actor", "loss/value", "loss/policy"} <= metrics.keys()
+    assert any(not torch.equal(before[name], weight) for name, weight in agent.behaviour.named_parameters())
 
 
 def test_windows_are_no_wider_than_the_longest_episode():

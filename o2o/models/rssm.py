@@ -134,7 +134,7 @@ class GRU(nn.Module):
         super().__init__()
         memory, hidden = config.deter_dim, config.hidden_dim
         self.enter = dense(latent_dim + action_dim, hidden, config.layers)
-        self.gates = nn.Linear(hidden + memory, 3 * memory, bias=False)
+        self.gates = Linear(hidden + memory, 3 * memory)
         self.norm = nn.LayerNorm(3 * memory, eps=1e-3)
 
     def forward(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
