@@ -5,11 +5,14 @@ shape follow the data, or to mix it with a tensor of the host is an error. How f
 what its kernels compute, this cannot tell.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_batch
 
-from o2o.agent import Agent, AgentConfig
+from o2o import presets
+from o2o.agent import Agent, AgentConfig, fitted
 from o2o.planner import MPPI, PlannerConfig
 from o2o.transform import Field, Transform
 
@@ -19,11 +22,20 @@ FIELDS = {
 }
 
 
-@pytest.fixture(params=FIELDS)
+SYSTEMS = {"fowm": AgentConfig()} | {
+    name: fitted(presets.get(name).agent, 5) for name in ("tdmpc2", "dreamerv2", "dreamerv3")
+}
+
+
+@pytest.fixture(params=[(fields, name) for fields in FIELDS for name in SYSTEMS], ids="-".join)
 def pair(request):
     """An agent and a batch, both on the device that holds no data."""
-    transform = Transform(FIELDS[request.param], (-1.0,) * 2, (1.0,) * 2)
-    batch, agent = make_batch(transform.spec, steps=5, size=6), Agent(transform, AgentConfig())
+    fields, name = request.param
+    config, fields = SYSTEMS[name], FIELDS[fields]
+    if config.model == "rssm":
+        fields = {key: replace(field, size=64) for key, field in fields.items()}
+    transform = Transform(fields, (-1.0,) * 2, (1.0,) * 2)
+    batch, agent = make_batch(transform.spec, steps=config.window, size=6), Agent(transform, config)
     for part in agent.parts.values():
         part.to("meta")
     agent.decay = agent.decay.to("meta")
@@ -34,8 +46,7 @@ def test_an_update_asks_the_device_nothing(pair):
     agent, batch = pair
     total, losses, priority = agent.objective(batch)
     total.backward()
-    agent.critic.track()
-    agent.model.track()
+    agent.track(batch)
     weights = [weight for part in agent.parts.values() for weight in part.parameters()]
     tensors = [total, priority, *losses.values(), *(w.grad for w in weights if w.requires_grad)]
     assert {value.device.type for value in tensors} == {"meta"}
@@ -45,8 +56,9 @@ def test_an_update_asks_the_device_nothing(pair):
 def test_a_plan_asks_the_device_nothing(pair, method):
     agent, batch = pair
     planner, first = MPPI(2, PlannerConfig(method=method)), torch.zeros(6, dtype=torch.bool, device="meta")
+    obs, zeros = {name: value[0] for name, value in batch.obs.items()}, torch.zeros(6, 2, device="meta")
     with torch.no_grad():
-        state = {"z": agent.model.encoder({name: value[0] for name, value in batch.obs.items()})}
+        state = agent.model.observe(agent.model.start(6), zeros, zeros[:, 0], obs, first)
     memory = None
     for _ in range(2):
         plan = planner.plan(state, agent.model, agent.critic, agent.behaviour, memory, first, True)
