@@ -22,6 +22,8 @@ FLOORS = {
         "layers",
         "scalar",
         "distribution",
+        "categorical",
+        "autoencoder",
         "optimiser",
         "imagine",
         "valuation",

@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import make_batch
 
+from o2o.categorical import divergence, draw, log_chance
 from o2o.errors import UsageError
-from o2o.models import rssm
-from o2o.models.rssm import GRU, BlockGRU, Config, Model, divergence, draw, free_bits, log_chance
+from o2o.models.rssm import GRU, BlockGRU, Config, Model, free_bits
+from o2o.scalar import symlog
 from o2o.spec import Spec
 
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
@@ -181,7 +182,7 @@ def test_losses_are_those_of_the_formulas(config):
         kl.append(divergence(posts[t], prior))
         drawn, error = model.decoder(model.feature(states[t])), torch.zeros(1)
         for name, value in batch.obs.items():
-            want = rssm.symlog(value[t]) if config.symlog else value[t]
+            want = symlog(value[t]) if config.symlog else value[t]
             error = error + (drawn[name] - want).square().sum()
         obs_loss.append(config.obs_weight * error)
     if config.free_over == "batch":

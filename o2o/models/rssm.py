@@ -6,24 +6,22 @@ out the constants of their likelihoods; predictions of the window's first observ
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from o2o.autoencoder import Decoder, Encoder, RMSNorm, Shape, Style, dense, stack
 from o2o.batch import Batch
+from o2o.categorical import divergence, draw, log_chance
 from o2o.config import at_least, at_most
 from o2o.errors import UsageError
-from o2o.layers import ELU, Linear
+from o2o.layers import Linear
 from o2o.model import ModelConfig, State, Unroll, WorldModel
 from o2o.nn import zero_last
-from o2o.scalar import code, symexp, symlog
+from o2o.scalar import code
 from o2o.spec import Spec
-
-IMAGE_SIZE = 64
-Style = Literal["elu", "silu"]
 
 
 @dataclass(frozen=True)
@@ -86,28 +84,6 @@ class Config(ModelConfig):
 # ---- layers
 
 
-class RMSNorm(nn.RMSNorm):
-    """In float32, whatever comes in."""
-
-    def __init__(self, dim: int):
-        super().__init__(dim, eps=1e-4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
-
-
-def dense(in_dim: int, out_dim: int, style: Style) -> nn.Sequential:
-    """One hidden layer."""
-    if style == "elu":
-        return nn.Sequential(Linear(in_dim, out_dim), ELU())
-    return nn.Sequential(Linear(in_dim, out_dim), RMSNorm(out_dim), nn.SiLU())
-
-
-def stack(in_dim: int, hidden_dim: int, num: int, style: Style) -> list[nn.Module]:
-    """`num` hidden layers."""
-    return [dense(in_dim if i == 0 else hidden_dim, hidden_dim, style) for i in range(num)]
-
-
 class BlockLinear(nn.Module):
     """(N, blocks, in) to (N, blocks, out): a linear layer for each block."""
 
@@ -166,101 +142,6 @@ class BlockGRU(nn.Module):
         return gate(self.gates(x), blocks).flatten(1)
 
 
-class Encoder(nn.Module):
-    """Observations to one embedding: vectors together through an MLP, each image through convolutions."""
-
-    def __init__(self, spec: Spec, config: Config):
-        super().__init__()
-        self.symlog, self.images = config.symlog, spec.images
-        self.vectors = [name for name in spec.obs if name not in spec.images]
-        self.embed_dim = 0
-        if self.vectors:
-            size = sum(spec.obs[name][0] for name in self.vectors)
-            self.mlp = nn.Sequential(*stack(size, config.hidden_dim, config.num_layers, config.layers))
-            self.embed_dim += config.hidden_dim
-        depth, activation = config.channels, nn.ELU if config.layers == "elu" else nn.SiLU
-        self.convs = nn.ModuleList()
-        for name in self.images:
-            sizes = [
-                spec.obs[name][0],
-                depth,
-                2 * depth,
-                4 * depth,
-                8 * depth,
-            ]  # 64, 31, 14, 6, 2 pixels wide
-            convs = [(nn.Conv2d(i, o, 4, stride=2), activation()) for i, o in pairwise(sizes)]
-            layers = [layer for pair in convs for layer in pair]
-            self.convs.append(nn.Sequential(*layers, nn.Flatten()))
-            self.embed_dim += 2 * 2 * 8 * depth
-
-    def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """name -> (N, *shape), to (N, embed_dim)."""
-        parts = []
-        if self.vectors:
-            vector = torch.cat([obs[name] for name in self.vectors], -1)
-            parts.append(self.mlp(symlog(vector) if self.symlog else vector))
-        for name, conv in zip(self.images, self.convs, strict=True):
-            parts.append(conv(obs[name].float() / 255 - 0.5))
-        return torch.cat(parts, -1)
-
-
-class Decoder(nn.Module):
-    """Features to what each observation is expected to be: images in [-0.5, 0.5], vectors maybe in symlog."""
-
-    def __init__(self, spec: Spec, feature_dim: int, config: Config):
-        super().__init__()
-        self.images = spec.images
-        self.sizes = {name: shape[0] for name, shape in spec.obs.items() if name not in spec.images}
-        if self.sizes:
-            body = stack(feature_dim, config.hidden_dim, config.num_layers, config.layers)
-            self.mlp = nn.Sequential(*body, Linear(config.hidden_dim, sum(self.sizes.values())))
-        depth, activation = config.channels, nn.ELU if config.layers == "elu" else nn.SiLU
-        self.deconvs = nn.ModuleList()
-        for name in self.images:
-            self.deconvs.append(
-                nn.Sequential(
-                    Linear(feature_dim, 32 * depth), nn.Unflatten(-1, (32 * depth, 1, 1)),
-                    nn.ConvTranspose2d(32 * depth, 4 * depth, 5, stride=2), activation(),  # 5 pixels wide
-                    nn.ConvTranspose2d(4 * depth, 2 * depth, 5, stride=2), activation(),  # 13
-                    nn.ConvTranspose2d(2 * depth, depth, 6, stride=2), activation(),  # 30
-                    nn.ConvTranspose2d(depth, spec.obs[name][0], 6, stride=2),  # 64
-                )
-            )  # fmt: skip
-
-    def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """(N, F) to name -> (N, *shape)."""
-        drawn = {}
-        if self.sizes:
-            vectors = self.mlp(feature).split(list(self.sizes.values()), -1)
-            drawn |= dict(zip(self.sizes, vectors, strict=True))
-        for name, deconv in zip(self.images, self.deconvs, strict=True):
-            drawn[name] = deconv(feature)
-        return drawn
-
-
-# ---- latents
-
-
-def log_chance(logits: Tensor, unimix: float) -> Tensor:
-    """(..., classes) log-probabilities, mixed with a uniform distribution. Source: DreamerV3."""
-    logits = logits.float()
-    if not unimix:
-        return logits.log_softmax(-1)
-    return ((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
-
-
-def draw(log_p: Tensor) -> Tensor:
-    """(..., classes) one-hot samples whose gradient is that of the probabilities (straight-through)."""
-    p = log_p.exp()
-    chosen = (p.detach() / torch.empty_like(p).exponential_()).argmax(-1)
-    return F.one_hot(chosen, p.shape[-1]) + (p - p.detach())  # exactly one-hot
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(...) KL(p || q) in nats, summed over the variables of (..., variables, classes)."""
-    return (log_p.exp() * (log_p - log_q)).sum((-1, -2))
-
-
 def free_bits(kl: Tensor, floor: float, over: str, known: Tensor) -> Tensor:
     """`kl` (T, B), at least `floor`, each or in the mean of the `known` (T, B) entries."""
     if over == "element":
@@ -281,22 +162,17 @@ class Model(WorldModel):
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
-        for name in spec.images:
-            if spec.obs[name][1:] != (IMAGE_SIZE, IMAGE_SIZE):
-                size = spec.obs[name][1]
-                raise UsageError(
-                    f"rssm draws images of 64 by 64 pixels, {name!r} has {size}: add --image-size 64"
-                )
         self.config, self.discount, self.obs_shapes = config, discount, spec.obs
         latent, hidden, memory = config.num_latents * config.num_classes, config.hidden_dim, config.deter_dim
         self.feature_dim, self.action_dim = latent + memory, spec.action_dim
-        self.encoder = Encoder(spec, config)
+        shape = Shape(hidden, config.num_layers, config.channels, config.layers, config.symlog)
+        self.encoder = Encoder(spec, shape)
         self.cell = (GRU if config.cell == "gru" else BlockGRU)(latent, spec.action_dim, config)
         prior = stack(memory, hidden, config.prior_layers, config.layers)
         self.prior = nn.Sequential(*prior, Linear(hidden if prior else memory, latent))
         posterior = dense(memory + self.encoder.embed_dim, hidden, config.layers)
         self.posterior = nn.Sequential(posterior, Linear(hidden, latent))
-        self.decoder = Decoder(spec, self.feature_dim, config)
+        self.decoder = Decoder(spec, self.feature_dim, shape)
         self.reward_code = code(config.num_bins, "raw", weight=0.5)
         self.reward = self._head(self.reward_code.width)
         self.goes_on = self._head(1)
@@ -357,7 +233,7 @@ class Model(WorldModel):
         arrived = feature[1:]
         goes_on = self.discount * (~batch.terminated).float()
         losses = {
-            "obs": _shift(self._obs_loss(feature, batch.obs), known),
+            "obs": _shift(cfg.obs_weight * self.decoder.error(feature, batch.obs), known),
             "dynamics": _shift(self._kl(torch.stack(post), memory, known), known),
             "reward": self.reward_code.loss(self.reward(arrived), batch.reward),
             "discount": F.binary_cross_entropy_with_logits(
@@ -369,14 +245,7 @@ class Model(WorldModel):
         return Unroll(losses, here, arrived.detach(), starts)
 
     def decode(self, state):
-        """Images float32 in [0, 1], vectors in the model's units."""
-        drawn = self.decoder(self.feature(state))
-        for name, value in drawn.items():
-            if name in self.decoder.images:
-                drawn[name] = (value + 0.5).clamp(0, 1)
-            elif self.config.symlog:
-                drawn[name] = symexp(value)
-        return drawn
+        return self.decoder.draw(self.feature(state))
 
     def _log_chance(self, logits: Tensor) -> Tensor:
         """(..., latents * classes) to (..., latents, classes)."""
@@ -393,18 +262,6 @@ class Model(WorldModel):
         teach = free_bits(divergence(post.detach(), prior), cfg.free_nats, cfg.free_over, known)
         bind = free_bits(divergence(post, prior.detach()), cfg.free_nats, cfg.free_over, known)
         return cfg.prior_weight * teach + cfg.posterior_weight * bind
-
-    def _obs_loss(self, feature: Tensor, obs: dict[str, Tensor]) -> Tensor:
-        """(T+1, B) squared errors, summed over entries and observations."""
-        drawn, total = self.decoder(feature.flatten(0, 1)), torch.zeros_like(feature[..., 0]).flatten()
-        for name, value in obs.items():
-            want = value.flatten(0, 1).float()
-            if name in self.decoder.images:
-                want = want / 255 - 0.5
-            elif self.config.symlog:
-                want = symlog(want)
-            total = total + (drawn[name].float() - want).square().flatten(1).sum(1)
-        return self.config.obs_weight * total.view(feature.shape[:2])
 
 
 def _shift(loss: Tensor, known: Tensor) -> Tensor:
