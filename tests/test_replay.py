@@ -445,3 +445,42 @@ def test_an_episode_is_given_back_as_it_was_added():
         assert (have.terminated, have.truncated, have.last_obs_known) == (
             want.terminated, want.truncated, want.last_obs_known
         )  # fmt: skip
+
+
+# ---- visits
+
+
+VISITS = ReplayConfig(priority_exponent=0.0, visits=20.0, weight_exponent=0.0)
+
+
+@pytest.mark.parametrize(("times", "chance"), [
+    ((0, 20), (0.7310586, 0.2689414)), ((0, 10, 20), (0.5064804, 0.3071959, 0.1863237)),
+    ((30, 40, 50), (0.5064804, 0.3071959, 0.1863237)),
+])  # fmt: skip
+def test_starts_grow_rarer_with_their_visits(times, chance):
+    replay = make_replay([len(times)], config=VISITS)
+    for row, number in enumerate(times):
+        replay._count(np.full(number, row))
+    leaf = replay.state()[0]["leaf"][: len(times)]
+    assert leaf / leaf.sum() == pytest.approx(chance, rel=1e-6)
+
+
+def test_visits_even_out_and_new_steps_catch_up():
+    replay = make_replay([40], config=VISITS, online=True)
+    drawn = [starts(replay.sample(8, 1)) for _ in range(500)]
+    counts = np.unique(np.concatenate(drawn), return_counts=True)[1]
+    assert len(counts) == 40 and counts.min() > 80 and counts.max() < 120  # 100 each; by chance 70 to 130
+    replay.add(make_episode(10, 900))
+    fresh = np.concatenate([starts(replay.sample(8, 1)) for _ in range(50)])
+    assert (fresh >= 900).mean() > 0.9
+
+
+def test_priorities_do_not_touch_visits_and_a_stop_keeps_them():
+    replay = make_replay([5], config=VISITS)
+    batch = replay.sample(6, 2)
+    before = replay.state()
+    replay.update_priority(batch, np.full(6, 50.0))
+    assert np.array_equal(before[0]["leaf"], replay.state()[0]["leaf"])
+    again = make_replay([5], config=VISITS)
+    again.load_state(*before)
+    assert np.array_equal(starts(replay.sample(9, 2)), starts(again.sample(9, 2)))

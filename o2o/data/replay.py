@@ -15,6 +15,7 @@ from o2o.spec import Spec, is_image
 
 PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
 ROOM_BYTES = 2**28  # taken at first; what is not written to costs no memory
+RAREST = 1e-250  # of a leaf that was drawn often
 MAX_ROWS = 2**40  # a handle is how often the ring had gone round, times this, plus the row
 STEP, TERMINATED, NEXT_KNOWN = 1, 2, 4  # bits of a row
 
@@ -31,15 +32,18 @@ class ReplayConfig:
         full_windows: move a window that would run over the end of its episode back until it fits, as
             far as the episode goes; sequence models want it. Ends are then drawn more often, as by
             DreamerV2's `prioritize_ends`.
+        visits: draws of a start after which it is drawn e times more rarely, so that new steps are learned
+            from as often as old ones; priorities then do not count. 0: off. TWM: 20.
     """
 
     priority_exponent: float = 0.6
     weight_exponent: float = 0.4
     capacity: int = 1_000_000
     full_windows: bool = False
+    visits: float = 0.0
 
     def __post_init__(self):
-        at_least(self, priority_exponent=0, weight_exponent=0, capacity=2)
+        at_least(self, priority_exponent=0, visits=0, weight_exponent=0, capacity=2)
 
 
 class Replay:
@@ -110,6 +114,8 @@ class Replay:
         bits = self._bits[span]
         bits[:-1], bits[-1] = STEP | NEXT_KNOWN, 0
         bits[-2] = STEP | TERMINATED * episode.terminated | NEXT_KNOWN * episode.last_obs_known
+        if self.config.visits:
+            self._top = 1.0  # never drawn
         if self._top is None:
             self._top = float(self._tree.leaves[: self._written].max()) or 1.0
         self._tree.fill(start, start + steps, self._top)
@@ -152,6 +158,8 @@ class Replay:
         bits = self._bits[rows[:-1]]  # (T, B)
         share = self._tree.get(drawn) * (self._num_steps / self._tree.total)  # N p
         weight = share**-self.config.weight_exponent
+        if self.config.visits:
+            self._count(drawn)
         return Batch(
             obs={name: torch.from_numpy(value.take(rows, 0)) for name, value in self._obs.items()},
             action=torch.from_numpy(self._action.take(rows[:-1], 0)),
@@ -178,6 +186,8 @@ class Replay:
     def _update(self, handle: np.ndarray, value: np.ndarray) -> None:
         if not np.isfinite(value).all():
             raise DivergedError("a priority for replay is not finite: the losses have diverged")
+        if self.config.visits:
+            return
         row = handle % MAX_ROWS
         live = (row < self._written) & (self._generation(row) == handle // MAX_ROWS)
         row, value = row[live], value[live]
@@ -206,6 +216,12 @@ class Replay:
         self._tree.set(np.arange(len(leaf)), leaf)
         self._top = meta["top"]
         self._rng.bit_generator.state = meta["generator"]
+
+    def _count(self, drawn: np.ndarray) -> None:
+        """Makes starts that were drawn rarer: a leaf is exp(-times / visits). Source: Robine et al. 2023."""
+        row, times = np.unique(drawn, return_counts=True)
+        leaf = self._tree.get(row) * np.exp(-times / self.config.visits)
+        self._tree.set(row, np.maximum(leaf, RAREST))
 
     def _moved_back(self, row: np.ndarray, T: int) -> np.ndarray:
         """Rows of the same episodes that T steps follow, or their first ones."""
