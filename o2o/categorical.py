@@ -26,3 +26,13 @@ def draw(log_p: Tensor) -> Tensor:
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """(...) KL(p || q) in nats, summed over the variables of (..., variables, classes)."""
     return (log_p.exp() * (log_p - log_q)).sum((-1, -2))
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """(...) in nats, summed over the variables of (..., variables, classes)."""
+    return -(log_p.exp() * log_p).sum((-1, -2))
+
+
+def mode(log_p: Tensor) -> Tensor:
+    """(..., classes) the likeliest class, one-hot."""
+    return F.one_hot(log_p.argmax(-1), log_p.shape[-1]).float()
