@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from o2o.batch import Batch
 from o2o.config import at_least, at_most
+from o2o.distribution import Normal
 from o2o.imagine import Roll, roll
 from o2o.model import State, Unroll
 from o2o.nn import Slow, mlp, zero_last
@@ -32,7 +33,9 @@ class ImaginationConfig:
             continuous actions), or by the likelihood of what was drawn, `reinforce` (DreamerV3).
         hidden_dim: width of the value.
         trace: lambda of the returns; both papers 0.95.
-        entropy: weight of the policy's entropy; DreamerV2 1e-4 (DMC), DreamerV3 3e-4.
+        entropy: weight of the policy's entropy; DreamerV2 1e-4 (DMC), DreamerV3 3e-4, TWM 0.01.
+        entropy_floor: of an action, nats, in the mean of a batch; entropy counts only under it (TWM). None: it
+            always counts (Dreamer).
         scale_returns: divide by the range of imagined returns, 5th to 95th percentile, if over 1 (DreamerV3).
         num_bins: of the value's two-hot code; 0: half a squared error (DreamerV2); DreamerV3 255.
         slow_rate: step of the slow value towards the value; DreamerV2 1, DreamerV3 0.02.
@@ -50,6 +53,7 @@ class ImaginationConfig:
     hidden_dim: int = 64
     trace: float = 0.95
     entropy: float = 1e-4
+    entropy_floor: float | None = None
     scale_returns: bool = False
     num_bins: int = 0
     slow_rate: float = 1.0
@@ -127,7 +131,7 @@ class Imagination(nn.Module):
         else:
             advantage = (returns - dreamt.value[:-1]) / scale
             objective = chances.log_prob(dreamt.drawn) * advantage
-        actor = -(weight * (objective + cfg.entropy * chances.entropy())).mean(0)
+        actor = -(weight * objective + cfg.entropy * self._bonus(chances, weight)).mean(0)
         value = (weight * self._fit(seen, returns.detach())).mean(0)
         losses = {"actor": actor.view(shape), "value": value.view(shape)}
         if cfg.replay_weight:
@@ -148,6 +152,14 @@ class Imagination(nn.Module):
                 slow = self.value(feature, slow=True)
             loss = loss + self.config.slow_weight * self.code.loss(out, slow)
         return loss
+
+    def _bonus(self, chances: Normal, weight: Tensor) -> Tensor:
+        """(H, M) what the entropy of the policy is worth, before its price."""
+        entropy, floor = chances.entropy(), self.config.entropy_floor
+        if floor is None:
+            return weight * entropy
+        mean = (weight * entropy).sum() / weight.sum() / chances.mean.shape[-1]
+        return (mean - floor).clamp(max=0).expand_as(entropy)
 
     def _scale(self, returns: Tensor, valid: Tensor) -> Tensor:
         """() what returns (H, M) are divided by. A validation, which has no gradient, does not move it."""

@@ -8,6 +8,7 @@ from conftest import make_batch
 
 from o2o.behaviour import AWR, BehaviourConfig
 from o2o.critic import Critic, CriticConfig
+from o2o.distribution import Normal
 from o2o.imagination import Imagination, ImaginationConfig, trace_returns
 from o2o.models import tdmpc
 from o2o.spec import Spec
@@ -201,6 +202,14 @@ def test_recorded_rewards_are_followed_to_the_end_of_the_episode_only():
     first = batch.reward[0, 0] + 0.9 * second
     value = imagination.value(unroll.feature)[:2, 0]
     torch.testing.assert_close(loss[:2, 0], 0.5 * (value - torch.stack([first, second])).square())
+
+
+@pytest.mark.parametrize(("std", "bonus"), [(0.1, -0.8836 + 0.65), (0.5, 0.0)])
+def test_entropy_counts_only_under_its_floor(std, bonus):
+    imagination = Imagination(6, 0.9, 0.0, replace(V3, entropy_floor=-0.65))
+    chances = Normal(torch.zeros(4, 7, 2), torch.full((4, 7, 2), std, requires_grad=True))
+    got = imagination._bonus(chances, torch.rand(4, 7))
+    torch.testing.assert_close(got, torch.full((4, 7), bonus), rtol=0, atol=1e-4)
 
 
 # ---- the anchor
