@@ -34,8 +34,8 @@ class ImaginationConfig:
         hidden_dim: width of the value.
         trace: lambda of the returns; both papers 0.95.
         entropy: weight of the policy's entropy; DreamerV2 1e-4 (DMC), DreamerV3 3e-4, TWM 0.01.
-        entropy_floor: of an action, nats, in the mean of a batch; entropy counts only under it (TWM). None: it
-            always counts (Dreamer).
+        entropy_floor: of an action, nats, in the mean of a batch; entropy counts only under it (TWM). None:
+            it always counts (Dreamer).
         scale_returns: divide by the range of imagined returns, 5th to 95th percentile, if over 1 (DreamerV3).
         num_bins: of the value's two-hot code; 0: half a squared error (DreamerV2); DreamerV3 255.
         slow_rate: step of the slow value towards the value; DreamerV2 1, DreamerV3 0.02.
