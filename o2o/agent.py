@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor, nn
 
 from o2o import catalog
-from o2o.balance import BalanceConfig, Fixed
+from o2o.balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
 from o2o.batch import Batch
 from o2o.behaviour import AWR, BehaviourConfig
 from o2o.capture import Captured
@@ -40,13 +40,14 @@ class AgentConfig:
         behaviour: options of the policy.
         imagination: whether the policy also learns inside the model, and how.
         planner: options of the planner.
-        balance: weights of the losses.
+        balance: loss weights: given, or learned.
+        weights: of the losses; `harmony` learns those of obs, reward and dynamics.
         replay: how transitions are drawn.
         window: steps in a training window, if episodes are so long; FOWM 5.
         batch_size: windows in an update; FOWM 256.
         discount: of one decision; FOWM 0.9, 0.99 (D4RL); 0: by length.
-        rho: weight of step t of a window is rho^t; TD-MPC 0.5.
-        learning_rate: of model with critic, and of the policy; TD-MPC 3e-4.
+        rho: step t weighs rho^t; TD-MPC 0.5.
+        learning_rate: of all that learns; TD-MPC 3e-4.
         optimiser: how gradients become steps; model with critic, policy, and its value apart.
         precision: of products; sums are float32.
     """
@@ -57,7 +58,8 @@ class AgentConfig:
     behaviour: BehaviourConfig = BehaviourConfig()
     imagination: ImaginationConfig = ImaginationConfig()
     planner: PlannerConfig = PlannerConfig()
-    balance: BalanceConfig = BalanceConfig()
+    balance: Literal["fixed", "harmony"] = "fixed"
+    weights: Annotated[BalanceConfig, tyro.conf.arg(name="balance")] = BalanceConfig()
     replay: ReplayConfig = ReplayConfig()
     window: int = 5
     batch_size: int = 256
@@ -122,14 +124,14 @@ class Agent:
                 imagination = Imagination(*sizes, price, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
         self.behaviour, self.imagination = behaviour.to(self.device), imagination
-        self.balance = Fixed(config.balance).to(self.device)
+        self.balance = BALANCERS[config.balance](config.weights).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
         self.parts = {
             "model": self.model, "critic": self.critic,
             "behaviour": self.behaviour, "balance": self.balance,
         }  # fmt: skip
-        groups = {"world": [self.model, self.critic, self.balance], "policy": [self.behaviour]}
+        groups = {"world": [self.model, self.critic], "policy": [self.behaviour]}
         if self.imagination:
             self.parts["imagination"] = self.imagination
             groups["value"] = [self.imagination]
@@ -137,6 +139,8 @@ class Agent:
             name: Optimiser(_trainable(parts), config.learning_rate, config.optimiser)
             for name, parts in groups.items()
         }
+        if config.balance == "harmony":
+            self.optimisers["balance"] = Optimiser(self.balance.parameters(), SIGMA_RATE, PLAIN)
         on_gpu = self.device.type == "cuda"
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
         self._objective = compiled(self.objective) if compile else self.objective
@@ -175,10 +179,11 @@ class Agent:
         return {**losses, **self.optimise()}, priority
 
     def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """What a gradient step lowers, the losses in it, and the priorities (B,)."""
+        """What a gradient step lowers, the losses in it and their balance, and the priorities (B,)."""
         world, policy, priority = self._losses(batch)
-        total = self.balance(world) + sum(policy.values())
-        return total, {f"loss/{k}": loss.detach() for k, loss in {**world, **policy}.items()}, priority
+        balanced, balance = self.balance(world)
+        losses = {f"loss/{name}": loss.detach() for name, loss in {**world, **policy}.items()}
+        return balanced + sum(policy.values()), losses | balance, priority
 
     def optimise(self) -> dict[str, Tensor]:
         """Clips the gradients and steps; the norms before clipping."""

@@ -11,7 +11,7 @@ from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
 from o2o.imagination import ImaginationConfig
-from o2o.models import rssm, tdmpc
+from o2o.models import rssm, tdmpc, twm
 from o2o.optimiser import OptimiserConfig
 from o2o.planner import PlannerConfig
 
@@ -117,7 +117,7 @@ PRESETS = {
             critic=CriticConfig(hidden_dim=128, num_bins=101, slow_every=1),
             behaviour=BehaviourConfig(hidden_dim=128),
             planner=replace(SEARCH, horizon=3, momentum=0.0),
-            balance=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
+            weights=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
             replay=UNIFORM,
             optimiser=OptimiserConfig(clip_norm=20.0),
             window=3,
@@ -134,7 +134,7 @@ PRESETS = {
             DREAMER,
             behaviour=BehaviourConfig(hidden_dim=64, distribution="truncated"),
             imagination=ImaginationConfig(steps=5, **ANCHORED),
-            balance=BalanceConfig(dynamics=0.1, reward=1.0),
+            weights=BalanceConfig(dynamics=0.1, reward=1.0),
             optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
             window=50,
         ),
@@ -158,7 +158,7 @@ PRESETS = {
                 slow_rate=0.02, slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
                 **ANCHORED,
             ),
-            balance=BalanceConfig(dynamics=1.0, reward=1.0),
+            weights=BalanceConfig(dynamics=1.0, reward=1.0),
             optimiser=OptimiserConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
             window=64,
         ),
@@ -167,7 +167,39 @@ PRESETS = {
         threads=1,
         plan=False,
     ),
+    # Robine et al. 2023. Weights are its own; entropy counts under a tenth of the way from the least that
+    # the policy's distribution can have to the most.
+    "twm": Preset(
+        "TWM at laptop size: a transformer over latents, actions and rewards, REINFORCE in imagination",
+        replace(
+            DREAMER,
+            model="twm",
+            world=twm.Config(),
+            behaviour=BehaviourConfig(hidden_dim=64, distribution="bounded"),
+            imagination=ImaginationConfig(
+                steps=5, gradient="reinforce", entropy=0.01, entropy_floor=-0.65, slow_rate=1.0, slow_every=1,
+                slow_returns=False, **ANCHORED,
+            ),
+            weights=BalanceConfig(dynamics=1.0, reward=10.0, discount=50.0, entropy=5.0, consistency=0.01),
+            replay=ReplayConfig(
+                priority_exponent=0.0, weight_exponent=0.0, capacity=100_000, full_windows=True, visits=20.0
+            ),
+            optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0),
+            window=17,
+        ),
+        DREAMER_DATA,
+        updates=1500,
+        threads=1,
+        plan=False,
+    ),
 }  # fmt: skip
+
+# Ma et al. 2024.
+PRESETS["harmony"] = replace(
+    PRESETS["dreamerv2"],
+    about="DreamerV2 at laptop size whose losses balance themselves (HarmonyDream)",
+    agent=replace(PRESETS["dreamerv2"].agent, balance="harmony"),
+)
 
 
 def get(name: str) -> Preset:

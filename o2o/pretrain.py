@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import checkpoint, offline, presets
+from o2o import checkpoint, curves, offline, presets
 from o2o.agent import Agent, AgentConfig, Flat, fitted
 from o2o.batch import Batch
 from o2o.config import at_least
@@ -142,6 +142,8 @@ def pretrain(config: PretrainConfig) -> Path:
         shown = data.held_out if len(data.held_out) else data.replay
         if picture(agent, shown.episode(0), folder / "open_loop.png"):
             log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
+        if curves.picture(folder, folder / "losses.png"):
+            log.line(f"how much each loss counted: {folder}/losses.png")
         log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
     return folder
 

@@ -55,7 +55,7 @@ class Config:
         for part in (
             config.critic,
             config.behaviour,
-            config.balance,
+            config.weights,
             config.planner,
             config.optimiser,
             config,

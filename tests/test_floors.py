@@ -34,8 +34,8 @@ FLOORS = {
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
     4: [  # loops
-        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "demo", "check"],
-        *["run", "offline", "rollout", "listing", "open_loop"],  # what the loops and the door share
+        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "compare/*", "demo", "check"],
+        *["run", "offline", "rollout", "listing", "open_loop", "curves"],  # what the loops and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door
 }

@@ -23,7 +23,8 @@ FIELDS = {
 
 
 SYSTEMS = {"fowm": AgentConfig()} | {
-    name: fitted(presets.get(name).agent, 5) for name in ("tdmpc2", "dreamerv2", "dreamerv3")
+    name: fitted(presets.get(name).agent, 5)
+    for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm", "harmony")
 }
 
 
@@ -32,7 +33,7 @@ def pair(request):
     """An agent and a batch, both on the device that holds no data."""
     fields, name = request.param
     config, fields = SYSTEMS[name], FIELDS[fields]
-    if config.model == "rssm":
+    if config.model != "tdmpc":
         fields = {key: replace(field, size=64) for key, field in fields.items()}
     transform = Transform(fields, (-1.0,) * 2, (1.0,) * 2)
     batch, agent = make_batch(transform.spec, steps=config.window, size=6), Agent(transform, config)

@@ -14,7 +14,7 @@ SHARED = {
     "behaviour.noise_clip": 0.3,
     "planner.horizon": 5, "planner.num_samples": 512, "planner.num_policy": 51, "planner.num_elites": 50,
     "planner.temperature": 0.5, "planner.momentum": 0.1, "planner.min_std": 0.05, "planner.max_std": 2.0,
-    "balance.dynamics": 20.0, "balance.reward": 0.5, "balance.q": 0.1, "balance.v": 0.1,
+    "weights.dynamics": 20.0, "weights.reward": 0.5, "weights.q": 0.1, "weights.v": 0.1,
     "replay.priority_exponent": 0.6, "replay.weight_exponent": 0.4,
 }  # fmt: skip
 NAMES = ("critic.expectile", "behaviour.inverse_temperature", "planner.uncertainty", "planner.iterations",
@@ -70,7 +70,7 @@ DREAMERS = {  # (DreamerV2, DreamerV3), as published
     "imagination.slow_weight": (0.0, 1.0), "imagination.replay_weight": (0.0, 0.3),
     "optimiser.method": ("adam", "laprop"), "optimiser.eps": (1e-5, 1e-20), "optimiser.agc": (0.0, 0.3),
     "optimiser.weight_decay": (1e-6, 0.0), "optimiser.clip_norm": (100.0, 0.0),
-    "balance.reward": (1.0, 1.0), "balance.discount": (1.0, 1.0), "balance.obs": (1.0, 1.0),
+    "weights.reward": (1.0, 1.0), "weights.discount": (1.0, 1.0), "weights.obs": (1.0, 1.0),
     "window": (50, 64), "batch_size": (16, 16), "rho": (1.0, 1.0), "replay.priority_exponent": (0.0, 0.0),
 }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_tdmpc2_holds_the_published_choices():
     want = {
         "world.simnorm": 8, "world.num_bins": 101, "world.target": "online", "critic.num_bins": 101,
         "critic.slow_rate": 0.01, "critic.slow_every": 1, "planner.horizon": 3, "planner.momentum": 0.0,
-        "balance.dynamics": 20.0, "balance.reward": 0.1, "balance.q": 0.1 / 5, "window": 3, "rho": 0.5,
+        "weights.dynamics": 20.0, "weights.reward": 0.1, "weights.q": 0.1 / 5, "window": 3, "rho": 0.5,
         "learning_rate": 3e-4, "optimiser.clip_norm": 20.0, "replay.priority_exponent": 0.0,
     }  # fmt: skip
     agent = presets.get("tdmpc2").agent

@@ -15,7 +15,7 @@ from o2o.agent import Agent, AgentConfig, fitted
 from o2o.config import from_dict, to_dict
 from o2o.log import read_metrics
 from o2o.model import ModelConfig
-from o2o.models import rssm, tdmpc
+from o2o.models import rssm, tdmpc, twm
 from o2o.transform import Field, Transform
 
 STATE = {"state": Field((5,)), "goal": Field((2,))}
@@ -23,6 +23,7 @@ PIXELS = {"camera": Field((48, 48, 3), image=True, size=64), "arm.joint": Field(
 SIZES = {
     tdmpc.Config: {"latent_dim": 16, "hidden_dim": 16, "encoder_dim": 16, "channels": 4},
     rssm.Config: {"deter_dim": 16, "hidden_dim": 16, "num_latents": 4, "num_classes": 4, "channels": 2},
+    twm.Config: {"token_dim": 16, "hidden_dim": 16, "num_latents": 4, "num_classes": 4, "channels": 2},
 }
 
 
@@ -157,7 +158,7 @@ def test_padding_teaches_nothing(name):
         torch.testing.assert_close(value, losses[1][key], msg=key)
 
 
-@pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3"], indirect=True)
+@pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3", "twm"], indirect=True)
 def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path):  # noqa: F811
     settings = {
         "dataset": str(dataset), "robot": ROBOT, "agent": tiny(name), "preset": name, "device": "cpu",
@@ -167,7 +168,8 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
     part = o2o.pretrain(o2o.PretrainConfig(**settings, updates=4, out=tmp_path / "part"))
     o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=part, resume=True))
     same(whole, part)
-    assert (whole / "open_loop.png").exists() == name.startswith("dreamer")
+    assert (whole / "losses.png").exists()
+    assert (whole / "open_loop.png").exists() == (name != "tdmpc2")
     config = o2o.FinetuneConfig(checkpoint=whole, robot=ROBOT, episodes=4, out=tmp_path / "online")
     online = o2o.finetune(config)
     half = o2o.finetune(replace(config, episodes=2, out=tmp_path / "half"))
@@ -181,7 +183,7 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
         assert np.isfinite(score.returns).all()
 
 
-@pytest.mark.parametrize("model", ["tdmpc", "rssm", str(Path(__file__).parent / "recurrent_model.py")])
+@pytest.mark.parametrize("model", ["tdmpc", "rssm", "twm", str(Path(__file__).parent / "recurrent_model.py")])
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_every_world_model_can_be_dreamt_in(model, gradient):
     """A part, not a system: a stranger's file gets it too."""
@@ -209,7 +211,7 @@ def test_a_discount_of_zero_follows_the_length_of_the_episodes(length, discount)
 
 
 def test_laptop_presets_stay_under_two_million_weights():
-    for name in ("tdmpc2", "dreamerv2", "dreamerv3"):
+    for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm"):
         for fields in (STATE, PIXELS, {"camera": Field((64, 64, 3), image=True, size=64), "s": Field((40,))}):
             config = replace(presets.get(name).agent, discount=0.95)
             agent = Agent(Transform(fields, (-1.0,) * 8, (1.0,) * 8), config)
