@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from o2o.compare.loop import CompareConfig, compare
     from o2o.demo import DemoConfig, demo
     from o2o.errors import O2OError
     from o2o.evaluate import EvaluateConfig, evaluate
@@ -13,18 +14,24 @@ if TYPE_CHECKING:
     from o2o.pretrain import PretrainConfig, pretrain
 
 __all__ = [
+    "CompareConfig",
     "DemoConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "O2OError",
     "PretrainConfig",
+    "compare",
     "demo",
     "evaluate",
     "finetune",
     "pretrain",
 ]
 
-_HOMES = {name: name.removesuffix("Config").lower() for name in __all__} | {"O2OError": "errors"}
+_HOMES = {name: name.removesuffix("Config").lower() for name in __all__} | {
+    "O2OError": "errors",
+    "CompareConfig": "compare.loop",
+    "compare": "compare.loop",
+}
 
 
 class _Package(ModuleType):

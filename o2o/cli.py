@@ -19,6 +19,7 @@ COMMANDS = {
     "pretrain": "learn a world model, a critic and a policy from recordings",
     "finetune": "improve a pretrained agent on its robot",
     "evaluate": "play a checkpoint in fixed scenes",
+    "compare": "rate presets on one dataset and robot under one budget",
     "check": "look a robot or a dataset over before trusting it",
     "bench": "measure update, plan, replay and loading beside plain torch and the machine's floor",
     "list": "robots, datasets, models and presets there are",
@@ -30,7 +31,8 @@ USAGE = "\n".join(
         "",
         *(f"  {name:<10}{about}" for name, about in COMMANDS.items()),
         "",
-        "exit codes: 0 done, 2 usage or checkpoint, 3 data, 4 robot, 5 diverged, 6 storage, 130 Ctrl-C",
+        "exit codes: 0 done, 1 a compared run failed, 2 usage or checkpoint, 3 data, 4 robot, 5 diverged,",
+        "            6 storage, 130 Ctrl-C",
     ]
 )
 

@@ -5,7 +5,7 @@ import difflib
 import io
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from o2o import catalog, checkpoint, presets
 from o2o.agent import AgentConfig, read_config
 from o2o.bench.measure import BenchConfig, bench
 from o2o.check import CheckConfig, check
+from o2o.compare.loop import CompareConfig, compare, of_preset
 from o2o.config import from_dict
 from o2o.demo import DemoConfig, demo
 from o2o.errors import UsageError
@@ -127,9 +128,9 @@ def _saved(argv: list[str], command: str, kind: type):
     data = papers["config"]
     robot = data.get("robot", "")
     robot_kind = type(options(robot)) if robot and data["robot_options"] else RobotConfig
-    agent = read_config(data["agent"])
+    agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
     plain = {name: value for name, value in data.items() if name != "agent"}
-    return replace(from_dict(kind, plain, {"robot_options": robot_kind}), agent=agent, resume=True)
+    return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
 
 
 def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
@@ -149,20 +150,20 @@ def _with_robot(config, argv: list[str], saved: dict | None):
     return choose_robot(replace(config, robot=name), saved)
 
 
+def _recorded_on(argv: list[str]) -> dict | None:
+    """The robot of the recipe that `--dataset` names; None where it names none."""
+    dataset = _given(argv, "--dataset")
+    named = dataset in catalog.names("datasets")
+    recipe = getattr(catalog.load("datasets", dataset), "RECIPE", None) if named else None
+    return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe else None
+
+
 def _pretrain(argv: list[str]) -> PretrainConfig:
     if "--resume" in argv:
         return _saved(argv, "pretrain", PretrainConfig)
-    name = _given(argv, "--preset") or PretrainConfig.preset
-    preset = presets.get(name)
-    config = PretrainConfig(
-        preset=name,
-        agent=_agent(preset.agent, argv),
-        data=preset.data,
-        updates=preset.updates,
-        threads=preset.threads,
-    )
-    robot = _given(argv, "--robot")
-    return replace(config, robot=robot, robot_options=options(robot)) if robot else config
+    config = of_preset(_given(argv, "--preset") or PretrainConfig.preset)
+    config = replace(config, agent=_agent(config.agent, argv))
+    return _with_robot(config, argv, _recorded_on(argv)) if _given(argv, "--robot") else config
 
 
 def _meta(argv: list[str]) -> dict:
@@ -196,6 +197,18 @@ def _evaluate(argv: list[str]) -> EvaluateConfig:
     return _of_checkpoint(EvaluateConfig(plan=preset.plan), argv, meta)
 
 
+def _compare(argv: list[str]) -> CompareConfig:
+    if "--resume" in argv:
+        return _saved(argv, "compare", CompareConfig)
+    return _with_robot(CompareConfig(), argv, _recorded_on(argv))
+
+
+def _system(preset: str, flags: Sequence[str]) -> PretrainConfig:
+    """Pretraining of a preset with flags, for `o2o compare`."""
+    argv = ["--preset", preset, *flags]
+    return _parse("pretrain", "one of several", _pretrain(argv), argv)
+
+
 def _check(argv: list[str]) -> CheckConfig:
     return _with_robot(CheckConfig(), argv, None)
 
@@ -210,10 +223,11 @@ DEFAULTS: dict[str, Callable] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "compare": _compare,
     "check": _check,
     "bench": _bench,
 }
 FUNCTIONS: dict[str, Callable] = {
-    "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate, "check": check,
-    "bench": bench,
+    "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
+    "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
 }  # fmt: skip

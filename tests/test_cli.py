@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from o2o import checkpoint
+from o2o import checkpoint, commands
 from o2o.cli import COMMANDS, main
 from o2o.data import minari
 from o2o.data.collect import collect
@@ -121,6 +121,12 @@ def test_help_of_a_command_is_short_and_names_where_the_rest_is(o2o, command):
 def test_options_of_a_robot_are_flags_once_it_is_named(o2o):
     assert "--robot.task" in o2o("check", "--robot", "sim", "--help-all")[1]
     assert "--robot.task" not in o2o("check", "--help-all")[1]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "compare"])
+def test_naming_the_robot_of_a_recipe_keeps_its_task(command):
+    config = commands.DEFAULTS[command](["--dataset", "sim-reach", "--robot", "sim"])
+    assert (config.robot, config.robot_options.task) == ("sim", "reach")
 
 
 def test_list_shows_every_kind(o2o):

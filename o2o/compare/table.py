@@ -1,0 +1,85 @@
+"""A comparison as one table, and what has to be known to read it."""
+
+from pathlib import Path
+
+from o2o.log import clock
+
+GAP = "-"
+HEAD = ("", "acts by", "runs", "success offline", "success online", "return offline", "return online",
+        "updates", "time", "memory", "weights")  # fmt: skip
+NOTES = (
+    "Means over seeds; 95 % intervals over seeds and scenes, both resampled (of the data: over episodes).",
+    "Time: of learning, offline + online, a mean run's. Memory: the most that any run held.",
+)
+
+
+def text(result: dict) -> str:
+    """Markdown, aligned so that it also reads well as it is."""
+    rows = [HEAD, _data(result["data"]), *(_row(name, row) for name, row in result["presets"].items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
+    return "\n".join([title(result), "", *lines, "", *NOTES, *_failures(result)])
+
+
+def title(result: dict) -> str:
+    """What was compared, and what every run was given."""
+    config = result["config"]
+    budget = "each preset's own number of updates"
+    if config["updates"]:
+        budget = f"{config['updates']} updates"
+    if config["minutes"]:
+        budget = f"{config['minutes']:g} minutes"
+    first, last = config["first_seed"], config["first_seed"] + config["seeds"] - 1
+    seeds = f"seeds {first} to {last}" if first < last else f"seed {first}"
+    online = f"{config['episodes']} episodes online" if config["episodes"] else "no robot"
+    return (
+        f"{Path(config['dataset']).stem} on {Path(result['robot']).stem}, {seeds}: {budget} offline, "
+        f"then {online}; {config['evaluate_episodes']} scenes, the same for all"
+    )
+
+
+def _failures(result: dict) -> list[str]:
+    failed = [
+        f"- {name}, seed {run['seed']}: {run['failed']}"
+        for name, row in result["presets"].items()
+        for run in row["runs"]
+        if run["failed"]
+    ]
+    return ["", "Failed:", "", *failed] if failed else []
+
+
+def _data(row: dict) -> tuple[str, ...]:
+    return (f"the data, {row['episodes']} episodes", "", "", _success(row), "", _return(row), *[""] * 5)
+
+
+def _row(name: str, row: dict) -> tuple[str, ...]:
+    over, asked = sum(run["finished"] for run in row["runs"]), len(row["runs"])
+    offline, online = row["offline"] or {}, row["online"] or {}
+    return (
+        name,
+        row["acts"],
+        f"{over}" if over == asked else f"{over} of {asked}",
+        *(_success(offline), _success(online), _return(offline), _return(online)),
+        GAP if row["updates"] is None else f"{row['updates']:.0f}",
+        " + ".join(clock(row[stage]) for stage in ("pretrain_s", "finetune_s") if row[stage]) or GAP,
+        f"{row['peak_mb']:.0f} MB" if row["peak_mb"] else GAP,
+        f"{row['weights'] / 1000:.0f} k" if row["weights"] else GAP,
+    )
+
+
+def _success(row: dict) -> str:
+    """71 % [58, 84]"""
+    if "success" not in row:
+        return GAP
+    low, high = row["success_95"]
+    return f"{100 * row['success']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _return(row: dict) -> str:
+    """12.31 [10.20, 14.12], or without decimals from 100 on."""
+    if "return" not in row:
+        return GAP
+    values = (row["return"], *row["return_95"])
+    mean, low, high = (f"{value:.{2 if max(map(abs, values)) < 100 else 0}f}" for value in values)
+    return f"{mean} [{low}, {high}]"
