@@ -55,7 +55,7 @@ def from_dict(kind: type, data: dict, nested: dict[str, type] | None = None):
         data: plain values by field name.
         nested: field name -> actual class, for fields that are annotated by a base class.
     Raises:
-        UsageError: a field that `kind` does not have (a config of another version).
+        UsageError: a field or a choice that `kind` does not have (a config of another version).
     """
     hints, nested = typing.get_type_hints(kind), nested or {}
     unknown = sorted(set(data) - set(hints))
@@ -69,6 +69,9 @@ def from_dict(kind: type, data: dict, nested: dict[str, type] | None = None):
             values[name] = from_dict(typing.cast(type, hint), value, inner)
         else:
             values[name] = _typed(hint, value)
+            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+            if choices and value not in choices:
+                raise UsageError(f"saved {kind.__name__} has {name} {value!r}, wanted one of {choices}")
     return kind(**values)
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from o2o.errors import UsageError
 @dataclass(frozen=True)
 class Inner:
     size: int = 3
+    grip: Literal["soft", "firm"] = "soft"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Outer:
     rate: float | None = None
 
 
-FULL = Outer(Special(4, "x"), (0.1, -2.0), Path("runs/a"), {"a": [1, {"b": None}]}, 1e-3)
+FULL = Outer(Special(4, "firm", "x"), (0.1, -2.0), Path("runs/a"), {"a": [1, {"b": None}]}, 1e-3)
 
 
 @pytest.mark.parametrize("config", [Outer(), FULL])
@@ -43,11 +45,19 @@ def test_missing_fields_take_their_defaults():
 
 
 def test_unknown_fields_are_named():
-    with pytest.raises(UsageError, match=r"saved Inner has unknown fields \['wings'\]; have \['size'\]"):
+    with pytest.raises(
+        UsageError, match=r"saved Inner has unknown fields \['wings'\]; have \['grip', 'size'\]"
+    ):
         from_dict(Outer, {"inner": {"wings": 2}})
 
 
 @pytest.mark.parametrize("size", [0, -1, float("nan")])
+def test_a_choice_that_does_not_exist_is_named():
+    for wrong in ("hard", {"of": "another version"}):
+        with pytest.raises(UsageError, match=r"saved Inner has grip .*, wanted one of \('soft', 'firm'\)"):
+            from_dict(Outer, {"inner": {"grip": wrong}})
+
+
 def test_what_is_under_its_bound_is_named(size):
     with pytest.raises(UsageError, match=rf"size is {size}, wanted at least 1"):
         at_least(Inner(size), size=1)
