@@ -186,15 +186,17 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
     name = _given(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
     config = FinetuneConfig(
-        preset=name, updates_per_step=preset.updates_per_step, threads=preset.threads, plan=preset.plan
+        preset=name,
+        updates_per_step=preset.updates_per_step,
+        threads=preset.threads,
+        plan=meta.get("plan", preset.plan),
     )
     return _of_checkpoint(config, argv, meta)
 
 
 def _evaluate(argv: list[str]) -> EvaluateConfig:
     meta = _meta(argv)
-    preset = presets.get(meta["preset"]) if meta.get("preset") else presets.Preset
-    return _of_checkpoint(EvaluateConfig(plan=preset.plan), argv, meta)
+    return _of_checkpoint(EvaluateConfig(plan=meta.get("plan", True)), argv, meta)
 
 
 def _compare(argv: list[str]) -> CompareConfig:

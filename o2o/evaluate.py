@@ -31,7 +31,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         agent: the system; its sizes are fixed by the checkpoint, its search is free.
         episodes: how many, each in its own fixed scene.
         seed: of the agent's own random choices; the scenes stay the same.
-        plan: search with the planner; `--no-plan` lets the policy act alone.
+        plan: search with the planner; `--no-plan` lets the policy act alone. As the run did, if not said.
         num_robots: simulators side by side; a real robot is there once.
         film: write a short video of the first four episodes here (.mp4).
         out: write the result here (.json).

@@ -112,7 +112,12 @@ def finetune(config: FinetuneConfig) -> Path:
     unpack(tensors, meta, offline=data.replay, **({"online": online} if resumed else {}))
     if not resumed:
         agent.learning.seed(derive(config.seed, "finetune"))
-    facts = {"dataset": meta["dataset"], "robot": robot_papers(choice), "preset": meta.get("preset", "")}
+    facts = {
+        "dataset": meta["dataset"],
+        "robot": robot_papers(choice),
+        "preset": meta.get("preset", ""),
+        "plan": config.plan,
+    }
 
     def save() -> None:
         tensors, meta = pack(agent, offline=data.replay, online=online)

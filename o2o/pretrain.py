@@ -94,6 +94,7 @@ def pretrain(config: PretrainConfig) -> Path:
         "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),
         "robot": offline.robot_of(config, data.recording),
         "preset": config.preset,
+        "plan": presets.get(config.preset).plan,
     }
     if saved:
         offline.check_fingerprint(saved[1]["dataset"], data.recording)
@@ -101,7 +102,6 @@ def pretrain(config: PretrainConfig) -> Path:
         unpack(*saved, offline=data.replay)
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
-    plan = presets.get(config.preset).plan
     windows = system.batch_size, system.window
     validation = data.held_out.sample(*windows) if len(data.held_out) else None
 
@@ -124,9 +124,9 @@ def pretrain(config: PretrainConfig) -> Path:
                 log.write(step, "offline", numbers | _held_out(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
             if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-                result, _ = score(agent, robot, config.evaluate_episodes, plan)
+                result, _ = score(agent, robot, config.evaluate_episodes, facts["plan"])
                 log.write(step, "offline", {f"evaluate/{k}": v for k, v in result.metrics().items()})
-                who = "planner" if plan else "policy"
+                who = "planner" if facts["plan"] else "policy"
                 log.line(f"after {step} updates, {who}: {result.line()}")
                 returns.append(result.metrics()["return"])
                 if config.patience and is_flat(returns, config.patience, data.mean_return):

@@ -129,6 +129,27 @@ def test_naming_the_robot_of_a_recipe_keeps_its_task(command):
     assert (config.robot, config.robot_options.task) == ("sim", "reach")
 
 
+def test_a_checkpoint_acts_as_its_run_did_unless_told(pretrained, dataset, tmp_path, o2o):
+    def acts(command, run, *words) -> bool:
+        return commands.DEFAULTS[command](["--checkpoint", str(run), *words]).plan
+
+    assert acts("evaluate", pretrained) and acts("finetune", pretrained)
+    run = tmp_path / "online"
+    code, _, err = o2o(
+        "finetune",
+        "--checkpoint",
+        pretrained,
+        "--out",
+        run,
+        "--no-plan",
+        "--episodes",
+        1,
+        "--updates-per-step",
+        0,
+    )
+    assert (code, acts("evaluate", run), acts("finetune", run)) == (0, False, False), err
+
+
 def test_list_shows_every_kind(o2o):
     code, out, _ = o2o("list")
     assert code == 0
