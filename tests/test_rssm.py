@@ -8,7 +8,7 @@ from conftest import make_batch
 
 from o2o.categorical import divergence, draw, log_chance
 from o2o.errors import UsageError
-from o2o.models.rssm import GRU, BlockGRU, Config, Model, free_bits
+from o2o.models.rssm import GRU, BlockGRU, Config, Model, _initialise, free_bits
 from o2o.scalar import symlog
 from o2o.spec import Spec
 
@@ -114,7 +114,7 @@ def test_a_cell_without_weights_forgets_by_its_gate_bias(kind):
 
 
 def test_a_block_of_the_memory_sees_the_others_through_the_embedding_alone():
-    cell = BlockGRU(20, 3, V3)
+    cell = BlockGRU(20, 3, V3).apply(_initialise)
     with torch.no_grad():
         cell.mix.weight[:, 4:] = 0  # cuts the embedding off: 4 = deter_dim / num_blocks
     cell.norm = torch.nn.Identity()

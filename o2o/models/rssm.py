@@ -85,11 +85,11 @@ class Config(ModelConfig):
 
 
 class BlockLinear(nn.Module):
-    """(N, blocks, in) to (N, blocks, out): a linear layer for each block."""
+    """(N, blocks, in) to (N, blocks, out): a linear layer for each block; zeros before `_initialise`."""
 
     def __init__(self, num_blocks: int, in_dim: int, out_dim: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_blocks, in_dim, out_dim))
+        self.weight = nn.Parameter(torch.zeros(num_blocks, in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(num_blocks, out_dim))
 
     def forward(self, x: Tensor) -> Tensor:
