@@ -1,11 +1,10 @@
 """What each loss weighed while a run learned: a picture of its metrics."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 
-from o2o.checkpoint import write_bytes
+from o2o.film import write_picture
 from o2o.log import read_metrics
 
 WEIGHTED, SIGMA = "balance/weighted_", "balance/sigma_"
@@ -33,9 +32,7 @@ def picture(folder: Path, path: Path) -> bool:
     weighted, sigma = curves(lines, WEIGHTED), curves(lines, SIGMA)
     if not weighted:
         return False
-    data = io.BytesIO()
-    _draw(weighted, sigma).savefig(data, format="png", dpi=110)
-    write_bytes(path, data.getvalue())
+    write_picture(path, _draw(weighted, sigma))
     return True
 
 

@@ -13,6 +13,7 @@ from o2o.config import at_least
 from o2o.data.source import load
 from o2o.errors import RobotError
 from o2o.evaluate import Score
+from o2o.film import write_picture
 from o2o.finetune import FinetuneConfig, finetune
 from o2o.log import clock, read_metrics, run_folder
 from o2o.pretrain import PretrainConfig, pretrain
@@ -169,4 +170,4 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
     panels[1].set(title="fine-tuning on the robot")
     for axes in panels:
         axes.legend(loc="best", fontsize=8)
-    figure.savefig(path, dpi=130)
+    write_picture(path, figure, dpi=130)

@@ -1,11 +1,24 @@
-"""Short videos of episodes."""
+"""Pictures, and short videos of episodes."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from o2o.checkpoint import write_bytes
 from o2o.errors import StorageError
+
+
+def write_picture(path: Path, figure, dpi: int = 110) -> None:
+    """A matplotlib figure as a PNG, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=dpi)
+    write_bytes(path, data.getvalue())
 
 
 def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 10) -> None:

@@ -88,6 +88,16 @@ class WorldModel(nn.Module, ABC):
         return None
 
 
+def known_obs(batch: Batch) -> Tensor:
+    """(T+1, B) bool: which observations of the windows are known."""
+    return torch.cat([torch.ones_like(batch.next_valid[:1]), batch.next_valid])
+
+
+def by_step(loss: Tensor) -> Tensor:
+    """(T, B) from losses of T + 1 observations: entry t is of the next one, entry 0 also of the first."""
+    return torch.cat([loss[:1] + loss[1:2], loss[2:]])
+
+
 def repeat(state: State, times: int) -> State:
     """Each of N states `times` times in a row, leading axis N * times."""
     return {name: value.repeat_interleave(times, 0) for name, value in state.items()}

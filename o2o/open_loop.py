@@ -1,6 +1,5 @@
 """What a world model believes will happen: it sees a few observations, and then only the actions."""
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 
 from o2o.agent import Agent
 from o2o.batch import Episode
-from o2o.checkpoint import write_bytes
 from o2o.errors import UsageError
+from o2o.film import write_picture
 from o2o.seeding import Stream, derive
 from o2o.spec import is_image
 
@@ -87,9 +86,7 @@ def picture(agent: Agent, episode: Episode, path: Path, num_context: int = 5, se
     told = predict(agent, episode, num_context, seed)
     if told is None:
         return False
-    data = io.BytesIO()
-    _draw(episode, told).savefig(data, format="png", dpi=110)
-    write_bytes(path, data.getvalue())
+    write_picture(path, _draw(episode, told))
     return True
 
 

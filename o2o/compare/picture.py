@@ -1,14 +1,13 @@
 """A comparison as a picture: how each preset learned, and how good it was before and after."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from o2o.checkpoint import write_bytes
 from o2o.compare.table import title
 from o2o.compare.trial import Trial
+from o2o.film import write_picture
 from o2o.log import METRICS, read_metrics
 
 COLOURS = ("#33415c", "#e4572e", "#17a398", "#f3a712", "#7d5ba6", "#6a994e", "#c08497", "#5c9ead")
@@ -25,9 +24,7 @@ def draw(path: Path, result: dict, trials: Sequence[Trial]) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    data = io.BytesIO()
-    _figure(result, trials).savefig(data, format="png", dpi=120)
-    write_bytes(path, data.getvalue())
+    write_picture(path, _figure(result, trials), dpi=120)
 
 
 def _figure(result: dict, trials: Sequence[Trial]):

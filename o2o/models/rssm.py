@@ -18,7 +18,7 @@ from o2o.categorical import divergence, draw, log_chance
 from o2o.config import at_least, at_most
 from o2o.errors import UsageError
 from o2o.layers import Linear
-from o2o.model import ModelConfig, State, Unroll, WorldModel
+from o2o.model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs
 from o2o.nn import zero_last
 from o2o.scalar import code
 from o2o.spec import Spec
@@ -162,9 +162,9 @@ class Model(WorldModel):
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
-        self.config, self.discount, self.obs_shapes = config, discount, spec.obs
+        self.config, self.discount = config, discount
         latent, hidden, memory = config.num_latents * config.num_classes, config.hidden_dim, config.deter_dim
-        self.feature_dim, self.action_dim = latent + memory, spec.action_dim
+        self.feature_dim = latent + memory
         shape = Shape(hidden, config.num_layers, config.channels, config.layers, config.symlog)
         self.encoder = Encoder(spec, shape)
         self.cell = (GRU if config.cell == "gru" else BlockGRU)(latent, spec.action_dim, config)
@@ -229,12 +229,12 @@ class Model(WorldModel):
                 store.append(value)
         memory, latent = torch.stack(h), torch.stack(z)  # (T+1, B, D), (T+1, B, latents * classes)
         feature = torch.cat([latent, memory], -1)  # (T+1, B, F)
-        known = torch.cat([torch.ones_like(batch.next_valid[:1]), batch.next_valid])  # (T+1, B)
+        known = known_obs(batch)  # (T+1, B)
         arrived = feature[1:]
         goes_on = self.discount * (~batch.terminated).float()
         losses = {
-            "obs": _shift(cfg.obs_weight * self.decoder.error(feature, batch.obs), known),
-            "dynamics": _shift(self._kl(torch.stack(post), memory, known), known),
+            "obs": by_step(cfg.obs_weight * self.decoder.error(feature, batch.obs) * known),
+            "dynamics": by_step(self._kl(torch.stack(post), memory, known) * known),
             "reward": self.reward_code.loss(self.reward(arrived), batch.reward),
             "discount": F.binary_cross_entropy_with_logits(
                 self.goes_on(arrived).squeeze(-1), goes_on, reduction="none"
@@ -262,12 +262,6 @@ class Model(WorldModel):
         teach = free_bits(divergence(post.detach(), prior), cfg.free_nats, cfg.free_over, known)
         bind = free_bits(divergence(post, prior.detach()), cfg.free_nats, cfg.free_over, known)
         return cfg.prior_weight * teach + cfg.posterior_weight * bind
-
-
-def _shift(loss: Tensor, known: Tensor) -> Tensor:
-    """(T, B) from losses of T + 1 observations: entry t is of the next one, entry 0 also of the first."""
-    loss = loss * known
-    return torch.cat([loss[:1] + loss[1:2], loss[2:]])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from o2o.categorical import divergence, draw, entropy, log_chance, mode
 from o2o.config import at_least
 from o2o.errors import UsageError
 from o2o.layers import Linear
-from o2o.model import ModelConfig, State, Unroll, WorldModel, where
+from o2o.model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs, where
 from o2o.spec import Spec
 
 TOKENS = 3  # of a step
@@ -217,13 +217,11 @@ class Model(WorldModel):
         z = drawn.detach()
         out = self._window(z[:-1], batch.action, batch.reward)  # (T, B, D)
         reward, goes_on, ahead = self._outcome(out)
-        known = torch.cat([torch.ones_like(batch.next_valid[:1]), batch.next_valid])  # (T+1, B)
+        known = known_obs(batch)  # (T+1, B)
         share = (entropy(log_p) * known).sum() / known.sum() / (cfg.num_latents * math.log(cfg.num_classes))
         obs = 0.5 * self.decoder.error(drawn, batch.obs) * known
         losses = {
-            "obs": torch.cat(
-                [obs[:1] + obs[1:2], obs[2:]]
-            ),  # entry t is of the next one, entry 0 also of the first
+            "obs": by_step(obs),
             "entropy": (cfg.min_entropy - share).relu().expand(steps, size),
             "consistency": _cross_entropy(ahead.detach(), log_p[1:]) * batch.next_valid,
             "dynamics": _cross_entropy(log_p[1:].detach(), ahead) * batch.next_valid,
