@@ -169,5 +169,6 @@ def check_size(spec: Spec) -> None:
         if spec.obs[name][1:] != (IMAGE_SIZE, IMAGE_SIZE):
             size = spec.obs[name][1]
             raise UsageError(
-                f"this model draws images of 64 by 64 pixels, {name!r} has {size}: add --image-size 64"
+                f"this model draws images of 64 by 64 pixels, {name!r} has {size}: "
+                "add --dataset.image-size 64"
             )

@@ -1,6 +1,6 @@
 """What happened: one `Episode` of a robot, and the `Batch` of windows that learning reads."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,7 @@ class Episode:
     sees it (`Transform.episode`: unit actions, float32 vectors, uint8 CHW images).
 
     Attributes:
-        obs: name -> (T+1, *shape).
+        obs: name -> (T+1, *shape); recorded images may be `data.reading.OnDisk` in an array's place.
         action: (T, A) float32.
         reward: (T,) float32, paid for `action[t]`.
         terminated: the world ended after the last action; its value is zero from there on.
@@ -24,6 +24,8 @@ class Episode:
         last_obs_known: False where `obs[T]` is a stand-in because the file has no successor of the
             last step; losses on what was observed skip it.
         success: whether the task was done at any step; None where the recording does not say.
+        infos: what else was recorded, name -> (T+1, ...), Minari's way: row t+1 tells of `action[t]`, row 0
+            of the reset. `time_s` is the clock in seconds; the model sees none of it.
     """
 
     obs: dict[str, np.ndarray]
@@ -33,6 +35,7 @@ class Episode:
     truncated: bool
     last_obs_known: bool = True
     success: bool | None = None
+    infos: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)

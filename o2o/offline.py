@@ -17,7 +17,7 @@ from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive
 from o2o.transform import Transform
 
-DataFlags = Annotated[DataConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
+DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class Transform:
         """An episode as the model sees it."""
         reward = self.reward(raw.reward.astype(np.float64)).astype(np.float32)
         action = self.unit_action(raw.action)
-        return replace(raw, obs=self.obs(raw.obs), action=action, reward=reward)
+        return replace(raw, obs=self.obs(raw.obs), action=action, reward=reward, infos={})
 
     def differences(self, shapes: dict[str, tuple[int, ...]], action_dim: int) -> list[str]:
         """What a robot lacks to serve this model: one phrase each, empty if it fits."""

@@ -180,7 +180,7 @@ UNKNOWN = {
     "check --robot ./nowhere.py": "nowhere.py' not found",
     "pretrain --updates many": "parsing --updates: invalid literal for int() with base 10: 'many'",
     "pretrain --updates": "Missing value for argument '--updates'",
-    "pretrain --resample-action x": "Expected one of ('mean', 'sum')",
+    "pretrain --dataset.resample-action x": "Expected one of ('mean', 'sum')",
     "pretrain": "no dataset given: add --dataset",
     "finetune": "no checkpoint given: add --checkpoint",
     "evaluate": "no checkpoint given: add --checkpoint",
@@ -208,11 +208,11 @@ VALUES = {
     "--critic.num-q 0": "num-q is 0",
     "--action-repeat -2": "action-repeat is -2",
     "--max-steps -1": "max-steps is -1",
-    "--holdout 1.5": "holdout is 1.5",
-    "--max-episodes 0": "max-episodes is 0",
-    "--obs wings": "observation 'wings' not found; have state",
-    "--action-low 0 0 --action-high 0 0": "is not below",
-    "--action-low 0 0": "go together",
+    "--dataset.holdout 1.5": "holdout is 1.5",
+    "--dataset.max-episodes 0": "max-episodes is 0",
+    "--dataset.obs wings": "observation 'wings' not found; have state",
+    "--dataset.action-low 0 0 --dataset.action-high 0 0": "is not below",
+    "--dataset.action-low 0 0": "go together",
     "--device tpu": "device 'tpu' is not available here",
 }
 COUNTS = ["--updates -1", "--updates 0", "--log-every 0", "--checkpoint-every 0", "--evaluate-every -1",
@@ -299,7 +299,7 @@ def test_a_checkpoint_of_another_model_lists_what_differs(fails, pretrained):
 
 def test_a_robot_at_another_rate_is_refused_with_the_flag_that_helps(fails, pretrained):
     line = fails(2, "evaluate", "--checkpoint", pretrained, "--action-repeat", 2)
-    assert "10 decisions a second, the robot 5" in line and "--resample-hz 5" in line
+    assert "10 decisions a second, the robot 5" in line and "--dataset.resample-hz 5" in line
 
 
 # ---- data

@@ -75,7 +75,7 @@ def test_images_and_nested_dicts_come_back_bit_for_bit(tmp_path):
         control_hz=20,
     )
     back = read(tmp_path / "d")
-    assert len(back.episodes) == 3 and back.control_hz == 20 and back.name == "d-v0"
+    assert len(back.episodes) == 3 and back.control_hz == 20 and back.name == "d"
     for ours, theirs in zip(episodes, back.episodes, strict=True):
         assert_same(ours, theirs)
     np.testing.assert_array_equal(back.action_low, [-2, -1])
@@ -221,7 +221,7 @@ def test_newer_minari_format_and_discrete_actions_are_named(tmp_path):
 
 def test_missing_id_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    with pytest.raises(UsageError, match=r"--download"):
+    with pytest.raises(UsageError, match=r"--dataset.download"):
         read_id("test/none-v0")
 
 

@@ -65,7 +65,7 @@ def test_clipping_is_a_note_when_rare_and_a_problem_when_common():
     assert found == [] and "most clipped entries are of action 1" in text and "5.00 %" in text
     action[:5, 1] = 3
     (line,) = report([make_episode(steps=20, action=action)])[1]
-    assert "12.50 % of action entries" in line and "action 1" in line and "--action-low" in line
+    assert "12.50 % of action entries" in line and "action 1" in line and "--dataset.action-low" in line
 
 
 def test_copies_and_dead_actions_are_problems():

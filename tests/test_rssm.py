@@ -274,7 +274,7 @@ def test_vectors_learned_through_symlog_are_drawn_as_they_are():
 
 
 def test_images_of_another_size_are_refused_with_the_flag_that_helps():
-    with pytest.raises(UsageError, match=r"64 by 64 pixels, 'camera' has 84: add --image-size 64"):
+    with pytest.raises(UsageError, match=r"64 by 64 pixels, 'camera' has 84: add --dataset.image-size 64"):
         Model(Spec({"camera": (3, 84, 84)}, 2), 0.9, V2)
 
 

@@ -35,7 +35,7 @@ class CompareConfig(RobotChoice, MachineConfig):
         dataset: a recipe from `o2o list`, a Minari id, or a path.
         presets: names from `o2o list presets`, or variants with flags of `o2o pretrain`, such as
             `dreamerv2:balance=harmony,window=32`.
-        flags: of `o2o pretrain`, for every preset, such as `discount=0.98 normalize`.
+        flags: of `o2o pretrain`, for every preset, such as `discount=0.98 dataset.normalize`.
         seeds: runs of each preset.
         first_seed: the runs have this seed and the next ones; the evaluation scenes stay the same.
         updates: offline gradient steps of each run; None: each preset's own number.

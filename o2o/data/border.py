@@ -74,7 +74,7 @@ def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits
     """(A,) and (A,) of the first source that says both."""
     recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
     if bool(config.action_low) != bool(config.action_high):
-        raise UsageError("--action-low and --action-high go together; one is missing")
+        raise UsageError("--dataset.action-low and --dataset.action-high go together; one is missing")
     sources = {
         "the flags": lambda: (config.action_low or None, config.action_high or None),
         "the recipe": lambda: (recipe.action_low, recipe.action_high) if recipe else (None, None),
@@ -117,18 +117,19 @@ def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
     if max(returns) == min(returns):
         raise DataError(
             f"{recording.path}: all {len(returns)} episodes return {returns[0]:g}, so their range cannot "
-            "scale the reward; give --reward-scale"
+            "scale the reward; give --dataset.reward-scale"
         )
     return spread / (max(returns) - min(returns)), shift
 
 
 def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
     have = episodes[0].obs
-    unknown = [name for name in config.obs if name not in have]
+    asked = [text.partition("=")[0] for text in config.obs]
+    unknown = [name for name in asked if name not in have]
     if unknown:
         raise UsageError(catalog.not_found("observation", unknown[0], list(have)))
     fields = {}
-    for name in config.obs or have:
+    for name in asked or have:
         value = have[name]
         if value.dtype == np.uint8 and value.ndim == 4:
             fields[name] = Field(value.shape[1:], image=True, size=config.image_size)
@@ -157,7 +158,7 @@ def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
         UsageError: the rates differ by more than 2 %.
     """
     if data_hz is None or robot_hz is None:
-        unknown = "data (--control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
+        unknown = "data (--dataset.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
         logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
         return
     if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
@@ -165,8 +166,8 @@ def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
     if robot_hz > data_hz:
         way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
     else:
-        way = f"--resample-hz {robot_hz:g} thins the data out"
+        way = f"--dataset.resample-hz {robot_hz:g} thins the data out"
     raise UsageError(
         f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
-        "and --control-hz corrects a rate that is wrong"
+        "and --dataset.control-hz corrects a rate that is wrong"
     )

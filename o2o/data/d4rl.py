@@ -11,9 +11,11 @@ import h5py
 import numpy as np
 
 from o2o.batch import Episode
+from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError
 
+NAME = "D4RL"
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 FLAT = ("rewards", "terminals", "timeouts")  # one number a row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this
@@ -22,7 +24,16 @@ STRETCH_BYTES = 2**25  # read at once, or one episode where that is longer
 logger = logging.getLogger("o2o")
 
 
-def read(path: Path) -> Recording:
+def recognise(path: Path) -> bool:
+    """Whether it is HDF5 with any of the columns; what is missing or broken is told by `read`."""
+    try:
+        with h5py.File(path, "r") as file:
+            return any(name in file for name in REQUIRED)
+    except OSError:
+        return path.suffix in (".hdf5", ".h5")
+
+
+def read(path: Path, wanted: Wanted = ALL) -> Recording:
     """The episodes of a flat HDF5 file.
 
     An episode ends at a terminal, a timeout, or the end of the file; where no timeouts are marked

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -11,9 +12,12 @@ from gymnasium import spaces
 
 from o2o.batch import Episode
 from o2o.checkpoint import sync_folder
+from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError, O2OError, RobotError, StorageError, UsageError
 from o2o.spec import as_dict, space_shapes
+
+NAME = "Minari"
 
 
 def write(
@@ -155,7 +159,11 @@ def data_folder(path: Path) -> Path | None:
     return None
 
 
-def read(path: Path) -> Recording:
+def recognise(path: Path) -> bool:
+    return data_folder(path) is not None
+
+
+def read(path: Path, wanted: Wanted = ALL) -> Recording:
     """A Minari dataset: its folder, its `data` folder, or the `main_data.hdf5` in it.
 
     Raises:
@@ -185,7 +193,7 @@ def read(path: Path) -> Recording:
     return Recording(
         episodes=episodes,
         path=path,
-        name=dataset.id,
+        name=(folder.parent if folder.name == "data" else folder).absolute().name,
         fingerprint=fingerprint(folder),
         action_low=np.asarray(dataset.action_space.low, np.float64),
         action_high=np.asarray(dataset.action_space.high, np.float64),
@@ -193,7 +201,7 @@ def read(path: Path) -> Recording:
     )
 
 
-def read_id(dataset_id: str, download: bool = False) -> Recording:
+def read_id(dataset_id: str, download: bool = False, wanted: Wanted = ALL) -> Recording:
     """A dataset from Minari's local root (`MINARI_DATASETS_PATH` or `~/.minari/datasets`).
 
     Raises:
@@ -207,13 +215,13 @@ def read_id(dataset_id: str, download: bool = False) -> Recording:
     if not (path / "data").is_dir():
         if not download:
             raise UsageError(
-                f"Minari dataset {dataset_id!r} is not in {get_dataset_path()}; --download fetches it"
+                f"Minari dataset {dataset_id!r} is not in {get_dataset_path()}; --dataset.download fetches it"
             )
         try:
             minari.download_dataset(dataset_id)
         except Exception as error:  # whatever the network and its clients raise
             raise DataError(f"Minari dataset {dataset_id!r} could not be downloaded: {error}") from error
-    return read(path)
+    return replace(read(path, wanted), name=dataset_id)
 
 
 def _episode(data, space: gymnasium.Space, names: list[str], path: Path) -> Episode:

@@ -83,7 +83,7 @@ def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Ite
     At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
     """
     if not 0 <= holdout < 1:
-        raise UsageError(f"--holdout is {holdout:g}, wanted at least 0 and below 1")
+        raise UsageError(f"--dataset.holdout is {holdout:g}, wanted at least 0 and below 1")
     num = min(max(round(holdout * len(episodes)), 1), len(episodes) - 1) if holdout else 0
     chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:num].tolist())
     train = [e for i, e in enumerate(episodes) if i not in chosen]

@@ -52,7 +52,7 @@ def problems(recording: Recording, transform: Transform) -> list[str]:
     if clipped > MANY_CLIPPED:
         found.append(
             f"{100 * clipped:.2f} % of action entries lie outside the limits, most of them of action "
-            f"{_most_clipped(recording, transform)}; give --action-low and --action-high"
+            f"{_most_clipped(recording, transform)}; give --dataset.action-low and --dataset.action-high"
         )
     if (np.subtract(*_recorded(recording)) == 0).all():
         found.append("no action ever changes")
@@ -81,7 +81,7 @@ def _notes(recording: Recording, transform: Transform) -> list[str]:
     if 0 < clipped <= MANY_CLIPPED:
         found.append(f"most clipped entries are of action {_most_clipped(recording, transform)}")
     if recording.control_hz is None:
-        found.append("the rate cannot be compared with the robot's; --control-hz says it")
+        found.append("the rate cannot be compared with the robot's; --dataset.control-hz says it")
     return found + _dead(recording, transform)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from o2o.batch import Episode
+from o2o.data.reading import take
 from o2o.errors import UsageError
 
 RATE_TOLERANCE = 0.02  # rates that differ by less count as one
@@ -20,7 +21,9 @@ def factor(data_hz: float, wanted_hz: float) -> int:
     times = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
     if times < 1 or abs(data_hz / times - wanted_hz) > RATE_TOLERANCE * wanted_hz:
         rates = ", ".join(f"{data_hz / k:g}" for k in range(1, 6))
-        raise UsageError(f"--resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}")
+        raise UsageError(
+            f"--dataset.resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}"
+        )
     return times
 
 
@@ -46,7 +49,7 @@ def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> E
         totals /= np.diff(rows)[:, None]
     return replace(
         episode,
-        obs={name: value[rows] for name, value in episode.obs.items()},
+        obs={name: take(value, rows) for name, value in episode.obs.items()},
         action=totals.astype(np.float32),
         reward=np.add.reduceat(episode.reward[:steps].astype(np.float64), starts).astype(np.float32),
         last_obs_known=episode.last_obs_known or steps < len(episode),

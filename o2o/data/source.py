@@ -9,7 +9,8 @@ from typing import Literal
 
 from o2o import catalog
 from o2o.config import at_least
-from o2o.data import d4rl, minari
+from o2o.data import formats, minari
+from o2o.data.reading import Wanted, wanted
 from o2o.data.recording import Recording
 from o2o.data.resample import factor, resample
 from o2o.errors import DataError, O2OError, UsageError
@@ -36,7 +37,9 @@ class DataConfig:
         normalize: give the model vectors of mean 0 and standard deviation 1. Off, as in FOWM.
         image_size: side of the square images that the model sees, pixels. 84 as in FOWM.
         holdout: share of the episodes kept from training for validation. A tenth by custom.
-        obs: names of the observations to use; empty: all.
+        obs: observations to use, each `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all.
+        action: name of the actions in the file; empty: as the format has it.
+        reward: name of the rewards in the file; likewise.
         control_hz: decisions a second in the recording; None: what the file says, else the recipe.
         resample_hz: bring the recording to this rate, a whole fraction of its own; None: leave it.
         resample_action: one action for several: their `mean` (positions, velocities, torques) or
@@ -55,6 +58,8 @@ class DataConfig:
     image_size: int = 84
     holdout: float = 0.1
     obs: tuple[str, ...] = ()
+    action: str = ""
+    reward: str = ""
     control_hz: float | None = None
     resample_hz: float | None = None
     resample_action: Literal["mean", "sum"] = "mean"
@@ -65,7 +70,7 @@ class DataConfig:
         if self.reward_scale is not None and self.reward_return_range is not None:
             raise UsageError(
                 "reward-scale and reward-return-range exclude each other; "
-                "`--reward-return-range None` drops the one of a preset"
+                "`--dataset.reward-return-range None` drops the one of a preset"
             )
         if self.control_hz is not None:
             at_least(self, control_hz=1e-6)
@@ -75,7 +80,7 @@ def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
     """The recording that a name or path stands for, with the facts of its recipe.
 
     Args:
-        dataset: name of a recipe, id of a Minari dataset, or path of a D4RL file or Minari folder.
+        dataset: name of a recipe, id of a Minari dataset, or path of a file or folder of a known format.
         config: see `DataConfig`.
         seed: for recipes that make their data; each seed is made once and kept (see `home`).
     Raises:
@@ -84,14 +89,16 @@ def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
         StorageError: made data cannot be written.
     """
     known = catalog.names("datasets")
+    asked = wanted(config.obs, config.action, config.reward)
     if dataset in known or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = _recipe(dataset)
-        recording = _read(_make(dataset, name, recipe, seed) if recipe.make else _brought(name, recipe))
+        place = _make(dataset, name, recipe, seed) if recipe.make else _brought(name, recipe)
+        recording = _read(place, asked)
         recording = replace(recording, name=name)
         recipe = _recipe(config.recipe) if config.recipe else recipe
     else:
-        recording = _find(dataset, list(known), config.download)
+        recording = _find(dataset, list(known), config.download, asked)
         name = config.recipe or (recording.name if recording.name in known else "")
         recipe = _recipe(name) if name else None
     return _apply(recording, recipe, config)
@@ -144,29 +151,25 @@ def _brought(name: str, recipe: Recipe) -> Path:
     )
 
 
-def _find(dataset: str, known: list[str], download: bool) -> Recording:
+def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Recording:
     """A recording by path or Minari id."""
     path = Path(dataset).expanduser()
     if path.exists():
-        return _read(path)
-    if path.suffix in (".hdf5", ".h5") or dataset.startswith((".", "/", "~")):
+        return _read(path, asked)
+    if path.suffix in (".hdf5", ".h5", ".pkl") or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        return minari.read_id(dataset, download)
-    more = "or give the path of a D4RL file or Minari folder, or a Minari id such as D4RL/door/human-v2"
+        return minari.read_id(dataset, download, asked)
+    more = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
     raise UsageError(catalog.not_found("dataset", dataset, known, more))
 
 
-def _read(path: Path) -> Recording:
+def _read(path: Path, asked: Wanted) -> Recording:
     """A file or folder, its format recognised by its content."""
-    if minari.data_folder(path) is not None:
-        folder = path.parent if path.is_file() else path
-        folder = folder.parent if folder.name == "data" else folder
-        return replace(minari.read(path), path=path, name=folder.absolute().name)
-    if path.is_dir():
-        raise DataError(f"{path} is no dataset: a Minari folder has data/metadata.json in it")
-    return d4rl.read(path)
+    form = formats.of(path)
+    logger.info("%s is read as %s", path, form.NAME)
+    return form.read(path, asked)
 
 
 def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> Recording:
@@ -177,7 +180,7 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
         logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
     if config.max_episodes is not None:
         if config.max_episodes < 1:
-            raise UsageError(f"--max-episodes is {config.max_episodes}, wanted at least 1")
+            raise UsageError(f"--dataset.max-episodes is {config.max_episodes}, wanted at least 1")
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
         judge = recipe.success
@@ -186,7 +189,9 @@ def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> R
     control_hz = next((hz for hz in said if hz is not None), None)
     if config.resample_hz is not None:
         if control_hz is None:
-            raise UsageError("--resample-hz needs the rate of the recording; give --control-hz")
+            raise UsageError(
+                "--dataset.resample-hz needs the rate of the recording; give --dataset.control-hz"
+            )
         times = factor(control_hz, config.resample_hz)
         thinned = [resample(episode, times, config.resample_action) for episode in episodes]
         episodes = [episode for episode in thinned if episode is not None]
