@@ -1,15 +1,17 @@
 """The recorded half of a run: a dataset, its border, and the replays of training and held-out episodes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from o2o import memory
 from o2o.config import from_dict, to_dict
-from o2o.data.border import transform
-from o2o.data.recording import Limits, Outline, split
+from o2o.data import room
+from o2o.data.border import seen, transform
+from o2o.data.recording import Limits, Outline, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
 from o2o.errors import UsageError
@@ -17,6 +19,7 @@ from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive
 from o2o.transform import Transform
 
+MEMORY = ("memory", "memory_budget")  # of `DataConfig`
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself
 
 
@@ -44,7 +47,7 @@ class Offline:
 
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
-    robot_limits: Callable[[], Limits] | None = None,
+    robot_limits: Callable[[], Limits] | None = None, saved: dict | None = None,
 ) -> Offline:  # fmt: skip
     """Loads a dataset.
 
@@ -54,49 +57,76 @@ def read(
         seed: of a dataset that is made, of the split and of the draws.
         border: of a checkpoint; None to make one from the data.
         robot_limits: asks the robot for its action limits, for data that state none.
+        saved: `papers` of the data that these must be.
+    Raises:
+        O2OError: see `load`, `check_fingerprint`, `transform` and `room.choose`.
     """
+    budget = memory.budget(config.memory_budget)  # of what is there before anything is read
     recording = load(dataset, config, seed)
+    if saved:
+        check_fingerprint(saved, recording)
     border = border or transform(recording, config, robot_limits)
-    outline, episodes = recording.outline(), recording.episodes
+    outline, episodes = replace(recording.outline(), border=_facts(border)), recording.episodes
+    allocate = room.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
     stores, home = [], {}
     for name, numbers in zip(("train", "held_out"), parts, strict=True):
         rows = sum(len(episodes[number]) + 1 for number in numbers)
-        stores.append(Replay(border.spec, rows, derive(seed, "offline", name), replay, online=False))
+        draws = derive(seed, "offline", name)
+        stores.append(Replay(border.spec, rows, draws, replay, online=False, allocate=allocate))
         home |= dict.fromkeys(numbers, stores[-1])
     episodes.reverse()
     for number in range(len(episodes)):  # each is let go at once: the steps are in memory once, not twice
-        home[number].add(border.episode(episodes.pop()))
+        home[number].add(seen(episodes.pop(), border))
     return Offline(outline, border, *stores)
 
 
+def _facts(border: Transform) -> dict:
+    return {
+        "control_hz": border.control_hz,
+        "action_low": list(border.action_low),
+        "action_high": list(border.action_high),
+        "reward_scale": border.reward_scale,
+        "reward_shift": border.reward_shift,
+        "obs": {name: list(field.shape) for name, field in border.fields.items()},
+    }
+
+
 def papers(dataset: str, config: DataConfig, seed: int, recording: Outline) -> dict:
-    """Where the data came from, as plain data, so that fine-tuning finds them again."""
+    """Where the data came from, as plain data, so that fine-tuning finds them again.
+
+    How they lay in memory is left out: it is a matter of the machine.
+    """
     path = Path(dataset)
     return {
         "dataset": str(path.resolve()) if path.exists() else dataset,
-        "data": to_dict(config),
+        "data": {name: value for name, value in to_dict(config).items() if name not in MEMORY},
         "seed": seed,
+        "format": recording.format,
+        "border": recording.border,
         "fingerprint": recording.fingerprint,
         "episodes": len(recording.episodes),
         "steps": sum(len(episode) for episode in recording.episodes),
     }
 
 
-def read_again(saved: dict, replay: ReplayConfig, border: Transform) -> Offline:
+def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: str) -> Offline:
     """The dataset that `papers` describes.
 
+    Args:
+        saved: from `papers`.
+        replay: how it will be drawn from.
+        border: of the checkpoint.
+        where: `memory` and `memory_budget` of this machine; see `DataConfig`.
     Raises:
         UsageError: its content has changed since.
         DataError: it is gone or broken.
     """
-    data = from_dict(DataConfig, saved["data"])
-    offline = read(saved["dataset"], data, replay, saved["seed"], border)
-    check_fingerprint(saved, offline.recording)
-    return offline
+    data = from_dict(DataConfig, saved["data"] | where)
+    return read(saved["dataset"], data, replay, saved["seed"], border, saved=saved)
 
 
-def check_fingerprint(saved: dict, recording: Outline) -> None:
+def check_fingerprint(saved: dict, recording: Recording | Outline) -> None:
     """
     Raises:
         UsageError: the recording is not the one that `papers` described.

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from o2o.batch import Episode
-from o2o.data.border import check_rate, transform
+from o2o.data import border as module
+from o2o.data.border import check_rate, seen, transform
+from o2o.data.reading import on_disk
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, UsageError
@@ -111,6 +113,27 @@ def test_images_are_told_by_type_and_rank_and_names_can_be_chosen():
     border = transform(make_recording([episode]), DataConfig(image_size=16), None)
     assert border.spec.obs == {"cam": (3, 16, 16), "q": (2,), "depth": (72,)}
     assert list(transform(make_recording([episode]), DataConfig(obs=("q",)), None).fields) == ["q"]
+
+
+@pytest.mark.parametrize("chunk", [1, 1200, 10**9])
+def test_images_are_read_in_pieces_and_look_the_same(chunk, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", chunk)
+    monkeypatch.setattr(module, "SEEN_BYTES", chunk // 2)
+    rng, read = np.random.default_rng(0), []
+    frames = rng.integers(0, 256, (7, 20, 24, 3), np.uint8)  # 1440 bytes each
+    episode = Episode(
+        {"state": rng.random((7, 2), np.float32), "camera": frames, "wrist": frames[:, ::-1]},
+        np.ones((6, 1), np.float32), np.ones(6, np.float32), True, False, infos={"time_s": np.arange(7)},
+    )  # fmt: skip
+    border = transform(make_recording([episode]), DataConfig(image_size=16), None)
+    episode.obs["camera"] = on_disk(frames.shape, lambda *rows: read.append(rows) or frames[slice(*rows)])
+    whole, pieces = border.episode(episode), seen(episode, border)
+    assert list(pieces.obs) == list(whole.obs) and not pieces.infos
+    for name, value in whole.obs.items():
+        assert pieces.obs[name].dtype == value.dtype
+        np.testing.assert_array_equal(pieces.obs[name], value)
+    np.testing.assert_array_equal(pieces.action, whole.action)
+    assert read[1:] == ([(0, 7)] if chunk == 10**9 else [(row, row + 1) for row in range(7)])
 
 
 def test_episodes_of_different_layout_are_refused():

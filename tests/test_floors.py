@@ -10,7 +10,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "o2o"
 
 FLOORS = {
-    0: ["errors", "spec", "catalog", "log", "checkpoint", "config", "seeding", "interval"],  # words
+    0: [
+        "errors",
+        "spec",
+        "catalog",
+        "log",
+        "checkpoint",
+        "config",
+        "seeding",
+        "interval",
+        "home",
+        "memory",
+    ],  # words
     1: [
         "batch",
         "nn",
@@ -34,7 +45,8 @@ FLOORS = {
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
     4: [  # loops
-        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "compare/*", "demo", "check"],
+        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "compare/*", "demo"],
+        *["check", "audit/*", "curate/*"],
         *["run", "offline", "rollout", "listing", "open_loop", "curves"],  # what the loops and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door

@@ -1,16 +1,23 @@
 """A dataset becomes two replays, and is then in memory once."""
 
+import subprocess
+import sys
+import tracemalloc
 import weakref
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from o2o import offline
-from o2o.data import d4rl
-from o2o.data.recording import split
+from o2o import memory, offline
+from o2o.batch import Episode
+from o2o.data import border, flat, formats
+from o2o.data.reading import on_disk
+from o2o.data.recording import Recording, split
 from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig, load
+from o2o.errors import DataError, UsageError
 
 CONFIG, REPLAY = DataConfig(holdout=0.3), ReplayConfig(priority_exponent=0)
 
@@ -40,7 +47,7 @@ def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
 
 
 def test_what_was_read_is_let_go(path, monkeypatch):
-    monkeypatch.setattr(d4rl, "STRETCH_BYTES", 400)
+    monkeypatch.setattr(flat, "STRETCH_BYTES", 400)
     seen = []
 
     def loaded(*words):
@@ -61,3 +68,172 @@ def test_papers_count_all_episodes_and_find_the_data_again(path):
     assert (papers["episodes"], papers["steps"]) == (40, 120)
     again = offline.read_again(papers, REPLAY, data.transform)
     assert again.recording == data.recording and again.replay.sample(8, 3).index.shape == (8,)
+
+
+def test_papers_say_how_the_data_became_the_models(path):
+    config = DataConfig(
+        reward_scale=2.0, reward_shift=-1.0, control_hz=20, action_low=(-3.0,), action_high=(3.0,)
+    )
+    papers = offline.papers(str(path), config, 1, offline.read(str(path), config, REPLAY, 1).recording)
+    assert papers["format"] == "D4RL" and len(papers["fingerprint"]) == 64
+    assert papers["border"] == {
+        "control_hz": 20, "action_low": [-3], "action_high": [3],
+        "reward_scale": 2, "reward_shift": -1, "obs": {"state": [1]},
+    }  # fmt: skip
+
+
+def test_data_that_changed_are_refused(path):
+    data = offline.read(str(path), CONFIG, REPLAY, seed=1)
+    papers = offline.papers(str(path), CONFIG, 1, data.recording)
+    with h5py.File(path, "a") as file:
+        del file["observations"]
+        file["observations"] = np.zeros((160, 2), np.float32)  # nor does it fit any more
+    with pytest.raises(UsageError, match=r"not the one the checkpoint was trained on \(sha256 "):
+        offline.read_again(papers, REPLAY, data.transform)
+
+
+def test_a_budget_is_of_the_machine_and_not_of_the_data(path):
+    config = DataConfig(holdout=0.3, memory_budget="1TB", memory="ram")
+    data = offline.read(str(path), config, REPLAY, seed=1)
+    papers = offline.papers(str(path), config, 1, data.recording)
+    assert not {"memory", "memory_budget"} & papers["data"].keys()
+    with pytest.raises(DataError, match=r"budget (is|of) 1 B"):
+        offline.read_again(papers, REPLAY, data.transform, memory_budget="1B")
+
+
+# ---- memory
+
+
+EPISODES, STEPS, SIDE = 40, 25, 64
+RAW = EPISODES * (STEPS + 1) * SIDE * SIDE * 3  # 12.8 MB
+
+
+class Camera:
+    """A format whose images stay on disk; it notes which episodes are read."""
+
+    NAME = "camera"
+
+    def __init__(self):
+        self.read_images = []
+
+    def recognise(self, path):
+        return True
+
+    def read(self, path, wanted):
+        wanted.claim(EPISODES * STEPS * 8, path)
+        return Recording([self._episode(number) for number in range(EPISODES)], path, "x", "0")
+
+    def _episode(self, number):
+        def read(start, stop):
+            self.read_images.append(number)
+            return np.full((stop - start, SIDE, SIDE, 3), number, np.uint8)
+
+        action = np.linspace(-1, 1, STEPS, dtype=np.float32)[:, None]
+        camera = on_disk((STEPS + 1, SIDE, SIDE, 3), read)
+        return Episode({"camera": camera}, action, np.ones(STEPS, np.float32), False, True)
+
+
+@pytest.fixture
+def camera(tmp_path, monkeypatch):
+    """The format, and the flags for a recording of it."""
+    form = Camera()
+    monkeypatch.setattr(formats, "FORMATS", (form,))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.dat").write_text("")
+    return form, {"image_size": 16, "control_hz": 50, "resample_hz": 50}
+
+
+def test_images_of_ten_times_the_budget_are_read_within_the_budget(camera, monkeypatch):
+    monkeypatch.setattr(border, "SEEN_BYTES", 2**14)  # a constant on top, some pictures in float32
+    (form, flags), budget = camera, RAW // 10
+    load("a.dat", DataConfig(**flags))  # imports and their like
+    tracemalloc.start()
+    data = offline.read(
+        "a.dat", DataConfig(**flags, memory_budget=f"{budget}B", memory="ram"), REPLAY, seed=1
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < budget
+    assert form.read_images == list(range(EPISODES))  # each once
+    seen = set(data.replay.sample(2000, 1).obs["camera"].unique().tolist())
+    assert len(seen) == data.replay.num_episodes == 36 and seen < set(range(EPISODES))
+
+
+def test_resampling_choosing_and_splitting_read_no_images(camera):
+    form, flags = camera
+    flags |= {"resample_hz": 25, "max_episodes": 12, "normalize": True}
+    recording = load("a.dat", DataConfig(**flags))
+    offline.transform(recording, DataConfig(**flags))
+    recording.outline()
+    assert not form.read_images and len(recording.episodes) == 12
+    offline.read("a.dat", DataConfig(**flags), REPLAY, seed=1)
+    assert form.read_images == list(range(12))
+
+
+def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch):
+    monkeypatch.setenv("O2O_HOME", str(tmp_path))
+    config = DataConfig(**camera[1], memory_budget=f"{RAW // 20}B")
+    files = []
+    monkeypatch.setattr(memory, "in_file", lambda *asked: files.append(asked[0]) or np.empty(*asked))
+    data = offline.read("a.dat", config, REPLAY, seed=1)
+    assert files == [(36 * 26, 3, 16, 16), (4 * 26, 3, 16, 16)]
+    assert data.replay.num_episodes + data.held_out.num_episodes == EPISODES
+
+
+def test_what_fits_nowhere_is_refused_before_an_image_is_read(camera, monkeypatch):
+    form, flags = camera
+    monkeypatch.setattr(memory, "disk_free", lambda folder: 0.0)
+    with pytest.raises(DataError, match=r"needs .* of memory or .* of disk"):
+        offline.read("a.dat", DataConfig(**flags, memory_budget=f"{RAW // 20}B"), REPLAY, seed=1)
+    with pytest.raises(DataError, match=r"--dataset.memory-budget"):
+        offline.read("a.dat", DataConfig(**flags, memory_budget="1kB"), REPLAY, seed=1)
+    assert not form.read_images
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import numpy as np
+import o2o.pretrain
+from o2o import cli, memory
+from o2o.batch import Episode
+from o2o.data import formats, reading, recording
+
+def status(name):
+    return next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if name in x)
+
+class Large:
+    NAME = "large"
+    recognise = staticmethod(lambda path: True)
+
+    def read(self, path, wanted):
+        steps, shape = VECTORS, (VECTORS + 1, 480, 640, 3)
+        wanted.claim(4e3 * steps, path)
+        camera = reading.on_disk(shape, lambda *_: 1 / 0)
+        obs = {"state": np.ones((steps + 1, 1000), np.float32), "camera": camera}
+        episode = Episode(obs, np.ones((steps, 1), np.float32), np.ones(steps, np.float32), True, False)
+        return recording.Recording([episode], path, "x", "0")
+
+formats.FORMATS = (Large(),)
+memory.disk_free = lambda folder: 1e9
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+code = cli.main(["pretrain", "--dataset", "a.dat", "--dataset.memory-budget", "300MB", "--no-tune"])
+print((status("VmHWM") - before) / 1000)
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell a peak")
+@pytest.mark.parametrize(("vectors", "peak_mb"), [(100_000, 20), (5_000, 60)])  # of 400 and 20 MB
+def test_pretrain_over_the_budget_ends_with_one_line_and_little_memory(vectors, peak_mb, tmp_path):
+    (tmp_path / "a.dat").write_text("")
+    code = LARGE.replace("VECTORS", str(vectors))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    errors = [line for line in done.stderr.splitlines() if "error" in line or not line.startswith("o2o: ")]
+    assert done.returncode == 3 and len(errors) == 1, done.stderr
+    assert "--dataset.memory-budget" in errors[0] and "budget" in done.stderr
+    assert float(done.stdout) < peak_mb
+    assert not (tmp_path / "runs").exists()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from o2o import memory
 from o2o.batch import Episode
-from o2o.data import episodes as store
 from o2o.data.replay import Mix, Replay, ReplayConfig
 from o2o.data.sumtree import SumTree
-from o2o.errors import DataError, DivergedError, StorageError, UsageError
+from o2o.errors import DivergedError, UsageError
 from o2o.spec import Spec
 
 SPEC = Spec({"state": (1,)}, 1)
@@ -304,6 +304,26 @@ def test_replay_grows_without_changing_what_it_draws(monkeypatch):
         assert torch.equal(left.obs["state"], right.obs["state"]) and torch.equal(left.index, right.index)
 
 
+@pytest.mark.parametrize("online", [False, True])
+def test_replay_in_files_draws_what_one_in_memory_draws(online, monkeypatch, caplog):
+    caplog.set_level("INFO", "o2o")
+    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)  # the online one also has to grow
+    asked = []
+
+    def in_file(*shape_and_type):
+        asked.append(shape_and_type)
+        return memory.in_file(*shape_and_type)
+
+    inside, outside = (Replay(SPEC, 40, 0, UNIFORM, online, how) for how in (np.empty, in_file))
+    for number, steps in enumerate((5, 9, 2, 30, 4)):
+        inside.add(make_episode(steps, 100 * number))
+        outside.add(make_episode(steps, 100 * number))
+        left, right = inside.sample(32, 3), outside.sample(32, 3)
+        assert torch.equal(left.obs["state"], right.obs["state"]) and torch.equal(left.index, right.index)
+    assert (len(asked) > 1) == online and asked[-1][0][0] <= 40
+    assert ("take up to 960 B, as they come (40 rows)" in caplog.text) == online
+
+
 # ---- mixing
 
 
@@ -377,57 +397,6 @@ def test_state_of_other_episodes_is_refused():
     arrays, meta = make_replay([5, 9]).state()
     with pytest.raises(UsageError, match="not those of the saved replay"):
         make_replay([5, 8]).load_state(arrays, meta)
-
-
-# ---- episodes on disk
-
-
-def test_episode_on_disk_comes_back_as_it_was(tmp_path):
-    rng = np.random.default_rng(0)
-    obs = {
-        "arm.angle": rng.random((4, 2), np.float32),
-        "camera": rng.integers(0, 9, (4, 5, 5, 3)).astype(np.uint8),
-    }
-    episode = Episode(
-        obs, rng.random((3, 1), np.float32), rng.random(3, np.float32), False, True, False, None
-    )
-    store.save(tmp_path / "new", 12, episode)
-    path = store.save(tmp_path / "new", 2, make_episode(4, success=True))
-    assert path.name == "episode_000002.safetensors"
-    (tmp_path / "new" / ".episode_000013.safetensors.partial").write_bytes(b"half")
-    first, second = store.load_all(tmp_path / "new")
-    assert first.success is True and len(first) == 4
-    assert (second.terminated, second.truncated, second.last_obs_known, second.success) == (
-        False,
-        True,
-        False,
-        None,
-    )
-    for name in obs:
-        np.testing.assert_array_equal(second.obs[name], obs[name])
-        assert second.obs[name].dtype == obs[name].dtype
-    np.testing.assert_array_equal(second.action, episode.action)
-
-
-def test_damaged_episode_is_named(tmp_path):
-    path = store.save(tmp_path, 0, make_episode(50))
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(DataError, match=r"episode_000000\.safetensors is not a readable episode"):
-        store.load_all(tmp_path)
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"episode_000000\.safetensors"):
-        store.load_all(tmp_path)
-
-
-def test_full_disk_leaves_no_episode_behind(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("o2o.checkpoint.os.fsync", full)
-    with pytest.raises(StorageError, match="no space left"):
-        store.save(tmp_path, 0, make_episode(3))
-    assert list(tmp_path.iterdir()) == []
-    assert store.load_all(tmp_path / "never-made") == []
 
 
 def test_an_episode_is_given_back_as_it_was_added():

@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from o2o.batch import Episode
-from o2o.data import minari
+from o2o.data import formats, minari
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, UsageError
 
@@ -159,6 +159,32 @@ def test_first_episodes_only(workplace):
     assert len(load("a.hdf5", DataConfig(max_episodes=2)).episodes) == 2
     with pytest.raises(UsageError, match=r".max-episodes"):
         load("a.hdf5", DataConfig(max_episodes=0))
+
+
+def test_recording_says_its_format(workplace):
+    write_d4rl(workplace / "a.hdf5")
+    minari.write(workplace / "minari" / "mine-v1", [make_episode(3)], dataset_id="mine-v1", **SPACES)
+    assert load("a.hdf5", DataConfig()).format == "D4RL"
+    assert load("mine-v1", DataConfig()).format == load("made", DataConfig()).format == "Minari"
+
+
+def test_readers_are_told_the_budget(workplace, monkeypatch):
+    class Large:
+        NAME = "large"
+
+        def recognise(self, path):
+            return True
+
+        def read(self, path, wanted):
+            wanted.claim(3e6, path)
+            raise AssertionError("read over the budget")
+
+    monkeypatch.setattr(formats, "FORMATS", (Large(),))
+    (workplace / "a.dat").write_text("")
+    with pytest.raises(DataError, match=r"needs 3 MB of memory .* the budget is 2 MB"):
+        load("a.dat", DataConfig(memory_budget="2MB"))
+    with pytest.raises(UsageError, match="wanted such as 4GB"):
+        DataConfig(memory_budget="2")
 
 
 def test_rate_of_the_recording_is_divided(workplace):

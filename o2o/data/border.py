@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from o2o.recipe import RewardRule
 from o2o.transform import Field, Transform
 
 STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
+READ_BYTES, SEEN_BYTES = 2**28, 2**22  # of raw images: read at once, and brought to their size at once
 
 logger = logging.getLogger("o2o")
 
@@ -49,6 +51,28 @@ def transform(
     clipped = clipped_share(episodes, result)
     if clipped:
         logger.info("%.2f %% of action entries clipped to the limits", 100 * clipped)
+    return result
+
+
+def seen(episode: Episode, transform: Transform) -> Episode:
+    """`transform.episode`, without ever having all raw images of the episode in memory."""
+    images = {name: field for name, field in transform.fields.items() if field.image}
+    vectors = {name: field for name, field in transform.fields.items() if not field.image}
+    result = replace(transform, fields=vectors).episode(episode)
+    obs = result.obs | {name: _seen(episode.obs[name], field) for name, field in images.items()}
+    return replace(result, obs={name: obs[name] for name in transform.fields})
+
+
+def _seen(images: np.ndarray, field: Field) -> np.ndarray:
+    """(T+1, *shape) raw images, in memory or on disk -> (T+1, *model_shape)."""
+    result = np.empty((len(images), *field.model_shape), np.uint8)
+    frame_bytes = int(np.prod(images.shape[1:]))
+    many, few = max(READ_BYTES // frame_bytes, 1), max(SEEN_BYTES // frame_bytes, 1)
+    for start in range(0, len(images), many):
+        raw, into = np.asarray(images[start : start + many]), result[start : start + many]
+        for row in range(0, len(raw), few):
+            into[row : row + few] = field(raw[row : row + few])
+        del raw  # before more are read
     return result
 
 

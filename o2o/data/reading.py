@@ -10,6 +10,7 @@ import numpy as np
 
 from o2o.catalog import not_found
 from o2o.errors import DataError, UsageError
+from o2o.memory import size
 
 logger = logging.getLogger("o2o")
 
@@ -74,15 +75,6 @@ def wanted(obs: Iterable[str], action: str = "", reward: str = "", budget: float
             raise UsageError(f"observation {text!r} is given twice or not whole; wanted NAME or NAME=INSIDE")
         pairs[name] = inside or name
     return Wanted(pairs, action, reward, budget)
-
-
-def size(num_bytes: float) -> str:
-    """Such as `12.3 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.3g} TB"
 
 
 class OnDisk:

@@ -1,14 +1,14 @@
 """A dataset as it was recorded, and the part of it that is held out."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from o2o.batch import Episode
+from o2o.data.fingerprint import fingerprint as fingerprint  # readers take both from here
 from o2o.errors import UsageError
 from o2o.recipe import Recipe
 
@@ -29,6 +29,7 @@ class Recording:
         action_high: likewise.
         control_hz: decisions a second; None where unknown.
         recipe: facts that the file does not say; None without a recipe.
+        format: that it was read as, for a person.
     """
 
     episodes: list[Episode]
@@ -39,10 +40,11 @@ class Recording:
     action_high: np.ndarray | None = None
     control_hz: float | None = None
     recipe: Recipe | None = None
+    format: str = ""
 
     def outline(self) -> "Outline":
         episodes = [Summary(len(e), e.episode_return, e.success) for e in self.episodes]
-        return Outline(episodes, self.fingerprint, self.recipe)
+        return Outline(episodes, self.fingerprint, self.recipe, self.format)
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Outline:
-    """What is remembered of a `Recording` whose steps are in a replay."""
+    """What is remembered of a `Recording` whose steps are in a replay.
+
+    Attributes:
+        border: how it became the model's, as plain data for a person: limits, reward rule, rate, names.
+    """
 
     episodes: list[Summary]
     fingerprint: str
     recipe: Recipe | None
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 in hex of a file, or of the names and contents of all files in a folder."""
-    if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{inner.relative_to(path).as_posix()} {fingerprint(inner)}\n".encode())
-    return digest.hexdigest()
+    format: str
+    border: dict = field(default_factory=dict)
 
 
 def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:

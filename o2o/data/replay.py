@@ -1,6 +1,8 @@
 """The only store of experience: windows of whole episodes, drawn by priority."""
 
+import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +13,8 @@ from o2o.batch import Batch, Episode
 from o2o.config import at_least
 from o2o.data.sumtree import SumTree
 from o2o.errors import DivergedError, UsageError
+from o2o.memory import allocate as by_room
+from o2o.memory import size
 from o2o.spec import Spec, is_image
 
 PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
@@ -18,6 +22,10 @@ ROOM_BYTES = 2**28  # taken at first; what is not written to costs no memory
 RAREST = 1e-250  # of a leaf that was drawn often
 MAX_ROWS = 2**40  # a handle is how often the ring had gone round, times this, plus the row
 STEP, TERMINATED, NEXT_KNOWN = 1, 2, 4  # bits of a row
+
+Allocate = Callable[[tuple[int, ...], type], np.ndarray]  # an array of a shape and type
+
+logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class ReplayConfig:
         priority_exponent: 0 draws uniformly, 1 in proportion to the priority. FOWM: 0.6.
         weight_exponent: 1 undoes the bias of drawing by priority, 0 leaves it. FOWM: 0.4.
         capacity: most observations kept of what the robot did itself; an episode of T steps takes
-            T + 1. The oldest episodes go first. FOWM: 1,000,000, cut to the length of the run.
+            T + 1. The oldest episodes go first. FOWM: 1,000,000, cut to the length of the run. Memory is
+            taken as they come, and a file where that would take more than half of what is free.
         full_windows: move a window that would run over the end of its episode back until it fits, as
             far as the episode goes; sequence models want it. Ends are then drawn more often, as by
             DreamerV2's `prioritize_ends`.
@@ -46,6 +55,12 @@ class ReplayConfig:
         at_least(self, priority_exponent=0, visits=0, weight_exponent=0, capacity=2)
 
 
+def row_bytes(spec: Spec, config: ReplayConfig) -> tuple[int, int]:
+    """What one row takes: (its observations, all else that a replay keeps of it)."""
+    obs = sum(int(np.prod(s)) * (1 if is_image(s) else 4) for s in spec.obs.values())
+    return obs, 4 * spec.action_dim + 16 + 2 * config.full_windows  # 16: reward, left, bits, 8.6 of the tree
+
+
 class Replay:
     """Whole episodes in flat arrays; windows start at any step, in proportion to its priority.
 
@@ -53,7 +68,10 @@ class Replay:
     reaches it stays there, which pads the window with the last observation and zeros.
     """
 
-    def __init__(self, spec: Spec, capacity: int, seed: int, config: ReplayConfig, online: bool = False):
+    def __init__(
+        self, spec: Spec, capacity: int, seed: int, config: ReplayConfig, online: bool = False,
+        allocate: Allocate = by_room,
+    ):  # fmt: skip
         """
         Args:
             spec: what the episodes look like on the model's side.
@@ -62,16 +80,21 @@ class Replay:
             config: how windows are drawn; its `capacity` is for the caller to pass on.
             online: mark of the batches: whether this robot did it itself; memory then grows with what
                 it does, and is otherwise taken for all of `capacity` at once.
+            allocate: makes the arrays of observations, which may lie in files.
         """
         self.spec, self.capacity, self.config, self.online = spec, capacity, config, online
         self._rng = np.random.default_rng(seed)
         self._episodes: deque[tuple[int, int]] = deque()  # first row, rows; the oldest first
         self._head = self._lap = self._num_steps = 0
         self._written = 0  # rows that have ever been written
-        row_bytes = sum(int(np.prod(s)) * (1 if is_image(s) else 4) for s in spec.obs.values()) + 64
-        rows = min(capacity, max(ROOM_BYTES // row_bytes, 1)) if online else capacity
+        num_bytes, rows = sum(row_bytes(spec, config)), capacity
+        if online:
+            rows = min(capacity, max(ROOM_BYTES // num_bytes, 1))
+            bound = size(capacity * num_bytes)
+            logger.info("the robot's own episodes take up to %s, as they come (%d rows)", bound, capacity)
+        self._allocate = allocate
         self._obs = {
-            name: np.empty((rows, *shape), np.uint8 if is_image(shape) else np.float32)
+            name: allocate((rows, *shape), np.uint8 if is_image(shape) else np.float32)
             for name, shape in spec.obs.items()
         }
         self._action = np.empty((rows, spec.action_dim), np.float32)
@@ -252,13 +275,13 @@ class Replay:
             self._top = None
 
     def _grow(self, rows: int) -> None:
-        def larger(old: np.ndarray) -> np.ndarray:
-            new = np.empty((rows, *old.shape[1:]), old.dtype)
+        def larger(old: np.ndarray, allocate: Allocate = np.empty) -> np.ndarray:
+            new = allocate((rows, *old.shape[1:]), old.dtype.type)
             new[: len(old)] = old
             return new
 
         for name in self._obs:
-            self._obs[name] = larger(self._obs[name])
+            self._obs[name] = larger(self._obs[name], self._allocate)
         self._action, self._reward = larger(self._action), larger(self._reward)
         self._left, self._bits = larger(self._left), larger(self._bits)
         if self.config.full_windows:

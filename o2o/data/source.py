@@ -2,18 +2,18 @@
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from o2o import catalog
+from o2o import catalog, memory
 from o2o.config import at_least
 from o2o.data import formats, minari
 from o2o.data.reading import Wanted, wanted
 from o2o.data.recording import Recording
 from o2o.data.resample import factor, resample
 from o2o.errors import DataError, O2OError, UsageError
+from o2o.home import home
 from o2o.recipe import Recipe
 
 logger = logging.getLogger("o2o")
@@ -45,6 +45,10 @@ class DataConfig:
         resample_action: one action for several: their `mean` (positions, velocities, torques) or
             their `sum` (displacements).
         max_episodes: use the first so many; None: all.
+        memory: where observations lie while they are learned from: `ram`, `disk` (memory-mapped files in
+            `$O2O_HOME/scratch`, gone with the process), or `auto`: `ram` if all fits the budget, else `disk`.
+        memory_budget: main memory that the data may take: a size such as `4GB`, or a share such as `50%`
+            of what is available at the start.
     """
 
     recipe: str = ""
@@ -64,6 +68,8 @@ class DataConfig:
     resample_hz: float | None = None
     resample_action: Literal["mean", "sum"] = "mean"
     max_episodes: int | None = None
+    memory: Literal["auto", "ram", "disk"] = "auto"
+    memory_budget: str = "50%"
 
     def __post_init__(self):
         at_least(self, image_size=16)
@@ -74,6 +80,7 @@ class DataConfig:
             )
         if self.control_hz is not None:
             at_least(self, control_hz=1e-6)
+        memory.budget(self.memory_budget)
 
 
 def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
@@ -89,7 +96,8 @@ def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
         StorageError: made data cannot be written.
     """
     known = catalog.names("datasets")
-    asked = wanted(config.obs, config.action, config.reward)
+    budget = memory.budget(config.memory_budget)
+    asked = wanted(config.obs, config.action, config.reward, budget)
     if dataset in known or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = _recipe(dataset)
@@ -102,11 +110,6 @@ def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
         name = config.recipe or (recording.name if recording.name in known else "")
         recipe = _recipe(name) if name else None
     return _apply(recording, recipe, config)
-
-
-def home() -> Path:
-    """Where o2o keeps what it makes: `$O2O_HOME`, else `~/.cache/o2o`."""
-    return Path(os.environ.get("O2O_HOME") or "~/.cache/o2o").expanduser()
 
 
 def _recipe(name: str) -> Recipe:
@@ -160,7 +163,7 @@ def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Reco
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        return minari.read_id(dataset, download, asked)
+        return replace(minari.read_id(dataset, download, asked), format=minari.NAME)
     more = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
     raise UsageError(catalog.not_found("dataset", dataset, known, more))
 
@@ -169,7 +172,7 @@ def _read(path: Path, asked: Wanted) -> Recording:
     """A file or folder, its format recognised by its content."""
     form = formats.of(path)
     logger.info("%s is read as %s", path, form.NAME)
-    return form.read(path, asked)
+    return replace(form.read(path, asked), format=form.NAME)
 
 
 def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> Recording:
