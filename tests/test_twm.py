@@ -9,7 +9,7 @@ from conftest import make_batch
 
 from o2o.categorical import entropy
 from o2o.errors import UsageError
-from o2o.models.twm import TOKENS, Config, Model, sinusoids
+from o2o.models.twm import TOKENS, Config, Model, lined_up, sinusoids
 from o2o.spec import Spec
 
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
@@ -46,23 +46,44 @@ def test_step_by_step_with_memory_is_the_whole_window_at_once(steps):
         whole = model._window(z, action, reward)
         state = model.start(2)
         for t in range(steps):
-            state = state | {"z": z[t]}
-            tokens = torch.stack([model.latent_token(z[t]), model.action_token(action[t])], 1)
-            out, _ = model._advance(state, tokens)
-            torch.testing.assert_close(out[:, 1], whole[t], rtol=1e-4, atol=1e-5)
-            state = model._remember(state, action[t], reward[t])
-    assert state["past"].shape[3] == TOKENS * TINY.span
-    assert state["length"].tolist() == [min(TOKENS * steps, TOKENS * TINY.span)] * 2
+            out, state = model._advance(state | {"z": z[t]}, action[t])
+            torch.testing.assert_close(out, whole[t], rtol=1e-4, atol=1e-5)
+            state["reward"] = reward[t]
+    assert state["past"].shape[3] == TOKENS * TINY.span + 2
+    assert state["steps"].tolist() == [min(steps, TINY.span + 1)] * 2
 
 
-def test_imagined_steps_remember_the_reward_they_predicted():
-    model, (z, action, _) = make(), window(1)
-    state = model.start(2) | {"z": z[0]}
+def test_imagined_steps_see_the_rewards_and_latents_they_predicted():
+    model, (z, action, _) = make(), window(6)
+    state, latent, reward = model.start(2) | {"z": z[0]}, [], []
     with torch.no_grad():
-        after, reward, _ = model.step(state, action[0])
-        known = model._remember(state, action[0], reward)
-    torch.testing.assert_close(after["past"], known["past"], rtol=1e-4, atol=1e-5)
-    assert torch.equal(after["length"], known["length"])
+        for t in range(6):
+            latent.append(state["z"])
+            state, brought, _ = model.step(state, action[t])
+            reward.append(brought)
+        out = model._window(torch.stack(latent), action, torch.stack(reward))
+        torch.testing.assert_close(torch.stack(reward), model._outcome(out)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_memory_grows_only_as_far_as_it_must_and_knows_as_much_as_a_whole_one():
+    model, (z, action, reward) = make(), window(8)
+    short, whole, sizes = model._start(2, 0), model.start(2), []
+    with torch.no_grad():
+        for t in range(8):
+            now = {"z": z[t]} | ({"reward": reward[t - 1]} if t else {})
+            out, short = model._advance(short | now, action[t])
+            want, whole = model._advance(whole | now, action[t])
+            torch.testing.assert_close(out, want)
+            sizes.append(short["past"].shape[3])
+    assert sizes == [3, 6, 9, 11, 11, 11, 11, 11] and torch.equal(short["steps"], whole["steps"])
+
+
+def test_scores_of_distances_are_lined_up_with_places():
+    score = torch.randn(2, 3, 7)  # of the distances 6, ..., 0 from places 4, 5, 6
+    have = lined_up(score)
+    for row, new in enumerate((4, 5, 6)):
+        for place in range(new + 1):
+            assert torch.equal(have[:, row, place], score[:, row, 6 - (new - place)])
 
 
 def test_outputs_do_not_see_what_comes_later_or_lies_beyond_the_span():
@@ -81,11 +102,13 @@ def test_a_new_episode_forgets_what_was_before():
     model, (z, action, reward) = make(), window(5)
     used = model.start(2)
     for t in range(5):
-        used = model._remember(used | {"z": z[t]}, action[t], reward[t])
+        used = model._advance(used | {"z": z[t]}, action[t])[1] | {"reward": reward[t]}
     obs = {name: value[0] for name, value in make_batch(SPEC, 1, 2).obs.items()}
     first = torch.tensor([True, False])
     state = model.observe(used, action[0], reward[0], obs, first)
-    assert state["length"].tolist() == [0, TOKENS * TINY.span] and not state["past"][0].any()
+    assert state["steps"].tolist() == [0, TINY.span + 1]
+    assert state["reward"].tolist() == [0, reward[0, 1].item()]
+    assert not state["past"][0].any()
 
 
 def test_distance_codes_are_sines_and_cosines():
@@ -98,7 +121,7 @@ def test_distance_codes_are_sines_and_cosines():
 
 def test_default_memory_of_a_candidate_is_as_documented():
     state = Model(SPEC, 0.9, Config()).start(1)
-    assert state["past"].numel() * 4 == 73_728
+    assert state["past"].numel() * 4 == 76_800
 
 
 # ---- losses
@@ -161,10 +184,22 @@ def test_a_start_remembers_the_step_before():
     model, batch = make(), make_batch(SPEC, 3, 2)
     unroll = model.unroll(batch)
     starts = {name: value.unflatten(0, (3, 2)) for name, value in unroll.starts.items()}
-    assert starts["length"].tolist() == [[0, 0], [3, 3], [3, 3]]
-    own = model._remember(model.start(2) | {"z": unroll.feature[1]}, batch.action[1], batch.reward[1])
-    torch.testing.assert_close(starts["past"][2], own["past"])
-    assert torch.equal(starts["z"], unroll.feature)
+    assert starts["steps"].tolist() == [[0, 0], [1, 1], [1, 1]] and starts["past"].shape[4] == 2
+    _, own = model._advance(model.start(2) | {"z": unroll.feature[1]}, batch.action[1])
+    torch.testing.assert_close(starts["past"][2], own["past"][:, :, :, -2:])  # latent and action
+    assert torch.equal(starts["reward"][2], batch.reward[1]) and torch.equal(starts["z"], unroll.feature)
+
+
+def test_a_compiler_can_trace_learning_and_imagined_steps():
+    model, batch = make(), make_batch(SPEC, 3, 2)
+
+    def learn() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        unroll = model.unroll(batch)
+        _, reward, discount = model.step(unroll.starts, batch.action.flatten(0, 1))
+        return [*unroll.losses.values(), reward, discount]
+
+    torch.testing.assert_close(torch.compile(learn, backend="eager")(), learn())
 
 
 def test_heads_that_do_not_divide_the_tokens_are_refused():

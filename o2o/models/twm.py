@@ -26,8 +26,8 @@ TOKENS = 3  # of a step
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """Sizes of the transformer world model. A candidate plan carries 2 * num_layers * 3 * span * token_dim
-    numbers of memory: 74 kB by default.
+    """Sizes of the transformer world model. A candidate plan carries 2 * num_layers * (3 * span + 2) *
+    token_dim numbers of memory: 77 kB by default.
 
     Attributes:
         token_dim: width of tokens; TWM 256.
@@ -71,42 +71,51 @@ class Layer(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
-        self.query, self.key, self.value = (Linear(dim, dim, bias=False) for _ in range(3))
-        self.distance = Linear(dim, dim, bias=False)
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.distance = nn.Linear(dim, dim, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(dim))
         self.distance_bias = nn.Parameter(torch.zeros(dim))
-        self.out = Linear(dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
         self.mlp = nn.Sequential(Linear(dim, 2 * dim), nn.SiLU(), Linear(2 * dim, dim))
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, past: Tensor, waves: Tensor, steps: Tensor, seen: Tensor):
+    def forward(self, x: Tensor, past: Tensor, codes: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """What S new tokens become, and what later ones will look at.
 
         Args:
             x: (N, S, D) new tokens.
-            past: (N, 2, M, D) keys and values of earlier tokens.
-            waves: (distances, D) one code for each distance in tokens.
-            steps: (S, M + S) int64 distance of every token from each new one; 0 where it is later.
-            seen: (N or 1, S, M + S) bool, what a new token may look at.
+            past: (N, heads, M, 2 D / heads) keys and values, side by side, of earlier tokens.
+            codes: (M + S, D) of the distances M + S - 1, ..., 1, 0.
+            seen: (N or 1, S, M + S) bool, what a new token may look at; something.
         Returns:
-            (N, S, D), and their own keys and values (N, 2, S, D).
+            (N, S, D), and keys and values of all (N, heads, M + S, 2 D / heads).
         """
-        own = torch.stack([self.key(x), self.value(x)], 1)  # (N, 2, S, D)
-        key, value = torch.cat([past, own], 2).unbind(1)  # (N, M + S, D)
+        own = torch.cat([self._heads(self.key(x)), self._heads(self.value(x))], -1)
+        known = torch.cat([past, own], 2)
+        key, value = known.chunk(2, -1)  # (N, heads, M + S, D / heads)
         query = self.query(x)
-        content = self._heads(query + self.content_bias) @ self._heads(key).transpose(-1, -2)
-        by_distance = self._heads(query + self.distance_bias) @ self._heads(self.distance(waves)).transpose(
-            -1, -2
-        )
-        score = content + by_distance.gather(-1, steps.expand(*content.shape))  # (N, heads, S, M + S)
+        content = self._heads(query + self.content_bias) @ key.transpose(-1, -2)
+        code = self._heads(self.distance(codes))  # (heads, M + S, D / heads)
+        by_distance = torch.einsum("nhsd,hkd->nhsk", self._heads(query + self.distance_bias), code)
+        score = content + lined_up(by_distance)  # (N, heads, S, M + S)
         share = (self.scale * score.float()).masked_fill(~seen[:, None], -torch.inf).softmax(-1)
-        mixed = (share.to(value.dtype) @ self._heads(value)).transpose(-2, -3).flatten(-2)  # (N, S, D)
+        mixed = (share.to(value.dtype) @ value).transpose(-2, -3).flatten(-2)  # (N, S, D)
         x = self.norm1(x + self.out(mixed))
-        return self.norm2(x + self.mlp(x)), own
+        return self.norm2(x + self.mlp(x)), known
 
     def _heads(self, x: Tensor) -> Tensor:
         """(..., S, D) to (..., heads, S, D / heads)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+
+def lined_up(score: Tensor) -> Tensor:
+    """Scores (..., S, K) of the distances K - 1, ..., 0 from each of S new tokens, as scores of K places.
+
+    The last row stays, the one above it moves left by one place, and so on; what comes in from the right is
+    of later tokens and means nothing. Source: Dai et al. 2019, appendix B.
+    """
+    new = score.shape[-2]
+    return F.pad(score, (1, 0)).flatten(-2)[..., new:].unflatten(-1, (new, -1))
 
 
 class Transformer(nn.Module):
@@ -124,19 +133,19 @@ class Transformer(nn.Module):
         self.register_buffer("waves", sinusoids(reach + 1, dim), persistent=False)
 
     def forward(self, x: Tensor, past: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, D) and keys and values (N, layers, 2, S, D), after `past` (N, layers, 2, M, D).
+        """(N, S, D), and keys and values of all (N, layers, heads, M + S, 2 D / heads), after those of
+        `past` (N, layers, heads, M, 2 D / heads).
 
         Args:
-            seen: (N or 1, S, M + S) bool, what a new token may look at; nothing out of reach.
+            seen: (N or 1, S, M + S) bool, what a new token may look at; something, nothing out of reach.
         """
-        new, all_ = x.shape[1], past.shape[3] + x.shape[1]
-        place = torch.arange(all_, device=x.device)
-        steps = (place[-new:, None] - place).clamp(0, len(self.waves) - 1)  # (S, M + S)
-        left = []
+        distance = torch.arange(past.shape[3] + x.shape[1] - 1, -1, -1, device=x.device)
+        codes = self.waves[distance.clamp(max=len(self.waves) - 1)]  # (M + S, D)
+        known = []
         for number, layer in enumerate(self.layers):
-            x, own = layer(x, past[:, number], self.waves, steps, seen)
-            left.append(own)
-        return x, torch.stack(left, 1)
+            x, left = layer(x, past[:, number], codes, seen)
+            known.append(left)
+        return x, torch.stack(known, 1)
 
 
 def sinusoids(num: int, dim: int) -> Tensor:
@@ -150,8 +159,10 @@ def sinusoids(num: int, dim: int) -> Tensor:
 
 
 class Model(WorldModel):
-    """State: the latent `z` (N, num_latents * num_classes), which is the feature; `past`, keys and values
-    (N, layers, 2, 3 * span, D) of earlier tokens, the newest last; `length` (N,), how many these are."""
+    """State: the latent `z` (N, num_latents * num_classes), which is the feature; the `reward` (N,) that led
+    to it; `past`, keys and values (N, layers, heads, M, 2 D / heads) of the tokens before that reward, the
+    newest last; `steps` (N,), how many steps these are of. M is at most `memory`, and grows up to it.
+    """
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
@@ -165,8 +176,8 @@ class Model(WorldModel):
         self.latent_token = nn.Sequential(Linear(latent, dim), nn.SiLU())
         self.action_token = Linear(spec.action_dim, dim)
         self.reward_token = nn.Sequential(Linear(1, dim), nn.SiLU())
-        self.memory = TOKENS * config.span  # tokens
-        self.transformer = Transformer(dim, config.num_layers, config.num_heads, self.memory + TOKENS - 1)
+        self.memory = TOKENS * config.span + 2  # the last step's latent and action, and all that it saw
+        self.transformer = Transformer(dim, config.num_layers, config.num_heads, self.memory)
         self.next_latent, self.reward, self.goes_on = (self._head(out) for out in (latent, 1, 1))
         with torch.no_grad():
             last = self.goes_on[-1]
@@ -180,26 +191,18 @@ class Model(WorldModel):
         )
 
     def start(self, n: int) -> State:
-        device, cfg = self.transformer.waves.device, self.config
-        return {
-            "z": torch.zeros(n, self.feature_dim, device=device),
-            "past": torch.zeros(n, cfg.num_layers, 2, self.memory, cfg.token_dim, device=device),
-            "length": torch.zeros(n, dtype=torch.int64, device=device),
-        }
+        return self._start(n, self.memory)  # while a robot acts, shapes stay
 
     def observe(self, state, prev_action, prev_reward, obs, first) -> State:
-        known = self._remember(state, prev_action, prev_reward)
-        known = where(first, self.start(len(first)), known)
-        return known | {"z": mode(self._encode(obs)).flatten(1)}
+        _, known = self._advance(state, prev_action)
+        known["reward"] = prev_reward
+        nothing = {name: torch.zeros_like(value) for name, value in known.items()}
+        return where(first, nothing, known) | {"z": mode(self._encode(obs)).flatten(1)}
 
     def step(self, state, action):
-        tokens = torch.stack([self.latent_token(state["z"]), self.action_token(action)], 1)
-        out, own = self._advance(state, tokens)
-        outcome = out[:, 1]
-        reward, goes_on, log_p = self._outcome(outcome)
-        seen = self._push(state, own)
-        _, last = self._advance(seen, self.reward_token(reward[:, None])[:, None])
-        after = self._push(seen, last) | {"z": draw(log_p).flatten(1)}
+        out, known = self._advance(state, action)
+        reward, goes_on, log_p = self._outcome(out)
+        after = known | {"z": draw(log_p).flatten(1), "reward": reward}
         return after, reward, goes_on.sigmoid().clamp(max=self.discount)
 
     def feature(self, state):
@@ -246,49 +249,55 @@ class Model(WorldModel):
         reward, goes_on = self.reward(out), self.goes_on(out)
         return reward.float().squeeze(-1), goes_on.float().squeeze(-1), log_chance(logits, 0.0)
 
-    def _tokens(self, z: Tensor, action: Tensor, reward: Tensor) -> Tensor:
-        """(..., 3, D)."""
-        parts = self.latent_token(z), self.action_token(action), self.reward_token(reward[..., None])
-        return torch.stack(parts, -2)
+    def _start(self, n: int, memory: int) -> State:
+        """The state before anything was observed, with M = `memory`."""
+        device, cfg = self.transformer.waves.device, self.config
+        width = 2 * cfg.token_dim // cfg.num_heads
+        return {
+            "z": torch.zeros(n, self.feature_dim, device=device),
+            "reward": torch.zeros(n, device=device),
+            "past": torch.zeros(n, cfg.num_layers, cfg.num_heads, memory, width, device=device),
+            "steps": torch.zeros(n, dtype=torch.int64, device=device),
+        }
 
     def _window(self, z: Tensor, action: Tensor, reward: Tensor) -> Tensor:
         """(T, B, D) outputs at the actions of a window, each step seeing `span` earlier ones."""
-        tokens = self._tokens(z, action, reward).transpose(0, 1).flatten(1, 2)[:, :-1]  # (B, 3 T - 1, D)
+        parts = self.latent_token(z), self.action_token(action), self.reward_token(reward[..., None])
+        tokens = torch.stack(parts, 2).transpose(0, 1).flatten(1, 2)[:, :-1]  # (B, 3 T - 1, D)
         place = torch.arange(tokens.shape[1], device=z.device)
-        back = place[:, None] // TOKENS - place // TOKENS  # steps
-        seen = (place <= place[:, None]) & (back <= self.config.span)
-        none = self.start(tokens.shape[0])["past"][:, :, :, :0]
-        out, _ = self.transformer(tokens, none, seen[None])
+        none = self._start(tokens.shape[0], 0)["past"]
+        out, _ = self.transformer(tokens, none, self._near(place, place)[None])
         return out[:, 1::TOKENS].transpose(0, 1)
 
-    def _advance(self, state: State, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs, keys and values of new tokens (N, S, D), all of one step, after what the state keeps."""
-        new, memory = tokens.shape[1], state["past"].shape[3]
-        place = torch.arange(memory + new, device=tokens.device)
-        there = place >= memory - state["length"][:, None]  # (N, M + S)
-        seen = there[:, None] & (place <= place[-new:, None])
-        return self.transformer(tokens, state["past"], seen)
+    def _near(self, new: Tensor, place: Tensor) -> Tensor:
+        """(S, K) whether the token at a `place` (K,) is in reach of that at `new` (S,), and not later."""
+        return (place <= new[:, None]) & (new[:, None] // TOKENS - place // TOKENS <= self.config.span)
 
-    def _push(self, state: State, own: Tensor) -> State:
-        """The state with keys and values of new tokens; the oldest go, but within a step none does."""
-        past = torch.cat([state["past"], own], 3)
-        length = state["length"] + own.shape[3]
-        if past.shape[3] == self.memory + TOKENS:  # a step is over
-            past, length = past[:, :, :, TOKENS:], length.clamp(max=self.memory)
-        return state | {"past": past, "length": length}
+    def _advance(self, state: State, action: Tensor) -> tuple[Tensor, State]:
+        """The output (N, D) at an action, and the state after it, whose `z` and `reward` are still the old.
 
-    def _remember(self, state: State, action: Tensor, reward: Tensor) -> State:
-        """The state after a step whose reward is known, its latent not yet."""
-        _, own = self._advance(state, self._tokens(state["z"], action, reward))
-        return self._push(state, own)
+        A reward becomes a token together with the latent and action that first look at it: one pass a step.
+        """
+        parts = self.reward_token(state["reward"][:, None]), self.latent_token(state["z"])
+        tokens = torch.stack([*parts, self.action_token(action)], 1)  # (N, 3, D)
+        place = torch.arange(-1 - state["past"].shape[3], 2, device=action.device)  # the latent's is 0
+        new = place[-TOKENS:]
+        there = place >= -TOKENS * state["steps"][:, None]  # (N, M + 3)
+        itself = place == new[:, None]  # where no reward came before, its token has nothing else to look at
+        seen = self._near(new, place) & there[:, None] | itself  # (N, 3, M + 3)
+        out, past = self.transformer(tokens, state["past"], seen)
+        steps = (state["steps"] + 1).clamp(max=self.config.span + 1)
+        return out[:, -1], state | {"past": past[:, :, :, -self.memory :], "steps": steps}
 
     @torch.no_grad()
     def _starts(self, z: Tensor, batch: Batch) -> State:
         """States of the window (T, B), each of which remembers the step before, as published."""
         steps, size = batch.reward.shape
-        before = self.start((steps - 1) * size) | {"z": z[:-1].flatten(0, 1)}
-        after = self._remember(before, batch.action[:-1].flatten(0, 1), batch.reward[:-1].flatten())
-        first = self.start(size)
+        before = self._start((steps - 1) * size, 0) | {"z": z[:-1].flatten(0, 1)}
+        _, after = self._advance(before, batch.action[:-1].flatten(0, 1))
+        after["reward"] = batch.reward[:-1].flatten()
+        after["past"] = after["past"][:, :, :, 1:]  # no reward came before
+        first = self._start(size, TOKENS - 1)
         starts = {name: torch.cat([first[name], after[name]]) for name in first}
         return starts | {"z": z.flatten(0, 1)}
 
