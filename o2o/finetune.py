@@ -8,7 +8,8 @@ from o2o import checkpoint, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.config import at_least, at_most
-from o2o.data import episodes as store
+from o2o.data.journal import Journal
+from o2o.data.online import Online
 from o2o.data.replay import Mix, Replay
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, run_folder
@@ -35,6 +36,7 @@ FREE = {
     "episodes",
     "out",
     "resume",
+    "memory_budget",
     "checkpoint_every",
     "evaluate_every",
     "evaluate_episodes",
@@ -57,6 +59,7 @@ class FinetuneConfig(RobotChoice, MachineConfig):
         seed: of batches, noise and training scenes.
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
+        memory_budget: main memory that the recordings may take; see `o2o pretrain`.
         plan: act with the planner; `--no-plan` explores with the policy alone.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
@@ -72,6 +75,7 @@ class FinetuneConfig(RobotChoice, MachineConfig):
     seed: int = 0
     out: Path | None = None
     resume: bool = False
+    memory_budget: str = "50%"
     plan: bool = True
     checkpoint_every: int = 5
     evaluate_every: int = 0
@@ -88,9 +92,11 @@ class FinetuneConfig(RobotChoice, MachineConfig):
 def finetune(config: FinetuneConfig) -> Path:
     """Runs `config.episodes` episodes, learns after each, and returns the run folder.
 
-    An episode is on disk before it is learned from. A run that was killed learns from the episodes
-    that its last checkpoint had not seen, without the robot doing them again: scenes, noise and batches
-    come from seeds by episode, so it ends with the same weights as a run that was never killed.
+    Every step is in `OUT/online` before the next action is sent, every episode before it is learned
+    from. A run that was killed learns from the episodes that its last checkpoint had not seen, without
+    the robot doing them again. Killed between episodes, it ends with the weights of a run that was never
+    killed: scenes, noise and batches come from seeds by episode. Killed within an episode, it keeps that
+    one as far as it came, cut short, and the robot goes on with the next.
 
     Raises:
         O2OError: see the exit codes in the README.
@@ -101,17 +107,13 @@ def finetune(config: FinetuneConfig) -> Path:
     choice = choose_robot(config, meta.get("robot"))
     fast = compiles(config, _num_updates(config, meta["dataset"]))
     agent = Agent.from_state(tensors, meta, config.device, config.agent, fast)
-    data = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
+    data = offline.read_again(
+        meta["dataset"], agent.config.replay, agent.transform, memory_budget=config.memory_budget
+    )
     replay = agent.config.replay
     online = Replay(agent.transform.spec, replay.capacity, derive(config.seed, "online"), replay, online=True)
     mix = Mix(data.replay, online, config.offline_ratio)
-    finished = store.load_all(folder / "online") if config.resume else []
     done, owed = (meta["episodes"], meta["owed"]) if resumed else (0, 0.0)
-    for episode in finished[:done]:
-        online.add(agent.transform.episode(episode))
-    unpack(tensors, meta, offline=data.replay, **({"online": online} if resumed else {}))
-    if not resumed:
-        agent.learning.seed(derive(config.seed, "finetune"))
     facts = {
         "dataset": meta["dataset"],
         "robot": robot_papers(choice),
@@ -125,25 +127,30 @@ def finetune(config: FinetuneConfig) -> Path:
         checkpoint.save(folder / "checkpoint", tensors, meta)
 
     with (
+        closing(Online(folder / "online")) as own,
         closing(attach(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
     ):
+        own.open_for(robot)
+        for number in range(done):
+            online.add(agent.transform.episode(own.read(number)))
+        unpack(tensors, meta, offline=data.replay, **({"online": online} if resumed else {}))
         log.rewind("online", done if resumed else -1)
         write_papers(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         if not resumed:
+            agent.learning.seed(derive(config.seed, "finetune"))
             save()
             _evaluate(agent, choice, config, robot, log, done)
-        if len(finished) > done:
-            log.line(f"recovered {len(finished) - done} episodes that the last checkpoint had not seen")
+        if len(own) > done:
+            log.line(f"{len(own) - done} episodes that the last checkpoint had not seen are learned from")
         progress = Progress(config.episodes, "episodes", done)
         while done < config.episodes and not stopped():
-            if done < len(finished):
-                episode, notes = finished[done], {}
+            if done < len(own):
+                episode, notes = own.read(done), {}
             else:
-                episode, notes = _act(agent, robot, choice, config, done)
-                store.save(folder / "online", done, episode)
+                episode, notes = _act(agent, robot, choice, config, own)
             online.add(agent.transform.episode(episode))
             owed += len(episode) * config.updates_per_step
             metrics = {}
@@ -158,6 +165,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done % config.checkpoint_every == 0:
                 save()
         save()
+        write_papers(folder, "finetune", config, facts | {"online": own.papers()})
         if done < config.episodes:
             log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
             raise KeyboardInterrupt
@@ -170,6 +178,8 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
     if config.resume:
         check_same(read_papers(config.out)["config"], config, FREE)
         folder = Path(config.out or "")
+        if (folder / "online").exists():
+            Journal(folder / "online" / "journal").close()  # refused at once if the run is under way
         if checkpoint.exists(folder / "checkpoint"):
             return folder, *checkpoint.load(folder / "checkpoint"), True
     else:
@@ -183,12 +193,18 @@ def _num_updates(config: FinetuneConfig, data: dict) -> int:
 
 
 def _act(
-    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, number: int
+    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online
 ) -> tuple[Episode, dict[str, float]]:
-    """One exploring episode, fixed by the run's seed and its number; and what planner and guard noted."""
-    scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
+    """One exploring episode, written down; and what planner and guard noted.
+
+    The run's seed and the number of the episode fix its scene and noise.
+    """
+    scene, noise = derive(config.seed, "scene", len(own)), derive(config.seed, "act", len(own))
     limit = choice.max_steps or None
-    (played,) = play(agent, [robot], [scene], noise, config.plan, explore=True, max_steps=limit)
+    (played,) = play(
+        agent, [robot], [scene], noise, config.plan, explore=True, max_steps=limit, write=own.write
+    )
+    own.add(played.episode, scene)
     return played.episode, {"length": len(played.episode), **played.metrics()}
 
 

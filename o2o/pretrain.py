@@ -28,6 +28,7 @@ from o2o.run import (
 )
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", *FREE_MACHINE}
+FREE |= {f"data.{name}" for name in offline.MEMORY}
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Guard(gymnasium.Wrapper):
 
         `info["executed_action"]` (A,) is what the robot did, in physical units: after clipping, or
         what the robot itself reports under the same key if it changed the action further, as the
-        mean over the ticks.
+        mean over the ticks. `info["takeover"]` says whether a human moved the robot in any of them.
 
         Raises:
             RobotError: an action, observation or reward of a wrong shape or not finite, or any failure
@@ -74,13 +74,14 @@ class Guard(gymnasium.Wrapper):
             safe = np.clip(action, self.low, self.high)
             self.num_clipped += int(not np.allclose(safe, action, rtol=0, atol=1e-6))
             safe = safe.astype(self.env.action_space.dtype)
-            total, success, executed = 0.0, False, []
+            total, success, takeover, executed = 0.0, False, False, []
             obs, terminated, truncated, info = None, False, False, {}
             for _ in range(self.action_repeat):
                 obs, reward, terminated, truncated, info = self.env.step(safe)
                 total += float(reward)
                 executed.append(np.asarray(info.get("executed_action", safe), dtype=np.float64))
                 success = success or succeeded(info)
+                takeover = takeover or bool(info.get("takeover", False))
                 if terminated or truncated:
                     break
             if not np.isfinite(total):
@@ -88,7 +89,7 @@ class Guard(gymnasium.Wrapper):
             done = np.mean(executed, axis=0)
             if done.shape != self.low.shape or not np.isfinite(done).all():
                 raise RobotError(f"info['executed_action'] is {done}, wanted {len(self.low)} finite numbers")
-            info = {**info, "executed_action": done, "success": success}
+            info = {**info, "executed_action": done, "success": success, "takeover": takeover}
             return self._seen(obs), total, bool(terminated), bool(truncated), info
 
     def render(self) -> np.ndarray:

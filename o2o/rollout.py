@@ -10,8 +10,9 @@ from o2o.agent import Agent
 from o2o.batch import Episode
 from o2o.data.border import check_rate
 from o2o.data.recording import Limits
+from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.errors import UsageError
-from o2o.robot import Guard, connect
+from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
 from o2o.transform import Transform
 
@@ -21,7 +22,8 @@ class Played:
     """One episode as the robot did it: physical executed actions, raw observations, unshifted rewards.
 
     Attributes:
-        episode: what happened; `success` is that of any step.
+        episode: what happened; `success` is that of any step, `infos` are those of `data.rows`. The
+            observations are the agent's; all of the robot's, if they were written down.
         seed: of the scene.
         plan_value: mean of the planner's value over its plans, NaN if the policy acted throughout.
         plan_penalty: mean of the penalty within it.
@@ -87,6 +89,7 @@ def play(
     explore: bool = False,
     max_steps: int | None = None,
     num_films: int = 0,
+    write: Callable[[np.ndarray], None] | None = None,
 ) -> list[Played]:
     """One episode for each scene, as many at a time as there are robots.
 
@@ -98,10 +101,13 @@ def play(
         explore: add exploration noise.
         max_steps: cut episodes there (a truncation); None leaves it to the robot.
         num_films: take pictures of the first so many episodes.
+        write: is given each row of `data.rows` before the next action is sent, of a lone robot. That a
+            human moved the robot in a step, the robot says by `info["takeover"]`.
     """
+    assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[Played | None] = [None] * len(seeds)
-    workers = [_Worker(robot, agent.transform, max_steps) for robot in robots[: len(seeds)]]
+    workers = [_Worker(robot, agent.transform, max_steps, write) for robot in robots[: len(seeds)]]
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
@@ -132,52 +138,63 @@ def _thought(agent: Agent, n: int) -> np.ndarray:
 class _Worker:
     """One robot at work on one episode."""
 
-    def __init__(self, robot: Guard, transform: Transform, max_steps: int | None):
-        self.robot, self.transform, self.max_steps = robot, transform, max_steps
+    def __init__(
+        self,
+        robot: Guard,
+        transform: Transform,
+        max_steps: int | None,
+        write: Callable[[np.ndarray], None] | None,
+    ):
+        self.robot, self.transform, self.max_steps, self.write = robot, transform, max_steps, write
+        boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
+        seen = boxes if write else {name: boxes[name] for name in transform.fields}
+        self.kind = row_type(seen, len(robot.low))
         self.running = False
 
     def begin(self, place: int, seed: int, num_films: int) -> None:
         self.place, self.seed, self.film = place, seed, place < num_films
         raw, _ = self.robot.reset(seed=seed)
-        self.obs, self.actions, self.rewards = [raw], [], []
-        self.thoughts, self.frames, self.success = [], [], False
+        self.rows, self.thoughts, self.frames = [], [], []
         self.clipped_before = self.robot.num_clipped
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
         self.prev_reward, self.first, self.running = 0.0, True, True
+        self._keep(raw)
         self._see(raw)
 
     def step(self, unit: np.ndarray, thought: np.ndarray) -> bool:
         """Acts once; True when the episode is over."""
-        result = self.robot.step(self.transform.physical_action(unit))
-        raw, reward, self.terminated, self.truncated, info = result
-        executed = np.asarray(info["executed_action"], dtype=np.float32)
-        self.obs.append(raw)
-        self.actions.append(executed)
-        self.rewards.append(reward)
+        intended = self.transform.physical_action(unit)
+        raw, reward, terminated, truncated, info = self.robot.step(intended)
+        truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
+        self._keep(
+            raw,
+            action=info["executed_action"],
+            intended_action=intended,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            success=info["success"],
+            takeover=bool(info.get("takeover", False)),
+        )
         self.thoughts.append(thought)
-        self.success = self.success or info["success"]
-        self.prev_action, self.first = self.transform.unit_action(executed), False
+        self.prev_action, self.first = self.transform.unit_action(self.rows[-1]["action"]), False
         self.prev_reward = self.transform.reward(reward)
         self._see(raw)
-        if len(self.actions) == self.max_steps and not self.terminated:
-            self.truncated = True
-        self.running = not (self.terminated or self.truncated)
+        self.running = not (terminated or truncated)
         return not self.running
 
     def result(self) -> Played:
-        episode = Episode(
-            obs={name: np.stack([raw[name] for raw in self.obs]) for name in self.transform.fields},
-            action=np.stack(self.actions),
-            reward=np.array(self.rewards, dtype=np.float32),
-            terminated=self.terminated,
-            truncated=self.truncated and not self.terminated,
-            success=self.success,
-        )
         thoughts = np.array(self.thoughts)
         value, penalty, _ = _mean(thoughts[~np.isnan(thoughts[:, 0])])
         clipped = self.robot.num_clipped - self.clipped_before
         iterations = _mean(thoughts)[2]
-        return Played(episode, self.seed, value, penalty, iterations, clipped, self.frames)
+        return Played(to_episode(self.rows), self.seed, value, penalty, iterations, clipped, self.frames)
+
+    def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
+        with Stopping(self.robot):  # a full disk stops the robot at once
+            self.rows.append(row(self.kind, raw, seed=self.seed, **step))
+            if self.write:
+                self.write(self.rows[-1])
 
     def _see(self, raw: dict[str, np.ndarray]) -> None:
         one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}

@@ -138,16 +138,24 @@ def read_papers(folder: Path | None) -> dict:
 
 
 def check_same(saved: dict, config, free: set[str]) -> None:
-    """A resumed run is the same run, except for the fields in `free`.
+    """A resumed run is the same run, except for the fields in `free`, such as `updates` or `data.memory`.
 
     Raises:
         UsageError: naming every field that changed.
     """
-    now = json.loads(json.dumps(to_dict(config)))
-    names = [name for name in now if name not in free and name in saved and saved[name] != now[name]]
+    was, now = _leaves(saved), _leaves(json.loads(json.dumps(to_dict(config))))
+    names = [name for name in now if name not in free and name in was and was[name] != now[name]]
     if names:
-        changes = "; ".join(f"{name}: {saved[name]} -> {now[name]}" for name in names)
+        changes = "; ".join(f"{name}: {was[name]} -> {now[name]}" for name in names)
         raise UsageError(f"--resume goes on with the same run, but these changed: {changes}")
+
+
+def _leaves(data: dict, prefix: str = "") -> dict:
+    """`{"data": {"obs": 1}}` as `{"data.obs": 1}`."""
+    flat = {}
+    for name, value in data.items():
+        flat |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def finite(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Pretraining and fine-tuning from end to end on a tiny robot: exact resume, nothing lost."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from o2o import checkpoint
 from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
 from o2o.critic import CriticConfig
-from o2o.data import episodes as store
 from o2o.data import minari
-from o2o.errors import DivergedError, UsageError
+from o2o.data.journal import Journal
+from o2o.data.online import Online
+from o2o.errors import DivergedError, StorageError, UsageError
 from o2o.log import read_metrics
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
@@ -107,49 +109,121 @@ def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, t
     same(out, finetuned)
 
 
+def episodes_of(run: Path):
+    with closing(Online(run / "online")) as own:
+        return [own.read(number) for number in range(len(own))]
+
+
 def test_episodes_after_the_last_checkpoint_are_learned_from_not_lost(pretrained, finetuned, tmp_path):
     """What kill -9 leaves: an old checkpoint, and episodes that it has not seen."""
     out = tmp_path / "killed"
     o2o.finetune(finetune_config(pretrained, out, episodes=2))
     for number in range(2, 4):
-        name = f"episode_{number:06d}.safetensors"
-        (out / "online" / name).write_bytes((finetuned / "online" / name).read_bytes())
+        path = Path("online", "data", "episodes", f"{number:06d}.hdf5")
+        shutil.copy(finetuned / path, out / path)
     o2o.finetune(finetune_config(pretrained, out, episodes=5, resume=True))
     same(out, finetuned)
 
 
-def test_executed_actions_are_what_is_stored(finetuned):
+def test_executed_actions_are_what_is_stored_beside_those_that_were_meant(finetuned):
     """The point robot halves what it is told in x."""
-    for episode in store.load_all(finetuned / "online"):
+    for episode in episodes_of(finetuned):
         assert np.abs(episode.action[:, 0]).max() <= 0.05 + 1e-6
+        assert episode.infos["intended_action"][1:, 0] / 2 == pytest.approx(episode.action[:, 0], abs=1e-6)
 
 
-def test_kill_minus_nine_loses_no_finished_episode(pretrained, tmp_path):
+def test_what_the_robot_did_is_a_dataset_to_pretrain_on(finetuned, tmp_path):
+    papers = json.loads((finetuned / "run.json").read_text())
+    assert (papers["online"]["episodes"], papers["online"]["steps"]) == (5, 60)
+    o2o.pretrain(pretrain_config(finetuned / "online", tmp_path / "run", updates=2))
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["dataset"]
+    assert used["fingerprint"] == papers["online"]["fingerprint"]
+    assert (used["episodes"], used["steps"]) == (5, 60)
+
+
+def test_a_checkpoint_holds_priorities_and_no_copy_of_the_data(finetuned):
+    """5 episodes of 13 observations: a leaf each, of 8 bytes."""
+    tensors, _ = checkpoint.load(finetuned / "checkpoint")
+    replay = {name: value for name, value in tensors.items() if name.startswith(("online", "offline"))}
+    assert set(replay) == {"online.leaf", "offline.leaf"} and replay["online.leaf"].shape == (5 * 13,)
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+import o2o
+from {module} import {owner} as owner
+
+real, times = owner.{name}, 0
+def dying(self, *args):
+    global times
+    times += 1
+    if times > {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *args)
+owner.{name} = dying
+o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=5, device="cpu",
+                                checkpoint_every=2))
+"""
+
+
+def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, after: int) -> None:
+    """A fine-tuning run of five episodes of 12 steps that kills itself in the call after so many."""
+    script = DYING.format(module=module, owner=owner, name=name, after=after)
+    done = subprocess.run([sys.executable, "-c", script, str(pretrained), str(out)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize("after", [0, 39])
+def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, tmp_path, after):
+    """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
     out = tmp_path / "run"
-    script = (
-        "import sys, o2o; from pathlib import Path\n"
-        "o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=200,"
-        " device='cpu', checkpoint_every=50))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(pretrained), str(out)], stdout=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while len(list((out / "online").glob("episode_*.safetensors"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = len(store.load_all(out / "online"))
-    assert 4 <= done < 200
-    o2o.finetune(
-        o2o.FinetuneConfig(
-            checkpoint=pretrained, out=out, episodes=done + 1, device="cpu", checkpoint_every=50, resume=True
-        )
-    )
-    assert checkpoint.load(out / "checkpoint")[1]["episodes"] == done + 1
-    straight = tmp_path / "straight"
-    o2o.finetune(finetune_config(pretrained, straight, episodes=done + 1, checkpoint_every=50))
-    same(out, straight)
+    killed(pretrained, out, "o2o.agent", "Agent", "learn", after)
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    same(out, finetuned)
+    for have, want in zip(episodes_of(out), episodes_of(finetuned), strict=True):
+        assert np.array_equal(have.action, want.action)
+
+
+def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained, finetuned, tmp_path, caplog):
+    """Killed when the 8th step of the third episode is to be done."""
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.robot", "Guard", "step", 2 * 12 + 7)
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    assert "recovered episode 2: 7 steps" in caplog.text
+    have, want = episodes_of(out), episodes_of(finetuned)
+    assert [len(episode) for episode in have] == [12, 12, 7, 12, 12] and have[2].truncated
+    for number in range(3):
+        assert np.array_equal(have[number].action, want[number].action[: len(have[number])])
+    assert checkpoint.load(out / "checkpoint")[1]["episodes"] == 5
+    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_under_way_is_not_taken_up_a_second_time(pretrained, tmp_path):
+    out = tmp_path / "run"
+    o2o.finetune(finetune_config(pretrained, out, episodes=1))
+    with closing(Online(out / "online")), pytest.raises(UsageError, match="in use by another process"):
+        o2o.finetune(finetune_config(pretrained, out, resume=True))
+    o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
+
+
+def test_a_full_disk_in_an_episode_is_one_line_and_resume_goes_on(pretrained, tmp_path, monkeypatch, caplog):
+    """The disk is full when the 5th row of the second episode is written."""
+    rows, append = [], Journal.append
+
+    def full(self, row):
+        rows.append(row)
+        if len(rows) == 13 + 5:
+            raise StorageError("cannot write journal: no space left on device")
+        append(self, row)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="no space left"):
+        patch.setattr(Journal, "append", full)
+        o2o.finetune(finetune_config(pretrained, out))
+    o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
+    assert "recovered episode 1: 3 steps" in caplog.text
+    assert [len(episode) for episode in episodes_of(out)] == [12, 3]
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(dataset, tmp_path):
@@ -173,6 +247,11 @@ def read_if(path: Path) -> str:
 def test_resume_with_another_config_names_what_changed(dataset, pretrained):
     with pytest.raises(UsageError, match=r"seed: 0 -> 3"):
         o2o.pretrain(pretrain_config(dataset, pretrained, seed=3, resume=True))
+    other = replace(
+        pretrain_config(dataset, pretrained).data, holdout=0.3, memory="disk", memory_budget="30%"
+    )
+    with pytest.raises(UsageError, match=r"these changed: data.holdout: [\d.]+ -> 0.3$"):
+        o2o.pretrain(pretrain_config(dataset, pretrained, data=other, resume=True))
 
 
 def test_existing_folder_is_not_overwritten(dataset, pretrained):

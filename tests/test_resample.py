@@ -28,3 +28,9 @@ def test_resampling_keeps_how_an_episode_terminated():
     assert short.obs["state"][:, 0].tolist() == [0, 3, 6, 7]
     assert short.action[:, 0].tolist() == [1, 4, 6] and short.reward.tolist() == [3, 12, 6]
     assert short.terminated and not short.last_obs_known
+
+
+def test_what_else_was_recorded_is_thinned_like_observations():
+    count, infos = np.arange(6, dtype=np.float32), {"time_s": np.arange(6.0)}
+    episode = Episode({"state": count[:, None]}, count[:5, None], count[:5], False, True, infos=infos)
+    assert resample(episode, 2, "mean").infos["time_s"].tolist() == [0, 2, 4]

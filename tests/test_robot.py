@@ -107,10 +107,16 @@ def test_a_failing_reset_stops_the_robot():
 
 
 def test_an_action_is_held_with_rewards_summed_and_success_of_any_tick_kept():
-    arm = Arm([{"reward": 1.0, "info": {"success": True}}, {"reward": 2.0}, {"reward": 4.0}])
+    ticks = [
+        {"reward": 1.0, "info": {"success": True}},
+        {"reward": 2.0, "info": {"takeover": True}},
+        {"reward": 4.0},
+    ]
+    arm = Arm(ticks)
     guard = Guard(arm, action_repeat=3)
     _, reward, terminated, truncated, info = guard.step(np.zeros(2))
     assert (reward, terminated, truncated, info["success"], len(arm.told)) == (7.0, False, False, True, 3)
+    assert info["takeover"] and not guard.step(np.zeros(2))[4]["takeover"]
     assert guard.control_hz == pytest.approx(20 / 3)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.errors import RobotError, UsageError
+from o2o.data.rows import to_episode
+from o2o.errors import RobotError, StorageError, UsageError
 from o2o.planner import Plan
 from o2o.robot import Guard
 from o2o.rollout import attach, play
@@ -34,7 +35,7 @@ class Counter(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         over = self.steps == self.length + self.seed % 3
-        info = {"executed_action": action / 2, "success": self.steps == 2}
+        info = {"executed_action": action / 2, "success": self.steps == 2, "takeover": self.steps == 3}
         ends = (over and self.terminates, over and not self.terminates)
         return np.array([self.seed + self.steps], np.float32), 1.0, *ends, info
 
@@ -84,6 +85,66 @@ def test_observations_are_kept_raw_one_more_than_actions():
     agent, (played,) = go(seeds=[3], agent=Script(border=border))
     assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
     assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
+
+
+def test_what_was_meant_and_who_moved_the_robot_are_columns_beside_what_was_done():
+    """The agent asks for 2 in physical units; a human takes over in the third step."""
+    infos = go()[1][0].episode.infos
+    assert infos["intended_action"].tolist() == [[0], [2], [2], [2], [2]]
+    assert infos["takeover"].tolist() == [False, False, False, True, False]
+    assert infos["success"].tolist() == [False, False, True, False, False]
+    assert (np.diff(infos["time_s"]) >= 0).all() and (np.diff(infos["monotonic_s"]) > 0).all()
+
+
+def test_every_row_is_written_before_the_next_action_is_decided():
+    rows, agent = [], Script()
+    written = []
+    decide = agent.act
+
+    def act(*args):
+        written.append(len(rows))
+        return decide(*args)
+
+    agent.act = act
+    _, (played,) = go(agent=agent, write=rows.append)
+    assert written == [1, 2, 3, 4] and len(rows) == 5
+    assert np.array_equal(to_episode(rows).action, played.episode.action)
+    assert [bool(row["truncated"]) for row in rows] == [False] * 4 + [True]
+
+
+def test_all_that_the_robot_shows_is_written_the_agent_sees_its_share():
+    class Camera(Counter):
+        def __init__(self):
+            super().__init__()
+            boxes = {"state": self.observation_space, "extra": gymnasium.spaces.Box(-1, 1, (2,), np.float32)}
+            self.observation_space = gymnasium.spaces.Dict(boxes)
+
+        def reset(self, **how):
+            obs, info = super().reset(**how)
+            return {"state": obs, "extra": np.ones(2, np.float32)}, info
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return {"state": obs, "extra": np.ones(2, np.float32)}, *rest
+
+    for write, names in ((None, ["state"]), (lambda row: None, ["state", "extra"])):
+        (played,) = play(Script(), [Guard(Camera())], [0], seed=0, write=write)  # type: ignore[arg-type]
+        assert sorted(played.episode.obs) == sorted(names)
+
+
+def test_a_disk_that_is_full_stops_the_robot_at_once():
+    robot, stopped = Counter(), []
+    robot.stop = lambda: stopped.append(robot.steps)
+    rows = []
+
+    def write(row):
+        if len(rows) == 2:
+            raise StorageError("cannot write journal: no space left on device")
+        rows.append(row)
+
+    with pytest.raises(StorageError, match="no space left"):
+        play(Script(), [Guard(robot)], [0], seed=0, write=write)  # type: ignore[arg-type]
+    assert stopped == [2] and robot.steps == 2
 
 
 @pytest.mark.parametrize("num_robots", [1, 2, 3, 5, 9])

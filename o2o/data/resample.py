@@ -51,6 +51,7 @@ def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> E
         episode,
         obs={name: take(value, rows) for name, value in episode.obs.items()},
         action=totals.astype(np.float32),
+        infos={name: value[rows] for name, value in episode.infos.items()},
         reward=np.add.reduceat(episode.reward[:steps].astype(np.float64), starts).astype(np.float32),
         last_obs_known=episode.last_obs_known or steps < len(episode),
     )
