@@ -2,14 +2,20 @@
 
 import time
 import warnings
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 
+from o2o.audit import facts, picture
+from o2o.audit.finding import Finding
+from o2o.audit.judges import findings
+from o2o.checkpoint import write_json
 from o2o.config import at_least
-from o2o.data import report
 from o2o.data.border import transform
+from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, RobotError, UsageError
 from o2o.offline import DataFlags
@@ -24,11 +30,13 @@ class CheckConfig(RobotChoice):
     Attributes:
         dataset: a recipe, a Minari id or a path.
         data: how the dataset is read.
+        out: folder for `check.json` and `check.png` of the dataset; None: they are not written.
         steps: decisions that a robot is driven with random actions; 0 only looks at its spaces.
     """
 
     dataset: str = ""
     data: DataFlags = field(default_factory=DataConfig)
+    out: Path | None = None
     steps: int = 100
 
     def __post_init__(self):
@@ -37,45 +45,85 @@ class CheckConfig(RobotChoice):
 
 
 def check(config: CheckConfig) -> None:
-    """Prints what it found.
+    """Prints what it found. A robot is compared with the dataset, and driven only if that has no error.
 
     Raises:
         UsageError: nothing to check.
-        DataError: the dataset has a problem that learning would suffer from.
+        DataError: the dataset has an error that learning would suffer from.
         RobotError: the robot breaks the contract.
+        StorageError: the report cannot be written.
     """
     if not config.dataset and not config.robot:
         raise UsageError("nothing to check: add --dataset NAME or --robot NAME")
-    if config.dataset:
-        check_dataset(config)
-    if config.robot:
-        check_robot(choose_robot(config, None), config.steps)
+    choice = choose_robot(config, None) if config.robot else None
+    recording = load(config.dataset, config.data) if config.dataset else None
+    with closing(_connect(choice)) if choice else nullcontext() as robot:
+        if recording is not None:
+            check_dataset(recording, config, robot)
+        if choice is not None and robot is not None:
+            check_robot(robot, choice.robot, config.steps)
 
 
-def check_dataset(config: CheckConfig) -> None:
-    recording = load(config.dataset, config.data)
-    border = transform(recording, config.data, None)
-    print("\n".join(report.describe(recording, border)))
-    problems = report.problems(recording, border)
-    if problems:
-        raise DataError("; ".join(problems))
+def _connect(choice: RobotChoice) -> Guard:
+    return connect(choice.robot, choice.robot_options, choice.action_repeat)
+
+
+# ---- datasets
+
+
+def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None = None) -> None:
+    """Prints facts and findings, and writes them where `config.out` says.
+
+    Raises:
+        DataError: naming every error that was found.
+    """
+    border = transform(recording, config.data, (lambda: (robot.low, robot.high)) if robot else None)
+    report = [*facts.stored(recording), *facts.content(recording), *facts.learned(recording, border)]
+    found = findings(recording, border, config.data, robot)
+    for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
+        print(facts.line(label, text))
+    if config.out is not None:
+        write_json(config.out / "check.json", _papers(recording, report, found))
+        picture.draw(config.out / "check.png", recording, border)
+        print(f"written to {config.out}")
+    errors = [finding.about for finding in found if finding.severity == "error"]
+    if errors:
+        raise DataError(f"{recording.name} has what learning would suffer from: {'; '.join(errors)}")
+    print("no error found")
+
+
+def _papers(recording: Recording, report: list[facts.Fact], found: list[Finding]) -> dict:
+    return {
+        "dataset": recording.name,
+        "path": str(recording.path),
+        "fingerprint": recording.fingerprint,
+        "control_hz": recording.control_hz,
+        "facts": report,
+        "findings": [asdict(finding) for finding in found],
+        "episodes": [
+            {"steps": len(e), "return": e.episode_return, "success": e.success, "terminated": e.terminated}
+            for e in recording.episodes
+        ],
+    }
+
+
+# ---- robots
+
+
+def check_robot(robot: Guard, name: str, steps: int) -> None:
+    """Spaces, seeds, executed actions, rate: what the loops rely on.
+
+    Raises:
+        RobotError: the robot breaks the contract.
+    """
+    for what, space in (("observations", robot.observation_space), ("actions", robot.action_space)):
+        print(f"{what}: {space}")
+    stop = "yes" if robot.can_stop else "none (fine for a simulator)"
+    print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
+    wrong = [*_contract(robot), *_drive(robot, steps)] if steps else []
+    if wrong:
+        raise RobotError(f"robot {name!r} breaks the contract: {'; '.join(wrong)}")
     print("no problem found")
-
-
-def check_robot(choice: RobotChoice, steps: int) -> None:
-    """Spaces, seeds, executed actions, rate: what the loops rely on."""
-    robot = connect(choice.robot, choice.robot_options, choice.action_repeat)
-    try:
-        for name, space in (("observations", robot.observation_space), ("actions", robot.action_space)):
-            print(f"{name}: {space}")
-        stop = "yes" if robot.can_stop else "none (fine for a simulator)"
-        print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
-        wrong = [*_contract(robot), *_drive(robot, steps)] if steps else []
-        if wrong:
-            raise RobotError(f"robot {choice.robot!r} breaks the contract: {'; '.join(wrong)}")
-        print("no problem found")
-    finally:
-        robot.close()
 
 
 def _contract(robot: Guard) -> list[str]:

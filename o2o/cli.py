@@ -21,20 +21,18 @@ COMMANDS = {
     "evaluate": "play a checkpoint in fixed scenes",
     "compare": "rate presets on one dataset and robot under one budget",
     "check": "look a robot or a dataset over before trusting it",
+    "data info": "what is in a recording: episodes, columns, sizes, rates",
+    "data convert": "write any recording as a Minari dataset",
+    "data relabel": "give a recording rewards, successes and endings",
+    "data split": "two datasets of one recording, whole episodes in each",
+    "data merge": "one dataset of several recordings",
     "bench": "measure update, plan, replay and loading beside plain torch and the machine's floor",
     "list": "robots, datasets, models and presets there are",
 }
 
-USAGE = "\n".join(
-    [
-        "usage: o2o COMMAND [--flags]        o2o COMMAND --help shows the flags",
-        "",
-        *(f"  {name:<10}{about}" for name, about in COMMANDS.items()),
-        "",
-        "exit codes: 0 done, 1 a compared run failed, 2 usage or checkpoint, 3 data, 4 robot, 5 diverged,",
-        "            6 storage, 130 Ctrl-C",
-    ]
-)
+EXIT_CODES = """\
+exit codes: 0 done, 1 a compared run failed, 2 usage or checkpoint, 3 data, 4 robot, 5 diverged,
+            6 storage, 130 Ctrl-C"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,14 +72,17 @@ def _speaking() -> Iterator[None]:
 
 
 def _run(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0 if argv else 2
-    command, rest = argv[0], argv[1:]
+    group = f"{argv[0]} " if argv and any(name.startswith(f"{argv[0]} ") for name in COMMANDS) else ""
+    shown = {name: about for name, about in COMMANDS.items() if name.startswith(group)}
+    words = argv[1:] if group else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage(group, shown))
+        return 0 if words else 2
+    command, rest = group + words[0], words[1:]
     if command == "--version":
         print(_version())
     elif command not in COMMANDS:
-        raise UsageError(not_found("command", command, list(COMMANDS)))
+        raise UsageError(not_found("command", command, list(shown)))
     elif command == "list":
         from o2o.listing import show
 
@@ -91,6 +92,13 @@ def _run(argv: list[str]) -> int:
 
         commands.run(command, COMMANDS[command], rest)
     return 0
+
+
+def _usage(group: str, commands: dict[str, str]) -> str:
+    """The first page, or the one of the commands that begin with the same word."""
+    head = f"usage: o2o {group}COMMAND [--flags]        o2o {group}COMMAND --help shows the flags"
+    lines = [f"  {name.removeprefix(group):<14}{about}" for name, about in commands.items()]
+    return "\n".join([head, "", *lines, "", EXIT_CODES])
 
 
 def _version() -> str:

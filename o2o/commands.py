@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import tyro
+from tyro import MISSING
 
 from o2o import catalog, checkpoint, presets
 from o2o.agent import AgentConfig, read_config
@@ -17,6 +18,11 @@ from o2o.bench.measure import BenchConfig, bench
 from o2o.check import CheckConfig, check
 from o2o.compare.loop import CompareConfig, compare, of_preset
 from o2o.config import from_dict
+from o2o.curate.convert import ConvertConfig, convert
+from o2o.curate.info import InfoConfig, info
+from o2o.curate.merge import MergeConfig, merge
+from o2o.curate.relabel import RelabelConfig, relabel
+from o2o.curate.split import SplitConfig, split
 from o2o.demo import DemoConfig, demo
 from o2o.errors import UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
@@ -212,7 +218,7 @@ def _system(preset: str, flags: Sequence[str]) -> PretrainConfig:
 
 
 def _check(argv: list[str]) -> CheckConfig:
-    return _with_robot(CheckConfig(), argv, None)
+    return _with_robot(CheckConfig(), argv, _recorded_on(argv)) if _given(argv, "--robot") else CheckConfig()
 
 
 def _bench(argv: list[str]) -> BenchConfig:
@@ -227,9 +233,16 @@ DEFAULTS: dict[str, Callable] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "check": _check,
+    "data info": lambda argv: InfoConfig(MISSING),
+    "data convert": lambda argv: ConvertConfig(MISSING, MISSING),
+    "data relabel": lambda argv: RelabelConfig(MISSING, MISSING),
+    "data split": lambda argv: SplitConfig(MISSING, MISSING, MISSING),
+    "data merge": lambda argv: MergeConfig(),
     "bench": _bench,
 }
 FUNCTIONS: dict[str, Callable] = {
     "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
     "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
+    "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
+    "data merge": merge,
 }  # fmt: skip

@@ -110,7 +110,7 @@ def test_the_first_page_names_every_command_and_exit_code(o2o):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_is_short_and_names_where_the_rest_is(o2o, command):
-    code, out, err = o2o(command, "--help")
+    code, out, err = o2o(*command.split(), "--help")
     assert (code, err) == (0, "") and len(out.splitlines()) < 100
     assert max(map(len, out.splitlines())) <= 110
     if "--planner.*" in out:
@@ -185,6 +185,16 @@ UNKNOWN = {
     "finetune": "no checkpoint given: add --checkpoint",
     "evaluate": "no checkpoint given: add --checkpoint",
     "check": "nothing to check: add --dataset NAME or --robot NAME",
+    "data infos x": "command 'data infos' not found; did you mean 'data info'? have data info, data convert",
+    "data info": "Missing from o2o data info: SRC",
+    "data convert sim-lift": "Missing from o2o data convert: DST",
+    "data convert sim-lfit new": "dataset 'sim-lfit' not found; did you mean 'sim-lift'?",
+    "data convert a b c": "`o2o data convert` has no flag 'c'",
+    "data split a b c --shaer 1": "did you mean --share?",
+    "data split a b c --share 1": "share is 1, wanted above 0 and below 1",
+    "data merge a b": "wanted `o2o data merge SRC SRC ... DST`",
+    "data relabel a b": "nothing says how to label: add --by FILE, --keys, --pay NUMBER or --terminate",
+    "data relabel a b --pay much": "parsing --pay",
     "pretrain --resume": "--resume needs --out DIR",
     "finetune --resume": "--resume needs --out DIR",
 }
@@ -366,8 +376,8 @@ def test_an_empty_episode_in_a_minari_folder_is_named(fails, dataset, tmp_path):
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         episode = file["episode_3"]
         assert isinstance(episode, h5py.Group)
-        for name in ("actions", "rewards", "terminations", "truncations"):
-            empty = np.asarray(episode[name])[:0]
+        for name in ("actions", "rewards", "terminations", "truncations", "infos/success"):
+            empty = np.asarray(episode[name])[: name == "infos/success"]
             del episode[name]
             episode[name] = empty
     assert "episode 3 has no steps" in fails(3, "pretrain", "--dataset", folder)
@@ -375,7 +385,35 @@ def test_an_empty_episode_in_a_minari_folder_is_named(fails, dataset, tmp_path):
 
 def test_check_reads_a_dataset(o2o, dataset):
     code, out, _ = o2o("check", "--dataset", dataset)
-    assert code == 0 and "12, 144 steps" in out and "no problem found" in out
+    assert code == 0 and "12, 144 steps" in out and "no error found" in out
+
+
+def test_the_commands_on_data_have_a_page_of_their_own(o2o):
+    code, out, err = o2o("data", "--help")
+    assert (code, err) == (0, "") and o2o("data")[0] == 2
+    verbs = [name.removeprefix("data ") for name in COMMANDS if name.startswith("data ")]
+    assert verbs == ["info", "convert", "relabel", "split", "merge"]
+    assert [line.split()[0] for line in out.splitlines()[2:-3]] == verbs
+    assert "--dataset.obs" in o2o("data", "convert", "--help-all")[1]
+
+
+def test_data_go_from_a_table_through_every_verb_to_training(o2o, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = hdf5(tmp_path / "raw.hdf5", table(40, rewards=np.zeros(40, np.float32)))
+    assert "all rewards are 0" in fails(3, "check", "--dataset", raw, "--dataset.control-hz", 10)
+    (tmp_path / "rule.py").write_text(
+        "def reward(episode): return episode.obs['state'][1:, 0]\n"
+        "def success(episode): return episode.episode_return > 0\n"
+    )
+    assert o2o("data", "convert", raw, "a", "--dataset.control-hz", 10)[0] == 0
+    assert o2o("data", "relabel", "a", "b", "--by", "rule.py")[0] == 0
+    assert o2o("data", "split", "b", "c", "d", "--share", 0.3)[0] == 0
+    assert o2o("data", "merge", "c", "d", "e")[0] == 0
+    code, out, _ = o2o("data", "info", "e")
+    assert code == 0 and "10, 30 steps" in out and "10 decisions a second" in out
+    assert "already exists" in fails(2, "data", "convert", raw, "e")
+    assert o2o("check", "--dataset", "e", "--out", "report")[0] == 0
+    assert o2o("pretrain", "--dataset", "e", "--out", "run", *SMALL, *TDMPC)[0] == 0
 
 
 # ---- robots

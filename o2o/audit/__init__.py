@@ -1,0 +1,1 @@
+"""A recording looked over: what is in it, and what is wrong with it."""

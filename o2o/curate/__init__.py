@@ -1,0 +1,1 @@
+"""Recordings looked into, converted, labelled, split and merged: `o2o data VERB`."""

@@ -1,0 +1,29 @@
+"""`o2o data info`: what is in a recording."""
+
+from dataclasses import dataclass, field
+
+from o2o.audit import facts
+from o2o.curate.source import Dataset, Source, SourceFlags, read
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Says what is in a recording.
+
+    Attributes:
+        dataset: a recipe, a Minari id or a path.
+        source: how it is read.
+    """
+
+    dataset: Dataset
+    source: SourceFlags = field(default_factory=Source)
+
+
+def info(config: InfoConfig) -> None:
+    """Prints what is there, how large, and at what rate; no image is read."""
+    recording = read(config.dataset, config.source)
+    stated = "none stated"
+    if recording.action_low is not None and recording.action_high is not None:
+        stated = facts.span(recording.action_low, recording.action_high)
+    for label, text in [*facts.stored(recording), *facts.content(recording), ("limits", stated)]:
+        print(facts.line(label, text))

@@ -1,0 +1,119 @@
+"""Labels of episodes in a file: what a person, or another program, says of them."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from o2o.batch import Episode
+from o2o.catalog import not_found
+from o2o.checkpoint import write_json
+from o2o.errors import UsageError
+
+WORDS = {"true": True, "yes": True, "s": True, "1": True, "false": False, "no": False, "f": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is said of one episode, or of one step of it.
+
+    Attributes:
+        episode: its number in the recording, from 0.
+        success: None leaves it.
+        reward: of the step; the episode's steps that no label speaks of get 0. None leaves all of them.
+        step: of the reward, from 0; None: the last.
+    """
+
+    episode: int
+    success: bool | None = None
+    reward: float | None = None
+    step: int | None = None
+
+
+def read(path: Path, fingerprint: str = "") -> list[Label]:
+    """The labels of a .csv with a header, or of a .json: a list of objects, or what `write` wrote.
+
+    Args:
+        fingerprint: of the recording that they are for; checked where the file says one.
+    Raises:
+        UsageError: not readable, of another recording, or a field that is unknown or makes no sense.
+    """
+    try:
+        if path.suffix == ".csv":
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                rows = list(csv.DictReader(file))
+        else:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(rows, dict) and "labels" in rows:
+                if fingerprint and rows.get("fingerprint", fingerprint) != fingerprint:
+                    raise UsageError(f"{path} has labels of another recording")
+                rows = rows["labels"]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{path} is no readable file of labels: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path} is no list of labels, such as [{{'episode': 0, 'success': true}}]")
+    return [_label(row, f"{path}, label {number}") for number, row in enumerate(rows, 1)]
+
+
+def write(path: Path, labels: Sequence[Label], fingerprint: str) -> None:
+    """Writes labels as JSON, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_json(path, {"fingerprint": fingerprint, "labels": [asdict(label) for label in labels]})
+
+
+def apply(episodes: list[Episode], labels: Sequence[Label]) -> list[Episode]:
+    """The episodes, with what the labels say of them; what none speaks of stays.
+
+    Raises:
+        UsageError: a label of an episode or step that is not there.
+    """
+    result, rewards = list(episodes), {}
+    for label in labels:
+        if not 0 <= label.episode < len(episodes):
+            raise UsageError(f"a label is of episode {label.episode}, there are 0 to {len(episodes) - 1}")
+        steps = len(episodes[label.episode])
+        if label.success is not None:
+            result[label.episode] = replace(result[label.episode], success=label.success)
+        if label.reward is not None:
+            step = steps - 1 if label.step is None else label.step
+            if not 0 <= step < steps:
+                raise UsageError(
+                    f"a label is of step {step} of episode {label.episode}, there are 0 to {steps - 1}"
+                )
+            rewards.setdefault(label.episode, np.zeros(steps, np.float32))[step] = label.reward
+    for number, reward in rewards.items():
+        result[number] = replace(result[number], reward=reward)
+    return result
+
+
+def _label(row: dict, where: str) -> Label:
+    names = [field.name for field in fields(Label)]
+    unknown = [str(name) for name in row if name not in names]
+    if unknown or "episode" not in row:
+        wrong = not_found("field", unknown[0], names) if unknown else "says no episode"
+        raise UsageError(f"{where}: {wrong}")
+    try:
+        given = {name: value for name, value in row.items() if value not in ("", None)}
+        label = Label(
+            episode=_whole(given["episode"]),
+            success=WORDS[str(given["success"]).strip().lower()] if "success" in given else None,
+            reward=float(given["reward"]) if "reward" in given else None,
+            step=_whole(given["step"]) if "step" in given else None,
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{where} makes no sense: {row}") from error
+    if label.reward is not None and not np.isfinite(label.reward):
+        raise UsageError(f"{where} makes no sense: {row}")
+    return label
+
+
+def _whole(value) -> int:
+    if float(value) != int(float(value)):
+        raise ValueError(value)
+    return int(float(value))

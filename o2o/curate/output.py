@@ -1,0 +1,99 @@
+"""What every verb writes: a Minari dataset."""
+
+import json
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from o2o.audit.facts import on_disk
+from o2o.data import minari
+from o2o.data.minari_spaces import leaves
+from o2o.data.recording import Recording
+from o2o.errors import DataError, UsageError
+from o2o.memory import size
+
+
+def check_free(*folders: Path) -> None:
+    """To be called before anything is read.
+
+    Raises:
+        UsageError: one exists already, or two are the same.
+    """
+    for folder in folders:
+        if folder.exists():
+            raise UsageError(f"{folder} already exists; remove it or choose another name")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError(f"{folders[0]} is to be written twice; choose two names")
+
+
+def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) -> None:
+    """Writes a recording as a Minari dataset, whole or not at all, and prints what was written.
+
+    Args:
+        folder: new; the dataset's id is its name, with `-v0` where that has no version.
+        about: where it comes from.
+        jpeg: store images smaller, with loss.
+    Raises:
+        UsageError: the folder exists, or Minari refuses its name.
+        DataError: the episodes differ in layout.
+        StorageError: it cannot be written.
+    """
+    low, high = limits(recording)
+    dataset_id = folder.name if folder.name.rpartition("-v")[2].isdigit() else f"{folder.name}-v0"
+    minari.write(
+        folder.absolute(),
+        recording.episodes,
+        dataset_id=dataset_id,
+        observation_space=_kept_space(recording) or _observations(recording),
+        action_space=spaces.Box(low, high, dtype=np.float32),
+        description=about,
+        control_hz=recording.control_hz,
+        jpeg=jpeg,
+    )
+    steps = sum(map(len, recording.episodes))
+    print(
+        f"{folder}: {len(recording.episodes)} episodes, {steps:,} steps, {size(on_disk(folder))}, "
+        f"Minari id {dataset_id}"
+    )
+
+
+def _kept_space(recording: Recording) -> gymnasium.Space | None:
+    """That of a Minari dataset, with its bounds and nesting, if the episodes still have its layout."""
+    folder = minari.data_folder(recording.path)
+    papers = folder / "metadata.json" if folder else None
+    if papers is None or not papers.is_file():
+        return None
+    from minari.serialization import deserialize_space
+
+    space = deserialize_space(json.loads(papers.read_bytes())["observation_space"])
+    shapes = {name: value.shape[1:] for name, value in recording.episodes[0].obs.items()}
+    return space if {name: part.shape for name, (_, part) in leaves(space, "{}").items()} == shapes else None
+
+
+def _observations(recording: Recording) -> gymnasium.Space:
+    boxes = {}
+    for name, value in recording.episodes[0].obs.items():
+        if "/" in name:
+            raise DataError(f"Minari has no room for the name {name!r}; give --dataset.obs NAME={name}")
+        boxes[name] = spaces.Box(*_bounds(value.dtype), value.shape[1:], value.dtype.type)
+    return boxes[next(iter(boxes))] if list(boxes) in (["state"], ["camera"]) else spaces.Dict(boxes)
+
+
+def _bounds(dtype: np.dtype) -> tuple[float, float]:
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return (0, 1) if dtype.kind == "b" else (-np.inf, np.inf)
+
+
+def limits(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
+    """(A,) and (A,) that the file states, else the recipe; infinite where nothing does."""
+    low, high = recording.action_low, recording.action_high
+    if recording.recipe and (low is None or high is None):
+        low, high = recording.recipe.action_low, recording.recipe.action_high
+    if low is None or high is None:
+        low, high = -np.inf, np.inf
+    number = recording.episodes[0].action.shape[1]
+    low, high = (np.broadcast_to(np.asarray(side, np.float32), number) for side in (low, high))
+    return low, high
