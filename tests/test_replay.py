@@ -165,7 +165,7 @@ def test_window_may_be_one_step_or_longer_than_all_episodes():
     assert batch.valid.sum(0).tolist() == [102 - s for s in starts(batch)]
 
 
-def test_full_windows_are_moved_back_as_far_as_the_episode_goes():
+def test_full_windows_lie_inside_their_episodes():
     replay = make_replay([1, 2, 7, 25], config=FULL)
     batch = replay.sample(4000, 5)
     assert sorted(set(starts(batch))) == [100, 200, *range(300, 303), *range(400, 421)]
@@ -176,12 +176,12 @@ def test_full_windows_are_moved_back_as_far_as_the_episode_goes():
         assert batch.action[:, b, 0].tolist() == [start + t + 0.5 if t < n else 0 for t in range(5)]
 
 
-def test_full_windows_show_the_ends_more_often():
+def test_full_windows_show_both_ends_more_often():
     drawn = starts(make_replay([7], config=FULL).sample(21_000, 5)) - 100
-    np.testing.assert_allclose(np.bincount(drawn) / 21_000, [1 / 7, 1 / 7, 5 / 7], atol=0.012)
+    np.testing.assert_allclose(np.bincount(drawn) / 21_000, [3 / 7, 1 / 7, 3 / 7], atol=0.012)
 
 
-def test_a_window_that_was_moved_back_gives_its_priority_to_the_step_that_was_drawn():
+def test_a_window_around_a_step_gives_its_priority_to_the_step_that_was_drawn():
     replay = make_replay([3], config=ReplayConfig(1.0, 0.0, full_windows=True))
     batch = replay.sample(200, 3)
     assert set(starts(batch)) == {100} and set(batch.index.tolist()) == {0, 1, 2}
@@ -192,7 +192,14 @@ def test_a_window_that_was_moved_back_gives_its_priority_to_the_step_that_was_dr
 def test_full_windows_at_the_end_of_a_very_long_episode():
     replay = make_replay([70_000], capacity=70_001, config=FULL)
     rows = np.array([69_999, 69_997, 69_996, 66_000, 2])
-    assert replay._moved_back(rows, 4).tolist() == [69_996, 69_996, 69_996, 66_000, 2]
+    first = np.array([replay._around(rows, 4) for _ in range(200)])
+    assert [sorted(set(column)) for column in first.T.tolist()] == [
+        [69_996],
+        [69_994, 69_995, 69_996],
+        [69_993, 69_994, 69_995, 69_996],
+        [65_997, 65_998, 65_999, 66_000],
+        [0, 1, 2],
+    ]
 
 
 def test_unknown_last_observation_is_marked():

@@ -38,9 +38,9 @@ class ReplayConfig:
         capacity: most observations kept of what the robot did itself; an episode of T steps takes
             T + 1. The oldest episodes go first. FOWM: 1,000,000, cut to the length of the run. Memory is
             taken as they come, and a file where that would take more than half of what is free.
-        full_windows: move a window that would run over the end of its episode back until it fits, as
-            far as the episode goes; sequence models want it. Ends are then drawn more often, as by
-            DreamerV2's `prioritize_ends`.
+        full_windows: a drawn step lies anywhere in its window, and a window that would run over an end of
+            its episode moves inwards; sequence models want it. Both ends are then drawn more often: the
+            last steps as by DreamerV2's `prioritize_ends`, and the first ones, where every trial begins.
         visits: draws of a start after which it is drawn e times more rarely, so that new steps are learned
             from as often as old ones; priorities then do not count. 0: off. TWM: 20.
     """
@@ -175,7 +175,7 @@ class Replay:
         if not self._num_steps:
             raise UsageError("the replay is empty; nothing can be learned from it yet")
         drawn = self._tree.sample(self._rng.random(batch_size))  # (B,)
-        start = self._moved_back(drawn, T) if self.config.full_windows else drawn
+        start = self._around(drawn, T) if self.config.full_windows else drawn
         offset = np.arange(T + 1)[:, None]
         rows = start + np.minimum(offset, self._left[start].astype(np.int64))  # (T+1, B)
         bits = self._bits[rows[:-1]]  # (T, B)
@@ -246,10 +246,14 @@ class Replay:
         leaf = self._tree.get(row) * np.exp(-times / self.config.visits)
         self._tree.set(row, np.maximum(leaf, RAREST))
 
-    def _moved_back(self, row: np.ndarray, T: int) -> np.ndarray:
-        """Rows of the same episodes that T steps follow, or their first ones."""
-        lacking = np.maximum(T - self._left[row].astype(np.int64), 0)
-        return row - np.minimum(lacking, self._age[row])
+    def _around(self, row: np.ndarray, T: int) -> np.ndarray:
+        """First rows of windows of T steps that hold these rows, each anywhere in its window.
+
+        At its ends an episode moves its windows inwards; one that is too short has them begin where it does.
+        """
+        place = self._rng.integers(T, size=len(row))
+        lacking = T - self._left[row].astype(np.int64)  # steps that a window from there on would want
+        return row - np.minimum(np.maximum(place, lacking), self._age[row])
 
     def _generation(self, row: np.ndarray) -> np.ndarray:
         """How often the ring had gone round when this row was written."""
