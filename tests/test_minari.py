@@ -1,16 +1,25 @@
 """Minari files: what o2o writes, Minari reads, and the other way round."""
 
 import json
+import logging
+import shutil
 import warnings
+from dataclasses import replace
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from make_minari import buffer, link_episodes, make_minari
+from make_minari import write as write_by_minari
+from minari.data_collector import EpisodeBuffer
 
 from o2o.batch import Episode
-from o2o.data.minari import read, read_id, write
+from o2o.data import minari as reader
+from o2o.data.minari import read, read_id, recognise, write
+from o2o.data.reading import OnDisk, on_disk, wanted
 from o2o.errors import DataError, StorageError, UsageError
 
 ACTIONS = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))
@@ -52,7 +61,7 @@ def write_simple(folder, episodes, **more):
 def assert_same(left: Episode, right: Episode) -> None:
     assert left.obs.keys() == right.obs.keys()
     for name in left.obs:
-        np.testing.assert_array_equal(left.obs[name], right.obs[name])
+        np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))
         assert left.obs[name].dtype == right.obs[name].dtype
     np.testing.assert_array_equal(left.action, right.action)
     np.testing.assert_array_equal(left.reward, right.reward)
@@ -98,23 +107,321 @@ def test_minari_itself_loads_what_is_written_by_path_and_by_id(tmp_path, monkeyp
     assert read_id("test/simple-v0").episodes[1].success is True
 
 
-def test_jpeg_images_are_decoded(tmp_path):
-    space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    pixels = np.full((4, 64, 64, 3), 100, np.uint8)
-    pixels[:, :32] = 200
-    from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_storage import MinariStorage
+FORMATS = ["hdf5", "arrow", "parquet"]
 
-    storage = MinariStorage.new(tmp_path / "data", space, ACTIONS, jpeg_encoding=True)
-    ends = np.array([False, False, True])
-    buffer = EpisodeBuffer(
-        0, None, None, pixels, np.zeros((3, 2), np.float32), np.ones(3), ends, ~ends & ends, {}
+
+def needs(data_format: str) -> None:
+    if data_format != "hdf5":
+        pytest.importorskip("pyarrow")
+
+
+@pytest.mark.parametrize("jpeg", [True, False])
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_what_minari_wrote_is_read_with_all_its_parts(tmp_path, data_format, jpeg, caplog):
+    needs(data_format)
+    make_minari(tmp_path / "d", 3, data_format=data_format, jpeg=jpeg)
+    with caplog.at_level(logging.INFO, "o2o"):
+        recording = read(tmp_path / "d")
+    assert "not read: mission (Text)" in caplog.text and len(recording.episodes) == 3
+    for number, episode in enumerate(recording.episodes):
+        told = buffer(number, 3)
+        seen, infos = told.observations, told.infos
+        assert list(episode.obs) == ["arm.angle", "arm.grip", "camera", "goal", "pair.0", "pair.1"]
+        for name, value in {
+            "arm.angle": seen["arm"]["angle"],
+            "arm.grip": seen["arm"]["grip"],
+            "goal": seen["goal"],
+            "pair.0": seen["pair"][0],
+        }.items():
+            np.testing.assert_array_equal(episode.obs[name], value)
+            assert episode.obs[name].dtype == value.dtype
+        assert isinstance(episode.obs["camera"], OnDisk) and episode.obs["camera"].shape == (4, 40, 48, 3)
+        for name, value in {"camera": seen["camera"], "pair.1": seen["pair"][1]}.items():
+            assert np.abs(np.asarray(episode.obs[name]).astype(int) - value).max() <= (4 if jpeg else 0)
+        np.testing.assert_array_equal(episode.obs["camera"][2], np.asarray(episode.obs["camera"])[2])
+        np.testing.assert_array_equal(episode.action, told.actions)
+        np.testing.assert_array_equal(episode.reward, told.rewards)
+        assert episode.terminated == (number % 2 == 0) != episode.truncated and episode.success is True
+        for name, value in {
+            **{name: infos[name] for name in ("success", "qpos")},
+            **{f"reset/{name}": infos["reset"][name] for name in ("angle", "count")},
+            **{"seed": np.full(4, 40 + number), "options/level": np.full(4, 3)},
+            "options/deep/gain": np.full(4, 1.5),
+        }.items():
+            np.testing.assert_array_equal(episode.infos[name], value)
+
+
+def test_pictures_of_unequal_and_of_equal_size_are_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
+    for name, pixels, dtype in (
+        ("equal", noise[[0, 0, 0]], np.uint8),
+        ("not", noise // [[[[1]]], [[[2]]], [[[9]]]], object),
+    ):
+        pixels = pixels.astype(np.uint8)
+        zero = np.zeros(2)
+        buffers = [EpisodeBuffer(0, None, None, pixels, np.zeros((2, 2)), zero, zero > 0, zero > 0, {})]
+        write_by_minari(tmp_path / name, buffers, spaces.Box(0, 255, (40, 40, 3), np.uint8))
+        with h5py.File(tmp_path / name / "data" / "main_data.hdf5") as file:
+            assert file["episode_0/observations"].dtype == dtype
+        theirs = minari.MinariDataset(tmp_path / name / "data")[0].observations
+        np.testing.assert_array_equal(np.asarray(read(tmp_path / name).episodes[0].obs["camera"]), theirs)
+
+
+def test_arrow_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    make_minari(tmp_path / "d", data_format="arrow")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r'stored as arrow; pip install "o2o\[lerobot\]"'):
+        read(tmp_path / "d")
+
+
+def test_a_round_trip_is_exact(tmp_path):
+    make_minari(tmp_path / "a", 3, jpeg=False, text=False)
+    first = read(tmp_path / "a")
+    space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
+    write(
+        tmp_path / "b", iter(first.episodes), dataset_id="b-v0", observation_space=space, action_space=ACTIONS
     )
-    storage.update_episodes([buffer])
-    storage.update_metadata({"dataset_id": "jpeg-v0", "minari_version": minari.__version__})
-    (episode,) = read(tmp_path).episodes
-    assert episode.obs["camera"].shape == (4, 64, 64, 3)
-    assert np.abs(episode.obs["camera"].astype(int) - pixels).max() <= 4
+    for episode, again in zip(first.episodes, read(tmp_path / "b").episodes, strict=True):
+        assert_same(episode, again)
+        assert episode.infos.keys() == again.infos.keys()
+        for name, value in episode.infos.items():
+            np.testing.assert_array_equal(value, again.infos[name])
+            assert value.dtype == again.infos[name].dtype
+
+    def tables(path) -> dict:
+        with h5py.File(path / "data" / "main_data.hdf5") as file:
+            found = {}
+            file.visititems(
+                lambda n, node: found.__setitem__(n, node[()] if isinstance(node, h5py.Dataset) else None)
+            )
+            return found | {f"{n} {key}": v for n, node in file.items() for key, v in node.attrs.items()}
+
+    one, other = tables(tmp_path / "a"), tables(tmp_path / "b")
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+        assert getattr(value, "dtype", None) == getattr(other[name], "dtype", None), name
+
+
+def test_minari_reads_every_part_of_what_is_written(tmp_path):
+    make_minari(tmp_path / "a", text=False)
+    space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
+    for jpeg in (False, True):
+        folder = tmp_path / f"jpeg{jpeg}"
+        episodes = read(tmp_path / "a").episodes
+        write(folder, episodes, dataset_id="b-v0", observation_space=space, action_space=ACTIONS, jpeg=jpeg)
+        dataset = minari.MinariDataset(folder / "data")
+        assert (dataset.total_episodes, dataset.total_steps) == (2, 6)
+        theirs, told = dataset[1], buffer(1, 3)
+        np.testing.assert_array_equal(theirs.observations["arm"]["angle"], told.observations["arm"]["angle"])
+        np.testing.assert_array_equal(theirs.infos["reset"]["angle"], told.infos["reset"]["angle"])
+        pixels = theirs.observations["pair"][1].astype(int)
+        assert np.abs(pixels - told.observations["pair"][1]).max() <= 6
+        (about,) = dataset.storage.get_episode_metadata([1])
+        assert about["seed"] == 41 and about["options"] == {"level": 3, "deep": {"gain": 1.5}}
+        dataset.update_dataset_from_buffer([buffer(2, 3, text=False)])
+        assert minari.MinariDataset(folder / "data")[2].id == 2 and len(read(folder).episodes) == 3
+
+
+def test_columns_of_the_online_data_are_written_as_they_are(tmp_path):
+    episode = make_episode(3, {"state": (4,)}, success=True)
+    infos = {
+        "intended_action": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
+        "takeover": np.array([False, True, True, False]),
+        "time_s": 1.7e9 + np.arange(4) * 0.1,
+        "sequence": 2**40 + np.arange(4),
+        "success": np.array([False, False, True, False]),
+    }
+    write_simple(tmp_path / "d", [replace(episode, infos=infos)])
+    (back,) = read(tmp_path / "d").episodes
+    assert back.infos.keys() == infos.keys() and back.success is True
+    for name, value in infos.items():
+        np.testing.assert_array_equal(back.infos[name], value)
+        assert back.infos[name].dtype == value.dtype
+
+
+def test_a_new_label_of_success_replaces_the_old_column(tmp_path):
+    old = {"success": np.array([False, True, False])}
+    write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)}, success=False, infos=old)])
+    (back,) = read(tmp_path / "d").episodes
+    assert back.success is False and not back.infos["success"].any()
+
+
+def test_infos_of_another_length_are_refused(tmp_path):
+    episode = make_episode(2, {"state": (4,)}, infos={"force": np.zeros((2, 3))})
+    with pytest.raises(DataError, match="info 'force' has 2 rows, wanted 3"):
+        write_simple(tmp_path / "d", [episode])
+
+
+def test_images_on_disk_are_written_in_stretches(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (11, 40, 48, 3)).astype(np.uint8)
+    asked = []
+    lazy = on_disk(frames.shape, lambda start, stop: asked.append((start, stop)) or frames[start:stop])
+    episode = replace(make_episode(10, {"camera": (40, 48, 3)}), obs={"camera": lazy})
+    monkeypatch.setattr("o2o.data.minari_write.STRETCH_BYTES", 4 * frames[0].nbytes)
+    space = spaces.Box(0, 255, (40, 48, 3), np.uint8)
+    write(tmp_path / "d", iter([episode]), dataset_id="d-v0", observation_space=space, action_space=ACTIONS)
+    assert asked == [(0, 4), (4, 8), (8, 11)]
+    np.testing.assert_array_equal(np.asarray(read(tmp_path / "d").episodes[0].obs["camera"]), frames)
+
+
+def test_names_can_be_mapped_to_nested_parts_and_infos(tmp_path):
+    make_minari(tmp_path / "d")
+    asked = wanted(["angle=arm.angle", "infos/qpos"], action="infos/qpos", reward="infos/reset/count")
+    recording = read(tmp_path / "d", asked)
+    told = buffer(1, 3)
+    episode = recording.episodes[1]
+    assert list(episode.obs) == ["angle", "infos/qpos"] and recording.action_low is None
+    np.testing.assert_array_equal(episode.obs["angle"], told.observations["arm"]["angle"])
+    np.testing.assert_array_equal(episode.action, told.infos["qpos"][1:])
+    assert episode.reward.tolist() == [1, 2, 3]  # row t+1 tells of step t
+    for wrong, match in (
+        (wanted(["mission"]), "observation 'mission' not found"),
+        (wanted(["arm"]), r"observation 'arm' not found; have arm.angle"),
+        (
+            wanted([], reward="reset/count"),
+            "reward 'reset/count' not found; did you mean 'infos/reset/count'",
+        ),
+    ):
+        with pytest.raises(UsageError, match=match):
+            read(tmp_path / "d", wrong)
+
+
+def test_vectors_over_the_budget_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    make_minari(tmp_path / "d")
+    monkeypatch.setattr(reader, "_episode", lambda *_: pytest.fail("read before the budget was asked"))
+    with pytest.raises(DataError, match="the budget is 100 B"):
+        read(tmp_path / "d", wanted([], budget=100))
+
+
+def test_a_goal_environment_is_a_dict_of_three(tmp_path):
+    parts = {name: spaces.Box(-1, 1, (2,)) for name in ("achieved_goal", "desired_goal", "observation")}
+    episode = make_episode(2, dict.fromkeys(parts, (2,)))
+    write(
+        tmp_path / "d",
+        [episode],
+        dataset_id="d-v0",
+        observation_space=spaces.Dict(parts),
+        action_space=ACTIONS,
+    )
+    assert_same(read(tmp_path / "d").episodes[0], episode)
+
+
+def test_episodes_in_files_of_their_own_are_read_through_links(tmp_path):
+    link_episodes(make_minari(tmp_path / "d", jpeg=False))
+    np.testing.assert_array_equal(
+        minari.MinariDataset(tmp_path / "d" / "data")[1].observations["goal"],
+        buffer(1, 3).observations["goal"],
+    )
+    (tmp_path / "d").rename(tmp_path / "moved")
+    episodes = read(tmp_path / "moved").episodes
+    for number, episode in enumerate(episodes):
+        told = buffer(number, 3)
+        np.testing.assert_array_equal(np.asarray(episode.obs["camera"]), told.observations["camera"])
+        np.testing.assert_array_equal(episode.infos["qpos"], told.infos["qpos"])
+        assert episode.infos["seed"][0] == 40 + number
+    (tmp_path / "moved" / "data" / "episodes" / "000001.hdf5").unlink()
+    with pytest.raises(DataError, match="is not a readable HDF5 file"):
+        np.asarray(episodes[1].obs["camera"])
+    with pytest.raises(DataError, match="episode_1 is missing, or in a file that cannot be read"):
+        read(tmp_path / "moved")
+
+
+def test_papers_inside_the_file_are_those_of_the_first_versions(tmp_path):
+    make_minari(tmp_path / "d", jpeg=False)
+    papers = tmp_path / "d" / "data" / "metadata.json"
+    with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
+        file.attrs.update(json.loads(papers.read_text()) | {"minari_version": "0.4.3"})
+    papers.unlink()
+    assert recognise(tmp_path / "d") and len(read(tmp_path / "d").episodes) == 2
+
+
+def test_both_flags_and_neither_flag_at_the_end(tmp_path):
+    buffers = [replace(buffer(number, 3), terminations=[0, 0, 1], truncations=[0, 0, 1]) for number in (0, 1)]
+    buffers[1] = replace(buffers[1], terminations=[0, 0, 0], truncations=[0, 0, 0])
+    space = minari.MinariDataset(make_minari(tmp_path / "a") / "data").observation_space
+    both, neither = read(write_by_minari(tmp_path / "d", buffers, space)).episodes
+    assert (both.terminated, both.truncated) == (True, True)
+    assert (neither.terminated, neither.truncated) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"total_episodes": 3}, "episode_2 is missing"),
+        ({"total_episodes": 0}, "has no episodes"),
+        ({"total_episodes": "many"}, "not a readable Minari dataset: invalid literal"),
+        ({"data_format": "csv"}, "is stored as 'csv'; have hdf5, arrow and parquet"),
+        ({"control_hz": -1}, "control_hz is -1, wanted a rate above 0"),
+        ({"action_space": None}, "does not say its action_space"),
+        ({"observation_space": '{"type": "Blob"}'}, "not a readable Minari dataset"),
+        ({"minari_version": None}, "not a readable Minari dataset: 'minari_version'"),
+    ],
+)
+def test_broken_papers_are_one_line(tmp_path, change, match):
+    path = make_minari(tmp_path / "d") / "data" / "metadata.json"
+    data = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    with pytest.raises(DataError, match=match) as error:
+        read(tmp_path / "d")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "match"),
+    [
+        ("rewards", None, "episode 1 has no 'rewards'; it has actions"),
+        ("rewards", lambda v: v[:2], r"3 actions but rewards of shape \(2,\)"),
+        ("terminations", lambda v: v[:2], "3 actions but 2 terminations|operands could not be broadcast"),
+        ("observations/arm/angle", lambda v: v[:3], "3 actions need 4 observations, 'arm.angle' has 3"),
+        ("observations/arm/angle", lambda v: v[:, :2], r"has rows of shape \(2,\), its space says \(3,\)"),
+        ("observations/arm/angle", lambda v: v * np.nan, "'arm.angle' is not finite .* at step 0"),
+        ("observations/camera", lambda v: v[:2], "3 actions need 4 observations, 'camera' has 2"),
+        ("infos/qpos", lambda v: v[:3], "3 actions need 4 rows of 'infos/qpos', it has 3"),
+        ("actions", lambda v: v[:0], "episode 1"),
+    ],
+)
+def test_tables_that_disagree_are_named(tmp_path, table, change, match):
+    folder = make_minari(tmp_path / "d", jpeg=False)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        value = file[f"episode_1/{table}"][()]
+        del file[f"episode_1/{table}"]
+        if change is not None:
+            file[f"episode_1/{table}"] = change(value)
+    with pytest.raises(DataError, match=match):
+        read(folder)
+
+
+def test_a_flipped_byte_of_what_is_written_is_noticed(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(40, {"state": (4,)})])
+    path = tmp_path / "d" / "data" / "main_data.hdf5"
+    with h5py.File(path) as file:
+        at = file["episode_0/observations"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[at + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable Minari dataset"):
+        read(tmp_path / "d")
+
+
+def test_a_broken_picture_is_named_with_its_row(tmp_path):
+    folder = make_minari(tmp_path / "d")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1/observations/camera"][2] = file["episode_1/observations/camera"][2] * 0
+    episode = read(folder).episodes[1]
+    assert episode.obs["camera"][1].shape == (40, 48, 3)
+    with pytest.raises(DataError, match="'observations/camera' row 2 is a broken picture: no JPEG or PNG"):
+        np.asarray(episode.obs["camera"])
+
+
+def test_a_folder_that_only_looks_like_one_is_not_recognised(tmp_path):
+    (tmp_path / "metadata.json").write_text("{}")
+    (tmp_path / "other.hdf5").write_bytes(b"")
+    assert not recognise(tmp_path) and not recognise(tmp_path / "other.hdf5")
+    folder = make_minari(tmp_path / "d") / "data"
+    shutil.copy(folder / "main_data.hdf5", folder / "other.hdf5")
+    assert recognise(folder / "main_data.hdf5") and not recognise(folder / "other.hdf5")
 
 
 def test_lone_camera_is_named_camera_and_lone_matrix_state(tmp_path):
@@ -137,7 +444,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("o2o.data.minari.os.fsync", full)
+    monkeypatch.setattr("o2o.data.minari_write.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     assert list(tmp_path.iterdir()) == []
@@ -176,8 +483,6 @@ def test_id_that_minari_refuses_is_named(tmp_path):
 
 
 def test_ending_in_the_middle_is_an_error(tmp_path):
-    import h5py
-
     write_simple(tmp_path / "d", [make_episode(4, {"state": (4,)})])
     with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
         file["episode_0/terminations"][1] = True

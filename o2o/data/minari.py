@@ -1,203 +1,100 @@
-"""Minari 0.5 datasets, written and read through the Minari library itself."""
+"""Minari datasets, HDF5 or Arrow, of versions 0.4 and 0.5; the writer is `minari_write`."""
 
-import os
-import shutil
-import tempfile
-from dataclasses import replace
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from o2o.batch import Episode
-from o2o.checkpoint import sync_folder
-from o2o.data.reading import ALL, Wanted
+from o2o.catalog import not_found
+from o2o.data import minari_files as files
+from o2o.data import picture
+from o2o.data.minari_files import MAIN, Files, Table
+from o2o.data.minari_papers import Papers, read_papers
+from o2o.data.minari_spaces import is_numeric, leaves
+from o2o.data.minari_write import write as write
+from o2o.data.reading import ALL, Wanted, on_disk
 from o2o.data.recording import Recording, fingerprint
-from o2o.errors import DataError, O2OError, RobotError, StorageError, UsageError
-from o2o.spec import as_dict, space_shapes
+from o2o.errors import DataError, UsageError
 
 NAME = "Minari"
+INFOS = "infos/"
+BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
+    *(RuntimeError, MemoryError, OverflowError),  # also `RecursionError` and `NotImplementedError`
+)
+
+logger = logging.getLogger("o2o")
 
 
-def write(
-    folder: Path,
-    episodes: list[Episode],
-    *,
-    dataset_id: str,
-    observation_space: gymnasium.Space,
-    action_space: spaces.Box,
-    description: str = "",
-    control_hz: float | None = None,
-) -> None:
-    """Writes `folder/data/`, which Minari loads; whole or not at all.
+@dataclass(frozen=True)
+class Layout:
+    """Which tables are read.
 
-    Images are stored raw, without loss. What Minari has no place for goes where it does no harm:
-    `success` to `infos/success` (set at the last of T+1 entries), `control_hz` to a metadata key
-    of its own.
-
-    Args:
-        folder: new, or empty; called `dataset_id` under Minari's root it is found by that id.
-        episodes: as recorded, names of observations as in `o2o.spec.as_dict`.
-        dataset_id: `name-v0` or `namespace/name-v0`.
-        observation_space: Box, or Dict and Tuple of boxes.
-        action_space: Box of shape (A,) with the physical limits.
-        description: for `minari show`.
-        control_hz: decisions a second.
-    Raises:
-        UsageError: the folder is in use, or Minari refuses the id.
-        DataError: no episodes, or episodes that do not fit the spaces.
-        StorageError: the disk is full or cannot be written.
+    Attributes:
+        obs: name for the model -> (place, space; None for an info).
+        action: place.
+        reward: likewise.
     """
-    from minari.dataset.minari_dataset import parse_dataset_id
 
-    try:
-        parse_dataset_id(dataset_id)
-    except (ValueError, TypeError) as error:  # TypeError: an id without a version
-        raise UsageError(f"Minari refuses the dataset id {dataset_id!r}; wanted name-v0") from error
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} already exists and is not empty; remove it or choose another folder")
-    if not episodes:
-        raise DataError(f"no episodes to write to {folder}")
-    for number, episode in enumerate(episodes):
-        _check_fit(episode.check(f"episode {number}"), number, observation_space, action_space)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            scratch.chmod(0o755)  # mkdtemp gives 0o700
-            storage = _new_storage(scratch / "data", observation_space, action_space)
-            storage.update_episodes(
-                _buffer(number, episode, observation_space, action_space)
-                for number, episode in enumerate(episodes)
-            )
-            storage.update_metadata(_metadata(dataset_id, description, control_hz))
-            _sync(scratch)
-            os.replace(scratch, folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"cannot write the dataset {folder}: {error}") from error
-
-
-def _new_storage(path: Path, observation_space: gymnasium.Space, action_space: spaces.Box):
-    from minari.dataset.minari_storage import MinariStorage
-
-    return MinariStorage.new(
-        path, observation_space=observation_space, action_space=action_space, jpeg_encoding=False
-    )
-
-
-def _metadata(dataset_id: str, description: str, control_hz: float | None) -> dict:
-    import minari
-
-    data = {"dataset_id": dataset_id, "minari_version": minari.__version__}
-    data |= {"description": description} if description else {}
-    return data | ({} if control_hz is None else {"control_hz": float(control_hz)})
-
-
-def _check_fit(episode: Episode, number: int, observation_space: gymnasium.Space, action_space: spaces.Box):
-    want = space_shapes(observation_space)
-    have = {name: value.shape[1:] for name, value in episode.obs.items()}
-    if have != want:
-        raise DataError(f"episode {number} has observations {have}, the space has {want}")
-    if episode.action.shape[1:] != action_space.shape:
-        raise DataError(
-            f"episode {number} has actions of shape {episode.action.shape[1:]}, "
-            f"the space has {action_space.shape}"
-        )
-
-
-def _buffer(number: int, episode: Episode, observation_space: gymnasium.Space, action_space: spaces.Box):
-    from minari.data_collector import EpisodeBuffer
-
-    steps = len(episode)
-    ends = np.zeros((2, steps), bool)
-    ends[:, -1] = episode.terminated, episode.truncated or not episode.terminated
-    infos = {}
-    if episode.success is not None:
-        infos["success"] = np.zeros(steps + 1, bool)
-        infos["success"][-1] = episode.success
-    if not episode.last_obs_known:
-        infos["obs_known"] = np.arange(steps + 1) < steps
-    return EpisodeBuffer(
-        id=number,
-        observations=_nest(episode.obs, observation_space),  # type: ignore[arg-type]
-        actions=episode.action.astype(action_space.dtype),  # type: ignore[arg-type]
-        rewards=episode.reward.astype(np.float64),  # type: ignore[arg-type]
-        terminations=ends[0],  # type: ignore[arg-type]
-        truncations=ends[1],  # type: ignore[arg-type]
-        infos=infos,
-    )
-
-
-def _nest(obs: dict[str, np.ndarray], space: gymnasium.Space, name: str = ""):
-    """Undoes `as_dict`: flat names to the layout of the space."""
-    inner = f"{name}." if name else ""
-    if isinstance(space, spaces.Dict):
-        return {key: _nest(obs, part, inner + key) for key, part in space.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_nest(obs, part, f"{inner}{i}") for i, part in enumerate(space.spaces))
-    return obs[name or next(iter(obs))].astype(space.dtype, copy=False)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            sync_folder(path)
+    obs: dict[str, tuple[str, gymnasium.Space | None]]
+    action: str
+    reward: str
 
 
 def data_folder(path: Path) -> Path | None:
-    """Where Minari's `metadata.json` lies in or beside `path`; None if this is no Minari dataset."""
-    for folder in (path, path / "data", path.parent):
-        if (folder / "metadata.json").is_file() and (folder != path.parent or path.is_file()):
+    """The folder of Minari's files that `path` means; None if this is no Minari dataset."""
+    if path.is_file():
+        path = path.parent if path.name in (MAIN, "metadata.json") else path
+    for folder in (path, path / "data"):
+        papers = folder / "metadata.json"
+        if (folder / MAIN).is_file() or (papers.is_file() and b"minari_version" in papers.read_bytes()):
             return folder
     return None
 
 
 def recognise(path: Path) -> bool:
-    return data_folder(path) is not None
+    try:
+        return data_folder(path) is not None
+    except OSError:
+        return False
 
 
 def read(path: Path, wanted: Wanted = ALL) -> Recording:
     """A Minari dataset: its folder, its `data` folder, or the `main_data.hdf5` in it.
 
-    Raises:
-        DataError: not Minari, broken, or of a kind that o2o does not learn from.
-    """
-    import minari
+    All numbers keep the type that they have in the file, so that nothing is lost where they are written
+    again; the border brings them to float32. Images, JPEG-encoded or not, stay on disk. Infos that are
+    numbers come along, nested ones by names such as `reset/angle`, with the episode's `seed` and its
+    `options/NAME`. `wanted` may name an info as `infos/NAME`. Text and other parts of the observations
+    that are no arrays are left out.
 
+    Raises:
+        UsageError: a name that is asked for is not there, or Arrow files without the package for them.
+        DataError: not Minari, broken, over the budget, or of a kind that o2o does not learn from.
+    """
     folder = data_folder(path)
     if folder is None:
         raise DataError(f"{path} is not a Minari dataset: no metadata.json in it or in its data folder")
-    try:
-        dataset = minari.MinariDataset(folder)
-        names = list(space_shapes(dataset.observation_space))
-        if not isinstance(dataset.action_space, spaces.Box) or len(dataset.action_space.shape) != 1:
-            raise DataError(f"{path}: action space {dataset.action_space} is not supported; have Box of (A,)")
-        episodes = [_episode(data, dataset.observation_space, names, path) for data in dataset]
-        control_hz = dataset.storage.metadata.get("control_hz")
-    except O2OError as error:
-        if isinstance(error, RobotError):
-            raise DataError(f"{path}: {error}") from error
-        raise
-    except (OSError, ValueError, KeyError, AssertionError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} is not a readable Minari dataset: {reason}") from error
-    if not episodes:
-        raise DataError(f"{path} has no episodes")
+    with _one_line(path):
+        papers = read_papers(folder)
+        with files.opened(folder, papers.data_format) as opened:
+            episodes = _episodes(opened, papers, wanted, path)
+    box = papers.action_space if wanted.action in ("", "actions") else None
     return Recording(
         episodes=episodes,
         path=path,
         name=(folder.parent if folder.name == "data" else folder).absolute().name,
         fingerprint=fingerprint(folder),
-        action_low=np.asarray(dataset.action_space.low, np.float64),
-        action_high=np.asarray(dataset.action_space.high, np.float64),
-        control_hz=None if control_hz is None else float(control_hz),
+        action_low=np.asarray(box.low, np.float64) if isinstance(box, spaces.Box) else None,
+        action_high=np.asarray(box.high, np.float64) if isinstance(box, spaces.Box) else None,
+        control_hz=papers.control_hz,
     )
 
 
@@ -224,32 +121,145 @@ def read_id(dataset_id: str, download: bool = False, wanted: Wanted = ALL) -> Re
     return replace(read(path, wanted), name=dataset_id)
 
 
-def _episode(data, space: gymnasium.Space, names: list[str], path: Path) -> Episode:
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{path} is not a readable Minari dataset: {reason}") from error
+
+
+def _episodes(opened: Files, papers: Papers, wanted: Wanted, path: Path) -> list[Episode]:
+    if papers.num_episodes < 1:
+        raise DataError(f"{path} has no episodes")
+    first = opened.tables(0)
+    layout = _layout(opened, papers, first, wanted, path)
+    steps = papers.num_steps or len(_table(first, "actions", f"{path} episode 0")) * papers.num_episodes
+    wanted.claim((steps + papers.num_episodes) * _row_bytes(first, layout), path)
+    episodes = [
+        _episode(opened.tables(number), opened.about(number), layout, f"{path} episode {number}")
+        for number in range(papers.num_episodes)
+    ]
+    found = sum(map(len, episodes))
+    if papers.num_steps not in (None, found):
+        logger.warning("%s has %d steps, its papers say %d", path, found, papers.num_steps)
+    return episodes
+
+
+def _layout(opened: Files, papers: Papers, first: dict[str, Table], wanted: Wanted, path: Path) -> Layout:
+    parts = leaves(papers.observation_space, opened.ENTRY)
+    seen = {name: part for name, part in parts.items() if is_numeric(part[1])}
+    infos = {name: (name, None) for name, table in first.items() if name.startswith(INFOS) and table.dtype}
+    other = [f"{name} ({type(space).__name__})" for name, (_, space) in parts.items() if name not in seen]
+    if other:
+        logger.info("%s: no arrays, so not read: %s", path, ", ".join(other))
+    obs = wanted.pick([*seen, *(infos if wanted.obs else [])], path)
+    if not obs:
+        raise DataError(f"{path} has no observations that are arrays; it has {', '.join(other) or 'none'}")
+    for what, name in (("action", wanted.action), ("reward", wanted.reward)):
+        if name and name not in (f"{what}s", *infos):
+            raise UsageError(f"{path}: {not_found(what, name, [f'{what}s', *infos])}")
+    space = papers.action_space
+    if wanted.action in ("", "actions") and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
+        raise DataError(f"{path}: action space {space} is not supported; have Box of (A,)")
+    return Layout(
+        obs={name: (seen | infos)[inside] for name, inside in obs.items()},
+        action=wanted.action or "actions",
+        reward=wanted.reward or "rewards",
+    )
+
+
+def _row_bytes(tables: dict[str, Table], layout: Layout) -> int:
+    """Of what comes into memory; pictures that are no images for the model do too, but are rare."""
+    names = {layout.action, layout.reward, *(place for place, _ in layout.obs.values())}
+    names |= {name for name in tables if name.startswith(INFOS)}
+    return sum(tables[name].row_bytes for name in names if name in tables and not tables[name].is_image)
+
+
+def _episode(tables: dict[str, Table], about: dict[str, Any], layout: Layout, label: str) -> Episode:
     """One episode of Minari's as ours."""
-    label = f"{path} episode {data.id}"
-    lone = isinstance(space, spaces.Box)
-    flat = {names[0]: data.observations} if lone else as_dict(data.observations)
-    obs = {name: _narrow(flat[name]) for name in names}
-    ends = np.asarray(data.terminations, bool) | np.asarray(data.truncations, bool)
-    if ends[:-1].any():
+    ends = [
+        np.asarray(_table(tables, name, label).values(), bool) for name in ("terminations", "truncations")
+    ]
+    over = ends[0] | ends[1]
+    if over[:-1].any():
         raise DataError(
-            f"{label} goes on after it ended at step {int(ends.argmax())} of {len(ends)}; "
+            f"{label} goes on after it ended at step {int(over.argmax())} of {len(over)}; "
             "Minari ends an episode at the first termination or truncation"
         )
-    infos = data.infos or {}
-    terminated = bool(data.terminations[-1]) if len(ends) else False
-    return Episode(
-        obs=obs,
-        action=np.asarray(data.actions, np.float32),
-        reward=np.asarray(data.rewards, np.float32).reshape(-1),
+    action = _floats(tables, layout.action, label)
+    infos = _infos(tables, about, len(action) + 1, label)
+    known = infos.pop("obs_known", None)
+    terminated = bool(ends[0][-1]) if len(over) else False
+    episode = Episode(
+        obs={name: _obs(tables, place, space, label) for name, (place, space) in layout.obs.items()},
+        action=action,
+        reward=_floats(tables, layout.reward, label).reshape(-1),
         terminated=terminated,
-        truncated=not terminated,  # also where the writer set neither: the recording ended there
-        last_obs_known=bool(np.asarray(infos["obs_known"])[-1]) if "obs_known" in infos else True,
+        truncated=bool(ends[1][-1:].any()) or not terminated,  # without either the recording ended there
+        last_obs_known=True if known is None else bool(known[-1]),
         success=bool(np.any(infos["success"])) if "success" in infos else None,
+        infos=infos,
     ).check(label)
+    if len(over) != len(episode):
+        raise DataError(f"{label}: {len(episode)} actions but {len(over)} terminations and truncations")
+    return episode
 
 
-def _narrow(value: np.ndarray) -> np.ndarray:
-    """float32, or uint8 as it is."""
-    value = np.asarray(value)
-    return value if value.dtype == np.uint8 else value.astype(np.float32, copy=False)
+def _table(tables: dict[str, Table], name: str, label: str) -> Table:
+    if name not in tables:
+        raise DataError(f"{label} has no {name!r}; it has {', '.join(tables) or 'nothing'}")
+    return tables[name]
+
+
+def _floats(tables: dict[str, Table], name: str, label: str) -> np.ndarray:
+    """(T, ...) as real numbers; of an info, whose row t+1 tells of step t, all rows but the first."""
+    table = _table(tables, name, label)
+    if table.dtype is None:
+        raise DataError(f"{label}: {name!r} holds no numbers")
+    value = table.values()[1 if name.startswith(INFOS) else 0 :]
+    return (
+        value if value.dtype.kind == "f" else value.astype(np.float64 if value.itemsize > 2 else np.float32)
+    )
+
+
+def _obs(tables: dict[str, Table], place: str, space: gymnasium.Space | None, label: str) -> np.ndarray:
+    table, label = _table(tables, place, label), f"{label}: {place!r}"
+    shape = table.shape[1:] if space is None else space.shape or ()
+    table = table.shaped(shape)
+    if table.dtype is not None and table.shape[1:] == shape:
+        return (
+            on_disk(table.shape, lambda a, b: np.asarray(table.read(a, b)))
+            if table.is_image
+            else table.values()
+        )
+    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) in (2, 3)):
+        raise DataError(f"{label} has rows of shape {table.shape[1:]}, its space says {shape}")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        rows = [bytes(row) for row in table.read(start, stop)]
+        pictures = [picture.decode(row, shape, f"{label} row {start + i}") for i, row in enumerate(rows)]
+        return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
+
+    return on_disk((len(table), *shape), read) if len(shape) == 3 else read(0, len(table))
+
+
+def _infos(tables: dict[str, Table], about: dict[str, Any], rows: int, label: str) -> dict[str, np.ndarray]:
+    """Name -> (T+1, ...); what is said of the whole episode is the same in all rows."""
+    infos = {}
+    for name, value in about.items():
+        value = np.asarray(value)
+        if (name == "seed" or name.startswith("options/")) and value.dtype.kind in "fiub":
+            infos[name] = np.broadcast_to(value, (rows, *value.shape))
+    for name, table in tables.items():
+        if not name.startswith(INFOS) or table.dtype is None:
+            continue
+        if len(table) != rows:
+            raise DataError(f"{label}: {rows - 1} actions need {rows} rows of {name!r}, it has {len(table)}")
+        image = table.is_image
+        value = (
+            on_disk(table.shape, lambda a, b, t=table: np.asarray(t.read(a, b))) if image else table.values()
+        )
+        infos[name.removeprefix(INFOS)] = value
+    return infos
