@@ -18,12 +18,11 @@ from o2o.curate.info import InfoConfig, info
 from o2o.curate.labels import Label
 from o2o.curate.merge import MergeConfig, merge
 from o2o.curate.relabel import RelabelConfig, relabel
-from o2o.curate.source import Source
 from o2o.curate.split import SplitConfig, split
 from o2o.data import minari
 from o2o.data.recording import Recording
 from o2o.data.recording import split as held_out
-from o2o.data.source import DataConfig, load
+from o2o.data.source import DataConfig, Source, load
 from o2o.errors import DataError, StorageError, UsageError
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from o2o.audit.episodes import copies
 from o2o.curate import output
-from o2o.curate.source import Dataset, Output, Source, SourceFlags, read
+from o2o.curate.flags import Dataset, Output, SourceFlags
+from o2o.data.source import Source, load
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def convert(config: ConvertConfig) -> None:
         StorageError: it cannot be written.
     """
     output.check_free(config.out)
-    recording = read(config.dataset, config.source)
+    recording = load(config.dataset, config.source)
     if config.drop_copies:
         extra = {copy for _, copy in copies(recording.episodes)}
         kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from o2o.audit import facts
-from o2o.curate.source import Dataset, Source, SourceFlags, read
+from o2o.curate.flags import Dataset, SourceFlags
+from o2o.data.source import Source, load
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class InfoConfig:
 
 def info(config: InfoConfig) -> None:
     """Prints what is there, how large, and at what rate; no image is read."""
-    recording = read(config.dataset, config.source)
+    recording = load(config.dataset, config.source)
     stated = "none stated"
     if recording.action_low is not None and recording.action_high is not None:
         stated = facts.span(recording.action_low, recording.action_high)

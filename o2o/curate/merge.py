@@ -10,9 +10,10 @@ import tyro
 
 from o2o.audit import facts
 from o2o.curate import output
-from o2o.curate.source import Source, SourceFlags, read
+from o2o.curate.flags import SourceFlags
 from o2o.data.recording import Recording
 from o2o.data.resample import RATE_TOLERANCE
+from o2o.data.source import Source, load
 from o2o.errors import DataError, UsageError
 
 logger = logging.getLogger("o2o")
@@ -43,7 +44,7 @@ def merge(config: MergeConfig) -> None:
     if len(sources) < 2:
         raise UsageError("wanted `o2o data merge SRC SRC ... DST`: two recordings or more, and a new folder")
     output.check_free(out)
-    recordings = [read(source, config.source) for source in sources]
+    recordings = [load(source, config.source) for source in sources]
     first = recordings[0]
     for other in recordings[1:]:
         wrong = differences(first, other)

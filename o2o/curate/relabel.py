@@ -7,8 +7,9 @@ import numpy as np
 
 from o2o.batch import Episode
 from o2o.curate import keys, labels, output, program
-from o2o.curate.source import Dataset, Output, Source, SourceFlags, read
+from o2o.curate.flags import Dataset, Output, SourceFlags
 from o2o.data.reading import take
+from o2o.data.source import Source, load
 from o2o.errors import DataError, UsageError
 
 
@@ -51,7 +52,7 @@ def relabel(config: RelabelConfig) -> None:
     if config.by is None and not config.keys and config.pay is None and not config.terminate:
         raise UsageError("nothing says how to label: add --by FILE, --keys, --pay NUMBER or --terminate")
     output.check_free(config.out)
-    recording = read(config.dataset, config.source)
+    recording = load(config.dataset, config.source)
     episodes = recording.episodes
     if config.by is not None and config.by.suffix == ".py":
         episodes = program.apply(config.by, episodes)

@@ -8,8 +8,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from o2o.curate import output
-from o2o.curate.source import Dataset, Source, SourceFlags, read
+from o2o.curate.flags import Dataset, SourceFlags
 from o2o.data import recording as recordings
+from o2o.data.source import Source, load
 from o2o.errors import DataError, UsageError
 
 
@@ -47,7 +48,7 @@ def split(config: SplitConfig) -> None:
         StorageError: a part cannot be written.
     """
     output.check_free(config.rest, config.part)
-    whole = read(config.dataset, config.source)
+    whole = load(config.dataset, config.source)
     rest, part = recordings.split(whole.episodes, config.share, config.seed)
     if not part:
         raise DataError(f"{whole.name} has one episode only, which cannot be split")

@@ -20,13 +20,49 @@ logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How a recording is read and brought to the model's side.
+class Source:
+    """How a recording is read, before anything of the model's side is done to it.
 
     Attributes:
         recipe: name or `.py` path of the recipe with the facts that the file does not say; empty: the
             recipe called like the dataset or its file, if there is one.
         download: fetch a Minari dataset that is not on this machine.
+        obs: observations to use, each `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all.
+        action: name of the actions in the file; empty: as the format has it.
+        reward: name of the rewards in the file; likewise.
+        control_hz: decisions a second in the recording; None: what the file says, else the recipe.
+        resample_hz: bring the recording to this rate, a whole fraction of its own; None: leave it.
+        resample_action: one action for several: their `mean` (positions, velocities, torques) or
+            their `sum` (displacements).
+        max_episodes: use the first so many; None: all.
+        memory_budget: main memory that the data may take: a size such as `4GB`, or a share such as `50%`
+            of what is available at the start.
+    """
+
+    recipe: str = ""
+    download: bool = False
+    obs: tuple[str, ...] = ()
+    action: str = ""
+    reward: str = ""
+    control_hz: float | None = None
+    resample_hz: float | None = None
+    resample_action: Literal["mean", "sum"] = "mean"
+    max_episodes: int | None = None
+    memory_budget: str = "50%"
+
+    def __post_init__(self):
+        if self.control_hz is not None:
+            at_least(self, control_hz=1e-6)
+        if self.max_episodes is not None:
+            at_least(self, max_episodes=1)
+        memory.budget(self.memory_budget)
+
+
+@dataclass(frozen=True)
+class DataConfig(Source):
+    """How a recording is read and brought to the model's side.
+
+    Attributes:
         action_low: physical limit of each action, or one for all; empty: from the recipe, else from
             the file's action space, else from the robot, else the lowest action in the data.
         action_high: likewise.
@@ -37,22 +73,10 @@ class DataConfig:
         normalize: give the model vectors of mean 0 and standard deviation 1. Off, as in FOWM.
         image_size: side of the square images that the model sees, pixels. 84 as in FOWM.
         holdout: share of the episodes kept from training for validation. A tenth by custom.
-        obs: observations to use, each `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all.
-        action: name of the actions in the file; empty: as the format has it.
-        reward: name of the rewards in the file; likewise.
-        control_hz: decisions a second in the recording; None: what the file says, else the recipe.
-        resample_hz: bring the recording to this rate, a whole fraction of its own; None: leave it.
-        resample_action: one action for several: their `mean` (positions, velocities, torques) or
-            their `sum` (displacements).
-        max_episodes: use the first so many; None: all.
         memory: where observations lie while they are learned from: `ram`, `disk` (memory-mapped files in
             `$O2O_HOME/scratch`, gone with the process), or `auto`: `ram` if all fits the budget, else `disk`.
-        memory_budget: main memory that the data may take: a size such as `4GB`, or a share such as `50%`
-            of what is available at the start.
     """
 
-    recipe: str = ""
-    download: bool = False
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
     reward_scale: float | None = None
@@ -61,34 +85,24 @@ class DataConfig:
     normalize: bool = False
     image_size: int = 84
     holdout: float = 0.1
-    obs: tuple[str, ...] = ()
-    action: str = ""
-    reward: str = ""
-    control_hz: float | None = None
-    resample_hz: float | None = None
-    resample_action: Literal["mean", "sum"] = "mean"
-    max_episodes: int | None = None
     memory: Literal["auto", "ram", "disk"] = "auto"
-    memory_budget: str = "50%"
 
     def __post_init__(self):
+        super().__post_init__()
         at_least(self, image_size=16)
         if self.reward_scale is not None and self.reward_return_range is not None:
             raise UsageError(
                 "reward-scale and reward-return-range exclude each other; "
                 "`--dataset.reward-return-range None` drops the one of a preset"
             )
-        if self.control_hz is not None:
-            at_least(self, control_hz=1e-6)
-        memory.budget(self.memory_budget)
 
 
-def load(dataset: str, config: DataConfig, seed: int = 0) -> Recording:
+def load(dataset: str, config: Source, seed: int = 0) -> Recording:
     """The recording that a name or path stands for, with the facts of its recipe.
 
     Args:
         dataset: name of a recipe, id of a Minari dataset, or path of a file or folder of a known format.
-        config: see `DataConfig`.
+        config: see `Source`.
         seed: for recipes that make their data; each seed is made once and kept (see `home`).
     Raises:
         UsageError: nothing is known by this name, or a flag does not fit the data.
@@ -175,15 +189,13 @@ def _read(path: Path, asked: Wanted) -> Recording:
     return replace(form.read(path, asked), format=form.NAME)
 
 
-def _apply(recording: Recording, recipe: Recipe | None, config: DataConfig) -> Recording:
+def _apply(recording: Recording, recipe: Recipe | None, config: Source) -> Recording:
     """The recording with the facts of its recipe and of the flags."""
     episodes = recording.episodes
     if recipe is not None and recipe.num_episodes not in (None, len(episodes)):
         expected = recipe.num_episodes
         logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
     if config.max_episodes is not None:
-        if config.max_episodes < 1:
-            raise UsageError(f"--dataset.max-episodes is {config.max_episodes}, wanted at least 1")
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
         judge = recipe.success
