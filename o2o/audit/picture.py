@@ -72,14 +72,17 @@ def _actions(axes, recording: Recording, transform: Transform) -> None:
 
 
 def _gaps(axes, recording: Recording, transform: Transform) -> None:
-    _counted(axes, 1000 * all_gaps(recording), "gap between time stamps, ms")
+    gaps = 1000 * all_gaps(recording)
+    near = 0.9 * np.median(gaps), 1.1 * np.median(gaps)  # rounding alone does not fill the panel
+    span = min(gaps.min(), near[0]), max(gaps.max(), near[1])
+    _counted(axes, gaps, "gap between time stamps, ms", span)
     if recording.control_hz:
         axes.axvline(1000 / recording.control_hz, color=OTHER, ls="--", lw=1)
 
 
-def _counted(axes, values: np.ndarray, title: str) -> None:
+def _counted(axes, values: np.ndarray, title: str, span: tuple[float, float] | None = None) -> None:
     """A histogram of steps, on a scale that shows single ones."""
-    axes.hist(values, NUM_BINS, color=ONE)
+    axes.hist(values, NUM_BINS, span, color=ONE)
     axes.set(title=title, ylabel="steps", yscale="log", ylim=(0.5, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")
