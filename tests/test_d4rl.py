@@ -7,9 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from o2o.data import d4rl
-from o2o.data.d4rl import read
-from o2o.errors import DataError
+from o2o.batch import Episode
+from o2o.data import flat
+from o2o.data.d4rl import leaps, read
+from o2o.data.reading import OnDisk, wanted
+from o2o.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -107,7 +109,7 @@ def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch,
     whole = read(path)
     with h5py.File(path) as file:
         row_bytes = sum(column.nbytes // 12 for column in file.values())
-    monkeypatch.setattr(d4rl, "STRETCH_BYTES", rows * row_bytes)
+    monkeypatch.setattr(flat, "STRETCH_BYTES", rows * row_bytes)
     parts = read(path)
     assert parts.fingerprint == whole.fingerprint and len(parts.episodes) == len(whole.episodes) > 1
     for one, other in zip(parts.episodes, whole.episodes, strict=True):
@@ -118,7 +120,7 @@ def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch,
 
 
 def test_a_row_is_counted_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(d4rl, "STRETCH_BYTES", 1)
+    monkeypatch.setattr(flat, "STRETCH_BYTES", 1)
     with pytest.raises(DataError, match=r"'rewards' is not finite .* in row 4"):
         read(write(tmp_path / "a.hdf5", timeouts=[1, 3], rewards=nan_at(4, 6)))
 
@@ -190,6 +192,102 @@ def test_truncated_and_foreign_files_are_one_line(tmp_path):
         with pytest.raises(DataError, match="not a readable HDF5 file") as caught:
             read(broken)
         assert "\n" not in str(caught.value) and str(broken) in str(caught.value)
+
+
+def test_an_old_file_is_cut_by_its_jumps_and_flattened(tmp_path):
+    count = np.arange(6, dtype=np.float32)
+    follow = np.stack([count + 1, -count - 1], 1)
+    follow[2] = 9, 9
+    path = write(tmp_path / "old.hdf5", timeouts=None, next_observations=follow, rewards=count[:, None])
+    with h5py.File(path, "a") as file:
+        del file["terminals"]
+        file["terminals"] = np.zeros((6, 1), bool)
+    first, second = read(path).episodes
+    assert first.reward.tolist() == [0, 1, 2] and second.reward.tolist() == [3, 4, 5]
+    assert first.obs["state"][-1].tolist() == [9, 9] and not first.terminated
+
+
+def test_names_are_mapped_and_a_goal_is_its_own_successor(tmp_path):
+    path = write(tmp_path / "a.hdf5", timeouts=[2], after=True)
+    with h5py.File(path, "a") as file:
+        file["infos/goal"] = np.repeat([[7.0], [8.0]], 3, 0)
+        file["infos/qpos"] = np.arange(6.0)[:, None]
+        file["infos/other"] = np.full((6, 3), 0.5)
+        file["metadata/weight"] = np.zeros((4, 4))
+    asked = wanted(["pose=state", "goal=infos/goal"], action="infos/other", reward="infos/qpos")
+    first, second = read(path, asked).episodes
+    assert list(first.obs) == ["pose", "goal"] and first.obs["pose"][:, 0].tolist() == [0, 1, 2, 2.5]
+    assert first.obs["goal"][:, 0].tolist() == [7] * 4 and second.obs["goal"][:, 0].tolist() == [8] * 4
+    assert first.action.shape == (3, 3)
+    with pytest.raises(UsageError, match="'infos/gaol' not found; did you mean 'infos/goal'"):
+        read(path, wanted(["goal=infos/gaol"]))
+    with pytest.raises(UsageError, match="reward 'score' not found"):
+        read(path, wanted([], reward="score"))
+
+
+def test_an_observation_without_successor_costs_the_last_step_and_says_so(tmp_path, caplog):
+    path = write(tmp_path / "a.hdf5", timeouts=[2], after=True)
+    with h5py.File(path, "a") as file:
+        file["infos/qpos"] = np.arange(6.0)[:, None]
+    first, second = read(path, wanted(["state", "qpos=infos/qpos"])).episodes
+    assert rows(first) == [0, 1, 2] and rows(second) == [3, 4, 5] and first.last_obs_known
+    assert "no successors of 'qpos'" in caplog.text
+
+
+def test_images_stay_in_the_file(tmp_path):
+    pixels = np.full((6, 4, 5, 3), np.arange(6, dtype=np.uint8)[:, None, None, None])
+    after = {"terminals": [1], "timeouts": [3], "observations": pixels}
+    for name, more, expected in (
+        ("known", {"next_observations": pixels + 10}, [[0, 1, 11], [2, 3, 13], [4, 5, 15]]),
+        ("unknown", {}, [[0, 1, 1], [2, 3], [4, 5]]),
+    ):
+        path = write(tmp_path / f"{name}.hdf5", **after, **more)
+        images = [e.obs["camera"] for e in read(path, wanted([], budget=100)).episodes]
+        assert all(isinstance(image, OnDisk) for image in images)
+        assert [np.asarray(image)[:, 3, 4, 2].tolist() for image in images] == expected
+        assert images[0][-1].tolist() == np.asarray(images[0])[-1].tolist()
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match="not a readable HDF5 file"):
+        np.asarray(images[0])
+
+
+def test_the_budget_is_checked_before_anything_is_read(tmp_path):
+    path = write(tmp_path / "a.hdf5", timeouts=[5])
+    assert read(path, wanted([], budget=6 * 4 * (2 + 1 + 1 + 1 + 1))).episodes
+    with pytest.raises(DataError, match="the budget is 100 B"):
+        read(path, wanted([], budget=100))
+
+
+def test_leaps_of_the_observations_are_warned_about(tmp_path, caplog):
+    path = walks(tmp_path / "a.hdf5", jump=5.0)
+    assert len(read(path).episodes) == 1
+    assert "leap after 3 rows, first after row 49" in caplog.text
+    caplog.clear()
+    read(walks(tmp_path / "b.hdf5", jump=0.0))
+    read(walks(tmp_path / "c.hdf5", jump=5.0, timeouts=np.arange(200) % 50 == 49))
+    assert "observations leap" not in caplog.text
+
+
+def walks(path: Path, jump: float, **columns) -> Path:
+    """Four walks of 50 steps, each beginning `jump` from where the one before ended."""
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(200, 2)) * 0.1
+    steps[50::50] += jump * np.array([1, -1])
+    observations = np.cumsum(steps, 0)
+    return write(path, num=200, **{"timeouts": None, "observations": observations} | columns)
+
+
+@pytest.mark.parametrize("name", ["door-human", "hopper-medium"])
+def test_lost_ends_of_real_episodes_are_found_by_their_leaps(name):
+    path = REAL / f"{name}.hdf5"
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in {REAL}")
+    with h5py.File(path) as file:
+        obs, timeouts = file["observations"][:20_000], file["timeouts"][:20_000].reshape(-1)
+        ends = np.flatnonzero(timeouts.astype(bool) | file["terminals"][:20_000].reshape(-1).astype(bool))
+    whole = Episode({"state": obs}, np.zeros((len(obs) - 1, 1)), np.zeros(len(obs) - 1), False, True)
+    found = leaps([whole])
+    assert set(found) <= set(ends) and len(found) >= 0.9 * (len(ends) - 1)
 
 
 @pytest.mark.skipif(not (REAL / "door-human.hdf5").is_file(), reason=f"no door-human.hdf5 in {REAL}")

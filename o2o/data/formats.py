@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from o2o.data import d4rl, minari
+from o2o.data import d4rl, fowm, hdf5, lerobot, minari, rlds, robomimic
 from o2o.data.reading import Wanted
 from o2o.data.recording import Recording
 from o2o.errors import DataError
@@ -33,11 +33,13 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (minari, d4rl)  # the first that recognises a path reads it
+FORMATS: tuple[Format, ...] = (minari, d4rl, robomimic, lerobot, rlds, fowm)  # no path is of two
+
+BY_NAME: dict[str, Format] = {".hdf5": d4rl, ".h5": d4rl, ".pkl": fowm, ".pickle": fowm}  # of broken files
 
 
 def of(path: Path) -> Format:
-    """The format of an existing file or folder.
+    """The format of an existing file or folder, from its content; by its name only if that is broken.
 
     Raises:
         DataError: of none that is known; the line says which are.
@@ -45,5 +47,7 @@ def of(path: Path) -> Format:
     for form in FORMATS:
         if form.recognise(path):
             return form
+    if path.suffix in BY_NAME and path.is_file() and not hdf5.opens(path):
+        return BY_NAME[path.suffix]
     known = ", ".join(form.NAME for form in FORMATS)
     raise DataError(f"{path} is no dataset that is known; wanted one of {known}")

@@ -1,0 +1,272 @@
+"""FOWM's pickles: what they hold, and that nothing in them is ever run."""
+
+import collections
+import copyreg
+import io
+import os
+import pickle
+import pickletools
+import struct
+
+import numpy as np
+import pytest
+
+from o2o.data import fowm, unpickle
+from o2o.data.fowm import read
+from o2o.data.reading import OnDisk, wanted
+from o2o.errors import DataError, UsageError
+
+
+def table(num: int = 6, size: int = 84, **more) -> dict:
+    """Two episodes of three steps; row i has state (i, -i), leads to i + 1, and all its pixels are i."""
+    count = np.arange(num, dtype=np.float32)
+    state = np.stack([count, -count], 1)
+    rgb = np.full((num, 3, size, size), count.astype(np.uint8)[:, None, None, None])
+    return {
+        "observations": {"rgb": rgb, "state": state},
+        "next_observations": {"rgb": rgb + 1, "state": state + np.float32([1, -1])},
+        "actions": np.full((num, 4), 0.5, np.float32) * count[:, None],
+        "rewards": count,
+        "dones": np.isin(count, [2, 5]),
+        "masks": np.ones(num, np.float32),
+    } | more
+
+
+def write(path, content, protocol: int = 4):
+    path.write_bytes(pickle.dumps(content, protocol))
+    return path
+
+
+def states(recording) -> list[list[float]]:
+    return [e.obs["state"][:, 0].tolist() for e in recording.episodes]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_protocol_gives_the_same_episodes(tmp_path, protocol):
+    path = write(tmp_path / "buffer.pkl", table(), protocol)
+    assert fowm.recognise(path) == (protocol >= 2)  # older ones do not say that they are pickles
+    recording = read(path)
+    assert states(recording) == [[0, 1, 2, 3], [3, 4, 5, 6]]
+    for episode, pixels in zip(recording.episodes, ([0, 1, 2, 3], [3, 4, 5, 6]), strict=True):
+        assert isinstance(episode.obs["rgb"], OnDisk) and episode.obs["rgb"].shape == (4, 3, 84, 84)
+        assert np.asarray(episode.obs["rgb"])[:, 1, 5, 7].tolist() == pixels
+        assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
+    assert recording.episodes[1].action[:, 3].tolist() == [1.5, 2, 2.5]
+    assert recording.episodes[1].reward.tolist() == [3, 4, 5]
+
+
+def test_images_are_not_read_before_they_are_asked_for(tmp_path):
+    path = write(tmp_path / "buffer.pkl", table())
+    content = unpickle.load(path)["observations"]["rgb"].value
+    assert isinstance(content, unpickle.Stored) and content.nbytes == 6 * 3 * 84 * 84
+    episode = read(path).episodes[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="has changed since"):
+        np.asarray(episode.obs["rgb"])
+
+
+def test_a_mask_of_zero_is_the_end_of_the_world_and_a_done_is_not(tmp_path):
+    masks = np.ones(6, np.float32)
+    masks[2] = 0
+    first, second = read(write(tmp_path / "a.pkl", table(masks=masks))).episodes
+    assert (first.terminated, second.terminated) == (True, False)
+    assert first.last_obs_known and first.obs["state"][-1].tolist() == [3, -3]
+
+
+def test_without_masks_no_done_ends_the_world_and_it_says_so(tmp_path, caplog):
+    content = table()
+    del content["masks"]
+    assert not any(e.terminated for e in read(write(tmp_path / "a.pkl", content)).episodes)
+    assert "has no masks" in caplog.text
+
+
+def test_jumps_end_episodes_as_dones_do(tmp_path):
+    content = table()
+    content["next_observations"]["state"] = content["next_observations"]["state"].copy()
+    content["next_observations"]["state"][3, 0] = 9
+    assert states(read(write(tmp_path / "a.pkl", content))) == [[0, 1, 2, 3], [3, 9], [4, 5, 6]]
+    del content["dones"], content["masks"]
+    assert states(read(write(tmp_path / "b.pkl", content))) == [[0, 1, 2, 3, 9], [4, 5, 6]]
+
+
+def test_singular_names_and_a_lone_array_and_columns_do_as_well(tmp_path):
+    content = table()
+    content = {name.removesuffix("s"): value for name, value in content.items()}
+    content["observation"], content["next_observation"] = (
+        content[f"{when}observation"]["state"] for when in ("", "next_")
+    )
+    content["reward"], content["done"] = content["reward"][:, None], content["done"][:, None]
+    recording = read(write(tmp_path / "a.pkl", content))
+    assert states(recording) == [[0, 1, 2, 3], [3, 4, 5, 6]] and recording.episodes[0].reward.shape == (3,)
+
+
+def test_lists_of_numbers_and_of_images_are_tables(tmp_path):
+    content = table(size=40)
+    content["rewards"] = [0.0, 1, True, np.float32(3), np.float64(4), 5]
+    content["dones"] = content["dones"].tolist()
+    content["observations"]["rgb"] = list(content["observations"]["rgb"])
+    first, second = read(write(tmp_path / "a.pkl", content)).episodes
+    assert isinstance(second.obs["rgb"], OnDisk) and first.reward.tolist() == [0, 1, 1]
+    assert np.asarray(second.obs["rgb"])[:, 0, 0, 0].tolist() == [3, 4, 5, 6]
+    shared = [content["observations"]["rgb"][0]] * 6
+    content["observations"]["rgb"] = shared
+    with pytest.raises(DataError, match="one array in it several times"):
+        read(write(tmp_path / "b.pkl", content))
+
+
+def test_without_successors_the_last_step_is_dropped_unless_the_world_ended(tmp_path):
+    content = table(masks=np.float32([1, 1, 0, 1, 1, 1]))
+    del content["next_observations"]
+    first, second = read(write(tmp_path / "a.pkl", content)).episodes
+    assert states(read(tmp_path / "a.pkl")) == [[0, 1, 2, 2], [3, 4, 5]]
+    assert (first.last_obs_known, second.last_obs_known) == (False, True)
+    assert np.asarray(first.obs["rgb"])[:, 0, 0, 0].tolist() == [0, 1, 2, 2]
+
+
+def test_arrays_by_column_and_of_the_other_byte_order_are_read(tmp_path):
+    count = np.arange(6000.0)
+    content = table() | {"actions": np.asfortranarray(count.reshape(6, 1000))}
+    content["rewards"] = np.arange(6, dtype=">f8")
+    episode = read(write(tmp_path / "a.pkl", content, 2)).episodes[1]
+    assert episode.action[0, :3].tolist() == [3000, 3001, 3002] and episode.reward.tolist() == [3, 4, 5]
+
+
+def test_names_are_mapped_and_the_budget_holds(tmp_path):
+    path = write(tmp_path / "a.pkl", table(goal=np.repeat([[7.0], [8.0]], 3, 0), other=np.ones((6, 1))))
+    asked = wanted(["pose=state", "goal"], action="other", reward="masks")
+    first, second = read(path, asked).episodes
+    assert list(first.obs) == ["pose", "goal"] and second.obs["goal"][:, 0].tolist() == [8, 8, 8, 8]
+    assert first.action.shape == (3, 1) and first.reward.tolist() == [1, 1, 1]
+    with pytest.raises(UsageError, match=r"'stat' not found; did you mean 'state'\?"):
+        read(path, wanted(["stat"]))
+    with pytest.raises(DataError, match="the budget is"):
+        read(path, wanted([], budget=100))
+
+
+def test_old_module_names_are_understood(tmp_path):
+    path = tmp_path / "old.pkl"
+    for protocol in (2, 4):
+        new = pickle.dumps(table(), protocol)
+        old = new.replace(b"numpy._core.", b"numpy.core.").replace(
+            b"\x8c\x16numpy.core", b"\x8c\x15numpy.core"
+        )
+        path.write_bytes(old)
+        assert (old != new) and states(read(path)) == [[0, 1, 2, 3], [3, 4, 5, 6]]
+
+
+class Call:
+    """Pickles as a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """Only what can be called is pickled as what calls."""
+
+
+class Thing:
+    """Pickles by its class."""
+
+
+OWN = f"{Thing.__module__}.Thing"
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+ATTACKS = {
+    "posix.system": Call(os.system, "touch {}"),
+    "builtins.eval": Call(eval, "open('{}', 'w')"),
+    "builtins.getattr": Call(Call(getattr, np.ndarray, "tofile"), "{}"),
+    "copyreg._reconstructor": Call(copyreg._reconstructor, np.ndarray, object, None),
+    "copyreg.__newobj__|tests.test_fowm.Thing|test_fowm.Thing": Thing(),
+    "a call of numpy._core.multiarray._reconstruct": Call(RECONSTRUCT, np.dtype, (0,), b"b"),
+    "a call of numpy.ndarray": Call(np.ndarray, (10**9,), "f8"),
+    "numpy.dtype('O8')": np.array([[1], "x"], dtype=object),
+    "numpy.dtype('V8')": np.zeros(2, [("a", "f4"), ("b", "f4")]),
+    "numpy.dtype('M8')": np.array(["2020-01-01"], "M8[D]"),
+    "numpy.load": Call(np.load, "{}"),
+    "collections.deque": collections.deque(),
+    "io.BytesIO|_io.BytesIO": Call(io.BytesIO, b""),
+}
+
+
+@pytest.mark.parametrize("protocol", (0, 2, 4, 5))
+@pytest.mark.parametrize("name", ATTACKS)
+def test_anything_else_is_refused_by_name_and_never_run(tmp_path, name, protocol):
+    mark = tmp_path / "run"
+    text = pickle.dumps(table(infos=ATTACKS[name]), protocol)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(text.replace(b"{}", str(mark).encode()) if protocol == 0 else text)
+    with pytest.raises(DataError, match=" refused; ") as caught:
+        read(path)
+    line = str(caught.value)
+    assert "\n" not in line and str(path) in line and not mark.exists()
+    if protocol <= 2:
+        line = line.replace("__builtin__", "builtins").replace("copy_reg", "copyreg")  # as Python 2 had it
+    if protocol == 0:
+        name += "|copyreg._reconstructor" * isinstance(ATTACKS[name], Thing)
+    assert any(one in line for one in name.split("|"))
+
+
+def assemble(*steps) -> bytes:
+    return b"\x80\x04" + b"".join(steps) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+BOMBS = {
+    "a length that is not there": b"\x8e" + struct.pack("<Q", 2**62),
+    "text that is not there": b"\x8d" + struct.pack("<Q", 2**62),
+    "a number that is not there": b"\x8b" + struct.pack("<i", 2**31 - 1),
+    "a place in the memo": b"Nr" + struct.pack("<I", 2**32 - 1),
+    "doubling": b"]" + b"2\x86" * 200,
+    "an array larger than its bytes": text("numpy.core.numeric") + text("_frombuffer") + b"\x93"
+    + b"(C\x01a" + text("numpy") + text("dtype") + b"\x93" + text("f8") + b"\x85R"
+    + b"J" + struct.pack("<i", 2**31 - 1) + b"\x85" + text("C") + b"tR",
+    "text made bytes again and again": text("_codecs") + text("encode") + b"\x93" + b"q\x00"
+    + b"X" + struct.pack("<I", 3000) + b"x" * 3000 + text("latin1") + b"\x86q\x01"
+    + b"h\x00h\x01R" * 1000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_lying_pickle_takes_no_memory(tmp_path, kind):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(assemble(BOMBS[kind]))
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (table(actions=np.zeros((5, 4))), "columns differ in length: actions 5, rewards 6"),
+        (table(masks=np.full(6, 0.5)), "'masks' is 0.5 in row 0, wanted 0 or 1"),
+        (table(rewards=np.full(6, np.nan)), "'rewards' is not finite"),
+        ({"obs": np.zeros(3)}, "has no 'observations', 'actions', 'rewards', 'dones'; it has obs"),
+        ([1, 2], "holds a list, wanted a dict"),
+        (table(actions=[np.zeros(3), np.zeros(4)]), "'actions' is a list of unequal things"),
+    ],
+)
+def test_broken_tables_are_one_line(tmp_path, content, match):
+    with pytest.raises(DataError, match=match) as caught:
+        read(write(tmp_path / "a.pkl", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_step_of_a_pickle_is_known_or_refused():
+    known = set(unpickle.VALUES) | set(unpickle.LENGTHS) | set(unpickle.CONSTANTS)
+    assert known < {code.name for code in pickletools.opcodes}
+
+
+def test_cut_off_pickles_are_one_line(tmp_path):
+    whole = pickle.dumps(table(size=20), 4)
+    path = tmp_path / "a.pkl"
+    for length in range(0, len(whole), len(whole) // 150):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
