@@ -165,7 +165,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done % config.checkpoint_every == 0:
                 save()
         save()
-        write_papers(folder, "finetune", config, facts | {"online": own.papers()})
+        checkpoint.write_json(folder / "online.json", own.papers())
         if done < config.episodes:
             log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
             raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from o2o.data import formats
+from o2o.data.formats import registry
 from o2o.data.reading import Wanted
 from o2o.data.recording import Recording
 from o2o.errors import O2OError
@@ -196,7 +196,7 @@ def content(recording: Recording) -> str:
 
 def look(path: Path) -> str:
     """`content` of what the reader of a path finds."""
-    return content(formats.of(path).read(path, Wanted(budget_bytes=BUDGET_BYTES)))
+    return content(registry.of(path).read(path, Wanted(budget_bytes=BUDGET_BYTES)))
 
 
 # Damages. Each changes a file in place and says what it did; those of `BYTES` know nothing of its format.

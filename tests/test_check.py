@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from o2o.batch import Episode
 from o2o.check import CheckConfig, check
-from o2o.data import minari
+from o2o.data.formats import minari
 from o2o.errors import DataError, RobotError, UsageError
 
 ROBOT = str(Path(__file__).parent / "point_robot.py")  # 2 numbers seen, 2 actions within 0.1, 10 Hz

@@ -13,8 +13,8 @@ import torch
 
 from o2o import checkpoint, commands
 from o2o.cli import COMMANDS, main
-from o2o.data import minari
 from o2o.data.collect import collect
+from o2o.data.formats import minari
 from o2o.log import read_metrics
 from o2o.robot import connect
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from o2o import catalog
-from o2o.data import minari
 from o2o.data.collect import collect, mixture
+from o2o.data.formats import minari
 from o2o.robot import Guard, connect
 
 sim = catalog.load("robots", "sim")

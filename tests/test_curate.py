@@ -19,7 +19,7 @@ from o2o.curate.labels import Label
 from o2o.curate.merge import MergeConfig, merge
 from o2o.curate.relabel import RelabelConfig, relabel
 from o2o.curate.split import SplitConfig, split
-from o2o.data import minari
+from o2o.data.formats import minari
 from o2o.data.recording import Recording
 from o2o.data.recording import split as held_out
 from o2o.data.source import DataConfig, Source, load

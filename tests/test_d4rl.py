@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from o2o.batch import Episode
-from o2o.data import flat
-from o2o.data.d4rl import leaps, read
+from o2o.data.formats import flat
+from o2o.data.formats.d4rl import leaps, read
 from o2o.data.reading import OnDisk, wanted
 from o2o.errors import DataError, UsageError
 

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from o2o.data import formats
+from o2o.data.formats import registry
 from o2o.errors import DataError
 from tests import fuzz
 
@@ -16,7 +16,7 @@ MADE = fuzz.available()
 
 
 def known_by(path) -> list[str]:
-    return [form.NAME for form in formats.FORMATS if form.recognise(path)]
+    return [form.NAME for form in registry.FORMATS if form.recognise(path)]
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -24,7 +24,7 @@ def test_every_recording_is_recognised_by_one_format_alone(tmp_path, name):
     path = fuzz.MAKERS[name].make(tmp_path)
     (known,) = known_by(path)
     assert known == EXPECTED[name.partition("-")[0]]
-    assert formats.of(path).NAME == known
+    assert registry.of(path).NAME == known
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name.startswith(("d4rl", "robomimic", "fowm"))])
@@ -43,13 +43,13 @@ def test_a_broken_file_is_at_most_of_one_format_and_one_line(tmp_path, name, con
     path.write_bytes(content)
     assert known_by(path) == []
     with pytest.raises(DataError) as caught:
-        formats.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.Wanted())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_every_format_is_made_by_the_fuzzer():
     made = {EXPECTED[name.partition("-")[0]] for name in fuzz.MAKERS}
-    assert made == {form.NAME for form in formats.FORMATS}
+    assert made == {form.NAME for form in registry.FORMATS}
 
 
 def test_a_cut_off_file_of_minari_stays_minaris(tmp_path):
@@ -63,7 +63,7 @@ def test_cut_off_hdf5_is_called_that(tmp_path):
     path = fuzz.robomimic(tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"is not a readable HDF5 file: .*truncated"):
-        formats.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.Wanted())
 
 
 @pytest.mark.parametrize("name", ["data.hdf5", "data.pkl"])
@@ -71,7 +71,7 @@ def test_a_file_that_was_not_fetched_is_called_that(tmp_path, name):
     path = tmp_path / name
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(DataError, match="pointer of Git LFS"):
-        formats.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.Wanted())
 
 
 def test_other_hdf5_is_no_dataset_and_the_line_says_what_would_be(tmp_path):
@@ -80,7 +80,7 @@ def test_other_hdf5_is_no_dataset_and_the_line_says_what_would_be(tmp_path):
         file["weights"] = np.zeros(3)
     assert known_by(path) == []
     with pytest.raises(DataError, match=r"is no dataset that is known; wanted one of .*D4RL.*robomimic"):
-        formats.of(path)
+        registry.of(path)
 
 
 def test_folders_and_missing_files_are_of_no_format(tmp_path):

@@ -11,8 +11,8 @@ import struct
 import numpy as np
 import pytest
 
-from o2o.data import fowm, unpickle
-from o2o.data.fowm import read
+from o2o.data.formats import fowm, unpickle
+from o2o.data.formats.fowm import read
 from o2o.data.reading import OnDisk, wanted
 from o2o.errors import DataError, UsageError
 

@@ -56,7 +56,7 @@ class Reader:
 def test_a_reader_that_raises_or_says_two_lines_is_found(tmp_path, monkeypatch):
     path = fuzz.d4rl(tmp_path)
     for do, ending in ((lambda: 1 / 0, "raised"), (two_lines, "lines"), (one_line, "refused")):
-        monkeypatch.setattr(fuzz.formats, "FORMATS", (Reader(do),))
+        monkeypatch.setattr(fuzz.registry, "FORMATS", (Reader(do),))
         assert fuzz.round_of("d4rl", 0, path, "")[0] == ending
 
 

@@ -19,7 +19,7 @@ from o2o import checkpoint
 from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
 from o2o.critic import CriticConfig
-from o2o.data import minari
+from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.errors import DivergedError, StorageError, UsageError
@@ -133,11 +133,11 @@ def test_executed_actions_are_what_is_stored_beside_those_that_were_meant(finetu
 
 
 def test_what_the_robot_did_is_a_dataset_to_pretrain_on(finetuned, tmp_path):
-    papers = json.loads((finetuned / "run.json").read_text())
-    assert (papers["online"]["episodes"], papers["online"]["steps"]) == (5, 60)
+    own = json.loads((finetuned / "online.json").read_text())
+    assert (own["episodes"], own["steps"]) == (5, 60)
     o2o.pretrain(pretrain_config(finetuned / "online", tmp_path / "run", updates=2))
     used = json.loads((tmp_path / "run" / "run.json").read_text())["dataset"]
-    assert used["fingerprint"] == papers["online"]["fingerprint"]
+    assert used["fingerprint"] == own["fingerprint"]
     assert (used["episodes"], used["steps"]) == (5, 60)
 
 

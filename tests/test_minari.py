@@ -17,8 +17,8 @@ from make_minari import write as write_by_minari
 from minari.data_collector import EpisodeBuffer
 
 from o2o.batch import Episode
-from o2o.data import minari as reader
-from o2o.data.minari import read, read_id, recognise, write
+from o2o.data.formats import minari as reader
+from o2o.data.formats.minari import read, read_id, recognise, write
 from o2o.data.reading import OnDisk, on_disk, wanted
 from o2o.errors import DataError, StorageError, UsageError
 
@@ -259,7 +259,7 @@ def test_images_on_disk_are_written_in_stretches(tmp_path, monkeypatch):
     asked = []
     lazy = on_disk(frames.shape, lambda start, stop: asked.append((start, stop)) or frames[start:stop])
     episode = replace(make_episode(10, {"camera": (40, 48, 3)}), obs={"camera": lazy})
-    monkeypatch.setattr("o2o.data.minari_write.STRETCH_BYTES", 4 * frames[0].nbytes)
+    monkeypatch.setattr("o2o.data.formats.minari_write.STRETCH_BYTES", 4 * frames[0].nbytes)
     space = spaces.Box(0, 255, (40, 48, 3), np.uint8)
     write(tmp_path / "d", iter([episode]), dataset_id="d-v0", observation_space=space, action_space=ACTIONS)
     assert asked == [(0, 4), (4, 8), (8, 11)]
@@ -444,7 +444,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("o2o.data.minari_write.os.fsync", full)
+    monkeypatch.setattr("o2o.data.formats.minari_write.os.fsync", full)
     with pytest.raises(StorageError, match="No space left"):
         write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     assert list(tmp_path.iterdir()) == []

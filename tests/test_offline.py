@@ -12,7 +12,8 @@ import pytest
 
 from o2o import memory, offline
 from o2o.batch import Episode
-from o2o.data import border, flat, formats
+from o2o.data import border
+from o2o.data.formats import flat, registry
 from o2o.data.reading import on_disk
 from o2o.data.recording import Recording, split
 from o2o.data.replay import ReplayConfig
@@ -137,7 +138,7 @@ class Camera:
 def camera(tmp_path, monkeypatch):
     """The format, and the flags for a recording of it."""
     form = Camera()
-    monkeypatch.setattr(formats, "FORMATS", (form,))
+    monkeypatch.setattr(registry, "FORMATS", (form,))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.dat").write_text("")
     return form, {"image_size": 16, "control_hz": 50, "resample_hz": 50}
@@ -197,7 +198,8 @@ import numpy as np
 import o2o.pretrain
 from o2o import cli, memory
 from o2o.batch import Episode
-from o2o.data import formats, reading, recording
+from o2o.data import reading, recording
+from o2o.data.formats import registry
 
 def status(name):
     return next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if name in x)
@@ -214,7 +216,7 @@ class Large:
         episode = Episode(obs, np.ones((steps, 1), np.float32), np.ones(steps, np.float32), True, False)
         return recording.Recording([episode], path, "x", "0")
 
-formats.FORMATS = (Large(),)
+registry.FORMATS = (Large(),)
 memory.disk_free = lambda folder: 1e9
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")

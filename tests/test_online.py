@@ -12,7 +12,7 @@ import pytest
 
 from o2o.batch import Episode
 from o2o.data import journal
-from o2o.data import minari as reader
+from o2o.data.formats import minari as reader
 from o2o.data.online import Online
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.errors import DataError, StorageError, UsageError

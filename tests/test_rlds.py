@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from make_rlds import META, STEP, example, field, make_rlds, packed, record, toy, write_rlds
 
-from o2o.data import formats, rlds, tfrecord
-from o2o.data.crc32c import crc32c
+from o2o.data.formats import registry, rlds, tfrecord
+from o2o.data.formats.crc32c import crc32c
 from o2o.data.reading import OnDisk, wanted
 from o2o.errors import DataError, UsageError
 
@@ -234,7 +234,7 @@ def test_the_folder_above_one_version_is_the_dataset(tmp_path):
 
 def test_a_folder_and_a_file_are_known_by_what_they_are(tmp_path):
     make_rlds(tmp_path)
-    assert formats.of(tmp_path) is formats.of(tmp_path / FILE) is rlds
+    assert registry.of(tmp_path) is registry.of(tmp_path / FILE) is rlds
 
 
 def test_other_folders_and_files_are_not_recognised(tmp_path):

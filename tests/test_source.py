@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from o2o.batch import Episode
-from o2o.data import formats, minari
+from o2o.data.formats import minari, registry
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, UsageError
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from gymnasium import spaces
 import numpy as np
 from o2o.batch import Episode
-from o2o.data import minari
+from o2o.data.formats import minari
 from o2o.recipe import Recipe
 
 def make(seed, folder):
@@ -179,7 +179,7 @@ def test_readers_are_told_the_budget(workplace, monkeypatch):
             wanted.claim(3e6, path)
             raise AssertionError("read over the budget")
 
-    monkeypatch.setattr(formats, "FORMATS", (Large(),))
+    monkeypatch.setattr(registry, "FORMATS", (Large(),))
     (workplace / "a.dat").write_text("")
     with pytest.raises(DataError, match=r"needs 3 MB of memory .* the budget is 2 MB"):
         load("a.dat", DataConfig(memory_budget="2MB"))

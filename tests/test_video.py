@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from o2o.data import video
+from o2o.data.formats import video
 from o2o.errors import DataError
 from tests.make_lerobot import FPS, film, image, row_of
 

@@ -82,7 +82,7 @@ def _gaps(axes, recording: Recording, transform: Transform) -> None:
 
 def _counted(axes, values: np.ndarray, title: str, span: tuple[float, float] | None = None) -> None:
     """A histogram of steps, on a scale that shows single ones."""
-    axes.hist(values, NUM_BINS, span, color=ONE)
+    axes.hist(values, NUM_BINS, range=span, color=ONE)
     axes.set(title=title, ylabel="steps", yscale="log", ylim=(0.5, None))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from o2o.batch import Episode
-from o2o.data import minari
+from o2o.data.formats import minari
 from o2o.robot import Guard, succeeded
 from o2o.spec import as_dict
 

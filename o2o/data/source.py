@@ -8,7 +8,7 @@ from typing import Literal
 
 from o2o import catalog, memory
 from o2o.config import at_least
-from o2o.data import formats, minari
+from o2o.data.formats import minari, registry
 from o2o.data.reading import Wanted, wanted
 from o2o.data.recording import Recording
 from o2o.data.resample import factor, resample
@@ -184,7 +184,7 @@ def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Reco
 
 def _read(path: Path, asked: Wanted) -> Recording:
     """A file or folder, its format recognised by its content."""
-    form = formats.of(path)
+    form = registry.of(path)
     logger.info("%s is read as %s", path, form.NAME)
     return replace(form.read(path, asked), format=form.NAME)
 

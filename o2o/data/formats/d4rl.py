@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from o2o.batch import Episode
-from o2o.data import flat, hdf5
+from o2o.data.formats import flat, hdf5
 from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from o2o.catalog import not_found
-from o2o.data import lerobot_meta
-from o2o.data.parquet import Table
+from o2o.data.formats import lerobot_meta
+from o2o.data.formats.parquet import Table
 from o2o.data.reading import Wanted
 from o2o.errors import DataError, UsageError
 

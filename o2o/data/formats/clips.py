@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o.data import video
-from o2o.data.lerobot_meta import Meta
+from o2o.data.formats import video
+from o2o.data.formats.lerobot_meta import Meta
 from o2o.errors import DataError
 
 DEFAULT = {

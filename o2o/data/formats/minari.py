@@ -13,12 +13,12 @@ from gymnasium import spaces
 
 from o2o.batch import Episode
 from o2o.catalog import not_found
-from o2o.data import minari_files as files
-from o2o.data import picture
-from o2o.data.minari_files import MAIN, Files, Table
-from o2o.data.minari_papers import Papers, read_papers
-from o2o.data.minari_spaces import is_numeric, leaves
-from o2o.data.minari_write import write as write
+from o2o.data.formats import minari_files as files
+from o2o.data.formats import picture
+from o2o.data.formats.minari_files import MAIN, Files, Table
+from o2o.data.formats.minari_papers import Papers, read_papers
+from o2o.data.formats.minari_spaces import is_numeric, leaves
+from o2o.data.formats.minari_write import write as write
 from o2o.data.reading import ALL, Wanted, on_disk
 from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError, UsageError

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o.data import broken
+from o2o.data.formats import broken
 from o2o.errors import DataError, UsageError
 
 DEMUXERS = {

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from o2o.data.broken import reason
+from o2o.data.formats.broken import reason
 from o2o.errors import DataError
 
 logger = logging.getLogger("o2o")

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from o2o.data.broken import reason
+from o2o.data.formats.broken import reason
 from o2o.errors import DataError
 
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)  # of h5py

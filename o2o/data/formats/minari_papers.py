@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o.data import hdf5
-from o2o.data.minari_files import MAIN
+from o2o.data.formats import hdf5
+from o2o.data.formats.minari_files import MAIN
 from o2o.errors import DataError
 
 NUMBERS = ("total_episodes", "total_steps")

@@ -11,7 +11,7 @@ import numpy as np
 
 from o2o.batch import Episode
 from o2o.catalog import not_found
-from o2o.data import hdf5
+from o2o.data.formats import hdf5
 from o2o.data.reading import Wanted, on_disk
 from o2o.errors import DataError, UsageError
 

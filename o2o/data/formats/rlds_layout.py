@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from o2o.catalog import not_found
+from o2o.data.formats.tfds import Feature
+from o2o.data.formats.tfds_values import dtype_of
 from o2o.data.reading import Wanted
-from o2o.data.tfds import Feature
-from o2o.data.tfds_values import dtype_of
 from o2o.errors import DataError, UsageError
 
 SEEN, STEP = "steps/observation/", "steps/"

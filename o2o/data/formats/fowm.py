@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o.data import flat, unpickle
+from o2o.data.formats import flat, unpickle
 from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
 from o2o.errors import DataError

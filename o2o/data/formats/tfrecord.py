@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from o2o.data.crc32c import crc32c
+from o2o.data.formats.crc32c import crc32c
 from o2o.errors import DataError
 
 Kind = Literal["bytes", "floats", "ints"]

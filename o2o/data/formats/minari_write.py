@@ -13,9 +13,9 @@ from gymnasium import spaces
 
 from o2o.batch import Episode
 from o2o.checkpoint import sync_folder
-from o2o.data import picture
-from o2o.data.minari_files import MAIN, Hdf5
-from o2o.data.minari_spaces import is_numeric, leaves
+from o2o.data.formats import picture
+from o2o.data.formats.minari_files import MAIN, Hdf5
+from o2o.data.formats.minari_spaces import is_numeric, leaves
 from o2o.errors import DataError, StorageError, UsageError
 
 CHUNK_BYTES, STRETCH_BYTES = 2**20, 2**25  # of an array on disk; of images in memory at once

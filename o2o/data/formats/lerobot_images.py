@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.data import clips, lerobot_meta, picture, video
-from o2o.data.lerobot_meta import Meta
-from o2o.data.parquet import Table
+from o2o.data.formats import clips, lerobot_meta, picture, video
+from o2o.data.formats.lerobot_meta import Meta
+from o2o.data.formats.parquet import Table
 from o2o.data.reading import on_disk
 from o2o.errors import DataError
 
