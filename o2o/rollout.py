@@ -192,9 +192,15 @@ class _Worker:
 
     def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
         with Stopping(self.robot):  # a full disk stops the robot at once
-            self.rows.append(row(self.kind, raw, seed=self.seed, **step))
+            self.rows.append(row(self.kind, raw, seed=self.seed, **step, **self._clock()))
             if self.write:
                 self.write(self.rows[-1])
+
+    def _clock(self) -> dict[str, int]:
+        """A simulator's own time since the reset; of other robots the wall clock counts."""
+        if not self.rows or not self.robot.simulated or self.robot.control_hz is None:
+            return {}
+        return {"time_ns": int(self.rows[0]["time_ns"]) + round(1e9 * len(self.rows) / self.robot.control_hz)}
 
     def _see(self, raw: dict[str, np.ndarray]) -> None:
         one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}

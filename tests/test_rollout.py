@@ -96,6 +96,13 @@ def test_what_was_meant_and_who_moved_the_robot_are_columns_beside_what_was_done
     assert (np.diff(infos["time_s"]) >= 0).all() and (np.diff(infos["monotonic_s"]) > 0).all()
 
 
+def test_the_clock_of_a_simulator_is_its_own():
+    robot = Guard(Counter())
+    robot.simulated, robot.control_hz = True, 10.0
+    (played,) = play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
+    assert np.diff(played.episode.infos["time_s"]) == pytest.approx(0.1, abs=1e-6)
+
+
 def test_every_row_is_written_before_the_next_action_is_decided():
     rows, agent = [], Script()
     written = []

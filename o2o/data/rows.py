@@ -37,7 +37,10 @@ def row_type(boxes: Mapping[str, Box], action_dim: int) -> np.dtype:
             ("episode", "<i8"),  # its number in the run
             ("seed", "<i8"),  # of its scene
             ("sequence", "<i8"),  # of the row in the run
-            ("time_ns", "<i8"),  # wall clock when the observation came
+            (
+                "time_ns",
+                "<i8",
+            ),  # wall clock at the observation; a simulator's own since the reset
             ("monotonic_ns", "<i8"),  # a clock that nobody sets
             ("action", "<f4", (action_dim,)),  # as executed, physical
             ("intended_action", "<f4", (action_dim,)),  # as commanded, before the guard
