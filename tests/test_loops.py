@@ -55,7 +55,7 @@ def dataset(tmp_path_factory) -> Path:
 
 def pretrain_config(dataset: Path, out: Path, **changes) -> o2o.PretrainConfig:
     config = o2o.PretrainConfig(
-        dataset=str(dataset), robot=ROBOT, agent=TINY, updates=12, out=out, device="cpu",
+        dataset=str(dataset), robot=ROBOT, agent=TINY, updates=12, out=out, device="cpu", threads=1,
         log_every=4, checkpoint_every=4,
     )  # fmt: skip
     return replace(config, **changes)
@@ -91,7 +91,9 @@ def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained
 
 
 def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
-    config = o2o.FinetuneConfig(checkpoint=checkpoint, episodes=5, out=out, device="cpu", checkpoint_every=2)
+    config = o2o.FinetuneConfig(
+        checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2
+    )
     return replace(config, **changes)
 
 
@@ -163,7 +165,7 @@ def dying(self, *args):
     return real(self, *args)
 owner.{name} = dying
 o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=5, device="cpu",
-                                checkpoint_every=2))
+                                threads=1, checkpoint_every=2))
 """
 
 
