@@ -58,3 +58,15 @@ def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batc
         index=torch.arange(size),
         online=torch.zeros(size, dtype=torch.bool),
     )
+
+
+def assert_same(left: Episode, right: Episode) -> None:
+    """Two episodes are alike to the bit and the type, infos aside."""
+    assert left.obs.keys() == right.obs.keys()
+    for name in left.obs:
+        np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))
+        assert left.obs[name].dtype == right.obs[name].dtype
+    np.testing.assert_array_equal(left.action, right.action)
+    np.testing.assert_array_equal(left.reward, right.reward)
+    ends = ("terminated", "truncated", "last_obs_known", "success")
+    assert [getattr(left, e) for e in ends] == [getattr(right, e) for e in ends]

@@ -24,6 +24,7 @@ from o2o.data.recording import Recording
 from o2o.data.recording import split as held_out
 from o2o.data.source import DataConfig, Source, load
 from o2o.errors import DataError, StorageError, UsageError
+from tests.conftest import assert_same
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 LIMITS = spaces.Box(-1, 1, (2,))
@@ -73,17 +74,6 @@ def source(tmp_path) -> str:
 
 def read(path) -> Recording:
     return load(str(path), DataConfig())
-
-
-def assert_same(left: Episode, right: Episode) -> None:
-    assert left.obs.keys() == right.obs.keys()
-    for name in left.obs:
-        np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))
-        assert left.obs[name].dtype == right.obs[name].dtype
-    np.testing.assert_array_equal(left.action, right.action)
-    np.testing.assert_array_equal(left.reward, right.reward)
-    ends = ("terminated", "truncated", "last_obs_known", "success")
-    assert [getattr(left, e) for e in ends] == [getattr(right, e) for e in ends]
 
 
 # ---- info

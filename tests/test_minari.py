@@ -21,6 +21,7 @@ from o2o.data.formats import minari as reader
 from o2o.data.formats.minari import read, read_id, recognise, write
 from o2o.data.reading import OnDisk, on_disk, wanted
 from o2o.errors import DataError, StorageError, UsageError
+from tests.conftest import assert_same
 
 ACTIONS = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))
 NESTED = spaces.Dict(
@@ -56,17 +57,6 @@ def write_simple(folder, episodes, **more):
     write(
         folder, episodes, dataset_id="test/simple-v0", observation_space=space, action_space=ACTIONS, **more
     )
-
-
-def assert_same(left: Episode, right: Episode) -> None:
-    assert left.obs.keys() == right.obs.keys()
-    for name in left.obs:
-        np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))
-        assert left.obs[name].dtype == right.obs[name].dtype
-    np.testing.assert_array_equal(left.action, right.action)
-    np.testing.assert_array_equal(left.reward, right.reward)
-    ends = ("terminated", "truncated", "last_obs_known", "success")
-    assert [getattr(left, e) for e in ends] == [getattr(right, e) for e in ends]
 
 
 def test_images_and_nested_dicts_come_back_bit_for_bit(tmp_path):

@@ -12,21 +12,16 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from o2o.batch import Episode
+from o2o.data.formats import minari_spaces
 from o2o.errors import RobotError
 
 
-def leaves(space: gymnasium.Space, name: str = "", path: str = "observations") -> dict[str, tuple[str, Box]]:
+def leaves(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:
     """Flat name, as of `spec.as_dict` -> (place in a Minari episode, box), of an observation space."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        parts = [(key, key, part) for key, part in space.spaces.items()]
-    elif isinstance(space, gymnasium.spaces.Tuple):
-        parts = [(str(i), f"_index_{i}", part) for i, part in enumerate(space.spaces)]
-    else:
-        assert isinstance(space, Box), space  # `Guard` lets no other robot in
-        return {name or ("camera" if len(space.shape) == 3 else "state"): (path, space)}
     flat = {}
-    for key, place, part in parts:
-        flat |= leaves(part, f"{name}.{key}" if name else key, f"{path}/{place}")
+    for name, (place, box) in minari_spaces.leaves(space, "_index_{}").items():
+        assert isinstance(box, Box), box  # `Guard` lets no other robot in
+        flat[name] = place, box
     return flat
 
 
