@@ -7,10 +7,8 @@ import numpy as np
 
 from o2o.audit import clock
 from o2o.audit.actions import recorded
-from o2o.batch import Episode
-from o2o.data.border import clipped_share
+from o2o.data.border import check_same, clipped_share
 from o2o.data.recording import Recording
-from o2o.errors import DataError
 from o2o.memory import size
 from o2o.transform import Transform
 
@@ -47,7 +45,7 @@ def content(recording: Recording) -> list[Fact]:
         DataError: episodes that do not have the same columns.
     """
     episodes = recording.episodes
-    _check_same(recording)
+    check_same(recording)
     lengths = np.array([len(e) for e in episodes])
     returns = np.array([e.episode_return for e in episodes])
     rewards = np.concatenate([e.reward for e in episodes])
@@ -99,20 +97,6 @@ def on_disk(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     inner = [path] if path.is_file() else path.rglob("*")
     return sum(entry.stat().st_size for entry in inner if entry.is_file())
-
-
-def _check_same(recording: Recording) -> None:
-    first = _layout(recording.episodes[0])
-    for number, episode in enumerate(recording.episodes):
-        if _layout(episode) != first:
-            raise DataError(
-                f"{recording.path}: episode {number} has {_layout(episode)}, episode 0 has {first}; "
-                "--dataset.obs keeps what all of them have"
-            )
-
-
-def _layout(episode: Episode) -> dict[str, tuple[int, ...]]:
-    return {name: value.shape[1:] for name, value in {**episode.obs, "action": episode.action}.items()}
 
 
 def _range(values: np.ndarray, style: str) -> str:

@@ -36,7 +36,7 @@ def transform(
         DataError: returns that do not differ where the reward rule scales by their range, or episodes
             that do not have the same observations and actions.
     """
-    _check_same(recording)
+    check_same(recording)
     episodes = recording.episodes
     low, high = _limits(recording, config, robot_limits)
     scale, shift = _reward(recording, config)
@@ -81,7 +81,12 @@ def clipped_share(episodes: list[Episode], transform: Transform) -> float:
     return sum(transform.num_clipped(e.action) for e in episodes) / sum(e.action.size for e in episodes)
 
 
-def _check_same(recording: Recording) -> None:
+def check_same(recording: Recording) -> None:
+    """
+    Raises:
+        DataError: episodes that differ in what is observed or done.
+    """
+
     def layout(episode: Episode):
         return {k: v.shape[1:] for k, v in episode.obs.items()}, episode.action.shape[1]
 
@@ -90,7 +95,7 @@ def _check_same(recording: Recording) -> None:
         if layout(episode) != first:
             raise DataError(
                 f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
-                f"episode 0 has {first}"
+                f"episode 0 has {first}; --dataset.obs keeps what all of them have"
             )
 
 
