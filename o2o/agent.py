@@ -212,7 +212,7 @@ class Agent:
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """World and policy losses reduced by mean over (t, b) of rho^t * valid * weight * loss."""
-        with self._precision():
+        with self.precision():
             unroll = self.model.unroll(batch)
             critic, td_error = self.critic.losses(unroll, batch)
             policy = self.behaviour.losses(self.critic, unroll, batch)
@@ -225,7 +225,7 @@ class Agent:
         policy = {name: (loss * scale).mean() for name, loss in policy.items()}
         return world, policy, (decay * td_error).sum(0)
 
-    def _precision(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
         """Inside, products and convolutions have the precision of the config."""
         low = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
@@ -237,6 +237,11 @@ class Agent:
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
         self.acting.seed(seed)
 
+    @property
+    def price(self) -> float:
+        """Lambda, units of return for one unit of the ensemble's spread."""
+        return self.planner.valuation.price
+
     @torch.no_grad()
     def act(
         self,
@@ -246,6 +251,7 @@ class Agent:
         first: np.ndarray,
         explore: bool = False,
         plan: bool = True,
+        trace: bool = False,
     ) -> np.ndarray:
         """Actions for N robots, and the belief moved on.
 
@@ -256,6 +262,7 @@ class Agent:
             first: (N,) bool, rows that start an episode.
             explore: add exploration noise.
             plan: search with the planner; else the policy acts alone.
+            trace: let `last_plan` say how it was found.
         Returns:
             (N, A) float32 in [-1, 1].
         """
@@ -263,11 +270,11 @@ class Agent:
         action = torch.as_tensor(prev_action, dtype=torch.float32, device=self.device)
         reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
         begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
-        with self.acting.use(), self._precision():
+        with self.acting.use(), self.precision():
             self.belief = self.model.observe(self.belief, action, reward, seen, begin)
             if plan:
                 thought = self._plan(
-                    self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore
+                    self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore, trace
                 )
                 self.last_plan, self.memory = thought, thought.memory
                 return thought.action.cpu().numpy()

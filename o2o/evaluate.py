@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o import checkpoint, interval
+from o2o import checkpoint, interval, memory
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.config import at_least
+from o2o.data.plans import Plans
 from o2o.film import write_film
+from o2o.log import run_folder
 from o2o.machine import MachineConfig, compiles, tune
+from o2o.moment import keeper
 from o2o.robot import Guard
-from o2o.rollout import Played, attach, play
+from o2o.rollout import Played, Record, attach, play
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot
 from o2o.seeding import derive
 
@@ -35,6 +38,8 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         num_robots: simulators side by side; a real robot is there once.
         film: write a short video of the first four episodes here (.mp4).
         out: write the result here (.json).
+        record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
+        plans_budget: room for that on the disk; over it every second episode's is let go.
     """
 
     checkpoint: Path | None = None
@@ -45,11 +50,14 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     num_robots: int = 25
     film: Path | None = None
     out: Path | None = None
+    record_plans: Path | None = None
+    plans_budget: str = "200MB"
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
         at_least(self, episodes=1, seed=0, num_robots=1)
+        memory.budget(self.plans_budget)
 
 
 @dataclass(frozen=True)
@@ -114,11 +122,13 @@ def score(
     num_robots: int = 25,
     num_films: int = 0,
     at_work: Guard | None = None,
+    record: Record | None = None,
 ) -> tuple[Score, list[Played]]:
     """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
 
     Args:
         at_work: the robot that is attached already; it serves if it is a real one.
+        record: see `rollout.play`.
     """
     with ExitStack() as stack:
 
@@ -130,7 +140,7 @@ def score(
             robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
         played = play(
             agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
-            max_steps=choice.max_steps or None, num_films=num_films,
+            max_steps=choice.max_steps or None, num_films=num_films, record=record,
         )  # fmt: skip
     return Score.of([p.episode for p in played]), played
 
@@ -146,9 +156,13 @@ def evaluate(config: EvaluateConfig) -> Score:
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
+    record = None
+    if config.record_plans:
+        plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
+        record = keeper(plans, agent, scenes(config.episodes))
     result, played = score(
         agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
-        num_films=4 if config.film else 0,
+        num_films=4 if config.film else 0, record=record,
     )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     if config.film:

@@ -4,17 +4,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o import checkpoint, offline
+from o2o import checkpoint, memory, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.config import at_least, at_most
 from o2o.data.journal import Journal
 from o2o.data.online import Online
+from o2o.data.plans import Plans
 from o2o.data.replay import Mix, Replay
 from o2o.evaluate import score
 from o2o.log import Progress, RunLog, run_folder
 from o2o.machine import FREE as FREE_MACHINE
 from o2o.machine import MachineConfig, compiles, tune
+from o2o.moment import keeper
 from o2o.robot import Guard
 from o2o.rollout import attach, play
 from o2o.run import (
@@ -40,6 +42,8 @@ FREE = {
     "checkpoint_every",
     "evaluate_every",
     "evaluate_episodes",
+    "record_plans",
+    "plans_budget",
     *FREE_MACHINE,
 }
 
@@ -61,6 +65,8 @@ class FinetuneConfig(RobotChoice, MachineConfig):
         resume: go on with the run in `out`.
         memory_budget: main memory that the recordings may take; see `o2o pretrain`.
         plan: act with the planner; `--no-plan` explores with the policy alone.
+        record_plans: keep in `OUT/plans` what the planner thought at every step, for `o2o inspect`.
+        plans_budget: room for that on the disk; over it every second episode's is let go.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
@@ -77,6 +83,8 @@ class FinetuneConfig(RobotChoice, MachineConfig):
     resume: bool = False
     memory_budget: str = "50%"
     plan: bool = True
+    record_plans: bool = False
+    plans_budget: str = "200MB"
     checkpoint_every: int = 5
     evaluate_every: int = 0
     evaluate_episodes: int = 20
@@ -86,6 +94,7 @@ class FinetuneConfig(RobotChoice, MachineConfig):
         MachineConfig.__post_init__(self)
         at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1)
         at_least(self, evaluate_every=0, evaluate_episodes=1, offline_ratio=0)
+        memory.budget(self.plans_budget)
         at_most(self, offline_ratio=1)
 
 
@@ -113,6 +122,7 @@ def finetune(config: FinetuneConfig) -> Path:
     replay = agent.config.replay
     online = Replay(agent.transform.spec, replay.capacity, derive(config.seed, "online"), replay, online=True)
     mix = Mix(data.replay, online, config.offline_ratio)
+    plans = Plans(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
     done, owed = (meta["episodes"], meta["owed"]) if resumed else (0, 0.0)
     facts = {
         "dataset": meta["dataset"],
@@ -150,7 +160,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < len(own):
                 episode, notes = own.read(done), {}
             else:
-                episode, notes = _act(agent, robot, choice, config, own)
+                episode, notes = _act(agent, robot, choice, config, own, plans)
             online.add(agent.transform.episode(episode))
             owed += len(episode) * config.updates_per_step
             metrics = {}
@@ -193,17 +203,19 @@ def _num_updates(config: FinetuneConfig, data: dict) -> int:
 
 
 def _act(
-    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online
+    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online, plans: Plans | None
 ) -> tuple[Episode, dict[str, float]]:
     """One exploring episode, written down; and what planner and guard noted.
 
     The run's seed and the number of the episode fix its scene and noise.
     """
-    scene, noise = derive(config.seed, "scene", len(own)), derive(config.seed, "act", len(own))
-    limit = choice.max_steps or None
+    number = len(own)
+    scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
+    record = keeper(plans, agent, [scene], number) if plans else None
     (played,) = play(
-        agent, [robot], [scene], noise, config.plan, explore=True, max_steps=limit, write=own.write
-    )
+        agent, [robot], [scene], noise, config.plan, explore=True, max_steps=choice.max_steps or None,
+        write=own.write, record=record,
+    )  # fmt: skip
     own.add(played.episode, scene)
     return played.episode, {"length": len(played.episode), **played.metrics()}
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from o2o.model import State, WorldModel, repeat
 
+DEEP = ("action", "feature", "discount", "reward")  # what plans have at each step
+
 
 @dataclass(frozen=True)
 class Roll:
@@ -34,27 +36,29 @@ class Imagined:
         action: (H, N, S, A), in [-1, 1].
         feature: (H+1, N, S, F), the last one where the plan ends.
         discount: (H+1, N, S), what a unit of return at that step is worth now; the first is one.
-        gain: (N, S) discounted reward on the way, in units of the scaled reward.
+        reward: (H, N, S) brought by each action, in units of the scaled reward.
+        gain: (N, S) discounted reward on the way.
         penalty: (N, S) discounted price of the ensemble's disagreement on the way; zero until charged.
     """
 
     action: Tensor
     feature: Tensor
     discount: Tensor
+    reward: Tensor
     gain: Tensor
     penalty: Tensor
 
     def pick(self, places: Tensor) -> "Imagined":
         """The candidates at `places` (N, K)."""
         rows = torch.arange(len(places), device=places.device)[:, None]
-        deep = {name: getattr(self, name)[:, rows, places] for name in ("action", "feature", "discount")}
+        deep = {name: getattr(self, name)[:, rows, places] for name in DEEP}
         flat = {name: getattr(self, name)[rows, places] for name in ("gain", "penalty")}
         return Imagined(**deep, **flat)
 
 
 def join(left: Imagined, right: Imagined) -> Imagined:
     """The candidates of both, side by side."""
-    deep = {n: torch.cat([getattr(left, n), getattr(right, n)], 2) for n in ("action", "feature", "discount")}
+    deep = {n: torch.cat([getattr(left, n), getattr(right, n)], 2) for n in DEEP}
     flat = {n: torch.cat([getattr(left, n), getattr(right, n)], 1) for n in ("gain", "penalty")}
     return Imagined(**deep, **flat)
 
@@ -94,6 +98,7 @@ def _candidates(
         rolled.action.unflatten(1, shape),
         rolled.feature.unflatten(1, shape),
         discount.unflatten(1, shape),
+        rolled.reward.unflatten(1, shape),
         gain,
         torch.zeros_like(gain),
     )

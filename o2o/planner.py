@@ -5,7 +5,7 @@ Source: Feng et al. 2023 (FOWM), eq. 4, on TD-MPC's planner (Hansen et al. 2022)
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from o2o.config import at_least, at_most
 from o2o.deadline import Pace
 from o2o.imagine import Imagined, imagine, imagine_policy
 from o2o.model import State
-from o2o.valuation import Valuation
+from o2o.valuation import Valuation, Valued
 
 Method = Literal["mppi", "icem"]
 
@@ -68,6 +68,31 @@ class PlannerConfig:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """How a plan was found.
+
+    Attributes:
+        valued: the S candidates of the last iteration.
+        num_fresh: how many of them, the first ones, were drawn in it; then come the policy's (of `icem`, but
+            for its first iteration: the elites of the one before).
+        places: (N, K) the elites among the candidates.
+        weight: (N, K) theirs, by which the mean moved; they sum to one.
+        chosen: (N,) the candidate whose first action is taken.
+        mean, std: (I, H, N, A) of the search after each iteration.
+        policy: (N, A) what the policy would have done.
+    """
+
+    valued: Valued
+    num_fresh: int
+    places: Tensor
+    weight: Tensor
+    chosen: Tensor
+    mean: Tensor
+    std: Tensor
+    policy: Tensor
+
+
+@dataclass(frozen=True)
 class Plan:
     """What the planner chose, and what it thought of it.
 
@@ -80,6 +105,7 @@ class Plan:
         usable: (N,) bool; False where the policy acted, for want of a candidate with a value.
         iterations: of the search.
         evaluated: share of the ensemble's evaluations that were made; mean over the iterations.
+        trace: how it was found, if that was asked for and there was time to search.
     """
 
     action: Tensor
@@ -89,6 +115,26 @@ class Plan:
     usable: Tensor
     iterations: int
     evaluated: float
+    trace: Trace | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an iteration came to.
+
+    Attributes:
+        valued: all S candidates.
+        num_fresh: how many of them were drawn; the others were kept.
+        elites: the best K of each robot.
+        places, value, weight: (N, K) where they are among the S, and their own.
+    """
+
+    valued: Valued
+    num_fresh: int
+    elites: Imagined
+    places: Tensor
+    value: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,19 +144,15 @@ class _Search:
     Attributes:
         mean, std: (H, N, A) of the Gaussian to draw from.
         kept: candidates that the next iteration values again, charged.
-        elites: the best K of each robot.
-        value, penalty, weight: (N, K) theirs.
+        found: what it came to itself; None before the first one.
         evaluated: sum over the iterations of the share of evaluations made.
     """
 
     mean: Tensor
     std: Tensor
     kept: Imagined
-    elites: Imagined
-    value: Tensor
-    penalty: Tensor
-    weight: Tensor
-    evaluated: float
+    found: _Found | None = None
+    evaluated: float = 0.0
 
 
 class MPPI:
@@ -131,8 +173,9 @@ class MPPI:
 
     @torch.no_grad()
     def plan(
-        self, state: State, model, critic, behaviour, memory: Tensor | None, first: Tensor, explore: bool
-    ) -> Plan:
+        self, state: State, model, critic, behaviour, memory: Tensor | None, first: Tensor, explore: bool,
+        trace: bool = False,
+    ) -> Plan:  # fmt: skip
         """Plans for N robots at once.
 
         Args:
@@ -143,19 +186,22 @@ class MPPI:
             memory: (H, N, A) of the last plan, or None.
             first: (N,) bool; those robots start an episode and have no memory.
             explore: add noise of the final search width to the action.
+            trace: keep how it was found.
         """
         numbers = self._numbers(first.device)
         policy = behaviour.act(model.feature(state))
         mean = self._warm_start(memory, first)  # (H, N, A)
-        search, count = None, 0
+        search, way = None, []
         for number in numbers:
             if search is None:
                 search = self._begin(state, mean, model, critic, behaviour)
-            search, count = self._improve(search, number, state, model, critic, behaviour), number + 1
-        if search is None:
+            search = self._improve(search, number, state, model, critic, behaviour)
+            way.append((search.mean, search.std))
+        if search is None or search.found is None:
             unknown = torch.full_like(policy[:, 0], torch.nan)
             return Plan(policy, mean, unknown, unknown, unknown > 0, 0, 0.0)
-        return self._decide(search, count, policy, explore)
+        plan, drawn = self._decide(search, search.found, len(way), policy, explore)
+        return replace(plan, trace=_trace(search.found, drawn, way, policy)) if trace else plan
 
     def _numbers(self, device: torch.device) -> Iterable[int]:
         """Of the iterations to make."""
@@ -168,8 +214,7 @@ class MPPI:
         cfg = self.config
         prior = imagine_policy(model, state, behaviour, cfg.horizon, cfg.num_policy)
         prior = self.valuation.charge(prior, critic)
-        none = prior.gain[:, :0]
-        return _Search(mean, torch.full_like(mean, cfg.max_std), prior, prior, none, none, none, 0.0)
+        return _Search(mean, torch.full_like(mean, cfg.max_std), prior)
 
     def _improve(self, search: _Search, number: int, state: State, model, critic, behaviour) -> _Search:
         """One iteration: draw candidates, value them, move to the elites."""
@@ -185,8 +230,8 @@ class MPPI:
         elites, weight = valued.plans.pick(places), elite_weights(value, cfg.temperature)
         mean, std = self._refit(search.mean, elites.action, weight)
         kept = elites if cfg.method == "icem" else search.kept
-        penalty, evaluated = valued.penalty.gather(1, places), search.evaluated + valued.evaluated
-        return _Search(mean, std, kept, elites, value, penalty, weight, evaluated)
+        found = _Found(valued, fresh.gain.shape[1], elites, places, value, weight)
+        return _Search(mean, std, kept, found, search.evaluated + valued.evaluated)
 
     def _num_fresh(self, number: int) -> int:
         """Samples to draw in iteration `number`."""
@@ -195,18 +240,21 @@ class MPPI:
             return cfg.num_samples
         return max(min(cfg.num_elites, cfg.num_samples), round(cfg.num_samples * cfg.decay**number))
 
-    def _decide(self, search: _Search, count: int, policy: Tensor, explore: bool) -> Plan:
-        """One elite's first action, drawn by weight."""
-        chosen = draw(search.weight)  # (N,)
-        action = search.elites.action[0, torch.arange(len(chosen), device=chosen.device), chosen]  # (N, A)
+    def _decide(
+        self, search: _Search, found: _Found, count: int, policy: Tensor, explore: bool
+    ) -> tuple[Plan, Tensor]:
+        """One elite's first action, drawn by weight; and which elite (N,)."""
+        drawn = draw(found.weight)  # (N,)
+        action = found.elites.action[0, torch.arange(len(drawn), device=drawn.device), drawn]  # (N, A)
         if explore:
             action = action + search.std[0] * torch.randn_like(action)
-        usable = search.value.max(1).values > -torch.inf
+        usable = found.value.max(1).values > -torch.inf
         action = torch.where(usable[:, None], action, policy)
-        value = (search.weight * search.value.nan_to_num(neginf=0.0)).sum(1)
-        penalty = (search.weight * search.penalty.nan_to_num()).sum(1)
+        value = (found.weight * found.value.nan_to_num(neginf=0.0)).sum(1)
+        penalty = found.valued.penalty.gather(1, found.places)  # (N, K)
+        penalty = (found.weight * penalty.nan_to_num()).sum(1)
         share = search.evaluated / count
-        return Plan(action.clamp(-1, 1), search.mean, value, penalty, usable, count, share)
+        return Plan(action.clamp(-1, 1), search.mean, value, penalty, usable, count, share), drawn
 
     def _warm_start(self, memory: Tensor | None, first: Tensor) -> Tensor:
         if memory is None:
@@ -221,6 +269,12 @@ class MPPI:
         std = (weight * (elite - new[:, :, None]).square()).sum(2).sqrt()
         momentum = self.config.momentum
         return momentum * mean + (1 - momentum) * new, std.clamp(self.config.min_std, self.config.max_std)
+
+
+def _trace(found: _Found, drawn: Tensor, way: list[tuple[Tensor, Tensor]], policy: Tensor) -> Trace:
+    chosen = found.places.gather(1, drawn[:, None])[:, 0]
+    mean, std = (torch.stack(values) for values in zip(*way, strict=True))
+    return Trace(found.valued, found.num_fresh, found.places, found.weight, chosen, mean, std, policy)
 
 
 def rank(value: Tensor, num_elites: int) -> tuple[Tensor, Tensor]:

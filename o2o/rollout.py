@@ -1,8 +1,9 @@
 """An agent on its robots: attach them, and play episodes through the border."""
 
+import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from o2o.data.border import check_rate
 from o2o.data.recording import Limits
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.errors import UsageError
+from o2o.moment import Moment, examine
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
 from o2o.transform import Transform
+
+Record = Callable[[int, list[Moment]], None]  # is given the scene's seed and what was thought in it
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Played:
         seed: of the scene.
         plan_value: mean of the planner's value over its plans, NaN if the policy acted throughout.
         plan_penalty: mean of the penalty within it.
+        plan_share: mean of penalty / (penalty + |value before it|), 0 to 1.
         plan_iterations: mean of the planner's iterations, over all decisions.
         num_clipped: actions that the guard had to bring back into the robot's limits.
         frames: pictures, one an observation, if they were asked for.
@@ -36,6 +41,7 @@ class Played:
     seed: int
     plan_value: float
     plan_penalty: float
+    plan_share: float
     plan_iterations: float
     num_clipped: int
     frames: list[np.ndarray] = field(default_factory=list)
@@ -45,6 +51,7 @@ class Played:
         thoughts = {
             "plan/value": self.plan_value,
             "plan/penalty": self.plan_penalty,
+            "plan/penalty_share": self.plan_share,
             "plan/iterations": self.plan_iterations,
         }
         planned = {} if np.isnan(self.plan_value) else thoughts
@@ -90,6 +97,7 @@ def play(
     max_steps: int | None = None,
     num_films: int = 0,
     write: Callable[[np.ndarray], None] | None = None,
+    record: Record | None = None,
 ) -> list[Played]:
     """One episode for each scene, as many at a time as there are robots.
 
@@ -103,36 +111,54 @@ def play(
         num_films: take pictures of the first so many episodes.
         write: is given each row of `data.rows` before the next action is sent, of a lone robot. That a
             human moved the robot in a step, the robot says by `info["takeover"]`.
+        record: is given what the planner thought in each episode, as it ends, or as it is broken off.
     """
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[Played | None] = [None] * len(seeds)
-    workers = [_Worker(robot, agent.transform, max_steps, write) for robot in robots[: len(seeds)]]
+    workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
-    while any(worker.running for worker in workers):
-        names = agent.transform.fields
-        obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in names}
-        prev_action = np.stack([worker.prev_action for worker in workers])
-        prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
-        first = np.array([worker.first for worker in workers])
-        unit = agent.act(obs, prev_action, prev_reward, first, explore, plan)
-        thought = _thought(agent, len(workers))
-        for worker, action, value_penalty in zip(workers, unit, thought, strict=True):
-            if worker.running and worker.step(action, value_penalty):
-                results[worker.place] = worker.result()
-                if waiting:
-                    worker.begin(*waiting.pop(), num_films)
+    with ExitStack() as at_last:
+        for worker in workers:
+            at_last.callback(worker.tell)
+        while any(worker.running for worker in workers):
+            unit, thought, moments = _decide(agent, workers, explore, plan, record is not None)
+            for worker, action, own, moment in zip(workers, unit, thought, moments, strict=True):
+                if worker.running and worker.step(action, own, moment):
+                    results[worker.place] = worker.result()
+                    worker.tell()
+                    if waiting:
+                        worker.begin(*waiting.pop(), num_films)
     return [result for result in results if result is not None]
 
 
+def _decide(
+    agent: Agent, workers: list["_Worker"], explore: bool, plan: bool, trace: bool
+) -> tuple[np.ndarray, np.ndarray, list[Moment | None]]:
+    """(N, A) unit actions, (N, 4) thoughts, and each plan taken apart, if that is asked for."""
+    obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in agent.transform.fields}
+    prev_action = np.stack([worker.prev_action for worker in workers])
+    prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
+    first = np.array([worker.first for worker in workers])
+    begin_s = time.perf_counter()
+    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace)
+    took_ms = 1e3 * (time.perf_counter() - begin_s)
+    moments: list[Moment | None] = [None] * len(workers)
+    if agent.last_plan is not None and agent.last_plan.trace is not None:
+        moments = [*examine(agent, agent.last_plan.trace, agent.last_plan.action, took_ms)]
+    return unit, _thought(agent, len(workers)), moments
+
+
 def _thought(agent: Agent, n: int) -> np.ndarray:
-    """(N, 3) value, penalty and iterations of the last plan."""
+    """(N, 4) value, penalty, the penalty's share, and iterations of the last plan."""
     plan = agent.last_plan
     if plan is None:
-        return np.tile([np.nan, np.nan, 0.0], (n, 1))
-    return np.stack([plan.value.cpu().numpy(), plan.penalty.cpu().numpy(), np.full(n, plan.iterations)], 1)
+        return np.tile([np.nan, np.nan, np.nan, 0.0], (n, 1))
+    value, penalty = plan.value.cpu().numpy(), plan.penalty.cpu().numpy()
+    share = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
+    return np.stack([value, penalty, share, np.full(n, plan.iterations)], 1)
 
 
 class _Worker:
@@ -144,8 +170,10 @@ class _Worker:
         transform: Transform,
         max_steps: int | None,
         write: Callable[[np.ndarray], None] | None,
+        record: Record | None,
     ):
-        self.robot, self.transform, self.max_steps, self.write = robot, transform, max_steps, write
+        self.robot, self.transform, self.max_steps = robot, transform, max_steps
+        self.write, self.record = write, record
         boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
         seen = boxes if write else {name: boxes[name] for name in transform.fields}
         self.kind = row_type(seen, len(robot.low))
@@ -154,15 +182,17 @@ class _Worker:
     def begin(self, place: int, seed: int, num_films: int) -> None:
         self.place, self.seed, self.film = place, seed, place < num_films
         raw, _ = self.robot.reset(seed=seed)
-        self.rows, self.thoughts, self.frames = [], [], []
+        self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
         self.clipped_before = self.robot.num_clipped
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
         self.prev_reward, self.first, self.running = 0.0, True, True
         self._keep(raw)
         self._see(raw)
 
-    def step(self, unit: np.ndarray, thought: np.ndarray) -> bool:
+    def step(self, unit: np.ndarray, thought: np.ndarray, moment: Moment | None) -> bool:
         """Acts once; True when the episode is over."""
+        if moment is not None:  # kept before the robot moves: it may be what broke it
+            self.moments.append(replace(moment, t=np.int32(len(self.thoughts))))
         intended = self.transform.physical_action(unit)
         raw, reward, terminated, truncated, info = self.robot.step(intended)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
@@ -185,10 +215,18 @@ class _Worker:
 
     def result(self) -> Played:
         thoughts = np.array(self.thoughts)
-        value, penalty, _ = _mean(thoughts[~np.isnan(thoughts[:, 0])])
+        value, penalty, share, _ = _mean(thoughts[~np.isnan(thoughts[:, 0])])
         clipped = self.robot.num_clipped - self.clipped_before
-        iterations = _mean(thoughts)[2]
-        return Played(to_episode(self.rows), self.seed, value, penalty, iterations, clipped, self.frames)
+        iterations = _mean(thoughts)[3]
+        return Played(
+            to_episode(self.rows), self.seed, value, penalty, share, iterations, clipped, self.frames
+        )
+
+    def tell(self) -> None:
+        """Hands over what was thought since the last time."""
+        if self.record and self.moments:
+            self.record(self.seed, self.moments)
+            self.moments = []
 
     def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
         with Stopping(self.robot):  # a full disk stops the robot at once

@@ -24,13 +24,22 @@ class Valued:
         value: (N, S) penalised return, in units of the scaled reward; -inf for plans that were given up
             because they cannot be among the best.
         penalty: (N, S) the price of doubt within it.
+        last_action: (N, S, A) the policy's, where the plan ends.
+        leaf: (N, S) value of the end, before discount and price.
         evaluated: share of the ensemble's evaluations that were made, 0 to 1.
     """
 
     plans: Imagined
     value: Tensor
     penalty: Tensor
+    last_action: Tensor
+    leaf: Tensor
     evaluated: float = 1.0
+
+    def spread(self, critic) -> Tensor:
+        """(H+1, N, S) the ensemble's disagreement at every step, of plans that were given up too."""
+        action = torch.cat([self.plans.action, self.last_action[None]])
+        return critic.uncertainty(self.plans.feature, action)
 
 
 class Valuation:
@@ -57,9 +66,9 @@ class Valuation:
     def all(self, fresh: Imagined, kept: Imagined, critic, behaviour) -> Valued:
         """Every candidate's value. Static shapes. `kept` is charged, `fresh` not yet."""
         plans = join(self.charge(fresh, critic), kept)
-        leaf, spread = self.end(critic, behaviour, plans.feature[-1])
+        action, leaf, spread = self.end(critic, behaviour, plans.feature[-1])
         penalty = plans.penalty + plans.discount[-1] * self.price * spread
-        return Valued(plans, plans.gain + plans.discount[-1] * leaf - penalty, penalty)
+        return Valued(plans, plans.gain + plans.discount[-1] * leaf - penalty, penalty, action, leaf)
 
     def best(self, fresh: Imagined, kept: Imagined, critic, behaviour, num: int) -> Valued:
         """The value of the `num` best candidates, exactly as `all` gives it, and of few others.
@@ -104,7 +113,7 @@ class Valuation:
         paid = paid | pay(~first & (bound - way >= floor), floor)
         plans = replace(plans, penalty=way.view(n, size))
         share = num_evaluated / ((last + 1) * n * size)
-        return Valued(plans, value(paid), (way + tail).view(n, size), share)
+        return Valued(plans, value(paid), (way + tail).view(n, size), last_action, leaf, share)
 
 
 def doubt(critic, feature: Tensor, action: Tensor) -> Tensor:
@@ -118,6 +127,7 @@ def tip(critic, behaviour, feature: Tensor) -> tuple[Tensor, Tensor]:
     return action, critic.pessimistic(feature, action)
 
 
-def end(critic, behaviour, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Where plans end: the lesser of two members' values, and the spread of all, each (...)."""
-    return critic.assess(feature, behaviour.act(feature, explore=True))
+def end(critic, behaviour, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `tip`, and the spread of all members (...)."""
+    action = behaviour.act(feature, explore=True)
+    return action, *critic.assess(feature, action)

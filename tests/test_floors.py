@@ -45,9 +45,17 @@ FLOORS = {
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
     4: [  # loops
-        *["pretrain", "finetune", "evaluate", "inspect", "bench/*", "compare/*", "demo"],
+        *["pretrain", "finetune", "evaluate", "inspect/*", "bench/*", "compare/*", "demo"],
         *["check", "audit/*", "curate/*"],
-        *["run", "offline", "rollout", "listing", "open_loop", "curves"],  # what the loops and the door share
+        *[
+            "run",
+            "offline",
+            "rollout",
+            "listing",
+            "open_loop",
+            "curves",
+            "moment",
+        ],  # what they and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door
 }

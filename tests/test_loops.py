@@ -22,6 +22,7 @@ from o2o.critic import CriticConfig
 from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.online import Online
+from o2o.data.plans import Plans
 from o2o.errors import DivergedError, StorageError, UsageError
 from o2o.log import read_metrics
 from o2o.models import tdmpc
@@ -100,6 +101,24 @@ def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfi
 @pytest.fixture(scope="module")
 def finetuned(pretrained, tmp_path_factory) -> Path:
     return o2o.finetune(finetune_config(pretrained, tmp_path_factory.mktemp("run") / "finetune"))
+
+
+def test_recording_plans_changes_no_weight_and_keeps_what_was_thought(pretrained, finetuned, tmp_path):
+    out = tmp_path / "recorded"
+    o2o.finetune(finetune_config(pretrained, out, record_plans=True))
+    same(out, finetuned)
+    plans = Plans(out / "plans")
+    assert plans.numbers() == [0, 1, 2, 3, 4]
+    arrays, facts = plans.read(2)
+    with closing(Online(out / "online")) as own:
+        episode = own.read(2)
+    assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode)
+
+
+def test_an_evaluation_records_its_plans_by_scene(pretrained, tmp_path):
+    folder = tmp_path / "plans"
+    o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, episodes=3, num_robots=2, record_plans=folder))
+    assert Plans(folder).numbers() == [0, 1, 2]
 
 
 def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, tmp_path):

@@ -139,8 +139,8 @@ def test_the_best_elite_of_icem_never_gets_worse():
     search, best = planner._begin(state, mean, toy, toy, toy), -torch.inf
     for number in range(6):
         search = planner._improve(search, number, state, toy, toy, toy)
-        assert search.value.max() >= best
-        best = search.value.max()
+        assert search.found is not None and search.found.value.max() >= best
+        best = search.found.value.max()
 
 
 def test_the_policy_acts_where_there_is_no_time():

@@ -16,6 +16,8 @@ from o2o.config import from_dict, to_dict
 from o2o.log import read_metrics
 from o2o.model import ModelConfig
 from o2o.models import rssm, tdmpc, twm
+from o2o.moment import examine
+from o2o.seeding import Stream
 from o2o.transform import Field, Transform
 
 STATE = {"state": Field((5,)), "goal": Field((2,))}
@@ -59,6 +61,15 @@ def windows(agent: Agent, seed: int, online: bool = False):
     return replace(batch, online=torch.full_like(batch.online, online))
 
 
+def doubtful(name: str) -> Agent:
+    """An agent whose ensemble disagrees; an untrained one does not, its output is zero."""
+    agent = make(name)
+    with torch.no_grad(), Stream(1, agent.device).use():
+        for weight in agent.critic.q_heads.parameters():
+            weight.add_(0.5 * torch.randn_like(weight))
+    return agent
+
+
 def act(agent: Agent, n: int = 2, first: bool = True, **flags) -> np.ndarray:
     obs = {name: value[0].numpy() for name, value in make_batch(agent.transform.spec, 1, n).obs.items()}
     return agent.act(obs, np.zeros((n, 2)), np.zeros(n), np.full(n, first), **flags)
@@ -90,14 +101,30 @@ def test_bfloat16_products_leave_losses_actions_and_weights_in_float32(name):
 
 def test_it_reports_the_same_uncertainty(name):
     """The spread of the ensemble where the plan goes, in units of return, priced by the planner."""
-    agent = make(name)
-    with torch.no_grad():  # an untrained ensemble agrees: its output is zero
-        for weight in agent.critic.q_heads.parameters():
-            weight.add_(0.5 * torch.randn_like(weight))
+    agent = doubtful(name)
     agent.start(3, seed=0)
     act(agent, 3)
     plan = agent.last_plan
     assert plan is not None and plan.usable.all() and (plan.penalty > 0).all()
+
+
+def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
+    plain, asked = doubtful(name), doubtful(name)
+    for agent in (plain, asked):
+        agent.start(3, seed=0)
+    first, again = act(plain, 3), act(asked, 3, trace=True)
+    plan = asked.last_plan
+    assert plan is not None and plan.trace is not None and (first == again).all()
+    moments = examine(asked, plan.trace, plan.action, took_ms=4.0)
+    assert (act(plain, 3, first=False) == act(asked, 3, first=False, trace=True)).all()
+    for i, moment in enumerate(moments):
+        assert (moment.asked == again[i]).all() and moment.took_ms == 4
+        assert moment.action[0, moment.chosen].tolist() == pytest.approx(again[i].tolist())
+        assert moment.weight.sum() == pytest.approx(1) and moment.elite[moment.chosen]
+        assert (moment.weight * moment.value()).sum() == pytest.approx(float(plan.value[i]), rel=1e-3)
+        assert (moment.weight * moment.penalty()).sum() == pytest.approx(float(plan.penalty[i]), rel=1e-3)
+        assert moment.value()[moment.elite].min() >= moment.value()[~moment.elite].max() - 1e-4
+        assert moment.by_policy.sum() == asked.config.planner.num_policy
 
 
 def test_stop_and_go_on_gives_the_same_bits(name):

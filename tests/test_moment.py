@@ -1,0 +1,135 @@
+"""What a planner thought: kept small, kept whole, and asked again at another price."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_systems import act, doubtful, make
+
+from o2o import rollout
+from o2o.data.plans import Plans
+from o2o.moment import MOST, Moment, _kept, examine, keeper, pack, unpack
+
+
+def two_plans(**changes) -> Moment:
+    """One step: the first plan brings 1 and is sure, the second brings 2 with a spread of 0.5 at its end."""
+    moment = Moment(
+        action=np.array([[[0.1], [0.9]]], np.float32),
+        feature=np.zeros((2, 2, 1), np.float16),
+        reward=np.array([[1.0, 1.0]], np.float32),
+        leaf=np.array([0.0, 2.0], np.float32),
+        spread=np.array([[0.0, 0.0], [0.0, 1.0]], np.float32),
+        discount=np.array([[1.0, 1.0], [0.5, 0.5]], np.float32),
+        by_policy=np.array([True, False]),
+        elite=np.array([True, False]),
+        weight=np.array([1.0, 0.0], np.float32),
+        chosen=np.array(0),
+        mean=np.zeros((1, 1, 1), np.float32),
+        std=np.ones((1, 1, 1), np.float32),
+        policy=np.array([0.1], np.float32),
+        asked=np.array([0.1], np.float32),
+        price=np.float32(4.0),
+        iterations=np.int32(1),
+        took_ms=np.float32(3.0),
+    )
+    return replace(moment, **changes)
+
+
+def test_value_is_gain_less_the_price_of_doubt():
+    moment = two_plans()
+    assert moment.gain.tolist() == [1, 2] and moment.penalty().tolist() == [0, 2]
+    assert moment.value().tolist() == [1, 0] and moment.value(price=1.0).tolist() == [1, 1.5]
+
+
+def test_a_lower_price_would_have_chosen_the_bolder_plan():
+    assert two_plans().at(4.0, temperature=0.5)[1] == 0
+    weight, best = two_plans().at(1.0, temperature=0.5)
+    assert best == 1 and weight.tolist() == [0, 1]
+    weight, _ = two_plans(elite=np.array([True, True])).at(4.0, temperature=0.5)
+    assert weight.tolist() == pytest.approx([1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(0.5))])
+
+
+def test_of_many_candidates_elites_and_the_chosen_one_are_kept_and_others_from_everywhere():
+    elites = torch.tensor([[5, 6, 7], [900, 901, 902]])
+    kept = _kept(1000, elites, chosen=torch.tensor([7, 3]))
+    assert kept.shape == (2, MOST) and (kept.diff() > 0).all()
+    assert {5, 6, 7} <= set(kept[0].tolist()) and {3, 900, 901, 902} <= set(kept[1].tolist())
+    assert torch.histc(kept[0].float(), 10, 0, 1000).min() >= 10
+    assert _kept(5, elites[:, :2], torch.tensor([0, 0])).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
+    longer = two_plans(iterations=np.int32(2), mean=np.ones((2, 1, 1)), std=np.ones((2, 1, 1)), t=np.int32(1))
+    plans = Plans(tmp_path)
+    plans.add(0, pack([two_plans(), longer]), {})
+    first, second = unpack(plans.read(0)[0])
+    assert first.mean.shape == (1, 1, 1) and second.mean.shape == (2, 1, 1) and second.t == 1
+    for name, value in vars(two_plans()).items():
+        assert np.array_equal(getattr(first, name), value)
+
+
+def test_examining_keeps_what_a_wide_search_found():
+    agent = doubtful("small")
+    agent.planner.config = replace(agent.planner.config, num_samples=300, num_elites=20)
+    agent.start(2, seed=0)
+    action = act(agent, trace=True)
+    plan = agent.last_plan
+    assert plan is not None and plan.trace is not None
+    for one, asked in zip(examine(agent, plan.trace, plan.action), action, strict=True):
+        assert one.action.shape == (3, MOST, 2) and one.elite.sum() == 20
+        assert one.action[0, one.chosen].tolist() == pytest.approx(asked.tolist())
+        assert np.isnan(one.took_ms)
+
+
+class Robot:
+    """Three steps, or a failure at the third."""
+
+    simulated, control_hz, num_clipped = True, None, 0
+    low, high = np.full(2, -1.0), np.ones(2)
+
+    def __init__(self, fails=False):
+        from gymnasium.spaces import Box, Dict
+
+        self.fails = fails
+        self.observation_space = Dict({k: Box(-1, 1, (n,)) for k, n in (("state", 5), ("goal", 2))})
+
+    def reset(self, seed):
+        self.count = 0
+        return {"state": np.zeros(5, np.float32), "goal": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        self.count += 1
+        if self.fails and self.count == 3:
+            raise ZeroDivisionError
+        info = {"executed_action": action, "success": False}
+        return self.reset_obs(), 0.0, False, self.count == 3, info
+
+    def reset_obs(self):
+        return {"state": np.full(5, 0.1 * self.count, np.float32), "goal": np.zeros(2, np.float32)}
+
+
+def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
+    agent, plans = doubtful("small"), Plans(tmp_path)
+    agent.num_updates = 7
+    rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=keeper(plans, agent, [11, 12, 13]))  # type: ignore
+    assert plans.numbers() == [0, 1, 2]
+    for number in range(3):
+        arrays, facts = plans.read(number)
+        assert facts == {"seed": 11 + number, "updates": 7}
+        moments = unpack(arrays)
+        assert [int(moment.t) for moment in moments] == [0, 1, 2]
+        assert all(moment.took_ms > 0 for moment in moments)
+
+
+def test_what_was_thought_before_a_failure_is_kept(tmp_path):
+    agent, plans = doubtful("small"), Plans(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        rollout.play(agent, [Robot(fails=True)], [5], 0, record=keeper(plans, agent, [5], first=8))  # type: ignore
+    assert plans.numbers() == [8] and len(unpack(plans.read(8)[0])) == 3
+
+
+def test_a_policy_leaves_no_plans(tmp_path):
+    agent, plans = make("small"), Plans(tmp_path)
+    rollout.play(agent, [Robot()], [5], 0, plan=False, record=keeper(plans, agent, [5]))  # type: ignore[arg-type]
+    assert plans.numbers() == []
