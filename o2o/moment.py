@@ -12,7 +12,7 @@ from o2o.agent import Agent
 from o2o.data.plans import Plans
 from o2o.planner import Trace, elite_weights
 
-MOST = 128  # candidates that are kept of a decision
+MOST = 128  # candidates that are kept of a decision, unless its elites are more
 HALF = ("feature",)  # what is kept in half precision: it takes most of the room
 
 
@@ -96,19 +96,20 @@ def examine(agent: Agent, trace: Trace, asked: Tensor, took_ms: float = np.nan) 
         asked: (N, A) the actions that came out.
         took_ms: of the decision.
     """
-    plans, leaf = trace.valued.plans, trace.valued.leaf
-    with agent.precision():
-        spread = trace.valued.spread(agent.critic).float()  # (H+1, N, S)
+    leaf = trace.valued.leaf
     weight = torch.zeros_like(leaf).scatter(1, trace.places, trace.weight)  # (N, S)
     elite = torch.zeros_like(leaf, dtype=torch.bool).scatter(1, trace.places, True)
     places = _kept(leaf.shape[1], trace.places, trace.chosen)  # (N, K)
     rows = torch.arange(len(places), device=places.device)[:, None]
+    plans = trace.valued.plans.pick(places)
+    action = torch.cat([plans.action, trace.valued.last_action[rows, places][None]])  # (H+1, N, K, A)
+    with agent.precision():
+        spread = agent.critic.uncertainty(plans.feature, action).float()  # (H+1, N, K)
     deep = {
-        name: value[:, rows, places].transpose(0, 1)
-        for name, value in {**{n: getattr(plans, n) for n in ("action", "feature", "reward", "discount")},
-                            "spread": spread}.items()
-    }  # fmt: skip
+        name: getattr(plans, name).transpose(0, 1) for name in ("action", "feature", "reward", "discount")
+    }
     flat = {
+        "spread": spread.transpose(0, 1),
         "leaf": leaf[rows, places],
         "elite": elite[rows, places],
         "weight": weight[rows, places],
@@ -120,14 +121,13 @@ def examine(agent: Agent, trace: Trace, asked: Tensor, took_ms: float = np.nan) 
         "asked": asked,
     }
     arrays = {name: _array(name, value) for name, value in {**deep, **flat}.items()}
-    whole = {
-        "price": np.float32(agent.price),
-        "iterations": np.int32(len(trace.mean)),
-        "took_ms": np.float32(took_ms),
+    shared: dict[str, Any] = {
+        "price": np.array(agent.price, np.float32),
+        "iterations": np.array(len(trace.mean), np.int32),
+        "took_ms": np.array(took_ms, np.float32),
     }
     return [
-        Moment(**{name: value[i] for name, value in arrays.items()}, **_scalars(whole))
-        for i in range(len(places))
+        Moment(**{name: value[i] for name, value in arrays.items()}, **shared) for i in range(len(places))
     ]
 
 
@@ -172,16 +172,12 @@ def _kept(size: int, elites: Tensor, chosen: Tensor) -> Tensor:
         return torch.arange(size, device=device).expand(n, size)
     evenly = torch.arange(size, device=device) * 0.6180339887 % 1  # the golden ratio leaves no gaps
     wanted = evenly.repeat(n, 1).scatter(1, elites, 2.0).scatter(1, chosen[:, None], 3.0)
-    return wanted.topk(MOST, dim=1).indices.sort(1).values
+    return wanted.topk(min(size, max(MOST, elites.shape[1] + 1)), dim=1).indices.sort(1).values
 
 
 def _array(name: str, value: Tensor) -> np.ndarray:
     value = value.half() if name in HALF else value
     return value.cpu().numpy()
-
-
-def _scalars(values: dict) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in values.items()}
 
 
 def _padded(value: np.ndarray, rows: int) -> np.ndarray:

@@ -192,7 +192,7 @@ class _Worker:
     def step(self, unit: np.ndarray, thought: np.ndarray, moment: Moment | None) -> bool:
         """Acts once; True when the episode is over."""
         if moment is not None:  # kept before the robot moves: it may be what broke it
-            self.moments.append(replace(moment, t=np.int32(len(self.thoughts))))
+            self.moments.append(replace(moment, t=np.array(len(self.thoughts), np.int32)))
         intended = self.transform.physical_action(unit)
         raw, reward, terminated, truncated, info = self.robot.step(intended)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)

@@ -36,11 +36,6 @@ class Valued:
     leaf: Tensor
     evaluated: float = 1.0
 
-    def spread(self, critic) -> Tensor:
-        """(H+1, N, S) the ensemble's disagreement at every step, of plans that were given up too."""
-        action = torch.cat([self.plans.action, self.last_action[None]])
-        return critic.uncertainty(self.plans.feature, action)
-
 
 class Valuation:
     """Values plans by a critic and a policy.
