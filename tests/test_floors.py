@@ -41,6 +41,7 @@ FLOORS = {
         "deadline",
         "machine",
         "capture",
+        *["marks", "chart", "chart_still", "chart_live", "page"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub

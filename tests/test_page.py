@@ -1,0 +1,200 @@
+"""The page: all in one file, nothing from outside, and every number in it."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from o2o.chart import DATA, Bars, Chart, Frames, Line, Paths, Picture, Points, Rule, Spans
+from o2o.errors import StorageError
+from o2o.page import Section, write
+
+EVIL = "<script>alert('me')</script> & </style>"
+IMAGE = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+NUMBERS = [1.5, -2.25, 3.125]  # exact in any precision
+
+
+def every_chart() -> list[Chart | Frames]:
+    fan = np.stack([[0, 1, 2], NUMBERS], 1)[None]
+    deep = np.concatenate([fan, np.ones((1, 3, 1))], 2)
+    marks = {
+        "line": [Line([0, 1, 2], NUMBERS, EVIL, DATA, low=[0, 0, 0], high=[4, 4, 4]), Rule(x=1, name="here")],
+        "points": [Points([0, 1, 2], NUMBERS, value=NUMBERS, label=[EVIL, "b", "c"])],
+        "bars": [Bars([0, 1, 2, 3], NUMBERS)],
+        "spans": [Spans(["a", "b", EVIL], NUMBERS, [0, 0, 0], [5, 5, 5])],
+        "paths": [Picture(IMAGE, (0, 1, 0, 1)), Paths(fan, [1])],
+        "deep": [Paths(deep, [1])],
+    }
+    charts = [
+        Chart(f"the {name} {EVIL}", "x", EVIL, these, f"how to read {name}") for name, these in marks.items()
+    ]
+    return [*charts, Frames([Chart("frames", "x", "y", [Line([0, 1, 2], NUMBERS)])] * 2, ["one", "two"])]
+
+
+class Reader(HTMLParser):
+    """Tags, attributes, texts, and the contents of scripts."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.scripts: list[tuple[dict, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] == "script" and self.scripts[-1][1] == "":
+            self.scripts[-1] = (self.scripts[-1][0], data)
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("page") / "deep" / "index.html"
+    table = (["name", EVIL, "number"], [["a", "", 12345], ["b", None, 1.23456]])
+    sections = [
+        Section("Charts", [EVIL, "some words"], every_chart()),
+        Section(f"Table {EVIL}", table=table),
+    ]
+    size = write(path, f"Title {EVIL}", [EVIL, ("Why?", "Because.")], sections, {"run": EVIL})
+    assert path.stat().st_size == size
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def read(page) -> Reader:
+    return Reader(page)
+
+
+def figures(read: Reader) -> list[dict]:
+    return [json.loads(text) for kind, text in read.scripts if kind.get("type") and "id" not in kind]
+
+
+def numbers(data) -> list:
+    """All numbers in plotly's JSON; its arrays are base64 of little-endian numbers."""
+    if isinstance(data, dict) and "bdata" in data:
+        return np.frombuffer(base64.b64decode(data["bdata"]), data["dtype"]).tolist()
+    if isinstance(data, dict):
+        return [number for value in data.values() for number in numbers(value)]
+    if isinstance(data, list):
+        return [number for value in data for number in numbers(value)]
+    return [data] if isinstance(data, int | float) else []
+
+
+def test_every_chart_is_valid_json_that_holds_its_numbers(read):
+    found = figures(read)
+    assert len(found) == len(every_chart()) == read.tags.count("figure")
+    for figure in found:
+        assert set(NUMBERS) <= set(numbers(figure["data"]))
+    assert len(found[-1]["layout"]["sliders"][0]["steps"]) == 2
+    assert [image["source"][:22] for image in found[4]["layout"]["images"]] == ["data:image/png;base64,"]
+
+
+def test_there_is_one_plotly_and_it_comes_before_what_calls_it(page, read):
+    assert page.count("* plotly.js v") == 1
+    code = [text for kind, text in read.scripts if not kind]
+    assert len(code) == 2 and "plotly.js v" in code[0] and "Plotly.react" in code[1]
+
+
+def test_nothing_comes_from_outside(page, read):
+    ours = page.replace(max((text for _, text in read.scripts), key=len), "")
+    assert "http:" not in ours and "https:" not in ours
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|sendBeacon", ours)
+    links = [value for name, value in read.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert links and all(value == "data:," or value.startswith("#part-") for value in links)
+    assert not {"iframe", "object", "embed", "form", "base", "img"} & set(read.tags)
+    policy = next(value for name, value in read.attributes if name == "content" and "default-src" in value)
+    assert policy.startswith("default-src 'none'") and "connect-src" not in policy and "http" not in policy
+
+
+def test_no_button_sends_data_away(read):
+    (code,) = (text for kind, text in read.scripts if not kind and "plotly.js v" not in text)
+    assert "showSendToCloud: false" in code and "modeBarButtons: buttons" in code
+
+
+def test_words_are_words_and_never_markup(page, read):
+    assert len(read.scripts) == len(every_chart()) + 3  # figures; colours, plotly, ours
+    assert page.count("<script>alert") == 0 and "alert" not in "".join(
+        text for kind, text in read.scripts[-1:]
+    )
+    assert read.tags.count("style") == 1 and "style" not in read.tags[read.tags.index("body") :]
+    places = {"title": 1, "h1": 1, "lead": 1, "contents": 1, "words": 1, "h2": 1, "h3": 6, "th": 1, "dd": 1}
+    assert read.text.count(EVIL) == sum(places.values())
+    for words in ("Title", "some words", "Why?", "Because.", "how to read deep", "frames", "Table"):
+        assert words in read.text
+
+
+def test_titles_stand_once_and_over_the_chart(read):
+    assert not any(figure["layout"].get("title") for figure in figures(read))
+    assert read.text.count("the bars") == 1
+
+
+def test_numbers_in_a_table_are_readable(page):
+    assert '<td class="number">12,345</td>' in page and '<td class="number">1.235</td>' in page
+    assert "<td>&ndash;</td>" in page and '<th class="number">number</th>' in page
+
+
+def test_the_contents_lead_to_every_section(read):
+    ids = {value for name, value in read.attributes if name == "id"}
+    links = [value[1:] for name, value in read.attributes if name == "href" and value.startswith("#")]
+    assert links == ["part-1", "part-2"] and set(links) <= ids
+
+
+def test_colours_of_the_light_page_have_their_dark_ones(read):
+    pairs = dict(next(json.loads(text) for kind, text in read.scripts if kind.get("id") == "dark"))
+    assert pairs[DATA] != DATA and pairs["rgba(51,65,92,"].startswith("rgba(")
+    used = json.dumps(figures(read))
+    assert all(light in used for light in ("#2b3240", "#667085", "#e4e8ee", DATA, "rgba(51,65,92,"))
+    assert not set(pairs) & set(pairs.values())  # one exchange never feeds another
+
+
+def test_a_page_without_charts_is_small(tmp_path):
+    assert write(tmp_path / "a.html", "Title", ["All is well."], [Section("One", ["word"])]) < 10_000
+    page = (tmp_path / "a.html").read_text()
+    assert "<nav" not in page and "<script>" not in page and "All is well." in page
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="section 'T': a row of 1 cells, wanted 2"):
+        Section("T", table=(["a", "b"], [["only"]]))
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "index.html"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left")))
+    with pytest.raises(StorageError, match=r"index\.html"):
+        write(path, "new", [], [])
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_a_browser_draws_every_chart_without_a_complaint(page, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium")
+    (tmp_path / "index.html").write_text(page, encoding="utf-8")
+    words = "--headless --no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    words += "--enable-logging=stderr --virtual-time-budget=20000 --window-size=1200,6000 --dump-dom"
+    command = [browser, *words.split(), (tmp_path / "index.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    dom = Reader(done.stdout)
+    classes = [value for name, value in dom.attributes if name == "class" and value]
+    assert sum("js-plotly-plot" in value.split() for value in classes) == len(every_chart())
+    complaints = [
+        line for line in done.stderr.splitlines() if "CONSOLE" in line and "willReadFreq" not in line
+    ]
+    assert not complaints, complaints
