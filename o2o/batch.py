@@ -84,6 +84,7 @@ class Batch:
         weight: (B,) importance weight, at most 1 over the whole (mixed) batch.
         index: (B,) int64, the replay's own handle for priorities.
         online: (B,) bool, True for what this robot did itself.
+        episode: (B,) int64, number of the episode the window is from, counted from 0 as the replay got them.
     """
 
     obs: dict[str, Tensor]
@@ -95,6 +96,7 @@ class Batch:
     weight: Tensor
     index: Tensor
     online: Tensor
+    episode: Tensor
 
     def to(self, device) -> "Batch":
         moved = {name: value.to(device) for name, value in vars(self).items() if name != "obs"}

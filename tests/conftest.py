@@ -57,6 +57,7 @@ def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batc
         weight=torch.rand(size, generator=rng) * 0.5 + 0.5,
         index=torch.arange(size),
         online=torch.zeros(size, dtype=torch.bool),
+        episode=torch.arange(size),
     )
 
 

@@ -2,19 +2,26 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_batch
+from test_compile import needs_compiler
+from test_systems import STATE, tiny, windows
 from test_valuation import Nets
 
-from o2o.critic import Critic, CriticConfig, expectile_loss, random_pair, spread
+from o2o import machine, presets
+from o2o.agent import Agent
+from o2o.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
 from o2o.errors import UsageError
 from o2o.imagine import imagine, imagine_policy
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
 from o2o.planner import MPPI, PlannerConfig
 from o2o.spec import Spec
+from o2o.transform import Transform
 from o2o.valuation import Valuation
 
 TWO_HOT = CriticConfig(num_q=3, hidden_dim=16, expectile=0.7, num_bins=21)  # a bin is 1 wide in symlog
@@ -245,3 +252,227 @@ def test_pruning_changes_no_plan_of_two_hot_values(price):
 def test_fewer_than_two_bins_are_refused(num_bins):
     with pytest.raises(UsageError, match=f"num-bins is {num_bins}, wanted at least"):
         CriticConfig(num_bins=num_bins)
+
+
+# ---- a more honest spread: fixed random functions, and episodes of one's own
+
+
+HONEST = CriticConfig(hidden_dim=16, prior=2.0, keep=0.5)
+SYSTEMS = sorted(set(presets.PRESETS) - {"fowm-hopper", "fowm-antmaze"})
+
+
+def make_agent(name: str) -> Agent:
+    config = tiny(name)
+    config = replace(config, critic=replace(config.critic, prior=0.5, keep=0.5))
+    return Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
+
+
+def priors(agent: Agent) -> dict[str, torch.Tensor]:
+    assert agent.critic.prior_heads is not None
+    return {name: value.clone() for name, value in agent.critic.prior_heads.state_dict().items()}
+
+
+def same(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_without_a_prior_weights_and_random_draws_are_what_they_were():
+    torch.manual_seed(1)
+    q, v, after = Ensemble(5, 8, 16, 1, True), Ensemble(1, 6, 16, 1, False), torch.rand(3)
+    torch.manual_seed(1)
+    plain = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16))
+    assert torch.equal(torch.rand(3), after)
+    parts = {"q_heads": q, "slow_q_heads.copy": q, "v_head": v}
+    want = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.named_parameters()}
+    have = {name: value for name, value in plain.state_dict().items() if not name.endswith("_extra_state")}
+    assert same(have, want)
+    torch.manual_seed(1)
+    other = Critic(6, 2, 0.9, HONEST).state_dict()
+    assert same({name: other[name] for name in want}, want) and other.keys() > plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("num_bins", [0, 21])
+def test_untrained_members_are_their_priors_and_the_slow_ones_have_the_same(num_bins):
+    critic = Critic(6, 2, 0.9, replace(HONEST, num_bins=num_bins, num_q=40))
+    feature, action = 3 * torch.randn(7, 50, 6), torch.randn(7, 50, 2)
+    q, pair = critic.q(feature, action), torch.tensor([3, 1])
+    assert torch.equal(q, critic.q(feature, action, slow=True)) and q.shape == (40, 7, 50)
+    torch.testing.assert_close(critic.q(feature, action, members=pair), q[pair])
+    assert spread(q).mean().item() == pytest.approx(2.0, rel=0.15)  # `prior`, in units of return
+    assert q.flatten(1).std(1).mean().item() == pytest.approx(2.0, rel=0.15)  # of one member, over inputs
+
+
+@pytest.mark.parametrize("num_bins", [0, 21])
+def test_the_heads_learn_what_the_prior_leaves_of_the_target(num_bins):
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_q=2, num_bins=num_bins, prior=2.0))
+    torch.nn.init.normal_(critic.q_heads.weight3)
+    feature, following = torch.randn(5, 8, 6), torch.randn(5, 8, 6)
+    losses, error = critic.losses(Unroll({}, feature, following, {}), batch)
+    q = critic.q(feature, batch.action)
+    target = batch.reward + 0.9 * (~batch.terminated) * critic.v(following)
+    torch.testing.assert_close(error, (q - target).abs().sum(0), rtol=1e-4, atol=1e-4)
+    if not num_bins:
+        torch.testing.assert_close(losses["q"], (q - target).square().sum(0))
+        return
+    logits = critic.q_heads(torch.cat([feature, batch.action], -1))
+    left = target - (q - critic.code.decode(logits))
+    code = torch.stack([two_hot_by_hand(x) for x in left.flatten().tolist()]).view(2, 5, 8, 21)
+    want = -(code * logits.log_softmax(-1)).sum(-1).sum(0)
+    torch.testing.assert_close(losses["q"], want, rtol=1e-4, atol=1e-4)
+
+
+def test_features_learn_nothing_from_the_prior_but_a_plan_feels_its_slope():
+    batch, critic = make_batch(Spec({"state": (3,)}, 2)), Critic(6, 2, 0.9, HONEST)
+    feature = torch.randn(5, 8, 6, requires_grad=True)
+    losses, _ = critic.losses(Unroll({}, feature, torch.randn(5, 8, 6), {}), batch)
+    losses["q"].sum().backward()  # the heads' last layers are zero: all slope would be the prior's
+    assert feature.grad is not None and feature.grad.eq(0).all()
+    assert critic.prior_heads is not None and all(p.grad is None for p in critic.prior_heads.parameters())
+    critic.uncertainty(feature, batch.action).sum().backward()
+    assert feature.grad.ne(0).any()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_learns_with_them_and_goes_on_with_the_same_bits(name):
+    agent = make_agent(name)
+    before = priors(agent)
+    fixed = {id(weight) for weight in agent.critic.prior_heads.parameters()}  # pyright: ignore
+    learned = [weight for own in agent.optimisers.values() for weight in own.parameters]
+    assert learned and not fixed & {id(weight) for weight in learned}
+    for seed in range(2):
+        agent.update(windows(agent, seed))
+    tensors, meta = agent.state()
+    again = Agent.from_state({key: value.clone() for key, value in tensors.items()}, meta)
+    batch = windows(agent, 5, online=True)
+    (left, urgent), (right, urgent_again) = agent.update(batch), again.update(batch)
+    assert same(left, right) and torch.equal(urgent, urgent_again)
+    assert same(before, priors(agent)) and same(before, priors(again))
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+def test_compiled_and_eager_agree_on_them():
+    critic, batch = Critic(6, 2, 0.9, replace(HONEST, num_bins=21)), make_batch(Spec({"state": (3,)}, 2))
+    feature = torch.randn(5, 8, 6)
+
+    def learn(feature, batch):
+        losses, error = critic.losses(Unroll({}, feature, feature, {}), batch)
+        return losses["q"] + losses["v"], error, critic.uncertainty(feature, batch.action)
+
+    results = []
+    for how in (learn, machine.compiled(learn)):
+        torch.manual_seed(2)
+        critic.zero_grad()
+        loss, *others = how(feature, batch)
+        loss.mean().backward()
+        results.append([loss, *others, *(p.grad for p in critic.parameters() if p.requires_grad)])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_they_ask_the_device_nothing():
+    batch = make_batch(Spec({"state": (3,)}, 2)).to("meta")
+    critic, feature = Critic(6, 2, 0.9, HONEST).to("meta"), torch.randn(5, 8, 6, device="meta")
+    losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
+    assert losses["q"].shape == (5, 8) and losses["q"].device.type == "meta"
+
+
+@pytest.mark.parametrize("keep", [0.8, 0.5, 0.1, 0.0])
+def test_members_draw_episodes_evenly_and_apart(keep):
+    numbers = torch.arange(20_000)
+    weight = learners(numbers, torch.zeros(20_000, dtype=torch.bool), 5, keep)
+    mine = (weight > 0).double()
+    share = keep + (1 - keep) ** 5 / 5  # drawn, or left to one of five
+    torch.testing.assert_close(mine.mean(1), torch.full((5,), share).double(), rtol=0, atol=0.012)
+    torch.testing.assert_close(weight.mean(1), torch.ones(5), rtol=0.03, atol=0)
+    assert mine.sum(0).min() == 1
+    left = (1 - keep) ** 5  # what the least hash gets is one member's alone
+    apart = [(mine[i] * mine[j]).mean().item() for i in range(5) for j in range(i)]
+    assert apart == pytest.approx([keep**2] * 10, abs=0.012) and (mine.sum(0) == 1).double().mean() >= left
+
+
+def test_who_learns_from_an_episode_is_fixed_and_another_matter_online():
+    numbers = torch.arange(64)
+    offline, online = (learners(numbers, torch.full((64,), mine), 5, 0.5) for mine in (False, True))
+    order = torch.randperm(64)
+    assert torch.equal(learners(numbers[order], torch.zeros(64, dtype=torch.bool), 5, 0.5), offline[:, order])
+    drawn = ["".join("-x"[weight > 0] for weight in row) for row in offline[:, :12].tolist()]
+    # Were these to change, a run that was stopped before would go on with other episodes.
+    assert drawn == ["xx--xxxx-xxx", "xx-x-x--xx-x", "x-xx----x--x", "-xxxx--xxx--", "-xxxxx--xxxx"]
+    assert 0.35 < ((offline > 0) == (online > 0)).double().mean() < 0.65
+
+
+def test_a_member_without_an_episode_in_the_batch_does_not_move():
+    spec = Spec({"state": (3,)}, 2)
+    critic, full = (Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, keep=keep)) for keep in (0.5, 1.0))
+    for weight in (critic.q_heads.weight3, critic.slow_q_heads.copy.weight3):
+        torch.nn.init.normal_(weight)
+    full.load_state_dict(critic.state_dict())
+    drawn = learners(torch.arange(100), torch.zeros(100, dtype=torch.bool), 5, 0.5)
+    others = (drawn[2] == 0).nonzero()[:8, 0]  # eight episodes that are not the third member's
+    batch = replace(make_batch(spec), episode=others)
+    unroll = Unroll({}, torch.randn(5, 8, 6), torch.randn(5, 8, 6), {})
+    before = {name: value.clone() for name, value in critic.q_heads.named_parameters()}
+    results = []
+    for own in (critic, full):
+        torch.manual_seed(3)
+        results.append(own.losses(unroll, batch))
+        with torch.no_grad():
+            torch.manual_seed(3)
+            results.append(own.losses(unroll, batch))  # a validation
+    (some, error), (seen, _), (whole, error_of_all), _ = results
+    assert torch.equal(error, error_of_all) and torch.equal(some["v"], whole["v"])
+    assert torch.equal(seen["q"], whole["q"]) and not torch.equal(some["q"], whole["q"])
+    each = (critic.q(unroll.feature, batch.action) - _target(critic, unroll, batch)).square()  # (E, T, B)
+    torch.testing.assert_close(some["q"], (each * drawn[:, None, others]).sum(0))
+    optimiser = torch.optim.Adam(critic.q_heads.parameters(), lr=0.1)
+    some["q"].sum().backward()
+    optimiser.step()
+    for name, value in critic.q_heads.named_parameters():
+        moved = (value != before[name]).flatten(1).any(1)
+        assert moved.tolist() == [True, True, False, True, True], name
+
+
+def _target(critic: Critic, unroll: Unroll, batch) -> torch.Tensor:
+    return batch.reward + 0.9 * (~batch.terminated) * critic.v(unroll.next_feature)
+
+
+def spreads(config: CriticConfig) -> tuple[float, float]:
+    """Mean spread (on, off) the data of a critic after 400 updates on noisy rewards in a small region."""
+    torch.manual_seed(0)
+    critic, size = Critic(4, 2, 0.0, config), 256
+    batch = make_batch(Spec({"state": (3,)}, 2), steps=1, size=size)
+    feature, action = 1 + 0.1 * torch.randn(1, size, 4), 0.5 + 0.1 * torch.randn(1, size, 2)
+    reward = feature[..., 1] - feature[..., 0] + action[..., 0] + 0.3 * torch.randn(1, size)
+    batch = replace(batch, action=action, reward=reward)
+    optimiser = torch.optim.Adam(critic.q_heads.parameters(), lr=3e-3)
+    for _ in range(400):
+        losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
+        optimiser.zero_grad()
+        losses["q"].mean().backward()
+        optimiser.step()
+    with torch.no_grad():
+        on = critic.uncertainty(feature, action).mean().item()
+        off = critic.uncertainty(torch.randn(size, 4), torch.rand(size, 2) * 2 - 1).mean().item()
+    return on, off
+
+
+@pytest.mark.parametrize("num_bins", [0, 101])
+def test_with_a_prior_the_spread_off_the_data_stands_out_more(num_bins):
+    plain = CriticConfig(hidden_dim=32, num_bins=num_bins)
+    (on, off), (on_with, off_with) = spreads(plain), spreads(replace(plain, prior=3.0))
+    assert off_with > 5 * off and off_with / on_with > 2 * off / on
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"prior": -1.0}, "prior is -1.0, wanted at least 0"),
+        ({"keep": -0.1}, "keep is -0.1, wanted at least 0"),
+        ({"keep": 1.5}, "keep is 1.5, wanted at most 1"),
+        ({"keep": math.nan}, "keep is nan, wanted at least 0"),
+    ],
+)
+def test_impossible_priors_and_shares_are_refused(options, line):
+    with pytest.raises(UsageError, match=line):
+        CriticConfig(**options)

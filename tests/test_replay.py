@@ -234,11 +234,9 @@ def test_batch_has_the_contracts_types():
     assert (batch.action.shape, batch.action.dtype) == ((3, 7, 4), torch.float32)
     for name in ("terminated", "valid", "next_valid"):
         assert (getattr(batch, name).shape, getattr(batch, name).dtype) == ((3, 7), torch.bool)
-    assert (batch.weight.dtype, batch.index.dtype, batch.online.dtype) == (
-        torch.float32,
-        torch.int64,
-        torch.bool,
-    )
+    types = {"weight": torch.float32, "index": torch.int64, "online": torch.bool, "episode": torch.int64}
+    for name, dtype in types.items():
+        assert (getattr(batch, name).shape, getattr(batch, name).dtype) == ((7,), dtype)
     assert batch.online.all() and len(replay) == 5
     start = int(np.flatnonzero((obs["state"] == batch.obs["state"][0, 0].numpy()).all(1))[0])
     np.testing.assert_array_equal(batch.obs["camera"][0, 0].numpy(), obs["camera"][start])
@@ -270,6 +268,15 @@ def test_ring_forgets_the_oldest_whole_episodes():
     assert (len(replay), replay.num_episodes) == (9, 1)
 
 
+def test_episodes_keep_their_numbers_when_older_ones_are_written_over():
+    replay = make_replay([3, 3, 3], capacity=12)  # 4 rows each
+    for steps, first in ((2, 700), (3, 800)):  # over the first episode, then over the second
+        replay.add(make_episode(steps, first))
+        batch = replay.sample(500, 2)
+        numbers = dict(zip((starts(batch) // 100).tolist(), batch.episode.tolist(), strict=True))
+    assert numbers == {3: 2, 7: 3, 8: 4}
+
+
 @pytest.mark.parametrize("config", [UNIFORM, FULL])
 def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
     monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)  # it also has to grow
@@ -283,6 +290,7 @@ def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
         assert len(replay) == sum(n for _, n in kept)
         assert sum(n + 1 for _, n in kept) <= 50
         batch = replay.sample(64, 4)
+        assert batch.episode.tolist() == (starts(batch) // 100).tolist()
         steps_of = dict(kept)
         for start, valid in zip(starts(batch), batch.valid.sum(0).tolist(), strict=True):
             length, age = steps_of[start // 100], start % 100
@@ -342,6 +350,15 @@ def test_half_of_a_mixed_batch_is_offline_to_the_window():
         assert batch.obs["state"].shape == (6, 256, 1) and batch.reward.shape == (5, 256)
 
 
+def test_each_part_of_a_mixed_batch_counts_its_own_episodes():
+    mix = Mix(make_replay([9, 9]), make_replay([8, 8, 8], online=True), 0.5)
+    batch = mix.sample(200, 2)
+    assert (batch.episode.numpy() == starts(batch) // 100 - 1).all()
+    assert [sorted(set(batch.episode[batch.online == mine].tolist())) for mine in (False, True)] == [
+        [0, 1], [0, 1, 2]
+    ]  # fmt: skip
+
+
 def test_mix_takes_what_there_is():
     empty = Replay(SPEC, 100, 0, UNIFORM, online=True)
     mix = Mix(make_replay([9]), empty, 0.5)
@@ -381,7 +398,7 @@ def run(replay: Replay, steps: int) -> list:
     drawn = []
     for step in range(steps):
         batch = replay.sample(16, 3)
-        drawn.append((batch.index.tolist(), batch.weight.tolist()))
+        drawn.append((batch.index.tolist(), batch.weight.tolist(), batch.episode.tolist()))
         replay.update_priority(batch, 1 + 10 * torch.rand(16, generator=torch.Generator().manual_seed(step)))
         replay.add(make_episode(3 + step % 4, 1000 + 10 * step))
     return drawn

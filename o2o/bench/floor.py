@@ -29,7 +29,7 @@ def counted(config: AgentConfig) -> bool:
     return (
         isinstance(world, tdmpc.Config)
         and all(getattr(world, name) == getattr(plain, name) for name in OPTIONS)
-        and (config.critic.num_bins, config.imagination.steps) == (0, 0)
+        and (config.critic.num_bins, config.critic.prior, config.imagination.steps) == (0, 0, 0)
         and (config.behaviour.distribution, config.optimiser.method) == ("fixed", "adam")
     )
 

@@ -87,6 +87,8 @@ class Replay:
         self._episodes: deque[tuple[int, int]] = deque()  # first row, rows; the oldest first
         self._head = self._lap = self._num_steps = 0
         self._written = 0  # rows that have ever been written
+        self._num_added = 0  # episodes
+        self._begins: np.ndarray | None = None  # handles of the episodes' first rows; None: not known
         num_bytes, rows = sum(row_bytes(spec, config)), capacity
         if online:
             rows = min(capacity, max(ROOM_BYTES // num_bytes, 1))
@@ -146,6 +148,7 @@ class Replay:
         self._head = start + rows
         self._written = max(self._written, self._head)
         self._num_steps += steps
+        self._num_added, self._begins = self._num_added + 1, None
 
     def episode(self, number: int) -> Episode:
         """The `number`-th oldest episode, as it was added, but for `success`, which is not kept."""
@@ -183,6 +186,7 @@ class Replay:
         weight = share**-self.config.weight_exponent
         if self.config.visits:
             self._count(drawn)
+        handle = self._handle(drawn)
         return Batch(
             obs={name: torch.from_numpy(value.take(rows, 0)) for name, value in self._obs.items()},
             action=torch.from_numpy(self._action.take(rows[:-1], 0)),
@@ -191,8 +195,9 @@ class Replay:
             valid=torch.from_numpy(bits & STEP != 0),
             next_valid=torch.from_numpy(bits & NEXT_KNOWN != 0),
             weight=torch.from_numpy(weight.astype(np.float32)),
-            index=torch.from_numpy(self._generation(drawn) * MAX_ROWS + drawn),
+            index=torch.from_numpy(handle),
             online=torch.full((batch_size,), self.online),
+            episode=torch.from_numpy(self._number(handle)),
         )
 
     def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:
@@ -258,6 +263,17 @@ class Replay:
     def _generation(self, row: np.ndarray) -> np.ndarray:
         """How often the ring had gone round when this row was written."""
         return self._lap - (row >= self._head)
+
+    def _handle(self, row: np.ndarray) -> np.ndarray:
+        """What names a row until it is written over; the later it was written, the larger."""
+        return self._generation(row) * MAX_ROWS + row
+
+    def _number(self, handle: np.ndarray) -> np.ndarray:
+        """(B,) of the episodes that these rows are in, counted as they were added."""
+        if self._begins is None:
+            self._begins = self._handle(np.array([start for start, _ in self._episodes]))
+        forgotten = self._num_added - len(self._episodes)
+        return forgotten + np.searchsorted(self._begins, handle, "right") - 1
 
     def _make_room(self, rows: int) -> int:
         """The first of so many free rows."""
