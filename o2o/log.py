@@ -6,17 +6,20 @@ import math
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from o2o.checkpoint import storage
 from o2o.errors import UsageError
+from o2o.events import EventFile
 
 METRICS = "metrics.jsonl"
 PHASES = ("offline", "online")  # in the order a run goes through them; other names may come at any time
@@ -61,7 +64,7 @@ class RunLog:
         path = self.folder / METRICS
         if not resume and path.exists() and path.stat().st_size:
             raise UsageError(f"{path} exists; give --resume to go on with it, or another --out")
-        self._events: dict[str, _EventFile] = {}
+        self._events: dict[str, EventFile] = {}
         self._purge: Callable[[str], int | None] = lambda phase: None
         self._shown_s = -math.inf
         self._open_line = False
@@ -104,10 +107,33 @@ class RunLog:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         with storage(self.folder / METRICS, len(data)):
             self._append(data)
-            if phase not in self._events:
-                folder = self.folder / "tensorboard" / phase
-                self._events[phase] = _EventFile(folder, self._purge(phase))
-            self._events[phase].write(step, now_s, values)
+            self._file_of(phase).write(step, now_s, values)
+
+    def histogram(self, step: int, phase: str, name: str, values: np.ndarray) -> None:
+        """Shows in TensorBoard how often each value came; as `write`, but it adds no line of metrics.
+
+        Args:
+            values: of any shape; what is not finite is left out.
+        Raises:
+            StorageError: the disk is full or cannot be written, here and in the other two.
+        """
+        with self._storage():
+            self._file_of(phase).histogram(step, name, values)
+
+    def picture(self, step: int, phase: str, name: str, picture: Any) -> None:
+        """Shows a matplotlib figure, or (h, w, 3) uint8 pixels, in TensorBoard."""
+        with self._storage():
+            self._file_of(phase).picture(step, name, picture)
+
+    def film(self, step: int, phase: str, name: str, frames: Sequence[np.ndarray], fps: float = 10) -> None:
+        """Shows an episode in TensorBoard, small and with few frames, as long as it was.
+
+        Args:
+            frames: (h, w, 3) uint8 each, all of one size.
+            fps: frames a second.
+        """
+        with self._storage():
+            self._file_of(phase).film(step, name, frames, fps)
 
     def progress(self, text: str) -> None:
         """Shows where the run is: one line that changes, or where that cannot be, a line now and then."""
@@ -131,6 +157,16 @@ class RunLog:
         for events in self._events.values():
             events.close()
         self._events.clear()
+
+    def _storage(self) -> AbstractContextManager:
+        return storage(self.folder / "tensorboard", 0)
+
+    def _file_of(self, phase: str) -> EventFile:
+        if phase not in self._events:
+            known = {n for _, line in _lines(self.folder / METRICS) if line["phase"] == phase for n in line}
+            folder = self.folder / "tensorboard" / phase
+            self._events[phase] = EventFile(folder, self._purge(phase), known - {"phase", "step", "time"})
+        return self._events[phase]
 
     def _end_line(self, keep: bool) -> None:
         if self._open_line:
@@ -236,33 +272,3 @@ def _lines(path: Path) -> list[tuple[bytes, dict]]:
             raise UsageError(f"{path} line {number} is not a line of metrics: {error}") from error
         found.append((text, line))
     return found
-
-
-class _EventFile:
-    """A TensorBoard event file, written at once and without a thread, so errors come where they happen."""
-
-    def __init__(self, folder: Path, purge_step: int | None):
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._event = Event
-        self._writer = RecordWriter((folder / name).open("wb", buffering=0))
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if purge_step is not None:
-            start = SessionLog(status=SessionLog.START)
-            self._add(Event(wall_time=time.time(), step=purge_step, session_log=start))
-
-    def write(self, step: int, now_s: float, values: dict[str, float]) -> None:
-        event = self._event(wall_time=now_s, step=int(step))
-        for name, value in values.items():
-            event.summary.value.add(tag=name, simple_value=value)
-        self._add(event)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def _add(self, event) -> None:
-        self._writer.write(event.SerializeToString())
-        self._writer.flush()

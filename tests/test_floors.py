@@ -21,6 +21,7 @@ FLOORS = {
         "interval",
         "home",
         "memory",
+        "events",
     ],  # words
     1: [
         "batch",

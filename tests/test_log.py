@@ -1,4 +1,5 @@
 import errno
+import io
 import json
 import math
 import os
@@ -7,19 +8,35 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from o2o import log
 from o2o.errors import StorageError, UsageError
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 
 
-def scalars(folder, tag):
-    """(step, value) pairs that TensorBoard shows."""
+def shown(folder):
+    """What TensorBoard reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(tag)]
+    return EventAccumulator(str(folder)).Reload()
+
+
+def scalars(folder, tag):
+    """(step, value) pairs that TensorBoard shows."""
+    return [(event.step, event.value) for event in shown(folder).Scalars(tag)]
+
+
+def pages(folder):
+    """Question -> chart -> the pattern of its tags, as TensorBoard lays them out."""
+    from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+    from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
+
+    last = shown(folder).Tensors(CONFIG_SUMMARY_TAG)[-1].tensor_proto.string_val[0]
+    return {
+        section.title: {chart.title: list(chart.multiline.tag) for chart in section.chart}
+        for section in Layout.FromString(last).category
+    }
 
 
 def steps(folder):
@@ -47,7 +64,7 @@ def test_metrics_are_on_disk_when_write_returns(tmp_path):
     run = RunLog(tmp_path)
     run.write(1, "offline", {"loss": 1.0})
     assert steps(tmp_path) == [("offline", 1)]
-    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(1, 1.0)]
+    assert scalars(tmp_path / "tensorboard" / "offline", "episode/loss") == [(1, 1.0)]
     run.close()
     run.close()
 
@@ -84,7 +101,11 @@ def test_rewind_forgets_what_came_after_the_checkpoint(tmp_path):
         ]
         run.write(300, "offline", {"loss": -1})
     assert steps(tmp_path)[-1] == ("offline", 300)
-    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(100, 100), (200, 200), (300, -1)]
+    assert scalars(tmp_path / "tensorboard" / "offline", "episode/loss") == [
+        (100, 100),
+        (200, 200),
+        (300, -1),
+    ]
 
 
 def test_rewind_of_a_phase_keeps_the_phase_before(tmp_path):
@@ -105,7 +126,7 @@ def test_rewind_to_a_phase_drops_the_phase_after(tmp_path):
         run.rewind("offline", 5000)
         run.write(1, "online", {"loss": 8})
     assert steps(tmp_path) == [("offline", 5000), ("online", 1)]
-    assert scalars(tmp_path / "tensorboard" / "online", "loss") == [(1, 8)]
+    assert scalars(tmp_path / "tensorboard" / "online", "episode/loss") == [(1, 8)]
 
 
 def test_rewind_of_a_fresh_run_changes_nothing(tmp_path):
@@ -113,7 +134,7 @@ def test_rewind_of_a_fresh_run_changes_nothing(tmp_path):
         run.rewind("offline", 0)
         run.write(0, "offline", {"loss": 2})
     assert steps(tmp_path) == [("offline", 0)]
-    assert scalars(tmp_path / "tensorboard" / "offline", "loss") == [(0, 2)]
+    assert scalars(tmp_path / "tensorboard" / "offline", "episode/loss") == [(0, 2)]
 
 
 def test_full_disk_while_writing_metrics_leaves_no_half_line(tmp_path, monkeypatch):
@@ -154,6 +175,115 @@ def test_full_disk_while_writing_for_tensorboard_is_one_storage_error(tmp_path):
         with open("/dev/full", "wb") as full:
             os.dup2(full.fileno(), run._events["offline"]._writer._writer.fileno())
         run.write(2, "offline", {"loss": 1.0})
+
+
+def test_names_without_a_group_are_grouped_as_those_of_an_episode(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(1, "online", {"return": 2.0, "loss/q": 0.5})
+    assert set(shown(tmp_path / "tensorboard" / "online").Tags()["scalars"]) == {"episode/return", "loss/q"}
+    assert read_metrics(tmp_path)[0]["return"] == 2.0
+
+
+def test_charts_are_laid_out_by_question_as_far_as_there_are_numbers(tmp_path):
+    folder = tmp_path / "tensorboard" / "online"
+    with RunLog(tmp_path) as run:
+        run.write(1, "online", {"loss/q": 1.0, "held_out/loss/q": 1.5, "held_out/loss/a+b": 1.5})
+        unseen = {
+            "a+b: learned from, and held out": [r"^(held_out/)?loss/a\+b$"],
+            "q: learned from, and held out": ["^(held_out/)?loss/q$"],
+        }
+        assert pages(folder) == {"Does the model fit unseen episodes?": unseen}
+        run.write(2, "online", {"return": 3.0, "plan/spread_p95": 0.1})
+    assert list(pages(folder)) == [
+        "Does it get better?",
+        "How sure is the plan?",
+        "Does the model fit unseen episodes?",
+    ]
+    assert pages(folder)["Does it get better?"] == {"Return of an episode": ["^(episode|evaluate)/return$"]}
+    assert pages(folder)["How sure is the plan?"] == {"How far the critics disagree": ["^plan/spread"]}
+
+
+def test_resumed_run_keeps_the_charts_of_what_it_wrote_before(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(1, "online", {"evaluate/return": 3.0})
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("online", 1)
+        run.write(2, "online", {"grad_norm/world": 3.0})
+    page = pages(tmp_path / "tensorboard" / "online")
+    assert list(page) == ["Does it get better?", "Is training healthy?"]
+
+
+def test_histogram_counts_what_is_finite(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.histogram(5, "offline", "spread/recorded", np.array([[0.0, 1.0], [math.nan, 1.0]]))
+        run.histogram(5, "offline", "spread/same", np.full(3, 0.5))
+        run.histogram(5, "offline", "spread/none", np.array([math.inf]))
+    events = shown(tmp_path / "tensorboard" / "offline")
+    (told,) = events.Histograms("spread/recorded")
+    value = told.histogram_value
+    assert told.step == 5 and (value.num, value.min, value.max, value.sum) == (3, 0, 1, 2)
+    assert value.bucket[0] == 1 and value.bucket[-1] == 2 and sum(value.bucket) == 3
+    assert sum(events.Histograms("spread/same")[0].histogram_value.bucket) == 3
+    assert set(events.Tags()["histograms"]) == {"spread/recorded", "spread/same"}
+    assert read_metrics(tmp_path) == []
+
+
+def test_name_of_a_number_is_refused_for_a_histogram(tmp_path):
+    with RunLog(tmp_path) as run:
+        run.write(1, "online", {"plan/spread": 1.0})
+        with pytest.raises(ValueError, match="plan/spread is the name of a number"):
+            run.histogram(1, "online", "plan/spread", np.ones(3))
+
+
+def test_pixels_and_figures_are_pictures(tmp_path):
+    from matplotlib.figure import Figure
+
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[1, 2] = 200, 100, 50
+    with RunLog(tmp_path) as run:
+        run.picture(3, "online", "scene/first", pixels)
+        run.picture(3, "online", "plan/fan", Figure(figsize=(2, 1)))
+    events = shown(tmp_path / "tensorboard" / "online")
+    (image,) = events.Images("scene/first")
+    assert (image.step, image.width, image.height) == (3, 6, 4)
+    drawn = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    np.testing.assert_array_equal(drawn, pixels)
+    (image,) = events.Images("plan/fan")
+    assert (image.width, image.height) == (220, 110)
+
+
+@pytest.mark.parametrize(("num", "kept"), [(1, 1), (5, 5), (100, 40)])
+def test_film_is_small_and_lasts_as_long_as_the_episode(tmp_path, num, kept):
+    frames = [np.full((300, 400, 3), 2 * t, np.uint8) for t in range(num)]
+    with RunLog(tmp_path) as run:
+        run.film(2, "online", "evaluate/film", frames, fps=10)
+        run.film(2, "online", "evaluate/nothing", [], fps=10)
+    events = shown(tmp_path / "tensorboard" / "online")
+    assert events.Tags()["images"] == ["evaluate/film"]
+    (image,) = events.Images("evaluate/film")
+    film = Image.open(io.BytesIO(image.encoded_image_string))
+    assert film.format == "GIF" and film.size == (240, 180) == (image.width, image.height)
+    assert getattr(film, "n_frames", 1) == kept
+    lasts_ms, brightness = 0, []
+    for t in range(kept):
+        film.seek(t)
+        lasts_ms += film.info.get("duration", 100)
+        brightness.append(np.asarray(film.convert("RGB"))[0, 0, 0])
+    assert lasts_ms == 100 * num
+    assert brightness[0] == 0 and brightness[-1] == pytest.approx(2 * (num - 1), abs=2)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("what", ["histogram", "picture", "film"])
+def test_full_disk_while_showing_is_one_storage_error(tmp_path, what):
+    frame = np.zeros((8, 8, 3), np.uint8)
+    values = {"histogram": np.ones(3), "picture": frame, "film": [frame]}
+    with RunLog(tmp_path) as run:
+        run.write(1, "online", {"loss": 1.0})
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), run._events["online"]._writer._writer.fileno())
+        with pytest.raises(StorageError, match=r"cannot write .*tensorboard.*: no space left on device"):
+            getattr(run, what)(1, "online", "a/name", values[what])
 
 
 def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
