@@ -57,6 +57,8 @@ FLOORS = {
             "open_loop",
             "curves",
             "moment",
+            "stream",
+            "stream_page",
         ],  # what they and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door

@@ -1,0 +1,35 @@
+"""Look into an agent: one call a question, each gives arrays, says what they mean, and draws itself.
+
+from o2o import inspect
+run = inspect.open("runs/door")
+print(inspect.contrast(run))
+"""
+
+from o2o.inspect.answer import Answer
+from o2o.inspect.contrast import contrast
+from o2o.inspect.coverage import coverage
+from o2o.inspect.measured import Measured
+from o2o.inspect.model_error import model_error
+from o2o.inspect.rank import auroc, correlation
+from o2o.inspect.reliability import reliability
+from o2o.inspect.steps import Steps, walk
+from o2o.inspect.subject import Subject, open
+from o2o.inspect.uncertainty import uncertainty
+from o2o.inspect.value import value
+
+__all__ = [
+    "Answer",
+    "Measured",
+    "Steps",
+    "Subject",
+    "auroc",
+    "contrast",
+    "correlation",
+    "coverage",
+    "model_error",
+    "open",
+    "reliability",
+    "uncertainty",
+    "value",
+    "walk",
+]

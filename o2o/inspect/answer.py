@@ -1,0 +1,29 @@
+"""What every inspection gives: arrays, what they say in words and numbers, and how they look."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from o2o.chart import Chart, Frames, still
+
+
+class Answer(ABC):
+    """The answer to one question about a run. Subclasses are frozen dataclasses of numpy arrays."""
+
+    @abstractmethod
+    def words(self) -> list[str]:
+        """A few plain sentences, the most important first."""
+
+    @abstractmethod
+    def charts(self) -> Sequence[Chart | Frames]:
+        """What there is to see."""
+
+    @abstractmethod
+    def numbers(self) -> dict[str, float]:
+        """The figures behind the words, for a file or a table."""
+
+    def draw(self, columns: int = 2):
+        """All charts in one matplotlib figure."""
+        return still(self.charts(), columns)
+
+    def __str__(self) -> str:
+        return "\n".join(self.words())

@@ -1,0 +1,123 @@
+"""What is inspected: a checkpoint, the episodes to look at it on, and what its planner left written."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from o2o import checkpoint, offline
+from o2o.agent import Agent
+from o2o.batch import Episode
+from o2o.data.plans import Plans
+from o2o.data.replay import Replay
+from o2o.data.source import DataConfig, Source, load
+from o2o.inspect.steps import Steps, walk
+from o2o.moment import Moment, unpack
+from o2o.run import checkpoint_folder
+
+MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
+
+
+@dataclass
+class Subject:
+    """A run under inspection.
+
+    Attributes:
+        folder: of the run.
+        agent: as its checkpoint has it.
+        meta: what the checkpoint says of itself.
+        train: the recordings that it learned from.
+        episodes: recorded ones to look at, as the model sees them; it has not learned from them if `unseen`.
+        unseen: whether they were held out, or are another dataset's.
+        own: what the robot did itself, as recorded (physical), in order; empty for a pretrained run.
+        plans: what its planner thought, if it was recorded.
+    """
+
+    folder: Path
+    agent: Agent
+    meta: dict
+    train: Replay
+    episodes: list[Episode]
+    unseen: bool
+    own: list[Episode] = field(default_factory=list)
+    plans: Plans = field(default_factory=lambda: Plans(Path("plans")))
+
+    @cached_property
+    def steps(self) -> Steps:
+        """All steps of `episodes`, walked through once."""
+        return walk(self.agent, self.episodes)
+
+    @cached_property
+    def own_episodes(self) -> list[Episode]:
+        """What the robot did itself, as the model sees it."""
+        return [self.agent.transform.episode(episode) for episode in self.own]
+
+    def thoughts(self, number: int) -> list[Moment]:
+        """What the planner thought in the robot's `number`-th episode.
+
+        Raises:
+            DataError: that was not recorded.
+        """
+        return unpack(self.plans.read(number)[0])
+
+    @property
+    def planned(self) -> bool:
+        """Whether the run acts with the planner."""
+        return bool(self.meta.get("plan", True))
+
+
+def open(
+    run: Path | str,
+    dataset: str = "",
+    data: DataConfig | None = None,
+    plans: Path | None = None,
+    device: str = "cpu",
+    max_steps: int = MOST_STEPS,
+) -> Subject:
+    """A run made ready for inspection.
+
+    Args:
+        run: folder of `o2o pretrain` or `o2o finetune`, or of a checkpoint.
+        dataset: look at these recordings; empty, at those it was trained on, the held-out ones of them.
+        data: how that dataset is read, for one that the run was not trained on.
+        plans: folder of `o2o evaluate --record-plans`; None, the run's own.
+        device: `cpu`, `cuda` or `auto`.
+        max_steps: most recorded steps to look at; whole episodes, evenly.
+    Raises:
+        UsageError: no such run, or recordings that do not fit it.
+        DataError: the recordings are gone or broken.
+    """
+    folder = Path(run)
+    tensors, meta = checkpoint.load(checkpoint_folder(folder))
+    agent = Agent.from_state(tensors, meta, device)
+    learned = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
+    source, unseen = learned.held_out, True
+    if dataset:
+        source = other(agent, dataset, data or DataConfig())
+    elif not len(source):
+        source, unseen = learned.replay, False
+    online = folder / "online"
+    return Subject(
+        folder,
+        agent,
+        meta,
+        learned.replay,
+        some(source, max_steps),
+        unseen,
+        load(str(online), Source()).episodes if (online / "data").is_dir() else [],
+        Plans(plans or folder / "plans"),
+    )
+
+
+def other(agent: Agent, dataset: str, config: DataConfig) -> Replay:
+    """All episodes of another dataset, as the agent sees them."""
+    return offline.read(dataset, replace(config, holdout=0.0), agent.config.replay, 0, agent.transform).replay
+
+
+def some(replay: Replay, max_steps: int) -> list[Episode]:
+    """Whole episodes, evenly over a replay, of about so many steps in all; at least one."""
+    share = min(1.0, max_steps / len(replay))
+    count = max(1, round(share * replay.num_episodes))
+    places = np.linspace(0, replay.num_episodes - 1, count).round().astype(int)
+    return [replay.episode(place) for place in np.unique(places).tolist()]
