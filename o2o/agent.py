@@ -93,6 +93,7 @@ class Agent:
     Attributes:
         transform: the border to the robot's world that this agent was trained behind.
         num_updates: optimiser steps so far.
+        priced: whether lambda is known: given, or measured on recordings.
         last_plan: what the planner last thought; None when the policy acted.
     """
 
@@ -120,7 +121,7 @@ class Agent:
             behaviour = AWR(model.feature_dim, spec.action_dim, config.behaviour)
             imagination = None
             if config.imagination.steps:
-                price, sizes = config.planner.uncertainty, (model.feature_dim, config.discount)
+                price, sizes = config.planner.price, (model.feature_dim, config.discount)
                 imagination = Imagination(*sizes, price, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
         self.behaviour, self.imagination = behaviour.to(self.device), imagination
@@ -149,6 +150,7 @@ class Agent:
             self._descend = Captured(self.descend)
         if compile and on_gpu and not config.planner.budget_ms:  # a recording knows no clock
             self._plan = Captured(self.planner.plan)
+        self.priced = config.planner.uncertainty != "auto"
         self.num_updates = 0
         self.belief: State = {}
         self.memory: Tensor | None = None
@@ -210,6 +212,15 @@ class Agent:
             world, policy, _ = self._losses(batch.to(self.device))
         return {f"loss/{name}": loss for name, loss in {**world, **policy}.items()}
 
+    @torch.no_grad()
+    def doubts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The ensemble's spread where windows begin: (B,) of the recorded actions, (B,) of random ones."""
+        batch = batch.to(self.device)
+        with Stream(0, self.device).use(), self.precision():
+            feature, action = self.model.unroll(batch).feature[0], batch.action[0]
+            random = 2 * torch.rand_like(action) - 1
+            return self.critic.uncertainty(feature, action), self.critic.uncertainty(feature, random)
+
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """World and policy losses reduced by mean over (t, b) of rho^t * valid * weight * loss."""
         with self.precision():
@@ -241,6 +252,18 @@ class Agent:
     def price(self) -> float:
         """Lambda, units of return for one unit of the ensemble's spread."""
         return self.planner.valuation.price
+
+    def settle(self, price: float, learning: bool = False) -> None:
+        """Plans at a lambda that was measured, from now on.
+
+        Args:
+            learning: the imagination of the policy's lessons pays it too.
+        """
+        self.planner.valuation.price, self.priced = price, True
+        if isinstance(self._plan, Captured):  # the price is part of a recording
+            self._plan = Captured(self.planner.plan)
+        if self.imagination and learning:
+            self.imagination.price.fill_(price)
 
     @torch.no_grad()
     def act(
@@ -302,6 +325,8 @@ class Agent:
             "config": to_dict(self.config) | {"model": model}, "transform": self.transform.to_json(),
             "num_updates": self.num_updates,
         }  # fmt: skip
+        if self.config.planner.uncertainty == "auto" and self.priced:
+            meta["price"] = self.price
         return tensors, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict) -> None:
@@ -324,6 +349,8 @@ class Agent:
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
+        if self.config.planner.uncertainty == "auto" and "price" in meta:
+            self.settle(meta["price"])
 
     @classmethod
     def from_state(

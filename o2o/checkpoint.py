@@ -67,6 +67,32 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
         sync_folder(folder.parent)
 
 
+def link(source: Path, folder: Path) -> None:
+    """A second name for a checkpoint, whole or not at all; one that was there is replaced.
+
+    The files are shared, so it costs no room until `source` is saved anew, which leaves these as they are;
+    where the file system has no links they are copied.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    source, folder = Path(source), Path(folder).absolute()
+    partial = _partial(folder)
+    with storage(folder, sum((source / name).stat().st_size for name in (TENSORS, META))):
+        _remove(partial)
+        try:
+            partial.mkdir(parents=True)
+            for name in (TENSORS, META):
+                _link(source / name, partial / name)
+            sync_folder(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _remove(folder)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+
+
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict]:
     """(tensors, meta) of the newest sound checkpoint under this name. Writes nothing.
 
@@ -214,6 +240,13 @@ def _read(place: Path) -> tuple[dict[str, Tensor], dict]:
         raise _Broken(f"{TENSORS}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Broken(f"{META} is not a checkpoint's ({type(error).__name__}: {error})") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        _write(target, source.read_bytes())
 
 
 def _write(path: Path, data: bytes) -> None:

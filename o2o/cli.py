@@ -19,6 +19,7 @@ COMMANDS = {
     "pretrain": "learn a world model, a critic and a policy from recordings",
     "finetune": "improve a pretrained agent on its robot",
     "evaluate": "play a checkpoint in fixed scenes",
+    "inspect": "see on one page what a run thinks: plans, doubts, data, values, checkpoints",
     "compare": "rate presets on one dataset and robot under one budget",
     "check": "look a robot or a dataset over before trusting it",
     "data info": "what is in a recording: episodes, columns, sizes, rates",

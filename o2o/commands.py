@@ -27,6 +27,7 @@ from o2o.demo import DemoConfig, demo
 from o2o.errors import UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.finetune import FinetuneConfig, finetune
+from o2o.inspect.report import InspectConfig, report
 from o2o.model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
 from o2o.robot import RobotConfig, options
@@ -231,6 +232,7 @@ DEFAULTS: dict[str, Callable] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "inspect": lambda argv: InspectConfig(run=MISSING),
     "compare": _compare,
     "check": _check,
     "data info": lambda argv: InfoConfig(MISSING),
@@ -242,7 +244,7 @@ DEFAULTS: dict[str, Callable] = {
 }
 FUNCTIONS: dict[str, Callable] = {
     "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
-    "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
+    "inspect": report, "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
     "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
     "data merge": merge,
 }  # fmt: skip

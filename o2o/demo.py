@@ -64,7 +64,8 @@ def demo(config: DemoConfig) -> Path:
         PretrainConfig(
             dataset=config.dataset, preset=config.preset, agent=preset.agent, data=data,
             updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
-            out=folder / "pretrain", evaluate_every=500, evaluate_episodes=25, patience=3,
+            out=folder / "pretrain", evaluate_every=500, evaluate_episodes=25, evaluate_film=False,
+            patience=3,
         )
     )  # fmt: skip
     with (
@@ -76,6 +77,7 @@ def demo(config: DemoConfig) -> Path:
                 checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
                 episodes=config.episodes, seed=config.seed, device=config.device, threads=preset.threads,
                 out=folder / "finetune", evaluate_every=-(-config.episodes // 3), evaluate_episodes=25,
+                evaluate_film=False,
             )
         )  # fmt: skip
         rows = {"the data": Score.of(load(config.dataset, data, config.seed).episodes)}

@@ -8,19 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o import checkpoint, interval, memory
+from o2o import checkpoint, interval, memory, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
+from o2o.chart import still
 from o2o.config import at_least
 from o2o.data.plans import Plans
+from o2o.errors import RobotError
 from o2o.film import write_film
-from o2o.log import run_folder
+from o2o.inspect.glance import glance
+from o2o.inspect.price import settle
+from o2o.log import RunLog, run_folder
 from o2o.machine import MachineConfig, compiles, tune
-from o2o.moment import keeper
+from o2o.moment import Moment, keeper
 from o2o.robot import Guard
 from o2o.rollout import Played, Record, attach, play
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot
 from o2o.seeding import derive
+from o2o.stream import Stream, show
 
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
 
@@ -40,6 +45,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         out: write the result here (.json).
         record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
         plans_budget: room for that on the disk; over it every second episode's is let go.
+        rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
     """
 
     checkpoint: Path | None = None
@@ -52,6 +58,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     out: Path | None = None
     record_plans: Path | None = None
     plans_budget: str = "200MB"
+    rerun: str = ""
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
@@ -120,15 +127,18 @@ def score(
     plan: bool = True,
     seed: int = 0,
     num_robots: int = 25,
-    num_films: int = 0,
+    num_films: int | None = 0,
     at_work: Guard | None = None,
     record: Record | None = None,
+    stream: Stream | None = None,
 ) -> tuple[Score, list[Played]]:
     """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
 
     Args:
+        num_films: pictures are taken of the first so many episodes; None: of one, if it is a simulator that
+            draws here.
         at_work: the robot that is attached already; it serves if it is a real one.
-        record: see `rollout.play`.
+        record, stream: see `rollout.play`.
     """
     with ExitStack() as stack:
 
@@ -136,13 +146,57 @@ def score(
             return stack.enter_context(closing(attach(agent.transform, choice)))
 
         robots = [at_work if at_work is not None and not at_work.simulated else fresh()]
+        if num_films is None:
+            num_films = int(robots[0].simulated and draws(robots[0]))
         if robots[0].simulated:
             robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
         played = play(
             agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
-            max_steps=choice.max_steps or None, num_films=num_films, record=record,
+            max_steps=choice.max_steps or None, num_films=num_films, record=record, stream=stream,
         )  # fmt: skip
     return Score.of([p.episode for p in played]), played
+
+
+def watch(
+    log: RunLog,
+    step: int,
+    phase: str,
+    agent: Agent,
+    choice: RobotChoice,
+    episodes: int,
+    plan: bool,
+    film: bool,
+    at_work: Guard | None = None,
+) -> Score:
+    """As `score`, for a run's log: the numbers, and of the first scene a film, a decision and all doubts."""
+    thoughts: list[Moment] = []
+
+    def first(seed: int, moments: list[Moment]) -> None:
+        if seed == scenes(1)[0]:
+            thoughts.extend(moments)
+
+    films = None if film else 0
+    result, played = score(agent, choice, episodes, plan, num_films=films, at_work=at_work, record=first)
+    log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
+    if played[0].frames:
+        log.film(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
+    if thoughts:
+        doubts = np.concatenate([moment.doubt for moment in thoughts])
+        log.histogram(step, phase, "plans/doubt_of_candidates", doubts)
+        shown = thoughts[len(thoughts) // 2]
+        obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
+        log.picture(step, phase, "plans/fan", still(glance(shown, obs, agent.transform, played[0].moves)))
+    return result
+
+
+def draws(robot: Guard) -> bool:
+    """Whether a simulator draws pictures here; it is reset."""
+    try:
+        robot.reset()
+        robot.render()
+        return True
+    except RobotError:
+        return False
 
 
 def evaluate(config: EvaluateConfig) -> Score:
@@ -156,14 +210,17 @@ def evaluate(config: EvaluateConfig) -> Score:
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
+    if config.plan and not agent.priced:
+        settle(agent, offline.read_again(meta["dataset"], agent.config.replay, agent.transform), print)
     record = None
     if config.record_plans:
         plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
         record = keeper(plans, agent, scenes(config.episodes))
-    result, played = score(
-        agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
-        num_films=4 if config.film else 0, record=record,
-    )  # fmt: skip
+    with show(config.rerun, str(config.checkpoint)) as stream:
+        result, played = score(
+            agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
+            num_films=4 if config.film else 0, record=record, stream=stream,
+        )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     if config.film:
         write_film(config.film, [p.frames for p in played])

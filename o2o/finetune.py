@@ -12,7 +12,8 @@ from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
 from o2o.data.replay import Mix, Replay
-from o2o.evaluate import score
+from o2o.evaluate import watch
+from o2o.inspect.price import settle
 from o2o.log import Progress, RunLog, run_folder
 from o2o.machine import FREE as FREE_MACHINE
 from o2o.machine import MachineConfig, compiles, tune
@@ -28,11 +29,13 @@ from o2o.run import (
     pack,
     read_papers,
     robot_papers,
+    save,
     stop_requested,
     unpack,
     write_papers,
 )
 from o2o.seeding import derive
+from o2o.stream import Stream, show
 
 FREE = {
     "episodes",
@@ -40,10 +43,13 @@ FREE = {
     "resume",
     "memory_budget",
     "checkpoint_every",
+    "keep_checkpoints",
     "evaluate_every",
     "evaluate_episodes",
+    "evaluate_film",
     "record_plans",
     "plans_budget",
+    "rerun",
     *FREE_MACHINE,
 }
 
@@ -66,10 +72,14 @@ class FinetuneConfig(RobotChoice, MachineConfig):
         memory_budget: main memory that the recordings may take; see `o2o pretrain`.
         plan: act with the planner; `--no-plan` explores with the policy alone.
         record_plans: keep in `OUT/plans` what the planner thought at every step, for `o2o inspect`.
+        rerun: show the robot's own episodes in Rerun: `live`, a new file .rrd, or a viewer's address.
         plans_budget: room for that on the disk; over it every second episode's is let go.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
+        keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others evenly
+            over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
+        evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
     """
 
     checkpoint: Path | None = None
@@ -84,15 +94,18 @@ class FinetuneConfig(RobotChoice, MachineConfig):
     memory_budget: str = "50%"
     plan: bool = True
     record_plans: bool = False
+    rerun: str = ""
     plans_budget: str = "200MB"
     checkpoint_every: int = 5
+    keep_checkpoints: int = 5
     evaluate_every: int = 0
     evaluate_episodes: int = 20
+    evaluate_film: bool = True
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1)
+        at_least(self, episodes=1, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0)
         at_least(self, evaluate_every=0, evaluate_episodes=1, offline_ratio=0)
         memory.budget(self.plans_budget)
         at_most(self, offline_ratio=1)
@@ -131,27 +144,32 @@ def finetune(config: FinetuneConfig) -> Path:
         "plan": config.plan,
     }
 
-    def save() -> None:
+    def keep() -> None:
         tensors, meta = pack(agent, offline=data.replay, online=online)
         meta |= facts | {"run": "finetune", "episodes": done, "owed": owed}
-        checkpoint.save(folder / "checkpoint", tensors, meta)
+        save(folder, tensors, meta, done, config.keep_checkpoints)
 
     with (
         closing(Online(folder / "online")) as own,
+        show(config.rerun, str(folder)) as stream,
         closing(attach(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
     ):
         own.open_for(robot)
+        facts["robot"]["simulated"] = robot.simulated  # so that to inspect the run never moves a real one
         for number in range(done):
             online.add(agent.transform.episode(own.read(number)))
         unpack(tensors, meta, offline=data.replay, **({"online": online} if resumed else {}))
         log.rewind("online", done if resumed else -1)
         write_papers(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
+        if not agent.priced:
+            settle(agent, data, log.line)
+        agent.settle(agent.price, learning=True)
         if not resumed:
             agent.learning.seed(derive(config.seed, "finetune"))
-            save()
+            keep()
             _evaluate(agent, choice, config, robot, log, done)
         if len(own) > done:
             log.line(f"{len(own) - done} episodes that the last checkpoint had not seen are learned from")
@@ -160,7 +178,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < len(own):
                 episode, notes = own.read(done), {}
             else:
-                episode, notes = _act(agent, robot, choice, config, own, plans)
+                episode, notes = _act(agent, robot, choice, config, own, plans, stream)
             online.add(agent.transform.episode(episode))
             owed += len(episode) * config.updates_per_step
             metrics = {}
@@ -173,8 +191,8 @@ def finetune(config: FinetuneConfig) -> Path:
             log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {share}"))
             _evaluate(agent, choice, config, robot, log, done)
             if done % config.checkpoint_every == 0:
-                save()
-        save()
+                keep()
+        keep()
         checkpoint.write_json(folder / "online.json", own.papers())
         if done < config.episodes:
             log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
@@ -203,7 +221,13 @@ def _num_updates(config: FinetuneConfig, data: dict) -> int:
 
 
 def _act(
-    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online, plans: Plans | None
+    agent: Agent,
+    robot: Guard,
+    choice: RobotChoice,
+    config: FinetuneConfig,
+    own: Online,
+    plans: Plans | None,
+    stream: Stream | None,
 ) -> tuple[Episode, dict[str, float]]:
     """One exploring episode, written down; and what planner and guard noted.
 
@@ -214,7 +238,7 @@ def _act(
     record = keeper(plans, agent, [scene], number) if plans else None
     (played,) = play(
         agent, [robot], [scene], noise, config.plan, explore=True, max_steps=choice.max_steps or None,
-        write=own.write, record=record,
+        write=own.write, record=record, stream=stream,
     )  # fmt: skip
     own.add(played.episode, scene)
     return played.episode, {"length": len(played.episode), **played.metrics()}
@@ -224,6 +248,15 @@ def _evaluate(
     agent: Agent, choice: RobotChoice, config: FinetuneConfig, robot: Guard, log: RunLog, done: int
 ) -> None:
     if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.episodes):
-        result, _ = score(agent, choice, config.evaluate_episodes, config.plan, at_work=robot)
-        log.write(done, "online", {f"evaluate/{k}": v for k, v in result.metrics().items()})
+        result = watch(
+            log,
+            done,
+            "online",
+            agent,
+            choice,
+            config.evaluate_episodes,
+            config.plan,
+            config.evaluate_film,
+            robot,
+        )
         log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")

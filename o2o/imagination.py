@@ -76,10 +76,13 @@ class Imagination(nn.Module):
     """A value of the policy, and the losses of both on imagined futures.
 
     Attributes:
+        price: () of one unit of the ensemble's spread, in units of return; a tensor, so that compiled and
+            recorded updates read it anew.
         low, high: () running 5th and 95th percentile of imagined returns.
         num_online: () updates so far with the robot's own data in the batch.
     """
 
+    price: Tensor
     low: Tensor
     high: Tensor
     num_online: Tensor
@@ -87,10 +90,11 @@ class Imagination(nn.Module):
     def __init__(self, feature_dim: int, discount: float, price: float, config: ImaginationConfig):
         """
         Args:
-            price: of one unit of the ensemble's spread, in units of return; the planner's `uncertainty`.
+            price: of one unit of the ensemble's spread, in units of return; the planner's, to begin with.
         """
         super().__init__()
-        self.config, self.discount, self.price = config, discount, price
+        self.config, self.discount = config, discount
+        self.register_buffer("price", torch.tensor(float(price)), persistent=False)
         self.code = code(config.num_bins, "raw", weight=0.5)
         self.value_net = zero_last(mlp(feature_dim, config.hidden_dim, self.code.width))
         self.slow_value_net = Slow(self.value_net, config.slow_rate, config.slow_every)

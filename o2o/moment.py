@@ -14,6 +14,10 @@ from o2o.planner import Trace, elite_weights
 
 MOST = 128  # candidates that are kept of a decision, unless its elites are more
 HALF = ("feature",)  # what is kept in half precision: it takes most of the room
+CANDIDATES = {  # the axis of what has one entry a candidate
+    "action": 1, "feature": 1, "reward": 1, "spread": 1, "discount": 1,
+    "leaf": 0, "by_policy": 0, "elite": 0, "weight": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,19 @@ class Moment:
         """(S,) return of each candidate before the penalty."""
         return (self.discount[:-1] * self.reward).sum(0) + self.discount[-1] * self.leaf
 
+    @property
+    def doubt(self) -> np.ndarray:
+        """(S,) discounted spread along each candidate: what the price is paid for."""
+        return (self.discount * self.spread).sum(0)
+
     def penalty(self, price: float | None = None) -> np.ndarray:
         """(S,) what each candidate's doubt costs at this price, or at the planner's own."""
-        return (float(self.price) if price is None else price) * (self.discount * self.spread).sum(0)
+        return (float(self.price) if price is None else price) * self.doubt
+
+    def share(self, price: float | None = None) -> np.ndarray:
+        """(S,) the penalty's part of |gain| + penalty, 0 to 1."""
+        penalty = self.penalty(price)
+        return penalty / np.maximum(penalty + np.abs(self.gain), 1e-12)
 
     def value(self, price: float | None = None) -> np.ndarray:
         """(S,) what each candidate was worth to the planner, or would have been at this price."""
@@ -144,13 +158,18 @@ def keeper(
 
 
 def pack(moments: list[Moment]) -> dict[str, np.ndarray]:
-    """name -> (T, ...) of the moments of an episode, for a file. A shorter search is padded with NaN."""
-    iterations = max(len(moment.mean) for moment in moments)
-    packed = {}
+    """name -> (T, ...) of the moments of an episode, for a file.
+
+    A shorter search is padded: a planner that has to keep to a time makes now more iterations, now fewer, and
+    `icem` has fewer candidates in a later one. `num_candidates` (T,) says how many there were.
+    """
+    packed = {"num_candidates": np.array([len(moment.leaf) for moment in moments], np.int32)}
     for name in (entry.name for entry in fields(Moment)):
         values = [getattr(moment, name) for moment in moments]
         if name in ("mean", "std"):
-            values = [_padded(value, iterations) for value in values]
+            values = _padded(values, 0, np.nan)
+        elif name in CANDIDATES:
+            values = _padded(values, CANDIDATES[name], 0)
         packed[name] = np.stack(values)
     return packed
 
@@ -160,8 +179,10 @@ def unpack(arrays: dict[str, np.ndarray]) -> list[Moment]:
     moments = []
     for t in range(len(arrays["leaf"])):
         own: dict[str, Any] = {name: value[t] for name, value in arrays.items()}
-        steps = slice(int(own["iterations"]))
-        moments.append(Moment(**own | {"mean": own["mean"][steps], "std": own["std"][steps]}))
+        size, steps = int(own.pop("num_candidates", len(own["leaf"]))), int(own["iterations"])
+        for name, axis in CANDIDATES.items():
+            own[name] = own[name][(slice(None),) * axis + (slice(size),)]
+        moments.append(Moment(**own | {"mean": own["mean"][:steps], "std": own["std"][:steps]}))
     return moments
 
 
@@ -180,5 +201,8 @@ def _array(name: str, value: Tensor) -> np.ndarray:
     return value.cpu().numpy()
 
 
-def _padded(value: np.ndarray, rows: int) -> np.ndarray:
-    return np.concatenate([value, np.full((rows - len(value), *value.shape[1:]), np.nan, value.dtype)])
+def _padded(values: list[np.ndarray], axis: int, filler: float) -> list[np.ndarray]:
+    """The arrays, all as long as the longest along an axis."""
+    size = max(value.shape[axis] for value in values)
+    widths = [[(0, size - v.shape[axis]) if i == axis else (0, 0) for i in range(v.ndim)] for v in values]
+    return [np.pad(v, wide, constant_values=filler) for v, wide in zip(values, widths, strict=True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from o2o.config import at_least, at_most
 from o2o.deadline import Pace
+from o2o.errors import UsageError
 from o2o.imagine import Imagined, imagine, imagine_policy
 from o2o.model import State
 from o2o.valuation import Valuation, Valued
@@ -39,7 +40,8 @@ class PlannerConfig:
         prune: give up candidates that cannot be elites any more before the whole ensemble was asked. The
             elites stay the same. On a CPU only; networks narrower than about 256 gain nothing.
         uncertainty: lambda, the price of one unit of ensemble spread in units of return; FOWM 1
-            (xArm), 3 (AntMaze), 20 (Hopper).
+            (xArm), 3 (AntMaze), 20 (Hopper). `auto`: 1 while it pretrains, then what the held-out recordings
+            suggest (`o2o.inspect.price`).
         temperature: sharpness of the elites' weights, per unit of return; TD-MPC 0.5.
         momentum: share of the old mean that stays; TD-MPC 0.1.
         min_std: lowest standard deviation of the search, unit actions; TD-MPC 0.05.
@@ -55,16 +57,27 @@ class PlannerConfig:
     decay: float = 0.5
     budget_ms: float = 0.0
     prune: bool = True
-    uncertainty: float = 1.0
+    uncertainty: float | Literal["auto"] = 1.0
     temperature: float = 0.5
     momentum: float = 0.1
     min_std: float = 0.05
     max_std: float = 2.0
 
     def __post_init__(self):
-        at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1, uncertainty=0)
+        at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1)
         at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
         at_most(self, momentum=1, decay=1)
+        if self.uncertainty != "auto" and not _is_price(self.uncertainty):
+            raise UsageError(f"uncertainty is {self.uncertainty}, wanted a number from 0 up, or auto")
+
+    @property
+    def price(self) -> float:
+        """Lambda, until it is measured."""
+        return 1.0 if self.uncertainty == "auto" else self.uncertainty
+
+
+def _is_price(value) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < float("inf")
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ class MPPI:
         self, action_dim: int, config: PlannerConfig, wrap: Callable[[Callable], Callable] = lambda f: f
     ):
         self.action_dim, self.config = action_dim, config
-        self.imagine, self.valuation = wrap(imagine), Valuation(config.uncertainty, wrap)
+        self.imagine, self.valuation = wrap(imagine), Valuation(config.price, wrap)
         self.pace = Pace()
 
     @torch.no_grad()

@@ -9,7 +9,9 @@ from o2o.batch import Batch
 from o2o.config import at_least
 from o2o.data.source import DataConfig
 from o2o.errors import UsageError
-from o2o.evaluate import score
+from o2o.evaluate import watch
+from o2o.inspect.price import settle
+from o2o.inspect.rank import auroc
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import FREE as FREE_MACHINE
 from o2o.machine import MachineConfig, compiles, tune
@@ -22,13 +24,14 @@ from o2o.run import (
     finite,
     pack,
     read_papers,
+    save,
     stop_requested,
     unpack,
     write_papers,
 )
 
-FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", *FREE_MACHINE}
-FREE |= {f"data.{name}" for name in offline.MEMORY}
+FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
+FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in offline.MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,11 @@ class PretrainConfig(RobotChoice, MachineConfig):
         resume: go on with the run in `out`.
         log_every: updates between two lines of metrics.
         checkpoint_every: updates between two checkpoints.
+        keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others
+            evenly over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
         evaluate_every: updates between two evaluations on the robot; 0: none.
         evaluate_episodes: of one such evaluation.
+        evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
         patience: end early when so many evaluations in a row bring no better return, once one was better
             than the data; 0: never.
     """
@@ -62,14 +68,16 @@ class PretrainConfig(RobotChoice, MachineConfig):
     resume: bool = False
     log_every: int = 100
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 5
     evaluate_every: int = 0
     evaluate_episodes: int = 20
+    evaluate_film: bool = True
     patience: int = 0
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1)
+        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1, keep_checkpoints=0)
         at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0)
 
 
@@ -106,9 +114,10 @@ def pretrain(config: PretrainConfig) -> Path:
     windows = system.batch_size, system.window
     validation = data.held_out.sample(*windows) if len(data.held_out) else None
 
-    def save() -> None:
+    def keep() -> None:
         tensors, meta = pack(agent, offline=data.replay)
-        checkpoint.save(folder / "checkpoint", tensors, {**meta, **facts, "run": "pretrain"})
+        meta |= facts | {"run": "pretrain"}
+        save(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
 
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
@@ -124,9 +133,21 @@ def pretrain(config: PretrainConfig) -> Path:
                 numbers = finite(metrics, f"update {step}")
                 log.write(step, "offline", numbers | _held_out(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
-            if config.evaluate_every and (step % config.evaluate_every == 0 or last):
-                result, _ = score(agent, robot, config.evaluate_episodes, facts["plan"])
-                log.write(step, "offline", {f"evaluate/{k}": v for k, v in result.metrics().items()})
+            evaluates = config.evaluate_every and (step % config.evaluate_every == 0 or last)
+            if evaluates or last:
+                settle(agent, data, log.line)
+            if evaluates:
+                result = watch(
+                    log,
+                    step,
+                    "offline",
+                    agent,
+                    robot,
+                    config.evaluate_episodes,
+                    facts["plan"],
+                    config.evaluate_film,
+                )
+                _log_doubts(log, step, agent, validation)
                 who = "planner" if facts["plan"] else "policy"
                 log.line(f"after {step} updates, {who}: {result.line()}")
                 returns.append(result.metrics()["return"])
@@ -134,9 +155,9 @@ def pretrain(config: PretrainConfig) -> Path:
                     log.line(f"the evaluation is flat: none of the last {config.patience} was better")
                     break
             if step % config.checkpoint_every == 0 and not last:
-                save()
+                keep()
         finite(metrics, f"update {agent.num_updates}")
-        save()
+        keep()
         if stopped() and agent.num_updates < config.updates:
             log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
             raise KeyboardInterrupt
@@ -174,6 +195,17 @@ def _loss(metrics: dict[str, float]) -> str:
 
 
 def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
-    """Losses on windows of held-out episodes, the same ones each time."""
-    losses = {} if batch is None else agent.validate(batch)
-    return {f"held_out/{name}": float(value) for name, value in losses.items()}
+    """On held-out windows, the same ones each time: losses, and how unsure the ensemble is."""
+    if batch is None:
+        return {}
+    recorded, random = agent.doubts(batch)
+    told = {"spread": recorded.median(), "spread_of_random_actions": random.median(),
+            "spread_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy())}  # fmt: skip
+    return {f"held_out/{name}": float(value) for name, value in (agent.validate(batch) | told).items()}
+
+
+def _log_doubts(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:
+    """Histograms of the ensemble's disagreement about recorded actions, and about random ones."""
+    if batch is not None:
+        for name, value in zip(("recorded", "random"), agent.doubts(batch), strict=True):
+            log.histogram(step, "offline", f"doubt/{name}_actions", value.cpu().numpy())

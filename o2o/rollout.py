@@ -12,10 +12,12 @@ from o2o.batch import Episode
 from o2o.data.border import check_rate
 from o2o.data.recording import Limits
 from o2o.data.rows import leaves, row, row_type, to_episode
+from o2o.displacement import Displacement, displacement
 from o2o.errors import UsageError
 from o2o.moment import Moment, examine
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
+from o2o.stream import Stream
 from o2o.transform import Transform
 
 Record = Callable[[int, list[Moment]], None]  # is given the scene's seed and what was thought in it
@@ -32,9 +34,11 @@ class Played:
         plan_value: mean of the planner's value over its plans, NaN if the policy acted throughout.
         plan_penalty: mean of the penalty within it.
         plan_share: mean of penalty / (penalty + |value before it|), 0 to 1.
+        plan_spread: mean, and 95th percentile, of the discounted spread along its plans; NaN at price 0.
         plan_iterations: mean of the planner's iterations, over all decisions.
         num_clipped: actions that the guard had to bring back into the robot's limits.
         frames: pictures, one an observation, if they were asked for.
+        moves: how actions move the robot's end, if it says so.
     """
 
     episode: Episode
@@ -42,9 +46,11 @@ class Played:
     plan_value: float
     plan_penalty: float
     plan_share: float
+    plan_spread: tuple[float, float]
     plan_iterations: float
     num_clipped: int
     frames: list[np.ndarray] = field(default_factory=list)
+    moves: Displacement | None = None
 
     def metrics(self) -> dict[str, float]:
         """What the planner thought and the guard did, as numbers."""
@@ -54,7 +60,9 @@ class Played:
             "plan/penalty_share": self.plan_share,
             "plan/iterations": self.plan_iterations,
         }
-        planned = {} if np.isnan(self.plan_value) else thoughts
+        mean, high = self.plan_spread
+        doubts = {} if np.isnan(mean) else {"plan/spread": mean, "plan/spread_p95": high}
+        planned = {} if np.isnan(self.plan_value) else thoughts | doubts
         return {**planned, "num_clipped": self.num_clipped}
 
 
@@ -98,6 +106,7 @@ def play(
     num_films: int = 0,
     write: Callable[[np.ndarray], None] | None = None,
     record: Record | None = None,
+    stream: Stream | None = None,
 ) -> list[Played]:
     """One episode for each scene, as many at a time as there are robots.
 
@@ -112,19 +121,22 @@ def play(
         write: is given each row of `data.rows` before the next action is sent, of a lone robot. That a
             human moved the robot in a step, the robot says by `info["takeover"]`.
         record: is given what the planner thought in each episode, as it ends, or as it is broken off.
+        stream: shows what the first of the robots sees, does and plans.
     """
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[Played | None] = [None] * len(seeds)
     workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
+    workers[0].stream = stream
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
+    taken_apart = record is not None or stream is not None
     with ExitStack() as at_last:
         for worker in workers:
             at_last.callback(worker.tell)
         while any(worker.running for worker in workers):
-            unit, thought, moments = _decide(agent, workers, explore, plan, record is not None)
+            unit, thought, moments = _decide(agent, workers, explore, plan, taken_apart)
             for worker, action, own, moment in zip(workers, unit, thought, moments, strict=True):
                 if worker.running and worker.step(action, own, moment):
                     results[worker.place] = worker.result()
@@ -137,7 +149,7 @@ def play(
 def _decide(
     agent: Agent, workers: list["_Worker"], explore: bool, plan: bool, trace: bool
 ) -> tuple[np.ndarray, np.ndarray, list[Moment | None]]:
-    """(N, A) unit actions, (N, 4) thoughts, and each plan taken apart, if that is asked for."""
+    """(N, A) unit actions, (N, 5) thoughts, and each plan taken apart, if that is asked for."""
     obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in agent.transform.fields}
     prev_action = np.stack([worker.prev_action for worker in workers])
     prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
@@ -152,13 +164,14 @@ def _decide(
 
 
 def _thought(agent: Agent, n: int) -> np.ndarray:
-    """(N, 4) value, penalty, the penalty's share, and iterations of the last plan."""
+    """(N, 5) value, penalty, the penalty's share, the spread it is of, and iterations of the last plan."""
     plan = agent.last_plan
     if plan is None:
-        return np.tile([np.nan, np.nan, np.nan, 0.0], (n, 1))
+        return np.tile([np.nan, np.nan, np.nan, np.nan, 0.0], (n, 1))
     value, penalty = plan.value.cpu().numpy(), plan.penalty.cpu().numpy()
     share = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
-    return np.stack([value, penalty, share, np.full(n, plan.iterations)], 1)
+    spread = penalty / agent.price if agent.price else np.full(n, np.nan)
+    return np.stack([value, penalty, share, spread, np.full(n, plan.iterations)], 1)
 
 
 class _Worker:
@@ -174,6 +187,8 @@ class _Worker:
     ):
         self.robot, self.transform, self.max_steps = robot, transform, max_steps
         self.write, self.record = write, record
+        self.stream: Stream | None = None
+        self.moves = displacement(transform, robot.metadata.get("displacement"), robot.action_repeat)
         boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
         seen = boxes if write else {name: boxes[name] for name in transform.fields}
         self.kind = row_type(seen, len(robot.low))
@@ -186,13 +201,17 @@ class _Worker:
         self.clipped_before = self.robot.num_clipped
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
         self.prev_reward, self.first, self.running = 0.0, True, True
+        if self.stream:
+            self.stream.episode(place, f"scene {seed}")
         self._keep(raw)
         self._see(raw)
 
     def step(self, unit: np.ndarray, thought: np.ndarray, moment: Moment | None) -> bool:
         """Acts once; True when the episode is over."""
         if moment is not None:  # kept before the robot moves: it may be what broke it
-            self.moments.append(replace(moment, t=np.array(len(self.thoughts), np.int32)))
+            if self.record:
+                self.moments.append(replace(moment, t=np.array(len(self.thoughts), np.int32)))
+            self._show(moment)
         intended = self.transform.physical_action(unit)
         raw, reward, terminated, truncated, info = self.robot.step(intended)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
@@ -215,12 +234,13 @@ class _Worker:
 
     def result(self) -> Played:
         thoughts = np.array(self.thoughts)
-        value, penalty, share, _ = _mean(thoughts[~np.isnan(thoughts[:, 0])])
-        clipped = self.robot.num_clipped - self.clipped_before
-        iterations = _mean(thoughts)[3]
+        planned = thoughts[~np.isnan(thoughts[:, 0])]
+        value, penalty, share, spread, _ = _mean(planned)
+        high = float(np.percentile(planned[:, 3], 95)) if len(planned) else spread
         return Played(
-            to_episode(self.rows), self.seed, value, penalty, share, iterations, clipped, self.frames
-        )
+            to_episode(self.rows), self.seed, value, penalty, share, (spread, high), _mean(thoughts)[-1],
+            self.robot.num_clipped - self.clipped_before, self.frames, self.moves,
+        )  # fmt: skip
 
     def tell(self) -> None:
         """Hands over what was thought since the last time."""
@@ -233,6 +253,21 @@ class _Worker:
             self.rows.append(row(self.kind, raw, seed=self.seed, **step, **self._clock()))
             if self.write:
                 self.write(self.rows[-1])
+            if self.stream:
+                t, since_ns = len(self.rows) - 1, int(self.rows[-1]["time_ns"]) - int(self.rows[0]["time_ns"])
+                self.stream.step(t, raw, step.get("action"), step.get("reward"), since_ns / 1e9)
+            self.raw = raw
+
+    def _show(self, moment: Moment) -> None:
+        """The candidates in space, where actions are known to move the robot's end, and their worth."""
+        if not self.stream:
+            return
+        paths, chosen = None, int(moment.chosen)
+        if self.moves:
+            here = self.moves.position({name: value[None] for name, value in self.raw.items()})[0]
+            paths = self.moves.path(here, self.transform.physical_action(moment.action))
+        value, penalty = float(moment.value()[chosen]), float(moment.penalty()[chosen])
+        self.stream.plan(paths, moment.doubt, chosen, value, penalty, float(moment.price))
 
     def _clock(self) -> dict[str, int]:
         """A simulator's own time since the reset; of other robots the wall clock counts."""
@@ -245,6 +280,8 @@ class _Worker:
         self.seen = {name: value[0] for name, value in self.transform.obs(one).items()}
         if self.film:
             self.frames.append(self.robot.render())
+            if self.stream:
+                self.stream.picture(self.frames[-1])
 
 
 def _mean(rows: np.ndarray) -> list[float]:

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from o2o.log import versions
 from o2o.robot import RobotConfig, options
 
 PAPERS = "run.json"
+KEPT = "checkpoints"  # the folder of those that stay while `checkpoint` moves on
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,52 @@ def checkpoint_folder(path: Path | None) -> Path:
         if checkpoint.exists(folder):
             return folder
     raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
+
+
+def save(folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, most: int) -> None:
+    """Writes `checkpoint` of a run, and keeps it as `checkpoints/000500` beside some older ones.
+
+    A kept one takes no room while it is the newest, and as much as a checkpoint from then on: weights, slow
+    copies, two moments of the optimiser for each weight, and the priority of every recorded step.
+
+    Args:
+        folder: of the run.
+        number: updates, or episodes of the robot, so far.
+        most: kept at once; over it they are thinned out evenly (see `evenly`). 0 keeps none.
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    checkpoint.save(folder / "checkpoint", tensors, meta)
+    home = folder / KEPT
+    if most:
+        checkpoint.link(folder / "checkpoint", home / f"{number:06}")
+    stay = evenly([n for n in kept(folder) if n <= number], most)  # later ones: a future that was lost
+    with checkpoint.storage(home, 0):
+        for other, place in kept(folder).items():
+            if other not in stay:
+                place.rename(place.with_name(f".{place.name}.partial"))  # never there in part
+        for left_over in home.glob(".*.partial"):
+            shutil.rmtree(left_over)
+
+
+def kept(folder: Path) -> dict[int, Path]:
+    """Number -> folder of the checkpoints that a run has kept, in order."""
+    home = Path(folder) / KEPT
+    names = [path.name for path in home.iterdir()] if home.is_dir() else []
+    numbers = sorted(int(name) for name in names if re.fullmatch(r"\d{6,}", name))
+    return {number: home / f"{number:06}" for number in numbers}
+
+
+def evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """At most so many of the numbers: the newest, the first, and others as far apart as can be.
+
+    Time and again that one goes which leaves the smallest gap.
+    """
+    left = sorted(numbers)
+    while len(left) > most:
+        gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
+        del left[1 + gaps.index(min(gaps)) if gaps and most > 1 else 0]
+    return left
 
 
 def pack(agent, **replays) -> tuple[dict[str, Tensor], dict]:

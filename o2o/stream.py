@@ -15,8 +15,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,6 +63,16 @@ def open_stream(target: str, name: str) -> "Stream":
         raise UsageError(f"rerun is {target!r}, {wanted}")
     recording.send_recording_name(name)
     return Stream(recording)
+
+
+@contextmanager
+def show(target: str, name: str) -> Iterator["Stream | None"]:
+    """`open_stream`, closed at the end; None where there is no target."""
+    if not target:
+        yield None
+        return
+    with open_stream(target, name) as stream:
+        yield stream
 
 
 class Stream:

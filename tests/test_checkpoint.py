@@ -300,6 +300,41 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path):
         save(tmp_path / "file" / "c", 1)
 
 
+def test_a_link_takes_no_room_and_stays_as_it_is(tmp_path):
+    save(tmp_path / "c", 1)
+    checkpoint.link(tmp_path / "c", tmp_path / "kept" / "000001")
+    one, other = tmp_path / "c" / checkpoint.TENSORS, tmp_path / "kept" / "000001" / checkpoint.TENSORS
+    assert one.samefile(other)
+    save(tmp_path / "c", 2)
+    save(tmp_path / "c", 3)
+    assert checkpoint.load(tmp_path / "kept" / "000001")[1] == {"step": 1}
+    checkpoint.link(tmp_path / "c", tmp_path / "kept" / "000001")
+    assert checkpoint.load(tmp_path / "kept" / "000001")[1] == {"step": 3}
+
+
+def test_where_there_are_no_links_files_are_copied(tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    save(tmp_path / "c", 1)
+    checkpoint.link(tmp_path / "c", tmp_path / "kept")
+    assert not (tmp_path / "c" / checkpoint.META).samefile(tmp_path / "kept" / checkpoint.META)
+    assert checkpoint.load(tmp_path / "kept")[1] == {"step": 1}
+
+
+def test_a_link_on_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "full")
+
+    save(tmp_path / "c", 1)
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left"):
+        checkpoint.link(tmp_path / "c", tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
 def test_fingerprint_changes_with_every_bit_name_and_shape():
     one = checkpoint.fingerprint(WEIGHTS)
     assert one == checkpoint.fingerprint({"w": WEIGHTS["w"].T.contiguous().T})

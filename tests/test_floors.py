@@ -42,7 +42,7 @@ FLOORS = {
         "deadline",
         "machine",
         "capture",
-        *["marks", "chart", "chart_still", "chart_live", "page"],
+        *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub

@@ -1,12 +1,13 @@
 """Pretraining and fine-tuning from end to end on a tiny robot: exact resume, nothing lost."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import o2o
-from o2o import checkpoint
+from o2o import checkpoint, run
 from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
 from o2o.critic import CriticConfig
@@ -304,6 +305,104 @@ def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
     assert one.returns.shape == (6,) and len(one.lengths) == len(two.lengths) == 6
     again = o2o.evaluate(config)
     assert one.returns.tolist() == again.returns.tolist()
+
+
+def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, tmp_path):
+    assert list(run.kept(pretrained)) == [4, 8, 12] and list(run.kept(finetuned)) == [0, 2, 4, 5]
+    for folder, number in ((pretrained, 12), (finetuned, 5)):
+        newest = folder / "checkpoint" / checkpoint.TENSORS
+        assert newest.samefile(run.kept(folder)[number] / checkpoint.TENSORS)
+    assert checkpoint.load(run.kept(pretrained)[4])[1]["num_updates"] == 4
+    config = o2o.EvaluateConfig(checkpoint=run.kept(pretrained)[4], episodes=2, num_robots=2, device="cpu")
+    assert o2o.evaluate(config).returns.shape == (2,)
+
+
+def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
+    o2o.pretrain(pretrain_config(dataset, tmp_path / "two", keep_checkpoints=2))
+    assert list(run.kept(tmp_path / "two")) == [4, 12]
+    o2o.pretrain(pretrain_config(dataset, tmp_path / "none", keep_checkpoints=0))
+    assert not (tmp_path / "none" / run.KEPT).exists()
+    for out in ("two", "none"):
+        same(tmp_path / out, pretrained)
+
+
+def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, finetuned, tmp_path):
+    """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.agent", "Agent", "learn", 39)
+    assert list(run.kept(out)) == [0, 2]
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    assert list(run.kept(out)) == list(run.kept(finetuned))
+    for number, place in run.kept(out).items():
+        tensors, meta = checkpoint.load(place)
+        wanted, said = checkpoint.load(run.kept(finetuned)[number])
+        assert meta == said and all(tensors[name].equal(wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("call", range(14))
+def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, call):
+    """Stops before the nth sync, rename, link or removal; number 3 and the one in its place come after."""
+
+    def save(number):
+        run.save(tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2)
+
+    class Killed(BaseException):
+        pass
+
+    left = call
+
+    def dying(function):
+        def wrapper(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    save(1), save(2)
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "fsync"), (os, "link"), (Path, "rename"), (shutil, "rmtree")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        with suppress(Killed):
+            save(3)
+    assert checkpoint.load(tmp_path / "checkpoint")[1]["number"] in (2, 3)
+    assert {1, 2} & set(run.kept(tmp_path)) and len(run.kept(tmp_path)) <= 3
+    for number, place in run.kept(tmp_path).items():
+        tensors, meta = checkpoint.load(place)
+        assert meta == {"number": number} and (tensors["w"] == number).all()
+    save(3), save(4)
+    assert list(run.kept(tmp_path)) == [1, 4]
+    assert sorted(path.name for path in (tmp_path / run.KEPT).iterdir()) == ["000001", "000004"]
+
+
+def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
+    for number in (2, 4, 6, 3):
+        run.save(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
+    assert list(run.kept(tmp_path)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "most", "want"),
+    [
+        ([0, 1, 2], 5, [0, 1, 2]),
+        ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+        ([0, 100, 101, 200], 3, [0, 100, 200]),
+        ([5, 9], 1, [9]),
+        ([5, 9], 0, []),
+    ],
+)
+def test_checkpoints_are_thinned_evenly_between_the_first_and_the_newest(numbers, most, want):
+    assert run.evenly(numbers, most) == want
+
+
+def test_thinned_one_by_one_the_gaps_stay_alike():
+    left = []
+    for number in range(0, 100_001, 1000):
+        left = run.evenly([*left, number], 5)
+    gaps = np.diff(left)
+    assert left[0] == 0 and left[-1] == 100_000 and gaps[:-1].max() < 3 * gaps[:-1].min()
 
 
 def test_flat_means_no_better_value_within_the_patience():

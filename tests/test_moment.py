@@ -42,6 +42,13 @@ def test_value_is_gain_less_the_price_of_doubt():
     assert moment.value().tolist() == [1, 0] and moment.value(price=1.0).tolist() == [1, 1.5]
 
 
+def test_the_penaltys_share_is_of_all_that_counted():
+    moment = two_plans()
+    assert moment.doubt.tolist() == [0, 0.5]
+    assert moment.share().tolist() == [0, 0.5] and moment.share(price=12.0).tolist() == [0, 0.75]
+    assert two_plans(reward=np.zeros((1, 2)), leaf=np.zeros(2)).share().tolist() == [0, 1]
+
+
 def test_a_lower_price_would_have_chosen_the_bolder_plan():
     assert two_plans().at(4.0, temperature=0.5)[1] == 0
     weight, best = two_plans().at(1.0, temperature=0.5)
@@ -69,6 +76,26 @@ def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
         assert np.array_equal(getattr(first, name), value)
 
 
+def test_moments_with_fewer_candidates_come_back_as_they_were():
+    agent = doubtful("small")
+    config = replace(agent.planner.config, method="icem", num_samples=40, num_elites=4)
+    moments = []
+    for iterations in (3, 1):
+        agent.planner.config = replace(config, iterations=iterations)
+        agent.start(1, seed=0)
+        action = act(agent, 1, trace=True)
+        plan = agent.last_plan
+        assert plan is not None and plan.trace is not None
+        moments += examine(agent, plan.trace, torch.as_tensor(action))
+    late, early = (len(moment.leaf) for moment in moments)
+    assert late < early
+    for one, back in zip(moments, unpack(pack(moments)), strict=True):
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(
+                getattr(back, name), value, strict=isinstance(value, np.ndarray) and value.ndim > 0
+            )
+
+
 def test_examining_keeps_what_a_wide_search_found():
     agent = doubtful("small")
     agent.planner.config = replace(agent.planner.config, num_samples=300, num_elites=20)
@@ -85,7 +112,8 @@ def test_examining_keeps_what_a_wide_search_found():
 class Robot:
     """Three steps, or a failure at the third."""
 
-    simulated, control_hz, num_clipped = True, None, 0
+    simulated, control_hz, num_clipped, action_repeat = True, None, 0, 1
+    metadata: dict = {}  # noqa: RUF012
     low, high = np.full(2, -1.0), np.ones(2)
 
     def __init__(self, fails=False):

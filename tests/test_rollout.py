@@ -46,7 +46,7 @@ class Counter(gymnasium.Env):
 class Script:
     """Stands for an agent: acts as told, and writes down what it was shown."""
 
-    last_plan = None
+    last_plan, price = None, 2.0
 
     def __init__(self, unit=1.0, border=BORDER):
         self.transform, self.unit, self.shown = border, unit, []
@@ -245,6 +245,7 @@ def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
     _, (played,) = go(agent=Hurried())
     assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5
     assert played.metrics()["plan/iterations"] == 1.5
+    assert played.metrics()["plan/spread"] == played.metrics()["plan/spread_p95"] == 0.25
     assert played.metrics()["plan/penalty_share"] == pytest.approx(0.5 / (0.5 + 5.5))
     _, (played,) = go()
     assert "plan/value" not in played.metrics()

@@ -171,6 +171,38 @@ def test_picture_has_the_asked_size():
     arm.close()
 
 
+@pytest.mark.parametrize("goal", [(0.40, 0.0, 0.15), (0.30, 0.15, 0.10), (0.50, -0.15, 0.25)])
+def test_projected_points_lie_where_the_picture_shows_them(goal):
+    arm = build(task="reach", picture_size=256)
+    arm.reset(seed=0)
+    arm._place(np.array([0.3, 0.0, 0.26]), sim.CENTRE, 0.0, np.array(goal))
+    picture = arm.render().astype(int)
+    down, right = np.nonzero(picture[..., 1] - picture[..., 0] > 40)  # the green ball
+    assert len(right) > 50
+    np.testing.assert_allclose(
+        arm.project(np.array([goal]))[0], [right.mean() + 0.5, down.mean() + 0.5], atol=0.6
+    )
+    assert np.isnan(arm.project(np.array([[5.0, -3.0, 3.0]]))).all()  # behind the camera
+    arm.close()
+
+
+def test_what_it_says_of_its_displacement_is_true():
+    said = sim.DISPLACEMENT
+    for obs, name in (("state", "state"), ("camera", "proprio")):
+        arm = build(task="lift", obs=obs)
+        seen = arm.reset(seed=0)[0][name]
+        place = np.array(said["origin"]) + said["metres_by_obs"] * seen[list(said["obs"][name])]
+        np.testing.assert_allclose(place, arm.grip, atol=1e-6)
+        arm.close()
+    assert arm.metadata["displacement"] is said
+    action = np.array([0.0, 0.02, -0.01, 0.0])
+    before = arm.grip
+    arm.step(action)
+    arm.step(np.zeros(4))
+    moved = said["metres_by_action"] * action[list(said["actions"])]
+    np.testing.assert_allclose(arm.grip - before, moved, atol=1.5e-3)
+
+
 def test_unknown_options_say_what_exists():
     with pytest.raises(UsageError, match=r"did you mean 'lift'.*reach, push, lift"):
         build(task="lfit")

@@ -14,6 +14,9 @@ on the table at x = 0.4 m, y = 0; velocities are in m/s (decimetres per decision
 * `camera`: (size, size, 3) uint8, in which the goal can be seen.
 * `proprio`: gripper position, velocity and opening, as above; comes with the camera instead of `state`.
 
+`metadata["displacement"]` says which of these entries an action moves, and `project` where a point of the
+world lies in the picture that `render` draws; both are for whoever wants to draw plans over the arm.
+
 Rewards lie between -0.03 and 1 a decision. Episodes last 25 decisions and never end on success.
 """
 
@@ -49,6 +52,10 @@ GOALS = {  # m, boxes that goals are drawn from; lift has none to speak of
 MIN_WAY = 0.09  # m, from the start to the goal
 LEASH = 0.02  # m, how far the target runs ahead of a gripper that is blocked; 3 mm in free motion
 DECIMETRE = 0.1
+DISPLACEMENT = {  # actions move the gripper, see `o2o.displacement`
+    "actions": (0, 1, 2), "metres_by_action": 1.0,
+    "obs": {"state": (0, 1, 2), "proprio": (0, 1, 2)}, "metres_by_obs": DECIMETRE, "origin": tuple(CENTRE),
+}  # fmt: skip
 
 SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.20, 0.34, 0.32, 0.14  # m, as in arm.xml
 FINGER_TRAVEL = 0.04  # m, of each finger
@@ -106,6 +113,7 @@ class Arm(gymnasium.Env):
 
     metadata = {  # noqa: RUF012
         "control_hz": CONTROL_HZ, "simulated": True, "render_fps": CONTROL_HZ, "render_modes": ["rgb_array"],
+        "displacement": DISPLACEMENT,
     }  # fmt: skip
 
     def __init__(self, config: Config):
@@ -182,6 +190,19 @@ class Arm(gymnasium.Env):
         size = self.config.picture_size
         fine = self._painter(self.data).reshape(size, 2, size, 2, 3)
         return (fine.mean((1, 3)) + 0.5).astype(np.uint8)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """(n, 2) where points of the world (n, 3), metres, lie in the picture of `render` as the arm is now.
+
+        Pixels to the right and down from the upper left corner of the picture; NaN behind the camera.
+        """
+        eye = self.model.camera("picture").id
+        turn = self.data.cam_xmat[eye].reshape(3, 3)  # columns: right, up, backwards
+        right, up, back = ((np.asarray(points, np.float64) - self.data.cam_xpos[eye]) @ turn).T
+        depth = np.where(back < 0, -back, np.nan)
+        middle = self.config.picture_size / 2
+        reach = middle / math.tan(math.radians(self.model.cam_fovy[eye]) / 2)  # pixels at depth 1
+        return np.stack([middle + reach * right / depth, middle - reach * up / depth], 1)
 
     def close(self) -> None:
         for eye in (self._eye, self._painter):

@@ -1,0 +1,49 @@
+"""Where the plans of a run lead in space, and what its robot says of that without being built or moved."""
+
+import gymnasium
+import numpy as np
+
+from o2o import catalog
+from o2o import displacement as bricks
+from o2o.batch import Episode
+from o2o.displacement import Displacement as Displacement
+from o2o.errors import UsageError
+from o2o.inspect.subject import Subject
+from o2o.robot import Guard
+from o2o.transform import Transform
+
+
+def displacement(subject: Subject, robot: Guard | None = None) -> Displacement | None:
+    """How actions move a run's robot; None where it does not say, or the run does not see where it is.
+
+    Args:
+        robot: that robot; without one, its file is asked, and nothing is built or moved.
+    Raises:
+        RobotError: what the robot says of it is not what it should be.
+    """
+    papers = subject.meta.get("robot") or {}
+    said = (robot.metadata if robot else facts(papers.get("robot", ""))).get("displacement")
+    repeat = robot.action_repeat if robot else papers.get("action_repeat", 1)
+    return bricks.displacement(subject.agent.transform, said, repeat)
+
+
+def facts(name: str) -> dict:
+    """`metadata` of the environment in a robot's file; nothing is built. Empty where it is unknown."""
+    try:
+        module = catalog.load("robots", name)
+    except UsageError:  # there is none, or the run was made on another machine
+        return {}
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    envs = [value for value in own if isinstance(value, type) and issubclass(value, gymnasium.Env)]
+    said = [env.metadata for env in envs if isinstance(env.metadata, dict)]  # of a wrapper it is a property
+    return said[0] if said else {}
+
+
+def vectors(transform: Transform, episode: Episode) -> dict[str, np.ndarray]:
+    """name -> (T+1, D) of an episode as the model sees it, images left out, in the recording's own units."""
+    found = {}
+    for name, field in transform.fields.items():
+        if not field.image:
+            value = np.asarray(episode.obs[name], np.float64).reshape(len(episode) + 1, -1)
+            found[name] = value * np.array(field.std) + np.array(field.mean) if field.mean else value
+    return found
