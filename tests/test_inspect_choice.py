@@ -86,9 +86,9 @@ def test_values_stay_within_what_rewards_can_add_up_to():
 
 def test_an_evaluation_that_explodes_is_called_impossible():
     """A thousand steps of actions that were never recorded, nothing that pulls towards zero."""
-    recorded = chain(False, episodes=4)
-    found = evaluate(recorded, *always(recorded, 10 * RIGHT), discount=1.0, horizon=1000, ridge=1e-6)
-    assert found.beyond[0] > WILD and np.isfinite(found.value).all()
+    recorded = chain(False, episodes=12)
+    found = evaluate(recorded, *always(recorded, 10 * RIGHT), discount=1.0, horizon=1000, ridge=1e-9)
+    assert found.beyond[0] > 0 and np.isfinite(found.value).all()
     assert found.value.min() >= 0 and found.value.max() <= 1000
 
 

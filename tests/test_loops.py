@@ -336,7 +336,10 @@ def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, fine
     for number, place in run.kept(out).items():
         tensors, meta = checkpoint.load(place)
         wanted, said = checkpoint.load(run.kept(finetuned)[number])
-        assert meta == said and all(tensors[name].equal(wanted[name]) for name in wanted)
+        thoughts = ("belief.", "memory.", "stream.acting.")  # of an episode that was not played again
+        assert meta == said
+        learned = [name for name in wanted if not name.startswith(thoughts)]
+        assert [name for name in learned if not tensors[name].equal(wanted[name])] == []
 
 
 @pytest.mark.parametrize("call", range(14))

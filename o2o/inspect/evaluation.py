@@ -88,28 +88,28 @@ def evaluate(
         most * end for end in (recorded.reward.amin().clamp(max=0), recorded.reward.amax().clamp(min=0))
     )
     here, after, start = (view.state(x) for x in (recorded.feature, recorded.next_feature, recorded.start))
-    reward, goes_on, slack = recorded.reward, discount * recorded.goes_on, SLACK * (high - low)
+    reward, goes_on, slack = recorded.reward.double(), discount * recorded.goes_on, SLACK * (high - low)
     values, beyond = [], []
     with Stream(derive(seed, "evaluation"), device).use():
         for width in torch.linspace(*WIDTH, num_members).tolist():
             layer = _Layer(here.shape[1], recorded.action.shape[1], width, device)
-            x = layer(here, view.action(recorded.action))  # (M, D)
+            x = layer(here, view.action(recorded.action)).double()  # (M, D)
             weighted = x.T * _drawn(recorded.episode)
-            gram = weighted.double() @ x.double()
+            gram = weighted @ x
             gram.diagonal().add_(ridge)
             factor = torch.linalg.cholesky(gram)
-            paid = torch.cholesky_solve((weighted @ reward)[:, None].double(), factor)  # (D, 1) of one step
+            paid = torch.cholesky_solve((weighted @ reward)[:, None], factor)  # (D, 1) of one step
             for c in range(len(next_action)):
-                later = layer(after, view.action(next_action[c]))
-                carry = torch.cholesky_solve(((weighted * goes_on) @ later).double(), factor)  # (D, D)
+                later = layer(after, view.action(next_action[c])).double()
+                carry = torch.cholesky_solve((weighted * goes_on) @ later, factor)  # (D, D)
                 weights = paid
                 for _ in range(steps - 1):
                     weights = paid + carry @ weights
-                first = layer(start, view.action(start_action[c]))
-                said = torch.cat([first, later]) @ weights.float()  # (S + M, 1)
+                first = layer(start, view.action(start_action[c])).double()
+                said = torch.cat([first, later]) @ weights  # (S + M, 1)
                 possible = (said >= low - slack) & (said <= high + slack)  # not so of NaN
                 beyond.append(1 - possible.float().mean())
-                values.append(said[: len(first), 0].clamp(low, high).nan_to_num())
+                values.append(said[: len(first), 0].clamp(low, high).nan_to_num().float())
     shape = num_members, len(next_action)
     value = torch.stack(values).unflatten(0, shape).transpose(0, 1)
     return Evaluation(value.cpu().numpy(), torch.stack(beyond).view(shape).mean(0).cpu().numpy())

@@ -97,7 +97,7 @@ class Fan(Answer):
             steps = ", ".join(map(str, turned[:8])) + (", …" if len(turned) > 8 else "")
             told.append(
                 f"The penalty turned it away from the candidate of the highest return in {len(turned)} of "
-                f"{len(self.looks)} moments shown (step {steps})."
+                f"{len(self.looks)} moments shown ({'steps' if len(turned) > 1 else 'step'} {steps})."
             )
         elif float(moment.price):
             told.append("In no moment shown did the penalty turn it away from the highest return.")
