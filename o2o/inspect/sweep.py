@@ -23,7 +23,7 @@ CHANCE = 0.95  # an action changed if it moved further than so many moves by cha
 MOST_RECORDED = 200  # recorded decisions that are ranked again
 FEWEST, MOST = 8, 64  # moments, where nobody says how many
 EFFORT = 1e10  # of them: candidates' steps times weights, and times numbers that a step copies
-COPIES = 20  # of a state's numbers in a step, about; measured on `twm`, which remembers what it saw
+COPIES = 20  # of a state's numbers in a step, a guess: `twm` remembers what it saw
 
 
 @dataclass(frozen=True)
