@@ -429,7 +429,7 @@ def test_decisions_are_split_into_what_they_promised(subject):
     assert found.share.tolist() == [0, 0.5] and found.spread.tolist() == [[0, 0], [0, 1]]
     assert found.overruled.tolist() == [True, True] and found.given_up.tolist() == [1, 1]
     assert found.distance.tolist() == pytest.approx([0, 0.4])  # 0.1 and 0.9 against 0.1, of a range of 2
-    first, penalty, _, search = found.words()
+    penalty, first, _, search = found.words()
     assert "steps 0 and 1" in first and "In 2 of 2 decisions it turned the planner away" in penalty
     assert "5 ms at most" in search
     assert found.draw() and found.numbers()["overruled_share"] == 1

@@ -60,9 +60,9 @@ class Decisions(Answer):
     def words(self) -> list[str]:
         along = self.spread.mean(1)
         told = [
+            self._penalty(),
             f"In episode {self.number} the critic was least sure of the chosen plan at {self._steps(along)}, "
             f"where the spread along it was up to {along.max():.3g}; its median is {np.median(along):.3g}.",
-            self._penalty(),
         ]
         leaf = np.median(np.abs(self.leaf) / np.maximum(np.abs(self.leaf) + np.abs(self.reward), 1e-12))
         told.append(
