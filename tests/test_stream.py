@@ -142,7 +142,7 @@ def test_file_brings_its_layout_once(tmp_path):
 
 @needs_rerun
 def test_disk_that_fails_silences_the_stream_with_one_warning(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(stream, "FLUSH_S", 0.0)
+    monkeypatch.setattr(stream, "FLUSH_S", 0.01)  # of 0, Rerun makes a thread that never rests
     before, noise = resource.getrlimit(resource.RLIMIT_FSIZE), np.random.default_rng(0)
     shown = open_stream(str(tmp_path / "run.rrd"), "a run")
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
