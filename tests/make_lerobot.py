@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def row_of(images: np.ndarray) -> list[int]:
     return np.rint((np.asarray(images).mean((1, 2, 3)) - 10) / STEP).astype(int).tolist()
 
 
+@contextmanager
+def ordinary_scheduling() -> Iterator[None]:
+    """As before at the end: run by root, the AV1 encoder makes its whole process a real-time one."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    os.sched_setscheduler(0, before, priority)
+
+
 def film(
     path: Path, images: Sequence[np.ndarray], codec: str = "libx264", start: int = 0, **options: str
 ) -> Path:
@@ -39,7 +51,7 @@ def film(
 
     os.environ["SVT_LOG"] = "0"  # the AV1 encoder writes to the terminal otherwise
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with ordinary_scheduling(), av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], "yuv420p"
         for number, pixels in enumerate(images):
