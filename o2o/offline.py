@@ -59,13 +59,16 @@ def read(
         robot_limits: asks the robot for its action limits, for data that state none.
         saved: `papers` of the data that these must be.
     Raises:
-        O2OError: see `load`, `check_fingerprint`, `transform` and `room.choose`.
+        O2OError: see `load`, `check_fingerprint`, `check_shapes`, `transform` and `room.choose`.
     """
     budget = memory.budget(config.memory_budget)  # of what is there before anything is read
     recording = load(dataset, config, seed)
     if saved:
         check_fingerprint(saved, recording)
-    border = border or transform(recording, config, robot_limits)
+    if border:
+        check_shapes(border, recording)
+    else:
+        border = transform(recording, config, robot_limits)
     outline, episodes = replace(recording.outline(), border=_facts(border)), recording.episodes
     allocate = room.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
@@ -136,6 +139,18 @@ def check_fingerprint(saved: dict, recording: Recording | Outline) -> None:
             f"dataset {saved['dataset']!r} is not the one the checkpoint was trained on "
             f"(sha256 {recording.fingerprint[:12]}, wanted {saved['fingerprint'][:12]})"
         )
+
+
+def check_shapes(border: Transform, recording: Recording) -> None:
+    """
+    Raises:
+        UsageError: the recording has other observations or actions than the border was made for.
+    """
+    first = recording.episodes[0]
+    shapes = {name: values.shape[1:] for name, values in first.obs.items()}
+    wrong = border.differences(shapes, first.action.shape[1])
+    if wrong:
+        raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(wrong)}")
 
 
 def recipe_robot(recording: Outline) -> dict | None:

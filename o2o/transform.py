@@ -137,7 +137,7 @@ class Transform:
         return replace(raw, obs=self.obs(raw.obs), action=action, reward=reward, infos={})
 
     def differences(self, shapes: dict[str, tuple[int, ...]], action_dim: int) -> list[str]:
-        """What a robot lacks to serve this model: one phrase each, empty if it fits."""
+        """What a robot or a recording lacks to serve this model: one phrase each, empty if it fits."""
         wrong = []
         for name, want in self.fields.items():
             have = shapes.get(name)

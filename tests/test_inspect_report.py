@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from make_minari import make_minari
 from test_loops import dataset, finetune_config, pretrain_config, pretrained  # noqa: F401  (fixtures)
 
 import o2o
@@ -38,6 +39,20 @@ def test_a_pretrained_run_says_which_questions_it_cannot_answer(pretrained, tmp_
     assert "Not answered: " in text and "--record-plans" in text
     assert set(json.loads((tmp_path / "page" / "numbers.json").read_text())) == {"contrast"}
     assert not (tmp_path / "page" / "plans.png").exists()
+
+
+def test_a_page_without_one_answer_is_not_written(pretrained, tmp_path, capsys):  # noqa: F811
+    config = InspectConfig(run=pretrained, only=("uncertainty",), episode=999, out=tmp_path / "page")
+    with pytest.raises(UsageError, match="no question could be answered"):
+        report(config)
+    assert "not answered: episode 999 is not here; have 0 to " in capsys.readouterr().out
+    assert not (tmp_path / "page").exists()
+
+
+def test_recordings_of_another_robot_are_refused_in_one_line(pretrained, tmp_path):  # noqa: F811
+    other = make_minari(tmp_path / "other")
+    with pytest.raises(UsageError, match="'other' does not fit the checkpoint: observation 'state'"):
+        inspect.open(pretrained, str(other))
 
 
 def test_an_unknown_question_names_those_there_are(pretrained):  # noqa: F811

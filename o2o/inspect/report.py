@@ -99,7 +99,7 @@ def report(config: InspectConfig) -> Path:
     Returns:
         The page.
     Raises:
-        UsageError: no such run, or recordings that do not fit it.
+        UsageError: no such run, recordings that do not fit it, or not one question can be answered.
         DataError: the recordings are gone or broken.
         StorageError: the folder cannot be written.
     """
@@ -117,7 +117,10 @@ def report(config: InspectConfig) -> Path:
                 answers[name] = ask(subject, config, robot)
             except O2OError as error:
                 refused[name] = str(error)
-            print(f"{title:<52} {time.monotonic() - begin_s:5.1f} s", flush=True)
+            why = f"   not answered: {refused[name]}" if name in refused else ""
+            print(f"{title:<52} {time.monotonic() - begin_s:5.1f} s{why}", flush=True)
+    if not answers:
+        raise UsageError("no question could be answered; nothing is written")
     sections = [_section(name, answers.get(name), refused) for name in config.only or QUESTIONS]
     for name, answer in answers.items():
         if answer.charts():

@@ -52,14 +52,13 @@ class Uncertainty(Answer):
         if not self.spread.any():
             return ["The members of the critic agree everywhere: they have not learned yet, or there is one."]
         middle = np.median(self.spread)
-        level = middle / self.typical[1] if self.typical[1] else np.nan
         return [
             f"In {self.name} the ensemble was unusually unsure in {percent(self.unusual)} of "
-            f"{len(self.spread)} steps (of all recorded steps it is 5 %), and its typical spread was "
-            f"{say(level)} times that of the recordings.",
+            f"{len(self.spread)} steps (of all recorded steps it is 5 %). Its typical spread was "
+            f"{say(middle)}; in the recordings it is {say(self.typical[1])}.",
             f"It was most unsure at {', then '.join(map(self._moment, self.top))}.",
-            f"The policy's own actions had a typical spread of {say(np.median(self.policy))}, those taken "
-            f"{say(middle)}, random ones {say(np.median(self.random[1]))}.",
+            f"The policy's own actions had a typical spread of {say(np.median(self.policy))}, "
+            f"random ones of {say(np.median(self.random[1]))}.",
         ]
 
     def _moment(self, t: int) -> str:
