@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from o2o.marks import (
+    CHOSEN,
     DATA,
     MODEL,
     PALETTE,
@@ -17,6 +18,7 @@ from o2o.marks import (
     POLICY,
     QUIET,
     RANDOM,
+    RIM,
     SCALE,
     Bars,
     Line,
@@ -30,6 +32,7 @@ from o2o.marks import (
 )
 
 __all__ = [
+    "CHOSEN",
     "DATA",
     "MODEL",
     "PALETTE",
@@ -37,6 +40,7 @@ __all__ = [
     "POLICY",
     "QUIET",
     "RANDOM",
+    "RIM",
     "SCALE",
     "Bars",
     "Chart",

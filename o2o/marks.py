@@ -10,6 +10,7 @@ import numpy as np
 
 DATA, MODEL, POLICY = "#33415c", "#e4572e", "#17a398"  # recorded or real; what a model says; the policy
 RANDOM, PLAN, QUIET = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; what is beside
+CHOSEN, RIM = "#10151f", "#fdfdfd"  # what was decided, and what sets a line apart from a picture under it
 PALETTE = (DATA, MODEL, POLICY, RANDOM, PLAN, QUIET)
 # From certain (dark blue) to unsure (bright orange); lightness rises evenly, so grey prints still read.
 SCALE = ("#31509f", "#6c53a5", "#a3559c", "#d25e80", "#ee785d", "#f99a43", "#fcc13c")

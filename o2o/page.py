@@ -13,7 +13,7 @@ from html import escape
 from numbers import Integral, Real
 from pathlib import Path
 
-from o2o.chart import DATA, PLAN, QUIET, Chart, Frames
+from o2o.chart import CHOSEN, DATA, PLAN, QUIET, RIM, Chart, Frames
 from o2o.checkpoint import write_bytes
 
 SECURITY = "; ".join(
@@ -198,7 +198,7 @@ def _dark() -> str:
     from o2o.chart_live import FAINT, GRID, INK, faded
 
     dark = {INK: "#e3e7ee", FAINT: "#97a1b3", GRID: "#2c333f"}
-    dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", QUIET: "#5f6979"}
+    dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", QUIET: "#5f6979", CHOSEN: "#ffffff", RIM: "#0b0e14"}
     pairs = list(dark.items())
     pairs += [tuple(faded(colour, 0).removesuffix("0)") for colour in pair) for pair in dark.items()]
     return f'<script type="application/json" id="dark">{json.dumps(pairs)}</script>'

@@ -7,7 +7,7 @@ import numpy as np
 
 from o2o.agent import Agent
 from o2o.batch import Episode
-from o2o.chart import DATA, POLICY, Chart, Frames, Paths, Picture, Points
+from o2o.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
 from o2o.errors import UsageError
 from o2o.inspect.answer import Answer
 from o2o.inspect.paths import Displacement, displacement, vectors
@@ -20,7 +20,6 @@ from o2o.model import State, index
 from o2o.moment import Moment
 from o2o.robot import Guard
 
-CHOSEN = "#10151f"
 ENDS = (0.02, 0.98)  # quantiles of the doubt that the colours reach to
 SHAPE = 1.3  # width by height of the part of a picture that is shown
 
@@ -227,7 +226,7 @@ class Fan(Answer):
         own = (happened, "what happened", DATA), (policy, "the policy's plan", POLICY)
         for line, name, colour in (*own, (best, "chosen", CHOSEN)):
             if np.isfinite(line).all(-1).sum() > 1:
-                rim = Paths(line, width=4.4, colour="#ffffff")  # apart from plans of any colour
+                rim = Paths(line, width=4.4, colour=RIM)  # apart from plans of any colour
                 marks += [rim, Paths(line, name=name, width=2.6, colour=colour)]
         start = best[0, 0]
         deep = {"z": start[2:]} if len(start) == 3 else {}
