@@ -96,7 +96,8 @@ class Choice(Answer):
             ]
         elif self.lost.all():
             first = [
-                "The recordings do not say which checkpoint is best: all act too unlike what was recorded."
+                "The recordings do not say which checkpoint is best: all act too unlike what was recorded. "
+                "The words below are of the newest."
             ]
         elif len(equal := self._equals()) == len(self.done):
             first = [
@@ -283,8 +284,8 @@ def unknown(shift: np.ndarray, beyond: np.ndarray) -> np.ndarray:
 
 
 def recommend(low: np.ndarray, lost: np.ndarray) -> int:
-    """Place of the highest lower end, of those that are not lost, if there is one."""
-    return int(low.argmax() if lost.all() else np.where(lost, -np.inf, low).argmax())
+    """Place of the highest lower end, of those that are not lost; of the newest where all are."""
+    return len(low) - 1 if lost.all() else int(np.where(lost, -np.inf, low).argmax())
 
 
 def draws(value: np.ndarray, seed: int) -> np.ndarray:
