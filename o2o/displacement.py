@@ -11,12 +11,12 @@ A robot that draws pictures may also have `project(points (n, 3) metres) -> (n, 
 lie in the picture that `render()` draws now, pixels right and down from the picture's upper left corner.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from o2o.errors import RobotError
-from o2o.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,14 @@ class Displacement:
         return start + np.concatenate([np.zeros_like(way[:, :1]), way], 1)
 
 
-def displacement(transform: Transform, said: dict | None, repeat: int = 1) -> Displacement | None:
-    """How actions move a robot; None where it does not say, or the agent does not see where it is.
+def displacement(
+    shapes: Mapping[str, tuple[int, ...]], action_dim: int, said: dict | None, repeat: int = 1
+) -> Displacement | None:
+    """How actions move a robot; None where it does not say, or where it is cannot be seen.
 
     Args:
-        transform: the border to that robot.
+        shapes: name -> shape of every observation that is seen.
+        action_dim: entries of an action.
         said: its `metadata["displacement"]`.
         repeat: ticks of the robot in a decision.
     Raises:
@@ -62,7 +65,7 @@ def displacement(transform: Transform, said: dict | None, repeat: int = 1) -> Di
     if said is None:
         return None
     try:
-        name = next((name for name in said["obs"] if name in transform.fields), "")
+        name = next((name for name in said["obs"] if name in shapes), "")
         if not name:
             return None
         found = Displacement(
@@ -79,7 +82,7 @@ def displacement(transform: Transform, said: dict | None, repeat: int = 1) -> Di
     sizes = len(found.actions), len(found.entries), len(found.origin)
     if sizes not in ((2, 2, 2), (3, 3, 3)):
         raise RobotError(f"metadata['displacement'] has {sizes} actions, entries, origin; wanted 2 or 3 each")
-    dims = transform.spec.action_dim, int(np.prod(transform.fields[name].shape))
+    dims = action_dim, int(np.prod(shapes[name]))
     if max(found.actions) >= dims[0] or max(found.entries) >= dims[1]:
         raise RobotError(
             f"metadata['displacement'] names entries beyond {dims[0]} actions, {dims[1]} of {name!r}"

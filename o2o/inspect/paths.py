@@ -24,7 +24,8 @@ def displacement(subject: Subject, robot: Guard | None = None) -> Displacement |
     papers = subject.meta.get("robot") or {}
     said = (robot.metadata if robot else facts(papers.get("robot", ""))).get("displacement")
     repeat = robot.action_repeat if robot else papers.get("action_repeat", 1)
-    return bricks.displacement(subject.agent.transform, said, repeat)
+    border = subject.agent.transform
+    return bricks.displacement(border.shapes, border.spec.action_dim, said, repeat)
 
 
 def facts(name: str) -> dict:
