@@ -18,9 +18,12 @@ from o2o.data.border import transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, RobotError, UsageError
+from o2o.hardware import Hardware
 from o2o.offline import DataFlags
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
+
+READ_S = 2.0  # that a robot in real time is looked at
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class CheckConfig(RobotChoice):
         data: how the dataset is read.
         out: folder for `check.json` and `check.png` of the dataset; None: they are not written.
         steps: decisions that a robot is driven with random actions; 0 only looks at its spaces.
+        move: drive a real robot too. Without it one is connected and read, and does not move.
     """
 
     dataset: str = ""
     data: DataFlags = field(default_factory=DataConfig)
     out: Path | None = None
     steps: int = 100
+    move: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -61,11 +66,11 @@ def check(config: CheckConfig) -> None:
         if recording is not None:
             check_dataset(recording, config, robot)
         if choice is not None and robot is not None:
-            check_robot(robot, choice.robot, config.steps)
+            check_robot(robot, choice.robot, config.steps, config.move)
 
 
 def _connect(choice: RobotChoice) -> Guard:
-    return connect(choice.robot, choice.robot_options, choice.action_repeat)
+    return connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
 
 
 # ---- datasets
@@ -110,9 +115,12 @@ def _papers(recording: Recording, report: list[facts.Fact], found: list[Finding]
 # ---- robots
 
 
-def check_robot(robot: Guard, name: str, steps: int) -> None:
-    """Spaces, seeds, executed actions, rate: what the loops rely on.
+def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None:
+    """Spaces, limits, seeds, executed actions, rate: what the loops rely on.
 
+    Args:
+        steps: random decisions; 0 drives nothing.
+        move: a robot that is no simulation is driven too.
     Raises:
         RobotError: the robot breaks the contract.
     """
@@ -120,14 +128,44 @@ def check_robot(robot: Guard, name: str, steps: int) -> None:
         print(f"{what}: {space}")
     stop = "yes" if robot.can_stop else "none (fine for a simulator)"
     print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
+    print(f"limits: {robot.limits or 'the action box alone'}")
+    if isinstance(robot.unwrapped, Hardware):
+        _read(robot)
+    if steps and not robot.simulated and not move:
+        print("it was not moved; --move drives it with random actions inside its limits")
+        steps = 0
     wrong = [*_contract(robot), *_drive(robot, steps)] if steps else []
     if wrong:
         raise RobotError(f"robot {name!r} breaks the contract: {'; '.join(wrong)}")
     print("no problem found")
 
 
+def _read(robot: Guard) -> None:
+    """How often something new is seen, how old it is, and how long a look takes; nothing moves."""
+    ages_s, took_s, seen = [], [], set()
+    end_s = time.monotonic() + READ_S
+    with Stopping(robot):
+        while (begin_s := time.monotonic()) < end_s:
+            obs, measured_s = robot.unwrapped.observe()  # type: ignore[attr-defined]
+            took_s.append(time.monotonic() - begin_s)
+            ages_s.append(time.monotonic() - measured_s)
+            seen.add(measured_s)
+            time.sleep(0.002)
+        robot.check_seen(obs)
+    rate, (age, took) = (
+        len(seen) / READ_S,
+        (1e3 * np.percentile(times, (50, 99)) for times in (ages_s, took_s)),
+    )
+    print(
+        f"reading: {rate:.0f} new observations a second, {age[0]:.1f} ms old (p99 {age[1]:.1f}), "
+        f"a look takes {took[0]:.2f} ms (p99 {took[1]:.2f})"
+    )
+
+
 def _contract(robot: Guard) -> list[str]:
-    """What Gymnasium's own checker has to say."""
+    """What Gymnasium's own checker has to say; it resets with seeds, so it is not for robots in real time."""
+    if isinstance(robot.unwrapped, Hardware):
+        return []
     from gymnasium.utils.env_checker import check_env
 
     with Stopping(robot), warnings.catch_warnings():

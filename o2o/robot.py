@@ -1,5 +1,8 @@
 """A robot is a `gymnasium.Env`; `Guard` stands between every plan and every robot."""
 
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -8,8 +11,14 @@ import gymnasium
 import numpy as np
 
 from o2o import catalog
+from o2o.displacement import displacement
 from o2o.errors import O2OError, RobotError, UsageError
+from o2o.limits import Limits, Tighter, commands, read, tighten
+from o2o.safety import Motion, Safety, measured
 from o2o.spec import as_dict, space_shapes
+from o2o.watchdog import Watchdog
+
+Report = Callable[[list[str], np.ndarray, np.ndarray], None]  # reasons, (A,) asked for, (A,) sent
 
 
 @dataclass(frozen=True)
@@ -24,14 +33,23 @@ class Guard(gymnasium.Wrapper):
     `action_repeat` ticks of the robot with the rewards summed; `info["success"]` and the executed
     action are those of the whole decision.
 
+    What the robot's file states in `metadata` (see `o2o.limits`) is enforced: the action box, velocity and
+    acceleration against the action sent last, the workspace against the measured place of the arm's end.
+    An action that is not finite, that comes later than one period of a robot in real time, or that was made
+    from a stale observation is not sent: the robot holds, and stops for good after `limits.patience` times
+    in a row. Where nobody can tell how to hold, it stops at once. A watchdog stops it when the loop hangs.
+
     Attributes:
         shapes: name -> shape of every observation.
         simulated: the robot says `metadata["simulated"]`: it may be built many times, its resets repeat.
+        limits: that are kept; None where the robot states none.
         num_clipped: actions that left the action box and were brought back.
+        interventions: reason -> how often it changed or held an action.
+        report: is told of each of them; None: nobody.
         control_hz: decisions a second after `action_repeat`, None where the robot does not say.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int = 1):
+    def __init__(self, env: gymnasium.Env, action_repeat: int = 1, tighter: Tighter | None = None):
         super().__init__(env)
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -43,36 +61,55 @@ class Guard(gymnasium.Wrapper):
         self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
         self.shapes = space_shapes(env.observation_space)
         self.action_repeat = action_repeat
-        self.num_clipped = 0
+        self.num_clipped, self.interventions = 0, Counter()
+        self.report: Report | None = None
         self.simulated = bool(env.metadata.get("simulated", False))
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
+        self.limits = read(env.metadata, len(self.low))
+        if tighter is not None and tighter != Tighter():
+            self.limits = tighten(self.limits or Limits(), tighter)
+        self._safety = self._make_safety(self.limits or Limits())
+        self._watchdog: Watchdog | None = None
+        self._seen_s, self._age_s, self._place, self._held = time.monotonic(), 0.0, None, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """(obs, info); obs is name -> array."""
         with Stopping(self):
+            self._rest()
             obs, info = self.env.reset(seed=seed, options=options)
-            return self._seen(obs), info
+            seen = self._seen(obs, info)
+            self._safety.start(measured(self.env.metadata.get("measured"), seen, len(self.low)))
+            self._held = 0
+            self._feed()
+            return seen, info
 
     def step(self, action):
         """(obs, reward, terminated, truncated, info) of one decision.
 
-        `info["executed_action"]` (A,) is what the robot did, in physical units: after clipping, or
+        `info["executed_action"]` (A,) is what the robot did, in physical units: after all limits, or
         what the robot itself reports under the same key if it changed the action further, as the
-        mean over the ticks. `info["takeover"]` says whether a human moved the robot in any of them.
+        mean over the ticks. `info["takeover"]` says whether a human moved the robot in any of them,
+        `info["interventions"]` why the action was changed, if it was.
 
         Raises:
-            RobotError: an action, observation or reward of a wrong shape or not finite, or any failure
-                inside the robot.
+            RobotError: an action, observation or reward of a wrong shape or not finite, an action that is
+                held too often, or any failure inside the robot.
         """
         with Stopping(self):
             action = np.asarray(action, dtype=np.float64)
             if action.shape != self.low.shape:
                 raise RobotError(f"action has shape {action.shape}, the robot wants {self.low.shape}")
-            if not np.isfinite(action).all():
-                raise RobotError(f"action is not finite: {action.tolist()}; the robot was stopped")
-            safe = np.clip(action, self.low, self.high)
-            self.num_clipped += int(not np.allclose(safe, action, rtol=0, atol=1e-6))
+            if self._watchdog and self._watchdog.bitten:
+                raise RobotError(
+                    f"no action came for {self._watchdog.patience_s:g} s: the watchdog stopped the robot"
+                )
+            safe, reasons = self._vet(action)
+            if reasons:
+                self.interventions.update(reasons)
+                self.num_clipped += "box" in reasons
+                if self.report:
+                    self.report(reasons, action, safe)
             safe = safe.astype(self.env.action_space.dtype)
             total, success, takeover, executed = 0.0, False, False, []
             obs, terminated, truncated, info = None, False, False, {}
@@ -89,8 +126,60 @@ class Guard(gymnasium.Wrapper):
             done = np.mean(executed, axis=0)
             if done.shape != self.low.shape or not np.isfinite(done).all():
                 raise RobotError(f"info['executed_action'] is {done}, wanted {len(self.low)} finite numbers")
+            self._safety.sent(executed[-1])
             info = {**info, "executed_action": done, "success": success, "takeover": takeover}
-            return self._seen(obs), total, bool(terminated), bool(truncated), info
+            info["interventions"] = reasons
+            seen = self._seen(obs, info)
+            self._rest() if terminated or truncated else self._feed()
+            return seen, total, bool(terminated), bool(truncated), info
+
+    def _vet(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """(A,) the action that is sent, and why it is another one than was asked for."""
+        why = self._fault(action)
+        if not why:
+            self._held = 0
+            return self._safety.check(action, self._place)
+        self._held += 1
+        hold, patience = self._safety.hold(), (self.limits or Limits()).patience
+        if hold is None or self._held > patience:
+            often = f", {self._held} times in a row" if hold is not None else ""
+            raise RobotError(f"action is {why}{often}: {action.tolist()}; the robot was stopped")
+        return hold, [why.split(" (")[0]]
+
+    def _fault(self, action: np.ndarray) -> str:
+        """Why an action may not be sent at all; empty if it may."""
+        if not np.isfinite(action).all():
+            return "not finite"
+        if self.env.metadata.get("real_time"):
+            since_s = time.monotonic() - self._seen_s
+            if self.control_hz and since_s > 1 / (self.control_hz * self.action_repeat):
+                return f"late ({since_s:.3f} s after what it was made from)"
+            if self._age_s + since_s > (self.limits or Limits()).max_age_s:
+                return f"stale (made from an observation {self._age_s + since_s:.3f} s old)"
+        return ""
+
+    def _make_safety(self, limits: Limits) -> Safety:
+        metadata, count = self.env.metadata, len(self.low)
+        hz = float(metadata.get("control_hz") or 0)
+        words = commands(metadata, count)
+        if (limits.velocity or limits.acceleration) and not (hz and words):
+            raise RobotError("a robot that limits velocity must state metadata['control_hz'] and ['command']")
+        self._moves = displacement(self.shapes, count, metadata.get("displacement"), self.action_repeat)
+        if limits.workspace and self._moves is None:
+            raise RobotError("a robot with a workspace must state metadata['displacement']: where its end is")
+        if limits.workspace and self._moves and len(self._moves.origin) > len(limits.workspace[0]):
+            raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
+        ends = (self._moves.actions, self._moves.metres_by_action) if self._moves else ((), 1.0)
+        return Safety(Motion(self.low, self.high, words, hz, *ends), limits)
+
+    def _feed(self) -> None:
+        if self.limits and self.limits.watchdog_s:
+            self._watchdog = self._watchdog or Watchdog(self.limits.watchdog_s, self.stop)
+            self._watchdog.feed()
+
+    def _rest(self) -> None:
+        if self._watchdog:
+            self._watchdog.rest()
 
     def render(self) -> np.ndarray:
         """(h, w, 3) uint8 picture.
@@ -126,14 +215,19 @@ class Guard(gymnasium.Wrapper):
                 raise RobotError(f"the robot's stop() failed ({what}); take it off the power") from error
 
     def close(self) -> None:
+        if self._watchdog:
+            self._watchdog.close()
         self.stop()
         with Stopping(self):
             super().close()
 
-    def _seen(self, obs) -> dict[str, np.ndarray]:
+    def check_seen(self, obs) -> dict[str, np.ndarray]:
         """The observation by name, held to what the robot's observation space promises.
 
         Copied: a driver may write every observation into the same array.
+
+        Raises:
+            RobotError: a name or shape is not what it promises, or a number is not finite.
         """
         seen = {name: value.copy() for name, value in as_dict(obs).items()}
         for name, shape in self.shapes.items():
@@ -143,6 +237,13 @@ class Guard(gymnasium.Wrapper):
                 raise RobotError(f"the robot's observation space promises {name!r} {shape}, it shows {have}")
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise RobotError(f"the robot's observation {name!r} is not finite (NaN or infinite)")
+        return seen
+
+    def _seen(self, obs, info: dict) -> dict[str, np.ndarray]:
+        """The observation; when it was seen and where the arm's end is are remembered."""
+        seen = self.check_seen(obs)
+        self._seen_s, self._age_s = time.monotonic(), float(info.get("age_s", 0.0))
+        self._place = self._moves.position({k: v[None] for k, v in seen.items()})[0] if self._moves else None
         return seen
 
 
@@ -196,12 +297,14 @@ def _load(name: str) -> ModuleType:
         raise RobotError(str(error)) from error
 
 
-def connect(name: str, config: RobotConfig | None = None, action_repeat: int = 1) -> Guard:
+def connect(
+    name: str, config: RobotConfig | None = None, action_repeat: int = 1, tighter: Tighter | None = None
+) -> Guard:
     """A robot, guarded. A robot file holds `make(config) -> gymnasium.Env`, and maybe a `Config`.
 
     Raises:
-        UsageError: no robot of that name.
-        RobotError: the robot could not be built.
+        UsageError: no robot of that name, or limits looser than its own.
+        RobotError: the robot could not be built, or states no limits though it is no simulation.
     """
     module = _load(name)
     if not hasattr(module, "make"):
@@ -210,7 +313,13 @@ def connect(name: str, config: RobotConfig | None = None, action_repeat: int = 1
     env = None
     try:
         env = module.make(config)
-        return Guard(env, action_repeat)
+        guard = Guard(env, action_repeat, tighter)
+        if guard.limits is None and not guard.simulated:
+            raise RobotError(
+                f"robot {name!r} is no simulation (metadata['simulated']) and states no metadata['limits']; "
+                "see `o2o.limits`"
+            )
+        return guard
     except Exception as error:
         if isinstance(env, gymnasium.Env):
             env.close()

@@ -19,6 +19,7 @@ from torch import Tensor
 from o2o import catalog, checkpoint
 from o2o.config import at_least, from_dict, to_dict
 from o2o.errors import DivergedError, UsageError
+from o2o.limits import Tighter
 from o2o.log import versions
 from o2o.robot import RobotConfig, options
 
@@ -36,12 +37,14 @@ class RobotChoice:
         action_repeat: robot ticks an action is held, rewards summed; 0: as in the checkpoint, else 1.
             FOWM 2 (xArm), 1 (D4RL).
         max_steps: cut episodes after so many decisions; 0 leaves it to the robot.
+        limits: to be more careful than the robot's own file.
     """
 
     robot: str = ""
     robot_options: Annotated[RobotConfig, tyro.conf.arg(name="robot")] = field(default_factory=RobotConfig)
     action_repeat: int = 0
     max_steps: int = 0
+    limits: Tighter = field(default_factory=Tighter)
 
     def __post_init__(self):
         at_least(self, action_repeat=0, max_steps=0)

@@ -105,6 +105,11 @@ class Transform:
     def spec(self) -> Spec:
         return Spec({k: f.model_shape for k, f in self.fields.items()}, len(self.action_low))
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """name -> shape as recorded."""
+        return {name: tuple(field.shape) for name, field in self.fields.items()}
+
     def obs(self, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """name -> (N, *shape) as recorded, to name -> (N, *model_shape). Extra names are dropped."""
         return {name: field(raw[name]) for name, field in self.fields.items()}

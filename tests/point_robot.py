@@ -5,7 +5,7 @@ import numpy as np
 
 
 class Point(gymnasium.Env):
-    metadata = {"control_hz": 10}  # noqa: RUF012
+    metadata = {"control_hz": 10, "command": "displacement", "limits": {"velocity": 1.0}}  # noqa: RUF012
 
     def __init__(self):
         self.observation_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)

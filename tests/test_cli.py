@@ -424,7 +424,7 @@ import gymnasium, numpy as np
 from pathlib import Path
 {top}
 class Arm(gymnasium.Env):
-    metadata = dict(control_hz=10)
+    metadata = dict(control_hz=10, limits=dict())
     def __init__(self):
         self.observation_space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
         self.action_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float32)
@@ -466,17 +466,19 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_robot_that_fails_is_stopped_and_answered_in_one_line(fails, pretrained, tmp_path, fault, command):
     changes, said = FAULTS[fault]
-    words = [] if command == "check" else ["--checkpoint", pretrained, "--out", tmp_path / "out"]
+    words = ["--move"] if command == "check" else ["--checkpoint", pretrained, "--out", tmp_path / "out"]
     assert said in fails(4, command, "--robot", arm(tmp_path, **changes), *words)
     assert (tmp_path / "arm.stopped").exists() == (fault != "import")
 
 
-def test_check_drives_a_robot_and_zero_steps_leave_it_still(o2o, tmp_path):
-    code, out, _ = o2o("check", "--robot", ROBOT, "--steps", 20)
+def test_check_drives_a_real_robot_only_when_asked_and_zero_steps_leave_any_still(o2o, tmp_path):
+    code, out, _ = o2o("check", "--robot", ROBOT, "--steps", 20, "--move")
     assert code == 0 and "20 random decisions" in out and "no problem found" in out
     still = arm(tmp_path, reset="raise OSError('moved')")
-    code, out, _ = o2o("check", "--robot", still, "--steps", 0)
-    assert code == 0 and "stop(): yes" in out
+    code, out, _ = o2o("check", "--robot", still)
+    assert code == 0 and "stop(): yes" in out and "it was not moved; --move" in out
+    code, out, _ = o2o("check", "--robot", "sim", "--steps", 0)
+    assert code == 0 and "random decisions" not in out
 
 
 def test_a_film_of_a_robot_that_draws_nothing_is_one_line(fails, pretrained, tmp_path):

@@ -22,6 +22,7 @@ FLOORS = {
         "home",
         "memory",
         "events",
+        "stages",
     ],  # words
     1: [
         "batch",
@@ -43,6 +44,7 @@ FLOORS = {
         "machine",
         "capture",
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
+        *["limits", "safety", "watchdog", "clock", "hardware"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub

@@ -1,0 +1,79 @@
+"""What a robot's file says of its limits, and flags that only tighten them."""
+
+import pytest
+
+from o2o.errors import RobotError, UsageError
+from o2o.limits import Limits, Tighter, commands, read, tighten
+
+BOX = ((0.2, -0.2, 0.0), (0.6, 0.2, 0.3))
+
+
+def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
+    assert read({}, 2) is None
+    found = read({"limits": {"velocity": 0.5, "acceleration": [1, 2], "workspace": BOX, "patience": 3}}, 2)
+    assert found == Limits((0.5, 0.5), (1.0, 2.0), BOX, patience=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"speed": 1}, "'speed' not found.*have velocity"),
+        ({"velocity": [1, 2, 3]}, "cannot be read"),
+        ({"velocity": 0}, "above 0"),
+        ({"patience": 0}, "above 0"),
+        ({"watchdog_s": -1}, "above 0"),
+        ({"workspace": (BOX[1], BOX[0])}, "two corners"),
+        ({"workspace": 3}, "two corners"),
+        (7, "cannot be read"),
+    ],
+)
+def test_limits_that_are_none_are_refused_in_one_line(said, match):
+    with pytest.raises(RobotError, match=match):
+        read({"limits": said}, 2)
+
+
+def test_flags_tighten_and_leave_the_rest():
+    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
+    inner = (0.3, -0.1, 0.1, 0.5, 0.1, 0.2)
+    found = tighten(own, Tighter(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
+    assert found == Limits((0.5,), (2.0,), (inner[:3], inner[3:]), 0.1, 5, 0.5)
+    assert tighten(own, Tighter()) == own
+    assert tighten(Limits(), Tighter(watchdog_s=2.0)).watchdog_s == 2.0  # where there was none
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Tighter(workspace=(0.1, -0.2, 0.0, 0.6, 0.2, 0.3)),
+        Tighter(max_age_s=0.3),
+        Tighter(patience=6),
+        Tighter(watchdog_s=1.5),
+    ],
+)
+def test_what_would_loosen_is_refused(asked):
+    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
+    with pytest.raises(UsageError, match=r"looser than the robot's own .*flags only tighten"):
+        tighten(own, asked)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"speed": 0.0}, {"speed": 1.1}, {"workspace": (1.0, 2.0)}, {"patience": -1}, {"max_age_s": -1.0}],
+)
+def test_flags_that_mean_nothing_are_refused(flags):
+    with pytest.raises(UsageError, match="limits"):
+        Tighter(**flags)
+
+
+def test_a_share_of_an_unknown_speed_is_refused():
+    with pytest.raises(UsageError, match="states none"):
+        tighten(Limits(), Tighter(speed=0.5))
+
+
+def test_commands_are_one_word_for_all_or_one_each():
+    assert commands({"command": "velocity"}, 2) == ("velocity", "velocity")
+    assert commands({"command": ("displacement", "position")}, 2) == ("displacement", "position")
+    assert commands({}, 2) == ()
+    for wrong in ("torque", ("velocity",), ("velocity", "speed")):
+        with pytest.raises(RobotError, match="wanted one of displacement, velocity, position"):
+            commands({"command": wrong}, 2)

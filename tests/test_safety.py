@@ -1,0 +1,118 @@
+"""Actions on their way to a robot: box, acceleration, velocity, workspace."""
+
+import numpy as np
+import pytest
+
+from o2o.limits import Limits
+from o2o.safety import Motion, Safety, measured
+
+LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+
+
+def safety(command: str | tuple = "displacement", hz: float = 10.0, **limits) -> Safety:
+    words = (command,) * 2 if isinstance(command, str) else command
+    return Safety(Motion(LOW, HIGH, words, hz, ends=(0, 1), metres=0.1), Limits(**limits))
+
+
+def run(guard: Safety, *actions) -> list[list[float]]:
+    """What is sent for a few actions in a row."""
+    sent = []
+    for action in actions:
+        safe, _ = guard.check(np.array(action))
+        guard.sent(safe)
+        sent.append(safe.tolist())
+    return sent
+
+
+def test_what_lies_inside_everything_is_left_alone():
+    guard = safety(velocity=(5.0, 5.0), acceleration=(100.0, 100.0), workspace=((-1, -1), (1, 1)))
+    safe, reasons = guard.check(np.array([0.2, -0.3]), np.zeros(2))
+    assert safe.tolist() == [0.2, -0.3] and reasons == []
+
+
+def test_the_action_box_comes_first():
+    safe, reasons = safety().check(np.array([2.0, -0.5]))
+    assert safe.tolist() == [1.0, -0.5] and reasons == ["box"]
+
+
+def test_a_displacement_is_a_velocity_times_the_period():
+    guard = safety(velocity=(2.0, 5.0))  # 0.2 and 0.5 a decision at 10 Hz
+    safe, reasons = guard.check(np.array([0.9, 0.4]))
+    assert safe == pytest.approx([0.2, 0.4]) and reasons == ["velocity"]
+
+
+def test_a_velocity_is_itself():
+    safe, _ = safety("velocity", velocity=(0.5, 0.5)).check(np.array([0.9, -0.9]))
+    assert safe == pytest.approx([0.5, -0.5])
+
+
+def test_a_position_moves_from_where_it_was_sent_last():
+    guard = safety("position", velocity=(1.0, 1.0))  # 0.1 a decision
+    guard.start(np.array([0.5, np.nan]))
+    assert run(guard, [0.9, 0.9], [0.9, -0.9]) == [pytest.approx([0.6, 0.9]), pytest.approx([0.7, 0.8])]
+
+
+def test_speed_changes_no_faster_than_the_acceleration_from_rest_up_and_back_down():
+    guard = safety(acceleration=(20.0, 20.0))  # 2 units/s a decision: 0.2 a decision at 10 Hz
+    sent = run(guard, [0.5, 0], [0.5, 0], [0.5, 0], [-0.5, 0])
+    assert [x for x, _ in sent] == pytest.approx([0.2, 0.4, 0.5, 0.3])
+
+
+def test_after_a_hold_the_robot_starts_from_rest():
+    guard = safety(acceleration=(20.0, 20.0))
+    run(guard, [0.2, 0], [0.4, 0])
+    hold = guard.hold()
+    assert hold is not None and hold.tolist() == [0, 0]
+    guard.sent(hold)
+    assert run(guard, [0.5, 0])[0] == pytest.approx([0.2, 0])
+
+
+def test_random_commands_never_break_a_limit():
+    rng = np.random.default_rng(0)
+    for command in ("displacement", "velocity", "position"):
+        guard = safety(command, velocity=(3.0, 0.5), acceleration=(15.0, 4.0))
+        guard.start(np.zeros(2))
+        rate, before, last = {"velocity": 1.0}.get(command, 10.0), np.zeros(2), np.zeros(2)
+        for _ in range(500):
+            safe, _ = guard.check(rng.uniform(-3, 3, 2))
+            guard.sent(safe)
+            speed = (safe - (last if command == "position" else 0)) * rate
+            assert (np.abs(speed) <= np.array([3.0, 0.5]) + 1e-9).all()
+            at_wall = (np.abs(safe) == 1).any()  # the box stops a position however fast it comes
+            assert at_wall or (np.abs(speed - before) <= np.array([1.5, 0.4]) + 1e-9).all()
+            before, last = speed, safe
+
+
+def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
+    guard = safety(("displacement", "position"))
+    assert guard.hold() is None  # nobody knows where the second stands
+    guard.start(np.array([np.nan, 0.3]))
+    assert guard.hold().tolist() == [0.0, 0.3]  # type: ignore[union-attr]
+    guard.sent(np.array([0.5, -0.2]))
+    assert guard.hold().tolist() == [0.0, -0.2]  # type: ignore[union-attr]
+    assert Safety(Motion(LOW, HIGH), Limits()).hold() is None
+
+
+@pytest.mark.parametrize(
+    ("place", "asked", "sent"),
+    [
+        ([0.95, 0.0], [1.0, 1.0], [0.5, 1.0]),  # 5 cm to the wall, at 10 cm a unit
+        ([0.0, -0.98], [0.1, -1.0], [0.1, -0.2]),
+        ([1.2, 0.0], [1.0, 0.0], [0.0, 0.0]),  # outside: no further
+        ([1.2, 0.0], [-1.0, 0.0], [-1.0, 0.0]),  # but back
+        ([-1.5, 0.0], [-0.3, 0.0], [0.0, 0.0]),
+        ([-1.5, 0.0], [0.3, 0.0], [0.3, 0.0]),
+    ],
+)
+def test_no_command_leads_out_of_the_workspace(place, asked, sent):
+    guard = safety(workspace=((-1.0, -1.0), (1.0, 1.0)))
+    safe, reasons = guard.check(np.array(asked), np.array(place))
+    assert safe == pytest.approx(sent)
+    assert reasons == ([] if asked == sent else ["workspace"])
+
+
+def test_measured_positions_are_read_from_the_observation():
+    obs = {"joints": np.array([[1.0, 2.0], [3.0, 4.0]])}
+    assert measured({"joints": (3, -1)}, obs, 2)[0] == 4.0  # type: ignore[index]
+    assert np.isnan(measured({"joints": (3, -1)}, obs, 2)[1])  # type: ignore[index]
+    assert measured(None, obs, 2) is None
