@@ -26,6 +26,7 @@ from o2o.models import tdmpc
 from o2o.optimiser import Optimiser, OptimiserConfig
 from o2o.planner import MPPI, Plan, PlannerConfig
 from o2o.seeding import Stream, derive
+from o2o.stages import Stages
 from o2o.transform import Transform
 
 
@@ -95,6 +96,7 @@ class Agent:
         num_updates: optimiser steps so far.
         priced: whether lambda is known: given, or measured on recordings.
         last_plan: what the planner last thought; None when the policy acted.
+        stages: how long seeing (`encode`) and deciding (`plan`) took since `start`.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Agent:
         self.belief: State = {}
         self.memory: Tensor | None = None
         self.last_plan: Plan | None = None
+        self.stages = Stages()
 
     # ---- learning
 
@@ -246,6 +249,7 @@ class Agent:
     def start(self, n: int, seed: int) -> None:
         """Forgets what it saw: n robots start an episode. The seed fixes every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
+        self.stages = Stages()
         self.acting.seed(seed)
 
     @property
@@ -294,15 +298,17 @@ class Agent:
         reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
         begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
         with self.acting.use(), self.precision():
-            self.belief = self.model.observe(self.belief, action, reward, seen, begin)
-            if plan:
+            with self.stages("encode"):  # of a GPU, the launch alone
+                self.belief = self.model.observe(self.belief, action, reward, seen, begin)
+            with self.stages("plan"):
+                if not plan:
+                    self.last_plan = None
+                    return self.behaviour.act(self.model.feature(self.belief), explore).cpu().numpy()
                 thought = self._plan(
                     self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore, trace
                 )
                 self.last_plan, self.memory = thought, thought.memory
                 return thought.action.cpu().numpy()
-            self.last_plan = None
-            return self.behaviour.act(self.model.feature(self.belief), explore).cpu().numpy()
 
     # ---- saving
 

@@ -1,6 +1,7 @@
 """An agent on its robots: attach them, and play episodes through the border."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from o2o.errors import UsageError
 from o2o.moment import Moment, examine
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
+from o2o.stages import Stages
 from o2o.stream import Stream
 from o2o.transform import Transform
 
@@ -37,6 +39,8 @@ class Played:
         plan_spread: mean, and 95th percentile, of the discounted spread along its plans; NaN at price 0.
         plan_iterations: mean of the planner's iterations, over all decisions.
         num_clipped: actions that the guard had to bring back into the robot's limits.
+        interventions: reason -> how often the guard changed or held an action.
+        stages: how long each part of a decision took, of a robot in real time, over all that `play` played.
         frames: pictures, one an observation, if they were asked for.
         moves: how actions move the robot's end, if it says so.
     """
@@ -51,6 +55,8 @@ class Played:
     num_clipped: int
     frames: list[np.ndarray] = field(default_factory=list)
     moves: Displacement | None = None
+    interventions: Counter[str] = field(default_factory=Counter)
+    stages: Stages = field(default_factory=Stages)
 
     def metrics(self) -> dict[str, float]:
         """What the planner thought and the guard did, as numbers."""
@@ -63,7 +69,9 @@ class Played:
         mean, high = self.plan_spread
         doubts = {} if np.isnan(mean) else {"plan/spread": mean, "plan/spread_p95": high}
         planned = {} if np.isnan(self.plan_value) else thoughts | doubts
-        return {**planned, "num_clipped": self.num_clipped}
+        held = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
+        held.pop("guard/box", None)  # they are `num_clipped`
+        return {**planned, **held, **self.stages.numbers(), "num_clipped": self.num_clipped}
 
 
 def attach(transform: Transform, choice: RobotChoice) -> Guard:
@@ -73,7 +81,7 @@ def attach(transform: Transform, choice: RobotChoice) -> Guard:
         UsageError: observations, actions or control rate differ; the line lists how.
         RobotError: the robot cannot be built.
     """
-    robot = connect(choice.robot, choice.robot_options, choice.action_repeat)
+    robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
     wrong = transform.differences(robot.shapes, len(robot.low))
     try:
         if wrong:
@@ -131,6 +139,8 @@ def play(
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
+    for worker in workers:
+        worker.stages = agent.stages
     taken_apart = record is not None or stream is not None
     with ExitStack() as at_last:
         for worker in workers:
@@ -188,7 +198,9 @@ class _Worker:
         self.robot, self.transform, self.max_steps = robot, transform, max_steps
         self.write, self.record = write, record
         self.stream: Stream | None = None
-        self.moves = displacement(transform, robot.metadata.get("displacement"), robot.action_repeat)
+        self.stages = Stages()
+        said = robot.metadata.get("displacement")
+        self.moves = displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
         boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
         seen = boxes if write else {name: boxes[name] for name in transform.fields}
         self.kind = row_type(seen, len(robot.low))
@@ -197,8 +209,9 @@ class _Worker:
     def begin(self, place: int, seed: int, num_films: int) -> None:
         self.place, self.seed, self.film = place, seed, place < num_films
         raw, _ = self.robot.reset(seed=seed)
+        self.looked_s = time.perf_counter()
         self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
-        self.clipped_before = self.robot.num_clipped
+        self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
         self.prev_reward, self.first, self.running = 0.0, True, True
         if self.stream:
@@ -214,6 +227,7 @@ class _Worker:
             self._show(moment)
         intended = self.transform.physical_action(unit)
         raw, reward, terminated, truncated, info = self.robot.step(intended)
+        self._time(info)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
         self._keep(
             raw,
@@ -232,6 +246,16 @@ class _Worker:
         self.running = not (terminated or truncated)
         return not self.running
 
+    def _time(self, info: dict) -> None:
+        """Notes the stages and ticks of a robot in real time."""
+        for name, seconds in info.get("stages", {}).items():
+            self.stages.add(name, seconds)
+        if "late_s" in info:
+            now_s = time.perf_counter()
+            self.stages.add("period", now_s - self.looked_s)
+            self.stages.tick(info["late_s"] > 0)
+            self.looked_s = now_s
+
     def result(self) -> Played:
         thoughts = np.array(self.thoughts)
         planned = thoughts[~np.isnan(thoughts[:, 0])]
@@ -240,6 +264,7 @@ class _Worker:
         return Played(
             to_episode(self.rows), self.seed, value, penalty, share, (spread, high), _mean(thoughts)[-1],
             self.robot.num_clipped - self.clipped_before, self.frames, self.moves,
+            self.robot.interventions - self.interventions_before, self.stages,
         )  # fmt: skip
 
     def tell(self) -> None:

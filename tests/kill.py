@@ -30,6 +30,7 @@ from o2o.data import journal
 from o2o.data.online import Online
 from o2o.robot import Guard
 from o2o.rollout import play
+from o2o.stages import Stages
 from o2o.transform import Field, Transform
 
 TOLD = struct.Struct("<qq")  # episode, place of the row in it
@@ -82,7 +83,7 @@ class Robot(gymnasium.Env):
 class Script:
     """Stands for an agent."""
 
-    last_plan = None
+    last_plan, stages = None, Stages()
     transform = TRANSFORM
 
     def __init__(self, robot: Robot):

@@ -1,5 +1,6 @@
 """What a planner thought: kept small, kept whole, and asked again at another price."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,7 @@ class Robot:
 
     simulated, control_hz, num_clipped, action_repeat = True, None, 0, 1
     metadata: dict = {}  # noqa: RUF012
+    interventions: Counter = Counter()  # noqa: RUF012
     low, high = np.full(2, -1.0), np.ones(2)
 
     def __init__(self, fails=False):

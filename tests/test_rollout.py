@@ -14,6 +14,7 @@ from o2o.planner import Plan
 from o2o.robot import Guard
 from o2o.rollout import attach, play
 from o2o.run import RobotChoice
+from o2o.stages import Stages
 from o2o.transform import Field, Transform
 
 POINT = str(Path(__file__).parent / "point_robot.py")
@@ -46,7 +47,7 @@ class Counter(gymnasium.Env):
 class Script:
     """Stands for an agent: acts as told, and writes down what it was shown."""
 
-    last_plan, price = None, 2.0
+    last_plan, price, stages = None, 2.0, Stages()
 
     def __init__(self, unit=1.0, border=BORDER):
         self.transform, self.unit, self.shown = border, unit, []

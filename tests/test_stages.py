@@ -1,0 +1,36 @@
+"""Timings of a control loop."""
+
+import numpy as np
+import pytest
+
+from o2o.stages import MEMORY, Stages
+
+
+def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
+    stages = Stages()
+    for ms in range(101):
+        stages.add("plan", ms / 1e3)
+        stages.tick(late=ms == 100)
+    assert stages.quantiles("plan") == pytest.approx([0.05, 0.095, 0.099])
+    assert stages.line() == "ms (p50/p95/p99): plan 50.0/95.0/99.0; 1 of 101 ticks late"
+    assert stages.numbers() == pytest.approx(
+        {"time/plan_p50_ms": 50, "time/plan_p95_ms": 95, "time/plan_p99_ms": 99, "time/late": 1 / 101}
+    )
+
+
+def test_two_are_merged_and_the_newest_remembered():
+    one, other = Stages(), Stages()
+    one.add("plan", 1.0)
+    for _ in range(MEMORY):
+        other.add("plan", 3.0)
+    other.tick(True)
+    one.merge(other)
+    assert one.quantiles("plan").tolist() == [3, 3, 3] and one.num_late == 1
+
+
+def test_without_ticks_there_is_nothing_to_tell():
+    stages = Stages()
+    with stages("plan"):
+        pass
+    assert stages.numbers() == {} and stages.quantiles("plan")[0] >= 0
+    assert np.isnan(stages.quantiles("send")).all()
