@@ -43,8 +43,10 @@ FLOORS = {
         "deadline",
         "machine",
         "capture",
+        *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "safety", "watchdog", "clock", "hardware"],
+        *["limits", "safety", "watchdog", "clock", "hardware", "newest"],
+        *["wire", "faults", "wallclock"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub
@@ -61,6 +63,8 @@ FLOORS = {
             "moment",
             "stream",
             "stream_page",
+            "doubt",
+            "serve",
         ],  # what they and the door share
     ],
     5: ["cli", "commands", "__main__"],  # the door

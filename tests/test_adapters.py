@@ -1,0 +1,300 @@
+"""Adapters of vendors' arms, against fakes that keep to the vendors' interfaces."""
+
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from o2o import catalog
+from o2o.errors import RobotError, UsageError
+from o2o.newest import Newest
+from o2o.robot import Guard, connect
+
+lerobot = catalog.load("robots", "lerobot")
+xarm = catalog.load("robots", "xarm")
+
+JOINTS = ["shoulder_pan", "elbow_flex", "gripper"]
+
+
+# ---- LeRobot
+
+
+@dataclass
+class Follower:
+    """LeRobot's `Robot`: features, `connect`, `get_observation`, `send_action` with a cap of its own."""
+
+    config: SimpleNamespace
+    is_calibrated: bool = True
+    is_connected: bool = False
+    at: dict = field(default_factory=lambda: dict.fromkeys((f"{joint}.pos" for joint in JOINTS), 10.0))
+    sent: list = field(default_factory=list)
+
+    @property
+    def action_features(self):
+        return {f"{joint}.pos": float for joint in JOINTS}
+
+    @property
+    def observation_features(self):
+        return {**self.action_features, "front": (4, 6, 3)}
+
+    def connect(self, calibrate=True):
+        assert not calibrate, "a calibration moves the arm"
+        if self.config.port == "/dev/nothing":
+            raise ConnectionError("could not open port")
+        self.is_connected = True
+
+    def disconnect(self):
+        self.is_connected = False
+
+    def get_observation(self):
+        assert self.is_connected
+        return {**self.at, "front": np.full((4, 6, 3), 7, np.uint8)}
+
+    def send_action(self, action):
+        did = {name: min(value, 50.0) for name, value in action.items()}
+        self.sent.append(did)
+        self.at = dict(did)
+        return did
+
+
+@pytest.fixture
+def followers(monkeypatch) -> list[Follower]:
+    """The robots that a fake LeRobot has made."""
+    made = []
+
+    class Registry:
+        @staticmethod
+        def get_known_choices():
+            def config(*, port, cameras, id=None, use_degrees=False):
+                return SimpleNamespace(port=port, cameras=cameras, id=id, use_degrees=use_degrees)
+
+            return {"so101_follower": config}
+
+    def make(config):
+        made.append(Follower(config))
+        return made[-1]
+
+    robots = ModuleType("lerobot.robots")
+    robots.__path__ = []
+    robots.RobotConfig, robots.make_robot_from_config = Registry, make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lerobot", ModuleType("lerobot"))
+    monkeypatch.setitem(sys.modules, "lerobot.robots", robots)
+    return made
+
+
+def test_a_lerobot_arm_shows_joints_and_cameras_and_stores_what_was_sent(followers):
+    robot = connect("lerobot", lerobot.Config(control_hz=50, velocity=5000, acceleration=1e6))
+    obs, _ = robot.reset()
+    assert obs["state"].tolist() == [10, 10, 10] and obs["front"].shape == (4, 6, 3)
+    *_, info = robot.step([80.0, 20.0, -5.0])
+    assert info["executed_action"].tolist() == [50.0, 20.0, -5.0]  # LeRobot's own cap is what happened
+    robot.close()
+    assert not followers[0].is_connected
+
+
+def test_joints_move_no_faster_than_the_limit_from_where_they_are(followers):
+    robot = connect("lerobot", lerobot.Config(control_hz=50, velocity=100, acceleration=1e6))
+    robot.reset()
+    *_, info = robot.step([90.0, 10.0, 9.0])  # 100 units/s at 50 Hz: 2 a decision
+    assert info["executed_action"] == pytest.approx([12.0, 10.0, 9.0])
+    assert info["interventions"] == ["velocity"]
+
+
+def test_homing_is_a_slow_straight_line_and_stopping_holds(followers):
+    config = lerobot.Config(velocity=100, home=(0.0, 20.0, 10.0))
+    robot = connect("lerobot", config)
+    robot.reset()
+    (arm,) = followers
+    way = np.array([list(goal.values()) for goal in arm.sent])
+    assert way[-1].tolist() == [0, 20, 10] and np.abs(np.diff(way, axis=0)).max() <= 0.5 * 100 / 50 + 1e-9
+    robot.stop()
+    assert list(arm.sent[-1].values()) == [0, 20, 10]
+
+
+def test_lerobot_that_is_missing_unplugged_or_uncalibrated_is_one_line(followers, monkeypatch):
+    with pytest.raises(
+        RobotError, match="cannot connect so101_follower at /dev/nothing: could not open port"
+    ):
+        connect("lerobot", lerobot.Config(port="/dev/nothing"))
+    with pytest.raises(UsageError, match=r"'so100' not found.*have so101_follower"):
+        connect("lerobot", lerobot.Config(kind="so100"))
+    with pytest.raises(UsageError, match=r"does not take these options.*use_radians"):
+        connect("lerobot", lerobot.Config(options='{"use_radians": true}'))
+    with pytest.raises(UsageError, match="not JSON"):
+        connect("lerobot", lerobot.Config(options="{"))
+    with pytest.raises(UsageError, match="low has 2 numbers, wanted 1 or 3"):
+        connect("lerobot", lerobot.Config(low=(1.0, 2.0)))
+    vendor = sys.modules["lerobot.robots"]
+    monkeypatch.setattr(
+        vendor, "make_robot_from_config", lambda config: Follower(config, is_calibrated=False)
+    )
+    with pytest.raises(RobotError, match="not calibrated: run `lerobot-calibrate`"):
+        connect("lerobot", lerobot.Config())
+    monkeypatch.setitem(sys.modules, "lerobot.robots", None)
+    with pytest.raises(RobotError, match="pip install lerobot"):
+        connect("lerobot", lerobot.Config())
+
+
+# ---- xArm
+
+
+class Box:
+    """A control box as `XArmAPI` shows it: millimetres, codes, a deadman on velocities."""
+
+    def __init__(self, ip, is_radian=None):
+        if ip == "nowhere":
+            raise Exception("connect socket failed")
+        self.has_error, self.error_code = False, 0
+        self.place, self.gripper = np.array([400.0, 0.0, 250.0]), 850.0
+        self.mode, self.state, self.calls, self.fails = 0, 4, [], {}
+
+    def __getattr__(self, name):
+        def call(*args, **flags):
+            self.calls.append((name, args, flags))
+            return self.fails.get(name, 0)
+
+        return call
+
+    def set_mode(self, mode):
+        self.mode = mode
+        return 0
+
+    def set_state(self, state):
+        self.state = state
+        return 0
+
+    def get_position(self):
+        return 0, [*self.place.tolist(), 180.0, 0.0, 0.0]
+
+    def get_gripper_position(self):
+        return 0, self.gripper
+
+    def set_gripper_position(self, pos, wait=False):
+        self.gripper = pos
+        return 0
+
+    def set_position(self, x, y, z, speed, wait):
+        self.calls.append(("set_position", (x, y, z, speed), {}))
+        self.place = np.array([x, y, z])
+        return 0
+
+    def vc_set_cartesian_velocity(self, speeds, duration=-1):
+        self.calls.append(("velocity", tuple(speeds), {"duration": duration, "mode": self.mode}))
+        if "vc" in self.fails:
+            return self.fails["vc"]
+        if self.mode == xarm.VELOCITY and self.state == 0:
+            self.place = self.place + 0.1 * np.array(speeds[:3])
+        return 0
+
+    def last(self, name):
+        return next(call for call in reversed(self.calls) if call[0] == name)
+
+
+def arm(**options) -> tuple[Guard, Box]:
+    box = Box("fake")
+    return Guard(xarm.Arm(box, xarm.Config(control_hz=50, acceleration=100, **options))), box
+
+
+def test_an_xarm_moves_in_metres_and_is_commanded_in_millimetres_with_a_deadman():
+    robot, box = arm()
+    obs, _ = robot.reset()
+    assert obs["state"] == pytest.approx([0.4, 0.0, 0.25, 1.0, 0.23])
+    *_, info = robot.step([0.05, 0.0, -0.02, 0.0])
+    _, speeds, flags = box.last("velocity")
+    assert speeds == pytest.approx((50, 0, -20, 0, 0, 0)) and flags == {"duration": 0.3, "mode": 5}
+    assert info["executed_action"] == pytest.approx([0.05, 0, -0.02, 0.96])  # gripper: 2 a second at 50 Hz
+    robot.close()
+    assert box.last("velocity")[1] == (0,) * 6 and box.state == xarm.STOP
+
+
+def test_an_xarm_at_the_wall_of_its_workspace_goes_no_further():
+    robot, box = arm()
+    robot.reset()
+    box.place[:] = [549.0, 0.0, 250.0]
+    time.sleep(0.05)
+    robot.step([0.0, 0.0, 0.0, 1.0])
+    *_, info = robot.step([0.1, 0.0, 0.0, 1.0])  # 2 mm in a decision, 1 mm to the wall
+    assert info["executed_action"][0] == pytest.approx(0.05, abs=1e-4) and info["interventions"] == [
+        "workspace"
+    ]
+
+
+def test_homing_uses_position_mode_and_comes_back_to_velocities():
+    robot, box = arm(home=(0.3, 0.1, 0.2))
+    box.place[:] = [500.0, 0.0, 100.0]
+    obs, _ = robot.reset()
+    assert box.last("set_position")[1] == pytest.approx((300, 100, 200, 50)) and box.mode == xarm.VELOCITY
+    assert obs["state"][:3] == pytest.approx([0.3, 0.1, 0.2])  # seen after the motion, not before
+
+
+def test_every_code_but_zero_stops_the_run():
+    robot, box = arm()
+    robot.reset()
+    box.fails["vc"], box.error_code = 9, 31
+    with pytest.raises(RobotError, match=r"answered vc_set_cartesian_velocity with code 9 \(error 31\)"):
+        robot.step([0.0, 0.0, 0.0, 1.0])
+    assert box.state == xarm.STOP
+
+
+def test_an_xarm_in_error_is_not_moved():
+    box = Box("fake")
+    box.has_error, box.error_code = True, 22
+    with pytest.raises(RobotError, match="reports error 22"):
+        xarm.Arm(box, xarm.Config())
+    assert all(name != "motion_enable" for name, *_ in box.calls)
+
+
+def test_no_sdk_no_arm_and_options_that_mean_nothing_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarm.wrapper", None)
+    with pytest.raises(RobotError, match="pip install xarm-python-sdk"):
+        connect("xarm", xarm.Config())
+    sdk = ModuleType("xarm.wrapper")
+    sdk.XArmAPI = Box  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "xarm", ModuleType("xarm"))
+    monkeypatch.setitem(sys.modules, "xarm.wrapper", sdk)
+    with pytest.raises(RobotError, match="no xArm answers at nowhere: connect socket failed"):
+        connect("xarm", xarm.Config(ip="nowhere"))
+    with pytest.raises(UsageError, match="low corner first"):
+        connect("xarm", xarm.Config(workspace=(1.0, 2.0)))
+    with pytest.raises(UsageError, match="outside the workspace"):
+        connect("xarm", xarm.Config(home=(0.9, 0.0, 0.2)))
+
+
+# ---- drivers that block
+
+
+def test_a_blocking_driver_never_holds_up_who_asks():
+    go = threading.Semaphore(1)
+    values = iter(range(100))
+
+    def read():
+        go.acquire()
+        return next(values)
+
+    newest = Newest(read, "the gauge")
+    begin_s = time.monotonic()
+    value, measured_s = newest.get()
+    assert value == 0 and time.monotonic() - begin_s < 0.1
+    time.sleep(0.05)
+    assert newest.get() == (0, measured_s)  # older by the clock of whoever asks
+    go.release(2)
+    assert newest.fresh()[0] in (1, 2)
+    go.release()
+    newest.close()
+
+
+def test_a_driver_that_fails_says_so_at_the_start_and_later():
+    def broken():
+        raise OSError("no such device")
+
+    with pytest.raises(RobotError, match="the gauge cannot be read: OSError: no such device"):
+        Newest(broken, "the gauge")
+    values = iter([1])
+    newest = Newest(lambda: next(values), "the gauge", period_s=0.05)
+    time.sleep(0.2)
+    with pytest.raises(RobotError, match="the gauge cannot be read any more: StopIteration"):
+        newest.get()
