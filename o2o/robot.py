@@ -76,7 +76,7 @@ class Guard(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """(obs, info); obs is name -> array."""
         with Stopping(self):
-            self._rest()
+            self.rest()
             obs, info = self.env.reset(seed=seed, options=options)
             seen = self._seen(obs, info)
             self._safety.start(measured(self.env.metadata.get("measured"), seen, len(self.low)))
@@ -130,7 +130,7 @@ class Guard(gymnasium.Wrapper):
             info = {**info, "executed_action": done, "success": success, "takeover": takeover}
             info["interventions"] = reasons
             seen = self._seen(obs, info)
-            self._rest() if terminated or truncated else self._feed()
+            self.rest() if terminated or truncated else self._feed()
             return seen, total, bool(terminated), bool(truncated), info
 
     def _vet(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -177,9 +177,14 @@ class Guard(gymnasium.Wrapper):
             self._watchdog = self._watchdog or Watchdog(self.limits.watchdog_s, self.stop)
             self._watchdog.feed()
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """Nothing is asked of the robot until the next step: the watchdog does not wait for it."""
         if self._watchdog:
             self._watchdog.rest()
+
+    def hold(self) -> np.ndarray | None:
+        """(A,) the action that keeps the robot where it is; None where nobody can tell."""
+        return self._safety.hold()
 
     def render(self) -> np.ndarray:
         """(h, w, 3) uint8 picture.

@@ -14,8 +14,9 @@ from o2o.data.border import check_rate
 from o2o.data.recording import Limits
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.displacement import Displacement, displacement
-from o2o.errors import UsageError
+from o2o.errors import RobotError, UsageError
 from o2o.moment import Moment, examine
+from o2o.operator import Operator
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
 from o2o.stages import Stages
@@ -115,6 +116,7 @@ def play(
     write: Callable[[np.ndarray], None] | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
+    operator: Operator | None = None,
 ) -> list[Played]:
     """One episode for each scene, as many at a time as there are robots.
 
@@ -130,12 +132,14 @@ def play(
             human moved the robot in a step, the robot says by `info["takeover"]`.
         record: is given what the planner thought in each episode, as it ends, or as it is broken off.
         stream: shows what the first of the robots sees, does and plans.
+        operator: a person who may pause, label, end, or take over what a lone robot does.
     """
+    assert operator is None or len(robots) == 1
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[Played | None] = [None] * len(seeds)
     workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
-    workers[0].stream = stream
+    workers[0].stream, workers[0].operator = stream, operator
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
@@ -198,6 +202,7 @@ class _Worker:
         self.robot, self.transform, self.max_steps = robot, transform, max_steps
         self.write, self.record = write, record
         self.stream: Stream | None = None
+        self.operator: Operator | None = None
         self.stages = Stages()
         said = robot.metadata.get("displacement")
         self.moves = displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
@@ -208,6 +213,8 @@ class _Worker:
 
     def begin(self, place: int, seed: int, num_films: int) -> None:
         self.place, self.seed, self.film = place, seed, place < num_films
+        if self.operator:
+            self.operator.begin()
         raw, _ = self.robot.reset(seed=seed)
         self.looked_s = time.perf_counter()
         self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
@@ -226,8 +233,11 @@ class _Worker:
                 self.moments.append(replace(moment, t=np.array(len(self.thoughts), np.int32)))
             self._show(moment)
         intended = self.transform.physical_action(unit)
-        raw, reward, terminated, truncated, info = self.robot.step(intended)
+        asked = self._ask(intended)
+        raw, reward, terminated, truncated, info = self.robot.step(asked)
         self._time(info)
+        if self.operator:
+            reward, terminated, truncated, info = self._judge(reward, terminated, truncated, info)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
         self._keep(
             raw,
@@ -245,6 +255,38 @@ class _Worker:
         self._see(raw)
         self.running = not (terminated or truncated)
         return not self.running
+
+    def _ask(self, intended: np.ndarray) -> np.ndarray:
+        """(A,) the plan's action, or that of the person who has the robot; after a pause, if there is one."""
+        operator = self.operator
+        if operator is None:
+            return intended
+        operator.listen()
+        if operator.paused:
+            self.robot.rest()
+            operator.wait(lambda: not operator.paused)
+        if not operator.taken:
+            return intended
+        for action in (operator.action(), self.robot.hold()):
+            if action is not None:
+                return action
+        raise RobotError("the robot is taken over, and nobody can tell how it holds: metadata['command']")
+
+    def _judge(
+        self, reward: float, terminated: bool, truncated: bool, info: dict
+    ) -> tuple[float, bool, bool, dict]:
+        """What the step was, once the person has spoken."""
+        operator = self.operator
+        assert operator is not None
+        info = {**info, "takeover": info.get("takeover", False) or operator.taken}
+        operator.listen()
+        if not operator.over:
+            return reward, terminated, truncated, info
+        done = operator.label is True
+        if done and not info["success"]:
+            reward += operator.reward
+        success = info["success"] if operator.label is None else done
+        return reward, terminated or done, truncated or not done, {**info, "success": success}
 
     def _time(self, info: dict) -> None:
         """Notes the stages and ticks of a robot in real time."""

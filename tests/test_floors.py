@@ -45,7 +45,7 @@ FLOORS = {
         "capture",
         *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "safety", "watchdog", "clock", "hardware", "newest"],
+        *["limits", "safety", "watchdog", "clock", "hardware", "newest", "operator"],
         *["wire", "faults", "wallclock"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts

@@ -117,6 +117,11 @@ class Online:
         self._store(episode, seed)
         self._journal.clear()
 
+    def discard(self) -> None:
+        """Forgets the episode under way: it is to be recorded again."""
+        assert self._journal is not None
+        self._journal.clear()
+
     def read(self, number: int) -> Episode:
         """An episode as it was added.
 
