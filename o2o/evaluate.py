@@ -1,6 +1,7 @@
 """How good an agent is on its robot: fresh robots, fixed scenes, unshifted rewards, intervals."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from o2o.log import RunLog, run_folder
 from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
 from o2o.robot import Guard
-from o2o.rollout import Played, Record, attach, play
+from o2o.rollout import Played, Record, account, attach, play
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot
 from o2o.seeding import derive
 from o2o.stream import Stream, show
+from o2o.transform import Transform
 
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
 
@@ -46,6 +48,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
         plans_budget: room for that on the disk; over it every second episode's is let go.
         rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
+        shadow: plan and log, but hold the robot still.
     """
 
     checkpoint: Path | None = None
@@ -59,6 +62,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     record_plans: Path | None = None
     plans_budget: str = "200MB"
     rerun: str = ""
+    shadow: bool = False
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
@@ -115,6 +119,15 @@ class Score:
         )
 
 
+def wanted(transform: Transform, played: Sequence[Played]) -> str:
+    """How large the actions were that plans asked for, in words."""
+    asked = np.concatenate([p.episode.infos["intended_action"][1:] for p in played])
+    low, high = np.array(transform.action_low), np.array(transform.action_high)
+    size = np.abs(asked - (low + high) / 2) / ((high - low) / 2)
+    middle, most = np.percentile(size, (50, 95))
+    return f"{middle:.0%} of the range in the median, {most:.0%} at the 95th percentile"
+
+
 def scenes(num: int) -> list[int]:
     """Seeds of the evaluation scenes, the same for every run and every run's seed."""
     return [derive(SCENES, i) for i in range(num)]
@@ -131,6 +144,7 @@ def score(
     at_work: Guard | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
+    shadow: bool = False,
 ) -> tuple[Score, list[Played]]:
     """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
 
@@ -150,6 +164,8 @@ def score(
             num_films = int(robots[0].simulated and draws(robots[0]))
         if robots[0].simulated:
             robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
+        for robot in robots:
+            robot.shadow = shadow
         played = play(
             agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
             max_steps=choice.max_steps or None, num_films=num_films, record=record, stream=stream,
@@ -219,9 +235,14 @@ def evaluate(config: EvaluateConfig) -> Score:
     with show(config.rerun, str(config.checkpoint)) as stream:
         result, played = score(
             agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
-            num_films=4 if config.film else 0, record=record, stream=stream,
+            num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
         )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
+    guarded = sum((p.interventions for p in played), Counter())
+    for line in account(played[0].stages, guarded, sum(len(p.episode) for p in played)):
+        print(line)
+    if config.shadow:
+        print(f"shadow: the robot was held; plans asked for {wanted(agent.transform, played)}")
     if config.film:
         write_film(config.film, [p.frames for p in played])
     if config.out:

@@ -46,6 +46,7 @@ class Guard(gymnasium.Wrapper):
         num_clipped: actions that left the action box and were brought back.
         interventions: reason -> how often it changed or held an action.
         report: is told of each of them; None: nobody.
+        shadow: the robot is held whatever it is asked for.
         control_hz: decisions a second after `action_repeat`, None where the robot does not say.
     """
 
@@ -63,6 +64,7 @@ class Guard(gymnasium.Wrapper):
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
         self.report: Report | None = None
+        self.shadow = False
         self.simulated = bool(env.metadata.get("simulated", False))
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
@@ -110,6 +112,11 @@ class Guard(gymnasium.Wrapper):
                 self.num_clipped += "box" in reasons
                 if self.report:
                     self.report(reasons, action, safe)
+            if self.shadow:
+                still = self.hold()
+                if still is None:
+                    raise RobotError("nobody can tell how this robot holds: it states no metadata['command']")
+                safe = still
             safe = safe.astype(self.env.action_space.dtype)
             total, success, takeover, executed = 0.0, False, False, []
             obs, terminated, truncated, info = None, False, False, {}

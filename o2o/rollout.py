@@ -75,6 +75,14 @@ class Played:
         return {**planned, **held, **self.stages.numbers(), "num_clipped": self.num_clipped}
 
 
+def account(stages: Stages, interventions: Counter[str], decisions: int) -> list[str]:
+    """Lines for a person on a robot in real time: what took how long, and what the guard did; else none."""
+    if not stages.num_ticks:
+        return []
+    done = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "nothing to do"
+    return [stages.line(), f"guard, in {decisions} decisions: {done}"]
+
+
 def attach(transform: Transform, choice: RobotChoice) -> Guard:
     """A guarded robot that fits what the agent was trained on.
 
