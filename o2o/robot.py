@@ -113,7 +113,7 @@ class Guard(gymnasium.Wrapper):
                 if self.report:
                     self.report(reasons, action, safe)
             if self.shadow:
-                still = self.hold()
+                still = self._safety.hold(safe)
                 if still is None:
                     raise RobotError("nobody can tell how this robot holds: it states no metadata['command']")
                 safe = still
@@ -147,7 +147,7 @@ class Guard(gymnasium.Wrapper):
             self._held = 0
             return self._safety.check(action, self._place)
         self._held += 1
-        hold, patience = self._safety.hold(), (self.limits or Limits()).patience
+        hold, patience = self._safety.hold(action), (self.limits or Limits()).patience
         if hold is None or self._held > patience:
             often = f", {self._held} times in a row" if hold is not None else ""
             raise RobotError(f"action is {why}{often}: {action.tolist()}; the robot was stopped")

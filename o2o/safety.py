@@ -56,11 +56,16 @@ class Safety:
         self._at = np.full(count, np.nan) if measured is None else np.array(measured, float)
         self._at[~self._position] = 0.0
 
-    def hold(self) -> np.ndarray | None:
-        """(A,) the action that keeps the robot where it is; None where nobody can tell."""
-        if not self.motion.command or np.isnan(self._at).any():
+    def hold(self, asked: np.ndarray | None = None) -> np.ndarray | None:
+        """(A,) the action that keeps the robot where it is; None where nobody can tell.
+
+        Args:
+            asked: (A,) gives the positions that nobody has measured or commanded yet, such as a gripper's.
+        """
+        at = self._at if asked is None else np.where(np.isnan(self._at), asked, self._at)
+        if not self.motion.command or np.isnan(at).any():
             return None
-        return np.clip(self._at, self.motion.low, self.motion.high)
+        return np.clip(at, self.motion.low, self.motion.high)
 
     def check(self, action: np.ndarray, place: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
         """The action that may be sent, and what changed it: `box`, `acceleration`, `velocity`, `workspace`.

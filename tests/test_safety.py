@@ -86,6 +86,8 @@ def test_random_commands_never_break_a_limit():
 def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
     guard = safety(("displacement", "position"))
     assert guard.hold() is None  # nobody knows where the second stands
+    assert guard.hold(np.array([0.5, 0.7])).tolist() == [0.0, 0.7]  # type: ignore[union-attr]
+    assert guard.hold(np.array([0.5, np.nan])) is None
     guard.start(np.array([np.nan, 0.3]))
     assert guard.hold().tolist() == [0.0, 0.3]  # type: ignore[union-attr]
     guard.sent(np.array([0.5, -0.2]))
