@@ -218,7 +218,7 @@ def test_an_option_without_default_is_named(tmp_path):
 
 
 def test_an_unknown_robot_is_answered_with_what_exists():
-    with pytest.raises(UsageError, match=r"robot 'sin' not found; did you mean 'sim'\? have gym, sim"):
+    with pytest.raises(UsageError, match=r"robot 'sin' not found; did you mean 'sim'\? have gym, lerobot, remote, replay, sim, xarm"):
         connect("sin")
 
 
@@ -261,7 +261,7 @@ def test_options_of_another_robot_are_not_taken_over():
 
 
 def test_no_robot_anywhere_is_answered_with_what_exists():
-    with pytest.raises(UsageError, match=r"add --robot NAME; have gym, sim"):
+    with pytest.raises(UsageError, match=r"add --robot NAME; have gym, lerobot, remote, replay, sim, xarm"):
         choose_robot(RobotChoice(), None)
 
 
