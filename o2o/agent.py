@@ -1,5 +1,6 @@
 """The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from o2o.config import at_least, at_most, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
+from o2o.handover import leashed
 from o2o.imagination import Imagination, ImaginationConfig
 from o2o.machine import compiled
 from o2o.model import ModelConfig, State
@@ -276,9 +278,10 @@ class Agent:
         prev_action: np.ndarray,
         prev_reward: np.ndarray,
         first: np.ndarray,
-        explore: bool = False,
+        explore: float = 0.0,
         plan: bool = True,
         trace: bool = False,
+        leash: float = math.inf,
     ) -> np.ndarray:
         """Actions for N robots, and the belief moved on.
 
@@ -287,9 +290,10 @@ class Agent:
             prev_action: (N, A) what was *executed*, in [-1, 1].
             prev_reward: (N,) scaled reward it brought.
             first: (N,) bool, rows that start an episode.
-            explore: add exploration noise.
+            explore: share of the noise to explore with.
             plan: search with the planner; else the policy acts alone.
             trace: let `last_plan` say how it was found.
+            leash: how far the planner may lead away from the policy, each entry in [-1, 1].
         Returns:
             (N, A) float32 in [-1, 1].
         """
@@ -308,7 +312,10 @@ class Agent:
                     self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore, trace
                 )
                 self.last_plan, self.memory = thought, thought.memory
-                return thought.action.cpu().numpy()
+                action = thought.action
+                if leash < math.inf:
+                    action = leashed(action, self.behaviour.act(self.model.feature(self.belief)), leash)
+                return action.cpu().numpy()
 
     # ---- saving
 

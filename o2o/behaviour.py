@@ -56,16 +56,16 @@ class AWR(nn.Module):
         """Of actions (..., A), for a feature (..., F)."""
         return distribution.make(self.config.distribution, self.net(feature))
 
-    def act(self, feature: Tensor, explore: bool = False) -> Tensor:
-        """(..., A) in [-1, 1] of feature (..., F)."""
+    def act(self, feature: Tensor, explore: float = 0.0) -> Tensor:
+        """(..., A) in [-1, 1] of feature (..., F), with a share of the noise to explore with."""
         chances = self.distribution(feature)
         if not explore:
             return chances.mean
         if self.config.distribution == "fixed":
             bound = self.config.noise_clip
             noise = (torch.randn_like(chances.mean) * self.config.noise_std).clamp(-bound, bound)
-            return (chances.mean + noise).clamp(-1 + 1e-6, 1 - 1e-6)
-        return chances.sample().clamp(-1 + 1e-6, 1 - 1e-6)
+            return (chances.mean + float(explore) * noise).clamp(-1 + 1e-6, 1 - 1e-6)
+        return chances.mean.lerp(chances.sample(), float(explore)).clamp(-1 + 1e-6, 1 - 1e-6)
 
     def losses(self, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """`policy` (T, B): weighted negative log-likelihood of the recorded actions.

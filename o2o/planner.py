@@ -186,7 +186,7 @@ class MPPI:
 
     @torch.no_grad()
     def plan(
-        self, state: State, model, critic, behaviour, memory: Tensor | None, first: Tensor, explore: bool,
+        self, state: State, model, critic, behaviour, memory: Tensor | None, first: Tensor, explore: float,
         trace: bool = False,
     ) -> Plan:  # fmt: skip
         """Plans for N robots at once.
@@ -198,7 +198,7 @@ class MPPI:
             behaviour: anything with `act(feature, explore)`.
             memory: (H, N, A) of the last plan, or None.
             first: (N,) bool; those robots start an episode and have no memory.
-            explore: add noise of the final search width to the action.
+            explore: share of the noise of the final search width that is added to the action.
             trace: keep how it was found.
         """
         numbers = self._numbers(first.device)
@@ -254,13 +254,13 @@ class MPPI:
         return max(min(cfg.num_elites, cfg.num_samples), round(cfg.num_samples * cfg.decay**number))
 
     def _decide(
-        self, search: _Search, found: _Found, count: int, policy: Tensor, explore: bool
+        self, search: _Search, found: _Found, count: int, policy: Tensor, explore: float
     ) -> tuple[Plan, Tensor]:
         """One elite's first action, drawn by weight; and which elite (N,)."""
         drawn = draw(found.weight)  # (N,)
         action = found.elites.action[0, torch.arange(len(drawn), device=drawn.device), drawn]  # (N, A)
         if explore:
-            action = action + search.std[0] * torch.randn_like(action)
+            action = action + float(explore) * search.std[0] * torch.randn_like(action)
         usable = found.value.max(1).values > -torch.inf
         action = torch.where(usable[:, None], action, policy)
         value = (found.weight * found.value.nan_to_num(neginf=0.0)).sum(1)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,6 +164,11 @@ class Replay:
             last_obs_known=bool(last & NEXT_KNOWN),
         )
 
+    def actions(self) -> Iterator[np.ndarray]:
+        """(T, A) of each episode, the oldest first, as they lie in the replay."""
+        for start, rows in self._episodes:
+            yield self._action[start : start + rows - 1]
+
     def sample(self, batch_size: int, T: int) -> Batch:
         """Windows of T steps, with replacement; weights are at most 1.
 
@@ -318,31 +323,65 @@ class Replay:
             )
 
 
+def online_share(offline: int, online: int, most: float, favour: float) -> float:
+    """The share of a batch that is the robot's own: it grows with what the robot has done.
+
+    A fixed half from the first episode on would draw its few steps hundreds of times as often as recorded
+    ones: a few hundred steps are learned by heart, and one bad episode outweighs the recordings.
+
+    Args:
+        offline: recorded steps.
+        online: steps of the robot's own.
+        most: the share at most, 0 to 1.
+        favour: an own step is drawn, in the mean over all of them, at most so many times as often as a
+            recorded one; 0: no bound.
+    """
+    if not favour or not offline or not online:
+        return most
+    return min(most, favour * online / (offline + favour * online))
+
+
 class Mix:
-    """Batches of which a fixed part is offline data and the rest the robot's own.
+    """Batches of which a part is offline data and the rest the robot's own.
 
     Attributes:
         ratio: share of offline windows, as long as there are online ones; FOWM: 0.5.
+        favour: see `online_share`; with it `ratio` is the share that is left in the end.
         realised_ratio: share of offline windows in the last batch.
     """
 
-    def __init__(self, offline: Replay, online: Replay, ratio: float):
+    def __init__(self, offline: Replay, online: Replay, ratio: float, favour: float = 0.0):
         if not 0 <= ratio <= 1:
             raise UsageError(f"the offline share of a batch is {ratio:g}, wanted between 0 and 1")
-        self.offline, self.online, self.ratio = offline, online, ratio
+        if not 0 <= favour < np.inf:
+            raise UsageError(f"favour is {favour:g}, wanted a number from 0 up (0: no bound)")
+        self.offline, self.online, self.ratio, self.favour = offline, online, ratio, favour
         self.realised_ratio = 1.0
 
     def __len__(self) -> int:
         return len(self.offline) + len(self.online)
 
     def sample(self, batch_size: int, T: int) -> Batch:
-        """`int(ratio * batch_size)` offline windows, then the online ones; weights at most 1 over all."""
-        num = int(self.ratio * batch_size) if len(self.offline) else 0
-        num = num if len(self.online) else batch_size
+        """Offline windows, then online ones; weights at most 1 over all.
+
+        `int(ratio * batch_size)` are offline, or more while `favour` bounds the online ones. One of those
+        is always there unless `ratio` is 1, for what is never drawn is not learned from at all.
+        """
+        num = self._num_offline(batch_size)
         self.realised_ratio = num / batch_size
         parts = [r.draw(n, T) for r, n in ((self.offline, num), (self.online, batch_size - num)) if n]
         batch = parts[0] if len(parts) == 1 else _join(*parts)
         return replace(batch, weight=batch.weight / batch.weight.max())
+
+    def _num_offline(self, batch_size: int) -> int:
+        """Offline windows in a batch."""
+        if not len(self.online):
+            return batch_size
+        if not len(self.offline):
+            return 0
+        num, most = int(self.ratio * batch_size), 1 - self.ratio
+        share = online_share(len(self.offline), len(self.online), most, self.favour)
+        return num if share == most else max(num, batch_size - max(1, int(share * batch_size)))
 
     def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:
         """(B,) new priorities, each to the replay that its window came from."""
