@@ -9,16 +9,18 @@ the same Guard, and what it wants can be compared with what was done.
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig, load
 from o2o.errors import RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.robot import RobotConfig
+
+if TYPE_CHECKING:
+    from o2o.data.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def make(config: Config) -> "Replay":
     """
     if not config.dataset:
         raise UsageError("nothing to replay: add --robot.dataset NAME")
+    from o2o.data.source import DataConfig, load  # it takes torch along, which a list of robots need not
+
     recording = load(config.dataset, DataConfig())
     if not 0 <= config.episode < len(recording.episodes):
         raise UsageError(f"episode {config.episode} is not here; have 0 to {len(recording.episodes) - 1}")
@@ -52,7 +56,7 @@ def make(config: Config) -> "Replay":
 class Replay(Hardware):
     """See the top of the file."""
 
-    def __init__(self, recording: Recording, config: Config):
+    def __init__(self, recording: "Recording", config: Config):
         if not recording.control_hz:
             raise RobotError(f"nobody says how many decisions a second {recording.name} was recorded at")
         self.episodes, self.number = recording.episodes, config.episode - 1
