@@ -99,6 +99,11 @@ def make(config: Config) -> "Arm":
     return Arm(config)
 
 
+def live(config: Config, show_state: bool):
+    """The same arm for `o2o robot serve`, an `o2o.wallclock.World`; its state only with `show_state`."""
+    return load("robots", str(Path(__file__).with_name("live.py"))).world(config, show_state)
+
+
 def expert(arm: "Arm") -> np.ndarray:
     """(4,) what the scripted expert of `expert.py` does next, from the true state of an unwrapped arm."""
     return load("robots", str(Path(__file__).with_name("expert.py"))).act(arm)
@@ -147,7 +152,12 @@ class Arm(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        draw = self.np_random.uniform
+        self._place(*self.scatter(self.np_random))
+        return self._observe(), {"success": self._success()}
+
+    def scatter(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+        """Where an episode starts: gripper (3,), cube (3,), the cube's yaw, goal (3,); metres, radians."""
+        draw = rng.uniform
         grip = np.array([0.40, 0.0, 0.22]) + draw(-0.03, 0.03, 3)
         push = self.config.task == "push"
         reach = 0.08 if push else 0.10  # leaves room behind the cube
@@ -157,26 +167,33 @@ class Arm(gymnasium.Env):
         goal = draw(low, high)
         while np.linalg.norm(goal - (cube if push else grip)) < MIN_WAY:
             goal = draw(low, high)
-        self._place(grip, cube, yaw, goal)
-        return self._observe(), {"success": self._success()}
+        return grip, cube, yaw, goal
 
     def step(self, action):
-        asked = np.clip(np.asarray(action, np.float64), -ACTION_HIGH, ACTION_HIGH)
-        start = np.clip(np.clip(self.target, self.grip - LEASH, self.grip + LEASH), *WORKSPACE)
-        self.target = np.clip(start + asked[:3], *WORKSPACE)
-        executed = np.array([*(self.target - start), asked[3]])
-        self.data.ctrl[5:] = FINGER_TRAVEL * (1 - asked[3]) / 2
+        executed = self.begin(action)
         grip, cube = self.grip, self.cube
-        for k in range(1, NUM_WAYPOINTS + 1):
-            done = min(1.0, k / (NUM_WAYPOINTS - 1))
-            self.data.ctrl[:5] = joint_angles(start + done * (self.target - start))
-            self.mujoco.mj_step(self.model, self.data, self._num_substeps)
+        for waypoint in range(1, NUM_WAYPOINTS + 1):
+            self.advance(waypoint)
         self.mujoco.mj_forward(self.model, self.data)
         self._grip_speed = (self.grip - grip) * CONTROL_HZ
         self._cube_speed = (self.cube - cube) * CONTROL_HZ
         self._num_done += 1
         info = {"success": self._success(), "executed_action": executed.astype(np.float32)}
         return self._observe(), self._reward(executed), False, self._num_done >= NUM_DECISIONS, info
+
+    def begin(self, action) -> np.ndarray:
+        """Aims at the end of an action's straight line; (4,) what the workspace leaves of the action."""
+        asked = np.clip(np.asarray(action, np.float64), -ACTION_HIGH, ACTION_HIGH)
+        start = self._start = np.clip(np.clip(self.target, self.grip - LEASH, self.grip + LEASH), *WORKSPACE)
+        self.target = np.clip(start + asked[:3], *WORKSPACE)
+        self.data.ctrl[5:] = FINGER_TRAVEL * (1 - asked[3]) / 2
+        return np.array([*(self.target - start), asked[3]])
+
+    def advance(self, waypoint: int) -> None:
+        """Moves time on by a fifth of a decision, to a waypoint (1 to 5) of the line that `begin` drew."""
+        done = min(1.0, waypoint / (NUM_WAYPOINTS - 1))
+        self.data.ctrl[:5] = joint_angles(self._start + done * (self.target - self._start))
+        self.mujoco.mj_step(self.model, self.data, self._num_substeps)
 
     def stop(self) -> None:
         """Holds the arm where it is; twice is harmless."""
@@ -215,23 +232,40 @@ class Arm(gymnasium.Env):
         self.mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:5] = self.data.ctrl[:5] = joint_angles(grip)
         self.data.qpos[5:7] = self.data.ctrl[5:7] = FINGER_TRAVEL
+        self.lay(cube, yaw, goal)
+        self.target, self._num_done = self.grip, 0
+        self._start = self.target
+        self._grip_speed = self._cube_speed = np.zeros(3)
+
+    def lay(self, cube, yaw, goal) -> None:
+        """Puts cube and goal on the table at rest, and leaves the arm where it is."""
         if self._has_cube:
             self.data.qpos[7:14] = [*cube, math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)]
+            self.data.qvel[7:13] = 0
         if self.model.nmocap:
             self.data.mocap_pos[0] = goal + (0 if self.config.task == "reach" else np.array([0, 0, 0.001]))
         self.mujoco.mj_forward(self.model, self.data)
-        self.target, self.goal, self._num_done = self.grip, np.array(goal), 0
-        self._grip_speed = self._cube_speed = np.zeros(3)
+        self.goal = np.array(goal)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        obs = {}
-        if self.config.obs in ("camera", "both"):
-            if self._eye is None:
-                self._eye = _Eye(self.mujoco, self.model, "view", self.config.image_size)
-            obs["camera"] = self._eye(self.data)
+        return self.see(self.data) | self.feel()
+
+    def see(self, data) -> dict[str, np.ndarray]:
+        """The camera's image of the scene in `data`; empty where there is no camera.
+
+        From one thread at a time, which also calls `close`: a drawing context belongs to its thread.
+        """
+        if self.config.obs not in ("camera", "both"):
+            return {}
+        if self._eye is None:
+            self._eye = _Eye(self.mujoco, self.model, "view", self.config.image_size)
+        return {"camera": self._eye(data)}
+
+    def feel(self) -> dict[str, np.ndarray]:
+        """`proprio`, or the `state`."""
         own = [(self.grip - CENTRE) / DECIMETRE, self._grip_speed, [self.opening]]
         if self.config.obs == "camera":
-            return obs | {"proprio": np.concatenate(own).astype(np.float32).clip(-20, 20)}
+            return {"proprio": np.concatenate(own).astype(np.float32).clip(-20, 20)}
         if self._has_cube:
             turn = self.data.xmat[self._cube_body]
             yaw = 4 * math.atan2(turn[3], turn[0])
@@ -241,7 +275,7 @@ class Arm(gymnasium.Env):
             own += [(self.goal - CENTRE) / DECIMETRE, (self.goal - self.grip) / DECIMETRE]
         if self.config.task == "push":
             own += [(self.goal - CENTRE)[:2] / DECIMETRE, (self.goal - self.cube)[:2] / DECIMETRE]
-        return obs | {"state": np.concatenate(own).astype(np.float32).clip(-20, 20)}
+        return {"state": np.concatenate(own).astype(np.float32).clip(-20, 20)}
 
     def _space(self) -> Dict:
         size = self.config.image_size
