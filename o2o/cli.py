@@ -27,6 +27,7 @@ COMMANDS = {
     "data relabel": "give a recording rewards, successes and endings",
     "data split": "two datasets of one recording, whole episodes in each",
     "data merge": "one dataset of several recordings",
+    "robot serve": "put a robot behind a socket; a simulated one moves in wall-clock time",
     "bench": "measure update, plan, replay and loading beside plain torch and the machine's floor",
     "list": "robots, datasets, models and presets there are",
 }

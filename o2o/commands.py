@@ -32,6 +32,7 @@ from o2o.model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
 from o2o.robot import RobotConfig, options
 from o2o.run import checkpoint_folder, choose_robot, read_papers
+from o2o.serve import ServeConfig, serve
 
 
 def run(command: str, about: str, argv: list[str]) -> None:
@@ -222,6 +223,11 @@ def _check(argv: list[str]) -> CheckConfig:
     return _with_robot(CheckConfig(), argv, _recorded_on(argv)) if _given(argv, "--robot") else CheckConfig()
 
 
+def _serve(argv: list[str]) -> ServeConfig:
+    name = _given(argv, "--robot") or ServeConfig.robot
+    return ServeConfig(robot=name, robot_options=options(name))
+
+
 def _bench(argv: list[str]) -> BenchConfig:
     meta = _meta(argv)
     return BenchConfig(agent=_agent(read_config(meta["config"]) if meta else AgentConfig(), argv))
@@ -240,11 +246,12 @@ DEFAULTS: dict[str, Callable] = {
     "data relabel": lambda argv: RelabelConfig(MISSING, MISSING),
     "data split": lambda argv: SplitConfig(MISSING, MISSING, MISSING),
     "data merge": lambda argv: MergeConfig(),
+    "robot serve": _serve,
     "bench": _bench,
 }
 FUNCTIONS: dict[str, Callable] = {
     "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
     "inspect": report, "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
     "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
-    "data merge": merge,
+    "data merge": merge, "robot serve": serve,
 }  # fmt: skip

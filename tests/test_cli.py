@@ -102,7 +102,7 @@ def pretrain(dataset, out, *words) -> list:
 
 def test_the_first_page_names_every_command_and_exit_code(o2o):
     code, out, err = o2o("--help")
-    assert code == 0 and err == "" and len(out.splitlines()) < 20
+    assert code == 0 and err == "" and len(out.splitlines()) < 24
     assert all(f"  {command} " in out for command in COMMANDS)
     assert all(f"{number} " in out for number in (0, 2, 3, 4, 5, 6, 130))
     assert o2o()[0] == 2
@@ -176,7 +176,7 @@ UNKNOWN = {
     "pretrain --dataset sim-lfit": "dataset 'sim-lfit' not found; did you mean 'sim-lift'? have door-human,",
     "demo --dataset sim-lfit": "did you mean 'sim-lift'?",
     "pretrain --model tdmcp": "model 'tdmcp' not found; did you mean 'tdmpc'? have rssm, tdmpc",
-    "check --robot sin": "robot 'sin' not found; did you mean 'sim'? have gym, sim",
+    "check --robot sin": "robot 'sin' not found; did you mean 'sim'? have gym, lerobot, remote, ",
     "check --robot ./nowhere.py": "nowhere.py' not found",
     "pretrain --updates many": "parsing --updates: invalid literal for int() with base 10: 'many'",
     "pretrain --updates": "Missing value for argument '--updates'",

@@ -1,0 +1,354 @@
+"""Messages between a robot's server and whoever moves it: what they look like, and how they travel.
+
+One message is one binary WebSocket message, without compression:
+
+    4 bytes   length of the header, big-endian
+    header    a msgpack map: `kind`, `arrays` [[name, dtype, shape], ...], and the fields of that kind
+    rest      the arrays' bytes, little-endian and C-ordered, one after the other
+
+| kind      | from   | fields                                                         | arrays       |
+|-----------|--------|----------------------------------------------------------------|--------------|
+| `hello`   | client | `version`, `sent_s`                                            |              |
+| `spec`    | server | `version`, `robot`, `obs` {name: box}, `action` box, `metadata`|              |
+| `observe` | server | `age_s`, `now_s`, `echo` [sent_s, heard_s] of the newest       | observations |
+|           |        | message, `seq` of the newest action that was applied, `reward`,|              |
+|           |        | `success`, `over`, `flags` {estop, holding, homing}            |              |
+| `act`     | client | `seq` counts up, `sent_s`                                      | `action` (A,)|
+| `done`    | server | `seq`                                                          | `action` (A,)|
+|           |        |                                                                | as executed  |
+| `stop`    | client |                                                                |              |
+| `home`    | client | `request`                                                      |              |
+| `homed`   | server | `request`, `error`: empty, or one line                         |              |
+| `clear`   | client | a person cleared the e-stop                                    |              |
+| `label`   | client | `success`: a person's word on the episode, which is logged     |              |
+| `report`  | server | `text`: one line about a fault                                 |              |
+
+A box is {`dtype`, `shape`, `low`, `high`}, bounds being a number or a flat list. `*_s` are seconds; those of
+`sent_s` belong to the client's clock, `heard_s` and `now_s` to the server's: only differences of one clock
+mean anything. Nothing in a message is ever executed: no pickle, no object arrays, no extension types.
+
+The token travels in the header `Authorization: Bearer ...` of the opening request and is compared before
+the connection is accepted. It is not encrypted: between machines use a network you trust or an SSH tunnel.
+"""
+
+import hmac
+import logging
+import math
+import re
+import socket
+import struct
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from o2o.errors import RobotError, UsageError
+
+VERSION = 1
+DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
+FROM_CLIENT = ("hello", "act", "stop", "home", "clear", "label")
+FROM_SERVER = ("spec", "observe", "done", "homed", "report")
+MAX_HEADER = 1 << 16  # bytes
+MAX_COMMAND = 1 << 17  # bytes of a message to the server
+MAX_MESSAGE = 1 << 25  # bytes of a message to the client: a dozen 640x480 cameras
+MAX_ARRAYS, MAX_DIMS, MAX_DEPTH, MAX_TEXT = 64, 5, 8, 4096
+SILENCE_S = 1.0  # without any message: the connection counts as lost
+
+logger = logging.getLogger("o2o")
+
+
+class WireError(RobotError):
+    """A message that is not what the schema says."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: its kind, plain fields, and arrays by name."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def number(self, name: str) -> float:
+        """A finite number of the fields.
+
+        Raises:
+            WireError: it is missing, or something else.
+        """
+        value = self.fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
+            raise WireError(f"message {self.kind!r} has {name} {value!r:.60}, wanted a finite number")
+        return value
+
+    def text(self, name: str) -> str:
+        """A short printable line of the fields; whatever else is made one."""
+        return printable(str(self.fields.get(name, "")))
+
+
+def printable(text: str, most: int = 200) -> str:
+    """One line that can harm no terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+# ---- bytes
+
+
+def encode(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """A message as bytes.
+
+    Raises:
+        WireError: an array of a kind that does not travel, or fields that are too large or no plain data.
+    """
+    parts: list[bytes] = []
+    heads: list[list] = []
+    for name, each in (arrays or {}).items():
+        value = np.asarray(each)
+        if value.dtype.name not in DTYPES:
+            raise WireError(f"array {name!r} is {value.dtype}, only {', '.join(DTYPES)} travel")
+        heads.append([name, value.dtype.name, list(value.shape)])
+        parts.append(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
+    try:
+        header: Any = _msgpack().packb({**fields, "kind": kind, "arrays": heads})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"message {kind!r} holds what is no plain data: {error}") from error
+    if len(header) > MAX_HEADER:
+        raise WireError(f"the header of {kind!r} has {len(header)} bytes, at most {MAX_HEADER} travel")
+    return b"".join([struct.pack(">I", len(header)), header, *parts])
+
+
+def decode(data: bytes | str, kinds: Collection[str], most: int = MAX_MESSAGE) -> Message:
+    """The message in bytes from anybody.
+
+    Args:
+        data: as received; text is refused.
+        kinds: that may come.
+        most: bytes.
+    Raises:
+        WireError: anything that is not as the top of this file says.
+    """
+    if not isinstance(data, bytes):
+        raise WireError("a text message, wanted a binary one")
+    if not 4 <= len(data) <= most:
+        raise WireError(f"a message of {len(data)} bytes, wanted 4 to {most}")
+    (size,) = struct.unpack_from(">I", data)
+    if size > min(MAX_HEADER, len(data) - 4):
+        raise WireError(f"a header of {size} bytes in a message of {len(data)}, at most {MAX_HEADER}")
+    header = _header(data[4 : 4 + size])
+    kind, heads = header.pop("kind", None), header.pop("arrays", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise WireError(f"kind {kind!r:.60}, wanted one of {', '.join(kinds)}")
+    if not isinstance(heads, list) or len(heads) > MAX_ARRAYS:
+        raise WireError(f"arrays of {kind!r} are no list of at most {MAX_ARRAYS}")
+    arrays, at = {}, 4 + size
+    for head in heads:
+        name, dtype, shape = _array_head(head)
+        if name in arrays:
+            raise WireError(f"array {printable(name, 60)!r} comes twice")
+        count = math.prod(shape)
+        length = count * dtype.itemsize
+        if length > len(data) - at:
+            raise WireError(f"array {printable(name, 60)!r} wants {length} bytes, {len(data) - at} are left")
+        arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+        at += length
+    if at != len(data):
+        raise WireError(f"{len(data) - at} bytes too many after the arrays")
+    return Message(kind, header, arrays)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        header = _msgpack().unpackb(data, ext_hook=_no_extension, strict_map_key=True)
+    except Exception as error:  # whatever a decoder makes of a stranger's bytes
+        raise WireError(f"the header is no msgpack map ({type(error).__name__})") from error
+    if not isinstance(header, dict):
+        raise WireError("the header is no msgpack map")
+    _plain(header, MAX_DEPTH)
+    return header
+
+
+def _no_extension(code, data):
+    raise WireError(f"msgpack extension {code}")
+
+
+def _plain(value, depth: int) -> None:
+    """Only maps by name, lists, short text, numbers, bools and nothing, and not too deep."""
+    if depth == 0:
+        raise WireError(f"the header is nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _plain(name, depth - 1) if isinstance(name, str) else _refuse(name)
+            _plain(inner, depth - 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _plain(inner, depth - 1)
+    elif isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise WireError(f"text of {len(value)} characters, at most {MAX_TEXT}")
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        _refuse(value)
+
+
+def _refuse(value) -> None:
+    raise WireError(f"a {type(value).__name__} in the header")
+
+
+def _array_head(head) -> tuple[str, np.dtype, list[int]]:
+    if not isinstance(head, list) or len(head) != 3:
+        raise WireError("an array is announced as [name, dtype, shape]")
+    name, dtype, shape = head
+    if not isinstance(name, str) or dtype not in DTYPES:
+        raise WireError(f"array of dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMS:
+        raise WireError(f"shape of {printable(name, 60)!r} is no list of at most {MAX_DIMS} sizes")
+    if not all(type(n) is int and 0 <= n <= MAX_MESSAGE for n in shape):
+        raise WireError(f"shape {shape!r:.60} of {printable(name, 60)!r}")
+    return name, np.dtype(dtype).newbyteorder("<"), shape
+
+
+def _msgpack():
+    try:
+        import msgpack
+    except ImportError as error:
+        raise _missing(error) from error
+    return msgpack
+
+
+def _missing(error: ImportError) -> RobotError:
+    return RobotError(f'robots behind a socket need {error.name}: pip install "o2o[remote]"')
+
+
+# ---- connections
+
+
+def read_token(path: Path | None) -> str:
+    """The token in a file: one line of at least 16 letters, digits and `-._~+/=`; empty without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    if path is None:
+        return ""
+    try:
+        token = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the token in {path}: {error}") from error
+    if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token):
+        raise UsageError(f"{path} holds no token: wanted 16 to 512 letters, digits or -._~+/= in one line")
+    return token
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of `HOST:PORT` or `[IPV6]:PORT`.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
+    if not match or not 0 < int(match[2]) < 65536:
+        raise UsageError(f"address is {text!r}, wanted HOST:PORT such as 127.0.0.1:8765")
+    return match[1].strip("[]"), int(match[2])
+
+
+def connect(host: str, port: int, token: str, timeout_s: float):
+    """A WebSocket connection to a robot's server.
+
+    Raises:
+        RobotError: nobody listens, the token is refused, somebody else moves the robot, or a package misses.
+    """
+    try:
+        from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
+        from websockets.sync.client import connect as open_socket
+    except ImportError as error:
+        raise _missing(error) from error
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    try:
+        found = open_socket(
+            f"ws://{where}", additional_headers=headers, compression=None, proxy=None, max_size=MAX_MESSAGE,
+            open_timeout=timeout_s, close_timeout=0.5, ping_interval=1, ping_timeout=2, logger=_quiet(),
+            max_queue=64,
+        )  # fmt: skip
+        return found.__enter__()  # every version of the library gives the connection itself that way
+    except InvalidStatus as error:
+        said = printable((error.response.body or b"").decode("utf-8", "replace").strip())
+        raise RobotError(f"{where} refused the connection: {said or error.response.status_code}") from error
+    except (InvalidHandshake, WebSocketException) as error:
+        raise RobotError(f"{where} is no robot server of o2o ({type(error).__name__})") from error
+    except (OSError, EOFError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise RobotError(f"no connection to {where}: {reason}; is `o2o robot serve` running?") from error
+
+
+def listen(handler: Callable, host: str, port: int, token: str, refuse: Callable[[], str]):
+    """A WebSocket server that is bound, to be run with `serve_forever()`.
+
+    Args:
+        handler: called with each connection that was accepted, in a thread of its own.
+        host: loopback, or anywhere if there is a token.
+        port: 0 takes a free one.
+        token: that clients must show; empty: none, on loopback only.
+        refuse: a line for whoever showed the right token and cannot be served now; empty: come in.
+    Raises:
+        UsageError: it would listen beyond this machine without a token.
+        RobotError: the port cannot be taken, or a package misses.
+    """
+    try:
+        from websockets.sync.server import Server, ServerConnection
+        from websockets.sync.server import serve as bind
+    except ImportError as error:
+        raise _missing(error) from error
+    if not token and host not in ("127.0.0.1", "::1", "localhost"):
+        raise UsageError(f"serving at {host} lets other machines move the robot: add --token-file FILE")
+
+    def admit(connection, request):
+        shown = request.headers.get_all("Authorization")
+        if token and not (len(shown) == 1 and _same(shown[0], f"Bearer {token}")):
+            logger.warning("refused %s: wrong or no token", peer(connection))
+            return connection.respond(401, "wrong or no token; give the server's with --robot.token-file\n")
+        reason = refuse()
+        if reason:
+            logger.warning("refused %s: %s", peer(connection), reason)
+            return connection.respond(409, f"{reason}\n")
+        return None
+
+    class Limited(ServerConnection):
+        """Refuses to open threads without end, and never waits long for a client that does not read."""
+
+        def __init__(self, sock: socket.socket, protocol, server: Server, **options):
+            if len(server.handler_threads) > 32:
+                raise ConnectionRefusedError("too many connections at once")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 2, 0))
+            self.peer = "{}:{}".format(*sock.getpeername()[:2])
+            super().__init__(sock, protocol, server, **options)
+
+        def handshake(self, *words, **options):
+            super().handshake(*words, **options)
+            if self.protocol.handshake_exc is not None:
+                logger.warning("closed %s: no proper opening request", peer(self))
+
+    try:
+        return bind(
+            handler, host, port, process_request=admit, origins=[None], compression=None, logger=_quiet(),
+            max_size=MAX_COMMAND, max_queue=64, open_timeout=3, close_timeout=0.5, ping_interval=1,
+            ping_timeout=2, server_header=None, create_connection=Limited,
+        )  # fmt: skip
+    except (OSError, OverflowError) as error:
+        raise RobotError(f"cannot listen at {host}:{port}: {error}") from error
+
+
+def _same(left: str, right: str) -> bool:
+    return hmac.compare_digest(left.encode("utf-8", "surrogateescape"), right.encode())
+
+
+def peer(connection) -> str:
+    """Who is at the other end, for the log."""
+    return connection.peer
+
+
+def _quiet() -> logging.Logger:
+    """The library's own log, kept out of ours: every end of a connection is said there in one line."""
+    quiet = logging.getLogger("o2o.wire.websockets")
+    quiet.propagate, quiet.disabled = False, True
+    return quiet

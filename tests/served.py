@@ -1,0 +1,72 @@
+"""A slider on a rail behind a socket, for tests: a real robot of three methods."""
+
+import time
+from contextlib import contextmanager
+
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+from o2o import catalog
+from o2o.faults import FaultConfig
+from o2o.hardware import Hardware
+from o2o.robot import connect
+from o2o.serve import ServeConfig, Station
+
+
+class Slider(Hardware):
+    """x moves by the action (displacement), y is the action (position). It remembers what it was told."""
+
+    metadata = {  # noqa: RUF012
+        "control_hz": 20, "command": ("displacement", "position"),
+        "limits": {"max_age_s": 0.2, "patience": 100, "watchdog_s": 10.0},
+    }  # fmt: skip
+    observation_space = Dict(
+        {"state": Box(-9, 9, (2,), np.float32), "camera": Box(0, 255, (2, 2, 3), np.uint8)}
+    )
+    action_space = Box(-1, 1, (2,), np.float32)
+
+    def __init__(self):
+        self.place, self.sent, self.stops, self.homes = np.zeros(2), [], 0, 0
+        self.home_takes_s = 0.0
+
+    def observe(self):
+        picture = np.full((2, 2, 3), int(time.monotonic() * 100) % 256, np.uint8)
+        return {"state": self.place.astype(np.float32), "camera": picture}, time.monotonic() - 0.001
+
+    def send(self, action):
+        self.sent.append(action)
+        self.place = np.array([self.place[0] + action[0], action[1]])
+
+    def stop(self):
+        self.stops += 1
+
+    def home(self):
+        time.sleep(self.home_takes_s)
+        self.homes += 1
+        self.place = np.zeros(2)
+
+    def judge(self, obs):
+        return 2.5, bool(obs["state"][0] > 0.5), False
+
+
+@contextmanager
+def served(robot=None, faults=None, **options):
+    """(station, robot) in this process."""
+    robot = robot or Slider()
+    config = ServeConfig(port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, **options})
+    with Station(robot, config) as station:
+        yield station, robot
+
+
+def remote(port: int, **options):
+    """The client, guarded as every robot is."""
+    module = catalog.load("robots", "remote")
+    return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
+
+
+def until(true, seconds: float = 10.0) -> bool:
+    """Waits for something to become true; whether it did."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(true())
