@@ -91,6 +91,7 @@ class Remote(Hardware):
         self._done: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self._homed = 0, ""  # request, error
         self._last, self._decisions = None, 0
+        self._between = True  # two episodes: that the robot then holds is no news
         self.num_lost = 0
         self._told = self._connect()
         self.observation_space, self._box, told = _spec(self._told.fields)
@@ -141,6 +142,7 @@ class Remote(Hardware):
         self._decisions += 1
         info |= {"executed_action": did, "estop": flags["estop"], "connected": connected}
         truncated = truncated or flags["estop"] or self._decisions == self._most
+        self._between = terminated or truncated
         return obs, reward, terminated, truncated, info
 
     def judge(self, obs) -> tuple[float, bool, bool]:
@@ -176,7 +178,7 @@ class Remote(Hardware):
                 logger.warning("waiting to go home: %s", error)
                 told = error
             time.sleep(0.1)
-        self._last, self._decisions = None, 0
+        self._last, self._decisions, self._between = None, 0, False
 
     def clear(self) -> None:
         """Releases the e-stop; to be called for a person who pressed a key, and by nothing else."""
@@ -325,7 +327,8 @@ class Remote(Hardware):
     def _take(self, message: wire.Message) -> None:
         received_s = time.monotonic()
         if message.kind == "report":
-            logger.warning("%s: %s", self._config.address, message.text("text"))
+            level = logging.DEBUG if self._between else logging.WARNING
+            logger.log(level, "%s: %s", self._config.address, message.text("text"))
             return
         with self._changed:
             if message.kind == "observe":
