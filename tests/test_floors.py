@@ -45,7 +45,7 @@ FLOORS = {
         "capture",
         *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "safety", "watchdog", "clock", "hardware", "newest", "operator"],
+        *["limits", "safety", "watchdog", "clock", "hardware", "newest", "operator", "weights"],
         *["wire", "faults", "wallclock"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
@@ -63,6 +63,7 @@ FLOORS = {
             "moment",
             "stream",
             "stream_page",
+            *["learner", "beside", "beside_child"],
             "doubt",
             "serve",
         ],  # what they and the door share

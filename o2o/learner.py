@@ -1,0 +1,271 @@
+"""What learns during fine-tuning: an agent, the recordings, the robot's own episodes, and what is owed."""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from o2o import checkpoint, offline
+from o2o.agent import Agent
+from o2o.batch import Episode
+from o2o.config import at_least, at_most
+from o2o.data.online import Online
+from o2o.data.replay import Mix, Replay
+from o2o.data.rows import leaves
+from o2o.errors import DataError, O2OError
+from o2o.inspect.price import settle
+from o2o.log import RunLog
+from o2o.machine import FREE as FREE_MACHINE
+from o2o.machine import MachineConfig
+from o2o.run import checkpoint_folder, finite, pack, save, unpack
+from o2o.seeding import derive
+
+ACTING = ("model", "critic", "behaviour")  # the parts of an agent that choose actions
+FREE = {  # may change when a run is resumed
+    *("memory_budget", "checkpoint_every", "keep_checkpoints"),
+    *("learner", "learner_threads", "learner_lost"),
+    *FREE_MACHINE,
+}
+
+logger = logging.getLogger("o2o")
+
+
+@dataclass(frozen=True)
+class LearnerConfig(MachineConfig):
+    """How a run learns from what the robot does.
+
+    Attributes:
+        updates_per_step: gradient steps for each step of the robot; FOWM 1.
+        offline_ratio: share of each batch that comes from the recordings; FOWM 0.5.
+        seed: of batches, noise and training scenes.
+        memory_budget: main memory that the recordings may take; see `o2o pretrain`.
+        checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
+        keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others evenly
+            over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
+        learner: `between` learns after each episode while the robot waits, and a run repeats to the bit.
+            `beside` learns in a process of its own while the robot goes on, which takes the newest weights
+            before each episode; such runs differ from each other.
+        learner_threads: of the CPU, for a learner beside; `threads` are the robot's.
+        learner_lost: what the robot does when the learner beside it dies: `go-on` with the weights it has
+            while the learner is started again, at most three times; `hold` ends the run after the episode.
+    """
+
+    updates_per_step: float = 1.0
+    offline_ratio: float = 0.5
+    seed: int = 0
+    memory_budget: str = "50%"
+    checkpoint_every: int = 5
+    keep_checkpoints: int = 5
+    learner: Literal["between", "beside"] = "between"
+    learner_threads: int = 1
+    learner_lost: Literal["go-on", "hold"] = "go-on"
+
+    def __post_init__(self):
+        MachineConfig.__post_init__(self)
+        at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
+        at_least(self, learner_threads=0)
+        at_most(self, offline_ratio=1)
+
+
+class Learner:
+    """Learns from recordings and from the robot's own episodes, so many updates for each of their steps.
+
+    Attributes:
+        agent: what learns.
+        data: the recordings.
+        mix: where its batches come from.
+        done: episodes of the robot that it has taken in.
+        owed: updates that their steps still ask for.
+    """
+
+    def __init__(self, config: LearnerConfig, folder: Path, agent: Agent, meta: dict):
+        """Reads the recordings.
+
+        Args:
+            folder: of the run.
+            agent: from a checkpoint.
+            meta: of that checkpoint.
+        Raises:
+            O2OError: the recordings are gone, changed or broken.
+        """
+        self.config, self.folder, self.agent = config, folder, agent
+        replay, spec = agent.config.replay, agent.transform.spec
+        self.data = offline.read_again(
+            meta["dataset"], replay, agent.transform, memory_budget=config.memory_budget
+        )
+        seed = derive(config.seed, "online")
+        self.online = Replay(spec, replay.capacity, seed, replay, online=True)
+        self.mix = Mix(self.data.replay, self.online, config.offline_ratio)
+        self.done, self.owed, self.facts = 0, 0.0, {}
+        self._kept = 0  # episodes in the last checkpoint
+
+    def settle(self, tell: Callable[[str], object]) -> None:
+        """Finds lambda where the config leaves it open, and says so."""
+        if not self.agent.priced:
+            settle(self.agent, self.data, tell)
+        self.agent.settle(self.agent.price, learning=True)
+
+    def begin(
+        self, tensors: dict[str, Tensor], meta: dict, resumed: bool, facts: dict,
+        read: Callable[[int], Episode],
+    ) -> None:  # fmt: skip
+        """Goes on where a checkpoint was written, or starts the run with one.
+
+        Args:
+            tensors, meta: the checkpoint's.
+            resumed: it is one of this run.
+            facts: what later checkpoints are to say besides, as plain data.
+            read: gives an episode of the robot by its number.
+        """
+        self.facts = facts
+        if resumed:
+            self.done, self.owed = meta["episodes"], meta["owed"]
+            self._kept = self.done
+        for number in range(self.done):
+            self.online.add(self.agent.transform.episode(read(number)))
+        unpack(tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {}))
+        if not resumed:
+            self.agent.learning.seed(derive(self.config.seed, "finetune"))
+            self.keep()
+
+    def add(self, episode: Episode) -> None:
+        """Takes in the robot's next episode, as it was written down."""
+        self.online.add(self.agent.transform.episode(episode))
+        self.owed += len(episode) * self.config.updates_per_step
+        self.done += 1
+
+    def learn(self) -> dict[str, Tensor]:
+        """One update; the metrics are left on the device."""
+        self.owed -= 1
+        return self.agent.learn(self.mix)
+
+    def finite(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics as numbers, and an error if one of them is none; see `run.finite`."""
+        return finite(metrics, f"episode {self.done}")
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint; several episodes may have come at once since the last one."""
+        every = self.config.checkpoint_every
+        return self.done // every > self._kept // every
+
+    def keep(self) -> None:
+        """Writes a checkpoint."""
+        tensors, meta = pack(self.agent, offline=self.data.replay, online=self.online)
+        meta |= self.facts | {"run": "finetune", "episodes": self.done, "owed": self.owed}
+        save(self.folder, tensors, meta, self.done, self.config.keep_checkpoints)
+        self._kept = self.done
+
+
+class Between:
+    """Learns after each episode while the robot waits; it acts with the very weights that learn.
+
+    Attributes:
+        current: what acts has learned from every episode.
+        lost: why nothing is learned any more; never here.
+    """
+
+    current = True
+    lost: O2OError | None = None
+
+    def __init__(self, learner: Learner, tensors: dict[str, Tensor], meta: dict, resumed: bool):
+        self.learner, self._start = learner, (tensors, meta, resumed)
+
+    def begin(self, facts: dict, own: Online, log: RunLog) -> int:
+        """Takes up the run; how many episodes it has learned from."""
+        self.learner.settle(log.line)
+        self.learner.begin(*self._start, facts, own.read)
+        if len(own) > self.learner.done:
+            unseen = len(own) - self.learner.done
+            log.line(f"{unseen} episodes that the last checkpoint had not seen are learned from")
+        return self.learner.done
+
+    def episode_done(self, number: int, episode: Episode) -> tuple[dict[str, float], str]:
+        """Learns from an episode; (metrics, a word on it for the line of progress)."""
+        learner, metrics = self.learner, {}
+        learner.add(episode)
+        while learner.owed >= 1:
+            metrics = learner.learn()
+        return learner.finite(metrics), f"offline {learner.mix.realised_ratio:.0%}"
+
+    def swap(self, log: RunLog) -> None:
+        """Writes a checkpoint where one is due."""
+        if self.learner.due:
+            self.learner.keep()
+
+    def finish(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], object]) -> None:
+        """Writes the last checkpoint."""
+        self.learner.keep()
+
+    def close(self) -> None:
+        """Nothing to be done."""
+
+
+def acting(agent: Agent) -> dict[str, Tensor]:
+    """The weights that choose actions, by name; they are the agent's own, no copies."""
+    return {
+        f"{part}.{name}": value for part in ACTING for name, value in agent.parts[part].state_dict().items()
+    }
+
+
+def newest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, bool]:
+    """Where a run begins: (tensors, meta, whether it is a checkpoint of the run's own).
+
+    Args:
+        folder: of the run.
+        source: the checkpoint that it starts from, or the folder of its run.
+    Raises:
+        UsageError: there is none that can be read.
+    """
+    if checkpoint.exists(folder / "checkpoint"):
+        return *checkpoint.load(folder / "checkpoint"), True
+    return *checkpoint.load(checkpoint_folder(source)), False
+
+
+class Finished(Online):
+    """The finished episodes of a run that another process writes; reading takes no lock."""
+
+    def __init__(self, folder: Path):
+        """
+        Args:
+            folder: `RUN/online`.
+        Raises:
+            DataError: there is no such dataset.
+        """
+        from minari.serialization import deserialize_space
+
+        self.folder = Path(folder)
+        path = self.folder / "data" / "metadata.json"
+        try:
+            space = deserialize_space(json.loads(path.read_bytes())["observation_space"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not readable: {error}") from error
+        self._places = {name: place for name, (place, _) in leaves(space).items()}
+
+
+@contextmanager
+def only_learner(folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
+    """Inside, no other process writes checkpoints of this run; one that does is waited for.
+
+    A learner beside a robot whose process died ends by itself, once it has learned what it owes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"another learner is still at work on {folder}; waiting for it to end")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems
+            logger.warning("%s cannot be locked (%s); let no other process use it", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
