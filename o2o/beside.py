@@ -20,9 +20,11 @@ from pathlib import Path
 from o2o import errors
 from o2o.agent import Agent, AgentConfig
 from o2o.batch import Episode
-from o2o.config import to_dict
+from o2o.config import from_dict, to_dict
 from o2o.data.online import Online
+from o2o.doubt import Limit
 from o2o.errors import O2OError
+from o2o.handover import Envelope
 from o2o.learner import ACTING, LearnerConfig, acting
 from o2o.log import RunLog
 from o2o.weights import Weights, all_finite
@@ -40,6 +42,8 @@ class Beside:
     Attributes:
         current: what acts has learned from every episode.
         lost: why nothing is learned any more; None as long as something is.
+        envelope: where recorded actions lie.
+        limit: from where on a decision is unsure; None where nobody asks.
     """
 
     current = False
@@ -60,6 +64,8 @@ class Beside:
             O2OError: what the learner says, the recordings are gone for example.
         """
         self.config, self.agent, self.lost = config, agent, None
+        self.envelope: Envelope | None = None
+        self.limit: Limit | None = None
         fields = LearnerConfig.__dataclass_fields__
         self._job = {
             "config": {name: value for name, value in to_dict(config).items() if name in fields},
@@ -213,6 +219,10 @@ class Beside:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
+            if "envelope" in said:
+                self.envelope = from_dict(Envelope, said["envelope"])
+            if "limit" in said:
+                self.limit = from_dict(Limit, said["limit"])
             if "price" in said and not self.agent.priced:
                 self.agent.settle(said["price"])
             self._ready = self._ready or "price" in said

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from o2o.agent import FROM_CHECKPOINT, Agent, read_config
 from o2o.batch import Episode
-from o2o.config import from_dict
+from o2o.config import from_dict, to_dict
 from o2o.errors import O2OError
 from o2o.learner import Finished, Learner, LearnerConfig, acting, newest, only_learner
 from o2o.machine import tune
@@ -114,7 +114,10 @@ class Lessons:
     def _take_in(self) -> None:
         learner = self.learner
         while learner.done < self.inbox.episodes:
-            learner.add(self.read(learner.done))
+            why = learner.add(self.read(learner.done))
+            if why:
+                self.outbox.say(line=why)
+                self._put()
         self._begun = learner.agent.num_updates, time.monotonic()
 
     def _hand_on(self) -> None:
@@ -129,6 +132,7 @@ class Lessons:
         self._put()
         if self.learner.due:
             self.learner.keep()
+            self.outbox.say(**seen(self.learner))
         self.outbox.say(metrics=metrics | numbers | {"updates_per_s": rate}, episodes=self.learner.done)
 
     def _put(self) -> None:
@@ -136,6 +140,11 @@ class Lessons:
         now = acting(learner.agent)
         self.weights.put(now, learner.agent.num_updates, learner.done, int(learner.owed))
         self._put_s = time.monotonic()
+
+
+def seen(learner: Learner) -> dict:
+    """How unsure is unsure now, for the process that acts."""
+    return {"limit": to_dict(learner.limit)} if learner.limit else {}
 
 
 def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
@@ -161,7 +170,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
         learner = Learner(config, folder, agent, meta)
         weights = Weights(acting(agent), handle)
         learner.settle(tell)
-        outbox.say(price=agent.price)
+        outbox.say(price=agent.price, envelope=to_dict(learner.envelope), **seen(learner))
         if not job["acting"]:
             os.nice(NICE)
         while inbox.facts is None and not inbox.order:

@@ -26,7 +26,7 @@ from o2o.curate.split import SplitConfig, split
 from o2o.demo import DemoConfig, demo
 from o2o.errors import UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
-from o2o.finetune import FinetuneConfig, finetune
+from o2o.finetune import CARELESS, FinetuneConfig, finetune
 from o2o.inspect.report import InspectConfig, report
 from o2o.model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
@@ -198,6 +198,7 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
         updates_per_step=preset.updates_per_step,
         threads=preset.threads,
         plan=meta.get("plan", preset.plan),
+        **({} if preset.careful else CARELESS),
     )
     return _of_checkpoint(config, argv, meta)
 
@@ -224,8 +225,8 @@ def _check(argv: list[str]) -> CheckConfig:
 
 
 def _serve(argv: list[str]) -> ServeConfig:
-    name = _given(argv, "--robot") or ServeConfig.robot
-    return ServeConfig(robot=name, robot_options=options(name))
+    name = _given(argv, "--robot")
+    return ServeConfig(robot=name, robot_options=options(name)) if name else ServeConfig()
 
 
 def _bench(argv: list[str]) -> BenchConfig:

@@ -1,7 +1,11 @@
 """Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
 
-from contextlib import closing
-from dataclasses import dataclass
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +14,24 @@ from o2o import checkpoint, memory
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.beside import Beside
+from o2o.checkpoint import storage
 from o2o.config import at_least
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
+from o2o.doubt import Caution, Doubter
 from o2o.evaluate import watch
+from o2o.gate import GateConfig
+from o2o.handover import HandoverConfig, freedom
 from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
+from o2o.limits import commands
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import compiles, tune
 from o2o.moment import keeper
-from o2o.robot import Guard
-from o2o.rollout import attach, play
+from o2o.operator import Operator, between_episodes, summon
+from o2o.robot import Guard, Report
+from o2o.rollout import Played, account, attach, play
 from o2o.run import (
     RobotChoice,
     check_same,
@@ -33,10 +43,15 @@ from o2o.run import (
     write_papers,
 )
 from o2o.seeding import derive
+from o2o.stages import Stages
 from o2o.stream import Stream, show
 
+CARELESS = {  # as published: everything from the first episode on
+    "favour": 0.0,
+    "handover": HandoverConfig(0, 0, 0),
+    "gate": GateConfig(window=0),
+}
 FREE = {
-    "episodes",
     "out",
     "resume",
     "evaluate_every",
@@ -45,6 +60,8 @@ FREE = {
     "record_plans",
     "plans_budget",
     "rerun",
+    "limits",
+    "operator",
     *FREE_LEARNER,
 }
 
@@ -58,7 +75,6 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
             episodes of that run are not carried over (`--resume` goes on with them).
         preset: where the defaults of training length come from; empty: the checkpoint's.
         agent: the system; its sizes are fixed by the checkpoint, its search and rates are free.
-        episodes: how many the robot does in all.
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
         plan: act with the planner; `--no-plan` explores with the policy alone.
@@ -68,12 +84,14 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
         evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
+        operator: the person beside the robot: `keys` in this terminal, a file that lines are written to, or
+            `none`. `auto`: keys, for a real robot in a terminal. See `o2o.operator`.
+        operator_reward: of the step at which the operator says that the task is done.
     """
 
     checkpoint: Path | None = None
     preset: str = ""
     agent: Flat = FROM_CHECKPOINT
-    episodes: int = 40
     out: Path | None = None
     resume: bool = False
     plan: bool = True
@@ -83,11 +101,13 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     evaluate_every: int = 0
     evaluate_episodes: int = 20
     evaluate_film: bool = True
+    operator: str = "auto"
+    operator_reward: float = 1.0
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         LearnerConfig.__post_init__(self)
-        at_least(self, episodes=1, evaluate_every=0, evaluate_episodes=1)
+        at_least(self, evaluate_every=0, evaluate_episodes=1)
         memory.budget(self.plans_budget)
 
 
@@ -133,11 +153,17 @@ def finetune(config: FinetuneConfig) -> Path:
         closing(attach(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
+        ExitStack() as last,
     ):
         own.open_for(robot)
         facts["robot"]["simulated"] = robot.simulated  # so that to inspect the run never moves a real one
         write_papers(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
+        operator = summon(config.operator, robot.low, robot.high, config.operator_reward, not robot.simulated)
+        if operator:
+            last.callback(operator.close)
+        robot.report = last.enter_context(_interventions(folder / "guard.jsonl", own))
+        total, guarded = Stages(), Counter()
         done = learner.begin(facts, own, log)
         log.rewind("online", done if resumed else -1)
         for number in range(_num_logged(log), done):  # a kill came between the episode and its line
@@ -148,13 +174,19 @@ def finetune(config: FinetuneConfig) -> Path:
 
         def goes_on() -> bool:
             held = learner.lost and config.learner_lost == "hold"
-            return done < config.episodes and not held and not stopped()
+            over = stopped() or (operator is not None and operator.stopped)
+            return done < config.episodes and not held and not over
 
         while goes_on():
             if done < len(own):
                 episode, notes = own.read(done), {}
             else:
-                episode, notes = _act(agent, robot, choice, config, own, plans, stream)
+                found = _act(agent, robot, choice, config, own, plans, stream, operator, learner, log)
+                if found is None:
+                    break
+                episode, notes = found.episode, {"length": len(found.episode), **found.metrics()}
+                total.merge(found.stages)
+                guarded += found.interventions
             done += 1
             metrics, word = learner.episode_done(done, episode)
             log.write(done, "online", _outcome(episode) | notes | metrics)
@@ -162,6 +194,8 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < config.episodes or learner.current:
                 _evaluate(agent, choice, config, robot, log, done)
             learner.swap(log)
+        for line in account(total, guarded, total.num_ticks):
+            log.line(line)
         learner.finish(log, stopped, log.progress)
         checkpoint.write_json(folder / "online.json", own.papers())
         if learner.lost:
@@ -198,9 +232,7 @@ def _warm_up(agent: Agent, plan: bool) -> None:
     }
     agent.start(1, 0)
     for first in (True, False, False):
-        agent.act(
-            obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=True, plan=plan
-        )
+        agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
 
 
 def _num_logged(log: RunLog) -> int:
@@ -219,27 +251,68 @@ def _num_updates(config: FinetuneConfig, data: dict) -> int:
 
 
 def _act(
-    agent: Agent,
-    robot: Guard,
-    choice: RobotChoice,
-    config: FinetuneConfig,
-    own: Online,
-    plans: Plans | None,
-    stream: Stream | None,
-) -> tuple[Episode, dict[str, float]]:
-    """One exploring episode, written down; and what planner and guard noted.
+    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online, plans: Plans | None,
+    stream: Stream | None, operator: Operator | None, learner: Between | Beside, log: RunLog,
+) -> Played | None:  # fmt: skip
+    """One exploring episode, written down; None where the operator threw the last one away.
 
     The run's seed and the number of the episode fix its scene and noise.
     """
     number = len(own)
     scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
     record = keeper(plans, agent, [scene], number) if plans else None
-    (played,) = play(
-        agent, [robot], [scene], noise, config.plan, explore=True, max_steps=choice.max_steps or None,
-        write=own.write, record=record, stream=stream,
-    )  # fmt: skip
-    own.add(played.episode, scene)
-    return played.episode, {"length": len(played.episode), **played.metrics()}
+    free = freedom(config.handover, learner.envelope, number)
+    if number < config.handover.episodes:
+        log.line(f"episode {number + 1}: {free.line()}")
+    while True:
+        (played,) = play(
+            agent, [robot], [scene], noise, config.plan, free, choice.max_steps or None, write=own.write,
+            record=record, stream=stream, operator=operator,
+            doubter=_doubter(config, learner, robot, operator),
+        )  # fmt: skip
+        episode: Episode | None = played.episode
+        if operator and not operator.again and not operator.stopped and _waits(robot):
+            episode = between_episodes(operator, played.episode, log.line)
+        if operator and operator.again:
+            episode = None
+        if episode is not None:
+            own.add(episode, scene)
+            return replace(played, episode=episode)
+        own.discard()
+        if operator and operator.stopped:
+            return None
+        log.line(f"episode {number + 1} is recorded again")
+
+
+def _waits(robot: Guard) -> bool:
+    """Whether a person has to put things back before the next episode."""
+    return not robot.simulated and not robot.metadata.get("resets_itself", False)
+
+
+def _doubter(
+    config: FinetuneConfig, learner: Between | Beside, robot: Guard, operator: Operator | None
+) -> Doubter | None:
+    if learner.limit is None:
+        return None
+    can_hold = bool(commands(robot.metadata, len(robot.low)))
+    ask = (lambda question: operator.answer(str(question))) if operator else None
+    return Doubter(learner.limit, Caution(config.when_unsure, config.unsure, can_hold, ask))
+
+
+@contextmanager
+def _interventions(path: Path, own: Online) -> Iterator[Report]:
+    """Writes a line of JSON for each action that the guard changed or held."""
+    with storage(path, 0):
+        file = path.open("a")
+    with file:
+
+        def report(reasons: list[str], asked: np.ndarray, sent: np.ndarray) -> None:
+            line = {"time": time.time(), "episode": len(own) + 1, "reasons": reasons}
+            with storage(path, 0):
+                file.write(json.dumps(line | {"asked": asked.tolist(), "sent": sent.tolist()}) + "\n")
+                file.flush()
+
+        yield report
 
 
 def _evaluate(

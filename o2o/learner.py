@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,10 @@ from o2o.config import at_least, at_most
 from o2o.data.online import Online
 from o2o.data.replay import Mix, Replay
 from o2o.data.rows import leaves
+from o2o.doubt import Do, Limit, UnsureConfig, learn
 from o2o.errors import DataError, O2OError
+from o2o.gate import Gate, GateConfig
+from o2o.handover import Envelope, HandoverConfig, envelope
 from o2o.inspect.price import settle
 from o2o.log import RunLog
 from o2o.machine import FREE as FREE_MACHINE
@@ -27,10 +30,11 @@ from o2o.machine import MachineConfig
 from o2o.run import checkpoint_folder, finite, pack, save, unpack
 from o2o.seeding import derive
 
+BEST = "best"  # second name of the checkpoint that a run goes back to
 ACTING = ("model", "critic", "behaviour")  # the parts of an agent that choose actions
 FREE = {  # may change when a run is resumed
     *("memory_budget", "checkpoint_every", "keep_checkpoints"),
-    *("learner", "learner_threads", "learner_lost"),
+    *("learner", "learner_threads", "learner_lost", "episodes"),
     *FREE_MACHINE,
 }
 
@@ -42,23 +46,35 @@ class LearnerConfig(MachineConfig):
     """How a run learns from what the robot does.
 
     Attributes:
+        episodes: how many the robot does in all.
         updates_per_step: gradient steps for each step of the robot; FOWM 1.
-        offline_ratio: share of each batch that comes from the recordings; FOWM 0.5.
+        offline_ratio: share of each batch that comes from the recordings, in the end; FOWM 0.5.
+        favour: until then a step of the robot is drawn at most so many times as often as a recorded one;
+            0: the share is fixed (FOWM).
+        handover: how carefully the robot's first episodes begin.
+        gate: when a run goes back to its best checkpoint.
+        when_unsure: where a decision is more unsure than recordings are.
+        unsure: when that is, and how slow.
         seed: of batches, noise and training scenes.
         memory_budget: main memory that the recordings may take; see `o2o pretrain`.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
         keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others evenly
             over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
-        learner: `between` learns after each episode while the robot waits, and a run repeats to the bit.
-            `beside` learns in a process of its own while the robot goes on, which takes the newest weights
-            before each episode; such runs differ from each other.
+        learner: `between` learns after each episode while the robot waits, and runs repeat to the bit;
+            `beside` in a process of its own while the robot goes on.
         learner_threads: of the CPU, for a learner beside; `threads` are the robot's.
-        learner_lost: what the robot does when the learner beside it dies: `go-on` with the weights it has
-            while the learner is started again, at most three times; `hold` ends the run after the episode.
+        learner_lost: if the learner beside dies, `go-on` while it is started again, at most three times, or
+            `hold`: the run ends after the episode.
     """
 
+    episodes: int = 40
     updates_per_step: float = 1.0
     offline_ratio: float = 0.5
+    favour: float = 10.0
+    handover: HandoverConfig = field(default_factory=HandoverConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    when_unsure: Do = "go"
+    unsure: UnsureConfig = field(default_factory=UnsureConfig)
     seed: int = 0
     memory_budget: str = "50%"
     checkpoint_every: int = 5
@@ -70,7 +86,7 @@ class LearnerConfig(MachineConfig):
     def __post_init__(self):
         MachineConfig.__post_init__(self)
         at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
-        at_least(self, learner_threads=0)
+        at_least(self, learner_threads=0, episodes=1, favour=0)
         at_most(self, offline_ratio=1)
 
 
@@ -83,6 +99,8 @@ class Learner:
         mix: where its batches come from.
         done: episodes of the robot that it has taken in.
         owed: updates that their steps still ask for.
+        envelope: where recorded actions lie.
+        limit: from where on a decision is unsure; None where nobody asks.
     """
 
     def __init__(self, config: LearnerConfig, folder: Path, agent: Agent, meta: dict):
@@ -102,7 +120,10 @@ class Learner:
         )
         seed = derive(config.seed, "online")
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)
-        self.mix = Mix(self.data.replay, self.online, config.offline_ratio)
+        self.mix = Mix(self.data.replay, self.online, config.offline_ratio, config.favour)
+        self.envelope = envelope(self.data.replay.actions(), config.handover.envelope_quantile)
+        self.gate = Gate(config.gate, config.episodes, config.handover.episodes)
+        self.limit: Limit | None = None
         self.done, self.owed, self.facts = 0, 0.0, {}
         self._kept = 0  # episodes in the last checkpoint
 
@@ -111,6 +132,9 @@ class Learner:
         if not self.agent.priced:
             settle(self.agent, self.data, tell)
         self.agent.settle(self.agent.price, learning=True)
+        self._look()
+        if self.limit:
+            tell(self.limit.line())
 
     def begin(
         self, tensors: dict[str, Tensor], meta: dict, resumed: bool, facts: dict,
@@ -128,6 +152,10 @@ class Learner:
         if resumed:
             self.done, self.owed = meta["episodes"], meta["owed"]
             self._kept = self.done
+            if "gate" in meta:
+                self.gate.load_state(meta["gate"])
+            if self.gate.best == self.done:  # a kill may have come before it got its second name
+                checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
         for number in range(self.done):
             self.online.add(self.agent.transform.episode(read(number)))
         unpack(tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {}))
@@ -135,11 +163,24 @@ class Learner:
             self.agent.learning.seed(derive(self.config.seed, "finetune"))
             self.keep()
 
-    def add(self, episode: Episode) -> None:
-        """Takes in the robot's next episode, as it was written down."""
+    def add(self, episode: Episode) -> str:
+        """Takes in the robot's next episode, as it was written down.
+
+        Returns:
+            Why it went back to its best weights, if it did.
+        """
         self.online.add(self.agent.transform.episode(episode))
         self.owed += len(episode) * self.config.updates_per_step
         self.done += 1
+        verdict = self.gate.add(bool(episode.success), episode.episode_return)
+        if verdict:
+            updates = self.agent.num_updates
+            self.agent.load_state(*checkpoint.load(self.folder / BEST))
+            self.agent.num_updates = updates + 1  # newer than what acts, or nobody would take them
+            self.owed = 0.0
+        if not self.gate.learns:
+            self.owed = 0.0
+        return verdict.why if verdict else ""
 
     def learn(self) -> dict[str, Tensor]:
         """One update; the metrics are left on the device."""
@@ -158,10 +199,21 @@ class Learner:
 
     def keep(self) -> None:
         """Writes a checkpoint."""
+        best = self.gate.saved()
         tensors, meta = pack(self.agent, offline=self.data.replay, online=self.online)
         meta |= self.facts | {"run": "finetune", "episodes": self.done, "owed": self.owed}
+        meta["gate"] = self.gate.state()
         save(self.folder, tensors, meta, self.done, self.config.keep_checkpoints)
+        if best:
+            checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
         self._kept = self.done
+        self._look()
+
+    def _look(self) -> None:
+        """Learns from the recordings how unsure is unsure, for the agent as it is now."""
+        if self.config.when_unsure != "go":
+            plan = bool(self.facts.get("plan", True))
+            self.limit = learn(self.agent, self.data, self.config.unsure.quantile, plan)
 
 
 class Between:
@@ -175,11 +227,22 @@ class Between:
     current = True
     lost: O2OError | None = None
 
+    @property
+    def envelope(self) -> Envelope:
+        """Where recorded actions lie."""
+        return self.learner.envelope
+
+    @property
+    def limit(self) -> Limit | None:
+        """From where on a decision is unsure; None where nobody asks."""
+        return self.learner.limit
+
     def __init__(self, learner: Learner, tensors: dict[str, Tensor], meta: dict, resumed: bool):
         self.learner, self._start = learner, (tensors, meta, resumed)
 
     def begin(self, facts: dict, own: Online, log: RunLog) -> int:
         """Takes up the run; how many episodes it has learned from."""
+        self._tell = log.line
         self.learner.settle(log.line)
         self.learner.begin(*self._start, facts, own.read)
         if len(own) > self.learner.done:
@@ -190,7 +253,9 @@ class Between:
     def episode_done(self, number: int, episode: Episode) -> tuple[dict[str, float], str]:
         """Learns from an episode; (metrics, a word on it for the line of progress)."""
         learner, metrics = self.learner, {}
-        learner.add(episode)
+        why = learner.add(episode)
+        if why:
+            self._tell(why)
         while learner.owed >= 1:
             metrics = learner.learn()
         return learner.finite(metrics), f"offline {learner.mix.realised_ratio:.0%}"

@@ -9,6 +9,7 @@
 | r     | `again`   | throws the episode away; it is recorded again                       |
 | t     | `take`    | takes the robot over, and gives it back                             |
 | q     | `stop`    | stops the robot, ends the episode and the run, with a checkpoint    |
+| 1 2 3 | `go` `slow` `hold` | what to do about an unsure decision, with `--when-unsure ask` |
 
 While the robot is taken over, a line `move 0.01 0 0 1` is its next action, in the action's own units; in the
 terminal the keys `i k`, `j l` and `o m` move it along the first three entries, and `c` turns the last one
@@ -21,17 +22,20 @@ import select
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
+from o2o.batch import Episode
 from o2o.errors import UsageError
 
 KEYS = {
     " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "q": "stop",
+    "1": "go", "2": "slow", "3": "hold",
 }  # fmt: skip
-COMMANDS = set(KEYS.values())
+COMMANDS = sorted(KEYS.values())
 MOVES = {"i": (0, 1), "k": (0, -1), "j": (1, 1), "l": (1, -1), "o": (2, 1), "m": (2, -1)}  # entry, sign
 STRIDE = 0.5  # of an entry's range, for one key
 WAIT_S = 0.02  # between two looks while nothing is to be done
@@ -72,6 +76,8 @@ class Operator:
         self.label: bool | None = None
         self.paused = self.taken = self.again = self.undone = False
         self._move: np.ndarray | None = None
+        self._answer: Literal["go", "slow", "hold"] | None = None
+        self._asked = False
 
     def listen(self) -> None:
         """Takes in what was said since the last time."""
@@ -92,8 +98,10 @@ class Operator:
                 self.again = True
             elif word == "stop":
                 self.stopped = True
+            elif word in ("go", "slow", "hold"):
+                self._answer = word
             else:
-                logger.warning("the operator said %r; have %s, move", line, ", ".join(sorted(COMMANDS)))
+                logger.warning("the operator said %r; have %s, move", line, ", ".join(COMMANDS))
 
     @property
     def over(self) -> bool:
@@ -112,6 +120,16 @@ class Operator:
         move, self._move = self._move, None
         return move
 
+    def answer(self, question: str) -> Literal["go", "slow", "hold"] | None:
+        """What was said of an unsure decision: `go`, `slow` or `hold`; asked once, never waited for."""
+        if question and not self._asked:
+            logger.warning("%s", question)
+            self._asked = True
+        answer, self._answer = self._answer, None
+        if answer:
+            self._asked = False
+        return answer
+
     def close(self) -> None:
         self.source.close()
 
@@ -124,6 +142,34 @@ class Operator:
             logger.warning("the operator's move %s is not %d numbers", numbers, len(self.low))
         else:
             self._move = np.clip(asked, self.low, self.high)
+
+
+def between_episodes(operator: Operator, episode: Episode, tell: Callable[[str], object]) -> Episode | None:
+    """Asks what is to become of an episode, and waits until the next may start.
+
+    Returns:
+        The episode, perhaps without its label; None where it is to be recorded again.
+    """
+    said = {True: "success", False: "failure", None: "no label"}[operator.label]
+    tell(
+        f"{len(episode)} steps, return {episode.episode_return:.3g}, {said}. Put things back; then space "
+        "goes on, u takes the label back, r records it again, q ends"
+    )
+    operator.paused = True
+    operator.wait(lambda: not operator.paused or operator.again)
+    if operator.again:
+        return None
+    return without_label(episode, operator.reward) if operator.undone and operator.label else episode
+
+
+def without_label(episode: Episode, reward: float) -> Episode:
+    """An episode whose operator did not mean its success: cut short, and not paid for."""
+    paid = episode.reward.copy()
+    paid[-1] -= reward
+    infos = dict(episode.infos)
+    if "success" in infos:
+        infos["success"] = np.zeros_like(infos["success"])
+    return replace(episode, reward=paid, success=False, terminated=False, truncated=True, infos=infos)
 
 
 class Mailbox:

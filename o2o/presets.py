@@ -28,6 +28,7 @@ class Preset:
         threads: CPU threads; 0: one for each core.
         plan: it acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
+        careful: the first online episodes begin carefully; else as published, everything at once.
     """
 
     about: str
@@ -37,6 +38,7 @@ class Preset:
     updates_per_step: float = 1.0
     threads: int = 0
     plan: bool = True
+    careful: bool = True
 
 
 # The defaults of every part are FOWM's for xArm.
@@ -82,7 +84,7 @@ PRESETS = {
         threads=1,  # 16 ms an update, two take 13; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
-    "fowm": Preset("FOWM as published for xArm lift and push", FOWM),
+    "fowm": Preset("FOWM as published for xArm lift and push", FOWM, careful=False),
     "fowm-hopper": Preset(
         "FOWM as published for D4RL Hopper",
         replace(
@@ -94,6 +96,7 @@ PRESETS = {
         ),
         DataConfig(reward_return_range=1000.0),
         updates=500_000,
+        careful=False,
     ),
     "fowm-antmaze": Preset(
         "FOWM as published for D4RL AntMaze",
@@ -106,6 +109,7 @@ PRESETS = {
         ),
         DataConfig(reward_shift=-1.0),
         updates=500_000,
+        careful=False,
     ),
     # Hansen et al. 2024; sizes are ours. Its policy, which maximises Q, is not offline-safe: AWR stays.
     "tdmpc2": Preset(

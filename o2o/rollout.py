@@ -1,12 +1,15 @@
 """An agent on its robots: attach them, and play episodes through the border."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from o2o.agent import Agent
 from o2o.batch import Episode
@@ -15,6 +18,7 @@ from o2o.data.recording import Limits
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.displacement import Displacement, displacement
 from o2o.errors import RobotError, UsageError
+from o2o.handover import Freedom
 from o2o.moment import Moment, examine
 from o2o.operator import Operator
 from o2o.robot import Guard, Stopping, connect
@@ -22,6 +26,9 @@ from o2o.run import RobotChoice, choose_robot
 from o2o.stages import Stages
 from o2o.stream import Stream
 from o2o.transform import Transform
+
+if TYPE_CHECKING:
+    from o2o.doubt import Doubter
 
 Record = Callable[[int, list[Moment]], None]  # is given the scene's seed and what was thought in it
 
@@ -42,6 +49,7 @@ class Played:
         num_clipped: actions that the guard had to bring back into the robot's limits.
         interventions: reason -> how often the guard changed or held an action.
         stages: how long each part of a decision took, of a robot in real time, over all that `play` played.
+        doubts: what was done about unsure decisions, if anything was to be.
         frames: pictures, one an observation, if they were asked for.
         moves: how actions move the robot's end, if it says so.
     """
@@ -58,6 +66,7 @@ class Played:
     moves: Displacement | None = None
     interventions: Counter[str] = field(default_factory=Counter)
     stages: Stages = field(default_factory=Stages)
+    doubts: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """What the planner thought and the guard did, as numbers."""
@@ -72,7 +81,7 @@ class Played:
         planned = {} if np.isnan(self.plan_value) else thoughts | doubts
         held = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
         held.pop("guard/box", None)  # they are `num_clipped`
-        return {**planned, **held, **self.stages.numbers(), "num_clipped": self.num_clipped}
+        return {**planned, **held, **self.stages.numbers(), **self.doubts, "num_clipped": self.num_clipped}
 
 
 def account(stages: Stages, interventions: Counter[str], decisions: int) -> list[str]:
@@ -118,13 +127,14 @@ def play(
     seeds: Sequence[int],
     seed: int,
     plan: bool = True,
-    explore: bool = False,
+    freedom: Freedom | None = None,
     max_steps: int | None = None,
     num_films: int = 0,
     write: Callable[[np.ndarray], None] | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
     operator: Operator | None = None,
+    doubter: "Doubter | None" = None,
 ) -> list[Played]:
     """One episode for each scene, as many at a time as there are robots.
 
@@ -133,7 +143,7 @@ def play(
         seeds: of the scenes; the results keep their order.
         seed: of the agent's own random choices.
         plan: search with the planner; else the policy acts alone.
-        explore: add exploration noise.
+        freedom: what the robot may do besides the surest: noise, planner, room; None: no noise, else all.
         max_steps: cut episodes there (a truncation); None leaves it to the robot.
         num_films: take pictures of the first so many episodes.
         write: is given each row of `data.rows` before the next action is sent, of a lone robot. That a
@@ -141,13 +151,14 @@ def play(
         record: is given what the planner thought in each episode, as it ends, or as it is broken off.
         stream: shows what the first of the robots sees, does and plans.
         operator: a person who may pause, label, end, or take over what a lone robot does.
+        doubter: slows or holds a lone robot where a decision is unsure.
     """
-    assert operator is None or len(robots) == 1
+    assert (operator is None and doubter is None) or len(robots) == 1
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[Played | None] = [None] * len(seeds)
     workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
-    workers[0].stream, workers[0].operator = stream, operator
+    workers[0].stream, workers[0].operator, workers[0].doubter = stream, operator, doubter
     for worker in workers:
         worker.begin(*waiting.pop(), num_films)
     agent.start(len(workers), seed)
@@ -158,7 +169,7 @@ def play(
         for worker in workers:
             at_last.callback(worker.tell)
         while any(worker.running for worker in workers):
-            unit, thought, moments = _decide(agent, workers, explore, plan, taken_apart)
+            unit, thought, moments = _decide(agent, workers, freedom, plan, taken_apart)
             for worker, action, own, moment in zip(workers, unit, thought, moments, strict=True):
                 if worker.running and worker.step(action, own, moment):
                     results[worker.place] = worker.result()
@@ -169,7 +180,7 @@ def play(
 
 
 def _decide(
-    agent: Agent, workers: list["_Worker"], explore: bool, plan: bool, trace: bool
+    agent: Agent, workers: list["_Worker"], freedom: Freedom | None, plan: bool, trace: bool
 ) -> tuple[np.ndarray, np.ndarray, list[Moment | None]]:
     """(N, A) unit actions, (N, 5) thoughts, and each plan taken apart, if that is asked for."""
     obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in agent.transform.fields}
@@ -177,11 +188,16 @@ def _decide(
     prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
     first = np.array([worker.first for worker in workers])
     begin_s = time.perf_counter()
-    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace)
+    explore, leash = (freedom.explore, freedom.leash) if freedom else (0.0, math.inf)
+    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace, leash)
+    if freedom and freedom.within:
+        unit = freedom.within.clip(unit, prev_action, first)
+    if workers[0].doubter:
+        workers[0].doubter.look(agent, unit, planned=leash == math.inf)
     took_ms = 1e3 * (time.perf_counter() - begin_s)
     moments: list[Moment | None] = [None] * len(workers)
     if agent.last_plan is not None and agent.last_plan.trace is not None:
-        moments = [*examine(agent, agent.last_plan.trace, agent.last_plan.action, took_ms)]
+        moments = [*examine(agent, agent.last_plan.trace, torch.as_tensor(unit), took_ms)]
     return unit, _thought(agent, len(workers)), moments
 
 
@@ -211,6 +227,7 @@ class _Worker:
         self.write, self.record = write, record
         self.stream: Stream | None = None
         self.operator: Operator | None = None
+        self.doubter: Doubter | None = None
         self.stages = Stages()
         said = robot.metadata.get("displacement")
         self.moves = displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
@@ -223,6 +240,8 @@ class _Worker:
         self.place, self.seed, self.film = place, seed, place < num_films
         if self.operator:
             self.operator.begin()
+        if self.doubter:
+            self.doubter.start()
         raw, _ = self.robot.reset(seed=seed)
         self.looked_s = time.perf_counter()
         self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
@@ -267,6 +286,8 @@ class _Worker:
     def _ask(self, intended: np.ndarray) -> np.ndarray:
         """(A,) the plan's action, or that of the person who has the robot; after a pause, if there is one."""
         operator = self.operator
+        if self.doubter:
+            intended = self.doubter.judge(intended, self.robot.hold())
         if operator is None:
             return intended
         operator.listen()
@@ -315,6 +336,7 @@ class _Worker:
             to_episode(self.rows), self.seed, value, penalty, share, (spread, high), _mean(thoughts)[-1],
             self.robot.num_clipped - self.clipped_before, self.frames, self.moves,
             self.robot.interventions - self.interventions_before, self.stages,
+            self.doubter.metrics() if self.doubter else {},
         )  # fmt: skip
 
     def tell(self) -> None:

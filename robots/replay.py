@@ -69,6 +69,7 @@ class Replay(Hardware):
         self.observation_space = Dict(spaces)
         self.metadata = {
             **Hardware.metadata, "control_hz": recording.control_hz, "limits": {}, "command": "displacement",
+            "resets_itself": True,
         }  # fmt: skip
         self.t = 0
 

@@ -12,7 +12,7 @@ import pytest
 from test_rollout import Script
 
 from o2o.errors import UsageError
-from o2o.operator import Keys, Mailbox, Operator, summon
+from o2o.operator import Keys, Mailbox, Operator, between_episodes, summon
 from o2o.robot import Guard
 from o2o.rollout import play
 
@@ -94,8 +94,45 @@ def test_words_that_mean_nothing_are_told_and_harmless(tmp_path, caplog):
     _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan")
     assert len(done) == 6
     said = [record.getMessage() for record in caplog.records]
-    assert "said 'sucess'; have again, failure, pause, stop, success, take, undo, move" in said[0]
+    assert (
+        "said 'sucess'; have again, failure, go, hold, pause, slow, stop, success, take, undo, move"
+        in said[0]
+    )
     assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2]
+
+
+class Says:
+    """Says one word at a look."""
+
+    def __init__(self, *words):
+        self.words = list(words)
+
+    def read(self):
+        return [self.words.pop(0)] if self.words else []
+
+    def close(self):
+        pass
+
+
+def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
+    _, _, done = episode(tmp_path, s2="success")
+    for words, success, rewards in ((["pause"], True, [0, 1]), (["undo", "pause"], False, [0, 0])):
+        operator, told = Operator(Says(*words), LOW, HIGH), []
+        operator.label = True
+        kept = between_episodes(operator, done, told.append)
+        assert kept is not None and kept.success is success and kept.reward.tolist() == rewards
+        assert kept.terminated is success and kept.truncated is not success
+        assert told[0].startswith("2 steps, return 1, success. Put things back")
+    operator = Operator(Says("again"), LOW, HIGH)
+    assert between_episodes(operator, done, lambda text: None) is None
+
+
+def test_an_answer_to_an_unsure_decision_is_used_once(caplog):
+    operator = Operator(Says("slow"), LOW, HIGH)
+    assert operator.answer("why so unsure?") is None and operator.answer("why so unsure?") is None
+    assert [record.getMessage() for record in caplog.records] == ["why so unsure?"]  # asked once
+    operator.listen()
+    assert operator.answer("why so unsure?") == "slow" and operator.answer("") is None
 
 
 def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):

@@ -218,7 +218,10 @@ def test_an_option_without_default_is_named(tmp_path):
 
 
 def test_an_unknown_robot_is_answered_with_what_exists():
-    with pytest.raises(UsageError, match=r"robot 'sin' not found; did you mean 'sim'\? have gym, lerobot, remote, replay, sim, xarm"):
+    with pytest.raises(
+        UsageError,
+        match=r"robot 'sin' not found; did you mean 'sim'\? have gym, lerobot, remote, replay, sim, xarm",
+    ):
         connect("sin")
 
 

@@ -55,7 +55,7 @@ class Script:
     def start(self, n, seed):
         self.n = n
 
-    def act(self, obs, prev_action, prev_reward, first, explore, plan, trace):
+    def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
         self.shown.append((obs["state"].copy(), prev_action.copy(), prev_reward.copy(), first.copy()))
         return np.full((self.n, 1), self.unit, np.float32)
 
@@ -237,11 +237,11 @@ def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
     class Hurried(Script):
         """Has time for 3 iterations at every second decision."""
 
-        def act(self, obs, prev_action, prev_reward, first, explore, plan, trace):
+        def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
             even = len(self.shown) % 2 == 0
             value = torch.full((self.n,), 5.0 if even else float("nan"))
             self.last_plan = Plan(value, value, value, value / 10, value > 0, 3 if even else 0, 1.0)
-            return super().act(obs, prev_action, prev_reward, first, explore, plan, trace)
+            return super().act(obs, prev_action, prev_reward, first, explore, plan, trace, leash)
 
     _, (played,) = go(agent=Hurried())
     assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5

@@ -11,7 +11,7 @@ from o2o import checkpoint, presets
 from o2o.agent import Agent, read_config
 from o2o.compare import process
 from o2o.evaluate import Score
-from o2o.finetune import FinetuneConfig
+from o2o.finetune import CARELESS, FinetuneConfig
 from o2o.log import clock
 from o2o.pretrain import PretrainConfig
 from o2o.run import PAPERS, write_papers
@@ -167,6 +167,7 @@ def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
         updates_per_step=preset.updates_per_step, plan=preset.plan, seed=config.seed,
         device=config.device, threads=config.threads, compile=config.compile, tune=config.tune,
+        **CARELESS,  # systems are compared as published, without what is built around them
     )  # fmt: skip
 
 

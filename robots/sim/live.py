@@ -37,7 +37,7 @@ class Live:
         self.observation_space, self.action_space = arm.observation_space, arm.action_space
         self.metadata = {
             "control_hz": sim.CONTROL_HZ, "displacement": sim.DISPLACEMENT, "command": COMMAND,
-            "limits": LIMITS, "max_decisions": sim.NUM_DECISIONS,
+            "limits": LIMITS, "max_decisions": sim.NUM_DECISIONS, "resets_itself": True,
         }  # fmt: skip
         self._rng = np.random.default_rng()
         self._shot = arm.mujoco.MjData(arm.model) if arm.config.obs != "state" else None

@@ -1,0 +1,258 @@
+"""When is a decision too unsure to be carried out as it is? A limit learned from recordings, and what to do.
+
+The ensemble of critics was fitted to recorded actions, so where its members disagree the robot is about to do
+something the recordings say little about. How much is usual is looked up at recorded moments that were held
+out: what only one moment in a hundred exceeds there counts as unsure on the robot.
+
+Two numbers are looked at. Where the planner acts at a price of doubt, the spread along its plan, which it has
+worked out anyway. Where the policy acts, or the planner without a price or on a leash, the spread at the one
+action that is about to be done. Each has its own limit, and a decision is judged in units of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from o2o.agent import Agent
+from o2o.config import at_least, at_most
+from o2o.errors import UsageError
+from o2o.inspect.measured import percent, say
+from o2o.inspect.steps import walk
+from o2o.inspect.subject import some
+from o2o.model import index
+from o2o.offline import Offline
+from o2o.planner import MPPI
+from o2o.seeding import Stream, derive
+
+NUM_MOMENTS = 256  # recorded ones to plan from
+NUM_STEPS = 2000  # of the recordings that are walked through for them
+ROWS = 4096  # candidates that are rolled out side by side
+
+Answer = Literal["go", "slow", "hold"]
+Do = Literal["go", "slow", "hold", "ask"]
+
+
+@dataclass(frozen=True)
+class UnsureConfig:
+    """From where on a decision is unsure, and how slow is slow.
+
+    Attributes:
+        quantile: share of the recorded moments that are less unsure than the limit.
+        speed: of `slow`, a share of the way that was wanted.
+    """
+
+    quantile: float = 0.99
+    speed: float = 0.3
+
+    def __post_init__(self):
+        at_least(self, quantile=0, speed=0)
+        at_most(self, quantile=1, speed=1)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """From where on a decision is unsure: spreads of the ensemble, in units of scaled return.
+
+    Attributes:
+        action: at an action.
+        plan: discounted, along a plan; None where plans have no price of doubt.
+        quantile: of the recorded moments that are below.
+        num_moments: that it was learned from.
+        unseen: whether these were held out; limits from recordings that were learned from are lower.
+    """
+
+    action: float
+    plan: float | None
+    quantile: float
+    num_moments: int
+    unseen: bool
+
+    def line(self) -> str:
+        """For a log."""
+        plan = "" if self.plan is None else f"{say(self.plan)} along a plan, "
+        which = "held-out" if self.unseen else "learned"
+        return (
+            f"unsure is what critics disagree about by more than {plan}{say(self.action)} at an action: "
+            f"so are {percent(1 - self.quantile)} of {self.num_moments} {which} recorded moments"
+        )
+
+
+@torch.no_grad()
+def learn(agent: Agent, data: Offline, quantile: float, plan: bool = True, seed: int = 0) -> Limit:
+    """The limit for an agent as it is now; its spread changes as it learns, so ask again from time to time.
+
+    Args:
+        agent: its random streams stay as they are.
+        data: what it learned from; without held-out episodes, those are looked at.
+        plan: whether the planner acts.
+        seed: of the plans.
+    """
+    unseen = len(data.held_out) > 0
+    steps = walk(agent, some(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS)
+    rows = torch.arange(len(steps.starts), device=agent.device)
+    planner = None
+    if plan and agent.price > 0:  # at no price nobody works the spread along a plan out
+        config = replace(agent.config.planner, uncertainty=agent.price, budget_ms=0.0)
+        planner = MPPI(agent.planner.action_dim, config)
+    size = agent.config.planner.num_samples + agent.config.planner.num_policy
+    at_action, on_plan = [], []
+    with Stream(derive(seed, "doubt"), agent.device).use(), agent.precision():
+        for some_rows in rows.split(max(1, ROWS // size)):
+            state = index(steps.state, some_rows)
+            feature = agent.model.feature(state)
+            at_action.append(agent.critic.uncertainty(feature, agent.behaviour.act(feature)))
+            if planner:
+                first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
+                parts = state, agent.model, agent.critic, agent.behaviour
+                on_plan.append(planner.plan(*parts, None, first, explore=False).penalty / agent.price)
+    return Limit(
+        _quantile(at_action, quantile), _quantile(on_plan, quantile) if planner else None,
+        quantile, len(rows), unseen,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def unsureness(agent: Agent, limit: Limit, unit: np.ndarray, planned: bool = True) -> np.ndarray:
+    """(N,) the spread of what `agent.act` has just decided, in units of its limit; above 1 it is unsure.
+
+    Args:
+        unit: (N, A) what will be done, in [-1, 1].
+        planned: False where the planner's actions were changed much, as on a leash.
+    """
+    action = torch.as_tensor(unit, device=agent.device)
+    with agent.precision():
+        spread = agent.critic.uncertainty(agent.model.feature(agent.belief), action)
+    found, plan = _ratio(spread, limit.action), agent.last_plan
+    if planned and plan is not None and limit.plan is not None and agent.price > 0:
+        found = torch.where(plan.usable, _ratio(plan.penalty / agent.price, limit.plan), found)
+    return found.double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an operator is asked.
+
+    Attributes:
+        step: of the episode, from 0.
+        unsureness: in units of the limit.
+        held: decisions in a row that the robot has held for want of an answer.
+    """
+
+    step: int
+    unsureness: float
+    held: int
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {say(self.unsureness)} times as unsure as the limit: go, slow or hold?"
+
+
+Ask = Callable[[Question], Answer | None]  # must not wait: None says that there is no answer yet
+
+
+class Caution:
+    """What one robot does about unsure decisions, and how often it did.
+
+    Attributes:
+        held: decisions in a row in which it held still; where a robot holds the world often does too, so
+            whoever runs the episode may end it when this grows long.
+    """
+
+    def __init__(self, do: Do, config: UnsureConfig, can_hold: bool, ask: Ask | None = None):
+        """
+        Args:
+            do: `go` on and count it; go on `slow`; `hold` still; or `ask` the operator and hold until there
+                is an answer, which counts until decisions are sure again.
+            can_hold: whether the robot says which action keeps it still.
+            ask: the operator.
+        Raises:
+            UsageError: it could not do what it should.
+        """
+        if do != "go" and not can_hold:
+            raise UsageError(
+                f"--when-unsure {do} needs a robot that says what its actions are, in "
+                "metadata['command'], for nobody knows how it holds still; have go"
+            )
+        if do == "ask" and ask is None:
+            raise UsageError("--when-unsure ask needs an operator, and there is none; have go, slow, hold")
+        self.do: Do = do
+        self.config, self.ask = config, ask
+        self.start()
+
+    def start(self) -> None:
+        """An episode starts."""
+        self.held = self._steps = 0
+        self._counts = {"unsure": 0, "slow": 0, "hold": 0, "ask": 0}
+        self._answer: Answer | None = None
+        self._most = 0.0
+
+    def judge(self, unsureness: float, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
+        """(A,) what is to be done, physical.
+
+        Args:
+            unsureness: see the function of that name; what is not a number is unsure.
+            action: (A,) wanted.
+            hold: (A,) what keeps the robot still; None where that is not known at this moment, such as
+                before the first command to positions. Then the action goes on to the guard as it is.
+        """
+        step, self._steps = self._steps, self._steps + 1
+        self._most = max(self._most, unsureness)
+        if unsureness <= 1:
+            self.held, self._answer = 0, None
+            return action
+        self._counts["unsure"] += 1
+        do = self._choose(Question(step, unsureness, self.held)) if hold is not None else "go"
+        self.held = self.held + 1 if do == "hold" else 0
+        if hold is None or do == "go":
+            return action
+        self._counts[do] += 1
+        return hold + (self.config.speed if do == "slow" else 0.0) * (action - hold)
+
+    def metrics(self) -> dict[str, float]:
+        """Of the episode: shares of its decisions, and the most unsure of them."""
+        shares = {f"unsure/{name}": count / max(self._steps, 1) for name, count in self._counts.items()}
+        return {"unsure/share": shares.pop("unsure/unsure"), **shares, "unsure/most": self._most}
+
+    def _choose(self, question: Question) -> Answer:
+        if self.do != "ask":
+            return self.do
+        assert self.ask is not None
+        if self._answer is None:
+            self._counts["ask"] += not question.held
+            self._answer = self.ask(question)
+        return self._answer or "hold"
+
+
+class Doubter:
+    """A limit and what is done beyond it, of one robot, for `rollout.play`."""
+
+    def __init__(self, limit: Limit, caution: Caution):
+        self.limit, self.caution, self._now = limit, caution, 0.0
+
+    def start(self) -> None:
+        """An episode starts."""
+        self.caution.start()
+
+    def look(self, agent: Agent, unit: np.ndarray, planned: bool) -> None:
+        """Takes in what the agent has just decided for its one robot; see `unsureness`."""
+        self._now = float(unsureness(agent, self.limit, unit, planned)[0])
+
+    def judge(self, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
+        """(A,) what is to be done, physical; see `Caution.judge`."""
+        return self.caution.judge(self._now, action, hold)
+
+    def metrics(self) -> dict[str, float]:
+        """See `Caution.metrics`."""
+        return self.caution.metrics()
+
+
+def _quantile(parts: Sequence[Tensor], quantile: float) -> float:
+    return float(np.quantile(torch.cat(list(parts)).double().cpu().numpy(), quantile))
+
+
+def _ratio(spread: Tensor, limit: float) -> Tensor:
+    """In units of the limit; a spread where the recordings had none is as unsure as can be."""
+    return spread / limit if limit > 0 else torch.where(spread > 0, torch.inf, 0.0)
