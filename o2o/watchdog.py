@@ -1,12 +1,17 @@
 """Stops a robot whose loop has gone silent."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
+logger = logging.getLogger("o2o")
+
 
 class Watchdog:
     """Calls `bite` once, from a thread of its own, when it was not fed for `patience_s` while on guard.
+
+    What `bite` raises is logged: in that thread nobody could catch it.
 
     Attributes:
         bitten: it has bitten since it was last put on guard.
@@ -49,5 +54,7 @@ class Watchdog:
                 self._change.release()  # a slow stop() must not keep the loop from feeding or closing
                 try:
                     self._bite()
+                except Exception as error:
+                    logger.error("the watchdog could not stop the robot: %s", error)
                 finally:
                     self._change.acquire()

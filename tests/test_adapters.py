@@ -238,6 +238,8 @@ def test_every_code_but_zero_stops_the_run():
     with pytest.raises(RobotError, match=r"answered vc_set_cartesian_velocity with code 9 \(error 31\)"):
         robot.step([0.0, 0.0, 0.0, 1.0])
     assert box.state == xarm.STOP
+    box.fails.clear()
+    robot.close()
 
 
 def test_an_xarm_in_error_is_not_moved():

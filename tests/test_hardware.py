@@ -154,6 +154,19 @@ def test_a_watchdog_bites_once_and_only_on_guard():
     dog.close()
 
 
+def test_a_watchdog_that_cannot_stop_the_robot_says_so(caplog):
+    def bite():
+        raise RobotError("no power")
+
+    dog = Watchdog(0.02, bite)
+    dog.feed()
+    time.sleep(0.15)
+    dog.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the watchdog could not stop the robot: no power"
+    ]
+
+
 def test_flags_tighten_the_guard():
     robot = Guard(Slide(velocity=4.0), tighter=Tighter(speed=0.5))  # 2 units/s at 50 Hz: 0.04
     robot.reset()

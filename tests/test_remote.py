@@ -40,12 +40,14 @@ def process(*words: str, stdin=subprocess.DEVNULL):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
     with subprocess.Popen(command, env=env, **pipes) as server:
         try:
+            said = []
             for line in server.stdout:
+                said.append(line)
                 match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
                 if match:
                     break
             else:
-                raise AssertionError("the server did not start")
+                raise AssertionError(f"the server did not start: {said}")
             threading.Thread(target=server.stdout.read, daemon=True).start()
             yield server, int(match[1])
         finally:
