@@ -225,8 +225,9 @@ def _check(argv: list[str]) -> CheckConfig:
 
 
 def _serve(argv: list[str]) -> ServeConfig:
-    name = _given(argv, "--robot")
-    return ServeConfig(robot=name, robot_options=options(name)) if name else ServeConfig()
+    name = _given(argv, "--robot") or ServeConfig.robot
+    known = name != ServeConfig.robot or any(word.startswith("--robot.") for word in argv)
+    return ServeConfig(robot=name, robot_options=options(name)) if known else ServeConfig()
 
 
 def _bench(argv: list[str]) -> BenchConfig:
