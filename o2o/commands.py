@@ -225,9 +225,10 @@ def _check(argv: list[str]) -> CheckConfig:
 
 
 def _serve(argv: list[str]) -> ServeConfig:
+    if not any(word.startswith("--robot") for word in argv):
+        return ServeConfig()
     name = _given(argv, "--robot") or ServeConfig.robot
-    known = name != ServeConfig.robot or any(word.startswith("--robot.") for word in argv)
-    return ServeConfig(robot=name, robot_options=options(name)) if known else ServeConfig()
+    return ServeConfig(robot=name, robot_options=options(name))
 
 
 def _bench(argv: list[str]) -> BenchConfig:
