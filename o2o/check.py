@@ -152,10 +152,8 @@ def _read(robot: Guard) -> None:
             seen.add(measured_s)
             time.sleep(0.002)
         robot.check_seen(obs)
-    rate, (age, took) = (
-        len(seen) / READ_S,
-        (1e3 * np.percentile(times, (50, 99)) for times in (ages_s, took_s)),
-    )
+    age, took = (1e3 * np.percentile(times, (50, 99)) for times in (ages_s, took_s))
+    rate = len(seen) / READ_S
     print(
         f"reading: {rate:.0f} new observations a second, {age[0]:.1f} ms old (p99 {age[1]:.1f}), "
         f"a look takes {took[0]:.2f} ms (p99 {took[1]:.2f})"

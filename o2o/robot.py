@@ -1,5 +1,6 @@
 """A robot is a `gymnasium.Env`; `Guard` stands between every plan and every robot."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -286,6 +287,21 @@ class Stopping:
 def succeeded(info: dict) -> bool:
     """Whether the robot reports the task done at this step (`success`, or Fetch's `is_success`)."""
     return bool(np.any(info.get("success", info.get("is_success", False))))
+
+
+def json_option(name: str, text: str) -> dict[str, Any]:
+    """What an option `--robot.NAME` says in JSON; nothing is an empty object.
+
+    Raises:
+        UsageError: it is no JSON object.
+    """
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--robot.{name} is not JSON: {error}; got {text!r}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"--robot.{name} is {text!r}, wanted a JSON object such as {{}}")
+    return found
 
 
 def options(name: str) -> RobotConfig:

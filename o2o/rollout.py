@@ -197,7 +197,8 @@ def _decide(
     took_ms = 1e3 * (time.perf_counter() - begin_s)
     moments: list[Moment | None] = [None] * len(workers)
     if agent.last_plan is not None and agent.last_plan.trace is not None:
-        moments = [*examine(agent, agent.last_plan.trace, torch.as_tensor(unit), took_ms)]
+        asked = torch.as_tensor(unit, device=agent.device)
+        moments = [*examine(agent, agent.last_plan.trace, asked, took_ms)]
     return unit, _thought(agent, len(workers)), moments
 
 

@@ -3,17 +3,15 @@
 import difflib
 import importlib
 import importlib.util
-import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium
 
 from o2o.catalog import not_found
 from o2o.errors import RobotError, UsageError
-from o2o.robot import RobotConfig
+from o2o.robot import RobotConfig, json_option
 
 ROBOTICS = (  # how the ids begin that gymnasium-robotics brings
     "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",
@@ -42,7 +40,7 @@ def make(config: Config) -> gymnasium.Env:
     """
     if not config.id:
         raise UsageError("the robot 'gym' needs the id of an environment, such as --robot.id Hopper-v5")
-    kwargs = _kwargs(config.kwargs)
+    kwargs = json_option("kwargs", config.kwargs)
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # must be set before MuJoCo is imported
     creator = _creator(config.id)
@@ -68,16 +66,6 @@ class Paced(gymnasium.Wrapper):
         dt = getattr(env.unwrapped, "dt", None)
         rate = {"control_hz": round(1 / float(dt), 6)} if dt else {}
         self.metadata = {"simulated": True, **rate, **env.metadata}
-
-
-def _kwargs(text: str) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--robot.kwargs is not JSON: {error}; got {text!r}") from error
-    if not isinstance(kwargs, dict):
-        raise UsageError(f"--robot.kwargs is {text!r}, wanted a JSON object such as {{}}")
-    return kwargs
 
 
 def _creator(name: str):

@@ -9,7 +9,6 @@ Nobody knows from joints alone whether the task is done: a person says so, or `j
 """
 
 import importlib
-import json
 import math
 import pkgutil
 import threading
@@ -23,7 +22,7 @@ from gymnasium.spaces import Box, Dict
 from o2o.catalog import not_found
 from o2o.errors import RobotError, UsageError
 from o2o.hardware import Hardware
-from o2o.robot import RobotConfig
+from o2o.robot import RobotConfig, json_option
 
 HOMING_HZ = 50.0
 
@@ -154,7 +153,7 @@ def _driver(config: Config):
     for module in pkgutil.iter_modules(robots.__path__, "lerobot.robots."):
         with suppress(ImportError):  # each registers its kinds; some need packages that this arm does not
             importlib.import_module(module.name)
-    options = _json("options", config.options) | {"port": config.port, "cameras": _cameras(config)}
+    options = json_option("options", config.options) | {"port": config.port, "cameras": _cameras(config)}
     if config.id:
         options["id"] = config.id
     try:
@@ -167,7 +166,7 @@ def _driver(config: Config):
 
 
 def _cameras(config: Config) -> dict:
-    asked = _json("cameras", config.cameras)
+    asked = json_option("cameras", config.cameras)
     if not asked:
         return {}
     kind = importlib.import_module("lerobot.cameras.opencv").OpenCVCameraConfig
@@ -175,16 +174,6 @@ def _cameras(config: Config) -> dict:
         return {name: kind(**each) for name, each in asked.items()}
     except TypeError as error:
         raise UsageError(f"--robot.cameras: {error}") from error
-
-
-def _json(name: str, text: str) -> dict:
-    try:
-        found = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--robot.{name} is not JSON: {error}; got {text!r}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"--robot.{name} is {text!r}, wanted a JSON object such as {{}}")
-    return found
 
 
 def _each(name: str, given: tuple[float, ...], count: int) -> np.ndarray:
