@@ -1,7 +1,6 @@
 """What learns during fine-tuning: an agent, the recordings, the robot's own episodes, and what is owed."""
 
 import fcntl
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,9 +17,8 @@ from o2o.batch import Episode
 from o2o.config import at_least, at_most
 from o2o.data.online import Online
 from o2o.data.replay import Mix, Replay
-from o2o.data.rows import leaves
 from o2o.doubt import Do, Limit, UnsureConfig, learn
-from o2o.errors import DataError, O2OError
+from o2o.errors import O2OError
 from o2o.gate import Gate, GateConfig
 from o2o.handover import Envelope, HandoverConfig, envelope
 from o2o.inspect.price import settle
@@ -292,27 +290,6 @@ def newest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, 
     if checkpoint.exists(folder / "checkpoint"):
         return *checkpoint.load(folder / "checkpoint"), True
     return *checkpoint.load(checkpoint_folder(source)), False
-
-
-class Finished(Online):
-    """The finished episodes of a run that another process writes; reading takes no lock."""
-
-    def __init__(self, folder: Path):
-        """
-        Args:
-            folder: `RUN/online`.
-        Raises:
-            DataError: there is no such dataset.
-        """
-        from minari.serialization import deserialize_space
-
-        self.folder = Path(folder)
-        path = self.folder / "data" / "metadata.json"
-        try:
-            space = deserialize_space(json.loads(path.read_bytes())["observation_space"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not readable: {error}") from error
-        self._places = {name: place for name, (place, _) in leaves(space).items()}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import numpy as np
 from o2o.batch import Episode
 from o2o.checkpoint import write_bytes, write_text
 from o2o.data import journal
+from o2o.data.finished import Finished, episode_path
 from o2o.data.recording import fingerprint
 from o2o.data.rows import leaves, row_type, to_episode
 from o2o.errors import DataError, UsageError
@@ -46,7 +47,7 @@ class Online:
         """
         self.folder = Path(folder)
         self._meta: dict = {}
-        self._places: dict[str, str] = {}
+        self._finished: Finished | None = None  # once there is a dataset
         self._num = self._sequence = 0
         self._journal: journal.Journal | None = None
         if self.folder.is_dir():
@@ -86,8 +87,8 @@ class Online:
                 **{"dataset_id": "online-v0", "minari_version": minari.__version__},
                 **({} if robot.control_hz is None else {"control_hz": robot.control_hz}),
             }
-            self._places = {name: place for name, (place, _) in found.items()}
             self._write_index()
+            self._finished = Finished(self.folder)
         differ = [name for name, text in spaces.items() if self._meta[name] != text]
         if differ:
             raise UsageError(f"{self.folder} holds episodes of a robot with another {' and '.join(differ)}")
@@ -123,32 +124,9 @@ class Online:
         self._journal.clear()
 
     def read(self, number: int) -> Episode:
-        """An episode as it was added.
-
-        Raises:
-            DataError: its file is missing or damaged.
-        """
-        path = self._path(number)
-        try:
-            with h5py.File(path, "r") as file:
-
-                def get(name: str) -> np.ndarray:
-                    return file[name][()]  # type: ignore[index]
-
-                infos = {name: get(f"infos/{name}") for name in file["infos"]}  # type: ignore[union-attr]
-                terminated = bool(get("terminations")[-1])
-                episode = Episode(
-                    obs={name: get(place) for name, place in self._places.items()},
-                    action=get("actions"),
-                    reward=get("rewards").astype(np.float32),
-                    terminated=terminated,
-                    truncated=not terminated,
-                    success=bool(infos["success"].any()),
-                    infos=infos,
-                )
-        except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
-            raise DataError(f"{path} is not a readable episode: {' '.join(str(error).split())}") from error
-        return episode.check(str(path))
+        """See `Finished.read`."""
+        assert self._finished is not None
+        return self._finished.read(number)
 
     def papers(self) -> dict:
         """What the run did, as plain data: counts and a hash of the content."""
@@ -162,19 +140,12 @@ class Online:
 
     def _take_up(self) -> None:
         """Reads what the dataset holds, and names the episode that a kill left unnamed."""
-        from minari.serialization import deserialize_space
-
-        path = self.folder / "data" / "metadata.json"
-        numbers = sorted(int(p.stem) for p in path.parent.glob("episodes/*.hdf5") if p.stem.isdigit())
-        if not numbers and not path.exists():
+        data = self.folder / "data"
+        numbers = sorted(int(p.stem) for p in data.glob("episodes/*.hdf5") if p.stem.isdigit())
+        if not numbers and not (data / "metadata.json").exists():
             return
-        try:
-            self._meta = json.loads(path.read_bytes())
-            space = deserialize_space(self._meta["observation_space"])
-            self._places = {name: place for name, (place, _) in leaves(space).items()}
-            named = int(self._meta["total_episodes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not readable: {error}") from error
+        self._finished = Finished(self.folder)
+        self._meta, named = self._finished.meta, self._finished.count
         for number in range(max(named, len(numbers))):
             if number not in numbers[number : number + 1]:
                 raise DataError(f"{self._path(number)} is missing; there were more episodes than that")
@@ -226,13 +197,14 @@ class Online:
         write_text(self.folder / "data" / "metadata.json", json.dumps(self._meta))
 
     def _path(self, number: int) -> Path:
-        return self.folder / "data" / "episodes" / f"{number:06d}.hdf5"
+        return episode_path(self.folder, number)
 
     def _file(self, episode: Episode, seed: int) -> bytes:
         """One episode, laid out as Minari lays it out; every array carries checksums."""
         ends = np.zeros((2, len(episode)), bool)
         ends[:, -1] = episode.terminated, not episode.terminated
-        arrays = {self._places[name]: value for name, value in episode.obs.items()}
+        assert self._finished is not None
+        arrays = {self._finished.places[name]: value for name, value in episode.obs.items()}
         arrays |= {"actions": episode.action, "rewards": episode.reward.astype(np.float64)}
         arrays |= {"terminations": ends[0], "truncations": ends[1]}
         arrays |= {f"infos/{name}": value for name, value in episode.infos.items()}
