@@ -1,37 +1,27 @@
 """Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
 
-import json
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from o2o import checkpoint, memory
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.beside import Beside
-from o2o.checkpoint import storage
 from o2o.config import at_least
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
-from o2o.doubt import Caution, Doubter
 from o2o.evaluate import watch
 from o2o.gate import GateConfig
-from o2o.handover import HandoverConfig, freedom
+from o2o.handover import HandoverConfig
 from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
-from o2o.limits import commands
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import compiles, tune
-from o2o.moment import keeper
-from o2o.operator import Operator, between_episodes, summon
-from o2o.robot import Guard, Report
-from o2o.rollout import Played, account, attach, play
+from o2o.operator import summon
+from o2o.robot import Guard
+from o2o.rollout import attach
 from o2o.run import (
     RobotChoice,
     check_same,
@@ -42,9 +32,8 @@ from o2o.run import (
     stop_requested,
     write_papers,
 )
-from o2o.seeding import derive
-from o2o.stages import Stages
-from o2o.stream import Stream, show
+from o2o.session import Session, interventions, warm_up
+from o2o.stream import show
 
 CARELESS = {  # as published: everything from the first episode on
     "favour": 0.0,
@@ -142,7 +131,7 @@ def finetune(config: FinetuneConfig) -> Path:
     }
     if beside:
         learner = Beside(config, folder, agent, config.agent, config.checkpoint, fast)
-        _warm_up(agent, config.plan)
+        warm_up(agent, config.plan)
     else:
         learner = Between(Learner(config, folder, agent, meta), tensors, meta, resumed)
     plans = Plans(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
@@ -162,8 +151,11 @@ def finetune(config: FinetuneConfig) -> Path:
         operator = summon(config.operator, robot.low, robot.high, config.operator_reward, not robot.simulated)
         if operator:
             last.callback(operator.close)
-        robot.report = last.enter_context(_interventions(folder / "guard.jsonl", own))
-        total, guarded = Stages(), Counter()
+        robot.report = last.enter_context(interventions(folder / "guard.jsonl", own))
+        session = Session(
+            config, agent, robot, own, learner, config.plan, choice.max_steps or None, log.line,
+            plans, stream, operator,
+        )  # fmt: skip
         done = learner.begin(facts, own, log)
         log.rewind("online", done if resumed else -1)
         for number in range(_num_logged(log), done):  # a kill came between the episode and its line
@@ -181,12 +173,10 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < len(own):
                 episode, notes = own.read(done), {}
             else:
-                found = _act(agent, robot, choice, config, own, plans, stream, operator, learner, log)
+                found = session.episode()
                 if found is None:
                     break
                 episode, notes = found.episode, {"length": len(found.episode), **found.metrics()}
-                total.merge(found.stages)
-                guarded += found.interventions
             done += 1
             metrics, word = learner.episode_done(done, episode)
             log.write(done, "online", _outcome(episode) | notes | metrics)
@@ -194,7 +184,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < config.episodes or learner.current:
                 _evaluate(agent, choice, config, robot, log, done)
             learner.swap(log)
-        for line in account(total, guarded, total.num_ticks):
+        for line in session.account():
             log.line(line)
         learner.finish(log, stopped, log.progress)
         checkpoint.write_json(folder / "online.json", own.papers())
@@ -223,18 +213,6 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
         return folder, *newest(folder, config.checkpoint)
 
 
-def _warm_up(agent: Agent, plan: bool) -> None:
-    """Acts on nothing, so that what is slow the first time is done before the robot moves."""
-    spec = agent.transform.spec
-    obs = {
-        name: np.zeros((1, *shape), np.uint8 if name in spec.images else np.float32)
-        for name, shape in spec.obs.items()
-    }
-    agent.start(1, 0)
-    for first in (True, False, False):
-        agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
-
-
 def _num_logged(log: RunLog) -> int:
     """Episodes of the robot that the log tells of."""
     lines = read_metrics(log.folder)
@@ -248,71 +226,6 @@ def _outcome(episode: Episode) -> dict[str, float]:
 def _num_updates(config: FinetuneConfig, data: dict) -> int:
     """To be expected, if the robot's episodes are as long as the recorded ones."""
     return round(config.episodes * config.updates_per_step * data["steps"] / data["episodes"])
-
-
-def _act(
-    agent: Agent, robot: Guard, choice: RobotChoice, config: FinetuneConfig, own: Online, plans: Plans | None,
-    stream: Stream | None, operator: Operator | None, learner: Between | Beside, log: RunLog,
-) -> Played | None:  # fmt: skip
-    """One exploring episode, written down; None where the operator threw the last one away.
-
-    The run's seed and the number of the episode fix its scene and noise.
-    """
-    number = len(own)
-    scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
-    record = keeper(plans, agent, [scene], number) if plans else None
-    free = freedom(config.handover, learner.envelope, number)
-    if number < config.handover.episodes:
-        log.line(f"episode {number + 1}: {free.line()}")
-    while True:
-        (played,) = play(
-            agent, [robot], [scene], noise, config.plan, free, choice.max_steps or None, write=own.write,
-            record=record, stream=stream, operator=operator,
-            doubter=_doubter(config, learner, robot, operator),
-        )  # fmt: skip
-        episode: Episode | None = played.episode
-        if operator and not operator.again and not operator.stopped and _waits(robot):
-            episode = between_episodes(operator, played.episode, log.line)
-        if operator and operator.again:
-            episode = None
-        if episode is not None:
-            own.add(episode, scene)
-            return replace(played, episode=episode)
-        own.discard()
-        if operator and operator.stopped:
-            return None
-        log.line(f"episode {number + 1} is recorded again")
-
-
-def _waits(robot: Guard) -> bool:
-    """Whether a person has to put things back before the next episode."""
-    return not robot.simulated and not robot.metadata.get("resets_itself", False)
-
-
-def _doubter(
-    config: FinetuneConfig, learner: Between | Beside, robot: Guard, operator: Operator | None
-) -> Doubter | None:
-    if learner.limit is None:
-        return None
-    can_hold = bool(commands(robot.metadata, len(robot.low)))
-    ask = (lambda question: operator.answer(str(question))) if operator else None
-    return Doubter(learner.limit, Caution(config.when_unsure, config.unsure, can_hold, ask))
-
-
-@contextmanager
-def _interventions(path: Path, own: Online) -> Iterator[Report]:
-    """Writes a line of JSON for each action that the guard changed or held."""
-    with storage(path, 0):
-        file = path.open("a")
-    with file:
-
-        def report(reasons: list[str], asked: np.ndarray, sent: np.ndarray) -> None:
-            line = {"time": time.time(), "episode": len(own) + 1, "reasons": reasons}
-            with storage(path, 0):
-                file.write(json.dumps(line | {"asked": asked.tolist(), "sent": sent.tolist()}) + "\n")
-                file.flush()
-
-        yield report
 
 
 def _evaluate(

@@ -63,7 +63,7 @@ FLOORS = {
             "moment",
             "stream",
             "stream_page",
-            *["learner", "beside", "beside_child"],
+            *["learner", "beside", "beside_child", "session"],
             "doubt",
             "serve",
         ],  # what they and the door share

@@ -1,0 +1,144 @@
+"""The robot's side of a fine-tuning run: it does an episode, and everything about it is written down."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from o2o.agent import Agent
+from o2o.batch import Episode
+from o2o.beside import Beside
+from o2o.checkpoint import storage
+from o2o.data.online import Online
+from o2o.data.plans import Plans
+from o2o.doubt import Caution, Doubter
+from o2o.handover import freedom
+from o2o.learner import Between, LearnerConfig
+from o2o.limits import commands
+from o2o.moment import keeper
+from o2o.operator import Operator, between_episodes
+from o2o.robot import Guard, Report
+from o2o.rollout import Played, account, play
+from o2o.seeding import derive
+from o2o.stages import Stages
+from o2o.stream import Stream
+
+
+@dataclass
+class Session:
+    """One robot, the agent that moves it, and the dataset that its episodes go to.
+
+    Attributes:
+        config: of the run.
+        agent: what acts; whoever learns may give it new weights between two episodes.
+        robot: attached.
+        own: the run's own dataset.
+        learner: says where recorded actions lie, and from where on a decision is unsure.
+        plan: act with the planner.
+        max_steps: of an episode; None leaves it to the robot.
+        tell: a line for the log.
+        plans: where every decision is kept.
+        stream: shows what happens.
+        operator: the person beside the robot.
+    """
+
+    config: LearnerConfig
+    agent: Agent
+    robot: Guard
+    own: Online
+    learner: Between | Beside
+    plan: bool
+    max_steps: int | None
+    tell: Callable[[str], object]
+    plans: Plans | None = None
+    stream: Stream | None = None
+    operator: Operator | None = None
+    _stages: Stages = field(default_factory=Stages, init=False)
+    _interventions: Counter[str] = field(default_factory=Counter, init=False)
+
+    def episode(self) -> Played | None:
+        """One exploring episode, stored in `own`; None where the operator threw the last one away.
+
+        The run's seed and the number of the episode fix its scene and noise.
+        """
+        number, config = len(self.own), self.config
+        scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
+        record = keeper(self.plans, self.agent, [scene], number) if self.plans else None
+        free = freedom(config.handover, self.learner.envelope, number)
+        if number < config.handover.episodes:
+            self.tell(f"episode {number + 1}: {free.line()}")
+        while True:
+            (played,) = play(
+                self.agent, [self.robot], [scene], noise, self.plan, free, self.max_steps,
+                write=self.own.write, record=record, stream=self.stream, operator=self.operator,
+                doubter=self._doubter(),
+            )  # fmt: skip
+            self._stages.merge(played.stages)
+            self._interventions += played.interventions
+            episode = self._after(played.episode)
+            if episode is not None:
+                self.own.add(episode, scene)
+                return replace(played, episode=episode)
+            self.own.discard()
+            if self.operator and self.operator.stopped:
+                return None
+            self.tell(f"episode {number + 1} is recorded again")
+
+    def account(self) -> list[str]:
+        """Lines on times and on what the guard did, of all episodes of this session."""
+        return account(self._stages, self._interventions, self._stages.num_ticks)
+
+    def _after(self, episode: Episode) -> Episode | None:
+        """What is left of an episode once the operator has spoken; None: nothing."""
+        operator, kept = self.operator, episode
+        if operator is None:
+            return episode
+        resets_itself = self.robot.simulated or self.robot.metadata.get("resets_itself", False)
+        if not (operator.again or operator.stopped or resets_itself):
+            kept = between_episodes(operator, episode, self.tell)
+        return None if operator.again else kept
+
+    def _doubter(self) -> Doubter | None:
+        limit, config, operator = self.learner.limit, self.config, self.operator
+        if limit is None:
+            return None
+        can_hold = bool(commands(self.robot.metadata, len(self.robot.low)))
+        ask = (lambda question: operator.answer(str(question))) if operator else None
+        return Doubter(limit, Caution(config.when_unsure, config.unsure, can_hold, ask))
+
+
+@contextmanager
+def interventions(path: Path, own: Online) -> Iterator[Report]:
+    """Inside, each action that the guard changed or held becomes a line of JSON in a file.
+
+    Raises:
+        StorageError: the disk is full or cannot be written.
+    """
+    with storage(path, 0):
+        file = path.open("a")
+    with file:
+
+        def report(reasons: list[str], asked: np.ndarray, sent: np.ndarray) -> None:
+            line = {"time": time.time(), "episode": len(own) + 1, "reasons": reasons}
+            with storage(path, 0):
+                file.write(json.dumps(line | {"asked": asked.tolist(), "sent": sent.tolist()}) + "\n")
+                file.flush()
+
+        yield report
+
+
+def warm_up(agent: Agent, plan: bool) -> None:
+    """Acts on nothing, so that what is slow the first time is done before the robot moves."""
+    spec = agent.transform.spec
+    obs = {
+        name: np.zeros((1, *shape), np.uint8 if name in spec.images else np.float32)
+        for name, shape in spec.obs.items()
+    }
+    agent.start(1, 0)
+    for first in (True, False, False):
+        agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
