@@ -4,12 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from o2o import checkpoint, interval, memory, offline
+from o2o import asked, checkpoint, interval, memory, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.chart import still
@@ -24,10 +24,9 @@ from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
 from o2o.robot import Guard
 from o2o.rollout import Played, Record, account, attach, play
-from o2o.run import RobotChoice, checkpoint_folder, choose_robot
+from o2o.run import RobotChoice, checkpoint_folder, choose_robot, rehearsed
 from o2o.seeding import derive
 from o2o.stream import Stream, show
-from o2o.transform import Transform
 
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
 
@@ -49,6 +48,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         plans_budget: room for that on the disk; over it every second episode's is let go.
         rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
         shadow: plan and log, but hold the robot still.
+        dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
     """
 
     checkpoint: Path | None = None
@@ -63,6 +63,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     plans_budget: str = "200MB"
     rerun: str = ""
     shadow: bool = False
+    dry_run: bool = False
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
@@ -117,15 +118,6 @@ class Score:
             f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
             f"return {self.returns.mean():.4g} [{worst:.4g}, {best:.4g}]   95 % intervals"
         )
-
-
-def wanted(transform: Transform, played: Sequence[Played]) -> str:
-    """How large the actions were that plans asked for, in words."""
-    asked = np.concatenate([p.episode.infos["intended_action"][1:] for p in played])
-    low, high = np.array(transform.action_low), np.array(transform.action_high)
-    size = np.abs(asked - (low + high) / 2) / ((high - low) / 2)
-    middle, most = np.percentile(size, (50, 95))
-    return f"{middle:.0%} of the range in the median, {most:.0%} at the 95th percentile"
 
 
 def scenes(num: int) -> list[int]:
@@ -224,6 +216,8 @@ def evaluate(config: EvaluateConfig) -> Score:
     """
     tune(config)
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
+    if config.dry_run:
+        config = replace(rehearsed(config, meta["dataset"]), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:
@@ -239,10 +233,15 @@ def evaluate(config: EvaluateConfig) -> Score:
         )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     guarded = sum((p.interventions for p in played), Counter())
-    for line in account(played[0].stages, guarded, sum(len(p.episode) for p in played)):
+    episodes = [p.episode for p in played]
+    for line in account(played[0].stages, guarded, sum(map(len, episodes))):
         print(line)
     if config.shadow:
-        print(f"shadow: the robot was held; plans asked for {wanted(agent.transform, played)}")
+        print(f"shadow: the robot was held; plans asked for {asked.size(agent.transform, episodes)}")
+    if config.dry_run:
+        print(
+            f"dry run: nothing moved; plans were {asked.apart(agent.transform, episodes)} from what was done"
+        )
     if config.film:
         write_film(config.film, [p.frames for p in played])
     if config.out:

@@ -1,10 +1,10 @@
 """Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
 
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o import checkpoint, memory
+from o2o import asked, checkpoint, memory
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.beside import Beside
@@ -12,6 +12,7 @@ from o2o.config import at_least
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
+from o2o.errors import UsageError
 from o2o.evaluate import watch
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig
@@ -28,6 +29,7 @@ from o2o.run import (
     checkpoint_folder,
     choose_robot,
     read_papers,
+    rehearsed,
     robot_papers,
     stop_requested,
     write_papers,
@@ -60,12 +62,13 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     """Improves a pretrained agent on its robot.
 
     Attributes:
-        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on its weights; the
-            episodes of that run are not carried over (`--resume` goes on with them).
+        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on its weights, not on its
+            episodes (`--resume` goes on with them).
         preset: where the defaults of training length come from; empty: the checkpoint's.
         agent: the system; its sizes are fixed by the checkpoint, its search and rates are free.
         out: run folder; default `runs/finetune-ROBOT-TIME`.
         resume: go on with the run in `out`.
+        dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
         plan: act with the planner; `--no-plan` explores with the policy alone.
         record_plans: keep in `OUT/plans` what the planner thought at every step, for `o2o inspect`.
         rerun: show the robot's own episodes in Rerun: `live`, a new file .rrd, or a viewer's address.
@@ -83,6 +86,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     agent: Flat = FROM_CHECKPOINT
     out: Path | None = None
     resume: bool = False
+    dry_run: bool = False
     plan: bool = True
     record_plans: bool = False
     rerun: str = ""
@@ -97,6 +101,8 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         RobotChoice.__post_init__(self)
         LearnerConfig.__post_init__(self)
         at_least(self, evaluate_every=0, evaluate_episodes=1)
+        if self.dry_run and self.resume:
+            raise UsageError("--dry-run is a run of its own: nothing to resume")
         memory.budget(self.plans_budget)
 
 
@@ -119,6 +125,8 @@ def finetune(config: FinetuneConfig) -> Path:
     """
     tune(config)
     folder, tensors, meta, resumed = _begin(config)
+    if config.dry_run:
+        config = replace(rehearsed(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
     fast, beside = compiles(config, _num_updates(config, meta["dataset"])), config.learner == "beside"
     moving = config.compile == "yes" if beside else fast  # a robot in motion cannot wait for a compiler
@@ -186,6 +194,9 @@ def finetune(config: FinetuneConfig) -> Path:
             learner.swap(log)
         for line in session.account():
             log.line(line)
+        if config.dry_run:
+            apart = asked.apart(agent.transform, [own.read(0)])
+            log.line(f"dry run: nothing moved; plans were {apart} from what was done")
         learner.finish(log, stopped, log.progress)
         checkpoint.write_json(folder / "online.json", own.papers())
         if learner.lost:
@@ -203,7 +214,8 @@ def finetune(config: FinetuneConfig) -> Path:
 def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
     """The run folder, the checkpoint to start from, and whether it is the run's own."""
     if not config.resume:
-        folder = run_folder(config.out, "finetune", config.robot or "robot")
+        name = "dry-run" if config.dry_run else config.robot or "robot"
+        folder = run_folder(config.out, "finetune", name)
         return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
     check_same(read_papers(config.out)["config"], config, FREE)
     folder = Path(config.out or "")

@@ -56,8 +56,8 @@ class LearnerConfig(MachineConfig):
         seed: of batches, noise and training scenes.
         memory_budget: main memory that the recordings may take; see `o2o pretrain`.
         checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
-        keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others evenly
-            over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
+        keep_checkpoints: how many of them stay in `OUT/checkpoints`, over all the run; each takes as much
+            disk as `OUT/checkpoint`.
         learner: `between` learns after each episode while the robot waits, and runs repeat to the bit;
             `beside` in a process of its own while the robot goes on.
         learner_threads: of the CPU, for a learner beside; `threads` are the robot's.

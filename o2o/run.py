@@ -80,6 +80,16 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
     return replace(choice, **changes)
 
 
+def rehearsed(choice: Choice, data: dict) -> Choice:
+    """The choice of no robot: an episode of recordings passes by in real time; see `robots/replay`.
+
+    Args:
+        data: `offline.papers` of the recordings.
+    """
+    shown = catalog.load("robots", "replay").Config(data["dataset"], json.dumps(data["data"]), data["seed"])
+    return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=Tighter())
+
+
 def robot_papers(choice: RobotChoice) -> dict:
     """The choice as plain data, for a checkpoint."""
     return {

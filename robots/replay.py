@@ -5,6 +5,8 @@ and `info["asked"]` what would have been sent. So the agent sees, plans and is t
 the same Guard, and what it wants can be compared with what was done.
 
     o2o evaluate --checkpoint RUN --robot replay --robot.dataset sim-lift --robot.episode 3 --episodes 1
+
+`--dry-run` of `o2o evaluate` and `o2o finetune` is this, with what the checkpoint was trained on.
 """
 
 import time
@@ -15,9 +17,10 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from o2o.config import from_dict
 from o2o.errors import RobotError, UsageError
 from o2o.hardware import Hardware
-from o2o.robot import RobotConfig
+from o2o.robot import RobotConfig, json_option
 
 if TYPE_CHECKING:
     from o2o.data.recording import Recording
@@ -29,17 +32,21 @@ class Config(RobotConfig):
 
     Attributes:
         dataset: a recipe, a Minari id or a path.
+        data: how it is read, as JSON of the options `--dataset.*`.
+        seed: of a dataset that is made.
         episode: the first that is shown; each reset shows the next.
     """
 
     dataset: str = ""
+    data: str = ""
+    seed: int = 0
     episode: int = 0
 
 
 def make(config: Config) -> "Replay":
     """
     Raises:
-        UsageError: no dataset, or no such episode.
+        UsageError: no dataset, a way to read it that does not exist, or no such episode.
         RobotError: nobody says at which rate it was recorded.
         DataError: the dataset is broken.
     """
@@ -47,7 +54,8 @@ def make(config: Config) -> "Replay":
         raise UsageError("nothing to replay: add --robot.dataset NAME")
     from o2o.data.source import DataConfig, load  # it takes torch along, which a list of robots need not
 
-    recording = load(config.dataset, DataConfig())
+    data = from_dict(DataConfig, json_option("data", config.data))
+    recording = load(config.dataset, data, config.seed)
     if not 0 <= config.episode < len(recording.episodes):
         raise UsageError(f"episode {config.episode} is not here; have 0 to {len(recording.episodes) - 1}")
     return Replay(recording, config)

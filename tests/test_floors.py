@@ -63,7 +63,7 @@ FLOORS = {
             "moment",
             "stream",
             "stream_page",
-            *["learner", "beside", "beside_child", "session"],
+            *["learner", "beside", "beside_child", "session", "asked"],
             "doubt",
             "serve",
         ],  # what they and the door share

@@ -1,11 +1,17 @@
 """Rehearsals: a recorded episode in real time, and a robot that is held while the agent plans."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from test_hardware import Slide
-from test_loops import dataset, pretrain_config, pretrained  # noqa: F401  (fixtures)
+from test_loops import dataset, finetune_config, pretrain_config, pretrained  # noqa: F401  (fixtures)
 
-from o2o import catalog
+import o2o
+from o2o import asked, catalog, checkpoint
+from o2o.batch import Episode
+from o2o.data.source import DataConfig, load
 from o2o.errors import RobotError, UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.robot import Guard, connect
@@ -62,6 +68,48 @@ def test_a_shadow_sends_only_holds(capsys):
 def test_a_shadowed_evaluation_says_what_was_asked_for(dataset, pretrained, capsys):  # noqa: F811
     rehearse(dataset, pretrained, shadow=True)
     assert "shadow: the robot was held; plans asked for " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("learner", ["between", "beside"])
+def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop(
+    dataset,  # noqa: F811
+    pretrained,  # noqa: F811
+    tmp_path,
+    capsys,
+    learner,
+):
+    changes = {"dry_run": True, "episodes": 9, "updates_per_step": 1.0, "learner": learner}
+    out = o2o.finetune(finetune_config(pretrained, tmp_path / "run", **changes))
+    (episode,) = load(str(out / "online"), DataConfig()).episodes
+    recorded = load(str(dataset), DataConfig()).episodes[0]
+    for name, values in recorded.obs.items():
+        assert episode.obs[name] == pytest.approx(values)
+    assert episode.action == pytest.approx(recorded.action) and len(episode) == 12
+    said = capsys.readouterr().out
+    assert "dry run: nothing moved; plans were " in said and "ms (p50/p95/p99): " in said
+    before, after = (checkpoint.load(run / "checkpoint")[1]["num_updates"] for run in (pretrained, out))
+    assert after == before + 12
+
+
+def test_a_dry_run_of_an_evaluation_needs_the_checkpoint_alone(dataset, pretrained, capsys):  # noqa: F811
+    config = EvaluateConfig(checkpoint=pretrained, dry_run=True, device="cpu", threads=1)
+    assert evaluate(config).lengths.tolist() == [12]
+    assert "of half the range in the median" in capsys.readouterr().out.split("dry run: nothing moved")[1]
+
+
+def test_how_far_plans_were_from_what_was_done():
+    episode = Episode(
+        {}, np.array([[0.0], [1.0]], np.float32), np.zeros(2, np.float32), False, True,
+        infos={"intended_action": np.array([[np.nan], [0.5], [1.0]])},
+    )  # fmt: skip
+    box: Any = SimpleNamespace(action_low=(-1.0,), action_high=(3.0,))  # 1 in the middle, half the range is 2
+    assert asked.apart(box, [episode]) == "12% of half the range in the median, 24% at the 95th percentile"
+    assert asked.size(box, [episode]).startswith("12% of half the range")  # 0.25 and 0 away from the middle
+
+
+def test_a_dry_run_is_not_resumed():
+    with pytest.raises(UsageError, match="nothing to resume"):
+        o2o.FinetuneConfig(dry_run=True, resume=True)
 
 
 def test_nothing_to_replay_is_one_line(dataset):  # noqa: F811
