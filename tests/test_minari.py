@@ -5,6 +5,7 @@ import logging
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import h5py
@@ -192,6 +193,14 @@ def test_a_round_trip_is_exact(tmp_path):
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
         assert getattr(value, "dtype", None) == getattr(other[name], "dtype", None), name
+
+
+def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spaces_of = {"observation_space": NESTED, "action_space": ACTIONS}
+    write(Path("here"), [nested_episode(4)], dataset_id="here-v0", **spaces_of)
+    (episode,) = read(tmp_path / "here").episodes
+    assert len(episode) == 4
 
 
 def test_minari_reads_every_part_of_what_is_written(tmp_path):

@@ -69,7 +69,7 @@ def write(
             raise DataError(f"observation {name!r} has a space that o2o does not write: {space}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent.resolve()))
         try:
             scratch.chmod(0o755)  # mkdtemp gives 0o700
             storage = _new_storage(scratch / "data", observation_space, action_space, jpeg)
