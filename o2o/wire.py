@@ -12,15 +12,13 @@ One message is one binary WebSocket message, without compression:
 | `spec`    | server | `version`, `robot`, `obs` {name: box}, `action` box, `metadata`|              |
 | `observe` | server | `age_s`, `now_s`, `echo` [sent_s, heard_s] of the newest       | observations |
 |           |        | message, `seq` of the newest action that was applied, `reward`,|              |
-|           |        | `success`, `over`, `flags` {estop, holding, homing}            |              |
+|           |        | `success`, `over`, `flags` {estop, holding, homing, failure}   |              |
 | `act`     | client | `seq` counts up, `sent_s`                                      | `action` (A,)|
 | `done`    | server | `seq`                                                          | `action` (A,)|
 |           |        |                                                                | as executed  |
 | `stop`    | client |                                                                |              |
 | `home`    | client | `request`                                                      |              |
 | `homed`   | server | `request`, `error`: empty, or one line                         |              |
-| `clear`   | client | a person cleared the e-stop                                    |              |
-| `label`   | client | `success`: a person's word on the episode, which is logged     |              |
 | `report`  | server | `text`: one line about a fault                                 |              |
 
 A box is {`dtype`, `shape`, `low`, `high`}, bounds being a number or a flat list. `*_s` are seconds; those of
@@ -48,7 +46,7 @@ from o2o.errors import RobotError, UsageError
 
 VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
-FROM_CLIENT = ("hello", "act", "stop", "home", "clear", "label")
+FROM_CLIENT = ("hello", "act", "stop", "home")
 FROM_SERVER = ("spec", "observe", "done", "homed", "report")
 MAX_HEADER = 1 << 16  # bytes
 MAX_COMMAND = 1 << 17  # bytes of a message to the server

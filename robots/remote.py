@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict
 
 from o2o import wire
 from o2o.errors import RobotError, UsageError
 from o2o.hardware import Hardware
+from o2o.introduction import understand
 from o2o.robot import RobotConfig
 from o2o.wallclock import rest
 
 LONGEST_PAUSE_S = 0.5  # between two attempts to connect again
+FLAGS = ("estop", "holding", "homing", "failure")  # of an observation
 logger = logging.getLogger("o2o")
 
 
@@ -94,7 +95,7 @@ class Remote(Hardware):
         self._between = True  # two episodes: that the robot then holds is no news
         self.num_lost = 0
         self._told = self._connect()
-        self.observation_space, self._box, told = _spec(self._told.fields)
+        self.observation_space, self._box, told = understand(self._told.fields)
         self.action_space = self._box
         self.metadata = {**told, "simulated": False, "real_time": True}
         self._most = int(told.get("max_decisions", 0))
@@ -141,7 +142,8 @@ class Remote(Hardware):
         self._last = did
         self._decisions += 1
         info |= {"executed_action": did, "estop": flags["estop"], "connected": connected}
-        truncated = truncated or flags["estop"] or self._decisions == self._most
+        over = flags["estop"] or flags["failure"] or self._decisions == self._most
+        truncated = truncated or over
         self._between = terminated or truncated
         return obs, reward, terminated, truncated, info
 
@@ -180,14 +182,6 @@ class Remote(Hardware):
             time.sleep(0.1)
         self._last, self._decisions, self._between = None, 0, False
 
-    def clear(self) -> None:
-        """Releases the e-stop; to be called for a person who pressed a key, and by nothing else."""
-        self._say("clear", {})
-
-    def label(self, success: bool) -> None:
-        """Tells the server a person's word on the episode."""
-        self._say("label", {"success": success})
-
     def close(self) -> None:
         self.stop()
         with self._changed:
@@ -206,7 +200,7 @@ class Remote(Hardware):
     def _flags(self) -> dict[str, bool]:
         flags = self._newest.fields.get("flags") if self._newest else None
         said = flags if isinstance(flags, dict) else {}
-        return {name: said.get(name) is True for name in ("estop", "holding", "homing")}
+        return {name: said.get(name) is True for name in FLAGS}
 
     def _check(self) -> None:
         if self._broken:
@@ -391,41 +385,3 @@ class Remote(Hardware):
                 if urgent and self._urgent and self._urgent[0] is urgent:
                     self._urgent.popleft()
                     self._changed.notify_all()
-
-
-def _spec(fields: dict[str, Any]) -> tuple[Dict, Box, dict[str, Any]]:
-    """(observation space, action space, metadata) of what a server says.
-
-    Raises:
-        RobotError: that cannot be.
-    """
-    try:
-        spaces = Dict({name: _box(said) for name, said in fields["obs"].items()})
-        action, metadata = _box(fields["action"]), dict(fields["metadata"])
-        hz = float(metadata["control_hz"])
-        if not spaces.spaces or len(action.shape) != 1 or action.dtype.kind != "f" or not 0.01 <= hz <= 1000:
-            raise ValueError(f"{len(spaces.spaces)} observations, actions {action.shape}, {hz} Hz")
-        if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
-            raise ValueError("actions without bounds")
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        what = wire.printable(f"{type(error).__name__}: {error}")
-        raise RobotError(f"the server's robot cannot be ({what})") from error
-    for name in ("command", "limits"):
-        if isinstance(metadata.get(name), list):
-            metadata[name] = tuple(metadata[name])
-    return spaces, action, metadata
-
-
-def _box(said: dict[str, Any]) -> Box:
-    shape, dtype = tuple(said["shape"]), said["dtype"]
-    if dtype not in wire.DTYPES or not all(type(n) is int and n > 0 for n in shape) or len(shape) > 4:
-        raise ValueError(f"an array {dtype} {shape}")
-    if math.prod(shape) * np.dtype(dtype).itemsize > wire.MAX_MESSAGE:
-        raise ValueError(f"an array of shape {shape}")
-    low, high = (
-        np.broadcast_to(np.asarray(said[name], dtype).reshape(-1), math.prod(shape))
-        for name in ("low", "high")
-    )
-    if not (low <= high).all():
-        raise ValueError("a lower bound above the upper one")
-    return Box(low.reshape(shape), high.reshape(shape), shape, np.dtype(dtype).type)

@@ -10,7 +10,7 @@ from o2o import catalog
 from o2o.faults import FaultConfig
 from o2o.hardware import Hardware
 from o2o.robot import connect
-from o2o.serve import ServeConfig, Station
+from o2o.station import Station, StationConfig
 
 
 class Slider(Hardware):
@@ -53,7 +53,7 @@ class Slider(Hardware):
 def served(robot=None, faults=None, **options):
     """(station, robot) in this process."""
     robot = robot or Slider()
-    config = ServeConfig(port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, **options})
+    config = StationConfig(port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, **options})
     with Station(robot, config) as station:
         yield station, robot
 

@@ -46,7 +46,7 @@ FLOORS = {
         *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
         *["limits", "safety", "watchdog", "clock", "hardware", "newest", "operator", "weights"],
-        *["wire", "faults", "wallclock"],
+        *["wire", "introduction", "faults", "wallclock", "station"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
     3: ["agent", "presets"],  # the hub

@@ -16,6 +16,7 @@ from served import Slider, remote, served, until
 from o2o import wire
 from o2o.errors import RobotError, UsageError
 from o2o.faults import FaultConfig, Faults, Lane
+from o2o.serve import orders
 
 MOVE = np.array([0.01, 0.5])
 
@@ -109,14 +110,43 @@ def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
         assert until(lambda: robot.sent and np.isclose(robot.sent[-1][1], 499 / 500))
 
 
-def test_labels_and_a_stop_arrive(caplog):
-    caplog.set_level("INFO", "o2o")
+def test_a_stop_arrives():
     with connected() as (client, _, robot):
         before = robot.stops
         client.stop()
-        client.env.unwrapped.label(True)
         assert until(lambda: robot.stops > before)
-        assert until(lambda: "a person at the client says: success" in caplog.text)
+
+
+def after_label(word: str):
+    """(reward, terminated, truncated, success) of the step after a person's word; it is gone after a reset."""
+    with connected() as (client, station, _):
+        client.reset()
+        client.step(MOVE)
+        station.obey(f"{word}\n")
+        assert until(lambda: station._label is not None)
+        time.sleep(0.1)  # for the next observation
+        _, reward, terminated, truncated, info = client.step(MOVE)
+        said = reward, terminated, truncated, info["success"]
+        client.reset()
+        _, reward, *over, info = client.step(MOVE)
+        assert reward == 2.5 and over == [False, False] and not info["success"]
+        return said
+
+
+def test_a_persons_success_at_the_server_pays_and_ends_the_episode():
+    assert after_label("success") == (3.5, True, False, True)  # the slider pays 2.5 by itself
+
+
+def test_a_persons_failure_at_the_server_cuts_the_episode():
+    assert after_label("failure") == (2.5, False, True, False)
+
+
+def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
+    with connected() as (client, station, _):
+        station.press("a test")
+        client.env.unwrapped._urgent.append(("clear", wire.encode("clear", {})))
+        client.env.unwrapped._say("stop", {})
+        assert until(lambda: "'clear'" in caplog.text) and station._estop
 
 
 # ---- no way in
@@ -424,7 +454,7 @@ def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
         station.press("a test")
         with pytest.raises(RobotError, match=r"not home after 0\.5 s: the e-stop is pressed"):
             client.reset()
-        client.env.unwrapped.clear()
+        station.obey("clear")
         assert until(lambda: not station._estop)
         client.reset()
         client.close()
@@ -479,15 +509,36 @@ def test_a_server_shutting_down_stops_the_robot():
     client.close()
 
 
-def test_unknown_lines_of_a_person_are_answered(caplog, tmp_path):
+def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path):
     path = tmp_path / "control"
-    with served(control_file=path) as (station, _):
+    with served() as (station, _):
         path.write_text("estop\n")
-        station.tick()
-        assert station._estop and not path.exists()
-        path.write_text("clear\nclaer\n")
-        station.tick()
+        for line in orders(path):
+            station.obey(line)
+        assert station._estop and not path.exists() and orders(path) == []
+        station.obey("clear\n")
+        station.obey("claer\n")
         assert not station._estop and "did you mean 'clear'" in caplog.text
+
+
+def test_a_robot_that_fails_ends_the_server_and_the_client_hears_why(caplog):
+    class Dies(Slider):
+        def observe(self):
+            if self.sent:
+                raise OSError("joint 3 is gone")
+            return super().observe()
+
+    with served(Dies()) as (station, robot):
+        client = remote(station.port, home_s=0.5)
+        client.reset()
+        station.tick()
+        client.step(MOVE)
+        assert until(lambda: station._failed) and until(lambda: "127.0.0.1" in caplog.text)
+        with pytest.raises(RobotError, match="the robot failed: joint 3 is gone"):
+            station.tick()
+        client.close()
+        stops = robot.stops
+    assert robot.stops > stops
 
 
 # ---- the whole way: a process with the arm in it

@@ -243,7 +243,7 @@ def test_every_hostile_message_closes_the_connection_with_one_line(guarded, capl
 
 @pytest.mark.parametrize("first", ["stop", "act", "garbage", "text", "nothing"])
 def test_whoever_does_not_begin_with_hello_is_closed(guarded, caplog, first, monkeypatch):
-    monkeypatch.setattr("o2o.serve.HELLO_S", 0.3)
+    monkeypatch.setattr("o2o.station.HELLO_S", 0.3)
     client = wire.connect("127.0.0.1", guarded[2], TOKEN, 5)
     sent = {"stop": wire.encode("stop", {}), "act": act(), "garbage": b"\x00\xff", "text": "hello"}
     if first in sent:
