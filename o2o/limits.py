@@ -19,6 +19,7 @@ from o2o.catalog import not_found
 from o2o.errors import RobotError, UsageError
 
 COMMANDS = ("displacement", "velocity", "position")
+KINDS = {"max_age_s": float, "frozen_s": float, "patience": int, "watchdog_s": float}
 Box = tuple[tuple[float, ...], tuple[float, ...]]
 
 
@@ -32,6 +33,8 @@ class Limits:
         workspace: corners (low, high), m, that the measured end of the arm may not be commanded out of; needs
             `metadata["displacement"]`. Empty: none.
         max_age_s: an observation older than this when the action is sent is stale: the robot holds.
+        frozen_s: a picture that is the same to the last bit for longer than this counts as stale, whatever
+            its time stamp says: no camera of steel sees the same twice, but drivers repeat their last frame.
         patience: decisions in a row that it holds before it stops for good.
         watchdog_s: without a decision for so long within an episode it is stopped; 0: not watched.
     """
@@ -40,6 +43,7 @@ class Limits:
     acceleration: tuple[float, ...] = ()
     workspace: Box | tuple[()] = ()
     max_age_s: float = float("inf")
+    frozen_s: float = float("inf")
     patience: int = 5
     watchdog_s: float = 0.0
 
@@ -52,6 +56,7 @@ class Tighter:
         speed: share of the robot's velocity and acceleration, above 0 and up to 1.
         workspace: low and high corner in metres, `x y z x y z`; empty: the robot's own.
         max_age_s: for observations; 0: the robot's own.
+        frozen_s: for pictures that do not change; 0: the robot's own.
         patience: decisions in a row that it may hold; 0: the robot's own.
         watchdog_s: s; 0: the robot's own.
     """
@@ -59,6 +64,7 @@ class Tighter:
     speed: float = 1.0
     workspace: tuple[float, ...] = ()
     max_age_s: float = 0.0
+    frozen_s: float = 0.0
     patience: int = 0
     watchdog_s: float = 0.0
 
@@ -69,7 +75,7 @@ class Tighter:
             raise UsageError(
                 f"--limits.workspace is {self.workspace}, wanted x y z x y z, the low corner first"
             )
-        for name in ("max_age_s", "patience", "watchdog_s"):
+        for name in KINDS:
             if getattr(self, name) < 0:
                 raise UsageError(f"--limits.{name.replace('_', '-')} is below 0")
 
@@ -93,17 +99,13 @@ def read(metadata: Mapping, action_dim: int) -> Limits | None:
             for name in ("velocity", "acceleration")
             if name in said
         }
-        each |= {
-            name: kind(said[name])
-            for name, kind in (("max_age_s", float), ("patience", int), ("watchdog_s", float))
-            if name in said
-        }
+        each |= {name: kind(said[name]) for name, kind in KINDS.items() if name in said}
         if "workspace" in said:
             each["workspace"] = _box(np.asarray(said["workspace"], float))
     except (TypeError, ValueError) as error:
         raise RobotError(f"metadata['limits'] of the robot cannot be read: {error}") from error
     found = Limits(**each)
-    positive = [*found.velocity, *found.acceleration, found.max_age_s, found.patience]
+    positive = [*found.velocity, *found.acceleration, found.max_age_s, found.frozen_s, found.patience]
     if not all(value > 0 for value in positive) or found.watchdog_s < 0:
         raise RobotError(f"metadata['limits'] of the robot must be above 0: {dict(said)}")
     return found
@@ -129,7 +131,7 @@ def tighten(own: Limits, asked: Tighter) -> Limits:
         ):
             raise _looser("workspace", asked.workspace, own.workspace)
         found = replace(found, workspace=box)
-    for name in ("max_age_s", "patience", "watchdog_s"):
+    for name in KINDS:
         value, limit = getattr(asked, name), getattr(own, name) or float("inf")
         if value > limit:
             raise _looser(name.replace("_", "-"), value, limit)

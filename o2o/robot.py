@@ -17,6 +17,7 @@ from o2o.errors import O2OError, RobotError, UsageError
 from o2o.limits import Limits, Tighter, commands, read, tighten
 from o2o.safety import Motion, Safety, measured
 from o2o.spec import as_dict, space_shapes
+from o2o.still import Still
 from o2o.watchdog import Watchdog
 
 Report = Callable[[list[str], np.ndarray, np.ndarray], None]  # reasons, (A,) asked for, (A,) sent
@@ -37,8 +38,9 @@ class Guard(gymnasium.Wrapper):
     What the robot's file states in `metadata` (see `o2o.limits`) is enforced: the action box, velocity and
     acceleration against the action sent last, the workspace against the measured place of the arm's end.
     An action that is not finite, that comes later than one period of a robot in real time, or that was made
-    from a stale observation is not sent: the robot holds, and stops for good after `limits.patience` times
-    in a row. Where nobody can tell how to hold, it stops at once. A watchdog stops it when the loop hangs.
+    from a stale observation or a frozen picture is not sent: the robot holds, and stops for good after
+    `limits.patience` times in a row. Where nobody can tell how to hold, it stops at once. A watchdog stops it
+    when the loop hangs.
 
     Attributes:
         shapes: name -> shape of every observation.
@@ -74,6 +76,7 @@ class Guard(gymnasium.Wrapper):
             self.limits = tighten(self.limits or Limits(), tighter)
         self._safety = self._make_safety(self.limits or Limits())
         self._watchdog: Watchdog | None = None
+        self._still, self._frozen = Still(), ("", 0.0)
         self._seen_s, self._age_s, self._place, self._held = time.monotonic(), 0.0, None, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -81,6 +84,7 @@ class Guard(gymnasium.Wrapper):
         with Stopping(self):
             self.rest()
             obs, info = self.env.reset(seed=seed, options=options)
+            self._still.forget()
             seen = self._seen(obs, info)
             self._safety.start(measured(self.env.metadata.get("measured"), seen, len(self.low)))
             self._held = 0
@@ -164,6 +168,9 @@ class Guard(gymnasium.Wrapper):
                 return f"late ({since_s:.3f} s after what it was made from)"
             if self._age_s + since_s > (self.limits or Limits()).max_age_s:
                 return f"stale (made from an observation {self._age_s + since_s:.3f} s old)"
+            name, since_s = self._frozen
+            if since_s > (self.limits or Limits()).frozen_s:
+                return f"frozen ({name!r} has been the same picture for {since_s:.1f} s)"
         return ""
 
     def _make_safety(self, limits: Limits) -> Safety:
@@ -256,6 +263,8 @@ class Guard(gymnasium.Wrapper):
         """The observation; when it was seen and where the arm's end is are remembered."""
         seen = self.check_seen(obs)
         self._seen_s, self._age_s = time.monotonic(), float(info.get("age_s", 0.0))
+        if self.limits and self.limits.frozen_s < np.inf:
+            self._frozen = self._still.look(seen, self._seen_s)
         self._place = self._moves.position({k: v[None] for k, v in seen.items()})[0] if self._moves else None
         return seen
 

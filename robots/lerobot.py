@@ -99,7 +99,8 @@ class Arm(Hardware):
         self.observation_space = Dict({"state": Box(-np.inf, np.inf, (count,), np.float32), **spaces})
         self.action_space = Box(low, high, dtype=np.float64)
         limits = {"velocity": config.velocity, "acceleration": config.acceleration}
-        limits |= {"max_age_s": 3 / config.control_hz + 0.1, "patience": 5, "watchdog_s": 1.0}
+        limits |= {"max_age_s": 3 / config.control_hz + 0.1, "frozen_s": 1.0}
+        limits |= {"patience": 5, "watchdog_s": 1.0}
         self.metadata = {
             **Hardware.metadata, "control_hz": config.control_hz, "command": "position",
             "measured": {"state": tuple(range(count))}, "limits": limits,

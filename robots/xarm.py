@@ -106,7 +106,7 @@ class Arm(Hardware):
             "limits": {
                 "velocity": (*[config.speed] * 3, 2.0), "acceleration": (*[config.acceleration] * 3, 1e3),
                 "workspace": tuple(map(tuple, box.tolist())), "max_age_s": 2 / config.control_hz,
-                "patience": 5, "watchdog_s": 3 * config.deadman_s,
+                "frozen_s": 1.0, "patience": 5, "watchdog_s": 3 * config.deadman_s,
             },
         }  # fmt: skip
         self._ready(VELOCITY)

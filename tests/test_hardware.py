@@ -116,6 +116,59 @@ def test_a_stale_observation_is_held():
     assert arm.sent[-1] == 0.05
 
 
+class Watched(Slide):
+    """A sled seen by a camera that a test may freeze; its time stamps stay fresh."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"place": Box(-9, 9, (1,), np.float64), "eye": Box(0, 255, (4, 4, 3), np.uint8)}
+    )
+    frozen = False
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.picture = np.zeros((4, 4, 3), np.uint8)
+
+    def observe(self):
+        obs, measured_s = super().observe()
+        if not self.frozen:
+            self.picture[0, 0, 0] += 1  # written into the same array, as drivers do
+        return {**obs, "eye": self.picture}, measured_s
+
+
+def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh():
+    arm = Watched(hz=50, frozen_s=0.1, patience=50)
+    robot = Guard(arm)
+    robot.reset()
+    for _ in range(10):
+        robot.step([0.05])
+    assert arm.sent == [0.05] * 10
+    arm.frozen = True
+    for _ in range(10):
+        *_, info = robot.step([0.05])
+    assert info["interventions"] == ["frozen"] and arm.sent[-1] == 0.0
+    assert 5 <= arm.sent[10:].count(0.05) <= 8  # a tenth of a second, and the step that notices
+    arm.frozen = False
+    robot.step([0.05])
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05
+    arm.frozen = True
+    for _ in range(4):
+        robot.step([0.05])
+    robot.reset()  # what was seen before says nothing
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05
+
+
+def test_pictures_that_do_not_change_are_well_where_nobody_asks():
+    arm = Watched(hz=50)
+    arm.frozen = True
+    robot = Guard(arm)
+    robot.reset()
+    for _ in range(10):
+        robot.step([0.05])
+    assert arm.sent == [0.05] * 10
+
+
 def test_an_action_that_is_not_finite_is_held_where_one_can_hold():
     arm = Slide()
     robot = Guard(arm)

@@ -21,6 +21,7 @@ def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
         ({"velocity": [1, 2, 3]}, "cannot be read"),
         ({"velocity": 0}, "above 0"),
         ({"patience": 0}, "above 0"),
+        ({"frozen_s": 0}, "above 0"),
         ({"watchdog_s": -1}, "above 0"),
         ({"workspace": (BOX[1], BOX[0])}, "two corners"),
         ({"workspace": 3}, "two corners"),
@@ -36,7 +37,7 @@ def test_flags_tighten_and_leave_the_rest():
     own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
     inner = (0.3, -0.1, 0.1, 0.5, 0.1, 0.2)
     found = tighten(own, Tighter(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
-    assert found == Limits((0.5,), (2.0,), (inner[:3], inner[3:]), 0.1, 5, 0.5)
+    assert found == Limits((0.5,), (2.0,), (inner[:3], inner[3:]), max_age_s=0.1, patience=5, watchdog_s=0.5)
     assert tighten(own, Tighter()) == own
     assert tighten(Limits(), Tighter(watchdog_s=2.0)).watchdog_s == 2.0  # where there was none
 
@@ -46,12 +47,13 @@ def test_flags_tighten_and_leave_the_rest():
     [
         Tighter(workspace=(0.1, -0.2, 0.0, 0.6, 0.2, 0.3)),
         Tighter(max_age_s=0.3),
+        Tighter(frozen_s=1.1),
         Tighter(patience=6),
         Tighter(watchdog_s=1.5),
     ],
 )
 def test_what_would_loosen_is_refused(asked):
-    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
+    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, frozen_s=1.0, patience=5, watchdog_s=1.0)
     with pytest.raises(UsageError, match=r"looser than the robot's own .*flags only tighten"):
         tighten(own, asked)
 
