@@ -2,10 +2,11 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.chart import still
 from o2o.config import at_least
+from o2o.controls import summon
 from o2o.data.plans import Plans
 from o2o.errors import RobotError
 from o2o.film import write_film
@@ -22,12 +24,15 @@ from o2o.inspect.price import settle
 from o2o.log import RunLog, run_folder
 from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
+from o2o.operator import Operator, after_episode
 from o2o.robot import Guard
 from o2o.rollout import Played, Record, account, attach, play
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot, rehearsed
 from o2o.seeding import derive
+from o2o.stages import Stages
 from o2o.stream import Stream, show
 
+Person = Callable[[Guard], Operator | None]  # who is beside a robot
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
 
 
@@ -47,6 +52,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
         plans_budget: room for that on the disk; over it every second episode's is let go.
         rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
+        operator: the person beside the robot, who may say what came out; as of `o2o finetune`.
         shadow: plan and log, but hold the robot still.
         dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
     """
@@ -62,6 +68,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     record_plans: Path | None = None
     plans_budget: str = "200MB"
     rerun: str = ""
+    operator: str = "auto"
     shadow: bool = False
     dry_run: bool = False
 
@@ -137,6 +144,7 @@ def score(
     record: Record | None = None,
     stream: Stream | None = None,
     shadow: bool = False,
+    person: Person | None = None,
 ) -> tuple[Score, list[Played]]:
     """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
 
@@ -145,6 +153,9 @@ def score(
             draws here.
         at_work: the robot that is attached already; it serves if it is a real one.
         record, stream: see `rollout.play`.
+        person: makes the operator of a robot, if there is one; then the episodes are played one by one.
+    Raises:
+        KeyboardInterrupt: the person ended it before there was anything to score.
     """
     with ExitStack() as stack:
 
@@ -154,15 +165,39 @@ def score(
         robots = [at_work if at_work is not None and not at_work.simulated else fresh()]
         if num_films is None:
             num_films = int(robots[0].simulated and draws(robots[0]))
-        if robots[0].simulated:
+        operator = person(robots[0]) if person else None
+        if robots[0].simulated and not operator:
             robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
         for robot in robots:
             robot.shadow = shadow
-        played = play(
-            agent, robots, scenes(episodes), derive(seed, "evaluate"), plan,
-            max_steps=choice.max_steps or None, num_films=num_films, record=record, stream=stream,
-        )  # fmt: skip
+        how: Any = {"plan": plan, "max_steps": choice.max_steps or None, "record": record, "stream": stream}
+        if operator:
+            played = _one_by_one(agent, robots[0], operator, scenes(episodes), seed, num_films, how)
+        else:
+            noise = derive(seed, "evaluate")
+            played = play(agent, robots, scenes(episodes), noise, num_films=num_films, **how)
+    if not played:
+        raise KeyboardInterrupt
     return Score.of([p.episode for p in played]), played
+
+
+def _one_by_one(
+    agent: Agent, robot: Guard, operator: Operator, seeds: Sequence[int], seed: int, num_films: int, how: dict
+) -> list[Played]:
+    """Each scene with a person beside the robot, who labels it, has it repeated, or ends the evaluation."""
+    done, stages = [], Stages()
+    while len(done) < len(seeds) and not operator.stopped:
+        number = len(done)
+        (played,) = play(
+            agent, [robot], [seeds[number]], derive(seed, "evaluate", number), operator=operator,
+            num_films=int(number < num_films), **how,
+        )  # fmt: skip
+        stages.merge(played.stages)
+        cut = operator.stopped  # in the middle: an episode that says nothing
+        episode = after_episode(operator, played.episode, robot.is_put_back_by_hand, print)
+        if episode is not None and not cut:
+            done.append(replace(played, episode=episode, stages=stages))
+    return done
 
 
 def watch(
@@ -175,6 +210,7 @@ def watch(
     plan: bool,
     film: bool,
     at_work: Guard | None = None,
+    person: Person | None = None,
 ) -> Score:
     """As `score`, for a run's log: the numbers, and of the first scene a film, a decision and all doubts."""
     thoughts: list[Moment] = []
@@ -184,7 +220,9 @@ def watch(
             thoughts.extend(moments)
 
     films = None if film else 0
-    result, played = score(agent, choice, episodes, plan, num_films=films, at_work=at_work, record=first)
+    result, played = score(
+        agent, choice, episodes, plan, num_films=films, at_work=at_work, record=first, person=person
+    )
     log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
     if played[0].frames:
         log.film(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
@@ -226,10 +264,18 @@ def evaluate(config: EvaluateConfig) -> Score:
     if config.record_plans:
         plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
         record = keeper(plans, agent, scenes(config.episodes))
-    with show(config.rerun, str(config.checkpoint)) as stream:
+    with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
+
+        def person(robot: Guard) -> Operator | None:
+            operator = summon(config.operator, robot.low, robot.high, 1.0, not robot.simulated)
+            if operator:
+                last.callback(operator.close)
+            return operator
+
         result, played = score(
             agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
             num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
+            person=person,
         )  # fmt: skip
     print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     guarded = sum((p.interventions for p in played), Counter())
@@ -239,9 +285,8 @@ def evaluate(config: EvaluateConfig) -> Score:
     if config.shadow:
         print(f"shadow: the robot was held; plans asked for {asked.size(agent.transform, episodes)}")
     if config.dry_run:
-        print(
-            f"dry run: nothing moved; plans were {asked.apart(agent.transform, episodes)} from what was done"
-        )
+        apart = asked.apart(agent.transform, episodes)
+        print(f"dry run: nothing moved; plans were {apart} from what was done")
     if config.film:
         write_film(config.film, [p.frames for p in played])
     if config.out:

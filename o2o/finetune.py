@@ -1,6 +1,6 @@
 """Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.batch import Episode
 from o2o.beside import Beside
 from o2o.config import at_least
+from o2o.controls import summon
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
@@ -20,8 +21,6 @@ from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import compiles, tune
-from o2o.operator import summon
-from o2o.robot import Guard
 from o2o.rollout import attach
 from o2o.run import (
     RobotChoice,
@@ -76,8 +75,8 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
         evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
-        operator: the person beside the robot: `keys` in this terminal, a file that lines are written to, or
-            `none`. `auto`: keys, for a real robot in a terminal. See `o2o.operator`.
+        operator: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
+            lines, or `none`. `auto`: keys, for a real robot in a terminal. See `o2o.operator`.
         operator_reward: of the step at which the operator says that the task is done.
     """
 
@@ -156,7 +155,9 @@ def finetune(config: FinetuneConfig) -> Path:
         facts["robot"]["simulated"] = robot.simulated  # so that to inspect the run never moves a real one
         write_papers(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
-        operator = summon(config.operator, robot.low, robot.high, config.operator_reward, not robot.simulated)
+        operator = summon(
+            config.operator, robot.low, robot.high, config.operator_reward, not robot.simulated, stopped
+        )  # fmt: skip
         if operator:
             last.callback(operator.close)
         robot.report = last.enter_context(interventions(folder / "guard.jsonl", own))
@@ -168,8 +169,27 @@ def finetune(config: FinetuneConfig) -> Path:
         log.rewind("online", done if resumed else -1)
         for number in range(_num_logged(log), done):  # a kill came between the episode and its line
             log.write(number + 1, "online", _outcome(own.read(number)))
+        who = (lambda robot: operator) if operator and not robot.simulated else None
+
+        def judge() -> None:
+            """Evaluates what acts, where that is due."""
+            if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
+                return
+            with suppress(KeyboardInterrupt):  # the operator's, who ends the run at the next look, too
+                watched = (
+                    agent,
+                    choice,
+                    config.evaluate_episodes,
+                    config.plan,
+                    config.evaluate_film,
+                    robot,
+                    who,
+                )
+                line = watch(log, done, "online", *watched).line()
+                log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {line}")
+
         if not resumed:
-            _evaluate(agent, choice, config, robot, log, done)
+            judge()
         progress = Progress(config.episodes, "episodes", done)
 
         def goes_on() -> bool:
@@ -190,7 +210,7 @@ def finetune(config: FinetuneConfig) -> Path:
             log.write(done, "online", _outcome(episode) | notes | metrics)
             log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {word}"))
             if done < config.episodes or learner.current:
-                _evaluate(agent, choice, config, robot, log, done)
+                judge()
             learner.swap(log)
         for line in session.account():
             log.line(line)
@@ -206,7 +226,7 @@ def finetune(config: FinetuneConfig) -> Path:
             log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
             raise KeyboardInterrupt
         if not learner.current:
-            _evaluate(agent, choice, config, robot, log, done)
+            judge()
         log.line(f"fine-tuned for {done} episodes; checkpoint in {folder}")
     return folder
 
@@ -238,21 +258,3 @@ def _outcome(episode: Episode) -> dict[str, float]:
 def _num_updates(config: FinetuneConfig, data: dict) -> int:
     """To be expected, if the robot's episodes are as long as the recorded ones."""
     return round(config.episodes * config.updates_per_step * data["steps"] / data["episodes"])
-
-
-def _evaluate(
-    agent: Agent, choice: RobotChoice, config: FinetuneConfig, robot: Guard, log: RunLog, done: int
-) -> None:
-    if config.evaluate_every and (done % config.evaluate_every == 0 or done == config.episodes):
-        result = watch(
-            log,
-            done,
-            "online",
-            agent,
-            choice,
-            config.evaluate_episodes,
-            config.plan,
-            config.evaluate_film,
-            robot,
-        )
-        log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")

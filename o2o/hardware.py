@@ -40,7 +40,10 @@ class Hardware(gymnasium.Env):
 
     @abstractmethod
     def stop(self) -> None:
-        """Makes the robot safe now: from any thread, and twice is harmless."""
+        """Makes the robot stand still, safely, now: from any thread, and twice is harmless.
+
+        It is also called at the end of every episode, so `home` must be able to go on from there.
+        """
 
     def home(self) -> None:
         """Brings the robot to where an episode starts. May take seconds, and may ask a person."""

@@ -1,53 +1,48 @@
-"""The person beside the robot: keys in the terminal, or lines in a file that a program writes.
+"""The person beside the robot, and the words for what they want: by keys, by gamepad, or written to a file.
 
-| key   | line      | what it does                                                        |
-|-------|-----------|---------------------------------------------------------------------|
-| space | `pause`   | pauses, and goes on; between episodes: the robot may start          |
-| s     | `success` | the task is done: the episode ends with the operator's reward       |
-| f     | `failure` | it will not be: the episode ends                                    |
-| u     | `undo`    | after an episode: the label was wrong, take it back                 |
-| r     | `again`   | throws the episode away; it is recorded again                       |
-| t     | `take`    | takes the robot over, and gives it back                             |
-| q     | `stop`    | stops the robot, ends the episode and the run, with a checkpoint    |
-| 1 2 3 | `go` `slow` `hold` | what to do about an unsure decision, with `--when-unsure ask` |
+| key   | gamepad (Xbox, PlayStation) | line      | what it does                                           |
+|-------|-----------------------------|-----------|--------------------------------------------------------|
+| space | A, cross                    | `pause`   | pauses, and goes on; between episodes: it may start    |
+| s     | Y, triangle                 | `success` | the task is done: the episode ends with its reward     |
+| f     | B, circle                   | `failure` | it will not be: the episode ends                       |
+| u     | X, square                   | `undo`    | after an episode: the label was wrong, take it back    |
+| r     | Back, Share; for 1 s        | `again`   | throws the episode away; it is recorded again          |
+| t     | LB, L1; while it is held    | `take`    | takes the robot over, and gives it back                |
+| c     | RB, R1                      | `turn`    | turns the last entry over: closes and opens a gripper  |
+| q     | Start, Options; for 1 s     | `stop`    | ends the episode and the run, with a checkpoint        |
+| 1     | pad up                      | `go`      | about an unsure decision, with `--when-unsure ask`     |
+| 2     | pad left                    | `slow`    | the same                                               |
+| 3     | pad down                    | `hold`    | the same                                               |
 
-While the robot is taken over, a line `move 0.01 0 0 1` is its next action, in the action's own units; in the
-terminal the keys `i k`, `j l` and `o m` move it along the first three entries, and `c` turns the last one
-over. A takeover is stored as what was done, and marked.
+While the robot is taken over, a line `move 0.01 0 0 -` is its next action, in the action's own units; `-`
+leaves an entry as it is. The keys `i k`, `j l` and `o m` move it along the first three entries. So do the
+sticks, by as much as they are pushed: the left one up and down, left and right, the right one up and down. A
+program that does not know how things stand says `take on`, `take off`, `pause on` or `pause off`. A takeover
+is stored as what was done, and marked.
 """
 
 import logging
-import os
-import select
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
 from o2o.batch import Episode
-from o2o.errors import UsageError
 
-KEYS = {
-    " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "q": "stop",
-    "1": "go", "2": "slow", "3": "hold",
-}  # fmt: skip
-COMMANDS = sorted(KEYS.values())
-MOVES = {"i": (0, 1), "k": (0, -1), "j": (1, 1), "l": (1, -1), "o": (2, 1), "m": (2, -1)}  # entry, sign
-STRIDE = 0.5  # of an entry's range, for one key
+COMMANDS = ("again", "failure", "go", "hold", "pause", "slow", "stop", "success", "take", "turn", "undo")
+MOVED = 3  # entries that keys and sticks move; the last of more than those is a gripper
 WAIT_S = 0.02  # between two looks while nothing is to be done
 
 logger = logging.getLogger("o2o")
 
 
 class Source(Protocol):
-    """Where commands come from."""
+    """Where lines come from."""
 
     def read(self) -> list[str]:
-        """Lines since the last time: a name in `COMMANDS`, or `move` and numbers. Never waits."""
+        """Those since the last time. Never waits."""
         ...
 
     def close(self) -> None: ...
@@ -58,16 +53,25 @@ class Operator:
 
     Attributes:
         reward: of the step at which success is labelled.
+        interrupted: whether Ctrl-C was pressed; while the robot waits for the person, that is a `stop`.
         label: of this episode: True or False once a person said so.
         paused, taken, stopped, again: what was asked for last.
     """
 
-    def __init__(self, source: Source, low: np.ndarray, high: np.ndarray, reward: float = 1.0):
+    def __init__(
+        self,
+        source: Source,
+        low: np.ndarray,
+        high: np.ndarray,
+        reward: float = 1.0,
+        interrupted: Callable[[], bool] = lambda: False,
+    ):
         """
         Args:
             low, high: (A,) the action box, for moves.
         """
         self.source, self.low, self.high, self.reward = source, low, high, reward
+        self.interrupted = interrupted
         self.stopped = False
         self.begin()
 
@@ -75,31 +79,32 @@ class Operator:
         """A new episode."""
         self.label: bool | None = None
         self.paused = self.taken = self.again = self.undone = False
-        self._move: np.ndarray | None = None
         self._answer: Literal["go", "slow", "hold"] | None = None
         self._asked = False
+        self._forget()
 
     def listen(self) -> None:
         """Takes in what was said since the last time."""
         for line in self.source.read():
-            word, *numbers = line.split()
+            word, *rest = line.split()
             if word == "move":
-                self._steer(numbers)
-            elif word == "pause":
-                self.paused = not self.paused
-            elif word == "take":
-                self.taken = not self.taken
-                logger.info("the operator %s the robot", "has" if self.taken else "gives back")
-            elif word in ("success", "failure"):
-                self.label = word == "success"
-            elif word == "undo":
+                self._steer(rest)
+            elif line in ("pause", "pause on", "pause off"):
+                self.paused = not self.paused if not rest else rest == ["on"]
+            elif line in ("take", "take on", "take off"):
+                self._take(not self.taken if not rest else rest == ["on"])
+            elif line == "turn":
+                self._turn_over()
+            elif line in ("success", "failure"):
+                self.label, self.undone = line == "success", False
+            elif line == "undo":
                 self.undone = True
-            elif word == "again":
+            elif line == "again":
                 self.again = True
-            elif word == "stop":
+            elif line == "stop":
                 self.stopped = True
-            elif word in ("go", "slow", "hold"):
-                self._answer = word
+            elif line in ("go", "slow", "hold"):
+                self._answer = line
             else:
                 logger.warning("the operator said %r; have %s, move", line, ", ".join(COMMANDS))
 
@@ -114,11 +119,25 @@ class Operator:
         while not (until() or self.stopped):
             idle.wait(WAIT_S)
             self.listen()
+            self.stopped = self.stopped or self.interrupted()
 
-    def action(self) -> np.ndarray | None:
-        """(A,) the move that was asked for since the last time; None: the robot is to hold."""
-        move, self._move = self._move, None
-        return move
+    def action(self, hold: np.ndarray | None = None) -> np.ndarray | None:
+        """(A,) the move that was asked for since the last time; None: the robot is to hold.
+
+        Args:
+            hold: (A,) what keeps the robot as it is, for entries that nobody moved; None: nobody can tell.
+        """
+        asked, self._move = self._move, None
+        turned, self._turned = self._turned, False
+        if asked is None or (hold is None and np.isnan(asked).any()):
+            return None
+        action = asked if hold is None else np.where(np.isnan(asked), hold, asked)
+        if turned:
+            last = action[-1] if self._gripper is None else self._gripper
+            self._gripper = self.low[-1] if last > (self.low[-1] + self.high[-1]) / 2 else self.high[-1]
+        if np.isnan(asked[-1]) and self._gripper is not None:
+            action[-1] = self._gripper
+        return action
 
     def answer(self, question: str) -> Literal["go", "slow", "hold"] | None:
         """What was said of an unsure decision: `go`, `slow` or `hold`; asked once, never waited for."""
@@ -133,33 +152,75 @@ class Operator:
     def close(self) -> None:
         self.source.close()
 
-    def _steer(self, numbers: list[str]) -> None:
+    def _take(self, taken: bool) -> None:
+        if taken != self.taken:
+            self.taken = taken
+            self._forget()
+            logger.info("the operator %s the robot", "has" if taken else "gives back")
+
+    def _forget(self) -> None:
+        """Nothing is being moved: what was said before a takeover must not move the robot in it."""
+        self._move: np.ndarray | None = None  # NaN: as it is
+        self._gripper: float | None = None  # where it was turned to
+        self._turned = False
+
+    def _turn_over(self) -> None:
+        if self.taken and len(self.low) > MOVED:
+            self._turned = not self._turned
+            self._move = np.full(len(self.low), np.nan) if self._move is None else self._move
+
+    def _steer(self, entries: list[str]) -> None:
         try:
-            asked = np.array([float(number) for number in numbers])
+            said = [float(entry) for entry in entries if entry != "-"]
         except ValueError:
-            asked = np.array([np.nan])
-        if asked.shape != self.low.shape or not np.isfinite(asked).all():
-            logger.warning("the operator's move %s is not %d numbers", numbers, len(self.low))
-        else:
+            said = [np.nan]
+        if len(entries) != len(self.low) or not np.isfinite(said).all():
+            logger.warning("the operator's move %s is not %d numbers", entries, len(self.low))
+        elif self.taken:
+            asked = np.array([np.nan if entry == "-" else float(entry) for entry in entries])
             self._move = np.clip(asked, self.low, self.high)
 
 
-def between_episodes(operator: Operator, episode: Episode, tell: Callable[[str], object]) -> Episode | None:
-    """Asks what is to become of an episode, and waits until the next may start.
+def move(shares: Sequence[float], reach: np.ndarray) -> str:
+    """The line that moves the first entries by shares of their reach, and leaves those with 0 as they are.
 
+    Args:
+        shares: from -1 to 1.
+        reach: (A,) half of each entry's range.
+    """
+    said = ["-"] * len(reach)
+    for entry, share in enumerate(shares[: len(reach)]):
+        if share:
+            said[entry] = f"{share * reach[entry]:g}"
+    return " ".join(["move", *said])
+
+
+def after_episode(
+    operator: Operator, episode: Episode, waits: bool, tell: Callable[[str], object]
+) -> Episode | None:
+    """What becomes of an episode once the person has spoken.
+
+    Args:
+        waits: until the person says that the next one may start.
+        tell: a line for them.
     Returns:
         The episode, perhaps without its label; None where it is to be recorded again.
     """
-    said = {True: "success", False: "failure", None: "no label"}[operator.label]
-    tell(
-        f"{len(episode)} steps, return {episode.episode_return:.3g}, {said}. Put things back; then space "
-        "goes on, u takes the label back, r records it again, q ends"
-    )
-    operator.paused = True
-    operator.wait(lambda: not operator.paused or operator.again)
+    if waits and not operator.again and not operator.stopped:
+        _wait(operator, episode, tell)
     if operator.again:
         return None
     return without_label(episode, operator.reward) if operator.undone and operator.label else episode
+
+
+def _wait(operator: Operator, episode: Episode, tell: Callable[[str], object]) -> None:
+    said = {True: "success", False: "failure", None: "no label"}[operator.label]
+    tell(
+        f"{len(episode)} steps, return {episode.episode_return:.3g}, {said}. Put things back; then space "
+        "goes on, u takes the label back, r records it again, q ends (gamepad: A, X, Back, Start)"
+    )
+    operator.paused = True
+    operator.wait(lambda: not operator.paused or operator.again)
 
 
 def without_label(episode: Episode, reward: float) -> Episode:
@@ -170,89 +231,3 @@ def without_label(episode: Episode, reward: float) -> Episode:
     if "success" in infos:
         infos["success"] = np.zeros_like(infos["success"])
     return replace(episode, reward=paid, success=False, terminated=False, truncated=True, infos=infos)
-
-
-class Mailbox:
-    """Lines that are appended to a file; what stood in it before is not read.
-
-    Raises:
-        UsageError: the file cannot be opened.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            self._file = path.open()
-        except OSError as error:
-            raise UsageError(f"the operator's file {path} cannot be opened: {error.strerror}") from error
-        self._file.seek(0, os.SEEK_END)
-        self._rest = ""
-
-    def read(self) -> list[str]:
-        *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        return [line.strip() for line in lines if line.strip()]
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Keys:
-    """Single keys in the terminal that the program runs in."""
-
-    def __init__(self, low: np.ndarray, high: np.ndarray):
-        """
-        Args:
-            low, high: (A,) the action box.
-        Raises:
-            UsageError: there is no terminal.
-        """
-        if not sys.stdin.isatty():
-            raise UsageError("--operator keys needs a terminal; without one, name a file: --operator FILE")
-        import termios
-        import tty
-
-        self._range, self._gripper = (high - low) / 2, high[-1]
-        self._low, self._high = low, high
-        self._terminal, self._before = termios, termios.tcgetattr(sys.stdin)
-        tty.setcbreak(sys.stdin)
-
-    def read(self) -> list[str]:
-        lines = []
-        while select.select([sys.stdin], [], [], 0)[0]:
-            key = os.read(sys.stdin.fileno(), 1).decode(errors="replace").lower()
-            if not key:
-                break
-            lines += [KEYS[key]] if key in KEYS else self._move(key)
-        return lines
-
-    def close(self) -> None:
-        self._terminal.tcsetattr(sys.stdin, self._terminal.TCSADRAIN, self._before)
-
-    def _move(self, key: str) -> list[str]:
-        if key == "c":
-            self._gripper = self._low[-1] if self._gripper == self._high[-1] else self._high[-1]
-        elif key not in MOVES or MOVES[key][0] >= len(self._range):
-            return []
-        move = np.zeros(len(self._range))
-        if len(move) > 3:
-            move[-1] = self._gripper
-        if key in MOVES:
-            entry, sign = MOVES[key]
-            move[entry] = sign * STRIDE * self._range[entry]
-        return ["move " + " ".join(f"{value:g}" for value in move)]
-
-
-def summon(how: str, low: np.ndarray, high: np.ndarray, reward: float, real: bool) -> Operator | None:
-    """The operator that `--operator` names; None where there is nobody.
-
-    Args:
-        how: `auto` (keys, for a real robot in a terminal), `keys`, `none`, or a file.
-        real: the robot is no simulation.
-    Raises:
-        UsageError: no terminal for keys, or a file that cannot be opened.
-    """
-    if how == "none" or (how == "auto" and not (real and sys.stdin.isatty())):
-        return None
-    source = Keys(low, high) if how in ("auto", "keys") else Mailbox(Path(how))
-    return Operator(source, low, high, reward)

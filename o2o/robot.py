@@ -142,7 +142,7 @@ class Guard(gymnasium.Wrapper):
             info = {**info, "executed_action": done, "success": success, "takeover": takeover}
             info["interventions"] = reasons
             seen = self._seen(obs, info)
-            self.rest() if terminated or truncated else self._feed()
+            self.finish() if terminated or truncated else self._feed()
             return seen, total, bool(terminated), bool(truncated), info
 
     def _vet(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -197,9 +197,19 @@ class Guard(gymnasium.Wrapper):
         if self._watchdog:
             self._watchdog.rest()
 
-    def hold(self) -> np.ndarray | None:
-        """(A,) the action that keeps the robot where it is; None where nobody can tell."""
-        return self._safety.hold()
+    def finish(self) -> None:
+        """The episode is over: the robot stands still, and nothing is asked of it until the next reset."""
+        self.rest()
+        if not self.simulated:
+            self.stop()
+
+    def hold(self, asked: np.ndarray | None = None) -> np.ndarray | None:
+        """(A,) the action that keeps the robot where it is; None where nobody can tell.
+
+        Args:
+            asked: (A,) gives the positions that nobody has measured or commanded yet, such as a gripper's.
+        """
+        return self._safety.hold(asked)
 
     def render(self) -> np.ndarray:
         """(h, w, 3) uint8 picture.
@@ -215,6 +225,11 @@ class Guard(gymnasium.Wrapper):
             if not isinstance(picture, np.ndarray) or picture.shape[2:] != (3,):
                 raise RobotError("the robot draws no pictures: render() gives no (h, w, 3) array")
             return picture
+
+    @property
+    def is_put_back_by_hand(self) -> bool:
+        """Whether a person has to put things back before an episode; not where `metadata` says otherwise."""
+        return not (self.simulated or self.env.metadata.get("resets_itself", False))
 
     @property
     def can_stop(self) -> bool:

@@ -248,7 +248,7 @@ class _Worker:
         self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
         self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
-        self.prev_reward, self.first, self.running = 0.0, True, True
+        self.prev_reward, self.first, self.running, self.resting = 0.0, True, True, False
         if self.stream:
             self.stream.episode(place, f"scene {seed}")
         self._keep(raw)
@@ -282,25 +282,32 @@ class _Worker:
         self.prev_reward = self.transform.reward(reward)
         self._see(raw)
         self.running = not (terminated or truncated)
+        if not self.running:
+            self.robot.finish()
         return not self.running
 
     def _ask(self, intended: np.ndarray) -> np.ndarray:
-        """(A,) the plan's action, or that of the person who has the robot; after a pause, if there is one."""
-        operator = self.operator
+        """(A,) the plan's action, or that of the person who has the robot.
+
+        A pause begins with one decision at rest, and ends with one, for what was planned before it is old.
+        """
+        operator, hold = self.operator, self.robot.hold(intended)
         if self.doubter:
-            intended = self.doubter.judge(intended, self.robot.hold())
+            intended = self.doubter.judge(intended, hold)
         if operator is None:
             return intended
         operator.listen()
-        if operator.paused:
+        if self.resting:
             self.robot.rest()
             operator.wait(lambda: not operator.paused)
-        if not operator.taken:
+        resting, self.resting = self.resting, operator.paused
+        if not (resting or operator.paused or operator.taken):
             return intended
-        for action in (operator.action(), self.robot.hold()):
-            if action is not None:
-                return action
-        raise RobotError("the robot is taken over, and nobody can tell how it holds: metadata['command']")
+        asked = operator.action(hold) if operator.taken and not operator.paused else None
+        found = hold if asked is None else asked
+        if found is None:
+            raise RobotError("nobody can tell how this robot holds: it states no metadata['command']")
+        return found
 
     def _judge(
         self, reward: float, terminated: bool, truncated: bool, info: dict

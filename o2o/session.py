@@ -21,7 +21,7 @@ from o2o.handover import freedom
 from o2o.learner import Between, LearnerConfig
 from o2o.limits import commands
 from o2o.moment import keeper
-from o2o.operator import Operator, between_episodes
+from o2o.operator import Operator, after_episode
 from o2o.robot import Guard, Report
 from o2o.rollout import Played, account, play
 from o2o.seeding import derive
@@ -80,7 +80,9 @@ class Session:
             )  # fmt: skip
             self._stages.merge(played.stages)
             self._interventions += played.interventions
-            episode = self._after(played.episode)
+            episode: Episode | None = played.episode
+            if self.operator:
+                episode = after_episode(self.operator, episode, self.robot.is_put_back_by_hand, self.tell)
             if episode is not None:
                 self.own.add(episode, scene)
                 return replace(played, episode=episode)
@@ -92,16 +94,6 @@ class Session:
     def account(self) -> list[str]:
         """Lines on times and on what the guard did, of all episodes of this session."""
         return account(self._stages, self._interventions, self._stages.num_ticks)
-
-    def _after(self, episode: Episode) -> Episode | None:
-        """What is left of an episode once the operator has spoken; None: nothing."""
-        operator, kept = self.operator, episode
-        if operator is None:
-            return episode
-        resets_itself = self.robot.simulated or self.robot.metadata.get("resets_itself", False)
-        if not (operator.again or operator.stopped or resets_itself):
-            kept = between_episodes(operator, episode, self.tell)
-        return None if operator.again else kept
 
     def _doubter(self) -> Doubter | None:
         limit, config, operator = self.learner.limit, self.config, self.operator

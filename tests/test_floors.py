@@ -45,7 +45,8 @@ FLOORS = {
         "capture",
         *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "safety", "still", "watchdog", "clock", "hardware", "newest", "operator", "weights"],
+        *["limits", "safety", "still", "watchdog", "clock", "hardware", "newest", "weights"],
+        *["operator", "controls", "gamepad"],
         *["wire", "introduction", "faults", "wallclock", "station"],
     ],  # contracts and bricks
     2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts

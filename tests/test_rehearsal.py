@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_hardware import Slide
 from test_loops import dataset, finetune_config, pretrain_config, pretrained  # noqa: F401  (fixtures)
+from test_switch import Says
 
 import o2o
 from o2o import asked, catalog, checkpoint
@@ -119,3 +120,19 @@ def test_nothing_to_replay_is_one_line(dataset):  # noqa: F811
     ):
         with pytest.raises(UsageError, match=match):
             connect("replay", options)
+
+
+def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """The point robot is no simulation: labels count, `again` repeats, `stop` scores what there is."""
+    one, two, three = ["", "", "success", ""], ["", "", "again", ""], ["", "", "failure", ""]
+    words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
+    monkeypatch.setattr("o2o.controls.Mailbox", lambda path: Says(*words))
+    config = EvaluateConfig(
+        checkpoint=pretrained, episodes=9, operator=str(tmp_path / "box"), device="cpu", threads=1
+    )
+    score = evaluate(config)
+    assert score.successes.tolist() == [True, False] and score.lengths.tolist() == [2, 2]
+    assert capsys.readouterr().out.count("Put things back") == 2
+    monkeypatch.setattr("o2o.controls.Mailbox", lambda path: Says("", "stop"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)

@@ -118,7 +118,7 @@ def test_a_stop_arrives():
 
 
 def after_label(word: str):
-    """(reward, terminated, truncated, success) of the step after a person's word; it is gone after a reset."""
+    """(reward, terminated, truncated, success) of the step after a person's word; a reset forgets it."""
     with connected() as (client, station, _):
         client.reset()
         client.step(MOVE)

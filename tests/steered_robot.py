@@ -1,0 +1,58 @@
+"""A robot in real time that a person steers: three displacements of its end, and a gripper's opening."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+from o2o.hardware import Hardware
+from o2o.robot import RobotConfig
+
+
+@dataclass(frozen=True)
+class Config(RobotConfig):
+    """The robot's options.
+
+    Attributes:
+        log: file that gets a line for each action as it is sent, and an empty list for each way home.
+    """
+
+    log: str = ""
+
+
+class Arm(Hardware):
+    metadata = {  # noqa: RUF012
+        **Hardware.metadata, "control_hz": 5, "command": ("displacement",) * 3 + ("position",),
+        "measured": {"state": (-1, -1, -1, 3)}, "limits": {"patience": 50},
+    }  # fmt: skip
+    observation_space = Dict(state=Box(-9, 9, (4,), np.float32))
+    action_space = Box(np.float32([-0.04, -0.04, -0.04, -1]), np.float32([0.04, 0.04, 0.04, 1]))
+
+    def __init__(self, config: Config):
+        self.log = Path(config.log)
+        self.state = np.zeros(4)
+
+    def home(self):
+        self.state = np.zeros(4)
+        self._note([])
+
+    def observe(self):
+        return {"state": self.state.astype(np.float32)}, time.monotonic()
+
+    def send(self, action):
+        self.state = np.append(self.state[:3] + action[:3], action[3])
+        self._note(action.tolist())
+
+    def stop(self):
+        pass
+
+    def _note(self, action):
+        with self.log.open("a") as file:
+            file.write(json.dumps(action) + "\n")
+
+
+def make(config):
+    return Arm(config)
