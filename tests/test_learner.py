@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from o2o import checkpoint
 from o2o.beside import Beside
 from o2o.data.online import Online
 from o2o.errors import DivergedError, O2OError, UsageError
+from o2o.gate import GateConfig
+from o2o.handover import HandoverConfig
 from o2o.learner import acting, only_learner
 from o2o.log import read_metrics
 
@@ -109,6 +112,24 @@ def test_a_learner_killed_in_mid_run_is_started_again_and_owes_nothing(source, t
     said = capsys.readouterr().out
     assert "killed by SIGKILL" in said and "started again from the last checkpoint, 1 of 3 times" in said
     assert learned(out) == ALL
+
+
+def test_a_learner_beside_goes_back_to_the_best_weights_and_the_robot_takes_them(source, tmp_path, capsys):
+    """Six successes, then none: it goes back once, learns no more, and hands the old weights over."""
+    out = o2o.finetune(
+        config(
+            source, tmp_path / "run", robot=str(Path(__file__).parent / "tiring_robot.py"), episodes=12,
+            gate=GateConfig(window=2, level=0.9, most=1), handover=HandoverConfig(0, 0, 0),
+        )
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert re.search(r"the last \d episodes .* succeeded in 0, .* back to .*nothing more is learned", said)
+    last, best = (checkpoint.load(out / name) for name in ("checkpoint", "best"))
+    assert acting_print(last[0]) == acting_print(best[0])
+    assert last[1]["gate"]["num_returns"] == 1 and last[1]["owed"] == 0
+    assert last[1]["num_updates"] > best[1]["num_updates"]  # counted on, or nobody would take them
+    updates = last[1]["num_updates"]
+    assert f"({updates} updates, sha256 {acting_print(best[0])}) act from now on" in said
 
 
 def test_a_robot_that_holds_ends_after_the_episode_and_resume_goes_on(source, tmp_path, monkeypatch):

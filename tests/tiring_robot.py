@@ -1,0 +1,23 @@
+"""The point robot, which reports success in its first six episodes and never again."""
+
+from pathlib import Path
+
+from o2o.catalog import load
+
+Point = load("robots", str(Path(__file__).with_name("point_robot.py"))).Point
+
+
+class Tiring(Point):
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, info | {"success": self.episodes <= 6}
+
+
+def make(config):
+    return Tiring()
