@@ -27,4 +27,4 @@ def asked(episode: Episode) -> np.ndarray:
 def _words(transform: Transform, found: list[np.ndarray]) -> str:
     half = (np.array(transform.action_high) - np.array(transform.action_low)) / 2
     middle, most = np.percentile(np.concatenate(found) / half, (50, 95))
-    return f"{middle:.0%} of half the range in the median, {most:.0%} at the 95th percentile"
+    return f"{middle:.0%} of half the range (median; {most:.0%} at the 95th percentile)"

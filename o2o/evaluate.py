@@ -277,7 +277,8 @@ def evaluate(config: EvaluateConfig) -> Score:
             num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
             person=person,
         )  # fmt: skip
-    print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
+    if not config.dry_run:  # what was recorded says nothing of the agent
+        print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     guarded = sum((p.interventions for p in played), Counter())
     episodes = [p.episode for p in played]
     for line in account(played[0].stages, guarded, sum(map(len, episodes))):
@@ -286,7 +287,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         print(f"shadow: the robot was held; plans asked for {asked.size(agent.transform, episodes)}")
     if config.dry_run:
         apart = asked.apart(agent.transform, episodes)
-        print(f"dry run: nothing moved; plans were {apart} from what was done")
+        print(f"dry run: nothing moved; plans differed from the recording by {apart}")
     if config.film:
         write_film(config.film, [p.frames for p in played])
     if config.out:

@@ -216,7 +216,7 @@ def finetune(config: FinetuneConfig) -> Path:
             log.line(line)
         if config.dry_run:
             apart = asked.apart(agent.transform, [own.read(0)])
-            log.line(f"dry run: nothing moved; plans were {apart} from what was done")
+            log.line(f"dry run: nothing moved; plans differed from the recording by {apart}")
         learner.finish(log, stopped, log.progress)
         checkpoint.write_json(folder / "online.json", own.papers())
         if learner.lost:
