@@ -102,11 +102,12 @@ class Freedom:
     leash: float = math.inf
     within: Envelope | None = None
 
-    def line(self) -> str:
-        """For a log."""
+    def line(self, plan: bool = True) -> str:
+        """For a log; the planner is named where it acts."""
         leash = "free" if self.leash == math.inf else f"within {self.leash:.2g} of the policy"
         room = "anywhere" if self.within is None else "kept near recorded actions"
-        return f"exploration {self.explore:.0%}, planner {leash}, actions {room}"
+        planner = f"planner {leash}, " if plan else ""
+        return f"exploration {self.explore:.0%}, {planner}actions {room}"
 
 
 def freedom(config: HandoverConfig, envelope: Envelope | None, episode: int) -> Freedom:

@@ -71,7 +71,7 @@ class Session:
         record = keeper(self.plans, self.agent, [scene], number) if self.plans else None
         free = freedom(config.handover, self.learner.envelope, number)
         if number < config.handover.episodes:
-            self.tell(f"episode {number + 1}: {free.line()}")
+            self.tell(f"episode {number + 1}: {free.line(self.plan)}")
         while True:
             (played,) = play(
                 self.agent, [self.robot], [scene], noise, self.plan, free, self.max_steps,

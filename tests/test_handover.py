@@ -26,6 +26,7 @@ def test_the_first_episode_is_the_policys_without_noise_and_inside_the_envelope(
     assert (
         first.line() == "exploration 0%, planner within 0 of the policy, actions kept near recorded actions"
     )
+    assert first.line(plan=False) == "exploration 0%, actions kept near recorded actions"
 
 
 def test_freedoms_grow_in_even_steps_and_end_at_everything():
