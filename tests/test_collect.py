@@ -109,6 +109,20 @@ def test_data_success_share_is_modest(name, low, high, tmp_path):
     np.testing.assert_allclose(recording.action_high, recipe.action_high)
 
 
+def test_demonstrations_are_what_a_served_arm_shows_and_pays():
+    options = catalog.load("datasets", "sim-lift-demos").RECIPE.robot_options
+    robot = connect("sim", sim.Config(**options))
+    served = sim.live(sim.Config(), show_state=False)
+    assert robot.observation_space == served.observation_space
+    assert robot.action_space == served.action_space
+    (episode,) = collect(robot, sim.expert, [0.0])
+    served.close()
+    robot.close()
+    done = episode.infos["success"][1:] if "success" in episode.infos else None
+    assert episode.success and set(episode.reward.tolist()) == {0.0, 1.0}
+    assert done is None or episode.reward.tolist() == done.astype(float).tolist()
+
+
 def test_seed_repeats_the_recording_and_another_does_not():
     def record(seed):
         robot = connect("sim", sim.Config(task="push"))

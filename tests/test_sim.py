@@ -210,6 +210,8 @@ def test_unknown_options_say_what_exists():
         build(obs="pixels")
     with pytest.raises(UsageError, match="16 to 512"):
         build(image_size=4)
+    with pytest.raises(UsageError, match=r"'sparse' not found.*shaped, success"):
+        build(reward="sparse")
 
 
 def test_guard_takes_the_arm_at_its_word():

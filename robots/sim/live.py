@@ -24,7 +24,7 @@ COMMAND = ("displacement", "displacement", "displacement", "position")
 
 def world(config, show_state: bool) -> "Live":
     """The arm in ticks of 20 ms. Without `show_state` it shows a camera, what it feels, and success."""
-    return Live(sim.make(config if show_state else replace(config, obs="camera")), show_state)
+    return Live(sim.make(config if show_state else replace(config, obs="camera", reward="success")))
 
 
 class Live:
@@ -32,8 +32,8 @@ class Live:
 
     num_ticks = sim.NUM_WAYPOINTS
 
-    def __init__(self, arm, show_state: bool):
-        self.arm, self.show_state = arm, show_state
+    def __init__(self, arm):
+        self.arm = arm
         self.observation_space, self.action_space = arm.observation_space, arm.action_space
         self.metadata = {
             "control_hz": sim.CONTROL_HZ, "displacement": sim.DISPLACEMENT, "command": COMMAND,
@@ -85,8 +85,7 @@ class Live:
         return self.arm.feel()
 
     def judge(self):
-        success = self.arm._success()
-        return (self.arm._reward(self._executed) if self.show_state else float(success)), success, False
+        return self.arm._reward(self._executed), self.arm._success(), False
 
     def snapshot(self):
         if self._shot is not None:

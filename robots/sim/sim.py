@@ -17,7 +17,8 @@ on the table at x = 0.4 m, y = 0; velocities are in m/s (decimetres per decision
 `metadata["displacement"]` says which of these entries an action moves, and `project` where a point of the
 world lies in the picture that `render` draws; both are for whoever wants to draw plans over the arm.
 
-Rewards lie between -0.03 and 1 a decision. Episodes last 25 decisions and never end on success.
+Rewards lie between -0.03 and 1 a decision, more the nearer the goal; or they are 1 while the task is done and
+else 0, as a person or a detector pays a real robot. Episodes last 25 decisions and never end on success.
 """
 
 import math
@@ -37,6 +38,7 @@ from o2o.robot import RobotConfig
 
 TASKS = {"reach": ("ball",), "push": ("cube", "disc"), "lift": ("cube",)}  # what lies on the table
 OBS = ("state", "camera", "both")
+REWARDS = ("shaped", "success")
 
 NUM_DECISIONS = 25
 CONTROL_HZ = 10
@@ -73,12 +75,14 @@ class Config(RobotConfig):
             cube 10 cm up; it is paid for up to 12).
         obs: `state` (a vector that holds all there is to know), `camera` (an image and what the arm
             feels) or `both`.
+        reward: `shaped` (paid for the way there, too) or `success` (1 while the task is done, else 0).
         image_size: side of the observed image, pixels.
         picture_size: side of what `render()` returns, for videos, pixels; at most 512.
     """
 
     task: str = "lift"
     obs: str = "state"
+    reward: str = "shaped"
     image_size: int = 84
     picture_size: int = 320
 
@@ -87,12 +91,14 @@ def make(config: Config) -> "Arm":
     """The arm at one task.
 
     Raises:
-        UsageError: an unknown task or kind of observation, or an image too small or too large.
+        UsageError: an unknown task, kind of observation or reward, or an image too small or too large.
     """
     if config.task not in TASKS:
         raise UsageError(not_found("task", config.task, list(TASKS)))
     if config.obs not in OBS:
         raise UsageError(not_found("kind of observation", config.obs, list(OBS)))
+    if config.reward not in REWARDS:
+        raise UsageError(not_found("kind of reward", config.reward, list(REWARDS)))
     for name in ("image_size", "picture_size"):
         if not 16 <= getattr(config, name) <= 512:
             raise UsageError(f"{name} is {getattr(config, name)}, wanted 16 to 512 pixels")
@@ -299,7 +305,9 @@ class Arm(gymnasium.Env):
         return self._distance() <= SUCCESS_WITHIN[self.config.task]
 
     def _reward(self, executed) -> float:
-        """Closeness to the goal and, for the cube, to the cube, less a small cost of motion."""
+        """Success alone; or closeness to the goal and, for the cube, to the cube, less a cost of motion."""
+        if self.config.reward == "success":
+            return float(self._success())
         cost = 0.01 * float(np.square(executed / ACTION_HIGH)[:3].sum())
         if self.config.task == "reach":
             return _near(self._distance()) - cost
