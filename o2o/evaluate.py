@@ -26,7 +26,7 @@ from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
 from o2o.operator import Operator, after_episode
 from o2o.robot import Guard
-from o2o.rollout import Played, Record, account, attach, play
+from o2o.rollout import Played, Record, account, attach, play, warm_up
 from o2o.run import RobotChoice, checkpoint_folder, choose_robot, rehearsed
 from o2o.seeding import derive
 from o2o.stages import Stages
@@ -168,6 +168,8 @@ def score(
         operator = person(robots[0]) if person else None
         if robots[0].simulated and not operator:
             robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
+        if not robots[0].simulated:
+            warm_up(agent, plan)
         for robot in robots:
             robot.shadow = shadow
         how: Any = {"plan": plan, "max_steps": choice.max_steps or None, "record": record, "stream": stream}

@@ -21,7 +21,7 @@ from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import compiles, tune
-from o2o.rollout import attach
+from o2o.rollout import attach, warm_up
 from o2o.run import (
     RobotChoice,
     check_same,
@@ -33,7 +33,7 @@ from o2o.run import (
     stop_requested,
     write_papers,
 )
-from o2o.session import Session, interventions, warm_up
+from o2o.session import Session, interventions
 from o2o.stream import show
 
 CARELESS = {  # as published: everything from the first episode on
@@ -138,7 +138,6 @@ def finetune(config: FinetuneConfig) -> Path:
     }
     if beside:
         learner = Beside(config, folder, agent, config.agent, config.checkpoint, fast)
-        warm_up(agent, config.plan)
     else:
         learner = Between(Learner(config, folder, agent, meta), tensors, meta, resumed)
     plans = Plans(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
@@ -166,6 +165,8 @@ def finetune(config: FinetuneConfig) -> Path:
             plans, stream, operator,
         )  # fmt: skip
         done = learner.begin(facts, own, log)
+        if not robot.simulated:
+            warm_up(agent, config.plan)
         log.rewind("online", done if resumed else -1)
         for number in range(_num_logged(log), done):  # a kill came between the episode and its line
             log.write(number + 1, "online", _outcome(own.read(number)))

@@ -122,15 +122,3 @@ def interventions(path: Path, own: Online) -> Iterator[Report]:
                 file.flush()
 
         yield report
-
-
-def warm_up(agent: Agent, plan: bool) -> None:
-    """Acts on nothing, so that what is slow the first time is done before the robot moves."""
-    spec = agent.transform.spec
-    obs = {
-        name: np.zeros((1, *shape), np.uint8 if name in spec.images else np.float32)
-        for name, shape in spec.obs.items()
-    }
-    agent.start(1, 0)
-    for first in (True, False, False):
-        agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
