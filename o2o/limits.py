@@ -35,7 +35,7 @@ class Limits:
         max_age_s: an observation older than this when the action is sent is stale: the robot holds.
         frozen_s: a picture that is the same to the last bit for longer than this counts as stale, whatever
             its time stamp says: no camera of steel sees the same twice, but drivers repeat their last frame.
-        patience: decisions in a row that it holds before it stops for good.
+        patience: decisions in a row that it holds before it stops for good, over episodes.
         watchdog_s: without a decision for so long within an episode it is stopped; 0: not watched.
     """
 

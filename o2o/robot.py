@@ -87,8 +87,7 @@ class Guard(gymnasium.Wrapper):
             self._still.forget()
             seen = self._seen(obs, info)
             self._safety.start(measured(self.env.metadata.get("measured"), seen, len(self.low)))
-            self._held = 0
-            self._feed()
+            self._feed()  # holds count on: a blind robot must not go home again and again
             return seen, info
 
     def step(self, action):

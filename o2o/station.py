@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from o2o.wallclock import rest
 from o2o.watchdog import Watchdog
 
 HELLO_S = 3.0  # that a client may take to say who it is
+NUM_WAYS = 256  # newest messages, among which the quickest is looked for: clocks drift
 LABELS = {"success": True, "failure": False}
 
 logger = logging.getLogger("o2o")
@@ -37,6 +39,8 @@ class StationConfig:
         token_file: file with the word that clients must know, 16 characters or more.
         observe_hz: observations sent a second.
         watchdog_ms: without a new action for so long the robot is stopped: it holds.
+        old_ms: an action that comes so much later than the quickest ones is not carried out. A network that
+            was silent delivers all at once what was sent meanwhile.
         faults: what goes wrong on purpose.
     """
 
@@ -45,11 +49,12 @@ class StationConfig:
     token_file: Path | None = None
     observe_hz: float = 30.0
     watchdog_ms: float = 300.0
+    old_ms: float = 100.0
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
-        at_least(self, port=0, observe_hz=1, watchdog_ms=10)
-        at_most(self, port=65535, observe_hz=1000, watchdog_ms=60_000)
+        at_least(self, port=0, observe_hz=1, watchdog_ms=10, old_ms=1)
+        at_most(self, port=65535, observe_hz=1000, watchdog_ms=60_000, old_ms=60_000)
 
 
 class Station:
@@ -77,6 +82,7 @@ class Station:
         self._label: bool | None = None  # of the episode, once a person has said it
         self._failed = ""  # how the robot did
         self._echo: list[float] = []
+        self._ways: deque[float] = deque(maxlen=NUM_WAYS)  # heard minus sent: the clocks' offset and the way
         self.faults.moved(*[rest(robot.metadata, self._space, None)] * 2)  # complains here, if at all
         token = wire.read_token(config.token_file)
         self._server = wire.listen(self._serve, config.host, config.port, token, self._reason)
@@ -193,6 +199,7 @@ class Station:
                 client.close(1013, "another client is moving the robot")
                 return
             self._client, self._seq = client, -1
+            self._ways.clear()
         name, why, code, over = wire.peer(client), "it left", 1000, threading.Event()
         try:
             hello = wire.decode(client.recv(timeout=HELLO_S), ("hello",), wire.MAX_COMMAND)
@@ -263,9 +270,11 @@ class Station:
             if client is not self._client or seq <= self._seq:
                 return  # an older one that was overtaken, or the same again
             self._seq = seq
-            self._heard(message)
+            late_s = self._heard(message)
             held = rest(self.robot.metadata, self._space, self._last)
-            if self._estop or self._homing:
+            if late_s > self.config.old_ms / 1e3:
+                logger.warning("an action that came %.0f ms late was not carried out", 1e3 * late_s)
+            if self._estop or self._homing or late_s > self.config.old_ms / 1e3:
                 executed = held
             else:
                 did = self.robot.send(self.faults.moved(action, held))
@@ -328,8 +337,12 @@ class Station:
             self._late_send(client, "observe", fields, seen, measured_s)
             clock.wait()
 
-    def _heard(self, message: wire.Message) -> None:
-        self._echo = [message.number("sent_s"), time.monotonic()]
+    def _heard(self, message: wire.Message) -> float:
+        """Notes when a message was sent and heard; how much later it came than the quickest ones, s."""
+        sent_s, now_s = message.number("sent_s"), time.monotonic()
+        self._echo = [sent_s, now_s]
+        self._ways.append(now_s - sent_s)
+        return self._ways[-1] - min(self._ways)
 
     def _report(self, text: str, tell: bool = True) -> None:
         logger.warning("%s", text)

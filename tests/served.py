@@ -53,7 +53,9 @@ class Slider(Hardware):
 def served(robot=None, faults=None, **options):
     """(station, robot) in this process."""
     robot = robot or Slider()
-    config = StationConfig(port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, **options})
+    config = StationConfig(
+        port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, "old_ms": 10_000, **options}
+    )
     with Station(robot, config) as station:
         yield station, robot
 

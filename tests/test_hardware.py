@@ -116,6 +116,21 @@ def test_a_stale_observation_is_held():
     assert arm.sent[-1] == 0.05
 
 
+def test_a_blind_robot_does_not_go_home_for_ever():
+    """It holds three times over two episodes, and stops at the fourth."""
+    arm = Slide(hz=50, max_age_s=0.1, patience=3)
+    robot = Guard(arm)
+    robot.reset()
+    arm.measured_s = time.monotonic() - 5
+    robot.step([0.05])
+    robot.step([0.05])
+    robot.reset()
+    robot.step([0.05])
+    robot.step([0.05])
+    with pytest.raises(RobotError, match=r"stale .*4 times in a row"):
+        robot.step([0.05])
+
+
 class Watched(Slide):
     """A sled seen by a camera that a test may freeze; its time stamps stay fresh."""
 

@@ -79,8 +79,11 @@ def test_actions_go_there_and_what_was_executed_comes_back():
             obs, reward, terminated, truncated, info = client.step(np.array([0.4, 0.2]))
             np.testing.assert_allclose(info["executed_action"], [0.2, 0.1])
             assert (reward, terminated, truncated) == (2.5, False, False) and "unconfirmed" not in info
-            np.testing.assert_allclose(obs["state"], [0.2 * k, 0.2], atol=1e-6)
-            assert info["success"] == (0.2 * k > 0.5) and 0 <= info["age_s"] < 0.2
+            moved = float(obs["state"][0])  # on a busy machine the newest observation may be of before
+            assert min(abs(moved - 0.2 * done) for done in range(k + 1)) < 1e-6
+            assert info["success"] == (moved > 0.5) and 0 <= info["age_s"] < 0.2
+        far = client.env.unwrapped
+        assert until(lambda: np.allclose(far.observe()[0]["state"], [0.8, 0.2]))
 
 
 def test_the_server_clips_what_a_client_without_guard_sends():
@@ -108,6 +111,23 @@ def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
             far.send(np.array([0.0, k / 500]))
         assert time.monotonic() - begin < 0.5
         assert until(lambda: robot.sent and np.isclose(robot.sent[-1][1], 499 / 500))
+
+
+def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
+    """Three actions of half a second ago, and a new one; the robot rests, then does the new one."""
+    with connected(old_ms=200) as (client, _, robot):
+        client.step(MOVE)
+        far, count = client.env.unwrapped, len(robot.sent)
+        for ago_s in (0.7, 0.6, 0.5, 0.0):
+            far._seq += 1
+            fields = {"seq": far._seq, "sent_s": time.monotonic() - ago_s}
+            far._urgent.append(("act", wire.encode("act", fields, {"action": np.array([ago_s, 0.1])})))
+        far._say("stop", {})
+        assert until(lambda: sum(seq > far._seq - 4 for seq, _ in far._done) == 4)
+        assert [float(action[0]) for action in robot.sent[count:]] == [0.0]
+        old = [action for seq, action in far._done if far._seq - 4 < seq < far._seq]
+        assert all(action[0] == 0 for action in old)  # and it says so
+        assert caplog.text.count("late was not carried out") == 3
 
 
 def test_a_stop_arrives():
