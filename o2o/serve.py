@@ -37,8 +37,8 @@ class ServeConfig(StationConfig):
         show_state: also show what no sensor could: the simulator's state and its reward. Otherwise pictures,
             what the arm feels, and success.
         camera_hz: pictures drawn a second of a simulated robot.
-        control_file: a file whose lines are obeyed and removed: `estop`, `clear`, `stop`, `success` or
-            `failure`; those typed into the server's terminal are, too.
+        control_file: a file whose lines are obeyed and removed: `estop`, `clear`, `go`, `stop`, `success`
+            or `failure`; those typed into the server's terminal are, too.
     """
 
     robot: str = "sim"

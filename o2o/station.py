@@ -78,7 +78,7 @@ class Station:
         self._lock = threading.RLock()  # all below
         self._client, self._gone_until_s = None, 0.0
         self._seq, self._last = -1, None
-        self._estop, self._holding, self._homing = False, True, False
+        self._estop, self._cleared, self._holding, self._homing = False, False, True, False
         self._label: bool | None = None  # of the episode, once a person has said it
         self._failed = ""  # how the robot did
         self._echo: list[float] = []
@@ -132,7 +132,7 @@ class Station:
 
     def obey(self, line: str) -> None:
         """One line of a person."""
-        deeds = {"estop": self.press, "clear": self.clear, "stop": self.halt}
+        deeds = {"estop": self.press, "clear": self.clear, "go": self.go, "stop": self.halt}
         word = line.strip().lower()
         if word in LABELS:
             self.label(LABELS[word])
@@ -142,17 +142,26 @@ class Station:
             logger.warning("%s", catalog.not_found("command", wire.printable(word, 40), [*deeds, *LABELS]))
 
     def press(self, who: str) -> None:
-        """The e-stop: latches until `clear`."""
+        """The e-stop: latches until `clear`, and holds the robot until `go`."""
         with self._lock:
-            self._estop = True
+            self._estop, self._cleared = True, False
             self.halt(f"the e-stop was pressed by {who}")
 
     def clear(self, who: str) -> None:
-        """Releases the e-stop; the robot holds until the next action."""
+        """Releases the e-stop. That alone moves nothing: somebody has to say `go`, too (ISO 13850, 4.1.4)."""
         with self._lock:
-            if self._estop:
+            if self._estop and not self._cleared:
+                self._cleared = True
+                self._report(f"the e-stop was cleared by {who}; `go` lets the robot move")
+
+    def go(self, who: str) -> None:
+        """Lets the robot move again after its e-stop was cleared; it holds until the next action."""
+        with self._lock:
+            if self._estop and self._cleared:
                 self._estop = False
-                self._report(f"the e-stop was cleared by {who}")
+                self._report(f"{who} lets the robot move again")
+            elif self._estop:
+                self._report("the e-stop is still pressed: `clear` it first")
 
     def label(self, success: bool) -> None:
         """A person's word on the episode, which ends with it; forgotten on the way home."""
@@ -291,7 +300,7 @@ class Station:
         error = ""
         with self._lock:
             if self._estop:
-                error = "the e-stop is pressed"
+                error = "the e-stop waits for `go`" if self._cleared else "the e-stop is pressed"
             elif self._homing:
                 error = "the robot is on its way home already"
             else:

@@ -36,7 +36,7 @@ class Config(RobotConfig):
         address: HOST:PORT of `o2o robot serve`.
         token_file: file with the server's token.
         connect_s: that the first connection may take.
-        home_s: that the way home may take, with a person clearing an e-stop on the way.
+        home_s: that the way home may take, with a person who clears an e-stop on the way.
     """
 
     address: str = ""
@@ -70,8 +70,9 @@ class Remote(Hardware):
     from the quickest of the last round trips, as if its two ways took equally long.
 
     An action counts as executed as the server reports it. With the connection up and no report within the
-    period it counts as sent (`info["unconfirmed"]`); with the connection down, as nothing moved. A pressed
-    e-stop ends the episode (`info["estop"]`, truncated); only a person can clear it.
+    period it counts as sent (`info["unconfirmed"]`); with the connection down, or where it did not even
+    leave, as nothing moved. A pressed e-stop ends the episode (`info["estop"]`, truncated); only a person at
+    the robot can clear it.
     """
 
     def __init__(self, config: Config):
@@ -87,7 +88,8 @@ class Remote(Hardware):
         self._newest: Any = None  # the message of the newest observation
         self._newest_s, self._sent_s = -math.inf, -math.inf  # measured, our clock; sent, the server's
         self._seq, self._request = 0, 0
-        self._waiting: bytes | None = None  # the newest action
+        self._waiting: tuple[int, bytes] | None = None  # the newest action, and its number
+        self._gone = 0  # number of the newest action that went out
         self._urgent: deque[tuple[str, bytes]] = deque()  # what goes out before it, in order
         self._done: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self._homed = 0, ""  # request, error
@@ -126,7 +128,7 @@ class Remote(Hardware):
             self._seq += 1
             if self._socket is not None:
                 fields = {"seq": self._seq, "sent_s": time.monotonic()}
-                self._waiting = wire.encode("act", fields, {"action": np.asarray(action)})
+                self._waiting = self._seq, wire.encode("act", fields, {"action": np.asarray(action)})
                 self._changed.notify_all()
 
     def step(self, action):
@@ -134,8 +136,8 @@ class Remote(Hardware):
         with self._lock:
             did = next((done for seq, done in self._done if seq == self._seq), None)
             flags = self._flags
-            connected = self._socket is not None
-        if did is None and connected:
+            connected, went = self._socket is not None, self._gone == self._seq
+        if did is None and connected and went:
             info["unconfirmed"], did = True, np.asarray(action, self.action_space.dtype)
         elif did is None:
             did = rest(self.metadata, self._box, self._last)
@@ -373,9 +375,10 @@ class Remote(Hardware):
                 if not self._open:
                     return
                 socket, urgent = self._socket, self._urgent[0] if self._urgent else None
-                data = urgent[1] if urgent else self._waiting
-                if not urgent:
-                    self._waiting = None
+                if urgent:
+                    data = urgent[1]
+                elif self._waiting:
+                    (self._gone, data), self._waiting = self._waiting, None
             try:
                 socket.send(data)
             except (ConnectionClosed, OSError):

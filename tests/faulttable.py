@@ -30,6 +30,7 @@ from tests.faults.trace import HOLD, HOMING, TICK_S, Trace
 
 DECISIONS = 100  # of an episode, so that a loss begins and ends in it
 GONE_S, STALL_S, LATCHED_S = 3.0, 0.8, 4.0  # how long the way is lost; the e-stop pressed
+READY_S = 1.0  # from the clear until somebody says that the arm may move
 PROMPT_MS, WATCHDOG_MS, STALE_MS = 250, 450, 700  # until a stop; the watchdog's after 300 ms; the guard's
 WAY_MM = 80  # until it rests: an action of 40 mm an axis, and what was left of the one before
 BLIND_MM = 350  # until it rests, while it goes on at 0.4 m/s an axis until the guard holds
@@ -407,7 +408,9 @@ def estop_pressed(rig: Rig, repeats: int) -> str:
             pressed_s = served.order("estop")
             known_s, _ = client.hears("the e-stop was pressed", 10, pressed_s)
             time.sleep(max(0.0, pressed_s + LATCHED_S - time.monotonic()))
-            cleared_s = served.order("clear")
+            served.order("clear")
+            time.sleep(READY_S)
+            cleared_s = served.order("go")
             begins_s, trace = moving(served, cleared_s), served.trace()
             rest_s, home_s = halt(tally, trace, pressed_s, PROMPT_MS), trace.first_s(HOMING, pressed_s)
             begun = trace.actions(trace.first_s(HOLD, pressed_s), cleared_s)
@@ -419,8 +422,8 @@ def estop_pressed(rig: Rig, repeats: int) -> str:
         leave(client)
         steps = num_stored(served.run)
     return (
-        f"{halted(tally)}, {tally['latched_mm']} until it was cleared; the client knew after "
-        f"{tally['known_ms']}; {tally['home_ms']} after the clear the arm went home by itself, "
+        f"{halted(tally)}, {tally['latched_mm']} until somebody said `go`; the client knew after "
+        f"{tally['known_ms']}; {tally['home_ms']} after `go` the arm went home, "
         f"{tally['begins_s']} after it the next episode began; all {steps} steps are stored"
     )
 

@@ -130,6 +130,20 @@ def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
         assert caplog.text.count("late was not carried out") == 3
 
 
+def test_an_action_that_never_left_counts_as_nothing_moved():
+    with connected() as (client, _, robot):
+        client.step(MOVE)
+        far, count = client.env.unwrapped, len(robot.sent)
+
+        def late(action):  # the writer has not taken it before the period is over
+            far._seq += 1
+
+        far.send = late
+        *_, info = client.step(MOVE)
+        assert len(robot.sent) == count and "unconfirmed" not in info
+        np.testing.assert_allclose(info["executed_action"], [0, MOVE[1]])  # at rest, the position as it was
+
+
 def test_a_stop_arrives():
     with connected() as (client, _, robot):
         before = robot.stops
@@ -450,7 +464,7 @@ def test_another_robot_at_the_same_address_is_refused():
                 client.step(MOVE)
 
 
-def test_the_e_stop_latches_until_a_person_clears_it():
+def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
     with connected() as (client, station, robot):
         client.step(MOVE)
         station.press("a test")
@@ -460,7 +474,8 @@ def test_the_e_stop_latches_until_a_person_clears_it():
         assert truncated and info["estop"] and len(robot.sent) == count
         np.testing.assert_allclose(info["executed_action"], [0, 0.5], atol=1e-6)
         homes = robot.homes
-        threading.Timer(0.5, station.obey, ["clear\n"]).start()
+        threading.Timer(0.2, station.obey, ["clear\n"]).start()
+        threading.Timer(0.5, station.obey, ["go\n"]).start()
         begin = time.monotonic()
         client.reset()  # waits for the person
         assert time.monotonic() - begin > 0.3 and robot.homes == homes + 1
@@ -474,7 +489,12 @@ def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
         station.press("a test")
         with pytest.raises(RobotError, match=r"not home after 0\.5 s: the e-stop is pressed"):
             client.reset()
+        station.obey("go")  # not while it is pressed
+        assert station._estop
         station.obey("clear")
+        with pytest.raises(RobotError, match="the e-stop waits for `go`"):
+            client.reset()
+        station.obey("go")
         assert until(lambda: not station._estop)
         client.reset()
         client.close()
@@ -537,6 +557,7 @@ def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path
             station.obey(line)
         assert station._estop and not path.exists() and orders(path) == []
         station.obey("clear\n")
+        station.obey("go\n")
         station.obey("claer\n")
         assert not station._estop and "did you mean 'clear'" in caplog.text
 
@@ -596,7 +617,7 @@ def test_the_arm_in_another_process_keeps_the_rate_and_holds_when_nobody_speaks(
         server.stdin.write("estop\n")
         server.stdin.flush()
         assert until(lambda: far._flags["estop"])
-        server.stdin.write("clear\n")
+        server.stdin.write("clear\ngo\n")
         server.stdin.flush()
         assert until(lambda: not far._flags["estop"])
         server.send_signal(signal.SIGKILL)
