@@ -177,17 +177,11 @@ def finetune(config: FinetuneConfig) -> Path:
             if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
                 return
             with suppress(KeyboardInterrupt):  # the operator's, who ends the run at the next look, too
-                watched = (
-                    agent,
-                    choice,
-                    config.evaluate_episodes,
-                    config.plan,
-                    config.evaluate_film,
-                    robot,
-                    who,
-                )
-                line = watch(log, done, "online", *watched).line()
-                log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {line}")
+                result = watch(
+                    log, done, "online", agent, choice, config.evaluate_episodes, config.plan,
+                    config.evaluate_film, robot, who,
+                )  # fmt: skip
+                log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")
 
         if not resumed:
             judge()
@@ -215,7 +209,7 @@ def finetune(config: FinetuneConfig) -> Path:
             learner.swap(log)
         for line in session.account():
             log.line(line)
-        if config.dry_run:
+        if config.dry_run and done:
             apart = asked.apart(agent.transform, [own.read(0)])
             log.line(f"dry run: nothing moved; plans differed from the recording by {apart}")
         learner.finish(log, stopped, log.progress)
