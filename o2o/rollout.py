@@ -303,7 +303,10 @@ class _Worker:
 
         A pause begins with one decision at rest, and ends with one, for what was planned before it is old.
         """
-        operator, hold = self.operator, self.robot.hold(intended)
+        operator = self.operator
+        if not (operator or self.doubter):
+            return intended
+        hold = self.robot.hold(intended)
         if self.doubter:
             intended = self.doubter.judge(intended, hold)
         if operator is None:

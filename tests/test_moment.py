@@ -128,6 +128,9 @@ class Robot:
         self.count = 0
         return {"state": np.zeros(5, np.float32), "goal": np.zeros(2, np.float32)}, {}
 
+    def finish(self):
+        pass
+
     def step(self, action):
         self.count += 1
         if self.fails and self.count == 3:
