@@ -276,6 +276,7 @@ class _Worker:
         asked = self._ask(intended)
         raw, reward, terminated, truncated, info = self.robot.step(asked)
         self._time(info)
+        stands = terminated or truncated  # the guard has stopped it already
         if self.operator:
             reward, terminated, truncated, info = self._judge(reward, terminated, truncated, info)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
@@ -294,7 +295,7 @@ class _Worker:
         self.prev_reward = self.transform.reward(reward)
         self._see(raw)
         self.running = not (terminated or truncated)
-        if not self.running:
+        if not self.running and not stands:
             self.robot.finish()
         return not self.running
 

@@ -148,7 +148,7 @@ class Station:
             self.halt(f"the e-stop was pressed by {who}")
 
     def clear(self, who: str) -> None:
-        """Releases the e-stop. That alone moves nothing: somebody has to say `go`, too (ISO 13850, 4.1.4)."""
+        """Releases the e-stop. That alone moves nothing: somebody has to say `go`, too, as ISO 13850 asks."""
         with self._lock:
             if self._estop and not self._cleared:
                 self._cleared = True
@@ -281,9 +281,10 @@ class Station:
             self._seq = seq
             late_s = self._heard(message)
             held = rest(self.robot.metadata, self._space, self._last)
-            if late_s > self.config.old_ms / 1e3:
+            old = late_s > self.config.old_ms / 1e3
+            if old:
                 logger.warning("an action that came %.0f ms late was not carried out", 1e3 * late_s)
-            if self._estop or self._homing or late_s > self.config.old_ms / 1e3:
+            if self._estop or self._homing or old:
                 executed = held
             else:
                 did = self.robot.send(self.faults.moved(action, held))
