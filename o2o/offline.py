@@ -11,12 +11,13 @@ from o2o import memory
 from o2o.config import from_dict, to_dict
 from o2o.data import room
 from o2o.data.border import seen, transform
-from o2o.data.recording import Limits, Outline, Recording, split
+from o2o.data.recording import Outline, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
 from o2o.errors import UsageError
 from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive
+from o2o.spec import ActionBounds
 from o2o.transform import Transform
 
 MEMORY = ("memory", "memory_budget")  # of `DataConfig`
@@ -47,7 +48,7 @@ class Offline:
 
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
-    robot_limits: Callable[[], Limits] | None = None, saved: dict | None = None,
+    robot_limits: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
 ) -> Offline:  # fmt: skip
     """Loads a dataset.
 

@@ -13,8 +13,6 @@ import torch
 
 from o2o.agent import Agent
 from o2o.batch import Episode
-from o2o.data.border import check_rate
-from o2o.data.recording import Limits
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.displacement import Displacement, displacement
 from o2o.errors import RobotError, UsageError
@@ -23,9 +21,10 @@ from o2o.moment import Moment, examine
 from o2o.operator import Operator
 from o2o.robot import Guard, Stopping, connect
 from o2o.run import RobotChoice, choose_robot
+from o2o.spec import ActionBounds
 from o2o.stages import Stages
 from o2o.stream import Stream
-from o2o.transform import Transform
+from o2o.transform import Transform, check_rate
 
 if TYPE_CHECKING:
     from o2o.doubt import Doubter
@@ -123,10 +122,10 @@ def warm_up(agent: Agent, plan: bool) -> None:
         agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
 
 
-def robot_limits(choice: RobotChoice) -> Callable[[], Limits]:
+def robot_limits(choice: RobotChoice) -> Callable[[], ActionBounds]:
     """A question to the chosen robot: its ((A,), (A,)) action limits, physical."""
 
-    def ask() -> Limits:
+    def ask() -> ActionBounds:
         with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
             return robot.low, robot.high
 

@@ -7,6 +7,8 @@ import numpy as np
 
 from o2o.errors import RobotError
 
+ActionBounds = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -4,6 +4,7 @@ Outside: physical actions, any observation layout, raw rewards. Inside: actions 
 vectors, uint8 CHW images of one size, scaled rewards.
 """
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch.nn.functional import interpolate
 
 from o2o.batch import Episode
 from o2o.config import from_dict, to_dict
-from o2o.errors import RobotError
+from o2o.errors import RobotError, UsageError
 from o2o.spec import Spec
 
+RATE_TOLERANCE = 0.02  # rates that differ by less count as one
 CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tanh
+
+logger = logging.getLogger("o2o")
 
 
 def channels_first(shape: tuple[int, ...]) -> bool:
@@ -165,3 +169,28 @@ class Transform:
         """
         fields = {name: from_dict(Field, entry) for name, entry in data["fields"].items()}
         return replace(from_dict(cls, {**data, "fields": {}}), fields=fields)
+
+
+def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
+    """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
+
+    Args:
+        data_hz: decisions a second that the model was trained for.
+        robot_hz: decisions a second that the robot takes, after `action_repeat`.
+    Raises:
+        UsageError: the rates differ by more than 2 %.
+    """
+    if data_hz is None or robot_hz is None:
+        unknown = "data (--dataset.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
+        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
+        return
+    if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
+        return
+    if robot_hz > data_hz:
+        way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
+    else:
+        way = f"--dataset.resample-hz {robot_hz:g} thins the data out"
+    raise UsageError(
+        f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
+        "and --dataset.control-hz corrects a rate that is wrong"
+    )

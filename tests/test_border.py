@@ -9,12 +9,13 @@ import pytest
 
 from o2o.batch import Episode
 from o2o.data import border as module
-from o2o.data.border import check_rate, seen, transform
+from o2o.data.border import seen, transform
 from o2o.data.reading import on_disk
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
 from o2o.errors import DataError, UsageError
 from o2o.recipe import Recipe, RewardRule
+from o2o.transform import check_rate
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

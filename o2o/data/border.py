@@ -8,11 +8,11 @@ import numpy as np
 
 from o2o import catalog
 from o2o.batch import Episode
-from o2o.data.recording import Limits, Recording
-from o2o.data.resample import RATE_TOLERANCE
+from o2o.data.recording import Recording
 from o2o.data.source import DataConfig
 from o2o.errors import DataError, UsageError
 from o2o.recipe import RewardRule
+from o2o.spec import ActionBounds
 from o2o.transform import Field, Transform
 
 STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
@@ -22,7 +22,7 @@ logger = logging.getLogger("o2o")
 
 
 def transform(
-    recording: Recording, config: DataConfig, robot_limits: Callable[[], Limits] | None = None
+    recording: Recording, config: DataConfig, robot_limits: Callable[[], ActionBounds] | None = None
 ) -> Transform:
     """The border between this recording (and the robot it serves) and the model.
 
@@ -99,7 +99,9 @@ def check_same(recording: Recording) -> None:
             )
 
 
-def _limits(recording: Recording, config: DataConfig, robot: Callable[[], Limits] | None) -> Limits:
+def _limits(
+    recording: Recording, config: DataConfig, robot: Callable[[], ActionBounds] | None
+) -> ActionBounds:
     """(A,) and (A,) of the first source that says both."""
     recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
     if bool(config.action_low) != bool(config.action_high):
@@ -175,28 +177,3 @@ def _stats(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ..
     mean = np.sum([f.sum(0, dtype=np.float64) for f in flat], axis=0) / count
     variance = np.sum([((f - mean) ** 2).sum(0) for f in flat], axis=0) / count
     return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), STD_FLOOR).tolist())
-
-
-def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
-    """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
-
-    Args:
-        data_hz: decisions a second that the model was trained for.
-        robot_hz: decisions a second that the robot takes, after `action_repeat`.
-    Raises:
-        UsageError: the rates differ by more than 2 %.
-    """
-    if data_hz is None or robot_hz is None:
-        unknown = "data (--dataset.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
-        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
-        return
-    if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
-        return
-    if robot_hz > data_hz:
-        way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
-    else:
-        way = f"--dataset.resample-hz {robot_hz:g} thins the data out"
-    raise UsageError(
-        f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
-        "and --dataset.control-hz corrects a rate that is wrong"
-    )

@@ -13,7 +13,6 @@ from o2o.errors import UsageError
 from o2o.recipe import Recipe
 
 Item = TypeVar("Item")
-Limits = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
 
 
 @dataclass(frozen=True)

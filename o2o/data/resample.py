@@ -8,8 +8,7 @@ import numpy as np
 from o2o.batch import Episode
 from o2o.data.reading import take
 from o2o.errors import UsageError
-
-RATE_TOLERANCE = 0.02  # rates that differ by less count as one
+from o2o.transform import RATE_TOLERANCE
 
 
 def factor(data_hz: float, wanted_hz: float) -> int:
