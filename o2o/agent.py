@@ -20,13 +20,12 @@ from o2o.config import at_least, at_most, from_dict, to_dict
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.errors import UsageError
-from o2o.handover import leashed
 from o2o.imagination import Imagination, ImaginationConfig
 from o2o.machine import compiled
 from o2o.model import ModelConfig, State
 from o2o.models import tdmpc
 from o2o.optimiser import Optimiser, OptimiserConfig
-from o2o.planner import MPPI, Plan, PlannerConfig
+from o2o.planner import MPPI, Plan, PlannerConfig, leashed
 from o2o.seeding import Stream, derive
 from o2o.stages import Stages
 from o2o.transform import Transform

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from o2o.config import at_least, at_most
 
@@ -141,11 +140,6 @@ def envelope(episodes: Iterable[np.ndarray], quantile: float) -> Envelope:
     count = len(low)
     down, up = _bounds(changes, quantile) if changes else ([-RANGE] * count, [RANGE] * count)
     return Envelope(low, high, tuple(min(x, 0.0) for x in down), tuple(max(x, 0.0) for x in up))
-
-
-def leashed(plan: Tensor, policy: Tensor, leash: float) -> Tensor:
-    """(N, A) the planner's actions, no entry further than `leash` from the policy's."""
-    return policy + (plan - policy).clamp(-leash, leash)
 
 
 def _share(episode: int, episodes: int) -> float:

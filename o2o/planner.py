@@ -305,3 +305,8 @@ def elite_weights(value: Tensor, temperature: float) -> Tensor:
 def draw(weight: Tensor) -> Tensor:
     """(N,) places drawn by weight (N, K), without asking the device whether the weights are sound."""
     return (weight / torch.empty_like(weight).exponential_()).argmax(1)
+
+
+def leashed(plan: Tensor, policy: Tensor, leash: float) -> Tensor:
+    """(N, A) the planner's actions, no entry further than `leash` from the policy's."""
+    return policy + (plan - policy).clamp(-leash, leash)
