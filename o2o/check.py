@@ -21,7 +21,7 @@ from o2o.errors import DataError, RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.offline import DataFlags
 from o2o.robot import Guard, Stopping, connect
-from o2o.run import RobotChoice, choose_robot
+from o2o.selection import RobotChoice, choose_robot
 
 READ_S = 2.0  # that a robot in real time is looked at
 

@@ -31,7 +31,8 @@ from o2o.inspect.report import InspectConfig, report
 from o2o.model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
 from o2o.robot import RobotConfig, options
-from o2o.run import checkpoint_folder, choose_robot, read_papers
+from o2o.run import checkpoint_folder, read_papers
+from o2o.selection import choose_robot
 from o2o.serve import ServeConfig, serve
 
 

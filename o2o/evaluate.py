@@ -26,9 +26,10 @@ from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
 from o2o.operator import Operator, after_episode
 from o2o.robot import Guard
-from o2o.rollout import Played, Record, account, attach, play, warm_up
-from o2o.run import RobotChoice, checkpoint_folder, choose_robot, rehearsed
+from o2o.rollout import Played, Record, account, play, warm_up
+from o2o.run import checkpoint_folder
 from o2o.seeding import derive
+from o2o.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.stages import Stages
 from o2o.stream import Stream, show
 

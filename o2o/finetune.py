@@ -21,18 +21,9 @@ from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
 from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import compiles, tune
-from o2o.rollout import attach, warm_up
-from o2o.run import (
-    RobotChoice,
-    check_same,
-    checkpoint_folder,
-    choose_robot,
-    read_papers,
-    rehearsed,
-    robot_papers,
-    stop_requested,
-    write_papers,
-)
+from o2o.rollout import warm_up
+from o2o.run import check_same, checkpoint_folder, read_papers, stop_requested, write_papers
+from o2o.selection import RobotChoice, attach, choose_robot, rehearsed, robot_papers
 from o2o.session import Session, interventions
 from o2o.stream import show
 

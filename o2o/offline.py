@@ -15,8 +15,8 @@ from o2o.data.recording import Outline, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
 from o2o.errors import UsageError
-from o2o.run import RobotChoice, choose_robot, robot_papers
 from o2o.seeding import derive
+from o2o.selection import RobotChoice, choose_robot, robot_papers
 from o2o.spec import ActionBounds
 from o2o.transform import Transform
 

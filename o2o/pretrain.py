@@ -16,19 +16,8 @@ from o2o.log import Progress, RunLog, read_metrics, run_folder
 from o2o.machine import FREE as FREE_MACHINE
 from o2o.machine import MachineConfig, compiles, tune
 from o2o.open_loop import picture
-from o2o.rollout import robot_limits
-from o2o.run import (
-    RobotChoice,
-    check_same,
-    choose_robot,
-    finite,
-    pack,
-    read_papers,
-    save,
-    stop_requested,
-    unpack,
-    write_papers,
-)
+from o2o.run import check_same, finite, pack, read_papers, save, stop_requested, unpack, write_papers
+from o2o.selection import RobotChoice, choose_robot, robot_limits
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
 FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in offline.MEMORY)}

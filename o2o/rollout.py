@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,14 @@ from o2o.agent import Agent
 from o2o.batch import Episode
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.displacement import Displacement, displacement
-from o2o.errors import RobotError, UsageError
+from o2o.errors import RobotError
 from o2o.handover import Freedom
 from o2o.moment import Moment, examine
 from o2o.operator import Operator
-from o2o.robot import Guard, Stopping, connect
-from o2o.run import RobotChoice, choose_robot
-from o2o.spec import ActionBounds
+from o2o.robot import Guard, Stopping
 from o2o.stages import Stages
 from o2o.stream import Stream
-from o2o.transform import Transform, check_rate
+from o2o.transform import Transform
 
 if TYPE_CHECKING:
     from o2o.doubt import Doubter
@@ -91,25 +89,6 @@ def account(stages: Stages, interventions: Counter[str], decisions: int) -> list
     return [stages.line(), f"guard, in {decisions} decisions: {done}"]
 
 
-def attach(transform: Transform, choice: RobotChoice) -> Guard:
-    """A guarded robot that fits what the agent was trained on.
-
-    Raises:
-        UsageError: observations, actions or control rate differ; the line lists how.
-        RobotError: the robot cannot be built.
-    """
-    robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
-    wrong = transform.differences(robot.shapes, len(robot.low))
-    try:
-        if wrong:
-            raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(wrong)}")
-        check_rate(transform.control_hz, robot.control_hz)
-    except UsageError:
-        robot.close()
-        raise
-    return robot
-
-
 def warm_up(agent: Agent, plan: bool) -> None:
     """Acts on nothing, so that what is slow the first time is done before the robot moves."""
     spec = agent.transform.spec
@@ -120,16 +99,6 @@ def warm_up(agent: Agent, plan: bool) -> None:
     agent.start(1, 0)
     for first in (True, False, False):
         agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
-
-
-def robot_limits(choice: RobotChoice) -> Callable[[], ActionBounds]:
-    """A question to the chosen robot: its ((A,), (A,)) action limits, physical."""
-
-    def ask() -> ActionBounds:
-        with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
-            return robot.low, robot.high
-
-    return ask
 
 
 def play(

@@ -45,7 +45,7 @@ FLOORS = {
         "capture",
         *["handover", "gate"],
         *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "safety", "still", "watchdog", "clock", "hardware", "newest", "weights"],
+        *["limits", "selection", "safety", "still", "watchdog", "clock", "hardware", "newest", "weights"],
         *["operator", "controls", "gamepad"],
         *["wire", "introduction", "faults", "wallclock", "station"],
     ],  # contracts and bricks

@@ -10,7 +10,7 @@ import pytest
 
 from o2o.errors import RobotError, UsageError
 from o2o.robot import Guard, RobotConfig, connect, options
-from o2o.run import RobotChoice, choose_robot, robot_papers
+from o2o.selection import RobotChoice, choose_robot, robot_papers
 
 POINT = str(Path(__file__).parent / "point_robot.py")
 

@@ -12,8 +12,8 @@ from o2o.data.rows import to_episode
 from o2o.errors import RobotError, StorageError, UsageError
 from o2o.planner import Plan
 from o2o.robot import Guard
-from o2o.rollout import attach, play
-from o2o.run import RobotChoice
+from o2o.rollout import play
+from o2o.selection import RobotChoice, attach
 from o2o.stages import Stages
 from o2o.transform import Field, Transform
 

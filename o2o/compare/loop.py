@@ -16,9 +16,9 @@ from o2o.log import run_folder, versions
 from o2o.machine import MachineConfig, compiles
 from o2o.offline import recipe_robot
 from o2o.pretrain import PretrainConfig
-from o2o.rollout import attach, robot_limits
-from o2o.run import RobotChoice, check_same, choose_robot, read_papers, stop_requested, write_papers
+from o2o.run import check_same, read_papers, stop_requested, write_papers
 from o2o.seeding import derive
+from o2o.selection import RobotChoice, attach, choose_robot, robot_limits
 
 FREE = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed: it grows
 ENDLESS = 10**9  # updates, where minutes are the budget

@@ -9,8 +9,7 @@ from o2o.errors import UsageError
 from o2o.inspect.paths import facts
 from o2o.inspect.subject import Subject
 from o2o.robot import Guard
-from o2o.rollout import attach
-from o2o.run import RobotChoice, choose_robot
+from o2o.selection import RobotChoice, attach, choose_robot
 
 PICTURE = 512  # pixels, of robots that have an option `picture_size`
 

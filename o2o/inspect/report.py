@@ -22,8 +22,7 @@ from o2o.machine import MachineConfig, tune
 from o2o.offline import DataFlags
 from o2o.page import Section, write
 from o2o.robot import Guard
-from o2o.rollout import attach
-from o2o.run import RobotChoice, choose_robot
+from o2o.selection import RobotChoice, attach, choose_robot
 
 PAGE, NUMBERS = "index.html", "numbers.json"
 
