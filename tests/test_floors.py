@@ -1,4 +1,4 @@
-"""The house keeps its floors: a module imports only from its own floor or lower ones."""
+"""The packages keep their layers: each imports only from lower ones, and no two import each other."""
 
 import ast
 import re
@@ -10,84 +10,33 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "o2o"
 
 FLOORS = {
-    0: [
-        "errors",
-        "spec",
-        "catalog",
-        "log",
-        "checkpoint",
-        "config",
-        "seeding",
-        "interval",
-        "home",
-        "memory",
-        "events",
-        "stages",
-    ],  # words
-    1: [
-        "batch",
-        "nn",
-        "model",
-        "robot",
-        "recipe",
-        "transform",
-        "film",
-        "layers",
-        "scalar",
-        "distribution",
-        "categorical",
-        "autoencoder",
-        "optimiser",
-        "imagine",
-        "valuation",
-        "deadline",
-        "machine",
-        "capture",
-        *["handover", "gate"],
-        *["marks", "chart", "chart_still", "chart_live", "page", "displacement"],
-        *["limits", "selection", "safety", "still", "watchdog", "clock", "hardware", "newest", "weights"],
-        *["operator", "controls", "gamepad"],
-        *["wire", "introduction", "faults", "wallclock", "station"],
-    ],  # contracts and bricks
-    2: ["models/*", "data/*", "critic", "behaviour", "imagination", "planner", "balance"],  # parts
-    3: ["agent", "presets"],  # the hub
-    4: [  # loops
-        *["pretrain", "finetune", "evaluate", "inspect/*", "bench/*", "compare/*", "demo"],
-        *["check", "audit/*", "curate/*"],
-        *[
-            "run",
-            "offline",
-            "rollout",
-            "listing",
-            "open_loop",
-            "curves",
-            "moment",
-            "stream",
-            "stream_page",
-            *["learner", "beside", "beside_child", "session", "asked"],
-            "doubt",
-            "serve",
-        ],  # what they and the door share
-    ],
-    5: ["cli", "commands", "__main__"],  # the door
+    "commands": 7,
+    "training": 6,
+    "inspect": 5,
+    "agent": 4,
+    "data": 3,
+    "models": 3,
+    "hardware": 2,
+    "nn": 2,
+    "core": 1,
 }
-PARTS = 2
-KNOWS_ITSELF = "data"  # the one part that is several files
+TOP = {"o2o", "o2o.__main__", "o2o.cli"}  # `o2o/` itself, above every package
+PLUGINS_MAY_IMPORT = 3  # robots and datasets use nothing above this floor
 
 
-def floor_of(module: str) -> int | None:
-    """Floor of `o2o.data.replay` and the like."""
-    name = module.removeprefix("o2o.").replace(".", "/")
-    for floor, entries in FLOORS.items():
-        if name in entries or f"{name}/*" in entries or f"{name.split('/')[0]}/*" in entries:
-            return floor
-    return None
+def package_of(module: str) -> str:
+    """`o2o.data.formats.rlds` -> `data`; empty for a file of `o2o/` itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else ""
 
 
-def part_of(module: str) -> str:
-    """`o2o.data.replay` -> `data`; a model is a part of its own: `models.tdmpc`."""
-    name = module.removeprefix("o2o.")
-    return KNOWS_ITSELF if name.split(".")[0] == KNOWS_ITSELF else name
+def folder_of(module: str) -> str:
+    """The folder that a module lies in: `o2o.data.formats.rlds` -> `o2o.data.formats`."""
+    return module if is_package(module) else module.rpartition(".")[0]
+
+
+def is_package(module: str) -> bool:
+    return (ROOT.joinpath(*module.split(".")) / "__init__.py").is_file()
 
 
 def module_of(path: Path) -> str:
@@ -122,32 +71,24 @@ def plugin_files() -> list[Path]:
     return sorted(path for kind in ("robots", "datasets") for path in (ROOT / kind).rglob("*.py"))
 
 
-def test_every_file_has_a_floor():
-    lost = [module_of(path) for path in files() if floor_of(module_of(path)) is None]
-    assert not lost, f"{lost} are on no floor; give them one in FLOORS"
-
-
-def test_no_module_imports_from_a_higher_floor():
+def test_a_package_imports_only_from_lower_floors():
     wrong = []
     for path in files():
-        floor = floor_of(module_of(path))
-        for name in imports(path) - {"o2o"}:
-            above = floor_of(name)
-            if above is not None and floor is not None and above > floor:
-                wrong.append(f"{module_of(path)} (floor {floor}) imports {name} (floor {above})")
+        package = package_of(module_of(path))
+        for name in imports(path):
+            other = package_of(name)
+            if package and other and other != package and FLOORS[other] >= FLOORS[package]:
+                wrong.append(
+                    f"{module_of(path)} (floor {FLOORS[package]}) imports {name} (floor {FLOORS[other]})"
+                )
     assert not wrong, "\n".join(wrong)
 
 
-def test_parts_are_blind_to_each_other():
-    wrong = []
+def test_world_models_are_blind_to_each_other():
     for path in files():
         module = module_of(path)
-        if floor_of(module) != PARTS:
-            continue
-        for name in imports(path):
-            if floor_of(name) == PARTS and part_of(name) != part_of(module):
-                wrong.append(f"{module} imports {name}")
-    assert not wrong, "\n".join(wrong)
+        others = {name for name in imports(path) if name.startswith("o2o.models.")} - {module}
+        assert package_of(module) != "models" or not others, f"{module} imports {others}"
 
 
 def test_imports_have_no_cycle():
@@ -177,10 +118,11 @@ def test_no_robot_or_dataset_is_imported_by_name():
                 assert head not in ("robots", "datasets"), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_plugins_do_not_import_the_loops():
+def test_plugins_import_nothing_above_data():
     for path in plugin_files():
         for name in imports(path):
-            assert (floor_of(name) or 0) <= PARTS, f"{path.relative_to(ROOT)} imports {name}"
+            floor = FLOORS.get(package_of(name), 0)
+            assert floor <= PLUGINS_MAY_IMPORT, f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_robots_and_datasets_are_no_packages():
@@ -206,8 +148,7 @@ def test_no_file_can_run_code_from_data(what):
             assert not re.search(FORBIDDEN[what], line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
 
 
-def test_the_floor_table_reads_modules_and_parts():
-    assert floor_of("o2o.data.replay") == floor_of("o2o.data") == floor_of("o2o.models.tdmpc") == 2
-    assert floor_of("o2o.errors") == 0 and floor_of("o2o.nowhere") is None
-    assert part_of("o2o.data.replay") == part_of("o2o.data.source") == "data"
-    assert part_of("o2o.models.tdmpc") != part_of("o2o.models.rssm")
+def test_the_rules_read_modules_and_folders():
+    assert package_of("o2o.data.load") == package_of("o2o.data") == "data" and package_of("o2o.cli") == ""
+    assert folder_of("o2o.data.formats.rlds") == folder_of("o2o.data.formats") == "o2o.data.formats"
+    assert folder_of("o2o.models.tdmpc") == "o2o.models" and folder_of("o2o.cli") == "o2o"
