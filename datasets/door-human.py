@@ -1,7 +1,7 @@
 """25 people's attempts, through a VR glove, at opening a door with a simulated 28-joint hand."""
 
-from o2o.batch import Episode
-from o2o.recipe import Recipe
+from o2o.core.episode import Episode
+from o2o.core.recipe import Recipe
 
 HINGE = 28  # entry of the observation: angle of the door, rad
 OPEN_RAD = 1.35  # gymnasium-robotics 1.4.2, adroit_door.py: `goal_achieved`

@@ -1,6 +1,6 @@
 """A partly trained hopper: 236 episodes of an actor that has learned to hop, not to last."""
 
-from o2o.recipe import Recipe, RewardRule
+from o2o.core.recipe import Recipe, RewardRule
 
 RECIPE = Recipe(
     about="100,000 steps of Hopper-v5 by a partly trained, stochastic SAC actor",

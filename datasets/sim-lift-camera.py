@@ -5,9 +5,9 @@ The scripted expert under noise of 0.2 to 0.9 of the action limits: about one ep
 
 from pathlib import Path
 
-from o2o import catalog
+from o2o.core import plugins
+from o2o.core.recipe import Recipe
 from o2o.data import collect
-from o2o.recipe import Recipe
 from o2o.robot import connect
 
 NUM_EPISODES = 200
@@ -17,7 +17,7 @@ OPTIONS = {"task": "lift", "obs": "camera"}
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
     levels = collect.mixture(NUM_EPISODES, 0.2, 0.9)
-    sim = catalog.load("robots", "sim")
+    sim = plugins.load("robots", "sim")
     robot = connect("sim", sim.Config(**OPTIONS))
     collect.record(folder, robot, sim.expert, levels, seed, "sim-lift-camera-v0", RECIPE.about)
 

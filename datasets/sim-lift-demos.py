@@ -6,9 +6,9 @@ under noise of 0.1 to 0.6 of the action limits: about four in ten episodes succe
 
 from pathlib import Path
 
-from o2o import catalog
+from o2o.core import plugins
+from o2o.core.recipe import Recipe
 from o2o.data import collect
-from o2o.recipe import Recipe
 from o2o.robot import connect
 
 NUM_EPISODES = 400
@@ -18,7 +18,7 @@ OPTIONS = {"task": "lift", "obs": "camera", "reward": "success"}
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
     levels = collect.mixture(NUM_EPISODES, 0.1, 0.6)
-    sim = catalog.load("robots", "sim")
+    sim = plugins.load("robots", "sim")
     robot = connect("sim", sim.Config(**OPTIONS))
     collect.record(folder, robot, sim.expert, levels, seed, "sim-lift-demos-v0", RECIPE.about)
 

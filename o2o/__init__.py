@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from o2o.compare.loop import CompareConfig, compare
+    from o2o.core.errors import O2OError
     from o2o.demo import DemoConfig, demo
-    from o2o.errors import O2OError
     from o2o.evaluate import EvaluateConfig, evaluate
     from o2o.finetune import FinetuneConfig, finetune
     from o2o.pretrain import PretrainConfig, pretrain
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {name: name.removesuffix("Config").lower() for name in __all__} | {
-    "O2OError": "errors",
+    "O2OError": "core.errors",
     "CompareConfig": "compare.loop",
     "compare": "compare.loop",
 }

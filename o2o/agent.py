@@ -11,24 +11,24 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from o2o import catalog
 from o2o.balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
-from o2o.batch import Batch
 from o2o.behaviour import AWR, BehaviourConfig
 from o2o.capture import Captured
-from o2o.config import at_least, at_most, from_dict, to_dict
+from o2o.core import plugins
+from o2o.core.compute import compiled
+from o2o.core.config import at_least, at_most, from_dict, to_dict
+from o2o.core.episode import Batch
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream, derive
+from o2o.core.timing import Stages
+from o2o.core.transform import Transform
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
-from o2o.errors import UsageError
 from o2o.imagination import Imagination, ImaginationConfig
-from o2o.machine import compiled
 from o2o.model import ModelConfig, State
 from o2o.models import tdmpc
 from o2o.optimiser import Optimiser, OptimiserConfig
 from o2o.planner import MPPI, Plan, PlannerConfig, leashed
-from o2o.seeding import Stream, derive
-from o2o.stages import Stages
-from o2o.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Agent:
             compile: let torch's compiler make `update` and `act` faster; costs a minute once.
         """
         self.transform, self.config, self.device = transform, config, pick_device(device)
-        spec, module = transform.spec, catalog.load("models", config.model)
+        spec, module = transform.spec, plugins.load("models", config.model)
         if not hasattr(module, "Model"):
             raise UsageError(f"model {config.model!r} has no class `Model(spec, discount, config)`")
         self.learning = Stream(derive(seed, "update"), self.device)
@@ -386,7 +386,7 @@ class Agent:
 
 def read_config(data: dict) -> AgentConfig:
     """An agent's config from its saved form; the model's own options are found by the model's name."""
-    module = catalog.load("models", data.get("model", AgentConfig.model))
+    module = plugins.load("models", data.get("model", AgentConfig.model))
     return from_dict(AgentConfig, data, {"world": getattr(module, "Config", ModelConfig)})
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from o2o.batch import Episode
-from o2o.transform import Transform
+from o2o.core.episode import Episode
+from o2o.core.transform import Transform
 
 
 def size(transform: Transform, episodes: Sequence[Episode]) -> str:

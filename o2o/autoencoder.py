@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
+from o2o.core.spec import Spec
 from o2o.layers import ELU, Linear
 from o2o.scalar import symexp, symlog
-from o2o.spec import Spec
 
 IMAGE_SIZE = 64
 Style = Literal["elu", "silu"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from o2o import distribution
-from o2o.batch import Batch
-from o2o.config import at_least
+from o2o.core.config import at_least
+from o2o.core.episode import Batch
 from o2o.distribution import Normal, Shape
 from o2o.model import Unroll
 from o2o.nn import mlp

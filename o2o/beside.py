@@ -17,16 +17,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from o2o import errors
 from o2o.agent import Agent, AgentConfig
-from o2o.batch import Episode
-from o2o.config import from_dict, to_dict
+from o2o.core import errors
+from o2o.core.config import from_dict, to_dict
+from o2o.core.episode import Episode
+from o2o.core.errors import O2OError
+from o2o.core.run_log import RunLog
 from o2o.data.online import Online
 from o2o.doubt import Limit
-from o2o.errors import O2OError
 from o2o.handover import Envelope
 from o2o.learner import ACTING, LearnerConfig, acting
-from o2o.log import RunLog
 from o2o.weights import Weights, all_finite
 
 RESTARTS = 3

@@ -20,12 +20,12 @@ from pathlib import Path
 from torch import Tensor
 
 from o2o.agent import FROM_CHECKPOINT, Agent, read_config
-from o2o.batch import Episode
-from o2o.config import from_dict, to_dict
+from o2o.core.compute import tune
+from o2o.core.config import from_dict, to_dict
+from o2o.core.episode import Episode
+from o2o.core.errors import O2OError
 from o2o.data.finished import Finished
-from o2o.errors import O2OError
 from o2o.learner import Learner, LearnerConfig, acting, newest, only_learner
-from o2o.machine import tune
 from o2o.weights import Weights
 
 NICE = 10  # of 19: what acts goes first

@@ -12,12 +12,12 @@ import numpy as np
 from o2o.audit import facts, picture
 from o2o.audit.finding import Finding
 from o2o.audit.judges import findings
-from o2o.checkpoint import write_json
-from o2o.config import at_least
+from o2o.core.checkpoint import write_json
+from o2o.core.config import at_least
+from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.border import transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
-from o2o.errors import DataError, RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.offline import DataFlags
 from o2o.robot import Guard, Stopping, connect

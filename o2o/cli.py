@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from o2o.catalog import not_found
-from o2o.errors import O2OError, UsageError
+from o2o.core.errors import O2OError, UsageError
+from o2o.core.plugins import not_found
 
 COMMANDS = {
     "demo": "the whole journey on a simulated arm, in under three minutes",

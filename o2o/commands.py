@@ -12,26 +12,27 @@ from pathlib import Path
 import tyro
 from tyro import MISSING
 
-from o2o import catalog, checkpoint, presets
+from o2o import presets
 from o2o.agent import AgentConfig, read_config
 from o2o.bench.measure import BenchConfig, bench
 from o2o.check import CheckConfig, check
 from o2o.compare.loop import CompareConfig, compare, of_preset
-from o2o.config import from_dict
+from o2o.core import checkpoint, plugins
+from o2o.core.config import from_dict
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import checkpoint_folder, read_papers
 from o2o.curate.convert import ConvertConfig, convert
 from o2o.curate.info import InfoConfig, info
 from o2o.curate.merge import MergeConfig, merge
 from o2o.curate.relabel import RelabelConfig, relabel
 from o2o.curate.split import SplitConfig, split
 from o2o.demo import DemoConfig, demo
-from o2o.errors import UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.finetune import CARELESS, FinetuneConfig, finetune
 from o2o.inspect.report import InspectConfig, report
 from o2o.model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
 from o2o.robot import RobotConfig, options
-from o2o.run import checkpoint_folder, read_papers
 from o2o.selection import choose_robot
 from o2o.serve import ServeConfig, serve
 
@@ -147,7 +148,7 @@ def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
     model = _given(argv, "--model")
     if not model or model == config.model:
         return config
-    kind = getattr(catalog.load("models", model), "Config", ModelConfig)
+    kind = getattr(plugins.load("models", model), "Config", ModelConfig)
     return replace(config, model=model, world=kind())
 
 
@@ -162,8 +163,8 @@ def _with_robot(config, argv: list[str], saved: dict | None):
 def _recorded_on(argv: list[str]) -> dict | None:
     """The robot of the recipe that `--dataset` names; None where it names none."""
     dataset = _given(argv, "--dataset")
-    named = dataset in catalog.names("datasets")
-    recipe = getattr(catalog.load("datasets", dataset), "RECIPE", None) if named else None
+    named = dataset in plugins.names("datasets")
+    recipe = getattr(plugins.load("datasets", dataset), "RECIPE", None) if named else None
     return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe else None
 
 

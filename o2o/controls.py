@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.operator import Operator, Source, move
 
 KEYS = {

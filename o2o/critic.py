@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from o2o.batch import Batch
-from o2o.config import at_least, at_most
+from o2o.core.config import at_least, at_most
+from o2o.core.episode import Batch
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
 from o2o.scalar import code

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.film import write_picture
-from o2o.log import read_metrics
+from o2o.core.run_log import read_metrics
+from o2o.core.video import write_picture
 
 WEIGHTED, SIGMA = "balance/weighted_", "balance/sigma_"
 NUM_POINTS = 400  # of a curve, however long the run

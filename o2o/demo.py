@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o import checkpoint, interval, presets
-from o2o.config import at_least
+from o2o import presets
+from o2o.core import checkpoint, stats
+from o2o.core.config import at_least
+from o2o.core.errors import RobotError
+from o2o.core.run_log import clock, read_metrics, run_folder
+from o2o.core.video import write_picture
 from o2o.data.source import load
-from o2o.errors import RobotError
 from o2o.evaluate import Score
-from o2o.film import write_picture
 from o2o.finetune import FinetuneConfig, finetune
-from o2o.log import clock, read_metrics, run_folder
 from o2o.pretrain import PretrainConfig, pretrain
 
 
@@ -85,7 +86,7 @@ def demo(config: DemoConfig) -> Path:
     with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
         rows["planner, online"] = planner()
     gains = {
-        name: interval.gain(getattr(rows["planner, offline"], name), getattr(rows["planner, online"], name))
+        name: stats.gain(getattr(rows["planner, offline"], name), getattr(rows["planner, online"], name))
         for name in ("successes", "returns")
     }
     _draw(folder / "learning_curve.png", folder, rows)
@@ -125,8 +126,8 @@ def _table(config: DemoConfig, rows: dict[str, Score], gains: dict) -> str:
     ]
     for name, row in rows.items():
         count, n = int(row.successes.sum()), len(row.successes)
-        low, high = interval.share(count, n)
-        worst, best = interval.mean(row.returns)
+        low, high = stats.share(count, n)
+        worst, best = stats.mean(row.returns)
         lines.append(
             f"{name:<18}{count / n:>9.0%}  {f'[{low:.0%}, {high:.0%}]':<13}{row.returns.mean():>8.2f}  "
             f"{f'[{worst:.2f}, {best:.2f}]':<16}{n:>8}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 
 
 @dataclass(frozen=True)

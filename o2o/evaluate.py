@@ -10,27 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from o2o import asked, checkpoint, interval, memory, offline
+from o2o import asked, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
-from o2o.batch import Episode
 from o2o.chart import still
-from o2o.config import at_least
 from o2o.controls import summon
+from o2o.core import checkpoint, memory, stats
+from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.config import at_least
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError
+from o2o.core.run_folder import checkpoint_folder
+from o2o.core.run_log import RunLog, run_folder
+from o2o.core.seeding import derive
+from o2o.core.timing import Stages
+from o2o.core.video import write_film
 from o2o.data.plans import Plans
-from o2o.errors import RobotError
-from o2o.film import write_film
 from o2o.inspect.glance import glance
 from o2o.inspect.price import settle
-from o2o.log import RunLog, run_folder
-from o2o.machine import MachineConfig, compiles, tune
 from o2o.moment import Moment, keeper
 from o2o.operator import Operator, after_episode
 from o2o.robot import Guard
 from o2o.rollout import Played, Record, account, play, warm_up
-from o2o.run import checkpoint_folder
-from o2o.seeding import derive
 from o2o.selection import RobotChoice, attach, choose_robot, rehearsed
-from o2o.stages import Stages
 from o2o.stream import Stream, show
 
 Person = Callable[[Guard], Operator | None]  # who is beside a robot
@@ -121,7 +122,7 @@ class Score:
     def line(self) -> str:
         """One line with intervals."""
         n, count = len(self.successes), int(self.successes.sum())
-        (low, high), (worst, best) = interval.share(count, n), interval.mean(self.returns)
+        (low, high), (worst, best) = stats.share(count, n), stats.mean(self.returns)
         return (
             f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
             f"return {self.returns.mean():.4g} [{worst:.4g}, {best:.4g}]   95 % intervals"

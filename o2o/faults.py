@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.config import at_least, at_most
-from o2o.errors import UsageError
+from o2o.core.config import at_least, at_most
+from o2o.core.errors import UsageError
 
 
 @dataclass(frozen=True)

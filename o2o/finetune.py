@@ -4,25 +4,26 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o import asked, checkpoint, memory
+from o2o import asked
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
-from o2o.batch import Episode
 from o2o.beside import Beside
-from o2o.config import at_least
 from o2o.controls import summon
+from o2o.core import checkpoint, memory
+from o2o.core.compute import compiles, tune
+from o2o.core.config import at_least
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import check_same, checkpoint_folder, read_papers, stop_requested, write_papers
+from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
-from o2o.errors import UsageError
 from o2o.evaluate import watch
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig
 from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
-from o2o.log import Progress, RunLog, read_metrics, run_folder
-from o2o.machine import compiles, tune
 from o2o.rollout import warm_up
-from o2o.run import check_same, checkpoint_folder, read_papers, stop_requested, write_papers
 from o2o.selection import RobotChoice, attach, choose_robot, rehearsed, robot_papers
 from o2o.session import Session, interventions
 from o2o.stream import show

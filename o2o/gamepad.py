@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.operator import move
 
 # The numbers are those of SDL's game controllers: 0 is the lower face button, be it Xbox's A or PlayStation's

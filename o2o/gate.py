@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.config import at_least
-from o2o.errors import UsageError
+from o2o.core.config import at_least
+from o2o.core.errors import UsageError
 
 LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before that they are compared with
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.config import at_least, at_most
+from o2o.core.config import at_least, at_most
 
 RANGE = 2.0  # of a unit action: from -1 to 1
 ORDINARY = 0.1  # share of the recorded episodes; what so many do is no outlier, however short it lasts

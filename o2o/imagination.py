@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from o2o.batch import Batch
-from o2o.config import at_least, at_most
+from o2o.core.config import at_least, at_most
+from o2o.core.episode import Batch
 from o2o.distribution import Normal
 from o2o.imagine import Roll, roll
 from o2o.model import State, Unroll

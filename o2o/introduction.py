@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o import wire
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 
 TOLD = ("control_hz", "command", "limits", "displacement", "measured", "max_decisions")  # of the metadata
 

@@ -11,22 +11,23 @@ from typing import Literal
 
 from torch import Tensor
 
-from o2o import checkpoint, offline
+from o2o import offline
 from o2o.agent import Agent
-from o2o.batch import Episode
-from o2o.config import at_least, at_most
+from o2o.core import checkpoint
+from o2o.core.compute import FREE as FREE_MACHINE
+from o2o.core.compute import MachineConfig
+from o2o.core.config import at_least, at_most
+from o2o.core.episode import Episode
+from o2o.core.errors import O2OError
+from o2o.core.run_folder import checkpoint_folder, finite, pack, save, unpack
+from o2o.core.run_log import RunLog
+from o2o.core.seeding import derive
 from o2o.data.online import Online
 from o2o.data.replay import Mix, Replay
 from o2o.doubt import Do, Limit, UnsureConfig, learn
-from o2o.errors import O2OError
 from o2o.gate import Gate, GateConfig
 from o2o.handover import Envelope, HandoverConfig, envelope
 from o2o.inspect.price import settle
-from o2o.log import RunLog
-from o2o.machine import FREE as FREE_MACHINE
-from o2o.machine import MachineConfig
-from o2o.run import checkpoint_folder, finite, pack, save, unpack
-from o2o.seeding import derive
 
 BEST = "best"  # second name of the checkpoint that a run goes back to
 ACTING = ("model", "critic", "behaviour")  # the parts of an agent that choose actions

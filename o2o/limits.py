@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from o2o.catalog import not_found
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
+from o2o.core.plugins import not_found
 
 COMMANDS = ("displacement", "velocity", "position")
 KINDS = {"max_age_s": float, "frozen_s": float, "patience": int, "watchdog_s": float}

@@ -2,14 +2,14 @@
 
 import importlib.metadata
 
-from o2o import catalog
-from o2o.catalog import not_found
-from o2o.errors import UsageError
+from o2o.core import plugins
+from o2o.core.errors import UsageError
+from o2o.core.plugins import not_found
 
 
 def show(argv: list[str]) -> None:
     """Prints robots, datasets, models and presets, or the one kind that `argv` names."""
-    kinds = [*catalog.KINDS, "presets"]
+    kinds = [*plugins.KINDS, "presets"]
     if argv and argv[0] in ("-h", "--help"):
         print(f"usage: o2o list [{'|'.join(kinds)}]")
         return
@@ -26,13 +26,13 @@ def _abouts(kind: str) -> dict[str, str]:
         from o2o.presets import PRESETS  # brings torch, which the other kinds may do without
 
         return {name: preset.about for name, preset in PRESETS.items()}
-    return {name: _about(kind, name, place) for name, place in catalog.names(kind).items()}
+    return {name: _about(kind, name, place) for name, place in plugins.names(kind).items()}
 
 
 def _about(kind: str, name: str, place) -> str:
     """A recipe's own sentence, or the first line of the file's docstring; a broken file says so."""
     try:
-        module = catalog.load(kind, name)
+        module = plugins.load(kind, name)
     except UsageError as error:
         return f"[does not load: {error}]"
     recipe = getattr(module, "RECIPE", None)

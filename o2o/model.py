@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from o2o.batch import Batch
+from o2o.core.episode import Batch
 
 State = dict[str, Tensor]  # whatever the model keeps; every entry has a leading axis N
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 
 Value = TypeVar("Value")
 

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import tyro
 
-from o2o import memory
-from o2o.config import from_dict, to_dict
+from o2o.core import memory
+from o2o.core.config import from_dict, to_dict
+from o2o.core.errors import UsageError
+from o2o.core.seeding import derive
+from o2o.core.spec import ActionBounds
+from o2o.core.transform import Transform
 from o2o.data import room
 from o2o.data.border import seen, transform
 from o2o.data.recording import Outline, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
-from o2o.errors import UsageError
-from o2o.seeding import derive
 from o2o.selection import RobotChoice, choose_robot, robot_papers
-from o2o.spec import ActionBounds
-from o2o.transform import Transform
 
 MEMORY = ("memory", "memory_budget")  # of `DataConfig`
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself

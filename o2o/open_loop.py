@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from o2o.agent import Agent
-from o2o.batch import Episode
-from o2o.errors import UsageError
-from o2o.film import write_picture
-from o2o.seeding import Stream, derive
-from o2o.spec import is_image
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream, derive
+from o2o.core.spec import is_image
+from o2o.core.video import write_picture
 
 NUM_COLUMNS, NUM_LINES, LINES_A_ROW = 10, 8, 4
 WIDTH, IMAGES_HEIGHT, LINE_HEIGHT = 12.0, 3.7, 1.6  # inches

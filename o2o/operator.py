@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 
 COMMANDS = ("again", "failure", "go", "hold", "pause", "slow", "stop", "success", "take", "turn", "undo")
 MOVED = 3  # entries that keys and sticks move; the last of more than those is a gripper

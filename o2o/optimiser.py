@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from o2o.config import at_least, at_most
+from o2o.core.config import at_least, at_most
 
 MIN_LENGTH = 1e-3  # of a parameter, when its gradient is measured by it; DreamerV3
 

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from o2o.chart import CHOSEN, DATA, PLAN, QUIET, RIM, Chart, Frames
-from o2o.checkpoint import write_bytes
+from o2o.core.checkpoint import write_bytes
 
 SECURITY = "; ".join(
     [

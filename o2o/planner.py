@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from o2o.config import at_least, at_most
+from o2o.core.config import at_least, at_most
+from o2o.core.errors import UsageError
 from o2o.deadline import Pace
-from o2o.errors import UsageError
 from o2o.imagine import Imagined, imagine, imagine_policy
 from o2o.model import State
 from o2o.valuation import Valuation, Valued

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from o2o.agent import AgentConfig
 from o2o.balance import BalanceConfig
 from o2o.behaviour import BehaviourConfig
-from o2o.catalog import not_found
+from o2o.core.errors import UsageError
+from o2o.core.plugins import not_found
 from o2o.critic import CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig
-from o2o.errors import UsageError
 from o2o.imagination import ImaginationConfig
 from o2o.models import rssm, tdmpc, twm
 from o2o.optimiser import OptimiserConfig

@@ -3,20 +3,30 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import checkpoint, curves, offline, presets
+from o2o import curves, offline, presets
 from o2o.agent import Agent, AgentConfig, Flat, fitted
-from o2o.batch import Batch
-from o2o.config import at_least
+from o2o.core import checkpoint
+from o2o.core.compute import FREE as FREE_MACHINE
+from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.config import at_least
+from o2o.core.episode import Batch
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import (
+    check_same,
+    finite,
+    pack,
+    read_papers,
+    save,
+    stop_requested,
+    unpack,
+    write_papers,
+)
+from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.source import DataConfig
-from o2o.errors import UsageError
 from o2o.evaluate import watch
 from o2o.inspect.price import settle
 from o2o.inspect.rank import auroc
-from o2o.log import Progress, RunLog, read_metrics, run_folder
-from o2o.machine import FREE as FREE_MACHINE
-from o2o.machine import MachineConfig, compiles, tune
 from o2o.open_loop import picture
-from o2o.run import check_same, finite, pack, read_papers, save, stop_requested, unpack, write_papers
 from o2o.selection import RobotChoice, choose_robot, robot_limits
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}

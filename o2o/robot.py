@@ -11,12 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o import catalog
+from o2o.core import plugins
+from o2o.core.errors import O2OError, RobotError, UsageError
+from o2o.core.spec import as_dict, space_shapes
 from o2o.displacement import displacement
-from o2o.errors import O2OError, RobotError, UsageError
 from o2o.limits import Limits, Tighter, commands, read, tighten
 from o2o.safety import Motion, Safety, measured
-from o2o.spec import as_dict, space_shapes
 from o2o.still import Still
 from o2o.watchdog import Watchdog
 
@@ -341,9 +341,9 @@ def options(name: str) -> RobotConfig:
 
 
 def _load(name: str) -> ModuleType:
-    catalog.find("robots", name)
+    plugins.find("robots", name)
     try:
-        return catalog.load("robots", name)
+        return plugins.load("robots", name)
     except UsageError as error:
         raise RobotError(str(error)) from error
 

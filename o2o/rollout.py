@@ -12,17 +12,17 @@ import numpy as np
 import torch
 
 from o2o.agent import Agent
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError
+from o2o.core.timing import Stages
+from o2o.core.transform import Transform
 from o2o.data.rows import leaves, row, row_type, to_episode
 from o2o.displacement import Displacement, displacement
-from o2o.errors import RobotError
 from o2o.handover import Freedom
 from o2o.moment import Moment, examine
 from o2o.operator import Operator
 from o2o.robot import Guard, Stopping
-from o2o.stages import Stages
 from o2o.stream import Stream
-from o2o.transform import Transform
 
 if TYPE_CHECKING:
     from o2o.doubt import Doubter

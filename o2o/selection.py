@@ -9,13 +9,13 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from o2o import catalog
-from o2o.config import at_least, from_dict, to_dict
-from o2o.errors import UsageError
+from o2o.core import plugins
+from o2o.core.config import at_least, from_dict, to_dict
+from o2o.core.errors import UsageError
+from o2o.core.spec import ActionBounds
+from o2o.core.transform import Transform, check_rate
 from o2o.limits import Tighter
 from o2o.robot import Guard, RobotConfig, connect, options
-from o2o.spec import ActionBounds
-from o2o.transform import Transform, check_rate
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
     saved = saved or {}
     name = choice.robot or saved.get("robot", "")
     if not name:
-        have = ", ".join(catalog.names("robots"))
+        have = ", ".join(plugins.names("robots"))
         raise UsageError(f"no robot given, and the data name none: add --robot NAME; have {have}")
     if name.endswith(".py"):
         name = str(Path(name).expanduser().resolve())  # a checkpoint is used from other folders too
@@ -77,7 +77,7 @@ def rehearsed(choice: Choice, data: dict) -> Choice:
     Args:
         data: `offline.papers` of the recordings.
     """
-    shown = catalog.load("robots", "replay").Config(data["dataset"], json.dumps(data["data"]), data["seed"])
+    shown = plugins.load("robots", "replay").Config(data["dataset"], json.dumps(data["data"]), data["seed"])
     return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=Tighter())
 
 

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import tyro
 
-from o2o import catalog
-from o2o.config import at_least, at_most
-from o2o.errors import UsageError
+from o2o.core import plugins
+from o2o.core.config import at_least, at_most
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import stop_requested
 from o2o.hardware import Hardware
 from o2o.robot import RobotConfig, connect, options
-from o2o.run import stop_requested
 from o2o.station import Station, StationConfig
 from o2o.wallclock import Stepped, WallClock, World
 
@@ -81,7 +81,7 @@ def _build(config: ServeConfig) -> Hardware:
     chosen = config.robot_options
     if type(chosen) is RobotConfig:
         chosen = options(config.robot)
-    module = catalog.load("robots", config.robot)
+    module = plugins.load("robots", config.robot)
     if hasattr(module, "live"):
         return WallClock(module.live(chosen, config.show_state), config.camera_hz)
     guard = connect(config.robot, chosen)

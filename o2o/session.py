@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from o2o.agent import Agent
-from o2o.batch import Episode
 from o2o.beside import Beside
-from o2o.checkpoint import storage
+from o2o.core.checkpoint import storage
+from o2o.core.episode import Episode
+from o2o.core.seeding import derive
+from o2o.core.timing import Stages
 from o2o.data.online import Online
 from o2o.data.plans import Plans
 from o2o.doubt import Caution, Doubter
@@ -24,8 +26,6 @@ from o2o.moment import keeper
 from o2o.operator import Operator, after_episode
 from o2o.robot import Guard, Report
 from o2o.rollout import Played, account, play
-from o2o.seeding import derive
-from o2o.stages import Stages
 from o2o.stream import Stream
 
 

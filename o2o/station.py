@@ -12,10 +12,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o import catalog, wire
+from o2o import wire
 from o2o.clock import Clock
-from o2o.config import at_least, at_most
-from o2o.errors import O2OError, RobotError
+from o2o.core import plugins
+from o2o.core.config import at_least, at_most
+from o2o.core.errors import O2OError, RobotError
 from o2o.faults import FaultConfig, Faults, Lane
 from o2o.hardware import Hardware
 from o2o.introduction import introduce
@@ -139,7 +140,7 @@ class Station:
         elif word in deeds:
             deeds[word]("a person")
         elif word:
-            logger.warning("%s", catalog.not_found("command", wire.printable(word, 40), [*deeds, *LABELS]))
+            logger.warning("%s", plugins.not_found("command", wire.printable(word, 40), [*deeds, *LABELS]))
 
     def press(self, who: str) -> None:
         """The e-stop: latches until `clear`, and holds the robot until `go`."""

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from o2o.checkpoint import storage
-from o2o.errors import StorageError, UsageError
+from o2o.core.checkpoint import storage
+from o2o.core.errors import StorageError, UsageError
 from o2o.stream_page import Page
 
 PORT = 9876  # Rerun's own

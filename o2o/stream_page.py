@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from o2o.core.transform import channels_first
 from o2o.marks import DATA, MODEL, QUIET, SCALE
-from o2o.transform import channels_first
 
 JPEG_QUALITY = 85
 MOST_LINES, MOST_NAMES = 64, 6  # entries of a vector that are drawn, and up to which a legend names them

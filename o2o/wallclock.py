@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from o2o.clock import Clock
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 from o2o.hardware import Hardware
 from o2o.limits import commands
 

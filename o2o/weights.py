@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.checkpoint import fingerprint
-from o2o.errors import DivergedError, UsageError
+from o2o.core.checkpoint import fingerprint
+from o2o.core.errors import DivergedError, UsageError
 
 ALIGN = 64  # bytes, a line of the cache
 NEWEST = 0  # word of the head: the newest version that is whole

@@ -42,7 +42,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 
 VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")

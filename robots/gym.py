@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import gymnasium
 
-from o2o.catalog import not_found
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
+from o2o.core.plugins import not_found
 from o2o.robot import RobotConfig, json_option
 
 ROBOTICS = (  # how the ids begin that gymnasium-robotics brings

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.catalog import not_found
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
+from o2o.core.plugins import not_found
 from o2o.hardware import Hardware
 from o2o.robot import RobotConfig, json_option
 

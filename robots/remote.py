@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from o2o import wire
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.introduction import understand
 from o2o.robot import RobotConfig

@@ -17,8 +17,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.config import from_dict
-from o2o.errors import RobotError, UsageError
+from o2o.core.config import from_dict
+from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.robot import RobotConfig, json_option
 

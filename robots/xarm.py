@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import Hardware
 from o2o.newest import Newest
 from o2o.robot import RobotConfig

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.batch import Batch, Episode
-from o2o.spec import Spec
+from o2o.core.episode import Batch, Episode
+from o2o.core.spec import Spec
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.transform import Field, Transform
 from o2o.critic import spread
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.inspect.subject import Subject
-from o2o.transform import Field, Transform
 
 STEP, POLICY, DISCOUNT, HZ = 0.1, 0.5, 0.5, 10.0
 

@@ -26,12 +26,12 @@ import h5py
 import minari  # here and not in every child
 import numpy as np
 
+from o2o.core.timing import Stages
+from o2o.core.transform import Field, Transform
 from o2o.data import journal
 from o2o.data.online import Online
 from o2o.robot import Guard
 from o2o.rollout import play
-from o2o.stages import Stages
-from o2o.transform import Field, Transform
 
 TOLD = struct.Struct("<qq")  # episode, place of the row in it
 EPISODES = 60  # of one run; then a new one begins

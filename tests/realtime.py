@@ -95,7 +95,7 @@ def make(config: Config) -> Point:
 
 def record(folder: Path, hz: float) -> None:
     """Forty episodes of random velocities, as the point would move, as a Minari folder."""
-    from o2o.batch import Episode
+    from o2o.core.episode import Episode
     from o2o.data.formats import minari
 
     rng, episodes = np.random.default_rng(0), []
@@ -114,7 +114,7 @@ def record(folder: Path, hz: float) -> None:
 def measure(hz: float, ticks: int, updates_per_step: float, folder: Path) -> None:
     """Runs it and prints what came of it."""
     import o2o
-    from o2o.log import read_metrics
+    from o2o.core.run_log import read_metrics
     from o2o.presets import PRESETS
 
     before, log, out = 100, folder / "times.json", folder / "run"

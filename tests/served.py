@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o import catalog
+from o2o.core import plugins
 from o2o.faults import FaultConfig
 from o2o.hardware import Hardware
 from o2o.robot import connect
@@ -62,7 +62,7 @@ def served(robot=None, faults=None, **options):
 
 def remote(port: int, **options):
     """The client, guarded as every robot is."""
-    module = catalog.load("robots", "remote")
+    module = plugins.load("robots", "remote")
     return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
 
 

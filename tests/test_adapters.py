@@ -9,13 +9,13 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from o2o import catalog
-from o2o.errors import RobotError, UsageError
+from o2o.core import plugins
+from o2o.core.errors import RobotError, UsageError
 from o2o.newest import Newest
 from o2o.robot import Guard, connect
 
-lerobot = catalog.load("robots", "lerobot")
-xarm = catalog.load("robots", "xarm")
+lerobot = plugins.load("robots", "lerobot")
+xarm = plugins.load("robots", "xarm")
 
 JOINTS = ["shoulder_pan", "elbow_flex", "gripper"]
 

@@ -10,12 +10,12 @@ from conftest import make_batch
 
 from o2o.agent import Agent, AgentConfig, read_config
 from o2o.behaviour import BehaviourConfig
-from o2o.config import to_dict
+from o2o.core.config import to_dict
+from o2o.core.errors import UsageError
+from o2o.core.transform import Field, Transform
 from o2o.critic import CriticConfig
-from o2o.errors import UsageError
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
-from o2o.transform import Field, Transform
 
 BORDER = Transform({"state": Field((3,))}, (-1.0, -1.0), (1.0, 1.0))
 TINY = AgentConfig(

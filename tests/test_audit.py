@@ -12,12 +12,12 @@ from o2o.audit import boundaries, facts, picture
 from o2o.audit.finding import Finding
 from o2o.audit.judges import findings
 from o2o.audit.lag import lag
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
 from o2o.data.border import transform
 from o2o.data.reading import on_disk
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
-from o2o.errors import DataError
 from o2o.robot import Guard
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -8,9 +8,9 @@ import torch
 from conftest import make_batch
 
 from o2o.behaviour import AWR, BehaviourConfig, awr_weight
+from o2o.core.spec import Spec
 from o2o.critic import Critic, CriticConfig
 from o2o.model import Unroll
-from o2o.spec import Spec
 
 
 @pytest.mark.parametrize(("beta", "clamp_at"), [(3.0, 1.5350567), (10.0, 0.4605170)])

@@ -20,13 +20,13 @@ from o2o.bench.data import DataJobs, array_bytes, write_d4rl
 from o2o.bench.floor import gemm_gflops, plan_flops, update_flops
 from o2o.bench.measure import FIELDS, BenchConfig, bench
 from o2o.bench.worker import Worker
+from o2o.core.errors import O2OError, UsageError
+from o2o.core.spec import Spec
+from o2o.core.transform import Transform
 from o2o.critic import CriticConfig
 from o2o.data.replay import ReplayConfig
-from o2o.errors import O2OError, UsageError
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
-from o2o.spec import Spec
-from o2o.transform import Transform
 
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=8, channels=4),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from o2o import catalog
-from o2o.errors import UsageError
+from o2o.core import plugins
+from o2o.core.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,7 +17,7 @@ def house(tmp_path, monkeypatch):
     package, work = tmp_path / "site" / "o2o", tmp_path / "work"
     write(package / "robots" / "sim" / "sim.py", "WHO = 'bundled'\n")
     work.mkdir()
-    monkeypatch.setattr(catalog, "PACKAGE", package)
+    monkeypatch.setattr(plugins, "PACKAGE", package)
     monkeypatch.chdir(work)
     return package, work
 
@@ -29,14 +29,14 @@ def write(path: Path, text: str = "") -> Path:
 
 
 def test_bundled_file_is_found_from_an_empty_folder(house):
-    assert catalog.load("robots", "sim").WHO == "bundled"
+    assert plugins.load("robots", "sim").WHO == "bundled"
 
 
 def test_users_file_wins_over_the_bundled_one_and_the_log_says_so(house, caplog):
     package, work = house
     mine = write(work / "robots" / "sim.py", "WHO = 'mine'\n")
     with caplog.at_level(logging.INFO, "o2o"):
-        assert catalog.load("robots", "sim").WHO == "mine"
+        assert plugins.load("robots", "sim").WHO == "mine"
     assert caplog.records[0].levelname == "WARNING"
     assert str(mine) in caplog.text and f"hides {package / 'robots' / 'sim' / 'sim.py'}" in caplog.text
 
@@ -44,7 +44,7 @@ def test_users_file_wins_over_the_bundled_one_and_the_log_says_so(house, caplog)
 def test_the_log_says_which_file_won_once(house, caplog):
     package, _ = house
     with caplog.at_level(logging.INFO, "o2o"):
-        assert catalog.load("robots", "sim") is catalog.load("robots", "sim")
+        assert plugins.load("robots", "sim") is plugins.load("robots", "sim")
     assert [r.message for r in caplog.records] == [f"robot 'sim' is {package / 'robots/sim/sim.py'}"]
 
 
@@ -52,16 +52,16 @@ def test_path_wins_over_names(house):
     _, work = house
     write(work / "sim.py", "WHO = 'path'\n")
     write(work / "robots" / "sim.py", "WHO = 'mine'\n")
-    assert catalog.load("robots", "./sim.py").WHO == "path"
-    assert catalog.load("robots", str(work / "sim.py")) is catalog.load("robots", "sim.py")
+    assert plugins.load("robots", "./sim.py").WHO == "path"
+    assert plugins.load("robots", str(work / "sim.py")) is plugins.load("robots", "sim.py")
 
 
 def test_folder_beside_the_package_counts_in_a_checkout_only(house):
     package, _ = house
     write(package.parent / "datasets" / "arrow.py")
-    assert catalog.names("datasets") == {}
+    assert plugins.names("datasets") == {}
     write(package.parent / "pyproject.toml")
-    assert list(catalog.names("datasets")) == ["arrow"]
+    assert list(plugins.names("datasets")) == ["arrow"]
 
 
 def test_private_files_and_recordings_are_no_names(house):
@@ -76,14 +76,14 @@ def test_private_files_and_recordings_are_no_names(house):
     ):
         write(work / "datasets" / name)
     write(work / "datasets" / "pen.py")
-    assert list(catalog.names("datasets")) == ["pen"]
+    assert list(plugins.names("datasets")) == ["pen"]
 
 
 def test_names_are_sorted_and_folder_robots_carry_the_folders_name(house):
     _, work = house
     write(work / "robots" / "zed.py")
     write(work / "robots" / "arm" / "arm.py")
-    assert list(catalog.names("robots")) == ["arm", "sim", "zed"]
+    assert list(plugins.names("robots")) == ["arm", "sim", "zed"]
 
 
 def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
@@ -96,14 +96,14 @@ def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
         package / "theirs-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n"
     )
     monkeypatch.syspath_prepend(str(package))
-    assert list(catalog.names("robots")) == ["sim", "theirs"]
-    assert catalog.load("robots", "theirs").WHO == "theirs"
-    assert catalog.load("robots", "sim").WHO == "bundled"
+    assert list(plugins.names("robots")) == ["sim", "theirs"]
+    assert plugins.load("robots", "theirs").WHO == "theirs"
+    assert plugins.load("robots", "sim").WHO == "bundled"
 
 
 def test_unknown_name_says_what_is_near_and_what_exists(house):
     with pytest.raises(UsageError) as caught:
-        catalog.load("robots", "simm")
+        plugins.load("robots", "simm")
     assert str(caught.value) == (
         "robot 'simm' not found; did you mean 'sim'? have sim, or give a path ending in .py"
     )
@@ -111,15 +111,15 @@ def test_unknown_name_says_what_is_near_and_what_exists(house):
 
 
 def test_unknown_name_with_nothing_near():
-    assert catalog.not_found("preset", "x", ["fowm"]) == "preset 'x' not found; have fowm"
-    assert catalog.not_found("preset", "x", []) == "preset 'x' not found; have none"
+    assert plugins.not_found("preset", "x", ["fowm"]) == "preset 'x' not found; have fowm"
+    assert plugins.not_found("preset", "x", []) == "preset 'x' not found; have none"
 
 
 def test_missing_path_names_the_files_that_are_there(house):
     _, work = house
     write(work / "mine.py")
     with pytest.raises(UsageError, match=r"robot file 'min\.py' not found; did you mean 'mine\.py'"):
-        catalog.load("robots", "min.py")
+        plugins.load("robots", "min.py")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_file_that_does_not_run_gives_one_line(house, text, reason):
     write(work / "bad.py", text)
     for _ in range(2):  # a failed file is not kept half-loaded
         with pytest.raises(UsageError, match=rf"robot './bad.py' \(.*bad.py.*{reason}") as caught:
-            catalog.load("robots", "./bad.py")
+            plugins.load("robots", "./bad.py")
         assert "\n" not in str(caught.value)
 
 
@@ -146,32 +146,32 @@ def test_dataclass_in_a_file_finds_its_module(house):
         "@dataclass(frozen=True)\nclass Config:\n    speed: float = 1.0\n"
     )
     write(work / "arm.py", text)
-    assert catalog.load("robots", "arm.py").Config().speed == 1.0
+    assert plugins.load("robots", "arm.py").Config().speed == 1.0
 
 
 def test_module_names_are_the_same_in_every_process():
-    code = "from o2o import catalog; print(catalog.load('robots', 'sim').__name__)"
+    code = "from o2o.core import plugins; print(plugins.load('robots', 'sim').__name__)"
     run = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     ]
-    assert run[0] == run[1] == catalog.load("robots", "sim").__name__ + "\n"
+    assert run[0] == run[1] == plugins.load("robots", "sim").__name__ + "\n"
 
 
 def test_built_in_models_are_ordinary_modules():
     from o2o.models import tdmpc
 
-    assert catalog.load("models", "tdmpc") is tdmpc
-    assert catalog.load("models", str(ROOT / "o2o/models/tdmpc.py")) is tdmpc
+    assert plugins.load("models", "tdmpc") is tdmpc
+    assert plugins.load("models", str(ROOT / "o2o/models/tdmpc.py")) is tdmpc
 
 
 def test_strangers_model_is_loaded_by_path(tmp_path, monkeypatch):
     write(tmp_path / "models" / "mine.py", "WHO = 'mine'\n")
     monkeypatch.chdir(tmp_path)
-    assert catalog.load("models", "mine").WHO == "mine"
-    assert catalog.load("models", "models/mine.py") is catalog.load("models", "mine")
+    assert plugins.load("models", "mine").WHO == "mine"
+    assert plugins.load("models", "models/mine.py") is plugins.load("models", "mine")
 
 
 def test_checkout_offers_what_it_holds():
-    assert "sim" in catalog.names("robots")
-    assert "tdmpc" in catalog.names("models")
+    assert "sim" in plugins.names("robots")
+    assert "tdmpc" in plugins.names("models")

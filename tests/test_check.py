@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from o2o.batch import Episode
 from o2o.check import CheckConfig, check
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.formats import minari
-from o2o.errors import DataError, RobotError, UsageError
 
 ROBOT = str(Path(__file__).parent / "point_robot.py")  # 2 numbers seen, 2 actions within 0.1, 10 Hz
 

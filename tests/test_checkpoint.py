@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from o2o import checkpoint
-from o2o.errors import StorageError, UsageError
+from o2o.core import checkpoint
+from o2o.core.errors import StorageError, UsageError
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
 
@@ -203,7 +203,7 @@ def test_what_a_kill_leaves_is_read_and_the_next_save_cleans_up(tmp_path, moment
 SAVER = """
 import sys, torch
 from pathlib import Path
-from o2o import checkpoint
+from o2o.core import checkpoint
 step = 0
 while True:
     step += 1

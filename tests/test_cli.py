@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from o2o import checkpoint, commands
+from o2o import commands
 from o2o.cli import COMMANDS, main
+from o2o.core import checkpoint
+from o2o.core.run_log import read_metrics
 from o2o.data.collect import collect
 from o2o.data.formats import minari
-from o2o.log import read_metrics
 from o2o.robot import connect
 
 HERE = Path(__file__).parent

@@ -4,12 +4,12 @@ import gymnasium
 import numpy as np
 import pytest
 
-from o2o import catalog
+from o2o.core import plugins
 from o2o.data.collect import collect, mixture
 from o2o.data.formats import minari
 from o2o.robot import Guard, connect
 
-sim = catalog.load("robots", "sim")
+sim = plugins.load("robots", "sim")
 
 
 class Line(gymnasium.Env):
@@ -98,7 +98,7 @@ def test_images_are_collected_too():
     ("name", "low", "high"), [("sim-reach", 0.3, 0.6), ("sim-push", 0.2, 0.5), ("sim-lift", 0.1, 0.4)]
 )
 def test_data_success_share_is_modest(name, low, high, tmp_path):
-    recipe = catalog.load("datasets", name).RECIPE
+    recipe = plugins.load("datasets", name).RECIPE
     recipe.make(0, tmp_path / name)
     recording = minari.read(tmp_path / name)
     assert len(recording.episodes) == recipe.num_episodes
@@ -110,7 +110,7 @@ def test_data_success_share_is_modest(name, low, high, tmp_path):
 
 
 def test_demonstrations_are_what_a_served_arm_shows_and_pays():
-    options = catalog.load("datasets", "sim-lift-demos").RECIPE.robot_options
+    options = plugins.load("datasets", "sim-lift-demos").RECIPE.robot_options
     robot = connect("sim", sim.Config(**options))
     served = sim.live(sim.Config(), show_state=False)
     assert robot.observation_space == served.observation_space

@@ -16,14 +16,14 @@ import pytest
 from test_cli import fails, o2o  # noqa: F401  (fixtures)
 from test_loops import ROBOT, dataset  # noqa: F401  (a fixture)
 
-from o2o import interval
 from o2o.cli import main
 from o2o.commands import DEFAULTS
 from o2o.compare import process
 from o2o.compare.loop import CompareConfig, compare, of_preset
 from o2o.compare.result import crossed
 from o2o.compare.trial import Cost, _Meter
-from o2o.errors import UsageError
+from o2o.core import stats
+from o2o.core.errors import UsageError
 
 TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "critic.hidden-dim=16",
         "behaviour.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8", "planner.num-policy=2",
@@ -123,7 +123,7 @@ def test_the_picture_is_drawn(compared):
 def test_intervals_over_seeds_and_scenes():
     rng = np.random.default_rng(0)
     scenes = rng.normal(size=(1, 50))
-    assert crossed(scenes) == pytest.approx(interval.mean(scenes[0]), abs=0.05)
+    assert crossed(scenes) == pytest.approx(stats.mean(scenes[0]), abs=0.05)
     assert crossed(np.full((3, 4), 2.0)) == (2.0, 2.0)
     apart = np.array([[0.0], [1.0]]) * np.ones((2, 50))  # all that differs is the seed: 0, 1/2 or 1
     assert crossed(apart) == (0.0, 1.0)

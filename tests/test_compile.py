@@ -8,10 +8,11 @@ import pytest
 import torch
 from test_agent import BORDER, TINY, batch
 
-from o2o import layers, machine
+from o2o import layers
 from o2o.agent import Agent
+from o2o.core import compute
 
-needs_compiler = pytest.mark.skipif(bool(machine._missing_compiler()), reason="no C++ compiler here")
+needs_compiler = pytest.mark.skipif(bool(compute._missing_compiler()), reason="no C++ compiler here")
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights
 
 
@@ -73,7 +74,7 @@ def test_batched_ensemble_is_the_looped_one(monkeypatch):
 def test_where_the_compiler_fails_the_eager_function_goes_on(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/bin/false"))
-    square = machine.compiled(lambda x: x * x)
+    square = compute.compiled(lambda x: x * x)
     assert square(torch.full((3,), 3.0)).tolist() == [9.0] * 3
     assert square(torch.full((3,), 2.0)).tolist() == [4.0] * 3
     assert caplog.text.count("stays uncompiled") == 1

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from o2o.config import at_least, from_dict, to_dict
-from o2o.errors import UsageError
+from o2o.core.config import at_least, from_dict, to_dict
+from o2o.core.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,17 @@ from test_compile import needs_compiler
 from test_systems import STATE, tiny, windows
 from test_valuation import Nets
 
-from o2o import machine, presets
+from o2o import presets
 from o2o.agent import Agent
+from o2o.core import compute
+from o2o.core.errors import UsageError
+from o2o.core.spec import Spec
+from o2o.core.transform import Transform
 from o2o.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
-from o2o.errors import UsageError
 from o2o.imagine import imagine, imagine_policy
 from o2o.model import Unroll
 from o2o.nn import Ensemble, Slow
 from o2o.planner import MPPI, PlannerConfig
-from o2o.spec import Spec
-from o2o.transform import Transform
 from o2o.valuation import Valuation
 
 TWO_HOT = CriticConfig(num_q=3, hidden_dim=16, expectile=0.7, num_bins=21)  # a bin is 1 wide in symlog
@@ -361,7 +362,7 @@ def test_compiled_and_eager_agree_on_them():
         return losses["q"] + losses["v"], error, critic.uncertainty(feature, batch.action)
 
     results = []
-    for how in (learn, machine.compiled(learn)):
+    for how in (learn, compute.compiled(learn)):
         torch.manual_seed(2)
         critic.zero_grad()
         loss, *others = how(feature, batch)

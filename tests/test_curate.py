@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.curate import keys, labels, output, program
 from o2o.curate.convert import ConvertConfig, convert
 from o2o.curate.info import InfoConfig, info
@@ -23,7 +24,6 @@ from o2o.data.formats import minari
 from o2o.data.recording import Recording
 from o2o.data.recording import split as held_out
 from o2o.data.source import DataConfig, Source, load
-from o2o.errors import DataError, StorageError, UsageError
 from tests.conftest import assert_same
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -7,11 +7,11 @@ import h5py
 import numpy as np
 import pytest
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import flat
 from o2o.data.formats.d4rl import leaps, read
 from o2o.data.reading import OnDisk, wanted
-from o2o.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

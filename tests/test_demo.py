@@ -9,8 +9,8 @@ import o2o
 from o2o import presets
 from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
+from o2o.core.errors import RobotError, UsageError
 from o2o.critic import CriticConfig
-from o2o.errors import RobotError, UsageError
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
 from o2o.robot import connect

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from o2o import catalog
+from o2o.core import plugins
 from o2o.data.online import Online
 from o2o.robot import Guard
 from o2o.rollout import play
@@ -71,7 +71,7 @@ def test_a_trace_is_read_while_it_is_written(tmp_path):
 
 
 def test_the_witness_writes_what_the_arm_does(tmp_path):
-    arm = catalog.load("robots", str(ARM))
+    arm = plugins.load("robots", str(ARM))
     log = tmp_path / "trace"
     world = arm.live(arm.Config(log=str(log), decisions=7), show_state=True)
     with closing(world):

@@ -4,8 +4,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from o2o.errors import StorageError
-from o2o.film import write_film
+from o2o.core.errors import StorageError
+from o2o.core.video import write_film
 
 
 def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
+from o2o.core.paths import home
 from o2o.data import fingerprint as module
 from o2o.data.recording import fingerprint
-from o2o.home import home
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
+from o2o.core.errors import DataError
 from o2o.data.formats import registry
-from o2o.errors import DataError
 from tests import fuzz
 
 EXPECTED = {

@@ -11,10 +11,10 @@ import struct
 import numpy as np
 import pytest
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import fowm, unpickle
 from o2o.data.formats.fowm import read
 from o2o.data.reading import OnDisk, wanted
-from o2o.errors import DataError, UsageError
 
 
 def table(num: int = 6, size: int = 84, **more) -> dict:

@@ -17,7 +17,7 @@ from test_rollout import Script
 
 from o2o import gamepad
 from o2o.controls import summon
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.gamepad import Gamepad
 from o2o.operator import Operator
 from o2o.robot import Guard

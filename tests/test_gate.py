@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.gate import Gate, GateConfig, Outcome, rank_chance, score
 
 EPISODES = 40

@@ -13,8 +13,8 @@ from conftest import make_batch
 
 from o2o import presets
 from o2o.agent import Agent, AgentConfig, fitted
+from o2o.core.transform import Field, Transform
 from o2o.planner import MPPI, PlannerConfig
-from o2o.transform import Field, Transform
 
 FIELDS = {
     "state": {"state": Field((5,))},

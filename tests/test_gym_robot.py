@@ -4,11 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from o2o import catalog
-from o2o.errors import RobotError, UsageError
+from o2o.core import plugins
+from o2o.core.errors import RobotError, UsageError
 from o2o.robot import connect
 
-gym_robot = catalog.load("robots", "gym")
+gym_robot = plugins.load("robots", "gym")
 
 
 def connected(name, kwargs=""):

@@ -9,7 +9,7 @@ import pytest
 
 from o2o.check import check_robot
 from o2o.clock import Clock
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 from o2o.hardware import Hardware
 from o2o.limits import Tighter
 from o2o.robot import Guard

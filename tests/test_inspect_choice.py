@@ -10,8 +10,8 @@ import torch
 from test_loops import TINY, pretrain_config
 
 import o2o
-from o2o import checkpoint, run
 from o2o.agent import Agent
+from o2o.core import checkpoint, run_folder
 from o2o.data.collect import collect
 from o2o.data.formats import minari
 from o2o.inspect import open as look
@@ -149,15 +149,15 @@ def spoiled(trained, tmp_path):
     """The same run, where number 1 does the opposite of the last one, and 150 the same."""
     out = tmp_path / "run"
     shutil.copytree(trained, out)
-    newest = run.kept(out)[200]
-    shutil.copytree(newest, out / run.KEPT / "000150")
+    newest = run_folder.kept(out)[200]
+    shutil.copytree(newest, out / run_folder.KEPT / "000150")
     tensors, meta = checkpoint.load(newest)
     agent = Agent.from_state(tensors, meta)
     last = agent.behaviour.net[-1]
     with torch.no_grad():
         last.weight.mul_(-1)
         last.bias.mul_(-1)
-    checkpoint.save(out / run.KEPT / "000001", tensors | agent.state()[0], meta)
+    checkpoint.save(out / run_folder.KEPT / "000001", tensors | agent.state()[0], meta)
     return out
 
 

@@ -14,13 +14,15 @@ from test_moment import two_plans
 from test_planner import Toy
 from test_systems import doubtful, tiny
 
-from o2o import catalog, rollout
+from o2o import rollout
 from o2o.agent import Agent
-from o2o.batch import Episode
 from o2o.chart import Frames, Picture
+from o2o.core import plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, RobotError, UsageError
+from o2o.core.transform import Field, Transform
 from o2o.data.plans import Plans
 from o2o.data.replay import Replay, ReplayConfig
-from o2o.errors import DataError, RobotError, UsageError
 from o2o.inspect.fan import fan
 from o2o.inspect.paths import Displacement, displacement, facts, vectors
 from o2o.inspect.plans import distance, plans, replan
@@ -32,9 +34,8 @@ from o2o.inspect.sweep import Sweep, _affordable, sweep
 from o2o.moment import Moment, keeper, pack
 from o2o.planner import MPPI, PlannerConfig
 from o2o.robot import connect
-from o2o.transform import Field, Transform
 
-sim = catalog.load("robots", "sim")
+sim = plugins.load("robots", "sim")
 SYSTEMS = ("small", "dreamerv2", "twm")
 ARM = {"robot": {"robot": "sim", "robot_options": {"task": "reach"}, "action_repeat": 1}}
 

@@ -13,14 +13,15 @@ from test_planner import Toy
 from test_systems import doubtful, make, tiny, windows
 
 import o2o
-from o2o import checkpoint, cli, inspect
+from o2o import cli, inspect
 from o2o.agent import Agent
-from o2o.errors import UsageError
+from o2o.core import checkpoint
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream
 from o2o.inspect.measured import Measured
 from o2o.inspect.price import Price, cheapest, measure, price
 from o2o.inspect.steps import walk
 from o2o.planner import PlannerConfig
-from o2o.seeding import Stream
 
 GRID = np.array([1e-9, 1.0, 10.0, 100.0])
 

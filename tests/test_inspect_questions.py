@@ -11,11 +11,13 @@ from conftest import make_batch
 from inspected import POLICY, Blind, Line, Mute, drive, episode, make_agent, subject
 from test_systems import PIXELS, STATE, doubtful, make, tiny
 
-from o2o import catalog
 from o2o.agent import Agent
-from o2o.batch import Episode
+from o2o.core import plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream
+from o2o.core.transform import Transform
 from o2o.data.plans import Plans
-from o2o.errors import UsageError
 from o2o.inspect.contrast import contrast
 from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
 from o2o.inspect.model_error import foresee, model_error
@@ -24,8 +26,6 @@ from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 from o2o.model import ModelConfig
 from o2o.moment import examine, pack
-from o2o.seeding import Stream
-from o2o.transform import Transform
 
 QUESTIONS = (uncertainty, contrast, reliability, model_error, value, coverage)
 
@@ -380,7 +380,7 @@ def episodes_for(agent: Agent, num: int, steps: int, raw: bool = False, reward: 
 def agent_of(model: str, fields) -> Agent:
     if not model.endswith(".py"):
         return make({"tdmpc": "small", "rssm": "dreamerv3"}.get(model, model), fields)
-    world = getattr(catalog.load("models", model), "Config", ModelConfig)()
+    world = getattr(plugins.load("models", model), "Config", ModelConfig)()
     return Agent(
         Transform(fields, (-1.0, -1.0), (1.0, 1.0)), replace(tiny("small"), model=model, world=world)
     )

@@ -9,7 +9,7 @@ from test_loops import dataset, finetune_config, pretrain_config, pretrained  # 
 
 import o2o
 from o2o import inspect
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.inspect.report import QUESTIONS, InspectConfig, report
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from o2o import interval
+from o2o.core import stats
 
 
 @pytest.mark.parametrize(
@@ -13,34 +13,34 @@ from o2o import interval
         (15, 148, (0.0624, 0.1605)),
         (0, 20, (0.0, 0.1611)),
         (1, 29, (0.0061, 0.1718)),
-        (0, 10, (0.0, interval.Z95**2 / (10 + interval.Z95**2))),
+        (0, 10, (0.0, stats.Z95**2 / (10 + stats.Z95**2))),
     ],
 )
 def test_share_is_wilsons_interval(count, total, want):
     """The first four: Newcombe 1998, table I, method 3."""
-    assert interval.share(count, total) == pytest.approx(want, abs=5e-5)
+    assert stats.share(count, total) == pytest.approx(want, abs=5e-5)
 
 
 def test_share_of_nothing_says_nothing_and_of_all_includes_one():
-    assert interval.share(0, 0) == (0.0, 1.0)
-    assert interval.share(7, 7)[1] == 1.0
+    assert stats.share(0, 0) == (0.0, 1.0)
+    assert stats.share(7, 7)[1] == 1.0
 
 
 def test_mean_of_equal_values_is_certain():
-    assert interval.mean([3.0] * 5) == (3.0, 3.0)
+    assert stats.mean([3.0] * 5) == (3.0, 3.0)
 
 
 def test_mean_is_near_the_normal_interval_for_many_values():
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
-    half = interval.Z95 * values.std() / 20
-    assert interval.mean(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    half = stats.Z95 * values.std() / 20
+    assert stats.mean(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
 
 
 def test_mean_is_the_same_each_time():
-    assert interval.mean([1.0, 2.0, 5.0]) == interval.mean([1.0, 2.0, 5.0])
+    assert stats.mean([1.0, 2.0, 5.0]) == stats.mean([1.0, 2.0, 5.0])
 
 
 def test_gain_is_paired_so_what_scenes_share_drops_out():
     scene = np.random.default_rng(0).normal(0, 100, 20)
-    assert interval.gain(scene, scene + 1) == pytest.approx((1.0, 1.0, 1.0))
-    assert interval.gain([False, True], [True, True])[0] == 0.5
+    assert stats.gain(scene, scene + 1) == pytest.approx((1.0, 1.0, 1.0))
+    assert stats.gain([False, True], [True, True])[0] == 0.5

@@ -19,14 +19,14 @@ import torch
 from test_loops import TINY, dataset, episodes_of, pretrained  # noqa: F401  (two of them fixtures)
 
 import o2o
-from o2o import checkpoint
 from o2o.beside import Beside
+from o2o.core import checkpoint
+from o2o.core.errors import DivergedError, O2OError, UsageError
+from o2o.core.run_log import read_metrics
 from o2o.data.online import Online
-from o2o.errors import DivergedError, O2OError, UsageError
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig
 from o2o.learner import acting, only_learner
-from o2o.log import read_metrics
 
 BEFORE, STEPS = 12, 12  # updates of pretraining; steps of each episode, and updates that it asks for
 

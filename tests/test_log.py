@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from o2o import log
-from o2o.errors import StorageError, UsageError
-from o2o.log import Progress, RunLog, read_metrics, run_folder
+from o2o.core import run_log
+from o2o.core.errors import StorageError, UsageError
+from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 
 
 def shown(folder):
@@ -294,7 +294,7 @@ def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
 
 def test_progress_is_plain_and_rare_where_the_output_is_no_terminal(tmp_path, capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
     with RunLog(tmp_path) as run:
         for now[0] in range(0, 61, 10):
             run.progress(f"at {now[0]}")
@@ -332,7 +332,7 @@ def test_progress_of_slow_things_keeps_two_digits():
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
 def test_clock(seconds, text):
-    assert log.clock(seconds) == text
+    assert run_log.clock(seconds) == text
 
 
 def test_default_run_folder_says_what_and_when(tmp_path, monkeypatch):
@@ -369,13 +369,13 @@ def test_missing_metrics_are_one_line(tmp_path):
 
 
 def test_versions_name_what_a_result_depends_on():
-    found = log.versions()
+    found = run_log.versions()
     assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
     assert {"o2o", "python", "platform", "commit", "mujoco", "gymnasium", "minari"} <= found.keys()
     json.dumps(found)
 
 
 def test_commit_is_none_outside_a_checkout(tmp_path):
-    assert log._commit(tmp_path) is None
+    assert run_log._commit(tmp_path) is None
     (tmp_path / ".git").mkdir()
-    assert log._commit(tmp_path) is None
+    assert run_log._commit(tmp_path) is None

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 import o2o
-from o2o import checkpoint, run
 from o2o.agent import AgentConfig
 from o2o.behaviour import BehaviourConfig
+from o2o.core import checkpoint, run_folder
+from o2o.core.errors import DivergedError, StorageError, UsageError
+from o2o.core.run_log import read_metrics
 from o2o.critic import CriticConfig
 from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
-from o2o.errors import DivergedError, StorageError, UsageError
-from o2o.log import read_metrics
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
 from o2o.robot import connect
@@ -132,7 +132,7 @@ def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, t
 
 
 def episodes_of(run: Path):
-    with closing(Online(run / "online")) as own:
+    with closing(Online(run_folder / "online")) as own:
         return [own.read(number) for number in range(len(own))]
 
 
@@ -287,9 +287,9 @@ def test_checkpoint_on_another_robot_lists_what_differs(pretrained):
 
 
 def hopper():
-    from o2o import catalog
+    from o2o.core import plugins
 
-    return catalog.load("robots", "gym").Config(id="Hopper-v5")
+    return plugins.load("robots", "gym").Config(id="Hopper-v5")
 
 
 def test_divergence_stops_before_it_spoils_the_checkpoint(dataset, tmp_path):
@@ -308,20 +308,27 @@ def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
 
 
 def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, tmp_path):
-    assert list(run.kept(pretrained)) == [4, 8, 12] and list(run.kept(finetuned)) == [0, 2, 4, 5]
+    assert list(run_folder.kept(pretrained)) == [4, 8, 12] and list(run_folder.kept(finetuned)) == [
+        0,
+        2,
+        4,
+        5,
+    ]
     for folder, number in ((pretrained, 12), (finetuned, 5)):
         newest = folder / "checkpoint" / checkpoint.TENSORS
-        assert newest.samefile(run.kept(folder)[number] / checkpoint.TENSORS)
-    assert checkpoint.load(run.kept(pretrained)[4])[1]["num_updates"] == 4
-    config = o2o.EvaluateConfig(checkpoint=run.kept(pretrained)[4], episodes=2, num_robots=2, device="cpu")
+        assert newest.samefile(run_folder.kept(folder)[number] / checkpoint.TENSORS)
+    assert checkpoint.load(run_folder.kept(pretrained)[4])[1]["num_updates"] == 4
+    config = o2o.EvaluateConfig(
+        checkpoint=run_folder.kept(pretrained)[4], episodes=2, num_robots=2, device="cpu"
+    )
     assert o2o.evaluate(config).returns.shape == (2,)
 
 
 def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
     o2o.pretrain(pretrain_config(dataset, tmp_path / "two", keep_checkpoints=2))
-    assert list(run.kept(tmp_path / "two")) == [4, 12]
+    assert list(run_folder.kept(tmp_path / "two")) == [4, 12]
     o2o.pretrain(pretrain_config(dataset, tmp_path / "none", keep_checkpoints=0))
-    assert not (tmp_path / "none" / run.KEPT).exists()
+    assert not (tmp_path / "none" / run_folder.KEPT).exists()
     for out in ("two", "none"):
         same(tmp_path / out, pretrained)
 
@@ -330,12 +337,12 @@ def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, fine
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
     out = tmp_path / "run"
     killed(pretrained, out, "o2o.agent", "Agent", "learn", 39)
-    assert list(run.kept(out)) == [0, 2]
+    assert list(run_folder.kept(out)) == [0, 2]
     o2o.finetune(finetune_config(pretrained, out, resume=True))
-    assert list(run.kept(out)) == list(run.kept(finetuned))
-    for number, place in run.kept(out).items():
+    assert list(run_folder.kept(out)) == list(run_folder.kept(finetuned))
+    for number, place in run_folder.kept(out).items():
         tensors, meta = checkpoint.load(place)
-        wanted, said = checkpoint.load(run.kept(finetuned)[number])
+        wanted, said = checkpoint.load(run_folder.kept(finetuned)[number])
         thoughts = ("belief.", "memory.", "stream.acting.")  # of an episode that was not played again
         assert meta == said
         learned = [name for name in wanted if not name.startswith(thoughts)]
@@ -347,7 +354,7 @@ def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, ca
     """Stops before the nth sync, rename, link or removal; number 3 and the one in its place come after."""
 
     def save(number):
-        run.save(tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2)
+        run_folder.save(tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2)
 
     class Killed(BaseException):
         pass
@@ -371,19 +378,19 @@ def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, ca
         with suppress(Killed):
             save(3)
     assert checkpoint.load(tmp_path / "checkpoint")[1]["number"] in (2, 3)
-    assert {1, 2} & set(run.kept(tmp_path)) and len(run.kept(tmp_path)) <= 3
-    for number, place in run.kept(tmp_path).items():
+    assert {1, 2} & set(run_folder.kept(tmp_path)) and len(run_folder.kept(tmp_path)) <= 3
+    for number, place in run_folder.kept(tmp_path).items():
         tensors, meta = checkpoint.load(place)
         assert meta == {"number": number} and (tensors["w"] == number).all()
     save(3), save(4)
-    assert list(run.kept(tmp_path)) == [1, 4]
-    assert sorted(path.name for path in (tmp_path / run.KEPT).iterdir()) == ["000001", "000004"]
+    assert list(run_folder.kept(tmp_path)) == [1, 4]
+    assert sorted(path.name for path in (tmp_path / run_folder.KEPT).iterdir()) == ["000001", "000004"]
 
 
 def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
     for number in (2, 4, 6, 3):
-        run.save(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
-    assert list(run.kept(tmp_path)) == [2, 3]
+        run_folder.save(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
+    assert list(run_folder.kept(tmp_path)) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -397,13 +404,13 @@ def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
     ],
 )
 def test_checkpoints_are_thinned_evenly_between_the_first_and_the_newest(numbers, most, want):
-    assert run.evenly(numbers, most) == want
+    assert run_folder.evenly(numbers, most) == want
 
 
 def test_thinned_one_by_one_the_gaps_stay_alike():
     left = []
     for number in range(0, 100_001, 1000):
-        left = run.evenly([*left, number], 5)
+        left = run_folder.evenly([*left, number], 5)
     gaps = np.diff(left)
     assert left[0] == 0 and left[-1] == 100_000 and gaps[:-1].max() < 3 * gaps[:-1].min()
 
@@ -420,11 +427,11 @@ def test_flat_means_no_better_value_within_the_patience():
 @pytest.mark.parametrize("obs", ["camera", "both"])
 def test_images_go_the_whole_way(obs, tmp_path):
     """A camera of another size than the model's: resized at the one border, for data and robot alike."""
-    from o2o import catalog
+    from o2o.core import plugins
     from o2o.data.collect import record
     from o2o.data.source import DataConfig
 
-    sim = catalog.load("robots", "sim")
+    sim = plugins.load("robots", "sim")
     options = sim.Config(obs=obs, image_size=96)
     data = tmp_path / "camera-v0"
     record(data, connect("sim", options), sim.expert, [0.1] * 3, 0, "camera-v0", "three episodes")
@@ -433,8 +440,8 @@ def test_images_go_the_whole_way(obs, tmp_path):
         data, tmp_path / "pre", robot="sim", robot_options=options, agent=agent, updates=2,
         data=DataConfig(image_size=48, normalize=True),
     )  # fmt: skip
-    run = o2o.pretrain(config)
-    assert checkpoint.load(run / "checkpoint")[1]["transform"]["fields"]["camera"]["size"] == 48
-    o2o.finetune(finetune_config(run, tmp_path / "fine", episodes=1, updates_per_step=0.04))
+    run_folder = o2o.pretrain(config)
+    assert checkpoint.load(run_folder / "checkpoint")[1]["transform"]["fields"]["camera"]["size"] == 48
+    o2o.finetune(finetune_config(run_folder, tmp_path / "fine", episodes=1, updates_per_step=0.04))
     result = o2o.evaluate(o2o.EvaluateConfig(checkpoint=tmp_path / "fine", episodes=2, device="cpu"))
     assert result.lengths.tolist() == [25, 25]

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from o2o import machine
-from o2o.errors import UsageError
-from o2o.machine import MachineConfig, compiles, tune
+from o2o.core import compute
+from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.errors import UsageError
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def settings():
 
 
 def test_tuning_is_said_and_can_be_turned_off(settings, monkeypatch, caplog):
-    monkeypatch.setattr(machine, "_keep_memory", lambda: "freed memory is kept")
+    monkeypatch.setattr(compute, "_keep_memory", lambda: "freed memory is kept")
     caplog.set_level("INFO")
     torch.set_float32_matmul_precision("highest")
     assert tune(MachineConfig(threads=1, tune=False)) == ["1 thread"]
@@ -32,21 +32,21 @@ def test_tuning_is_said_and_can_be_turned_off(settings, monkeypatch, caplog):
 
 def test_products_that_are_not_float32_are_refused(settings, monkeypatch):
     torch.set_float32_matmul_precision("highest")
-    monkeypatch.setattr(machine, "_product_error", lambda: 2e-2)  # bfloat16's
-    assert machine._fast_products() == "" and torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(compute, "_product_error", lambda: 2e-2)  # bfloat16's
+    assert compute._fast_products() == "" and torch.get_float32_matmul_precision() == "highest"
 
 
 def test_the_error_of_bfloat16_products_is_seen():
-    assert machine._product_error() < machine.MAX_ERROR
+    assert compute._product_error() < compute.MAX_ERROR
     with torch.autocast("cpu", torch.bfloat16):
-        assert machine._product_error() > machine.MAX_ERROR
+        assert compute._product_error() > compute.MAX_ERROR
 
 
 def test_importing_and_building_an_agent_changes_no_setting():
     code = """
 import torch
 before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()
-import o2o.agent, o2o.pretrain, o2o.machine
+import o2o.agent, o2o.pretrain, o2o.core.compute
 print(before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -58,12 +58,12 @@ print(before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), 
     [("auto", 4999, False), ("auto", 5000, True), ("yes", 1, True), ("no", 10**6, False)],
 )
 def test_compiling_is_for_long_runs(monkeypatch, compile, updates, want):
-    monkeypatch.setattr(machine, "_missing_compiler", lambda: "")
+    monkeypatch.setattr(compute, "_missing_compiler", lambda: "")
     assert compiles(MachineConfig(compile=compile), updates) == want
 
 
 def test_without_a_compiler_auto_is_eager_and_yes_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(machine, "_missing_compiler", lambda: "a C++ compiler")
+    monkeypatch.setattr(compute, "_missing_compiler", lambda: "a C++ compiler")
     assert not compiles(MachineConfig(), 10**6)
     with pytest.raises(UsageError, match=r"--compile yes needs a C\+\+ compiler; on Debian: apt-get"):
         compiles(MachineConfig(compile="yes"), 10)

@@ -17,11 +17,11 @@ from make_minari import buffer, link_episodes, make_minari
 from make_minari import write as write_by_minari
 from minari.data_collector import EpisodeBuffer
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
 from o2o.data.formats.minari import read, read_id, recognise, write
 from o2o.data.reading import OnDisk, on_disk, wanted
-from o2o.errors import DataError, StorageError, UsageError
 from tests.conftest import assert_same
 
 ACTIONS = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))

@@ -6,12 +6,13 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o import catalog, presets
+from o2o import presets
+from o2o.core import plugins
+from o2o.core.spec import Spec
 from o2o.model import LOSS_NAMES, ModelConfig, repeat, where
-from o2o.spec import Spec
 
 STRANGER = str(Path(__file__).parent / "recurrent_model.py")
-BUILT_IN = sorted(p.stem for p in (Path(catalog.__file__).parent / "models").glob("[!_]*.py"))
+BUILT_IN = sorted(p.stem for p in (plugins.PACKAGE / "models").glob("[!_]*.py"))
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 N, T, B = 4, 5, 6
 CASES = {Path(file).stem: (file, None) for file in (*BUILT_IN, STRANGER)}
@@ -21,7 +22,7 @@ CASES |= {name: (preset.agent.model, preset.agent.world) for name, preset in pre
 @pytest.fixture(params=CASES)
 def model(request):
     file, config = CASES[request.param]
-    module = catalog.load("models", file)
+    module = plugins.load("models", file)
     return module.Model(SPEC, 0.9, config or getattr(module, "Config", ModelConfig)())
 
 

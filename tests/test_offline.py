@@ -10,15 +10,16 @@ import h5py
 import numpy as np
 import pytest
 
-from o2o import memory, offline
-from o2o.batch import Episode
+from o2o import offline
+from o2o.core import memory
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
 from o2o.data import border
 from o2o.data.formats import flat, registry
 from o2o.data.reading import on_disk
 from o2o.data.recording import Recording, split
 from o2o.data.replay import ReplayConfig
 from o2o.data.source import DataConfig, load
-from o2o.errors import DataError, UsageError
 
 CONFIG, REPLAY = DataConfig(holdout=0.3), ReplayConfig(priority_exponent=0)
 
@@ -196,8 +197,9 @@ import sys
 from pathlib import Path
 import numpy as np
 import o2o.pretrain
-from o2o import cli, memory
-from o2o.batch import Episode
+from o2o import cli
+from o2o.core import memory
+from o2o.core.episode import Episode
 from o2o.data import reading, recording
 from o2o.data.formats import registry
 

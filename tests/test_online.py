@@ -10,12 +10,12 @@ import minari
 import numpy as np
 import pytest
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data import journal
 from o2o.data.formats import minari as reader
 from o2o.data.online import Online
 from o2o.data.rows import leaves, row, row_type, to_episode
-from o2o.errors import DataError, StorageError, UsageError
 from o2o.robot import Guard
 
 SPACE = gymnasium.spaces.Dict(
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_the_episode_in_the_journal(three, monkeypatch, caplo
     with closing(opened(folder)) as own:
         episode = to_episode(do(own, 5))
         with monkeypatch.context() as patch:
-            patch.setattr("o2o.checkpoint.os.fsync", full)
+            patch.setattr("o2o.core.checkpoint.os.fsync", full)
             with pytest.raises(StorageError, match="no space left"):
                 own.add(episode, 3)
     assert minari.MinariDataset(folder / "data").total_episodes == 3

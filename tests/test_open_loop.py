@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_agent import BORDER, TINY, agent
 
-from o2o.batch import Episode
-from o2o.errors import StorageError, UsageError
+from o2o.core.episode import Episode
+from o2o.core.errors import StorageError, UsageError
 from o2o.model import WorldModel
 from o2o.open_loop import _rgb, _times, picture, predict
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.optimiser import LaProp, Optimiser, OptimiserConfig, clip_adaptively
 
 PLAIN = OptimiserConfig(clip_norm=0)

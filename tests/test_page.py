@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from o2o.chart import DATA, Bars, Chart, Frames, Line, Paths, Picture, Points, Rule, Spans
-from o2o.errors import StorageError
+from o2o.core.errors import StorageError
 from o2o.page import Section, write
 
 EVIL = "<script>alert('me')</script> & </style>"

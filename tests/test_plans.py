@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from o2o.core.errors import DataError
 from o2o.data.plans import Plans
-from o2o.errors import DataError
 
 ONE = {"value": np.arange(1000, dtype=np.float32)}  # 4,000 bytes, and a header of about 100
 

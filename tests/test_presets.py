@@ -3,7 +3,7 @@
 import pytest
 
 from o2o import presets
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 
 SHARED = {
     "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "optimiser.clip_norm": 10.0,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.reading import OnDisk, take, wanted
 from o2o.data.resample import resample
-from o2o.errors import DataError, UsageError
 from tests.conftest import make_episode
 
 FRAMES = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
 from o2o.data.recording import split
-from o2o.errors import UsageError
 
 
 def make_episode(steps: int, seed: int = 0, **ending) -> Episode:

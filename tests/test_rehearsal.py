@@ -10,14 +10,15 @@ from test_loops import dataset, finetune_config, pretrain_config, pretrained  # 
 from test_switch import Says
 
 import o2o
-from o2o import asked, catalog, checkpoint
-from o2o.batch import Episode
+from o2o import asked
+from o2o.core import checkpoint, plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError, UsageError
 from o2o.data.source import DataConfig, load
-from o2o.errors import RobotError, UsageError
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.robot import Guard, connect
 
-replay = catalog.load("robots", "replay")
+replay = plugins.load("robots", "replay")
 
 
 def rehearse(dataset, pretrained, **flags):  # noqa: F811

@@ -14,7 +14,7 @@ import pytest
 from served import Slider, remote, served, until
 
 from o2o import wire
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 from o2o.faults import FaultConfig, Faults, Lane
 from o2o.serve import orders
 
@@ -204,10 +204,10 @@ def test_wrong_addresses_and_tokens_are_one_line(tmp_path):
 
 
 def remote_at(address: str):
-    from o2o import catalog
+    from o2o.core import plugins
     from o2o.robot import connect
 
-    return connect("remote", catalog.load("robots", "remote").Config(address=address))
+    return connect("remote", plugins.load("robots", "remote").Config(address=address))
 
 
 @contextmanager
@@ -629,9 +629,9 @@ def test_the_arm_in_another_process_keeps_the_rate_and_holds_when_nobody_speaks(
 
 CLIENT = """
 import sys, numpy as np
-from o2o import catalog
+from o2o.core import plugins
 from o2o.robot import connect
-client = connect("remote", catalog.load("robots", "remote").Config(address=sys.argv[1]))
+client = connect("remote", plugins.load("robots", "remote").Config(address=sys.argv[1]))
 client.reset()
 while True:
     client.step(np.array([0.0, 0.01, 0.0, 0.0]))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from o2o import memory
-from o2o.batch import Episode
+from o2o.core import memory
+from o2o.core.episode import Episode
+from o2o.core.errors import DivergedError, UsageError
+from o2o.core.spec import Spec
 from o2o.data.replay import Mix, Replay, ReplayConfig
 from o2o.data.sumtree import SumTree
-from o2o.errors import DivergedError, UsageError
-from o2o.spec import Spec
 
 SPEC = Spec({"state": (1,)}, 1)
 UNIFORM = ReplayConfig(priority_exponent=0.0, weight_exponent=0.0)

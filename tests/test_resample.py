@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 from o2o.data.resample import resample
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from make_rlds import META, STEP, example, field, make_rlds, packed, record, toy, write_rlds
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, rlds, tfrecord
 from o2o.data.formats.crc32c import crc32c
 from o2o.data.reading import OnDisk, wanted
-from o2o.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SMALL = {"action": ("float32", (2,)), "reward": ("float32", ()), "observation/state": ("float32", (1,))}

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 from o2o.robot import Guard, RobotConfig, connect, options
 from o2o.selection import RobotChoice, choose_robot, robot_papers
 
@@ -236,9 +236,9 @@ def test_a_robot_that_does_not_pass_the_guard_is_closed(tmp_path):
     path = robot_file(tmp_path, text)
     with pytest.raises(RobotError, match="must be finite"):
         connect(path)
-    from o2o import catalog
+    from o2o.core import plugins
 
-    assert catalog.load("robots", path).closed == [1]
+    assert plugins.load("robots", path).closed == [1]
 
 
 # ---- which robot, and how it is driven

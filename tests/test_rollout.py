@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from o2o.core.errors import RobotError, StorageError, UsageError
+from o2o.core.timing import Stages
+from o2o.core.transform import Field, Transform
 from o2o.data.rows import to_episode
-from o2o.errors import RobotError, StorageError, UsageError
 from o2o.planner import Plan
 from o2o.robot import Guard
 from o2o.rollout import play
 from o2o.selection import RobotChoice, attach
-from o2o.stages import Stages
-from o2o.transform import Field, Transform
 
 POINT = str(Path(__file__).parent / "point_robot.py")
 BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)

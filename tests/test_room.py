@@ -5,14 +5,14 @@ import logging
 import numpy as np
 import pytest
 
-from o2o import memory
-from o2o.batch import Episode
+from o2o.core import memory
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
+from o2o.core.spec import Spec
 from o2o.data import room
 from o2o.data.reading import on_disk
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig
-from o2o.errors import DataError
-from o2o.spec import Spec
 
 SPEC, REPLAY = Spec({"camera": (3, 16, 16), "state": (8,)}, 2), ReplayConfig()
 ROW = 3 * 16 * 16 + 8 * 4  # bytes of observations

@@ -2,7 +2,7 @@
 
 import torch
 
-from o2o.seeding import Stream, derive
+from o2o.core.seeding import Stream, derive
 
 CPU = torch.device("cpu")
 

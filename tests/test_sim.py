@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from o2o import catalog
-from o2o.errors import UsageError
+from o2o.core import plugins
+from o2o.core.errors import UsageError
 from o2o.robot import connect
 
-sim = catalog.load("robots", "sim")
+sim = plugins.load("robots", "sim")
 TASKS = list(sim.TASKS)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import minari, registry
 from o2o.data.source import DataConfig, load
-from o2o.errors import DataError, UsageError
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SPACES = {"observation_space": spaces.Box(-9, 9, (2,)), "action_space": spaces.Box(-3, 3, (1,))}
@@ -21,9 +21,9 @@ MAKING = """
 from pathlib import Path
 from gymnasium import spaces
 import numpy as np
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 from o2o.data.formats import minari
-from o2o.recipe import Recipe
+from o2o.core.recipe import Recipe
 
 def make(seed, folder):
     obs = {"state": np.full((4, 2), seed, np.float32)}
@@ -38,7 +38,7 @@ def make(seed, folder):
 RECIPE = Recipe(about="made", source="here", licence="MIT", make=make, num_episodes=1)
 """
 BRINGING = """
-from o2o.recipe import Recipe, RewardRule
+from o2o.core.recipe import Recipe, RewardRule
 
 RECIPE = Recipe(
     about="brought", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,

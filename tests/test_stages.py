@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from o2o.stages import MEMORY, Stages
+from o2o.core.timing import MEMORY, Stages
 
 
 def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from o2o import stream
-from o2o.errors import StorageError, UsageError
+from o2o.core.errors import StorageError, UsageError
 from o2o.marks import SCALE
 from o2o.stream import open_stream
 

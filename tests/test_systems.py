@@ -10,15 +10,16 @@ from conftest import make_batch
 from test_loops import ROBOT, dataset, same  # noqa: F401  (a fixture)
 
 import o2o
-from o2o import catalog, presets
+from o2o import presets
 from o2o.agent import Agent, AgentConfig, fitted
-from o2o.config import from_dict, to_dict
-from o2o.log import read_metrics
+from o2o.core import plugins
+from o2o.core.config import from_dict, to_dict
+from o2o.core.run_log import read_metrics
+from o2o.core.seeding import Stream
+from o2o.core.transform import Field, Transform
 from o2o.model import ModelConfig
 from o2o.models import rssm, tdmpc, twm
 from o2o.moment import examine
-from o2o.seeding import Stream
-from o2o.transform import Field, Transform
 
 STATE = {"state": Field((5,)), "goal": Field((2,))}
 PIXELS = {"camera": Field((48, 48, 3), image=True, size=64), "arm.joint": Field((4,))}
@@ -214,7 +215,7 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_every_world_model_can_be_dreamt_in(model, gradient):
     """A part, not a system: a stranger's file gets it too."""
-    world = getattr(catalog.load("models", model), "Config", ModelConfig)()
+    world = getattr(plugins.load("models", model), "Config", ModelConfig)()
     shaped = replace(tiny("dreamerv3"), model=model, world=world)
     config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))
     agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)

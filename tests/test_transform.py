@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from o2o.batch import Episode
-from o2o.errors import RobotError, UsageError
-from o2o.transform import CLIP_EPS, Field, Transform
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError, UsageError
+from o2o.core.transform import CLIP_EPS, Field, Transform
 
 BORDER = Transform(
     fields={"state": Field((2,)), "camera": Field((6, 8, 3), image=True, size=4)},

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from o2o.core.errors import DataError
 from o2o.data.formats import video
-from o2o.errors import DataError
 from tests.make_lerobot import FPS, film, image, row_of
 
 av = pytest.importorskip("av", reason="PyAV is not installed")

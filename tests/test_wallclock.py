@@ -10,12 +10,12 @@ import pytest
 from gymnasium.spaces import Box, Dict
 from served import until
 
-from o2o import catalog
-from o2o.errors import RobotError, UsageError
+from o2o.core import plugins
+from o2o.core.errors import RobotError, UsageError
 from o2o.serve import ServeConfig, _build
 from o2o.wallclock import Stepped, WallClock, rest
 
-sim = catalog.load("robots", "sim")
+sim = plugins.load("robots", "sim")
 
 
 class Counting:

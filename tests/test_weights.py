@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from o2o.checkpoint import fingerprint
-from o2o.errors import DivergedError, UsageError
+from o2o.core.checkpoint import fingerprint
+from o2o.core.errors import DivergedError, UsageError
 from o2o.weights import Weights
 
 

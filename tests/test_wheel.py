@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (
-    "import json; from o2o import catalog; "
-    "print(json.dumps({kind: {name: str(place) for name, place in catalog.names(kind).items()} "
+    "import json; from o2o.core import plugins; "
+    "print(json.dumps({kind: {name: str(place) for name, place in plugins.names(kind).items()} "
     "for kind in ('robots', 'datasets', 'models')}))"
 )
 
@@ -86,7 +86,7 @@ def test_sdist_holds_what_a_checkout_needs(built):
         "constraints.txt",
         ".ci/run",
     }
-    assert wanted | plugins() | {"tests/test_wheel.py", "o2o/catalog.py"} <= held
+    assert wanted | plugins() | {"tests/test_wheel.py", "o2o/core/plugins.py"} <= held
     assert not [
         name for name in held if "__pycache__" in name or name.startswith((".venv", "runs/", ".git/"))
     ]
@@ -107,8 +107,8 @@ def test_installed_wheel_finds_its_own_files_from_an_empty_folder(installed, tmp
 
 def test_installed_wheel_builds_a_robot_and_a_model(installed, tmp_path):
     code = (
-        "from o2o import catalog; "
-        "print(catalog.load('robots', 'sim').Config(), catalog.load('models', 'tdmpc').Model)"
+        "from o2o.core import plugins; "
+        "print(plugins.load('robots', 'sim').Config(), plugins.load('models', 'tdmpc').Model)"
     )
     assert "Config" in run(installed / "bin" / "python", "-c", code, cwd=tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 from served import remote, served, until
 
 from o2o import wire
-from o2o.errors import RobotError, UsageError
+from o2o.core.errors import RobotError, UsageError
 
 TOKEN = "a-token-of-some-length"
 

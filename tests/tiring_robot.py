@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from o2o.catalog import load
+from o2o.core.plugins import load
 
 Point = load("robots", str(Path(__file__).with_name("point_robot.py"))).Point
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.audit.finding import Finding, few, warning
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 from o2o.data.recording import Recording
 
 ORDINARY = 90  # percentile of what an entry changes by in a step;

@@ -7,10 +7,10 @@ import numpy as np
 
 from o2o.audit import clock
 from o2o.audit.actions import recorded
+from o2o.core.memory import size
+from o2o.core.transform import Transform
 from o2o.data.border import check_same, clipped_share
 from o2o.data.recording import Recording
-from o2o.memory import size
-from o2o.transform import Transform
 
 Fact = tuple[str, str]  # what it is about, and what it is
 LABEL = 13  # columns

@@ -6,10 +6,10 @@ import numpy as np
 
 from o2o.audit import actions, boundaries, clock, endings, episodes, fit, lag, observations, rewards
 from o2o.audit.finding import Finding, note
+from o2o.core.transform import Transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig
 from o2o.robot import Guard
-from o2o.transform import Transform
 
 ORDER = ("note", "warning", "error")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.audit.finding import Finding, note, warning
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 from o2o.data.recording import Recording
 
 LAGS = range(-5, 16)  # steps

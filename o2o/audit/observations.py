@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.audit.finding import Finding, few, note, warning
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
+from o2o.core.transform import Transform
 from o2o.data.recording import Recording
-from o2o.errors import DataError
-from o2o.transform import Transform
 
 NUM_EPISODES, NUM_FRAMES = 8, 4  # images that are looked at: a frame may cost a video's decoding
 LARGE = 100.0  # of a number that is not normalised

@@ -11,8 +11,8 @@ from o2o.agent import AgentConfig
 from o2o.bench.contender import PLAIN, Gemm, Ours, Plain, Setup
 from o2o.bench.floor import counted, plan_flops, update_flops
 from o2o.bench.worker import Worker
-from o2o.config import to_dict
-from o2o.transform import Transform
+from o2o.core.config import to_dict
+from o2o.core.transform import Transform
 
 TURN_S = 0.4  # of one contender at one job, before the next one's turn
 OURS = ""  # the name of the contender that stands for o2o as it is run

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o import catalog, checkpoint, offline
+from o2o import offline
 from o2o.agent import Agent, AgentConfig, pick_device, read_config
-from o2o.batch import Episode
 from o2o.bench.floor import gemm_gflops, timed, wait
+from o2o.core import checkpoint, plugins
+from o2o.core.compute import MachineConfig, tune
+from o2o.core.episode import Episode
+from o2o.core.spec import Spec
+from o2o.core.transform import Transform
 from o2o.data.replay import Replay
-from o2o.machine import MachineConfig, tune
 from o2o.planner import PlannerConfig
-from o2o.spec import Spec
-from o2o.transform import Transform
 
-PLAIN = catalog.PACKAGE.parent / "tests" / "plain.py"  # in a checkout; an installed package has none
+PLAIN = plugins.PACKAGE.parent / "tests" / "plain.py"  # in a checkout; an installed package has none
 EPISODE = 100  # steps of a made episode
 MEMBER_NOISE = 0.1  # see `lived_in`
 

@@ -13,9 +13,9 @@ import torch
 from o2o import offline
 from o2o.bench.contender import episodes
 from o2o.bench.floor import timed
+from o2o.core.spec import Spec
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig
-from o2o.spec import Spec
 
 CPU = torch.device("cpu")
 EPISODE = 1000  # steps

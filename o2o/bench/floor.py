@@ -12,8 +12,8 @@ from statistics import median
 import torch
 
 from o2o.agent import AgentConfig
+from o2o.core.spec import Spec
 from o2o.models import tdmpc
-from o2o.spec import Spec
 
 BACKWARD = 2  # a backward pass is two products for each of the forward pass: for weights and for inputs
 KERNELS = ((7, 2), (5, 2), (3, 2), (3, 2))  # (side, stride) of the image encoder's convolutions

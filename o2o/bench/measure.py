@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from o2o import checkpoint, presets
+from o2o import presets
 from o2o.agent import FROM_CHECKPOINT, AgentConfig, Flat, read_config
 from o2o.bench import table
 from o2o.bench.compare import TURN_S, Case, Effort, compare
@@ -25,12 +25,13 @@ from o2o.bench.contender import PLAIN, Ours
 from o2o.bench.data import DataJobs, write_d4rl
 from o2o.bench.floor import counted
 from o2o.bench.worker import Worker
-from o2o.config import at_least
-from o2o.errors import UsageError
+from o2o.core import checkpoint
+from o2o.core.config import at_least
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import checkpoint_folder
+from o2o.core.spec import Spec
+from o2o.core.transform import Field, Transform
 from o2o.planner import Method
-from o2o.run import checkpoint_folder
-from o2o.spec import Spec
-from o2o.transform import Field, Transform
 
 Group = Literal["state", "pixels", "replay", "load", "memory", "deadline"]
 

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from o2o.checkpoint import write_json
-from o2o.errors import UsageError
+from o2o.core.checkpoint import write_json
+from o2o.core.errors import UsageError
 
 FORMAT = "bench.format"
 ROWS = {  # key -> what it is called; plans follow in the order of their keys

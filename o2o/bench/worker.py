@@ -8,7 +8,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable
 
-from o2o.errors import O2OError
+from o2o.core.errors import O2OError
 
 
 class Worker:

@@ -4,20 +4,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from o2o import checkpoint, presets
+from o2o import presets
 from o2o.agent import pick_device
 from o2o.compare import picture, result, table
 from o2o.compare.trial import Trial, go
-from o2o.config import at_least, at_most, to_dict
+from o2o.core import checkpoint
+from o2o.core.compute import MachineConfig, compiles
+from o2o.core.config import at_least, at_most, to_dict
+from o2o.core.errors import O2OError, UsageError
+from o2o.core.run_folder import check_same, read_papers, stop_requested, write_papers
+from o2o.core.run_log import run_folder, versions
+from o2o.core.seeding import derive
 from o2o.data.border import transform
 from o2o.data.source import DataConfig, load
-from o2o.errors import O2OError, UsageError
-from o2o.log import run_folder, versions
-from o2o.machine import MachineConfig, compiles
 from o2o.offline import recipe_robot
 from o2o.pretrain import PretrainConfig
-from o2o.run import check_same, read_papers, stop_requested, write_papers
-from o2o.seeding import derive
 from o2o.selection import RobotChoice, attach, choose_robot, robot_limits
 
 FREE = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed: it grows

@@ -7,8 +7,8 @@ import numpy as np
 
 from o2o.compare.table import title
 from o2o.compare.trial import Trial
-from o2o.film import write_picture
-from o2o.log import METRICS, read_metrics
+from o2o.core.run_log import METRICS, read_metrics
+from o2o.core.video import write_picture
 
 COLOURS = ("#33415c", "#e4572e", "#17a398", "#f3a712", "#7d5ba6", "#6a994e", "#c08497", "#5c9ead")
 DATA, SIGN = "#8d99ae", "#4a4e57"

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from o2o import interval, presets
+from o2o import presets
 from o2o.compare.trial import Trial
+from o2o.core import stats
 from o2o.data.recording import Summary
 from o2o.evaluate import Score
 
@@ -14,10 +15,10 @@ def of_data(episodes: Sequence[Summary]) -> dict:
     """What the recordings reached themselves; no success where they do not say."""
     returns = [episode.episode_return for episode in episodes]
     judged = [episode.success for episode in episodes if episode.success is not None]
-    found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": interval.mean(returns)}
+    found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": stats.mean(returns)}
     if judged:
         count, num = sum(judged), len(judged)
-        found |= {"success": count / num, "success_95": interval.share(count, num)}
+        found |= {"success": count / num, "success_95": stats.share(count, num)}
     return found
 
 
@@ -68,7 +69,7 @@ def _rates(scores: Sequence[Score]) -> dict | None:
     if not scores:
         return None
     found, successes = _figures(_table(scores)), np.stack([score.successes for score in scores])
-    (low, high), (least, most) = found["success_95"], interval.share(int(successes.sum()), successes.size)
+    (low, high), (least, most) = found["success_95"], stats.share(int(successes.sum()), successes.size)
     return found | {"success_95": (min(low, least), max(high, most))}
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from o2o.log import clock
+from o2o.core.run_log import clock
 
 GAP = "-"
 HEAD = ("", "acts by", "runs", "success offline", "success online", "return offline", "return online",

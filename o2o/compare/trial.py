@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from o2o import checkpoint, presets
+from o2o import presets
 from o2o.agent import Agent, read_config
 from o2o.compare import process
+from o2o.core import checkpoint
+from o2o.core.run_folder import PAPERS, write_papers
+from o2o.core.run_log import clock
 from o2o.evaluate import Score
 from o2o.finetune import CARELESS, FinetuneConfig
-from o2o.log import clock
 from o2o.pretrain import PretrainConfig
-from o2o.run import PAPERS, write_papers
 
 STOPPED = 130  # exit code of a command that wrote its checkpoint and ended because it was asked to
 

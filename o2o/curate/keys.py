@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
+from o2o.core.transform import channels_first
+from o2o.core.video import write_film
 from o2o.curate import labels
 from o2o.curate.labels import Label
 from o2o.data.recording import Recording
-from o2o.errors import DataError
-from o2o.film import write_film
-from o2o.transform import channels_first
 
 ANSWERS = {"s": True, "f": False, "k": None}
 PROMPT = "s success, f failure, k leave it, u undo, q stop: "

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.batch import Episode
-from o2o.catalog import not_found
-from o2o.checkpoint import write_json
-from o2o.errors import UsageError
+from o2o.core.checkpoint import write_json
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.plugins import not_found
 
 WORDS = {"true": True, "yes": True, "s": True, "1": True, "false": False, "no": False, "f": False, "0": False}
 

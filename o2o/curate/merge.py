@@ -9,12 +9,12 @@ import numpy as np
 import tyro
 
 from o2o.audit import facts
+from o2o.core.errors import DataError, UsageError
+from o2o.core.transform import RATE_TOLERANCE
 from o2o.curate import output
 from o2o.curate.flags import SourceFlags
 from o2o.data.recording import Recording
 from o2o.data.source import Source, load
-from o2o.errors import DataError, UsageError
-from o2o.transform import RATE_TOLERANCE
 
 logger = logging.getLogger("o2o")
 

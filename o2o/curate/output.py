@@ -8,11 +8,11 @@ import numpy as np
 from gymnasium import spaces
 
 from o2o.audit.facts import on_disk
+from o2o.core.errors import DataError, UsageError
+from o2o.core.memory import size
 from o2o.data.formats import minari
 from o2o.data.formats.minari_spaces import leaves
 from o2o.data.recording import Recording
-from o2o.errors import DataError, UsageError
-from o2o.memory import size
 
 
 def check_free(*folders: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.batch import Episode
-from o2o.errors import UsageError
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
 
 NAMES = ("reward", "success", "terminated")
 

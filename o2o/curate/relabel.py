@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
 from o2o.curate import keys, labels, output, program
 from o2o.curate.flags import Dataset, Output, SourceFlags
 from o2o.data.reading import take
 from o2o.data.source import Source, load
-from o2o.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)

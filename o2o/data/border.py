@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from o2o import catalog
-from o2o.batch import Episode
+from o2o.core import plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
+from o2o.core.recipe import RewardRule
+from o2o.core.spec import ActionBounds
+from o2o.core.transform import Field, Transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig
-from o2o.errors import DataError, UsageError
-from o2o.recipe import RewardRule
-from o2o.spec import ActionBounds
-from o2o.transform import Field, Transform
 
 STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
 READ_BYTES, SEEN_BYTES = 2**28, 2**22  # of raw images: read at once, and brought to their size at once
@@ -158,7 +158,7 @@ def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
     asked = [text.partition("=")[0] for text in config.obs]
     unknown = [name for name in asked if name not in have]
     if unknown:
-        raise UsageError(catalog.not_found("observation", unknown[0], list(have)))
+        raise UsageError(plugins.not_found("observation", unknown[0], list(have)))
     fields = {}
     for name in asked or have:
         value = have[name]

@@ -7,10 +7,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.spec import as_dict
 from o2o.data.formats import minari
 from o2o.robot import Guard, succeeded
-from o2o.spec import as_dict
 
 
 def collect(
@@ -30,7 +30,7 @@ def collect(
         noise_levels: standard deviation of what is added, as a share of half the action range.
         seed: of the first reset and of the noise; the same seed gives the same recording.
     Returns:
-        Episodes with float32 or uint8 observations, named as in `o2o.spec.as_dict`. `success` says
+        Episodes with float32 or uint8 observations, named as in `o2o.core.spec.as_dict`. `success` says
         whether the task was done at any step.
     """
     rng = np.random.default_rng(seed)

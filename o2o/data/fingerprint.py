@@ -8,9 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from o2o.checkpoint import write_json
-from o2o.errors import StorageError
-from o2o.home import home
+from o2o.core.checkpoint import write_json
+from o2o.core.errors import StorageError
+from o2o.core.paths import home
 
 REMEMBERED_BYTES = 10**9  # from here on; it takes a second on one core
 SETTLED_NS = 2 * 10**9  # a file that changed later than so long before may change again within one tick

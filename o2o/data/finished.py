@@ -6,9 +6,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
 from o2o.data.rows import leaves
-from o2o.errors import DataError
 
 
 class Finished:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.checkpoint import storage, sync_folder, write_bytes
-from o2o.errors import DataError, UsageError
+from o2o.core.checkpoint import storage, sync_folder, write_bytes
+from o2o.core.errors import DataError, UsageError
 
 MAGIC, FORMAT = b"o2o-rows", 1
 HEAD = struct.Struct("<8sII")

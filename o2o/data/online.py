@@ -16,13 +16,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from o2o.batch import Episode
-from o2o.checkpoint import write_bytes, write_text
+from o2o.core.checkpoint import write_bytes, write_text
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
 from o2o.data import journal
 from o2o.data.finished import Finished, episode_path
 from o2o.data.recording import fingerprint
 from o2o.data.rows import leaves, row_type, to_episode
-from o2o.errors import DataError, UsageError
 from o2o.robot import Guard
 
 CHUNK_BYTES = 2**20

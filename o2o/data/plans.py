@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from o2o.checkpoint import write_bytes
-from o2o.errors import DataError
+from o2o.core.checkpoint import write_bytes
+from o2o.core.errors import DataError
 
 NAME = re.compile(r"episode-(\d{6})\.safetensors")
 

@@ -8,9 +8,9 @@ from typing import cast
 
 import numpy as np
 
-from o2o.catalog import not_found
-from o2o.errors import DataError, UsageError
-from o2o.memory import size
+from o2o.core.errors import DataError, UsageError
+from o2o.core.memory import size
+from o2o.core.plugins import not_found
 
 logger = logging.getLogger("o2o")
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.batch import Batch, Episode
-from o2o.config import at_least
+from o2o.core.config import at_least
+from o2o.core.episode import Batch, Episode
+from o2o.core.errors import DivergedError, UsageError
+from o2o.core.memory import allocate as by_room
+from o2o.core.memory import size
+from o2o.core.spec import Spec, is_image
 from o2o.data.sumtree import SumTree
-from o2o.errors import DivergedError, UsageError
-from o2o.memory import allocate as by_room
-from o2o.memory import size
-from o2o.spec import Spec, is_image
 
 PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
 ROOM_BYTES = 2**28  # taken at first; what is not written to costs no memory

@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.transform import RATE_TOLERANCE
 from o2o.data.reading import take
-from o2o.errors import UsageError
-from o2o.transform import RATE_TOLERANCE
 
 
 def factor(data_hz: float, wanted_hz: float) -> int:

@@ -5,15 +5,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from o2o import memory
-from o2o.batch import Episode
+from o2o.core import memory
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
+from o2o.core.memory import size
+from o2o.core.spec import Spec
 from o2o.data.border import READ_BYTES
 from o2o.data.reading import OnDisk
 from o2o.data.replay import Allocate, ReplayConfig, row_bytes
 from o2o.data.source import DataConfig
-from o2o.errors import DataError
-from o2o.memory import size
-from o2o.spec import Spec
 
 DISK_MARGIN = 1e9  # bytes of the disk that are left free
 

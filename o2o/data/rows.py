@@ -11,9 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError
 from o2o.data.formats import minari_spaces
-from o2o.errors import RobotError
 
 
 def leaves(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from o2o import catalog, memory
-from o2o.config import at_least
+from o2o.core import memory, plugins
+from o2o.core.config import at_least
+from o2o.core.errors import DataError, O2OError, UsageError
+from o2o.core.paths import home
+from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
 from o2o.data.reading import Wanted, wanted
 from o2o.data.recording import Recording
 from o2o.data.resample import factor, resample
-from o2o.errors import DataError, O2OError, UsageError
-from o2o.home import home
-from o2o.recipe import Recipe
 
 logger = logging.getLogger("o2o")
 
@@ -109,7 +109,7 @@ def load(dataset: str, config: Source, seed: int = 0) -> Recording:
         DataError: the data are missing, broken or disagree with themselves.
         StorageError: made data cannot be written.
     """
-    known = catalog.names("datasets")
+    known = plugins.names("datasets")
     budget = memory.budget(config.memory_budget)
     asked = wanted(config.obs, config.action, config.reward, budget)
     if dataset in known or dataset.endswith(".py"):
@@ -127,7 +127,7 @@ def load(dataset: str, config: Source, seed: int = 0) -> Recording:
 
 
 def _recipe(name: str) -> Recipe:
-    recipe = getattr(catalog.load("datasets", name), "RECIPE", None)
+    recipe = getattr(plugins.load("datasets", name), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise UsageError(f"dataset {name!r} has no RECIPE = Recipe(...) in its file")
     return recipe
@@ -136,7 +136,7 @@ def _recipe(name: str) -> Recipe:
 def _make(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
     """The folder of made data; made first if it is not there."""
     assert recipe.make is not None
-    place = catalog.find("datasets", dataset)
+    place = plugins.find("datasets", dataset)
     text = place.read_bytes() if isinstance(place, Path) else place.value.encode()
     version = hashlib.sha256(text).hexdigest()[:8]  # another recipe makes other data
     folder = home() / "datasets" / f"{name}-{version}-seed{seed}"
@@ -179,7 +179,7 @@ def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Reco
     if stem and version.isdigit():
         return replace(minari.read_id(dataset, download, asked), format=minari.NAME)
     more = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
-    raise UsageError(catalog.not_found("dataset", dataset, known, more))
+    raise UsageError(plugins.not_found("dataset", dataset, known, more))
 
 
 def _read(path: Path, asked: Wanted) -> Recording:

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o import checkpoint
 from o2o.agent import Agent
-from o2o.batch import Episode
 from o2o.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
+from o2o.core import checkpoint
+from o2o.core.episode import Episode
+from o2o.core.run_folder import checkpoint_folder, kept
+from o2o.core.seeding import Stream, derive
 from o2o.inspect.answer import Answer
 from o2o.inspect.evaluation import Recorded, evaluate, shift
 from o2o.inspect.measured import Measured, caution, say
 from o2o.inspect.steps import SIDE_BY_SIDE, walk
 from o2o.inspect.subject import Subject, some
 from o2o.inspect.value import value
-from o2o.run import checkpoint_folder, kept
-from o2o.seeding import Stream, derive
 
 MOST_STEPS = 4000  # of the recordings that it learned from, beside the held-out ones
 FAR = 1.4  # times as far from recorded actions as these are from a guess: nothing is known of such actions

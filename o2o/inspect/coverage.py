@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.batch import Episode
 from o2o.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
+from o2o.core.episode import Episode
+from o2o.core.seeding import Stream, derive
+from o2o.core.spec import is_image
 from o2o.imagine import roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import CLEAR, Measured, caution, measured, percent, say
@@ -17,8 +19,6 @@ from o2o.inspect.rank import correlation
 from o2o.inspect.steps import Steps, doubt, walk
 from o2o.inspect.subject import Subject, some
 from o2o.model import index
-from o2o.seeding import Stream, derive
-from o2o.spec import is_image
 
 MOST = 4000  # training steps to look among; of one kind to look at
 NUM_STARTS = 64  # from which the policy is imagined

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.seeding import Stream, derive
+from o2o.core.seeding import Stream, derive
 
 NUM_MEMBERS = 10
 HIDDEN = 256  # units of a member

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from o2o.agent import Agent
-from o2o.batch import Episode
-from o2o.errors import UsageError
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
 from o2o.inspect.fan_answer import Fan, Look
 from o2o.inspect.paths import Displacement, displacement, vectors
 from o2o.inspect.plans import recorded, replan

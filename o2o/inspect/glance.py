@@ -3,9 +3,9 @@
 import numpy as np
 
 from o2o.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
+from o2o.core.transform import Transform
 from o2o.displacement import Displacement
 from o2o.moment import Moment
-from o2o.transform import Transform
 
 
 def glance(

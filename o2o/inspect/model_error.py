@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from o2o.agent import Agent
-from o2o.batch import Episode
 from o2o.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
+from o2o.core.episode import Episode
+from o2o.core.seeding import Stream, derive
 from o2o.imagine import Roll, roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import Measured, caution, measured, percent, say
 from o2o.inspect.steps import Steps
 from o2o.inspect.subject import Subject
 from o2o.model import index
-from o2o.seeding import Stream, derive
 
 NUM_STARTS = 256  # from which to imagine
 NUM_DRAWN = 32  # of them, whose observations are drawn, and which are imagined twice

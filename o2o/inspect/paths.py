@@ -3,14 +3,14 @@
 import gymnasium
 import numpy as np
 
-from o2o import catalog
 from o2o import displacement as bricks
-from o2o.batch import Episode
+from o2o.core import plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.transform import Transform
 from o2o.displacement import Displacement as Displacement
-from o2o.errors import UsageError
 from o2o.inspect.subject import Subject
 from o2o.robot import Guard
-from o2o.transform import Transform
 
 
 def displacement(subject: Subject, robot: Guard | None = None) -> Displacement | None:
@@ -31,7 +31,7 @@ def displacement(subject: Subject, robot: Guard | None = None) -> Displacement |
 def facts(name: str) -> dict:
     """`metadata` of the environment in a robot's file; nothing is built. Empty where it is unknown."""
     try:
-        module = catalog.load("robots", name)
+        module = plugins.load("robots", name)
     except UsageError:  # there is none, or the run was made on another machine
         return {}
     own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]

@@ -8,13 +8,13 @@ import torch
 
 from o2o.agent import Agent
 from o2o.chart import DATA, MODEL, PLAN, POLICY, QUIET, Chart, Line, Points
-from o2o.errors import DataError
+from o2o.core.errors import DataError
+from o2o.core.seeding import Stream, derive
 from o2o.inspect.answer import Answer
 from o2o.inspect.subject import Subject
 from o2o.model import State, index
 from o2o.moment import Moment, examine
 from o2o.planner import MPPI
-from o2o.seeding import Stream, derive
 
 ROWS, ROOM = 4096, 2**24  # most candidates that are rolled out side by side, and numbers in their states
 NAMED = 3  # steps that the words name

@@ -15,7 +15,8 @@ import torch
 
 from o2o.agent import Agent
 from o2o.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
-from o2o.errors import DivergedError
+from o2o.core.errors import DivergedError
+from o2o.core.seeding import Stream, derive
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import Measured, caution, measured, say
 from o2o.inspect.model_error import evenly
@@ -24,7 +25,6 @@ from o2o.inspect.subject import MOST_STEPS, Subject, some
 from o2o.model import index
 from o2o.offline import Offline
 from o2o.planner import MPPI, PlannerConfig
-from o2o.seeding import Stream, derive
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade
 NOTHING = 1e-9  # a price that changes no plan, and still shows the doubt

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from o2o.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream, derive
 from o2o.imagine import roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.paths import vectors
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject, some
 from o2o.model import index
-from o2o.seeding import Stream, derive
 
 MOST_STEPS = 3000  # that it is fitted on
 RIDGES = 10.0 ** np.arange(-6, 3)  # tried, per step and feature of unit variance

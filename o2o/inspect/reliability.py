@@ -8,7 +8,7 @@ import torch
 
 from o2o.agent import Agent
 from o2o.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.imagine import Roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import CLEAR, FEW, Measured, caution, measured, say

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.inspect.paths import facts
 from o2o.inspect.subject import Subject
 from o2o.robot import Guard

@@ -10,15 +10,16 @@ from typing import Annotated
 
 import tyro
 
-from o2o import checkpoint, inspect
-from o2o.catalog import not_found
-from o2o.config import at_least
+from o2o import inspect
+from o2o.core import checkpoint
+from o2o.core.compute import MachineConfig, tune
+from o2o.core.config import at_least
+from o2o.core.errors import O2OError, UsageError
+from o2o.core.plugins import not_found
+from o2o.core.video import write_picture
 from o2o.data.source import DataConfig
-from o2o.errors import O2OError, UsageError
-from o2o.film import write_picture
 from o2o.inspect.answer import Answer
 from o2o.inspect.subject import Subject
-from o2o.machine import MachineConfig, tune
 from o2o.offline import DataFlags
 from o2o.page import Section, write
 from o2o.robot import Guard

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o import checkpoint, offline
+from o2o import offline
 from o2o.agent import Agent
-from o2o.batch import Episode
+from o2o.core import checkpoint
+from o2o.core.episode import Episode
+from o2o.core.run_folder import checkpoint_folder
 from o2o.data.plans import Plans
 from o2o.data.replay import Replay
 from o2o.data.source import DataConfig, Source, load
 from o2o.inspect.steps import Steps, walk
 from o2o.moment import Moment, unpack
-from o2o.run import checkpoint_folder
 
 MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from o2o.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 from o2o.inspect.answer import Answer
 from o2o.inspect.plans import distance, recorded, replan
 from o2o.inspect.steps import Steps, walk

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from o2o.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
+from o2o.core.seeding import Stream, derive
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import percent, say
 from o2o.inspect.steps import Steps, doubt, walk
 from o2o.inspect.subject import Subject
-from o2o.seeding import Stream, derive
 
 NUM_RANDOM = 32  # actions a step
 NUM_TOP, APART = 3, 3  # moments that are named, and the steps that lie between two of them at least

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from o2o.batch import Batch
-from o2o.config import at_least, at_most
-from o2o.errors import UsageError
+from o2o.core.config import at_least, at_most
+from o2o.core.episode import Batch
+from o2o.core.errors import UsageError
+from o2o.core.spec import Spec
 from o2o.model import ModelConfig, State, Unroll, WorldModel
 from o2o.nn import ImageEncoder, SimNorm, Slow, mlp, random_shift, vector_encoder, zero_last
 from o2o.scalar import code
-from o2o.spec import Spec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.catalog import load
+from o2o.core.plugins import load
 
 sim = load("robots", str(Path(__file__).with_name("sim.py")))
 HOME_SPEED = 0.25  # m/s

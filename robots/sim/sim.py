@@ -32,8 +32,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.catalog import load, not_found
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
+from o2o.core.plugins import load, not_found
 from o2o.robot import RobotConfig
 
 TASKS = {"reach": ("ball",), "push": ("cube", "disc"), "lift": ("cube",)}  # what lies on the table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.catalog import load
+from o2o.core.plugins import load
 from tests.faults.trace import ACTION, HOLD, HOMING, ROW, TICK
 
 sim = load("robots", "sim")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from o2o.core.errors import DataError
 from o2o.data.formats import video
 from o2o.data.formats.lerobot_meta import Meta
-from o2o.errors import DataError
 
 DEFAULT = {
     False: "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",  # v2.1

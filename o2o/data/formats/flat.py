@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from o2o.batch import Episode
-from o2o.catalog import not_found
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
+from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
 from o2o.data.reading import Wanted, on_disk
-from o2o.errors import DataError, UsageError
 
 FLAT = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number a row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this

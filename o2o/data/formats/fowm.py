@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats import flat, unpickle
 from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
-from o2o.errors import DataError
 
 NAME = "FOWM pickle"
 PLURALS = ("observations", "next_observations", "actions", "rewards", "dones", "masks")

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats.broken import reason
-from o2o.errors import DataError
 
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)  # of h5py
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats import clips, lerobot_meta, picture, video
 from o2o.data.formats.lerobot_meta import Meta
 from o2o.data.formats.parquet import Table
 from o2o.data.reading import on_disk
-from o2o.errors import DataError
 
 Rows = Mapping[int, np.ndarray]  # number of an episode -> rows of the table that are its frames, in order
 Images = dict[int, np.ndarray]  # number of an episode -> (L, H, W, C) uint8, on disk

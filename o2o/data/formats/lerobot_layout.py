@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o.catalog import not_found
+from o2o.core.errors import DataError, UsageError
+from o2o.core.plugins import not_found
 from o2o.data.formats import lerobot_meta
 from o2o.data.formats.parquet import Table
 from o2o.data.reading import Wanted
-from o2o.errors import DataError, UsageError
 
 SEEN = ("observation", "observations", "obs", "state", "states")  # how names of observations begin
 ACTION, REWARD = ("action", "actions"), ("next.reward", "reward", "rewards")

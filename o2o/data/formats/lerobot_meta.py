@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from o2o.core.errors import DataError
 from o2o.data.formats import parquet
-from o2o.errors import DataError
 
 Meta = Mapping[int, Mapping[str, float]]  # episode -> length, and where its videos lie
 

@@ -11,8 +11,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from o2o.batch import Episode
-from o2o.catalog import not_found
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
+from o2o.core.plugins import not_found
 from o2o.data.formats import minari_files as files
 from o2o.data.formats import picture
 from o2o.data.formats.minari_files import MAIN, Files, Table
@@ -21,7 +22,6 @@ from o2o.data.formats.minari_spaces import is_numeric, leaves
 from o2o.data.formats.minari_write import write as write
 from o2o.data.reading import ALL, Wanted, on_disk
 from o2o.data.recording import Recording, fingerprint
-from o2o.errors import DataError, UsageError
 
 NAME = "Minari"
 INFOS = "infos/"

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import h5py
 import numpy as np
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats.hdf5 import Rows
-from o2o.errors import DataError, UsageError
 
 SHORTER = (
     "actions",

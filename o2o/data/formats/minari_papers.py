@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats import hdf5
 from o2o.data.formats.minari_files import MAIN
-from o2o.errors import DataError
 
 NUMBERS = ("total_episodes", "total_steps")
 TEXTS = ("observation_space", "action_space", "minari_version")

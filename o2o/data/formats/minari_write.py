@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 from gymnasium import spaces
 
-from o2o.batch import Episode
-from o2o.checkpoint import sync_folder
+from o2o.core.checkpoint import sync_folder
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import picture
 from o2o.data.formats.minari_files import MAIN, Hdf5
 from o2o.data.formats.minari_spaces import is_numeric, leaves
-from o2o.errors import DataError, StorageError, UsageError
 
 CHUNK_BYTES, STRETCH_BYTES = 2**20, 2**25  # of an array on disk; of images in memory at once
 LAYOUT = ("v110", "v110")  # of the file: the first whose own bookkeeping carries checksums
@@ -43,7 +43,7 @@ def write(
 
     Args:
         folder: new, or empty; called `dataset_id` under Minari's root it is found by that id.
-        episodes: as recorded, names of observations as in `o2o.spec.as_dict`; taken one at a time.
+        episodes: as recorded, names of observations as in `o2o.core.spec.as_dict`; taken one at a time.
         dataset_id: `name-v0` or `namespace/name-v0`.
         observation_space: of arrays, or Dict and Tuple of them.
         action_space: Box of shape (A,) with the physical limits.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import broken
-from o2o.errors import DataError, UsageError
 
 BUFFER_BYTES = 2**20  # of a column that is read ahead
 ROWS, PICTURES = 2**14, 16  # of numbers and of pictures that are decoded at once

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from o2o.errors import DataError
+from o2o.core.errors import DataError
 
 BROKEN = (
     OSError,

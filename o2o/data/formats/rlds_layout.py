@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o.catalog import not_found
+from o2o.core.errors import DataError, UsageError
+from o2o.core.plugins import not_found
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfds_values import dtype_of
 from o2o.data.reading import Wanted
-from o2o.errors import DataError, UsageError
 
 SEEN, STEP = "steps/observation/", "steps/"
 OWN = ("reward", "discount", "is_first", "is_last", "is_terminal")  # what RLDS gives a meaning

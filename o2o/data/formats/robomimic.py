@@ -10,11 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
 from o2o.data.formats import flat, hdf5
 from o2o.data.reading import ALL, Wanted
 from o2o.data.recording import Recording, fingerprint
-from o2o.errors import DataError
 
 NAME = "robomimic"
 OBS, NEXT_OBS = ("obs", "observations"), ("next_obs", "next_observations")  # the first is robomimic's

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from o2o.errors import DataError
+from o2o.core.errors import DataError
 
 FILE = re.compile(
     r"(?P<name>.+)-(?P<split>[^-]+)\.(?P<kind>tfrecord|array_record|riegeli)"

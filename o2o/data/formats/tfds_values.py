@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats import picture, tfrecord
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfrecord import Place
 from o2o.data.reading import on_disk
-from o2o.errors import DataError
 
 
 @dataclass(frozen=True)

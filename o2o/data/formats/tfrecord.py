@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats.crc32c import crc32c
-from o2o.errors import DataError
 
 Kind = Literal["bytes", "floats", "ints"]
 KINDS: dict[int, Kind] = {1: "bytes", 2: "floats", 3: "ints"}  # field numbers of `tf.train.Feature`

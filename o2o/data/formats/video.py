@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import broken
-from o2o.errors import DataError, UsageError
 
 DEMUXERS = {
     ".mp4": "mp4",

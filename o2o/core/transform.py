@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from o2o.batch import Episode
-from o2o.config import from_dict, to_dict
-from o2o.errors import RobotError, UsageError
-from o2o.spec import Spec
+from o2o.core.config import from_dict, to_dict
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError, UsageError
+from o2o.core.spec import Spec
 
 RATE_TOLERANCE = 0.02  # rates that differ by less count as one
 CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tanh

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.checkpoint import write_bytes
-from o2o.errors import StorageError
+from o2o.core.checkpoint import write_bytes
+from o2o.core.errors import StorageError
 
 
 def write_picture(path: Path, figure, dpi: int = 110) -> None:

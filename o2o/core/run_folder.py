@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from o2o import checkpoint
-from o2o.config import to_dict
-from o2o.errors import DivergedError, UsageError
-from o2o.log import versions
+from o2o.core import checkpoint
+from o2o.core.config import to_dict
+from o2o.core.errors import DivergedError, UsageError
+from o2o.core.run_log import versions
 
 PAPERS = "run.json"
 KEPT = "checkpoints"  # the folder of those that stay while `checkpoint` moves on

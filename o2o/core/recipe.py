@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o.batch import Episode
+from o2o.core.episode import Episode
 
 
 @dataclass(frozen=True)

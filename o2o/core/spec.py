@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 
-from o2o.errors import RobotError
+from o2o.core.errors import RobotError
 
 ActionBounds = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
 

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from o2o.errors import StorageError, UsageError
+from o2o.core.errors import StorageError, UsageError
 
 FORMAT = 1
 TENSORS, META = "tensors.safetensors", "meta.json"

@@ -5,7 +5,7 @@ import types
 import typing
 from pathlib import Path
 
-from o2o.errors import UsageError
+from o2o.core.errors import UsageError
 
 
 def at_least(config, **bounds: float) -> None:

@@ -12,10 +12,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
-from o2o.errors import O2OError, UsageError
+from o2o.core.errors import O2OError, UsageError
 
 KINDS = {"robots": "robot", "datasets": "dataset", "models": "model"}
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent.parent
 
 logger = logging.getLogger("o2o")
 

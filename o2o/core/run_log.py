@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from o2o.checkpoint import storage
-from o2o.errors import UsageError
-from o2o.events import EventFile
+from o2o.core.checkpoint import storage
+from o2o.core.errors import UsageError
+from o2o.core.tensorboard import EventFile
 
 METRICS = "metrics.jsonl"
 PHASES = ("offline", "online")  # in the order a run goes through them; other names may come at any time
@@ -236,7 +236,7 @@ def versions() -> dict[str, str | None]:
     return found | {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "commit": _commit(Path(__file__).resolve().parent.parent),
+        "commit": _commit(Path(__file__).resolve().parents[2]),
     }
 
 

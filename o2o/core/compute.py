@@ -17,8 +17,8 @@ from typing import Literal
 
 import torch
 
-from o2o.config import at_least
-from o2o.errors import UsageError
+from o2o.core.config import at_least
+from o2o.core.errors import UsageError
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of its length: float32 5e-6, bfloat16 2e-2
 FREE = {"device", "threads", "compile", "tune"}  # may change when a run is resumed

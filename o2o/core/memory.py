@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.errors import StorageError, UsageError
-from o2o.home import home
+from o2o.core.errors import StorageError, UsageError
+from o2o.core.paths import home
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
 PREFIXES = "KMGT"

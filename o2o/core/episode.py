@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from o2o.errors import DataError
+from o2o.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Words and files that every other package uses: episodes, configs, errors, run folders, checkpoints."""
