@@ -25,8 +25,8 @@ from o2o.core.transform import Transform
 from o2o.critic import Critic, CriticConfig
 from o2o.data.replay import ReplayConfig
 from o2o.imagination import Imagination, ImaginationConfig
-from o2o.model import ModelConfig, State
 from o2o.models import tdmpc
+from o2o.nn.world_model import ModelConfig, State
 from o2o.optimiser import Optimiser, OptimiserConfig
 from o2o.planner import MPPI, Plan, PlannerConfig, leashed
 

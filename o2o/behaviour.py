@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from o2o import distribution
 from o2o.core.config import at_least
 from o2o.core.episode import Batch
-from o2o.distribution import Normal, Shape
-from o2o.model import Unroll
-from o2o.nn import mlp
+from o2o.nn import distribution
+from o2o.nn.blocks import mlp
+from o2o.nn.distribution import Normal, Shape
+from o2o.nn.world_model import Unroll
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
-from o2o.model import Unroll
-from o2o.nn import Ensemble, Slow
-from o2o.scalar import code
+from o2o.nn.blocks import Ensemble, Slow
+from o2o.nn.two_hot import code
+from o2o.nn.world_model import Unroll
 
 PRIOR_GAIN = 2.0  # fixed heads, of any size and on inputs of any scale, have a standard deviation of 0.5
 

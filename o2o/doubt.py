@@ -24,7 +24,7 @@ from o2o.core.seeding import Stream, derive
 from o2o.inspect.measured import percent, say
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import some
-from o2o.model import index
+from o2o.nn.world_model import index
 from o2o.offline import Offline
 from o2o.planner import MPPI
 

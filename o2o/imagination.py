@@ -14,11 +14,11 @@ from torch.func import functional_call
 
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
-from o2o.distribution import Normal
 from o2o.imagine import Roll, roll
-from o2o.model import State, Unroll
-from o2o.nn import Slow, mlp, zero_last
-from o2o.scalar import code
+from o2o.nn.blocks import Slow, mlp, zero_last
+from o2o.nn.distribution import Normal
+from o2o.nn.two_hot import code
+from o2o.nn.world_model import State, Unroll
 
 SCALE_RATE = 0.01  # DreamerV3: of the running percentiles of imagined returns
 

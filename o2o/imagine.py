@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from o2o.model import State, WorldModel, repeat
+from o2o.nn.world_model import State, WorldModel, repeat
 
 DEEP = ("action", "feature", "discount", "reward")  # what plans have at each step
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from o2o.model import ModelConfig, Unroll, WorldModel
+from o2o.nn.world_model import ModelConfig, Unroll, WorldModel
 
 
 @dataclass(frozen=True)

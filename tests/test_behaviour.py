@@ -10,7 +10,7 @@ from conftest import make_batch
 from o2o.behaviour import AWR, BehaviourConfig, awr_weight
 from o2o.core.spec import Spec
 from o2o.critic import Critic, CriticConfig
-from o2o.model import Unroll
+from o2o.nn.world_model import Unroll
 
 
 @pytest.mark.parametrize(("beta", "clamp_at"), [(3.0, 1.5350567), (10.0, 0.4605170)])

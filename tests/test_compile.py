@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_agent import BORDER, TINY, batch
 
-from o2o import layers
 from o2o.agent import Agent
 from o2o.core import compute
+from o2o.nn import layers
 
 needs_compiler = pytest.mark.skipif(bool(compute._missing_compiler()), reason="no C++ compiler here")
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights

@@ -20,8 +20,8 @@ from o2o.core.spec import Spec
 from o2o.core.transform import Transform
 from o2o.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
 from o2o.imagine import imagine, imagine_policy
-from o2o.model import Unroll
-from o2o.nn import Ensemble, Slow
+from o2o.nn.blocks import Ensemble, Slow
+from o2o.nn.world_model import Unroll
 from o2o.planner import MPPI, PlannerConfig
 from o2o.valuation import Valuation
 
@@ -88,7 +88,7 @@ def test_loop_and_batched_ensemble_agree(out_dim):
     for weight in (ensemble.norm_weight, ensemble.bias2, ensemble.bias3):
         torch.nn.init.normal_(weight)
     x = torch.randn(4, 3, 9)
-    from o2o import nn as bricks
+    from o2o.nn import blocks as bricks
 
     weights = [getattr(ensemble, n) for n in (
         "weight1", "bias1", "norm_weight", "norm_bias", "weight2", "bias2", "weight3", "bias3")]  # fmt: skip

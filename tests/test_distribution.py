@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal as Reference
 
-from o2o.distribution import Normal, TruncatedNormal, make, num_outputs
+from o2o.nn.distribution import Normal, TruncatedNormal, make, num_outputs
 
 
 def test_unit_gaussian_log_prob_at_its_mean():

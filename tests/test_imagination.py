@@ -9,9 +9,9 @@ from conftest import make_batch
 from o2o.behaviour import AWR, BehaviourConfig
 from o2o.core.spec import Spec
 from o2o.critic import Critic, CriticConfig
-from o2o.distribution import Normal
 from o2o.imagination import Imagination, ImaginationConfig, trace_returns
 from o2o.models import tdmpc
+from o2o.nn.distribution import Normal
 
 SPEC = Spec({"state": (3,)}, 2)
 V2 = ImaginationConfig(steps=4, hidden_dim=8)

@@ -24,8 +24,8 @@ from o2o.inspect.model_error import foresee, model_error
 from o2o.inspect.reliability import reliability
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
-from o2o.model import ModelConfig
 from o2o.moment import examine, pack
+from o2o.nn.world_model import ModelConfig
 
 QUESTIONS = (uncertainty, contrast, reliability, model_error, value, coverage)
 

@@ -126,7 +126,8 @@ def test_array_in_a_file_is_an_array_whose_file_has_no_name(scratch):
 
 def test_a_kill_leaves_nothing_behind(scratch):
     code = (
-        "import os, numpy as np; from o2o.core import memory; a = memory.in_file((10**6,), np.uint8); a[:] = 1;"
+        "import os, numpy as np; from o2o.core import memory; "
+        "a = memory.in_file((10**6,), np.uint8); a[:] = 1;"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)

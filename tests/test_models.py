@@ -9,7 +9,7 @@ from conftest import make_batch
 from o2o import presets
 from o2o.core import plugins
 from o2o.core.spec import Spec
-from o2o.model import LOSS_NAMES, ModelConfig, repeat, where
+from o2o.nn.world_model import LOSS_NAMES, ModelConfig, repeat, where
 
 STRANGER = str(Path(__file__).parent / "recurrent_model.py")
 BUILT_IN = sorted(p.stem for p in (plugins.PACKAGE / "models").glob("[!_]*.py"))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.categorical import divergence, draw, log_chance
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.models.rssm import GRU, BlockGRU, Config, Model, _initialise, free_bits
-from o2o.scalar import symlog
+from o2o.nn.categorical import divergence, draw, log_chance
+from o2o.nn.two_hot import symlog
 
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 PIXELS = Spec({"camera": (3, 64, 64), "state": (4,)}, 2)

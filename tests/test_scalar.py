@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from o2o.scalar import TwoHot, symexp, symlog
+from o2o.nn.two_hot import TwoHot, symexp, symlog
 
 EVERY_KIND = pytest.mark.parametrize(
     "code", [TwoHot(101, 10, "symlog"), TwoHot(255, 20, "raw"), TwoHot(4, 2, "raw")], ids=str

@@ -17,9 +17,9 @@ from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
 from o2o.core.seeding import Stream
 from o2o.core.transform import Field, Transform
-from o2o.model import ModelConfig
 from o2o.models import rssm, tdmpc, twm
 from o2o.moment import examine
+from o2o.nn.world_model import ModelConfig
 
 STATE = {"state": Field((5,)), "goal": Field((2,))}
 PIXELS = {"camera": Field((48, 48, 3), image=True, size=64), "arm.joint": Field((4,))}

@@ -9,8 +9,8 @@ from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.critic import Critic, CriticConfig
 from o2o.models.tdmpc import Config, Model
-from o2o.nn import SimNorm, random_shift, shift
-from o2o.scalar import TwoHot
+from o2o.nn.blocks import SimNorm, random_shift, shift
+from o2o.nn.two_hot import TwoHot
 
 STATE = Spec({"state": (11,)}, 3)
 PIXELS = Spec({"camera": (3, 84, 84), "state": (4,)}, 4)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.categorical import entropy
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.models.twm import TOKENS, Config, Model, lined_up, sinusoids
+from o2o.nn.categorical import entropy
 
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 TINY = Config(

@@ -18,7 +18,7 @@ from o2o.inspect.model_error import evenly
 from o2o.inspect.rank import correlation
 from o2o.inspect.steps import Steps, doubt, walk
 from o2o.inspect.subject import Subject, some
-from o2o.model import index
+from o2o.nn.world_model import index
 
 MOST = 4000  # training steps to look among; of one kind to look at
 NUM_STARTS = 64  # from which the policy is imagined

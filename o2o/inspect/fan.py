@@ -15,8 +15,8 @@ from o2o.inspect.readout import Readout, readout
 from o2o.inspect.replay import projection, replay
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject
-from o2o.model import State, index
 from o2o.moment import Moment
+from o2o.nn.world_model import State, index
 from o2o.robot import Guard
 
 

@@ -16,7 +16,7 @@ from o2o.inspect.answer import Answer
 from o2o.inspect.measured import Measured, caution, measured, percent, say
 from o2o.inspect.steps import Steps
 from o2o.inspect.subject import Subject
-from o2o.model import index
+from o2o.nn.world_model import index
 
 NUM_STARTS = 256  # from which to imagine
 NUM_DRAWN = 32  # of them, whose observations are drawn, and which are imagined twice

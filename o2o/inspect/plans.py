@@ -12,8 +12,8 @@ from o2o.core.errors import DataError
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.answer import Answer
 from o2o.inspect.subject import Subject
-from o2o.model import State, index
 from o2o.moment import Moment, examine
+from o2o.nn.world_model import State, index
 from o2o.planner import MPPI
 
 ROWS, ROOM = 4096, 2**24  # most candidates that are rolled out side by side, and numbers in their states

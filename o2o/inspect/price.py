@@ -22,7 +22,7 @@ from o2o.inspect.measured import Measured, caution, measured, say
 from o2o.inspect.model_error import evenly
 from o2o.inspect.steps import Steps, walk
 from o2o.inspect.subject import MOST_STEPS, Subject, some
-from o2o.model import index
+from o2o.nn.world_model import index
 from o2o.offline import Offline
 from o2o.planner import MPPI, PlannerConfig
 

@@ -19,7 +19,7 @@ from o2o.inspect.answer import Answer
 from o2o.inspect.paths import vectors
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject, some
-from o2o.model import index
+from o2o.nn.world_model import index
 
 MOST_STEPS = 3000  # that it is fitted on
 RIDGES = 10.0 ** np.arange(-6, 3)  # tried, per step and feature of unit variance

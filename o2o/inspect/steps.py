@@ -11,7 +11,7 @@ from o2o.agent import Agent
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.critic import spread
-from o2o.model import State, index
+from o2o.nn.world_model import State, index
 
 SIDE_BY_SIDE = 16  # episodes that are walked through at once
 NUM_STARTS = 512  # steps whose whole state is kept

@@ -13,8 +13,8 @@ from o2o.inspect.answer import Answer
 from o2o.inspect.plans import distance, recorded, replan
 from o2o.inspect.steps import Steps, walk
 from o2o.inspect.subject import Subject
-from o2o.model import index
 from o2o.moment import Moment
+from o2o.nn.world_model import index
 
 GRID = 3.0 ** np.arange(-3, 2)  # around the price at which doubt costs as much as plans bring
 BAND = (0.05, 0.95)  # quantiles of the recorded actions' spread

@@ -1,1 +1,1 @@
-"""World models that share one contract (`o2o.model`), one file each."""
+"""World models that share one contract (`o2o.nn.world_model`), one file each."""

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.autoencoder import Decoder, Encoder, RMSNorm, Shape, Style, dense, stack
-from o2o.categorical import divergence, draw, log_chance
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.layers import Linear
-from o2o.model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs
-from o2o.nn import zero_last
-from o2o.scalar import code
+from o2o.nn.blocks import zero_last
+from o2o.nn.categorical import divergence, draw, log_chance
+from o2o.nn.encoder import Decoder, Encoder, RMSNorm, Shape, Style, dense, stack
+from o2o.nn.layers import Linear
+from o2o.nn.two_hot import code
+from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs
 
 
 @dataclass(frozen=True)

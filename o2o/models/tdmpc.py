@@ -15,9 +15,9 @@ from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.model import ModelConfig, State, Unroll, WorldModel
-from o2o.nn import ImageEncoder, SimNorm, Slow, mlp, random_shift, vector_encoder, zero_last
-from o2o.scalar import code
+from o2o.nn.blocks import ImageEncoder, SimNorm, Slow, mlp, random_shift, vector_encoder, zero_last
+from o2o.nn.two_hot import code
+from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.autoencoder import Decoder, Encoder, Shape, stack
-from o2o.categorical import divergence, draw, entropy, log_chance, mode
 from o2o.core.config import at_least
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.layers import Linear
-from o2o.model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs, where
+from o2o.nn.categorical import divergence, draw, entropy, log_chance, mode
+from o2o.nn.encoder import Decoder, Encoder, Shape, stack
+from o2o.nn.layers import Linear
+from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs, where
 
 TOKENS = 3  # of a step
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.layers import ELU, Linear, Mish, elu, linear, tanh
+from o2o.nn.layers import ELU, Linear, Mish, elu, linear, tanh
 
 Layers = TypeVar("Layers", bound=nn.Module)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.layers import ELU, Linear
-from o2o.scalar import symexp, symlog
+from o2o.nn.layers import ELU, Linear
+from o2o.nn.two_hot import symexp, symlog
 
 IMAGE_SIZE = 64
 Style = Literal["elu", "silu"]
