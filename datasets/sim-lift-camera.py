@@ -8,7 +8,7 @@ from pathlib import Path
 from o2o.core import plugins
 from o2o.core.recipe import Recipe
 from o2o.data import collect
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 
 NUM_EPISODES = 200
 OPTIONS = {"task": "lift", "obs": "camera"}

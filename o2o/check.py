@@ -18,10 +18,10 @@ from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.border import transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
-from o2o.hardware import Hardware
+from o2o.hardware.guard import Guard, Stopping, connect
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.selection import RobotChoice, choose_robot
 from o2o.offline import DataFlags
-from o2o.robot import Guard, Stopping, connect
-from o2o.selection import RobotChoice, choose_robot
 
 READ_S = 2.0  # that a robot in real time is looked at
 

@@ -29,11 +29,11 @@ from o2o.curate.split import SplitConfig, split
 from o2o.demo import DemoConfig, demo
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.finetune import CARELESS, FinetuneConfig, finetune
+from o2o.hardware.guard import RobotConfig, options
+from o2o.hardware.selection import choose_robot
 from o2o.inspect.report import InspectConfig, report
 from o2o.nn.world_model import ModelConfig
 from o2o.pretrain import PretrainConfig, pretrain
-from o2o.robot import RobotConfig, options
-from o2o.selection import choose_robot
 from o2o.serve import ServeConfig, serve
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from o2o import asked, offline
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.chart import still
-from o2o.controls import summon
 from o2o.core import checkpoint, memory, stats
 from o2o.core.compute import MachineConfig, compiles, tune
 from o2o.core.config import at_least
@@ -25,13 +24,14 @@ from o2o.core.seeding import derive
 from o2o.core.timing import Stages
 from o2o.core.video import write_film
 from o2o.data.plans import Plans
+from o2o.hardware.guard import Guard
+from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
+from o2o.hardware.teleop.inputs import summon
+from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.inspect.glance import glance
 from o2o.inspect.price import settle
 from o2o.moment import Moment, keeper
-from o2o.operator import Operator, after_episode
-from o2o.robot import Guard
 from o2o.rollout import Played, Record, account, play, warm_up
-from o2o.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.stream import Stream, show
 
 Person = Callable[[Guard], Operator | None]  # who is beside a robot

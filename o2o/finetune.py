@@ -7,7 +7,6 @@ from pathlib import Path
 from o2o import asked
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.beside import Beside
-from o2o.controls import summon
 from o2o.core import checkpoint, memory
 from o2o.core.compute import compiles, tune
 from o2o.core.config import at_least
@@ -21,10 +20,11 @@ from o2o.data.plans import Plans
 from o2o.evaluate import watch
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig
+from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed, robot_papers
+from o2o.hardware.teleop.inputs import summon
 from o2o.learner import FREE as FREE_LEARNER
 from o2o.learner import Between, Learner, LearnerConfig, newest, only_learner
 from o2o.rollout import warm_up
-from o2o.selection import RobotChoice, attach, choose_robot, rehearsed, robot_papers
 from o2o.session import Session, interventions
 from o2o.stream import show
 
@@ -68,7 +68,8 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         evaluate_episodes: of one such evaluation.
         evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
         operator: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
-            lines, or `none`. `auto`: keys, for a real robot in a terminal. See `o2o.operator`.
+            lines, or `none`. `auto`: keys, for a real robot in a terminal. See
+            `o2o.hardware.teleop.operator`.
         operator_reward: of the step at which the operator says that the task is done.
     """
 

@@ -18,7 +18,7 @@ from o2o.data.border import seen, transform
 from o2o.data.recording import Outline, Recording, split
 from o2o.data.replay import Replay, ReplayConfig
 from o2o.data.source import DataConfig, load
-from o2o.selection import RobotChoice, choose_robot, robot_papers
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
 
 MEMORY = ("memory", "memory_budget")  # of `DataConfig`
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself

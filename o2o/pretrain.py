@@ -24,10 +24,10 @@ from o2o.core.run_folder import (
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.source import DataConfig
 from o2o.evaluate import watch
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_limits
 from o2o.inspect.price import settle
 from o2o.inspect.rank import auroc
 from o2o.open_loop import picture
-from o2o.selection import RobotChoice, choose_robot, robot_limits
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
 FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in offline.MEMORY)}

@@ -17,11 +17,11 @@ from o2o.core.errors import RobotError
 from o2o.core.timing import Stages
 from o2o.core.transform import Transform
 from o2o.data.rows import leaves, row, row_type, to_episode
-from o2o.displacement import Displacement, displacement
 from o2o.handover import Freedom
+from o2o.hardware.end_effector import Displacement, displacement
+from o2o.hardware.guard import Guard, Stopping
+from o2o.hardware.teleop.operator import Operator
 from o2o.moment import Moment, examine
-from o2o.operator import Operator
-from o2o.robot import Guard, Stopping
 from o2o.stream import Stream
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from o2o.core import plugins
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import stop_requested
-from o2o.hardware import Hardware
-from o2o.robot import RobotConfig, connect, options
-from o2o.station import Station, StationConfig
-from o2o.wallclock import Stepped, WallClock, World
+from o2o.hardware.guard import RobotConfig, connect, options
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.remote.realtime_sim import Stepped, WallClock, World
+from o2o.hardware.remote.server import Station, StationConfig
 
 logger = logging.getLogger("o2o")
 

@@ -20,11 +20,11 @@ from o2o.data.online import Online
 from o2o.data.plans import Plans
 from o2o.doubt import Caution, Doubter
 from o2o.handover import freedom
+from o2o.hardware.guard import Guard, Report
+from o2o.hardware.limits import commands
+from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.learner import Between, LearnerConfig
-from o2o.limits import commands
 from o2o.moment import keeper
-from o2o.operator import Operator, after_episode
-from o2o.robot import Guard, Report
 from o2o.rollout import Played, account, play
 from o2o.stream import Stream
 

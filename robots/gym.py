@@ -11,7 +11,7 @@ import gymnasium
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
-from o2o.robot import RobotConfig, json_option
+from o2o.hardware.guard import RobotConfig, json_option
 
 ROBOTICS = (  # how the ids begin that gymnasium-robotics brings
     "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",

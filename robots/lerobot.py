@@ -21,8 +21,8 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
-from o2o.hardware import Hardware
-from o2o.robot import RobotConfig, json_option
+from o2o.hardware.guard import RobotConfig, json_option
+from o2o.hardware.realtime import Hardware
 
 HOMING_HZ = 50.0
 

@@ -1,7 +1,7 @@
 """Any robot behind a socket: `--robot remote --robot.address HOST:PORT`, served by `o2o robot serve`.
 
-The messages are those of `o2o.wire`. What the server says of its robot (spaces, rate, limits) is what this
-robot is.
+The messages are those of `o2o.hardware.remote.protocol`. What the server says of its robot (spaces, rate,
+limits) is what this robot is.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from o2o import wire
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware import Hardware
-from o2o.introduction import understand
-from o2o.robot import RobotConfig
-from o2o.wallclock import rest
+from o2o.hardware.guard import RobotConfig
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.remote import protocol
+from o2o.hardware.remote.handshake import understand
+from o2o.hardware.remote.realtime_sim import rest
 
 LONGEST_PAUSE_S = 0.5  # between two attempts to connect again
 FLAGS = ("estop", "holding", "homing", "failure")  # of an observation
@@ -76,8 +76,8 @@ class Remote(Hardware):
     """
 
     def __init__(self, config: Config):
-        self._config, self._token = config, wire.read_token(config.token_file)
-        self._host, self._port = wire.parse_address(config.address)
+        self._config, self._token = config, protocol.read_token(config.token_file)
+        self._host, self._port = protocol.parse_address(config.address)
         self._lock = threading.Lock()  # all below
         self._changed = threading.Condition(self._lock)
         self._socket: Any = None
@@ -128,7 +128,7 @@ class Remote(Hardware):
             self._seq += 1
             if self._socket is not None:
                 fields = {"seq": self._seq, "sent_s": time.monotonic()}
-                self._waiting = self._seq, wire.encode("act", fields, {"action": np.asarray(action)})
+                self._waiting = self._seq, protocol.encode("act", fields, {"action": np.asarray(action)})
                 self._changed.notify_all()
 
     def step(self, action):
@@ -158,7 +158,7 @@ class Remote(Hardware):
         with self._changed:
             self._waiting = None
             if not any(kind == "stop" for kind, _ in self._urgent):
-                self._urgent.append(("stop", wire.encode("stop", {})))
+                self._urgent.append(("stop", protocol.encode("stop", {})))
             self._changed.notify_all()
 
     def home(self) -> None:
@@ -213,7 +213,7 @@ class Remote(Hardware):
         with self._changed:
             self._check()
             if self._socket is not None:
-                self._urgent.append((kind, wire.encode(kind, fields)))
+                self._urgent.append((kind, protocol.encode(kind, fields)))
                 self._changed.notify_all()
 
     def _ask_home(self, deadline: float) -> str:
@@ -241,23 +241,25 @@ class Remote(Hardware):
                 self._changed.wait_for(lambda: self._newest_s >= since or self._broken, timeout=2)
             return error
 
-    def _connect(self) -> wire.Message:
+    def _connect(self) -> protocol.Message:
         """Opens the connection, says hello, and returns the spec."""
         from websockets.exceptions import ConnectionClosed
 
         where = self._config.address
-        socket = wire.connect(self._host, self._port, self._token, self._config.connect_s)
+        socket = protocol.connect(self._host, self._port, self._token, self._config.connect_s)
         try:
             sent_s = time.monotonic()
-            socket.send(wire.encode("hello", {"version": wire.VERSION, "sent_s": sent_s}))
-            spec = wire.decode(socket.recv(timeout=self._config.connect_s), ("spec",))
-            if spec.fields.get("version") != wire.VERSION:
-                version = wire.printable(str(spec.fields.get("version")), 20)
-                raise RobotError(f"{where} speaks version {version} of the protocol, this is {wire.VERSION}")
+            socket.send(protocol.encode("hello", {"version": protocol.VERSION, "sent_s": sent_s}))
+            spec = protocol.decode(socket.recv(timeout=self._config.connect_s), ("spec",))
+            if spec.fields.get("version") != protocol.VERSION:
+                version = protocol.printable(str(spec.fields.get("version")), 20)
+                raise RobotError(
+                    f"{where} speaks version {version} of the protocol, this is {protocol.VERSION}"
+                )
         except (ConnectionClosed, TimeoutError, OSError) as error:
             socket.close()
             raise RobotError(f"{where} is no robot server of o2o: it does not say what it is") from error
-        except wire.WireError as error:
+        except protocol.WireError as error:
             socket.close()
             raise RobotError(f"{where} is no robot server of o2o: {error}") from error
         except RobotError:
@@ -278,10 +280,10 @@ class Remote(Hardware):
             if socket is None:  # `close` was quicker
                 return
             try:
-                self._take(wire.decode(socket.recv(timeout=wire.SILENCE_S), wire.FROM_SERVER))
+                self._take(protocol.decode(socket.recv(timeout=protocol.SILENCE_S), protocol.FROM_SERVER))
             except (ConnectionClosed, TimeoutError, OSError) as error:
                 if self._open:
-                    self._reconnect(wire.printable(str(error)) or "silence")
+                    self._reconnect(protocol.printable(str(error)) or "silence")
             except RobotError as error:  # it does not keep to what it said it was
                 self._fail(f"{self._config.address} is not what it says: {error}")
                 return
@@ -320,7 +322,7 @@ class Remote(Hardware):
         if socket is not None:
             socket.close()
 
-    def _take(self, message: wire.Message) -> None:
+    def _take(self, message: protocol.Message) -> None:
         received_s = time.monotonic()
         if message.kind == "report":
             level = logging.DEBUG if self._between else logging.WARNING
@@ -335,13 +337,15 @@ class Remote(Hardware):
                 self._homed = int(message.number("request")), message.text("error")
             self._changed.notify_all()
 
-    def _see(self, message: wire.Message, received_s: float) -> None:
+    def _see(self, message: protocol.Message, received_s: float) -> None:
         """Keeps an observation, unless one that was sent later was here before."""
         for name, space in self.observation_space.items():
             value = message.arrays.get(name)
             if value is None or value.shape != space.shape or value.dtype != space.dtype:
                 have = "none" if value is None else f"{value.dtype} {value.shape}"
-                raise wire.WireError(f"observation {name!r} is {have}, wanted {space.dtype} {space.shape}")
+                raise protocol.WireError(
+                    f"observation {name!r} is {have}, wanted {space.dtype} {space.shape}"
+                )
         now_s, age_s = message.number("now_s"), message.number("age_s")
         message.number("reward")
         if now_s <= self._sent_s:
@@ -357,10 +361,10 @@ class Remote(Hardware):
         self._newest, self._sent_s = message, now_s
         self._newest_s = received_s - on_the_way_s - max(0.0, age_s)
 
-    def _action(self, message: wire.Message) -> np.ndarray:
+    def _action(self, message: protocol.Message) -> np.ndarray:
         action = message.arrays.get("action")
         if action is None or action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise wire.WireError("the executed action has another shape, or is not finite")
+            raise protocol.WireError("the executed action has another shape, or is not finite")
         return action
 
     def _write(self) -> None:

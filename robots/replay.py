@@ -19,8 +19,8 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.config import from_dict
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware import Hardware
-from o2o.robot import RobotConfig, json_option
+from o2o.hardware.guard import RobotConfig, json_option
+from o2o.hardware.realtime import Hardware
 
 if TYPE_CHECKING:
     from o2o.data.recording import Recording

@@ -18,9 +18,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware import Hardware
-from o2o.newest import Newest
-from o2o.robot import RobotConfig
+from o2o.hardware.guard import RobotConfig
+from o2o.hardware.latest import Newest
+from o2o.hardware.realtime import Hardware
 
 POSITION, VELOCITY = 0, 5  # modes of the controller
 READY, STOP = 0, 4  # states that can be set

@@ -18,7 +18,7 @@ import numpy as np
 
 from o2o.data.online import Online
 from o2o.data.rows import leaves, row, row_type, to_episode
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 STATE = gymnasium.spaces.Box(-9, 9, (39,), np.float32)
 FRAME = gymnasium.spaces.Box(0, 255, (84, 84, 3), np.uint8)

@@ -30,7 +30,7 @@ from o2o.core.timing import Stages
 from o2o.core.transform import Field, Transform
 from o2o.data import journal
 from o2o.data.online import Online
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 from o2o.rollout import play
 
 TOLD = struct.Struct("<qq")  # episode, place of the row in it

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m tests.realtime --hz 10 --ticks 2000
 
-The robot is a point that moves in wall-clock time (`o2o.hardware`), the agent one of preset `small` whose
-plans have a budget of two fifths of a period, the loop `o2o finetune --learner beside`. What is timed is the
-robot's own side: when it was looked at, and when an action came. The first episode is left out, for the
-learner has nothing to do yet; so are the pauses between episodes.
+The robot is a point that moves in wall-clock time (`o2o.hardware.realtime`), the agent one of preset `small`
+whose plans have a budget of two fifths of a period, the loop `o2o finetune --learner beside`. What is timed
+is the robot's own side: when it was looked at, and when an action came. The first episode is left out, for
+the learner has nothing to do yet; so are the pauses between episodes.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from o2o.hardware import Hardware
-from o2o.robot import RobotConfig
+from o2o.hardware.guard import RobotConfig
+from o2o.hardware.realtime import Hardware
 
 STEPS = 100  # of an episode
 

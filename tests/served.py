@@ -7,10 +7,10 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core import plugins
-from o2o.faults import FaultConfig
-from o2o.hardware import Hardware
-from o2o.robot import connect
-from o2o.station import Station, StationConfig
+from o2o.hardware.guard import connect
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.remote.fault_injection import FaultConfig
+from o2o.hardware.remote.server import Station, StationConfig
 
 
 class Slider(Hardware):

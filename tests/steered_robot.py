@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.hardware import Hardware
-from o2o.robot import RobotConfig
+from o2o.hardware.guard import RobotConfig
+from o2o.hardware.realtime import Hardware
 
 
 @dataclass(frozen=True)

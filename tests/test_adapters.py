@@ -11,8 +11,8 @@ import pytest
 
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
-from o2o.newest import Newest
-from o2o.robot import Guard, connect
+from o2o.hardware.guard import Guard, connect
+from o2o.hardware.latest import Newest
 
 lerobot = plugins.load("robots", "lerobot")
 xarm = plugins.load("robots", "xarm")

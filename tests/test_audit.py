@@ -18,7 +18,7 @@ from o2o.data.border import transform
 from o2o.data.reading import on_disk
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig, load
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 FLAGS = DataConfig(action_low=(-1.0,), action_high=(1.0,))

@@ -17,7 +17,7 @@ from o2o.core import checkpoint
 from o2o.core.run_log import read_metrics
 from o2o.data.collect import collect
 from o2o.data.formats import minari
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 
 HERE = Path(__file__).parent
 ROBOT, MODEL = str(HERE / "point_robot.py"), str(HERE / "recurrent_model.py")

@@ -7,7 +7,7 @@ import pytest
 from o2o.core import plugins
 from o2o.data.collect import collect, mixture
 from o2o.data.formats import minari
-from o2o.robot import Guard, connect
+from o2o.hardware.guard import Guard, connect
 
 sim = plugins.load("robots", "sim")
 

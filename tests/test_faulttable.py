@@ -10,7 +10,7 @@ import pytest
 
 from o2o.core import plugins
 from o2o.data.online import Online
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 from o2o.rollout import play
 from tests import kill
 from tests.faults.claims import Broken, Tally, claim, until

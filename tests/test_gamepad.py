@@ -15,12 +15,12 @@ import pytest
 from test_operator import Sled
 from test_rollout import Script
 
-from o2o import gamepad
-from o2o.controls import summon
 from o2o.core.errors import UsageError
-from o2o.gamepad import Gamepad
-from o2o.operator import Operator
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
+from o2o.hardware.teleop import gamepad
+from o2o.hardware.teleop.gamepad import Gamepad
+from o2o.hardware.teleop.inputs import summon
+from o2o.hardware.teleop.operator import Operator
 from o2o.rollout import play
 
 REACH = np.array([0.04, 0.04, 0.02, 1.0])
@@ -258,7 +258,8 @@ def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
 
 
 def test_sdl_leaves_standard_output_and_signals_to_the_run(virtual):
-    code = "import signal; from o2o import gamepad; gamepad._sdl(); signal.raise_signal(signal.SIGTERM)"
+    code = "import signal; from o2o.hardware.teleop import gamepad; "
+    code += "gamepad._sdl(); signal.raise_signal(signal.SIGTERM)"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("SDL_", "PYGAME_"))}
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")

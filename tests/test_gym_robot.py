@@ -6,7 +6,7 @@ import pytest
 
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 
 gym_robot = plugins.load("robots", "gym")
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from o2o.check import check_robot
-from o2o.clock import Clock
 from o2o.core.errors import RobotError
-from o2o.hardware import Hardware
-from o2o.limits import Tighter
-from o2o.robot import Guard
-from o2o.watchdog import Watchdog
+from o2o.hardware.clock import Clock
+from o2o.hardware.guard import Guard
+from o2o.hardware.limits import Tighter
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.watchdog import Watchdog
 
 Box = gymnasium.spaces.Box
 

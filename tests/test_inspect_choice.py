@@ -14,10 +14,10 @@ from o2o.agent import Agent
 from o2o.core import checkpoint, run_folder
 from o2o.data.collect import collect
 from o2o.data.formats import minari
+from o2o.hardware.guard import connect
 from o2o.inspect import open as look
 from o2o.inspect.choice import FAR, WILD, candidates, choice, draws, recommend, unknown
 from o2o.inspect.evaluation import Recorded, evaluate, shift
-from o2o.robot import connect
 
 RIGHT, LEFT = 1.0, -1.0
 module = importlib.import_module("o2o.inspect.choice")  # the package's attribute is the function

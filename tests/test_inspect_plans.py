@@ -23,6 +23,7 @@ from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.transform import Field, Transform
 from o2o.data.plans import Plans
 from o2o.data.replay import Replay, ReplayConfig
+from o2o.hardware.guard import connect
 from o2o.inspect.fan import fan
 from o2o.inspect.paths import Displacement, displacement, facts, vectors
 from o2o.inspect.plans import distance, plans, replan
@@ -33,7 +34,6 @@ from o2o.inspect.subject import Subject
 from o2o.inspect.sweep import Sweep, _affordable, sweep
 from o2o.moment import Moment, keeper, pack
 from o2o.planner import MPPI, PlannerConfig
-from o2o.robot import connect
 
 sim = plugins.load("robots", "sim")
 SYSTEMS = ("small", "dreamerv2", "twm")

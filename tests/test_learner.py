@@ -177,7 +177,7 @@ DYING = """
     import os, signal, sys, time
     from pathlib import Path
     import o2o
-    from o2o.robot import Guard
+    from o2o.hardware.guard import Guard
 
     real, times = Guard.step, 0
     def dying(self, action):

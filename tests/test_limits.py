@@ -3,7 +3,7 @@
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.limits import Limits, Tighter, commands, read, tighten
+from o2o.hardware.limits import Limits, Tighter, commands, read, tighten
 
 BOX = ((0.2, -0.2, 0.0), (0.6, 0.2, 0.3))
 

@@ -26,9 +26,9 @@ from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.online import Online
 from o2o.data.plans import Plans
+from o2o.hardware.guard import connect
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
-from o2o.robot import connect
 
 ROBOT = str(Path(__file__).parent / "point_robot.py")
 TINY = AgentConfig(
@@ -210,7 +210,7 @@ def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, 
 def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained, finetuned, tmp_path, caplog):
     """Killed when the 8th step of the third episode is to be done."""
     out = tmp_path / "run"
-    killed(pretrained, out, "o2o.robot", "Guard", "step", 2 * 12 + 7)
+    killed(pretrained, out, "o2o.hardware.guard", "Guard", "step", 2 * 12 + 7)
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     assert "recovered episode 2: 7 steps" in caplog.text
     have, want = episodes_of(out), episodes_of(finetuned)

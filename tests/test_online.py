@@ -16,7 +16,7 @@ from o2o.data import journal
 from o2o.data.formats import minari as reader
 from o2o.data.online import Online
 from o2o.data.rows import leaves, row, row_type, to_episode
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 SPACE = gymnasium.spaces.Dict(
     arm=gymnasium.spaces.Tuple([gymnasium.spaces.Box(-9, 9, (2,), np.float64)] * 2),

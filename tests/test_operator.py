@@ -20,16 +20,16 @@ from test_loops import TINY
 from test_rollout import Script
 
 import o2o
-from o2o import operator as operator_module
-from o2o.controls import KEYS, Both, Keys, Mailbox, summon
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.timing import Stages
 from o2o.data.formats import minari
 from o2o.data.online import Online
-from o2o.hardware import Hardware
-from o2o.operator import COMMANDS, Operator, after_episode
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.teleop import operator as operator_module
+from o2o.hardware.teleop.inputs import KEYS, Both, Keys, Mailbox, summon
+from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
 from o2o.rollout import play
 
 LOW, HIGH = np.array([-2.0]), np.array([2.0])

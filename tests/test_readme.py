@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from served import Slider, remote, served, until
 
-from o2o import wire
 from o2o.core.errors import RobotError, UsageError
-from o2o.faults import FaultConfig, Faults, Lane
+from o2o.hardware.remote import protocol
+from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
 from o2o.serve import orders
 
 MOVE = np.array([0.01, 0.5])
@@ -121,7 +121,7 @@ def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
         for ago_s in (0.7, 0.6, 0.5, 0.0):
             far._seq += 1
             fields = {"seq": far._seq, "sent_s": time.monotonic() - ago_s}
-            far._urgent.append(("act", wire.encode("act", fields, {"action": np.array([ago_s, 0.1])})))
+            far._urgent.append(("act", protocol.encode("act", fields, {"action": np.array([ago_s, 0.1])})))
         far._say("stop", {})
         assert until(lambda: sum(seq > far._seq - 4 for seq, _ in far._done) == 4)
         assert [float(action[0]) for action in robot.sent[count:]] == [0.0]
@@ -178,7 +178,7 @@ def test_a_persons_failure_at_the_server_cuts_the_episode():
 def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
     with connected() as (client, station, _):
         station.press("a test")
-        client.env.unwrapped._urgent.append(("clear", wire.encode("clear", {})))
+        client.env.unwrapped._urgent.append(("clear", protocol.encode("clear", {})))
         client.env.unwrapped._say("stop", {})
         assert until(lambda: "'clear'" in caplog.text) and station._estop
 
@@ -205,7 +205,7 @@ def test_wrong_addresses_and_tokens_are_one_line(tmp_path):
 
 def remote_at(address: str):
     from o2o.core import plugins
-    from o2o.robot import connect
+    from o2o.hardware.guard import connect
 
     return connect("remote", plugins.load("robots", "remote").Config(address=address))
 
@@ -220,7 +220,7 @@ def liar(*answers: bytes):
             client.send(answer)
         time.sleep(0.5)
 
-    server = wire.listen(serve, "127.0.0.1", 0, "", lambda: "")
+    server = protocol.listen(serve, "127.0.0.1", 0, "", lambda: "")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -258,7 +258,9 @@ LIES = {
 def test_a_spec_that_lies_is_one_line(lie):
     changes, said = LIES[lie]
     state = {"state": np.zeros(2, np.float32)}
-    with liar(wire.encode("spec", {**SPEC, **changes}), wire.encode("observe", OBSERVE, state)) as port:
+    with liar(
+        protocol.encode("spec", {**SPEC, **changes}), protocol.encode("observe", OBSERVE, state)
+    ) as port:
         with pytest.raises(RobotError, match=said) as error:
             remote(port, connect_s=2)
         assert "\n" not in str(error.value)
@@ -268,14 +270,14 @@ def test_a_spec_that_lies_is_one_line(lie):
 def test_an_observation_that_is_not_as_promised_is_one_line(state):
     arrays = {} if state is None else {"state": state}
     with (
-        liar(wire.encode("spec", SPEC), wire.encode("observe", OBSERVE, arrays)) as port,
+        liar(protocol.encode("spec", SPEC), protocol.encode("observe", OBSERVE, arrays)) as port,
         pytest.raises(RobotError, match="not what it says: observation 'state' is"),
     ):
         remote(port, connect_s=2)
 
 
 def test_a_server_of_something_else_is_one_line():
-    for answer in (b"\x80\x04.", wire.encode("report", {"text": "no"})):
+    for answer in (b"\x80\x04.", protocol.encode("report", {"text": "no"})):
         with liar(answer) as port, pytest.raises(RobotError, match="is no robot server of o2o"):
             remote(port, connect_s=2)
     with liar() as port, pytest.raises(RobotError, match="does not say what it is"):
@@ -630,7 +632,7 @@ def test_the_arm_in_another_process_keeps_the_rate_and_holds_when_nobody_speaks(
 CLIENT = """
 import sys, numpy as np
 from o2o.core import plugins
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 client = connect("remote", plugins.load("robots", "remote").Config(address=sys.argv[1]))
 client.reset()
 while True:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.robot import Guard, RobotConfig, connect, options
-from o2o.selection import RobotChoice, choose_robot, robot_papers
+from o2o.hardware.guard import Guard, RobotConfig, connect, options
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
 
 POINT = str(Path(__file__).parent / "point_robot.py")
 
@@ -210,7 +210,7 @@ def test_a_robot_file_that_cannot_serve_is_one_clear_error(tmp_path, text, kind,
 
 def test_an_option_without_default_is_named(tmp_path):
     text = (
-        "from dataclasses import dataclass\nfrom o2o.robot import RobotConfig\n"
+        "from dataclasses import dataclass\nfrom o2o.hardware.guard import RobotConfig\n"
         "@dataclass(frozen=True)\nclass Config(RobotConfig):\n    port: str\n"
     )
     with pytest.raises(RobotError, match=r"needs a default.*port"):

@@ -12,10 +12,10 @@ from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.timing import Stages
 from o2o.core.transform import Field, Transform
 from o2o.data.rows import to_episode
+from o2o.hardware.guard import Guard
+from o2o.hardware.selection import RobotChoice, attach
 from o2o.planner import Plan
-from o2o.robot import Guard
 from o2o.rollout import play
-from o2o.selection import RobotChoice, attach
 
 POINT = str(Path(__file__).parent / "point_robot.py")
 BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)

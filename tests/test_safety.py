@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from o2o.limits import Limits
-from o2o.safety import Motion, Safety, measured
+from o2o.hardware.action_filter import Motion, Safety, measured
+from o2o.hardware.limits import Limits
 
 LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
 

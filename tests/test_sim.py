@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 
 from o2o.core import plugins
 from o2o.core.errors import UsageError
-from o2o.robot import connect
+from o2o.hardware.guard import connect
 
 sim = plugins.load("robots", "sim")
 TASKS = list(sim.TASKS)

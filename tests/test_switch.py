@@ -97,7 +97,7 @@ def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatc
     one, two = ["", "", "success", ""], ["", "", "again", ""]  # two looks at each step
     words = [*one, "pause", *two, "failure", "", "pause", "", "", "stop", ""]
     source = Says(*words)
-    monkeypatch.setattr("o2o.controls.Mailbox", lambda path: source)
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: source)
     with pytest.raises(KeyboardInterrupt):
         run(pretrained, tmp_path / "run", episodes=9, operator=str(tmp_path / "box"))
     first, second, *rest = load(str(tmp_path / "run" / "online"), DataConfig()).episodes

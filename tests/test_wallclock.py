@@ -12,8 +12,8 @@ from served import until
 
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
+from o2o.hardware.remote.realtime_sim import Stepped, WallClock, rest
 from o2o.serve import ServeConfig, _build
-from o2o.wallclock import Stepped, WallClock, rest
 
 sim = plugins.load("robots", "sim")
 

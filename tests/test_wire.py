@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from served import remote, served, until
 
-from o2o import wire
 from o2o.core.errors import RobotError, UsageError
+from o2o.hardware.remote import protocol
 
 TOKEN = "a-token-of-some-length"
 
@@ -28,13 +28,13 @@ def act(**changes) -> bytes:
 # ---- what travels
 
 
-@pytest.mark.parametrize("dtype", wire.DTYPES)
+@pytest.mark.parametrize("dtype", protocol.DTYPES)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (4, 5, 3)])
 def test_arrays_come_back_alike(dtype, shape):
     value = (np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2).astype(dtype)
     swapped = value.astype(value.dtype.newbyteorder(">"))
-    data = wire.encode("observe", {"age_s": 0.5}, {"a": value, "b": swapped, "c": value.T})
-    got = wire.decode(data, ("observe",))
+    data = protocol.encode("observe", {"age_s": 0.5}, {"a": value, "b": swapped, "c": value.T})
+    got = protocol.decode(data, ("observe",))
     assert (got.kind, got.fields) == ("observe", {"age_s": 0.5})
     for name, sent in (("a", value), ("b", value), ("c", value.T)):
         assert got.arrays[name].dtype == value.dtype
@@ -43,11 +43,11 @@ def test_arrays_come_back_alike(dtype, shape):
 
 def test_fields_come_back_alike():
     fields = {"text": "Ü", "none": None, "list": [1, -2.5, True, [float("inf")]], "map": {"x": {"y": 2**40}}}
-    assert wire.decode(wire.encode("spec", fields), ("spec",)).fields == fields
+    assert protocol.decode(protocol.encode("spec", fields), ("spec",)).fields == fields
 
 
 def test_the_bytes_are_those_of_the_table():
-    data = wire.encode("done", {"seq": 7}, {"action": np.array([1.0], np.float32)})
+    data = protocol.encode("done", {"seq": 7}, {"action": np.array([1.0], np.float32)})
     (size,) = struct.unpack(">I", data[:4])
     assert msgpack.unpackb(data[4 : 4 + size]) == {
         "seq": 7,
@@ -61,18 +61,18 @@ def test_the_bytes_are_those_of_the_table():
     "value", [np.array([object()]), np.array(["a"]), np.array([1j]), np.array([1], "M8[s]")]
 )
 def test_other_arrays_do_not_leave(value):
-    with pytest.raises(wire.WireError, match="travel"):
-        wire.encode("observe", {}, {"a": value})
+    with pytest.raises(protocol.WireError, match="travel"):
+        protocol.encode("observe", {}, {"a": value})
 
 
 @pytest.mark.parametrize("fields", [{"a": object()}, {"a": 2**70}, {"a": "x" * 70_000}])
 def test_other_fields_do_not_leave(fields):
-    with pytest.raises(wire.WireError):
-        wire.encode("observe", fields)
+    with pytest.raises(protocol.WireError):
+        protocol.encode("observe", fields)
 
 
 DEEP = 1
-for _ in range(wire.MAX_DEPTH + 1):
+for _ in range(protocol.MAX_DEPTH + 1):
     DEEP = [DEEP]
 
 HOSTILE = {
@@ -125,14 +125,14 @@ NO_ACTION = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_bytes_are_one_clear_error(what):
-    with pytest.raises(wire.WireError) as error:
-        wire.decode(HOSTILE[what], wire.FROM_CLIENT, wire.MAX_COMMAND)
+    with pytest.raises(protocol.WireError) as error:
+        protocol.decode(HOSTILE[what], protocol.FROM_CLIENT, protocol.MAX_COMMAND)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
 def test_random_and_mutated_bytes_never_raise_anything_else():
     rng = np.random.default_rng(0)
-    honest = wire.encode("act", {"seq": 3, "sent_s": 1.5}, {"action": np.ones(2, np.float32)})
+    honest = protocol.encode("act", {"seq": 3, "sent_s": 1.5}, {"action": np.ones(2, np.float32)})
     for _ in range(3000):
         broken = bytearray(honest)
         for _ in range(rng.integers(1, 6)):
@@ -140,20 +140,20 @@ def test_random_and_mutated_bytes_never_raise_anything_else():
         noise = rng.bytes(rng.integers(0, 80))
         for data in (bytes(broken), honest[: rng.integers(len(honest))], noise, raw(noise)):
             try:
-                wire.decode(data, wire.FROM_CLIENT, wire.MAX_COMMAND)
-            except wire.WireError:
+                protocol.decode(data, protocol.FROM_CLIENT, protocol.MAX_COMMAND)
+            except protocol.WireError:
                 continue
 
 
 def test_text_and_too_long_messages_are_refused():
-    with pytest.raises(wire.WireError, match="text message"):
-        wire.decode("hello", wire.FROM_CLIENT)
-    with pytest.raises(wire.WireError, match="wanted 4 to 100"):
-        wire.decode(bytes(101), wire.FROM_CLIENT, 100)
+    with pytest.raises(protocol.WireError, match="text message"):
+        protocol.decode("hello", protocol.FROM_CLIENT)
+    with pytest.raises(protocol.WireError, match="wanted 4 to 100"):
+        protocol.decode(bytes(101), protocol.FROM_CLIENT, 100)
 
 
 def test_what_a_stranger_says_is_printed_harmlessly():
-    assert wire.printable("\x1b[2Jrm\n" + "x" * 500) == "?[2Jrm?" + "x" * 193
+    assert protocol.printable("\x1b[2Jrm\n" + "x" * 500) == "?[2Jrm?" + "x" * 193
 
 
 # ---- addresses and tokens
@@ -163,22 +163,22 @@ def test_what_a_stranger_says_is_printed_harmlessly():
     "text", ["", "host", "host:", ":1", "host:0", "host:70000", "a b:1", "http://a:1", "::1:5"]
 )
 def test_an_address_is_host_and_port(text):
-    assert wire.parse_address("arm-1.lab:8765") == ("arm-1.lab", 8765)
-    assert wire.parse_address("[::1]:1") == ("::1", 1)
+    assert protocol.parse_address("arm-1.lab:8765") == ("arm-1.lab", 8765)
+    assert protocol.parse_address("[::1]:1") == ("::1", 1)
     with pytest.raises(UsageError, match="wanted HOST:PORT"):
-        wire.parse_address(text)
+        protocol.parse_address(text)
 
 
 def test_a_token_is_one_long_word_in_a_file(tmp_path):
     path = tmp_path / "token"
     path.write_text(TOKEN + "\n")
-    assert wire.read_token(path) == TOKEN and wire.read_token(None) == ""
+    assert protocol.read_token(path) == TOKEN and protocol.read_token(None) == ""
     for bad in ("", "short", "two words of some length", "a-token-of-some-length\r\nX: y"):
         path.write_text(bad)
         with pytest.raises(UsageError, match="holds no token"):
-            wire.read_token(path)
+            protocol.read_token(path)
     with pytest.raises(UsageError, match="cannot read the token"):
-        wire.read_token(tmp_path / "none")
+        protocol.read_token(tmp_path / "none")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1"])
@@ -208,9 +208,9 @@ def guarded(tmp_path, caplog):
 
 def hello(port: int):
     """A client that was let in and knows how to begin."""
-    client = wire.connect("127.0.0.1", port, TOKEN, 5)
-    client.send(wire.encode("hello", {"version": wire.VERSION, "sent_s": 0.0}))
-    assert wire.decode(client.recv(timeout=5), ("spec",)).fields["version"] == wire.VERSION
+    client = protocol.connect("127.0.0.1", port, TOKEN, 5)
+    client.send(protocol.encode("hello", {"version": protocol.VERSION, "sent_s": 0.0}))
+    assert protocol.decode(client.recv(timeout=5), ("spec",)).fields["version"] == protocol.VERSION
     return client
 
 
@@ -243,9 +243,9 @@ def test_every_hostile_message_closes_the_connection_with_one_line(guarded, capl
 
 @pytest.mark.parametrize("first", ["stop", "act", "garbage", "text", "nothing"])
 def test_whoever_does_not_begin_with_hello_is_closed(guarded, caplog, first, monkeypatch):
-    monkeypatch.setattr("o2o.station.HELLO_S", 0.3)
-    client = wire.connect("127.0.0.1", guarded[2], TOKEN, 5)
-    sent = {"stop": wire.encode("stop", {}), "act": act(), "garbage": b"\x00\xff", "text": "hello"}
+    monkeypatch.setattr("o2o.hardware.remote.server.HELLO_S", 0.3)
+    client = protocol.connect("127.0.0.1", guarded[2], TOKEN, 5)
+    sent = {"stop": protocol.encode("stop", {}), "act": act(), "garbage": b"\x00\xff", "text": "hello"}
     if first in sent:
         client.send(sent[first])
     assert_closed(client, 1002)
@@ -256,7 +256,7 @@ FRAMES = {
     "of 4 exabytes": b"\x82\xff" + struct.pack(">Q", 1 << 62) + bytes(4),
     "compressed, though nobody agreed on that": b"\xc2\x85abcdhello",
     "not masked": b"\x82\x05hello",
-    "one byte over the limit": b"\x82\xff" + struct.pack(">Q", wire.MAX_COMMAND + 1) + bytes(4),
+    "one byte over the limit": b"\x82\xff" + struct.pack(">Q", protocol.MAX_COMMAND + 1) + bytes(4),
 }
 
 
@@ -304,7 +304,7 @@ def test_a_wrong_token_is_refused_before_the_connection_is_accepted(guarded, cap
     for token in ("", "wrong-token-of-some-length", TOKEN[:-1], TOKEN + "x"):
         caplog.clear()
         with pytest.raises(RobotError, match="refused the connection: wrong or no token"):
-            wire.connect("127.0.0.1", guarded[2], token, 5)
+            protocol.connect("127.0.0.1", guarded[2], token, 5)
         assert len(lines(caplog, "wrong or no token")) == 1
     upgrade = (
         "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -340,16 +340,16 @@ def test_a_crowd_of_silent_connections_keeps_nobody_out(guarded):
 def test_a_second_client_is_refused_in_one_line(guarded):
     first = hello(guarded[2])
     with pytest.raises(RobotError, match="another client is moving the robot"):
-        wire.connect("127.0.0.1", guarded[2], TOKEN, 5)
+        protocol.connect("127.0.0.1", guarded[2], TOKEN, 5)
     first.close()
     assert until(lambda: guarded[0]._client is None)
 
 
 def test_another_version_is_refused_in_one_line(guarded, monkeypatch):
-    monkeypatch.setattr(wire, "VERSION", 2)
-    client = wire.connect("127.0.0.1", guarded[2], TOKEN, 5)
-    client.send(wire.encode("hello", {"version": 1, "sent_s": 0.0}))
-    assert wire.decode(client.recv(timeout=5), ("spec",)).fields["version"] == 2
+    monkeypatch.setattr(protocol, "VERSION", 2)
+    client = protocol.connect("127.0.0.1", guarded[2], TOKEN, 5)
+    client.send(protocol.encode("hello", {"version": 1, "sent_s": 0.0}))
+    assert protocol.decode(client.recv(timeout=5), ("spec",)).fields["version"] == 2
     assert_closed(client, 1002)
 
 
@@ -358,8 +358,8 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "msgpack", None)
     with pytest.raises(RobotError, match=r'need msgpack: pip install "o2o\[remote\]"'):
-        wire.encode("stop", {})
+        protocol.encode("stop", {})
     for name in ("websockets.sync.client", "websockets.sync.server"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RobotError, match=r"o2o\[remote\]"):
-        wire.connect("127.0.0.1", 1, "", 1)
+        protocol.connect("127.0.0.1", 1, "", 1)

@@ -9,7 +9,7 @@ from o2o.audit.finding import Finding, error, few, warning
 from o2o.core.errors import UsageError
 from o2o.core.transform import Transform, check_rate
 from o2o.data.recording import Recording
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 SLACK = 1e-3  # of the robot's range
 

@@ -9,7 +9,7 @@ from o2o.audit.finding import Finding, note
 from o2o.core.transform import Transform
 from o2o.data.recording import Recording
 from o2o.data.source import DataConfig
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 ORDER = ("note", "warning", "error")
 

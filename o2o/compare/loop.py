@@ -17,9 +17,9 @@ from o2o.core.run_log import run_folder, versions
 from o2o.core.seeding import derive
 from o2o.data.border import transform
 from o2o.data.source import DataConfig, load
+from o2o.hardware.selection import RobotChoice, attach, choose_robot, robot_limits
 from o2o.offline import recipe_robot
 from o2o.pretrain import PretrainConfig
-from o2o.selection import RobotChoice, attach, choose_robot, robot_limits
 
 FREE = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed: it grows
 ENDLESS = 10**9  # updates, where minutes are the budget

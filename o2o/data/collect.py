@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.spec import as_dict
 from o2o.data.formats import minari
-from o2o.robot import Guard, succeeded
+from o2o.hardware.guard import Guard, succeeded
 
 
 def collect(

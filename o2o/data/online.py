@@ -23,7 +23,7 @@ from o2o.data import journal
 from o2o.data.finished import Finished, episode_path
 from o2o.data.recording import fingerprint
 from o2o.data.rows import leaves, row_type, to_episode
-from o2o.robot import Guard
+from o2o.hardware.guard import Guard
 
 CHUNK_BYTES = 2**20
 LAYOUT = ("v110", "v110")  # of HDF5 files: the first whose own bookkeeping carries checksums

@@ -8,6 +8,7 @@ import numpy as np
 from o2o.agent import Agent
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.hardware.guard import Guard
 from o2o.inspect.fan_answer import Fan, Look
 from o2o.inspect.paths import Displacement, displacement, vectors
 from o2o.inspect.plans import recorded, replan
@@ -17,7 +18,6 @@ from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject
 from o2o.moment import Moment
 from o2o.nn.world_model import State, index
-from o2o.robot import Guard
 
 
 def fan(

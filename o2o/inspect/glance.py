@@ -4,7 +4,7 @@ import numpy as np
 
 from o2o.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 from o2o.core.transform import Transform
-from o2o.displacement import Displacement
+from o2o.hardware.end_effector import Displacement
 from o2o.moment import Moment
 
 

@@ -3,14 +3,14 @@
 import gymnasium
 import numpy as np
 
-from o2o import displacement as bricks
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.transform import Transform
-from o2o.displacement import Displacement as Displacement
+from o2o.hardware import end_effector as bricks
+from o2o.hardware.end_effector import Displacement as Displacement
+from o2o.hardware.guard import Guard
 from o2o.inspect.subject import Subject
-from o2o.robot import Guard
 
 
 def displacement(subject: Subject, robot: Guard | None = None) -> Displacement | None:

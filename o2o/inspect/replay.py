@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 import numpy as np
 
 from o2o.core.errors import UsageError
+from o2o.hardware.guard import Guard
+from o2o.hardware.selection import RobotChoice, attach, choose_robot
 from o2o.inspect.paths import facts
 from o2o.inspect.subject import Subject
-from o2o.robot import Guard
-from o2o.selection import RobotChoice, attach, choose_robot
 
 PICTURE = 512  # pixels, of robots that have an option `picture_size`
 
@@ -55,6 +55,6 @@ def projection(robot: Guard) -> Callable[[np.ndarray], np.ndarray]:
     if not robot.has_wrapper_attr("project"):
         raise UsageError(
             "the robot has no method `project(points)`, so nothing can be drawn over its pictures; "
-            "leave the robot out, or see `o2o.displacement` for what the method is"
+            "leave the robot out, or see `o2o.hardware.end_effector` for what the method is"
         )
     return robot.get_wrapper_attr("project")

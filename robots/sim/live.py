@@ -28,7 +28,8 @@ def world(config, show_state: bool) -> "Live":
 
 
 class Live:
-    """An `o2o.wallclock.World` around an `Arm`. Its scenes are drawn from the system's own randomness."""
+    """An `o2o.hardware.remote.realtime_sim.World` around an `Arm`. Its scenes are drawn from the system's
+    own randomness."""
 
     num_ticks = sim.NUM_WAYPOINTS
 

@@ -34,7 +34,7 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import UsageError
 from o2o.core.plugins import load, not_found
-from o2o.robot import RobotConfig
+from o2o.hardware.guard import RobotConfig
 
 TASKS = {"reach": ("ball",), "push": ("cube", "disc"), "lift": ("cube",)}  # what lies on the table
 OBS = ("state", "camera", "both")
@@ -54,7 +54,7 @@ GOALS = {  # m, boxes that goals are drawn from; lift has none to speak of
 MIN_WAY = 0.09  # m, from the start to the goal
 LEASH = 0.02  # m, how far the target runs ahead of a gripper that is blocked; 3 mm in free motion
 DECIMETRE = 0.1
-DISPLACEMENT = {  # actions move the gripper, see `o2o.displacement`
+DISPLACEMENT = {  # actions move the gripper, see `o2o.hardware.end_effector`
     "actions": (0, 1, 2), "metres_by_action": 1.0,
     "obs": {"state": (0, 1, 2), "proprio": (0, 1, 2)}, "metres_by_obs": DECIMETRE, "origin": tuple(CENTRE),
 }  # fmt: skip
@@ -106,7 +106,8 @@ def make(config: Config) -> "Arm":
 
 
 def live(config: Config, show_state: bool):
-    """The same arm for `o2o robot serve`, an `o2o.wallclock.World`; its state only with `show_state`."""
+    """The same arm for `o2o robot serve`, an `o2o.hardware.remote.realtime_sim.World`; its state only with
+    `show_state`."""
     return load("robots", str(Path(__file__).with_name("live.py"))).world(config, show_state)
 
 

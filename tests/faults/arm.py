@@ -37,7 +37,7 @@ def live(config: Config, show_state: bool) -> "Watched":
 
 
 class Watched:
-    """An `o2o.wallclock.World` whose deeds are written down."""
+    """An `o2o.hardware.remote.realtime_sim.World` whose deeds are written down."""
 
     def __init__(self, world, config: Config):
         self._world, self._rng = world, np.random.default_rng()

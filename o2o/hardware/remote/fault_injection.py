@@ -73,7 +73,7 @@ class Faults:
         """When the copies of one message arrive, s from now; empty: it is lost.
 
         Args:
-            kind: `observe`, `done` or `act`; see `o2o.wire`.
+            kind: `observe`, `done` or `act`; see `o2o.hardware.remote.protocol`.
         """
         lost, twice, *jitter = self._rng[kind].random(4)  # always four: one fault does not shift the others
         late = [self.config.latency_ms / 1e3 - self.config.jitter_ms / 1e3 * np.log1p(-j) for j in jitter]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.limits import Limits
+from o2o.hardware.limits import Limits
 
 SLACK = 1e-6  # of rounding, in action units
 

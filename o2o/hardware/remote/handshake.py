@@ -1,4 +1,5 @@
-"""How a robot behind a socket says what it is: the fields of a `spec` message (see `o2o.wire`), both ways."""
+"""How a robot behind a socket says what it is: the fields of a `spec` message (see
+`o2o.hardware.remote.protocol`), both ways."""
 
 import math
 from collections.abc import Mapping
@@ -8,8 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o import wire
 from o2o.core.errors import RobotError
+from o2o.hardware.remote import protocol
 
 TOLD = ("control_hz", "command", "limits", "displacement", "measured", "max_decisions")  # of the metadata
 
@@ -23,7 +24,7 @@ def introduce(name: str, observations: gymnasium.Space, actions: Box, metadata: 
     if not isinstance(observations, Dict):
         raise RobotError(f"observation space {observations} is not supported; wanted a Dict of boxes")
     return {
-        "version": wire.VERSION, "robot": name, "action": _box_fields(actions),
+        "version": protocol.VERSION, "robot": name, "action": _box_fields(actions),
         "obs": {name: _box_fields(space) for name, space in observations.spaces.items()},
         "metadata": {name: _plain(metadata[name]) for name in TOLD if name in metadata},
     }  # fmt: skip
@@ -44,7 +45,7 @@ def understand(fields: dict[str, Any]) -> tuple[Dict, Box, dict[str, Any]]:
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise ValueError("actions without bounds")
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        what = wire.printable(f"{type(error).__name__}: {error}")
+        what = protocol.printable(f"{type(error).__name__}: {error}")
         raise RobotError(f"the server's robot cannot be ({what})") from error
     for name in ("command", "limits"):
         if isinstance(metadata.get(name), list):
@@ -54,9 +55,9 @@ def understand(fields: dict[str, Any]) -> tuple[Dict, Box, dict[str, Any]]:
 
 def _box(said: dict[str, Any]) -> Box:
     shape, dtype = tuple(said["shape"]), said["dtype"]
-    if dtype not in wire.DTYPES or not all(type(n) is int and n > 0 for n in shape) or len(shape) > 4:
+    if dtype not in protocol.DTYPES or not all(type(n) is int and n > 0 for n in shape) or len(shape) > 4:
         raise ValueError(f"an array {dtype} {shape}")
-    if math.prod(shape) * np.dtype(dtype).itemsize > wire.MAX_MESSAGE:
+    if math.prod(shape) * np.dtype(dtype).itemsize > protocol.MAX_MESSAGE:
         raise ValueError(f"an array of shape {shape}")
     low, high = (
         np.broadcast_to(np.asarray(said[name], dtype).reshape(-1), math.prod(shape))

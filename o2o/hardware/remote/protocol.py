@@ -347,6 +347,6 @@ def peer(connection) -> str:
 
 def _quiet() -> logging.Logger:
     """The library's own log, kept out of ours: every end of a connection is said there in one line."""
-    quiet = logging.getLogger("o2o.wire.websockets")
+    quiet = logging.getLogger("o2o.hardware.remote.protocol.websockets")
     quiet.propagate, quiet.disabled = False, True
     return quiet

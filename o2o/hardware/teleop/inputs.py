@@ -1,4 +1,5 @@
-"""Where an operator's lines come from: single keys in a terminal, a file, a gamepad. See `o2o.operator`."""
+"""Where an operator's lines come from: single keys in a terminal, a file, a gamepad. See
+`o2o.hardware.teleop.operator`."""
 
 import os
 import select
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.operator import Operator, Source, move
+from o2o.hardware.teleop.operator import Operator, Source, move
 
 KEYS = {
     " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "c": "turn",
@@ -41,7 +42,7 @@ def summon(
         return None
     reach = (high - low) / 2
     if how == "gamepad":
-        from o2o.gamepad import Gamepad
+        from o2o.hardware.teleop.gamepad import Gamepad
 
         pad = Gamepad(reach)
         source = Both(pad, Keys(reach)) if sys.stdin.isatty() else pad

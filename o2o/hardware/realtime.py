@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o.clock import Clock
+from o2o.hardware.clock import Clock
 
 
 class Hardware(gymnasium.Env):
@@ -17,8 +17,9 @@ class Hardware(gymnasium.Env):
     A robot's file subclasses it and sets, before or in its `__init__`,
 
     * `observation_space`, a Dict, and `action_space`, a Box in physical units;
-    * `metadata["control_hz"]`, `metadata["command"]` and `metadata["limits"]` (see `o2o.limits`), and
-      `metadata["displacement"]` where actions move a gripper through space (see `o2o.displacement`).
+    * `metadata["control_hz"]`, `metadata["command"]` and `metadata["limits"]` (see `o2o.hardware.limits`),
+      and
+      `metadata["displacement"]` where actions move a gripper through space (see `o2o.hardware.end_effector`).
 
     It writes `observe`, `send` and `stop`; `home` and `judge` where there is something to do. No method but
     `home` may take longer than a few milliseconds: a driver that blocks reads in a thread of its own.

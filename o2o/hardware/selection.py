@@ -14,8 +14,8 @@ from o2o.core.config import at_least, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_rate
-from o2o.limits import Tighter
-from o2o.robot import Guard, RobotConfig, connect, options
+from o2o.hardware.guard import Guard, RobotConfig, connect, options
+from o2o.hardware.limits import Tighter
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""A gamepad that says what the operator wants. Which part of it says what stands in `o2o.operator`.
+"""A gamepad that says what the operator wants. Which part of it says what stands in
+`o2o.hardware.teleop.operator`.
 
 One button is held to have the robot, so that a hand that lets go gives it back.
 """
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.operator import move
+from o2o.hardware.teleop.operator import move
 
 # The numbers are those of SDL's game controllers: 0 is the lower face button, be it Xbox's A or PlayStation's
 # cross. As SDL's joysticks each pad numbers its parts in its own way, and differently on every system.

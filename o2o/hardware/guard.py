@@ -14,11 +14,11 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.spec import as_dict, space_shapes
-from o2o.displacement import displacement
-from o2o.limits import Limits, Tighter, commands, read, tighten
-from o2o.safety import Motion, Safety, measured
-from o2o.still import Still
-from o2o.watchdog import Watchdog
+from o2o.hardware.action_filter import Motion, Safety, measured
+from o2o.hardware.end_effector import displacement
+from o2o.hardware.frozen_camera import Still
+from o2o.hardware.limits import Limits, Tighter, commands, read, tighten
+from o2o.hardware.watchdog import Watchdog
 
 Report = Callable[[list[str], np.ndarray, np.ndarray], None]  # reasons, (A,) asked for, (A,) sent
 
@@ -35,8 +35,9 @@ class Guard(gymnasium.Wrapper):
     `action_repeat` ticks of the robot with the rewards summed; `info["success"]` and the executed
     action are those of the whole decision.
 
-    What the robot's file states in `metadata` (see `o2o.limits`) is enforced: the action box, velocity and
-    acceleration against the action sent last, the workspace against the measured place of the arm's end.
+    What the robot's file states in `metadata` (see `o2o.hardware.limits`) is enforced: the action box,
+    velocity and acceleration against the action sent last, the workspace against the measured place of the
+    arm's end.
     An action that is not finite, that comes later than one period of a robot in real time, or that was made
     from a stale observation or a frozen picture is not sent: the robot holds, and stops for good after
     `limits.patience` times in a row. Where nobody can tell how to hold, it stops at once. A watchdog stops it
@@ -368,7 +369,7 @@ def connect(
         if guard.limits is None and not guard.simulated:
             raise RobotError(
                 f"robot {name!r} is no simulation (metadata['simulated']) and states no metadata['limits']; "
-                "see `o2o.limits`"
+                "see `o2o.hardware.limits`"
             )
         return guard
     except Exception as error:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from o2o.clock import Clock
 from o2o.core.errors import RobotError
-from o2o.hardware import Hardware
-from o2o.limits import commands
+from o2o.hardware.clock import Clock
+from o2o.hardware.limits import commands
+from o2o.hardware.realtime import Hardware
 
 MOST_TICKS = 25  # caught up in one go; a longer pause of the machine stops the world for its rest
 

@@ -12,16 +12,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o import wire
-from o2o.clock import Clock
 from o2o.core import plugins
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import O2OError, RobotError
-from o2o.faults import FaultConfig, Faults, Lane
-from o2o.hardware import Hardware
-from o2o.introduction import introduce
-from o2o.wallclock import rest
-from o2o.watchdog import Watchdog
+from o2o.hardware.clock import Clock
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.remote import protocol
+from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
+from o2o.hardware.remote.handshake import introduce
+from o2o.hardware.remote.realtime_sim import rest
+from o2o.hardware.watchdog import Watchdog
 
 HELLO_S = 3.0  # that a client may take to say who it is
 NUM_WAYS = 256  # newest messages, among which the quickest is looked for: clocks drift
@@ -85,8 +85,8 @@ class Station:
         self._echo: list[float] = []
         self._ways: deque[float] = deque(maxlen=NUM_WAYS)  # heard minus sent: the clocks' offset and the way
         self.faults.moved(*[rest(robot.metadata, self._space, None)] * 2)  # complains here, if at all
-        token = wire.read_token(config.token_file)
-        self._server = wire.listen(self._serve, config.host, config.port, token, self._reason)
+        token = protocol.read_token(config.token_file)
+        self._server = protocol.listen(self._serve, config.host, config.port, token, self._reason)
         self.port = self._server.socket.getsockname()[1]
         self._lane = Lane("o2o lane")  # what is sent later, and what nobody may wait for
         self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._bite)
@@ -140,7 +140,9 @@ class Station:
         elif word in deeds:
             deeds[word]("a person")
         elif word:
-            logger.warning("%s", plugins.not_found("command", wire.printable(word, 40), [*deeds, *LABELS]))
+            logger.warning(
+                "%s", plugins.not_found("command", protocol.printable(word, 40), [*deeds, *LABELS])
+            )
 
     def press(self, who: str) -> None:
         """The e-stop: latches until `clear`, and holds the robot until `go`."""
@@ -189,7 +191,7 @@ class Station:
         with self._lock:
             self._gone_until_s = time.monotonic() + gone_s
             if self._client is not None:
-                logger.warning("the connection to %s is cut (a fault)", wire.peer(self._client))
+                logger.warning("the connection to %s is cut (a fault)", protocol.peer(self._client))
                 with contextlib.suppress(OSError):
                     self._client.socket.shutdown(2)
 
@@ -210,24 +212,26 @@ class Station:
                 return
             self._client, self._seq = client, -1
             self._ways.clear()
-        name, why, code, over = wire.peer(client), "it left", 1000, threading.Event()
+        name, why, code, over = protocol.peer(client), "it left", 1000, threading.Event()
         try:
-            hello = wire.decode(client.recv(timeout=HELLO_S), ("hello",), wire.MAX_COMMAND)
+            hello = protocol.decode(client.recv(timeout=HELLO_S), ("hello",), protocol.MAX_COMMAND)
             time.sleep(min(self.faults.delays("act"), default=0.0))
             self._heard(hello)
             self._send(client, "spec", self._spec())
-            if hello.fields.get("version") != wire.VERSION:
-                version = wire.printable(str(hello.fields.get("version")), 20)
-                raise wire.WireError(f"speaks version {version} of the protocol, this is {wire.VERSION}")
+            if hello.fields.get("version") != protocol.VERSION:
+                version = protocol.printable(str(hello.fields.get("version")), 20)
+                raise protocol.WireError(
+                    f"speaks version {version} of the protocol, this is {protocol.VERSION}"
+                )
             logger.info("%s is connected", name)
             threading.Thread(target=self._tell, args=(client, over), name="o2o tell", daemon=True).start()
             while True:
-                message = wire.decode(client.recv(), wire.FROM_CLIENT, wire.MAX_COMMAND)
+                message = protocol.decode(client.recv(), protocol.FROM_CLIENT, protocol.MAX_COMMAND)
                 self._do(client, message)
         except TimeoutError:
             why, code = f"it said nothing for {HELLO_S:g} s", 1002
         except ConnectionClosed as error:
-            why = wire.printable(str(error))
+            why = protocol.printable(str(error))
         except O2OError as error:
             why, code = str(error), 1002
         finally:
@@ -238,7 +242,7 @@ class Station:
             with contextlib.suppress(OSError):
                 client.close(code)
 
-    def _do(self, client, message: wire.Message) -> None:
+    def _do(self, client, message: protocol.Message) -> None:
         """What one message asks for.
 
         Raises:
@@ -259,23 +263,23 @@ class Station:
             request = int(message.number("request"))
             threading.Thread(target=self._home, args=(client, request), name="o2o home", daemon=True).start()
 
-    def _action(self, message: wire.Message) -> np.ndarray:
+    def _action(self, message: protocol.Message) -> np.ndarray:
         action, space = message.arrays.get("action"), self._space
         if action is None or action.shape != space.shape or action.dtype.kind != "f":
             have = "none" if action is None else f"{action.dtype} {action.shape}"
-            raise wire.WireError(f"action is {have}, wanted floats {space.shape}")
+            raise protocol.WireError(f"action is {have}, wanted floats {space.shape}")
         if not np.isfinite(action).all():
-            raise wire.WireError("action is not finite")
+            raise protocol.WireError("action is not finite")
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
-    def _later(self, client, message: wire.Message, seq: int, action: np.ndarray) -> None:
+    def _later(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
         """`_act` in the lane, which nobody watches."""
         try:
             self._act(client, message, seq, action)
         except O2OError as error:
             self.halt(str(error))
 
-    def _act(self, client, message: wire.Message, seq: int, action: np.ndarray) -> None:
+    def _act(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
         with self._lock:
             if client is not self._client or seq <= self._seq:
                 return  # an older one that was overtaken, or the same again
@@ -312,7 +316,7 @@ class Station:
             try:
                 self.robot.home()
             except Exception as failure:  # a driver may fail in any way; the client is told
-                error = wire.printable(str(failure) or type(failure).__name__)
+                error = protocol.printable(str(failure) or type(failure).__name__)
             with self._lock:
                 self._homing, self._holding, self._last, self._label = False, True, None, None
         self._send(client, "homed", {"request": request, "error": error})
@@ -341,14 +345,14 @@ class Station:
                     "over": bool(done) or label is True, "flags": flags | {"failure": label is False},
                 }  # fmt: skip
             except Exception as error:  # a driver may fail in any way; nobody is left in the dark
-                self._failed = f"the robot failed: {wire.printable(str(error) or type(error).__name__)}"
+                self._failed = f"the robot failed: {protocol.printable(str(error) or type(error).__name__)}"
                 self._report(self._failed)
                 client.close(1011)
                 return
             self._late_send(client, "observe", fields, seen, measured_s)
             clock.wait()
 
-    def _heard(self, message: wire.Message) -> float:
+    def _heard(self, message: protocol.Message) -> float:
         """Notes when a message was sent and heard; how much later it came than the quickest ones, s."""
         sent_s, now_s = message.number("sent_s"), time.monotonic()
         self._echo = [sent_s, now_s]
@@ -376,4 +380,4 @@ class Station:
         from websockets.exceptions import ConnectionClosed
 
         with contextlib.suppress(ConnectionClosed, OSError):  # whoever reads from it says so
-            client.send(wire.encode(kind, fields, arrays))
+            client.send(protocol.encode(kind, fields, arrays))

@@ -1,0 +1,1 @@
+"""Robots behind a socket: protocol, handshake, server, faults to rehearse with, simulations in real time."""

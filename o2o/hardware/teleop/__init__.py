@@ -1,0 +1,1 @@
+"""A person beside the robot: keyboard, gamepad or a file of commands, labels and takeovers."""
