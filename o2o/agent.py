@@ -23,7 +23,7 @@ from o2o.core.seeding import Stream, derive
 from o2o.core.timing import Stages
 from o2o.core.transform import Transform
 from o2o.critic import Critic, CriticConfig
-from o2o.data.replay import ReplayConfig
+from o2o.data.replay_buffer import ReplayConfig
 from o2o.imagination import Imagination, ImaginationConfig
 from o2o.models import tdmpc
 from o2o.nn.world_model import ModelConfig, State

@@ -23,7 +23,7 @@ from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.core.run_log import RunLog
-from o2o.data.online import Online
+from o2o.data.online_dataset import Online
 from o2o.doubt import Limit
 from o2o.handover import Envelope
 from o2o.learner import ACTING, LearnerConfig, acting

@@ -24,7 +24,7 @@ from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
-from o2o.data.finished import Finished
+from o2o.data.finished_episodes import Finished
 from o2o.learner import Learner, LearnerConfig, acting, newest, only_learner
 from o2o.weights import Weights
 

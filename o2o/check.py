@@ -9,19 +9,19 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from o2o.audit import facts, picture
-from o2o.audit.finding import Finding
-from o2o.audit.judges import findings
 from o2o.core.checkpoint import write_json
 from o2o.core.config import at_least
 from o2o.core.errors import DataError, RobotError, UsageError
-from o2o.data.border import transform
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig, load
+from o2o.data.audit import plot, summary
+from o2o.data.audit.finding import Finding
+from o2o.data.audit.run_checks import findings
+from o2o.data.fit_transform import transform
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig, load
+from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard, Stopping, connect
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.selection import RobotChoice, choose_robot
-from o2o.offline import DataFlags
 
 READ_S = 2.0  # that a robot in real time is looked at
 
@@ -83,13 +83,13 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
         DataError: naming every error that was found.
     """
     border = transform(recording, config.data, (lambda: (robot.low, robot.high)) if robot else None)
-    report = [*facts.stored(recording), *facts.content(recording), *facts.learned(recording, border)]
+    report = [*summary.stored(recording), *summary.content(recording), *summary.learned(recording, border)]
     found = findings(recording, border, config.data, robot)
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
-        print(facts.line(label, text))
+        print(summary.line(label, text))
     if config.out is not None:
         write_json(config.out / "check.json", _papers(recording, report, found))
-        picture.draw(config.out / "check.png", recording, border)
+        plot.draw(config.out / "check.png", recording, border)
         print(f"written to {config.out}")
     errors = [finding.about for finding in found if finding.severity == "error"]
     if errors:
@@ -97,7 +97,7 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     print("no error found")
 
 
-def _papers(recording: Recording, report: list[facts.Fact], found: list[Finding]) -> dict:
+def _papers(recording: Recording, report: list[summary.Fact], found: list[Finding]) -> dict:
     return {
         "dataset": recording.name,
         "path": str(recording.path),

@@ -14,7 +14,7 @@ from o2o.core.config import at_least
 from o2o.core.errors import RobotError
 from o2o.core.run_log import clock, read_metrics, run_folder
 from o2o.core.video import write_picture
-from o2o.data.source import load
+from o2o.data.load import load
 from o2o.evaluate import Score
 from o2o.finetune import FinetuneConfig, finetune
 from o2o.pretrain import PretrainConfig, pretrain

@@ -21,11 +21,11 @@ from o2o.agent import Agent
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
+from o2o.data.training_data import Offline
 from o2o.inspect.measured import percent, say
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import some
 from o2o.nn.world_model import index
-from o2o.offline import Offline
 from o2o.planner import MPPI
 
 NUM_MOMENTS = 256  # recorded ones to plan from

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o import asked, offline
+from o2o import asked
 from o2o.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.chart import still
 from o2o.core import checkpoint, memory, stats
@@ -23,7 +23,8 @@ from o2o.core.run_log import RunLog, run_folder
 from o2o.core.seeding import derive
 from o2o.core.timing import Stages
 from o2o.core.video import write_film
-from o2o.data.plans import Plans
+from o2o.data import training_data
+from o2o.data.plan_store import Plans
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.hardware.teleop.inputs import summon
@@ -263,7 +264,7 @@ def evaluate(config: EvaluateConfig) -> Score:
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:
-        settle(agent, offline.read_again(meta["dataset"], agent.config.replay, agent.transform), print)
+        settle(agent, training_data.read_again(meta["dataset"], agent.config.replay, agent.transform), print)
     record = None
     if config.record_plans:
         plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))

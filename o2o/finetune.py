@@ -15,8 +15,8 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import check_same, checkpoint_folder, read_papers, stop_requested, write_papers
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
-from o2o.data.online import Online
-from o2o.data.plans import Plans
+from o2o.data.online_dataset import Online
+from o2o.data.plan_store import Plans
 from o2o.evaluate import watch
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig

@@ -11,7 +11,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from o2o import offline
 from o2o.agent import Agent
 from o2o.core import checkpoint
 from o2o.core.compute import FREE as FREE_MACHINE
@@ -22,8 +21,9 @@ from o2o.core.errors import O2OError
 from o2o.core.run_folder import checkpoint_folder, finite, pack, save, unpack
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
-from o2o.data.online import Online
-from o2o.data.replay import Mix, Replay
+from o2o.data import training_data
+from o2o.data.online_dataset import Online
+from o2o.data.replay_buffer import Mix, Replay
 from o2o.doubt import Do, Limit, UnsureConfig, learn
 from o2o.gate import Gate, GateConfig
 from o2o.handover import Envelope, HandoverConfig, envelope
@@ -114,7 +114,7 @@ class Learner:
         """
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
-        self.data = offline.read_again(
+        self.data = training_data.read_again(
             meta["dataset"], replay, agent.transform, memory_budget=config.memory_budget
         )
         seed = derive(config.seed, "online")

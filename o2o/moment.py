@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from o2o.agent import Agent
-from o2o.data.plans import Plans
+from o2o.data.plan_store import Plans
 from o2o.planner import Trace, elite_weights
 
 MOST = 128  # candidates that are kept of a decision, unless its elites are more

@@ -8,8 +8,8 @@ from o2o.behaviour import BehaviourConfig
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
 from o2o.critic import CriticConfig
-from o2o.data.replay import ReplayConfig
-from o2o.data.source import DataConfig
+from o2o.data.load import DataConfig
+from o2o.data.replay_buffer import ReplayConfig
 from o2o.imagination import ImaginationConfig
 from o2o.models import rssm, tdmpc, twm
 from o2o.optimiser import OptimiserConfig

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import curves, offline, presets
+from o2o import curves, presets
 from o2o.agent import Agent, AgentConfig, Flat, fitted
 from o2o.core import checkpoint
 from o2o.core.compute import FREE as FREE_MACHINE
@@ -22,7 +22,8 @@ from o2o.core.run_folder import (
     write_papers,
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
-from o2o.data.source import DataConfig
+from o2o.data import training_data
+from o2o.data.load import DataConfig
 from o2o.evaluate import watch
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_limits
 from o2o.inspect.price import settle
@@ -30,7 +31,7 @@ from o2o.inspect.rank import auroc
 from o2o.open_loop import picture
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
-FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in offline.MEMORY)}
+FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in training_data.MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
 
     dataset: str = ""
     preset: str = "small"
-    data: offline.DataFlags = field(default_factory=DataConfig)
+    data: training_data.DataFlags = field(default_factory=DataConfig)
     agent: Flat = field(default_factory=AgentConfig)
     updates: int = 5000
     seed: int = 0
@@ -94,18 +95,18 @@ def pretrain(config: PretrainConfig) -> Path:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
     ask = robot_limits(config) if config.robot else None
-    data = offline.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
+    data = training_data.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
     fast = compiles(config, config.updates)
     system = fitted(config.agent, max(map(len, data.recording.episodes)))
     agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
-        "dataset": offline.papers(config.dataset, config.data, config.seed, data.recording),
-        "robot": offline.robot_of(config, data.recording),
+        "dataset": training_data.papers(config.dataset, config.data, config.seed, data.recording),
+        "robot": training_data.robot_of(config, data.recording),
         "preset": config.preset,
         "plan": presets.get(config.preset).plan,
     }
     if saved:
-        offline.check_fingerprint(saved[1]["dataset"], data.recording)
+        training_data.check_fingerprint(saved[1]["dataset"], data.recording)
         agent.load_state(*saved)
         unpack(*saved, offline=data.replay)
 

@@ -16,7 +16,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.timing import Stages
 from o2o.core.transform import Transform
-from o2o.data.rows import leaves, row, row_type, to_episode
+from o2o.data.step_record import leaves, row, row_type, to_episode
 from o2o.handover import Freedom
 from o2o.hardware.end_effector import Displacement, displacement
 from o2o.hardware.guard import Guard, Stopping

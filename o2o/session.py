@@ -16,8 +16,8 @@ from o2o.core.checkpoint import storage
 from o2o.core.episode import Episode
 from o2o.core.seeding import derive
 from o2o.core.timing import Stages
-from o2o.data.online import Online
-from o2o.data.plans import Plans
+from o2o.data.online_dataset import Online
+from o2o.data.plan_store import Plans
 from o2o.doubt import Caution, Doubter
 from o2o.handover import freedom
 from o2o.hardware.guard import Guard, Report

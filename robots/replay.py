@@ -23,7 +23,7 @@ from o2o.hardware.guard import RobotConfig, json_option
 from o2o.hardware.realtime import Hardware
 
 if TYPE_CHECKING:
-    from o2o.data.recording import Recording
+    from o2o.data.formats.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def make(config: Config) -> "Replay":
     """
     if not config.dataset:
         raise UsageError("nothing to replay: add --robot.dataset NAME")
-    from o2o.data.source import DataConfig, load  # it takes torch along, which a list of robots need not
+    from o2o.data.load import DataConfig, load  # it takes torch along, which a list of robots need not
 
     data = from_dict(DataConfig, json_option("data", config.data))
     recording = load(config.dataset, data, config.seed)

@@ -29,8 +29,8 @@ import numpy as np
 
 from o2o.core.errors import O2OError
 from o2o.data.formats import registry
-from o2o.data.reading import Wanted
-from o2o.data.recording import Recording
+from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.recording import Recording
 
 LIMIT_S = 30.0  # for one round, on a busy machine
 START_S = 60.0  # for a worker to import

@@ -16,8 +16,8 @@ import gymnasium
 import minari  # noqa: F401, here and not within what is timed
 import numpy as np
 
-from o2o.data.online import Online
-from o2o.data.rows import leaves, row, row_type, to_episode
+from o2o.data.online_dataset import Online
+from o2o.data.step_record import leaves, row, row_type, to_episode
 from o2o.hardware.guard import Guard
 
 STATE = gymnasium.spaces.Box(-9, 9, (39,), np.float32)

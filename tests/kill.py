@@ -29,7 +29,7 @@ import numpy as np
 from o2o.core.timing import Stages
 from o2o.core.transform import Field, Transform
 from o2o.data import journal
-from o2o.data.online import Online
+from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
 from o2o.rollout import play
 

@@ -13,7 +13,7 @@ from o2o.behaviour import BehaviourConfig
 from o2o.core.spec import Spec
 from o2o.core.transform import Field, Transform
 from o2o.critic import CriticConfig
-from o2o.data.replay import Replay, ReplayConfig
+from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.models import tdmpc
 from o2o.optimiser import OptimiserConfig
 from o2o.planner import PlannerConfig

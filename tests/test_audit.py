@@ -8,16 +8,16 @@ import gymnasium
 import numpy as np
 import pytest
 
-from o2o.audit import boundaries, facts, picture
-from o2o.audit.finding import Finding
-from o2o.audit.judges import findings
-from o2o.audit.lag import lag
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.border import transform
-from o2o.data.reading import on_disk
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig, load
+from o2o.data.audit import boundaries, plot, summary
+from o2o.data.audit.finding import Finding
+from o2o.data.audit.lag import lag
+from o2o.data.audit.run_checks import findings
+from o2o.data.fit_transform import transform
+from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig, load
 from o2o.hardware.guard import Guard
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -69,11 +69,11 @@ def test_a_healthy_recording_has_its_facts_and_no_finding():
     assert find(episodes) == []
     recording = make_recording(episodes, format="Minari", action_low=np.r_[-2.0])
     report = (
-        facts.stored(recording)
-        + facts.content(recording)
-        + facts.learned(recording, transform(recording, FLAGS))
+        summary.stored(recording)
+        + summary.content(recording)
+        + summary.learned(recording, transform(recording, FLAGS))
     )
-    text = "\n".join(facts.line(*fact) for fact in report)
+    text = "\n".join(summary.line(*fact) for fact in report)
     want = [
         "Minari, ",
         "656 B of vectors",  # 42 observations of 2, 40 actions and 40 rewards, 4 bytes each
@@ -93,14 +93,14 @@ def test_a_healthy_recording_has_its_facts_and_no_finding():
 
 
 def test_limits_that_differ_are_all_shown():
-    assert facts.span([-0.04, -1], [0.04, 1]) == "[-0.04, 0.04], [-1, 1]"
-    assert facts.span([-1, -2, -3, -4], [1, 2, 3, 4]) == "[-4, 4]"
+    assert summary.span([-0.04, -1], [0.04, 1]) == "[-0.04, 0.04], [-1, 1]"
+    assert summary.span([-1, -2, -3, -4], [1, 2, 3, 4]) == "[-4, 4]"
 
 
 def test_episodes_of_different_columns_are_one_line():
     other = make_episode(obs={"pose": np.zeros((11, 2), np.float32)})
     with pytest.raises(DataError, match=r"episode 1 has .*pose"):
-        facts.content(make_recording([make_episode(), other]))
+        summary.content(make_recording([make_episode(), other]))
 
 
 # ---- rewards
@@ -218,7 +218,7 @@ def jitter(seed: int, period: float = 0.1, steps: int = 50) -> np.ndarray:
 def test_stamps_that_keep_the_rate_are_a_fact():
     episodes = [stamped(jitter(seed), seed) for seed in range(3)]
     assert find(episodes) == []
-    report = dict(facts.content(make_recording(episodes)))
+    report = dict(summary.content(make_recording(episodes)))
     assert "98 % of them 95." in report["clock"] and "0 % above 1.5 periods" in report["clock"]
 
 
@@ -316,7 +316,7 @@ def test_a_sample_of_images_is_read_and_never_all():
     episodes = [make_episode(s, 300, obs={"camera": on_disk((301, 8, 8, 3), rows)}) for s in range(20)]
     recording = make_recording(episodes)
     border = transform(recording, FLAGS)
-    facts.stored(recording), facts.content(recording), facts.learned(recording, border)
+    summary.stored(recording), summary.content(recording), summary.learned(recording, border)
     assert read == []
     assert findings(recording, border, FLAGS) == [] and len(read) == 8 * 4
 
@@ -449,7 +449,7 @@ def test_the_picture_is_drawn_of_any_recording(tmp_path, number):
     episodes[0] = replace(episodes[0], terminated=True, success=True)
     for control_hz in (10.0, None):
         recording = make_recording(episodes, control_hz=control_hz)
-        picture.draw(tmp_path / "a.png", recording, transform(recording, FLAGS))
+        plot.draw(tmp_path / "a.png", recording, transform(recording, FLAGS))
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -24,7 +24,7 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform
 from o2o.critic import CriticConfig
-from o2o.data.replay import ReplayConfig
+from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
 

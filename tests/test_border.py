@@ -11,11 +11,11 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.recipe import Recipe, RewardRule
 from o2o.core.transform import check_rate
-from o2o.data import border as module
-from o2o.data.border import seen, transform
-from o2o.data.reading import on_disk
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig, load
+from o2o.data import fit_transform as module
+from o2o.data.fit_transform import seen, transform
+from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig, load
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

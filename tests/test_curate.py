@@ -21,9 +21,9 @@ from o2o.curate.merge import MergeConfig, merge
 from o2o.curate.relabel import RelabelConfig, relabel
 from o2o.curate.split import SplitConfig, split
 from o2o.data.formats import minari
-from o2o.data.recording import Recording
-from o2o.data.recording import split as held_out
-from o2o.data.source import DataConfig, Source, load
+from o2o.data.formats.recording import Recording
+from o2o.data.formats.recording import split as held_out
+from o2o.data.load import DataConfig, Source, load
 from tests.conftest import assert_same
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")

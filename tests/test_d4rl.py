@@ -9,9 +9,9 @@ import pytest
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import flat
+from o2o.data.formats import flat_table
 from o2o.data.formats.d4rl import leaps, read
-from o2o.data.reading import OnDisk, wanted
+from o2o.data.formats.lazy_array import OnDisk, wanted
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -109,7 +109,7 @@ def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch,
     whole = read(path)
     with h5py.File(path) as file:
         row_bytes = sum(column.nbytes // 12 for column in file.values())
-    monkeypatch.setattr(flat, "STRETCH_BYTES", rows * row_bytes)
+    monkeypatch.setattr(flat_table, "STRETCH_BYTES", rows * row_bytes)
     parts = read(path)
     assert parts.fingerprint == whole.fingerprint and len(parts.episodes) == len(whole.episodes) > 1
     for one, other in zip(parts.episodes, whole.episodes, strict=True):
@@ -120,7 +120,7 @@ def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch,
 
 
 def test_a_row_is_counted_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "STRETCH_BYTES", 1)
+    monkeypatch.setattr(flat_table, "STRETCH_BYTES", 1)
     with pytest.raises(DataError, match=r"'rewards' is not finite .* in row 4"):
         read(write(tmp_path / "a.hdf5", timeouts=[1, 3], rewards=nan_at(4, 6)))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from o2o.core import plugins
-from o2o.data.online import Online
+from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
 from o2o.rollout import play
 from tests import kill

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from o2o.core.paths import home
-from o2o.data import fingerprint as module
-from o2o.data.recording import fingerprint
+from o2o.data.formats import fingerprint as module
+from o2o.data.formats.recording import fingerprint
 
 
 @pytest.fixture

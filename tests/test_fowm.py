@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import fowm, unpickle
+from o2o.data.formats import fowm, safe_pickle
 from o2o.data.formats.fowm import read
-from o2o.data.reading import OnDisk, wanted
+from o2o.data.formats.lazy_array import OnDisk, wanted
 
 
 def table(num: int = 6, size: int = 84, **more) -> dict:
@@ -57,8 +57,8 @@ def test_every_protocol_gives_the_same_episodes(tmp_path, protocol):
 
 def test_images_are_not_read_before_they_are_asked_for(tmp_path):
     path = write(tmp_path / "buffer.pkl", table())
-    content = unpickle.load(path)["observations"]["rgb"].value
-    assert isinstance(content, unpickle.Stored) and content.nbytes == 6 * 3 * 84 * 84
+    content = safe_pickle.load(path)["observations"]["rgb"].value
+    assert isinstance(content, safe_pickle.Stored) and content.nbytes == 6 * 3 * 84 * 84
     episode = read(path).episodes[0]
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="has changed since"):
@@ -258,7 +258,7 @@ def test_broken_tables_are_one_line(tmp_path, content, match):
 
 
 def test_every_step_of_a_pickle_is_known_or_refused():
-    known = set(unpickle.VALUES) | set(unpickle.LENGTHS) | set(unpickle.CONSTANTS)
+    known = set(safe_pickle.VALUES) | set(safe_pickle.LENGTHS) | set(safe_pickle.CONSTANTS)
     assert known < {code.name for code in pickletools.opcodes}
 
 

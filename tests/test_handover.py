@@ -10,7 +10,7 @@ from test_replay import make_replay
 
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
-from o2o.data.replay import Mix, online_share
+from o2o.data.replay_buffer import Mix, online_share
 from o2o.handover import Envelope, Freedom, HandoverConfig, envelope, freedom
 from o2o.planner import leashed
 

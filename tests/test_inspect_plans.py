@@ -21,8 +21,8 @@ from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.transform import Field, Transform
-from o2o.data.plans import Plans
-from o2o.data.replay import Replay, ReplayConfig
+from o2o.data.plan_store import Plans
+from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.guard import connect
 from o2o.inspect.fan import fan
 from o2o.inspect.paths import Displacement, displacement, facts, vectors

@@ -17,7 +17,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.core.transform import Transform
-from o2o.data.plans import Plans
+from o2o.data.plan_store import Plans
 from o2o.inspect.contrast import contrast
 from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
 from o2o.inspect.model_error import foresee, model_error

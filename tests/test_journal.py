@@ -15,7 +15,7 @@ from o2o.core.errors import DataError, RobotError, StorageError, UsageError
 from o2o.core.spec import as_dict, space_shapes
 from o2o.data import journal
 from o2o.data.journal import Journal
-from o2o.data.rows import leaves, row, row_type, to_episode
+from o2o.data.step_record import leaves, row, row_type, to_episode
 
 ROOT = Path(__file__).resolve().parent.parent
 KIND = row_type({"state": gymnasium.spaces.Box(-9, 9, (3,), np.float32)}, 1)

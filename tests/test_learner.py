@@ -23,7 +23,7 @@ from o2o.beside import Beside
 from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
-from o2o.data.online import Online
+from o2o.data.online_dataset import Online
 from o2o.gate import GateConfig
 from o2o.handover import HandoverConfig
 from o2o.learner import acting, only_learner

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
+from o2o.data.formats.lazy_array import OnDisk, wanted
 from o2o.data.formats.lerobot import read, recognise
-from o2o.data.reading import OnDisk, wanted
 from tests.make_lerobot import CAMERA, FPS, columns, film, image, make_lerobot, png, row_of, write_table
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")

@@ -24,8 +24,8 @@ from o2o.core.run_log import read_metrics
 from o2o.critic import CriticConfig
 from o2o.data.formats import minari
 from o2o.data.journal import Journal
-from o2o.data.online import Online
-from o2o.data.plans import Plans
+from o2o.data.online_dataset import Online
+from o2o.data.plan_store import Plans
 from o2o.hardware.guard import connect
 from o2o.models import tdmpc
 from o2o.planner import PlannerConfig
@@ -429,7 +429,7 @@ def test_images_go_the_whole_way(obs, tmp_path):
     """A camera of another size than the model's: resized at the one border, for data and robot alike."""
     from o2o.core import plugins
     from o2o.data.collect import record
-    from o2o.data.source import DataConfig
+    from o2o.data.load import DataConfig
 
     sim = plugins.load("robots", "sim")
     options = sim.Config(obs=obs, image_size=96)

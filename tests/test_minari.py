@@ -20,8 +20,8 @@ from minari.data_collector import EpisodeBuffer
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
+from o2o.data.formats.lazy_array import OnDisk, on_disk, wanted
 from o2o.data.formats.minari import read, read_id, recognise, write
-from o2o.data.reading import OnDisk, on_disk, wanted
 from tests.conftest import assert_same
 
 ACTIONS = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))

@@ -9,7 +9,7 @@ import torch
 from test_systems import act, doubtful, make
 
 from o2o import rollout
-from o2o.data.plans import Plans
+from o2o.data.plan_store import Plans
 from o2o.moment import MOST, Moment, _kept, examine, keeper, pack, unpack
 
 

@@ -10,16 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-from o2o import offline
 from o2o.core import memory
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
-from o2o.data import border
-from o2o.data.formats import flat, registry
-from o2o.data.reading import on_disk
-from o2o.data.recording import Recording, split
-from o2o.data.replay import ReplayConfig
-from o2o.data.source import DataConfig, load
+from o2o.data import fit_transform, training_data
+from o2o.data.formats import flat_table, registry
+from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.recording import Recording, split
+from o2o.data.load import DataConfig, load
+from o2o.data.replay_buffer import ReplayConfig
 
 CONFIG, REPLAY = DataConfig(holdout=0.3), ReplayConfig(priority_exponent=0)
 
@@ -38,7 +37,7 @@ def path(tmp_path):
 
 
 def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
-    data = offline.read(str(path), CONFIG, REPLAY, seed=1)
+    data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
     for store, episodes in zip((data.replay, data.held_out), split(range(40), 0.3, 1), strict=True):
         assert store.num_episodes == len(episodes)
         batch = store.sample(2000, 3)
@@ -49,7 +48,7 @@ def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
 
 
 def test_what_was_read_is_let_go(path, monkeypatch):
-    monkeypatch.setattr(flat, "STRETCH_BYTES", 400)
+    monkeypatch.setattr(flat_table, "STRETCH_BYTES", 400)
     seen = []
 
     def loaded(*words):
@@ -57,18 +56,18 @@ def test_what_was_read_is_let_go(path, monkeypatch):
         seen.extend(weakref.ref(episode.obs["state"].base) for episode in recording.episodes)
         return recording
 
-    monkeypatch.setattr(offline, "load", loaded)
-    data = offline.read(str(path), CONFIG, REPLAY, seed=1)
+    monkeypatch.setattr(training_data, "load", loaded)
+    data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
     assert len(seen) == 40 and not any(memory() for memory in seen)
     assert [e.episode_return for e in data.recording.episodes] == [3.0 * i for i in range(40)]
     assert data.mean_return == 3 * 19.5
 
 
 def test_papers_count_all_episodes_and_find_the_data_again(path):
-    data = offline.read(str(path), CONFIG, REPLAY, seed=1)
-    papers = offline.papers(str(path), CONFIG, 1, data.recording)
+    data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
+    papers = training_data.papers(str(path), CONFIG, 1, data.recording)
     assert (papers["episodes"], papers["steps"]) == (40, 120)
-    again = offline.read_again(papers, REPLAY, data.transform)
+    again = training_data.read_again(papers, REPLAY, data.transform)
     assert again.recording == data.recording and again.replay.sample(8, 3).index.shape == (8,)
 
 
@@ -76,7 +75,9 @@ def test_papers_say_how_the_data_became_the_models(path):
     config = DataConfig(
         reward_scale=2.0, reward_shift=-1.0, control_hz=20, action_low=(-3.0,), action_high=(3.0,)
     )
-    papers = offline.papers(str(path), config, 1, offline.read(str(path), config, REPLAY, 1).recording)
+    papers = training_data.papers(
+        str(path), config, 1, training_data.read(str(path), config, REPLAY, 1).recording
+    )
     assert papers["format"] == "D4RL" and len(papers["fingerprint"]) == 64
     assert papers["border"] == {
         "control_hz": 20, "action_low": [-3], "action_high": [3],
@@ -85,22 +86,22 @@ def test_papers_say_how_the_data_became_the_models(path):
 
 
 def test_data_that_changed_are_refused(path):
-    data = offline.read(str(path), CONFIG, REPLAY, seed=1)
-    papers = offline.papers(str(path), CONFIG, 1, data.recording)
+    data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
+    papers = training_data.papers(str(path), CONFIG, 1, data.recording)
     with h5py.File(path, "a") as file:
         del file["observations"]
         file["observations"] = np.zeros((160, 2), np.float32)  # nor does it fit any more
     with pytest.raises(UsageError, match=r"not the one the checkpoint was trained on \(sha256 "):
-        offline.read_again(papers, REPLAY, data.transform)
+        training_data.read_again(papers, REPLAY, data.transform)
 
 
 def test_a_budget_is_of_the_machine_and_not_of_the_data(path):
     config = DataConfig(holdout=0.3, memory_budget="1TB", memory="ram")
-    data = offline.read(str(path), config, REPLAY, seed=1)
-    papers = offline.papers(str(path), config, 1, data.recording)
+    data = training_data.read(str(path), config, REPLAY, seed=1)
+    papers = training_data.papers(str(path), config, 1, data.recording)
     assert not {"memory", "memory_budget"} & papers["data"].keys()
     with pytest.raises(DataError, match=r"budget (is|of) 1 B"):
-        offline.read_again(papers, REPLAY, data.transform, memory_budget="1B")
+        training_data.read_again(papers, REPLAY, data.transform, memory_budget="1B")
 
 
 # ---- memory
@@ -146,11 +147,11 @@ def camera(tmp_path, monkeypatch):
 
 
 def test_images_of_ten_times_the_budget_are_read_within_the_budget(camera, monkeypatch):
-    monkeypatch.setattr(border, "SEEN_BYTES", 2**14)  # a constant on top, some pictures in float32
+    monkeypatch.setattr(fit_transform, "SEEN_BYTES", 2**14)  # a constant on top, some pictures in float32
     (form, flags), budget = camera, RAW // 10
     load("a.dat", DataConfig(**flags))  # imports and their like
     tracemalloc.start()
-    data = offline.read(
+    data = training_data.read(
         "a.dat", DataConfig(**flags, memory_budget=f"{budget}B", memory="ram"), REPLAY, seed=1
     )
     peak = tracemalloc.get_traced_memory()[1]
@@ -165,10 +166,10 @@ def test_resampling_choosing_and_splitting_read_no_images(camera):
     form, flags = camera
     flags |= {"resample_hz": 25, "max_episodes": 12, "normalize": True}
     recording = load("a.dat", DataConfig(**flags))
-    offline.transform(recording, DataConfig(**flags))
+    training_data.transform(recording, DataConfig(**flags))
     recording.outline()
     assert not form.read_images and len(recording.episodes) == 12
-    offline.read("a.dat", DataConfig(**flags), REPLAY, seed=1)
+    training_data.read("a.dat", DataConfig(**flags), REPLAY, seed=1)
     assert form.read_images == list(range(12))
 
 
@@ -177,7 +178,7 @@ def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch
     config = DataConfig(**camera[1], memory_budget=f"{RAW // 20}B")
     files = []
     monkeypatch.setattr(memory, "in_file", lambda *asked: files.append(asked[0]) or np.empty(*asked))
-    data = offline.read("a.dat", config, REPLAY, seed=1)
+    data = training_data.read("a.dat", config, REPLAY, seed=1)
     assert files == [(36 * 26, 3, 16, 16), (4 * 26, 3, 16, 16)]
     assert data.replay.num_episodes + data.held_out.num_episodes == EPISODES
 
@@ -186,9 +187,9 @@ def test_what_fits_nowhere_is_refused_before_an_image_is_read(camera, monkeypatc
     form, flags = camera
     monkeypatch.setattr(memory, "disk_free", lambda folder: 0.0)
     with pytest.raises(DataError, match=r"needs .* of memory or .* of disk"):
-        offline.read("a.dat", DataConfig(**flags, memory_budget=f"{RAW // 20}B"), REPLAY, seed=1)
+        training_data.read("a.dat", DataConfig(**flags, memory_budget=f"{RAW // 20}B"), REPLAY, seed=1)
     with pytest.raises(DataError, match=r"--dataset.memory-budget"):
-        offline.read("a.dat", DataConfig(**flags, memory_budget="1kB"), REPLAY, seed=1)
+        training_data.read("a.dat", DataConfig(**flags, memory_budget="1kB"), REPLAY, seed=1)
     assert not form.read_images
 
 
@@ -200,8 +201,7 @@ import o2o.pretrain
 from o2o import cli
 from o2o.core import memory
 from o2o.core.episode import Episode
-from o2o.data import reading, recording
-from o2o.data.formats import registry
+from o2o.data.formats import lazy_array, recording, registry
 
 def status(name):
     return next(int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if name in x)
@@ -213,7 +213,7 @@ class Large:
     def read(self, path, wanted):
         steps, shape = VECTORS, (VECTORS + 1, 480, 640, 3)
         wanted.claim(4e3 * steps, path)
-        camera = reading.on_disk(shape, lambda *_: 1 / 0)
+        camera = lazy_array.on_disk(shape, lambda *_: 1 / 0)
         obs = {"state": np.ones((steps + 1, 1000), np.float32), "camera": camera}
         episode = Episode(obs, np.ones((steps, 1), np.float32), np.ones(steps, np.float32), True, False)
         return recording.Recording([episode], path, "x", "0")

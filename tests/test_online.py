@@ -14,8 +14,8 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data import journal
 from o2o.data.formats import minari as reader
-from o2o.data.online import Online
-from o2o.data.rows import leaves, row, row_type, to_episode
+from o2o.data.online_dataset import Online
+from o2o.data.step_record import leaves, row, row_type, to_episode
 from o2o.hardware.guard import Guard
 
 SPACE = gymnasium.spaces.Dict(

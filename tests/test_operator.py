@@ -24,7 +24,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.timing import Stages
 from o2o.data.formats import minari
-from o2o.data.online import Online
+from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.teleop import operator as operator_module

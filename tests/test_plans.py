@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError
-from o2o.data.plans import Plans
+from o2o.data.plan_store import Plans
 
 ONE = {"value": np.arange(1000, dtype=np.float32)}  # 4,000 bytes, and a header of about 100
 

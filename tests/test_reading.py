@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.reading import OnDisk, take, wanted
+from o2o.data.formats.lazy_array import OnDisk, take, wanted
 from o2o.data.resample import resample
 from tests.conftest import make_episode
 

@@ -5,7 +5,7 @@ import pytest
 
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
-from o2o.data.recording import split
+from o2o.data.formats.recording import split
 
 
 def make_episode(steps: int, seed: int = 0, **ending) -> Episode:

@@ -14,7 +14,7 @@ from o2o import asked
 from o2o.core import checkpoint, plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
-from o2o.data.source import DataConfig, load
+from o2o.data.load import DataConfig, load
 from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.hardware.guard import Guard, connect
 

@@ -12,8 +12,8 @@ from o2o.core import memory
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.spec import Spec
-from o2o.data.replay import Mix, Replay, ReplayConfig
-from o2o.data.sumtree import SumTree
+from o2o.data.replay_buffer import Mix, Replay, ReplayConfig
+from o2o.data.sum_tree import SumTree
 
 SPEC = Spec({"state": (1,)}, 1)
 UNIFORM = ReplayConfig(priority_exponent=0.0, weight_exponent=0.0)
@@ -279,7 +279,7 @@ def test_episodes_keep_their_numbers_when_older_ones_are_written_over():
 
 @pytest.mark.parametrize("config", [UNIFORM, FULL])
 def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
-    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)  # it also has to grow
+    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)  # it also has to grow
     rng = np.random.default_rng(0)
     replay, kept = Replay(SPEC, 50, 0, config, online=True), []
     for number in range(300):
@@ -312,7 +312,7 @@ def test_handles_of_forgotten_steps_are_ignored():
 
 def test_replay_grows_without_changing_what_it_draws(monkeypatch):
     large = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
-    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)
+    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)
     small = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
     for _ in range(3):
         left, right = large.sample(32, 3), small.sample(32, 3)
@@ -322,7 +322,7 @@ def test_replay_grows_without_changing_what_it_draws(monkeypatch):
 @pytest.mark.parametrize("online", [False, True])
 def test_replay_in_files_draws_what_one_in_memory_draws(online, monkeypatch, caplog):
     caplog.set_level("INFO", "o2o")
-    monkeypatch.setattr("o2o.data.replay.ROOM_BYTES", 100)  # the online one also has to grow
+    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)  # the online one also has to grow
     asked = []
 
     def in_file(*shape_and_type):

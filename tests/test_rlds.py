@@ -13,7 +13,7 @@ from make_rlds import META, STEP, example, field, make_rlds, packed, record, toy
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, rlds, tfrecord
 from o2o.data.formats.crc32c import crc32c
-from o2o.data.reading import OnDisk, wanted
+from o2o.data.formats.lazy_array import OnDisk, wanted
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SMALL = {"action": ("float32", (2,)), "reward": ("float32", ()), "observation/state": ("float32", (1,))}

@@ -9,8 +9,8 @@ import pytest
 
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import hdf5
+from o2o.data.formats.lazy_array import OnDisk, wanted
 from o2o.data.formats.robomimic import read, recognise
-from o2o.data.reading import OnDisk, wanted
 
 ARGS = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20, "reward_shaping": False}}
 

@@ -11,7 +11,7 @@ import torch
 from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.timing import Stages
 from o2o.core.transform import Field, Transform
-from o2o.data.rows import to_episode
+from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach
 from o2o.planner import Plan

@@ -9,10 +9,10 @@ from o2o.core import memory
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.spec import Spec
-from o2o.data import room
-from o2o.data.reading import on_disk
-from o2o.data.replay import Replay, ReplayConfig
-from o2o.data.source import DataConfig
+from o2o.data import memory_plan
+from o2o.data.formats.lazy_array import on_disk
+from o2o.data.load import DataConfig
+from o2o.data.replay_buffer import Replay, ReplayConfig
 
 SPEC, REPLAY = Spec({"camera": (3, 16, 16), "state": (8,)}, 2), ReplayConfig()
 ROW = 3 * 16 * 16 + 8 * 4  # bytes of observations
@@ -33,7 +33,7 @@ REST = READ + ON_THE_WAY + 1000 * (2 * 4 + 16)
 
 
 def choose(budget: float, **flags):
-    return room.choose(EPISODES, SPEC, REPLAY, DataConfig(**flags), budget)
+    return memory_plan.choose(EPISODES, SPEC, REPLAY, DataConfig(**flags), budget)
 
 
 def test_a_dataset_that_fits_the_budget_lies_in_main_memory(caplog):
@@ -46,7 +46,7 @@ def test_a_dataset_that_fits_the_budget_lies_in_main_memory(caplog):
 
 def test_observations_that_do_not_fit_go_to_files(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "o2o")
-    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + room.DISK_MARGIN)
+    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN)
     assert choose(OBS + REST - 1) is memory.in_file and choose(REST) is memory.in_file
     assert f"observations in files in {memory.scratch()} (1 GB free)" in caplog.text
     assert choose(1e9, memory="disk") is memory.in_file
@@ -55,7 +55,7 @@ def test_observations_that_do_not_fit_go_to_files(caplog, monkeypatch):
 def test_what_fits_neither_is_refused_with_what_is_needed_there_and_to_do(monkeypatch):
     with pytest.raises(DataError, match=r"needs 452 kB beside observations that go to files, .* of 452 kB"):
         choose(REST - 1)
-    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + room.DISK_MARGIN - 1)
+    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN - 1)
     with pytest.raises(
         DataError, match=r"1.25 MB of memory or 800 kB of disk.* 1 GB free in .*scratch"
     ) as said:
@@ -70,6 +70,6 @@ def test_bytes_that_are_reckoned_are_those_that_are_taken():
     config = ReplayConfig(full_windows=True)
     replay = Replay(SPEC, 5000, 0, config)
     arrays = [replay._action, replay._reward, replay._left, replay._age, replay._bits, *replay._tree._levels]
-    obs, other = room.row_bytes(SPEC, config)
+    obs, other = memory_plan.row_bytes(SPEC, config)
     assert sum(value.nbytes for value in replay._obs.values()) == 5000 * obs
     assert sum(value.nbytes for value in arrays) == pytest.approx(5000 * other, rel=0.03)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import minari, registry
-from o2o.data.source import DataConfig, load
+from o2o.data.load import DataConfig, load
 
 REAL = Path(os.environ.get("O2O_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SPACES = {"observation_space": spaces.Box(-9, 9, (2,)), "action_space": spaces.Box(-3, 3, (1,))}

@@ -11,7 +11,7 @@ from o2o import learner
 from o2o.core import checkpoint
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import read_metrics
-from o2o.data.source import DataConfig, load
+from o2o.data.load import DataConfig, load
 from o2o.finetune import CARELESS
 from o2o.gate import GateConfig, Verdict
 from o2o.handover import HandoverConfig

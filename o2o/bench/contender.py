@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o import offline
 from o2o.agent import Agent, AgentConfig, pick_device, read_config
 from o2o.bench.floor import gemm_gflops, timed, wait
 from o2o.core import checkpoint, plugins
@@ -20,7 +19,8 @@ from o2o.core.compute import MachineConfig, tune
 from o2o.core.episode import Episode
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform
-from o2o.data.replay import Replay
+from o2o.data import training_data
+from o2o.data.replay_buffer import Replay
 from o2o.planner import PlannerConfig
 
 PLAIN = plugins.PACKAGE.parent / "tests" / "plain.py"  # in a checkout; an installed package has none
@@ -223,7 +223,7 @@ def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Repla
     """What updates draw from and plans start at: the data of the checkpoint, or noise."""
     if setup.checkpoint:
         _, meta = checkpoint.load(Path(setup.checkpoint))
-        return offline.read_again(meta["dataset"], config.replay, transform).replay
+        return training_data.read_again(meta["dataset"], config.replay, transform).replay
     replay = Replay(transform.spec, setup.steps * 2, 0, config.replay)
     for episode in episodes(transform.spec, setup.steps, EPISODE):
         replay.add(episode)

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import torch
 
-from o2o import offline
 from o2o.bench.contender import episodes
 from o2o.bench.floor import timed
 from o2o.core.spec import Spec
-from o2o.data.replay import Replay, ReplayConfig
-from o2o.data.source import DataConfig
+from o2o.data import training_data
+from o2o.data.load import DataConfig
+from o2o.data.replay_buffer import Replay, ReplayConfig
 
 CPU = torch.device("cpu")
 EPISODE = 1000  # steps
@@ -59,7 +59,7 @@ class DataJobs:
         """Milliseconds from a file to the first batch, and the memory that took at its peak."""
         before, config = self._forget_peak(), DataConfig(action_low=(-1.0,), action_high=(1.0,))
         begin = time.perf_counter()
-        data = offline.read(str(path), config, ReplayConfig(), seed=0)
+        data = training_data.read(str(path), config, ReplayConfig(), seed=0)
         data.replay.sample(self.batch_size, self.window)
         figures = {"first_batch_ms": 1000 * (time.perf_counter() - begin)}
         if self.can_weigh:

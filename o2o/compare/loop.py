@@ -15,10 +15,10 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.run_folder import check_same, read_papers, stop_requested, write_papers
 from o2o.core.run_log import run_folder, versions
 from o2o.core.seeding import derive
-from o2o.data.border import transform
-from o2o.data.source import DataConfig, load
+from o2o.data.fit_transform import transform
+from o2o.data.load import DataConfig, load
+from o2o.data.training_data import recipe_robot
 from o2o.hardware.selection import RobotChoice, attach, choose_robot, robot_limits
-from o2o.offline import recipe_robot
 from o2o.pretrain import PretrainConfig
 
 FREE = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed: it grows

@@ -7,7 +7,7 @@ import numpy as np
 from o2o import presets
 from o2o.compare.trial import Trial
 from o2o.core import stats
-from o2o.data.recording import Summary
+from o2o.data.formats.recording import Summary
 from o2o.evaluate import Score
 
 

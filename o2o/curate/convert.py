@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from o2o.audit.episodes import copies
 from o2o.curate import output
 from o2o.curate.flags import Dataset, Output, SourceFlags
-from o2o.data.source import Source, load
+from o2o.data.audit.episodes import copies
+from o2o.data.load import Source, load
 
 
 @dataclass(frozen=True)

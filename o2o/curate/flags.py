@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from o2o.data.source import Source
+from o2o.data.load import Source
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 Output = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from o2o.audit import facts
 from o2o.curate.flags import Dataset, SourceFlags
-from o2o.data.source import Source, load
+from o2o.data.audit import summary
+from o2o.data.load import Source, load
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ def info(config: InfoConfig) -> None:
     recording = load(config.dataset, config.source)
     stated = "none stated"
     if recording.action_low is not None and recording.action_high is not None:
-        stated = facts.span(recording.action_low, recording.action_high)
-    for label, text in [*facts.stored(recording), *facts.content(recording), ("limits", stated)]:
-        print(facts.line(label, text))
+        stated = summary.span(recording.action_low, recording.action_high)
+    for label, text in [*summary.stored(recording), *summary.content(recording), ("limits", stated)]:
+        print(summary.line(label, text))

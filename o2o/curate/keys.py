@@ -11,7 +11,7 @@ from o2o.core.transform import channels_first
 from o2o.core.video import write_film
 from o2o.curate import labels
 from o2o.curate.labels import Label
-from o2o.data.recording import Recording
+from o2o.data.formats.recording import Recording
 
 ANSWERS = {"s": True, "f": False, "k": None}
 PROMPT = "s success, f failure, k leave it, u undo, q stop: "

@@ -8,13 +8,13 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from o2o.audit import facts
 from o2o.core.errors import DataError, UsageError
 from o2o.core.transform import RATE_TOLERANCE
 from o2o.curate import output
 from o2o.curate.flags import SourceFlags
-from o2o.data.recording import Recording
-from o2o.data.source import Source, load
+from o2o.data.audit import summary
+from o2o.data.formats.recording import Recording
+from o2o.data.load import Source, load
 
 logger = logging.getLogger("o2o")
 
@@ -81,7 +81,7 @@ def _layout(recording: Recording) -> dict[str, str]:
         **{f"observation {name!r}": value for name, value in first.obs.items()},
         "action": first.action,
     }
-    return {name: facts.kind(value) for name, value in columns.items()}
+    return {name: summary.kind(value) for name, value in columns.items()}
 
 
 def _limits(recordings: list[Recording]) -> tuple[np.ndarray | None, np.ndarray | None]:

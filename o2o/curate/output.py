@@ -7,12 +7,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from o2o.audit.facts import on_disk
 from o2o.core.errors import DataError, UsageError
 from o2o.core.memory import size
+from o2o.data.audit.summary import on_disk
 from o2o.data.formats import minari
 from o2o.data.formats.minari_spaces import leaves
-from o2o.data.recording import Recording
+from o2o.data.formats.recording import Recording
 
 
 def check_free(*folders: Path) -> None:

@@ -9,8 +9,8 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.curate import keys, labels, output, program
 from o2o.curate.flags import Dataset, Output, SourceFlags
-from o2o.data.reading import take
-from o2o.data.source import Source, load
+from o2o.data.formats.lazy_array import take
+from o2o.data.load import Source, load
 
 
 @dataclass(frozen=True)

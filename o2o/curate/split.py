@@ -10,8 +10,8 @@ from tyro.conf import Positional, arg
 from o2o.core.errors import DataError, UsageError
 from o2o.curate import output
 from o2o.curate.flags import Dataset, SourceFlags
-from o2o.data import recording as recordings
-from o2o.data.source import Source, load
+from o2o.data.formats import recording as recordings
+from o2o.data.load import Source, load
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Reading recordings into episodes, and replaying them."""
+"""Recordings on their way to a model: reading, fitting, checking, replay; a robot's own episodes to disk."""

@@ -8,7 +8,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.transform import RATE_TOLERANCE
-from o2o.data.reading import take
+from o2o.data.formats.lazy_array import take
 
 
 def factor(data_hz: float, wanted_hz: float) -> int:

@@ -17,13 +17,13 @@ from o2o.agent import Agent
 from o2o.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
+from o2o.data.training_data import Offline
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import Measured, caution, measured, say
 from o2o.inspect.model_error import evenly
 from o2o.inspect.steps import Steps, walk
 from o2o.inspect.subject import MOST_STEPS, Subject, some
 from o2o.nn.world_model import index
-from o2o.offline import Offline
 from o2o.planner import MPPI, PlannerConfig
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade

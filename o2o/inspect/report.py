@@ -17,12 +17,12 @@ from o2o.core.config import at_least
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.plugins import not_found
 from o2o.core.video import write_picture
-from o2o.data.source import DataConfig
+from o2o.data.load import DataConfig
+from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot
 from o2o.inspect.answer import Answer
 from o2o.inspect.subject import Subject
-from o2o.offline import DataFlags
 from o2o.page import Section, write
 
 PAGE, NUMBERS = "index.html", "numbers.json"

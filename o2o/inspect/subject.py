@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o import offline
 from o2o.agent import Agent
 from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder
-from o2o.data.plans import Plans
-from o2o.data.replay import Replay
-from o2o.data.source import DataConfig, Source, load
+from o2o.data import training_data
+from o2o.data.load import DataConfig, Source, load
+from o2o.data.plan_store import Plans
+from o2o.data.replay_buffer import Replay
 from o2o.inspect.steps import Steps, walk
 from o2o.moment import Moment, unpack
 
@@ -92,7 +92,7 @@ def open(
     folder = Path(run)
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
-    learned = offline.read_again(meta["dataset"], agent.config.replay, agent.transform)
+    learned = training_data.read_again(meta["dataset"], agent.config.replay, agent.transform)
     source, unseen = learned.held_out, True
     if dataset:
         source = other(agent, dataset, data or DataConfig())
@@ -113,7 +113,9 @@ def open(
 
 def other(agent: Agent, dataset: str, config: DataConfig) -> Replay:
     """All episodes of another dataset, as the agent sees them."""
-    return offline.read(dataset, replace(config, holdout=0.0), agent.config.replay, 0, agent.transform).replay
+    return training_data.read(
+        dataset, replace(config, holdout=0.0), agent.config.replay, 0, agent.transform
+    ).replay
 
 
 def some(replay: Replay, max_steps: int) -> list[Episode]:

@@ -1,1 +1,1 @@
-"""The formats of recordings that are read, and how each is laid out."""
+"""Readers, one a format, and what every reader returns: a `Recording` of episodes with arrays on disk."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat, hdf5
-from o2o.data.reading import ALL, Wanted
-from o2o.data.recording import Recording, fingerprint
+from o2o.data.formats import flat_table, hdf5
+from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "D4RL"
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -50,12 +50,12 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
     """
     with hdf5.opened(path) as file, ThreadPoolExecutor(1) as aside:
         columns = _columns(file, path, wanted)
-        wanted.claim(flat.vector_bytes(columns), path)
+        wanted.claim(flat_table.vector_bytes(columns), path)
         digest = aside.submit(fingerprint, path)  # neither hashing nor reading holds the interpreter
         return Recording(_episodes(columns, path), path, path.stem, digest.result())
 
 
-def _columns(file: h5py.File, path: Path, wanted: Wanted) -> dict[str, flat.Column]:
+def _columns(file: h5py.File, path: Path, wanted: Wanted) -> dict[str, flat_table.Column]:
     """Tables of N rows, values not yet read: actions, rewards and ends, `obs.NAME` and `next_obs.NAME`."""
     tables = hdf5.tables(file, path)
     chosen = {"observations": wanted.obs, "actions": wanted.action, "rewards": wanted.reward}
@@ -66,27 +66,31 @@ def _columns(file: h5py.File, path: Path, wanted: Wanted) -> dict[str, flat.Colu
     for name in REQUIRED[1:]:
         if not chosen.get(name) and name not in tables:
             raise DataError(f"{path}: '/{name}' is no table of numbers")
-    columns: dict[str, flat.Column] = {
-        "actions": flat.choose("action", wanted.action or "actions", tables, str(path)),
-        "rewards": flat.choose("reward", wanted.reward or "rewards", tables, str(path)),
+    columns: dict[str, flat_table.Column] = {
+        "actions": flat_table.choose("action", wanted.action or "actions", tables, str(path)),
+        "rewards": flat_table.choose("reward", wanted.reward or "rewards", tables, str(path)),
         "terminals": tables["terminals"],
     }
     if "timeouts" in tables:
         columns["timeouts"] = tables["timeouts"]
-    columns |= flat.observations(tables, len(columns["actions"]), wanted, path)
-    flat.check(columns, str(path))
+    columns |= flat_table.observations(tables, len(columns["actions"]), wanted, path)
+    flat_table.check(columns, str(path))
     return columns
 
 
-def _episodes(columns: dict[str, flat.Column], path: Path) -> list[Episode]:
-    terminal = flat.flags(columns["terminals"], "terminals", str(path))
+def _episodes(columns: dict[str, flat_table.Column], path: Path) -> list[Episode]:
+    terminal = flat_table.flags(columns["terminals"], "terminals", str(path))
     has_timeouts = "timeouts" in columns
-    end = flat.flags(columns["timeouts"], "timeouts", str(path)) if has_timeouts else np.zeros_like(terminal)
-    marked, after = bool(end.any()), flat.named(columns, "next_obs.")
+    end = (
+        flat_table.flags(columns["timeouts"], "timeouts", str(path))
+        if has_timeouts
+        else np.zeros_like(terminal)
+    )
+    marked, after = bool(end.any()), flat_table.named(columns, "next_obs.")
     if after and not marked:
-        end = flat.jumps(columns)
-    columns = flat.with_all_successors(columns, terminal | end, path)
-    episodes = flat.episodes(columns, terminal, end, str(path))
+        end = flat_table.jumps(columns)
+    columns = flat_table.with_all_successors(columns, terminal | end, path)
+    episodes = flat_table.episodes(columns, terminal, end, str(path))
     if not episodes:
         raise DataError(f"{path} has no step whose successor is known; it has {len(terminal)} rows")
     if not after and not marked:
@@ -118,7 +122,7 @@ def leaps(episodes: list[Episode]) -> np.ndarray:
     names = [name for name, value in episodes[0].obs.items() if value.dtype != np.uint8]
     if not names:
         return np.zeros(0, int)
-    left = flat.STRETCH_BYTES // sum(episodes[0].obs[name][0].nbytes for name in names)
+    left = flat_table.STRETCH_BYTES // sum(episodes[0].obs[name][0].nbytes for name in names)
     values, known = [], []
     for episode in episodes:
         num = min(len(episode) + episode.last_obs_known, left)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats import flat, unpickle
-from o2o.data.reading import ALL, Wanted
-from o2o.data.recording import Recording, fingerprint
+from o2o.data.formats import flat_table, safe_pickle
+from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "FOWM pickle"
 PLURALS = ("observations", "next_observations", "actions", "rewards", "dones", "masks")
@@ -47,22 +47,24 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
         UsageError: a name that is asked for is not there.
         DataError: not this format, broken, over the budget, or it holds anything but plain data.
     """
-    content = unpickle.load(path)
+    content = safe_pickle.load(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, wanted a dict with 'observations'")
     columns = _columns(_tables(content, path), path, wanted)
-    wanted.claim(flat.vector_bytes(columns), path)
+    wanted.claim(flat_table.vector_bytes(columns), path)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(fingerprint, path)
         terminal, end = _ends(columns, path)
-        columns = flat.with_all_successors(columns, terminal | end, path)
-        episodes = flat.episodes(columns, terminal, end, str(path))
+        columns = flat_table.with_all_successors(columns, terminal | end, path)
+        episodes = flat_table.episodes(columns, terminal, end, str(path))
         if not episodes:
             raise DataError(f"{path} has no step whose successor is known; it has {len(end)} rows")
         return Recording(episodes, path, path.stem, digest.result())
 
 
-def _columns(tables: dict[str, flat.Column], path: Path, wanted: Wanted) -> dict[str, flat.Column]:
+def _columns(
+    tables: dict[str, flat_table.Column], path: Path, wanted: Wanted
+) -> dict[str, flat_table.Column]:
     """What is read, values not yet: actions, rewards, dones, masks, `obs.NAME` and `next_obs.NAME`."""
     heads = {name.partition("/")[0] for name in tables}
     ends = {"dones", "masks", "next_observations"}
@@ -72,22 +74,22 @@ def _columns(tables: dict[str, flat.Column], path: Path, wanted: Wanted) -> dict
     if missing:
         raise DataError(f"{path} has no {missing}; it has {', '.join(sorted(heads)) or 'nothing'}")
     columns = {
-        "actions": flat.choose("action", wanted.action or "actions", tables, str(path)),
-        "rewards": flat.choose("reward", wanted.reward or "rewards", tables, str(path)),
+        "actions": flat_table.choose("action", wanted.action or "actions", tables, str(path)),
+        "rewards": flat_table.choose("reward", wanted.reward or "rewards", tables, str(path)),
     }
     columns |= {name: tables[name] for name in ("dones", "masks") if name in tables}
-    columns |= flat.observations(tables, len(columns["actions"]), wanted, path)
-    flat.check(columns, str(path))
+    columns |= flat_table.observations(tables, len(columns["actions"]), wanted, path)
+    flat_table.check(columns, str(path))
     return columns
 
 
-def _ends(columns: dict[str, flat.Column], path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _ends(columns: dict[str, flat_table.Column], path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(N,) whether the world ended, and (N,) whether the episode did."""
-    label, end = str(path), flat.jumps(columns)
+    label, end = str(path), flat_table.jumps(columns)
     if "dones" in columns:
-        end |= flat.flags(columns["dones"], "dones", label)
+        end |= flat_table.flags(columns["dones"], "dones", label)
     if "masks" in columns:
-        return ~flat.flags(columns["masks"], "masks", label), end
+        return ~flat_table.flags(columns["masks"], "masks", label), end
     logger.warning(
         "%s has no masks: its dones are taken for the end of the recording, not of the world", path
     )
@@ -98,7 +100,7 @@ def _ends(columns: dict[str, flat.Column], path: Path) -> tuple[np.ndarray, np.n
 class Pile:
     """N arrays of one shape and type, as if they were one."""
 
-    arrays: Sequence[np.ndarray | unpickle.Stored]
+    arrays: Sequence[np.ndarray | safe_pickle.Stored]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,7 +122,7 @@ class Pile:
         return np.array([self.arrays[row][...] for row in rows], self.dtype).reshape(-1, *self.shape[1:])
 
 
-def _tables(content: dict, path: Path) -> dict[str, flat.Column]:
+def _tables(content: dict, path: Path) -> dict[str, flat_table.Column]:
     """Path -> table of numbers, by the plural names; what is none is left out."""
     tables = {}
     for key, value in content.items():
@@ -133,15 +135,15 @@ def _tables(content: dict, path: Path) -> dict[str, flat.Column]:
     return tables
 
 
-def _table(value: Any, name: str, path: Path) -> flat.Column | None:
-    if isinstance(value, unpickle.Array) and value.value is not None:
+def _table(value: Any, name: str, path: Path) -> flat_table.Column | None:
+    if isinstance(value, safe_pickle.Array) and value.value is not None:
         array = value.value
         return array if array.shape and array.dtype.kind in "fiub" else None
     if not isinstance(value, (list, tuple)) or not value:
         return None
     if all(isinstance(item, (bool, int, float, np.generic)) for item in value):
         return np.asarray(value)
-    arrays = [item.value for item in value if isinstance(item, unpickle.Array) and item.value is not None]
+    arrays = [item.value for item in value if isinstance(item, safe_pickle.Array) and item.value is not None]
     if len(arrays) < len(value) or len({(array.shape, array.dtype) for array in arrays}) > 1:
         raise DataError(f"{path}: {name!r} is a list of unequal things, wanted a table of numbers")
     if len({id(array) for array in arrays}) < len(arrays):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats.broken import reason
+from o2o.data.formats.errors import reason
 
 BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)  # of h5py
 

@@ -14,11 +14,11 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
+from o2o.data.formats.lazy_array import ALL, Wanted, take
 from o2o.data.formats.lerobot_images import Images, Rows
 from o2o.data.formats.lerobot_layout import MARKS, Layout
 from o2o.data.formats.parquet import Table
-from o2o.data.reading import ALL, Wanted, take
-from o2o.data.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "LeRobot"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats import clips, lerobot_meta, picture, video
+from o2o.data.formats import image_codec, lerobot_clips, lerobot_meta, video
+from o2o.data.formats.lazy_array import on_disk
 from o2o.data.formats.lerobot_meta import Meta
 from o2o.data.formats.parquet import Table
-from o2o.data.reading import on_disk
 
 Rows = Mapping[int, np.ndarray]  # number of an episode -> rows of the table that are its frames, in order
 Images = dict[int, np.ndarray]  # number of an episode -> (L, H, W, C) uint8, on disk
@@ -34,14 +34,14 @@ def of_column(table: Table, name: str, rows: Rows, path: Path) -> Images:
         return place.read_bytes()
 
     first = table.pictures(name, next(iter(rows.values()))[:1])[0]
-    shape = picture.shape_of(load(*first), first[1])
+    shape = image_codec.shape_of(load(*first), first[1])
 
     def images(some: np.ndarray) -> np.ndarray:
         def read(start: int, stop: int) -> np.ndarray:
             held = table.pictures(name, some[start:stop])
             out = np.empty((len(held), *shape), np.uint8)
             for place, one in zip(out, held, strict=True):
-                place[...] = picture.decode(load(*one), shape, one[1])
+                place[...] = image_codec.decode(load(*one), shape, one[1])
             return out
 
         return on_disk((len(some), *shape), read)
@@ -66,8 +66,8 @@ def of_videos(
         UsageError: PyAV is not installed.
         DataError: files are missing, the first is broken, or times are not known.
     """
-    files, fps = clips.listed(path), lerobot_meta.rate(info)
-    found = clips.find(
+    files, fps = lerobot_clips.listed(path), lerobot_meta.rate(info)
+    found = lerobot_clips.find(
         path, files, key, info, fps, {number: len(some) for number, some in rows.items()}, meta
     )
     places = {clip.path for clip in found.values()}

@@ -9,8 +9,8 @@ from pathlib import Path
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import lerobot_meta
+from o2o.data.formats.lazy_array import Wanted
 from o2o.data.formats.parquet import Table
-from o2o.data.reading import Wanted
 
 SEEN = ("observation", "observations", "obs", "state", "states")  # how names of observations begin
 ACTION, REWARD = ("action", "actions"), ("next.reward", "reward", "rewards")

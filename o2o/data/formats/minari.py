@@ -14,14 +14,14 @@ from gymnasium import spaces
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
+from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
-from o2o.data.formats import picture
+from o2o.data.formats.lazy_array import ALL, Wanted, on_disk
 from o2o.data.formats.minari_files import MAIN, Files, Table
-from o2o.data.formats.minari_papers import Papers, read_papers
+from o2o.data.formats.minari_meta import Papers, read_papers
 from o2o.data.formats.minari_spaces import is_numeric, leaves
 from o2o.data.formats.minari_write import write as write
-from o2o.data.reading import ALL, Wanted, on_disk
-from o2o.data.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "Minari"
 INFOS = "infos/"
@@ -239,7 +239,7 @@ def _obs(tables: dict[str, Table], place: str, space: gymnasium.Space | None, la
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = [bytes(row) for row in table.read(start, stop)]
-        pictures = [picture.decode(row, shape, f"{label} row {start + i}") for i, row in enumerate(rows)]
+        pictures = [image_codec.decode(row, shape, f"{label} row {start + i}") for i, row in enumerate(rows)]
         return np.stack(pictures) if pictures else np.empty((0, *shape), np.uint8)
 
     return on_disk((len(table), *shape), read) if len(shape) == 3 else read(0, len(table))

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from o2o.core.checkpoint import sync_folder
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
-from o2o.data.formats import picture
+from o2o.data.formats import image_codec
 from o2o.data.formats.minari_files import MAIN, Hdf5
 from o2o.data.formats.minari_spaces import is_numeric, leaves
 
@@ -191,7 +191,7 @@ def _write_pictures(group: h5py.Group, place: str, images: np.ndarray) -> None:
     )
     for start, stop in _stretches(len(images), max(images.nbytes // len(images), 1)):
         for row, image in enumerate(np.asarray(images[start:stop]), start):
-            table[row] = picture.encode(image)
+            table[row] = image_codec.encode(image)
 
 
 def _stretches(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:

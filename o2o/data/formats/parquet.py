@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import broken
+from o2o.data.formats import errors
 
 BUFFER_BYTES = 2**20  # of a column that is read ahead
 ROWS, PICTURES = 2**14, 16  # of numbers and of pictures that are decoded at once
@@ -34,7 +34,7 @@ def _opened(path: Path) -> Iterator:
         ) as file:
             yield file
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DataError(f"{path} is no readable parquet file: {broken.reason(error, path)}") from error
+        raise DataError(f"{path} is no readable parquet file: {errors.reason(error, path)}") from error
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from o2o.core.errors import DataError
 from o2o.data.formats import d4rl, fowm, hdf5, lerobot, minari, rlds, robomimic
-from o2o.data.reading import Wanted
-from o2o.data.recording import Recording
+from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.recording import Recording
 
 
 class Format(Protocol):

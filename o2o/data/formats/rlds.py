@@ -13,11 +13,11 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import tfds, tfrecord
+from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.recording import Recording, fingerprint
 from o2o.data.formats.rlds_layout import STEP, Layout, is_image, layout_of, row_bytes, short
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfds_values import Stored, images, numbers
-from o2o.data.reading import ALL, Wanted
-from o2o.data.recording import Recording, fingerprint
 
 NAME = "RLDS"
 ABOUT = "episode_metadata/"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
+from o2o.data.formats.lazy_array import Wanted
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfds_values import dtype_of
-from o2o.data.reading import Wanted
 
 SEEN, STEP = "steps/observation/", "steps/"
 OWN = ("reward", "discount", "is_first", "is_last", "is_terminal")  # what RLDS gives a meaning

@@ -12,9 +12,9 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat, hdf5
-from o2o.data.reading import ALL, Wanted
-from o2o.data.recording import Recording, fingerprint
+from o2o.data.formats import flat_table, hdf5
+from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "robomimic"
 OBS, NEXT_OBS = ("obs", "observations"), ("next_obs", "next_observations")  # the first is robomimic's
@@ -64,7 +64,7 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
             _demo(groups[name], f"{path}, data/{name}", wanted, path) for name in sorted(groups, key=_order)
         ]
         _say(file, demos, path)
-        wanted.claim(sum(flat.vector_bytes(demo.columns) for demo in demos), path)
+        wanted.claim(sum(flat_table.vector_bytes(demo.columns) for demo in demos), path)
         digest = aside.submit(fingerprint, path)
         episodes = _episodes(demos, path)
         return Recording(episodes, path, path.stem, digest.result(), control_hz=_control_hz(data, path))
@@ -87,7 +87,7 @@ class Demo:
         label: for a person.
     """
 
-    columns: dict[str, flat.Column]
+    columns: dict[str, flat_table.Column]
     success: bool | None
     num_said: int | None
     label: str
@@ -95,14 +95,14 @@ class Demo:
 
 def _demo(group: h5py.Group, label: str, wanted: Wanted, path: Path) -> Demo:
     tables = hdf5.tables(group, path)
-    columns: dict[str, flat.Column] = {}
+    columns: dict[str, flat_table.Column] = {}
     action = wanted.action or _own(tables, ACTION)
     if not action:
         raise DataError(f"{label} has no 'actions'; it has {', '.join(group) or 'nothing'}")
-    columns["actions"] = flat.choose("action", action, tables, label)
+    columns["actions"] = flat_table.choose("action", action, tables, label)
     rows = len(columns["actions"])
     reward, done = wanted.reward or _own(tables, REWARD), _own(tables, DONE)
-    given = flat.choose("reward", reward, tables, label) if reward else None
+    given = flat_table.choose("reward", reward, tables, label) if reward else None
     columns["rewards"] = np.zeros(rows, np.float32) if given is None else given
     columns |= {"dones": tables[done]} if done else {}
     names = _names(group, tables, rows, label, wanted)
@@ -110,7 +110,7 @@ def _demo(group: h5py.Group, label: str, wanted: Wanted, path: Path) -> Demo:
         columns[f"obs.{name}"] = tables[names[inside]]
     for name, after in _successors(names, wanted.pick(names, Path(label)), tables).items():
         columns[f"next_obs.{name}"] = tables[after]
-    flat.check(columns, label)
+    flat_table.check(columns, label)
     success, said = hdf5.number(group, "success"), hdf5.number(group, "num_samples")
     return Demo(
         columns,
@@ -131,7 +131,7 @@ def _names(
     inner = next((f"{name}/" for name in OBS if any(table.startswith(f"{name}/") for table in tables)), "")
     names = {table.removeprefix(inner): table for table in tables if inner and table.startswith(inner)}
     lone = next((name for name in OBS if name in tables), "")  # a table in the group's place
-    names |= {flat.lone(tables[lone]): lone} if lone else {}
+    names |= {flat_table.lone(tables[lone]): lone} if lone else {}
     if wanted.obs:
         return {table: table for table in tables if len(tables[table]) == rows} | names
     if not names and "states" in tables:
@@ -177,7 +177,7 @@ def _say(file: h5py.File, demos: list[Demo], path: Path) -> None:
 
 
 def _episodes(demos: list[Demo], path: Path) -> list[Episode]:
-    rewards = [flat.numbers(demo.columns["rewards"], "rewards", demo.label) for demo in demos]
+    rewards = [flat_table.numbers(demo.columns["rewards"], "rewards", demo.label) for demo in demos]
     dones = [_done(demo) for demo in demos]
     sparse = all(np.isin(reward, (0, 1)).all() for reward in rewards)
     says_success = sparse and any(reward.any() for reward in rewards)
@@ -191,7 +191,7 @@ def _episodes(demos: list[Demo], path: Path) -> list[Episode]:
         terminal = np.zeros(len(reward), bool)
         terminal[-1] = terminated
         success = bool(reward.any()) if demo.success is None and says_success else demo.success
-        found = flat.episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
+        found = flat_table.episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
         episodes += [replace(episode, success=success) for episode in found]
     if not episodes:
         raise DataError(f"{path} has no step whose successor is known, in {len(demos)} demonstrations")
@@ -200,7 +200,7 @@ def _episodes(demos: list[Demo], path: Path) -> list[Episode]:
 
 def _done(demo: Demo) -> bool:
     """At its end."""
-    return "dones" in demo.columns and bool(flat.flags(demo.columns["dones"], "dones", demo.label)[-1])
+    return "dones" in demo.columns and bool(flat_table.flags(demo.columns["dones"], "dones", demo.label)[-1])
 
 
 def _control_hz(data: h5py.Group, path: Path) -> float | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats import picture, tfrecord
+from o2o.data.formats import image_codec, tfrecord
+from o2o.data.formats.lazy_array import on_disk
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfrecord import Place
-from o2o.data.reading import on_disk
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ def images(stored: Stored, name: str, feature: Feature, length: int) -> np.ndarr
                 return _unpacked(stored, name, feature, some).reshape(-1, *shape)
             files = tfrecord.read(stored.path, some)
             steps = (f"{label} step {step}" for step in range(start, stop))
-            return np.stack([picture.decode(*one) for one in zip(files, repeat(shape), steps, strict=False)])
+            return np.stack(
+                [image_codec.decode(*one) for one in zip(files, repeat(shape), steps, strict=False)]
+            )
 
         num, shape = len(place.spans), feature.known_shape
     if num != length:
         raise DataError(f"{label} has {num} images for {length} steps")
     if len(shape) < 3:  # it differs between datasets, and pictures say theirs
         first = tfrecord.read(stored.path, replace(place, spans=place.spans[:1]))[0]
-        shape = picture.shape_of(first, label)
+        shape = image_codec.shape_of(first, label)
     return on_disk((length, *shape), read)

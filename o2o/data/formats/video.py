@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import broken
+from o2o.data.formats import errors
 
 DEMUXERS = {
     ".mp4": "mp4",
@@ -45,7 +45,7 @@ def _opened(path: Path) -> Iterator[tuple]:
     except FileNotFoundError as error:
         raise DataError(f"video {path} is missing") from error
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        raise DataError(f"{path} is no readable video: {broken.reason(error, path)}") from error
+        raise DataError(f"{path} is no readable video: {errors.reason(error, path)}") from error
 
 
 def shape_of(path: Path) -> tuple[int, int, int]:

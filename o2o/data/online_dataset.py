@@ -20,9 +20,9 @@ from o2o.core.checkpoint import write_bytes, write_text
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data import journal
-from o2o.data.finished import Finished, episode_path
-from o2o.data.recording import fingerprint
-from o2o.data.rows import leaves, row_type, to_episode
+from o2o.data.finished_episodes import Finished, episode_path
+from o2o.data.formats.recording import fingerprint
+from o2o.data.step_record import leaves, row_type, to_episode
 from o2o.hardware.guard import Guard
 
 CHUNK_BYTES = 2**20

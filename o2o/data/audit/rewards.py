@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, error, note, warning
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, error, note, warning
+from o2o.data.formats.recording import Recording
 
 ENOUGH = 3  # episodes on either side before successes and failures are compared
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.audit.actions import recorded
-from o2o.audit.clock import all_gaps
 from o2o.core.transform import Transform
 from o2o.core.video import write_picture
-from o2o.data.recording import Recording
+from o2o.data.audit.actions import recorded
+from o2o.data.audit.timestamps import all_gaps
+from o2o.data.formats.recording import Recording
 
 WIDTH, HEIGHT = 4.4, 3.4  # inches of a panel
 ONE, OTHER, LIMIT = "#33415c", "#e4572e", "#8d99ae"

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, few, note, warning
 from o2o.core.episode import Episode
 from o2o.core.transform import RATE_TOLERANCE
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, few, note, warning
+from o2o.data.formats.recording import Recording
 
 LONG = 1.5  # periods; a gap above it has swallowed a frame
 MANY_LONG = 0.01  # share of the gaps

@@ -10,10 +10,10 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.memory import size
 from o2o.core.spec import Spec
-from o2o.data.border import READ_BYTES
-from o2o.data.reading import OnDisk
-from o2o.data.replay import Allocate, ReplayConfig, row_bytes
-from o2o.data.source import DataConfig
+from o2o.data.fit_transform import READ_BYTES
+from o2o.data.formats.lazy_array import OnDisk
+from o2o.data.load import DataConfig
+from o2o.data.replay_buffer import Allocate, ReplayConfig, row_bytes
 
 DISK_MARGIN = 1e9  # bytes of the disk that are left free
 

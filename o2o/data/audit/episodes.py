@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, error, few, note
 from o2o.core.episode import Episode
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, error, few, note
+from o2o.data.formats.recording import Recording
 
 
 def judge(recording: Recording) -> Iterator[Finding]:

@@ -13,11 +13,11 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
-from o2o.data import room
-from o2o.data.border import seen, transform
-from o2o.data.recording import Outline, Recording, split
-from o2o.data.replay import Replay, ReplayConfig
-from o2o.data.source import DataConfig, load
+from o2o.data import memory_plan
+from o2o.data.fit_transform import seen, transform
+from o2o.data.formats.recording import Outline, Recording, split
+from o2o.data.load import DataConfig, load
+from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
 
 MEMORY = ("memory", "memory_budget")  # of `DataConfig`
@@ -71,7 +71,7 @@ def read(
     else:
         border = transform(recording, config, robot_limits)
     outline, episodes = replace(recording.outline(), border=_facts(border)), recording.episodes
-    allocate = room.choose(episodes, border.spec, replay, config, budget)
+    allocate = memory_plan.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
     stores, home = [], {}
     for name, numbers in zip(("train", "held_out"), parts, strict=True):

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats.broken import reason
+from o2o.data.formats.errors import reason
 
 logger = logging.getLogger("o2o")
 

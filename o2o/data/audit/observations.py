@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, few, note, warning
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.transform import Transform
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, few, note, warning
+from o2o.data.formats.recording import Recording
 
 NUM_EPISODES, NUM_FRAMES = 8, 4  # images that are looked at: a frame may cost a video's decoding
 LARGE = 100.0  # of a number that is not normalised

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.audit import clock
-from o2o.audit.actions import recorded
 from o2o.core.memory import size
 from o2o.core.transform import Transform
-from o2o.data.border import check_same, clipped_share
-from o2o.data.recording import Recording
+from o2o.data.audit import timestamps
+from o2o.data.audit.actions import recorded
+from o2o.data.fit_transform import check_same, clipped_share
+from o2o.data.formats.recording import Recording
 
 Fact = tuple[str, str]  # what it is about, and what it is
 LABEL = 13  # columns
@@ -55,7 +55,7 @@ def content(recording: Recording) -> list[Fact]:
         ("episodes", f"{len(episodes)}, {lengths.sum():,} steps, {_range(lengths, '{:.0f}')} each"),
         ("ended", f"{num_terminated} terminated, {len(episodes) - num_terminated} cut off"),
         ("rate", _rate(recording.control_hz, float(lengths.mean()))),
-        ("clock", clock.fact(recording)),
+        ("clock", timestamps.fact(recording)),
         ("returns", _range(returns, "{:.4g}")),
         ("rewards", _range(rewards, "{:.4g}")),
         ("success", _success(recording)),

@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.recipe import Recipe
-from o2o.data.fingerprint import fingerprint as fingerprint  # readers take both from here
+from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers take both from here
 
 Item = TypeVar("Item")
 

@@ -13,7 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
-from o2o.data.reading import Wanted, on_disk
+from o2o.data.formats.lazy_array import Wanted, on_disk
 
 FLAT = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number a row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this

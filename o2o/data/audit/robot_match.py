@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.actions import recorded
-from o2o.audit.finding import Finding, error, few, warning
 from o2o.core.errors import UsageError
 from o2o.core.transform import Transform, check_rate
-from o2o.data.recording import Recording
+from o2o.data.audit.actions import recorded
+from o2o.data.audit.finding import Finding, error, few, warning
+from o2o.data.formats.recording import Recording
 from o2o.hardware.guard import Guard
 
 SLACK = 1e-3  # of the robot's range

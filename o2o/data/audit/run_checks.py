@@ -4,11 +4,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit import actions, boundaries, clock, endings, episodes, fit, lag, observations, rewards
-from o2o.audit.finding import Finding, note
 from o2o.core.transform import Transform
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig
+from o2o.data.audit import (
+    actions,
+    boundaries,
+    endings,
+    episodes,
+    lag,
+    observations,
+    rewards,
+    robot_match,
+    timestamps,
+)
+from o2o.data.audit.finding import Finding, note
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig
 from o2o.hardware.guard import Guard
 
 ORDER = ("note", "warning", "error")
@@ -28,13 +38,13 @@ def findings(
         *episodes.judge(recording),
         *endings.judge(recording),
         *boundaries.judge(recording),
-        *clock.judge(recording),
+        *timestamps.judge(recording),
         *rewards.judge(recording),
         *observations.judge(recording, transform),
         *actions.judge(recording, transform),
         *lag.judge(recording),
         *_unsaid(recording, config, robot),
-        *(fit.judge(recording, transform, robot) if robot else ()),
+        *(robot_match.judge(recording, transform, robot) if robot else ()),
     ]
     return sorted(found, key=lambda finding: ORDER.index(finding.severity))
 

@@ -12,8 +12,8 @@ from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import home
 from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
-from o2o.data.reading import Wanted, wanted
-from o2o.data.recording import Recording
+from o2o.data.formats.lazy_array import Wanted, wanted
+from o2o.data.formats.recording import Recording
 from o2o.data.resample import factor, resample
 
 logger = logging.getLogger("o2o")

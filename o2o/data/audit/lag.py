@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, note, warning
 from o2o.core.episode import Episode
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, note, warning
+from o2o.data.formats.recording import Recording
 
 LAGS = range(-5, 16)  # steps
 PLAIN = 0.3  # median correlation of an action's changes with those of its observation that is no accident

@@ -15,7 +15,7 @@ from o2o.core.errors import DivergedError, UsageError
 from o2o.core.memory import allocate as by_room
 from o2o.core.memory import size
 from o2o.core.spec import Spec, is_image
-from o2o.data.sumtree import SumTree
+from o2o.data.sum_tree import SumTree
 
 PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
 ROOM_BYTES = 2**28  # taken at first; what is not written to costs no memory

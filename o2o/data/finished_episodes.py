@@ -1,4 +1,4 @@
-"""The finished episodes of a run, as `o2o.data.online` writes them; reading takes no lock."""
+"""The finished episodes of a run, as `o2o.data.online_dataset` writes them; reading takes no lock."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.rows import leaves
+from o2o.data.step_record import leaves
 
 
 class Finished:

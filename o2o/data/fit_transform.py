@@ -12,8 +12,8 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.recipe import RewardRule
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Field, Transform
-from o2o.data.recording import Recording
-from o2o.data.source import DataConfig
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig
 
 STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
 READ_BYTES, SEEN_BYTES = 2**28, 2**22  # of raw images: read at once, and brought to their size at once

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, error, few, note, warning
 from o2o.core.transform import Transform
-from o2o.data.border import clipped_share
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, error, few, note, warning
+from o2o.data.fit_transform import clipped_share
+from o2o.data.formats.recording import Recording
 
 MANY_CLIPPED = 0.1  # door-human, recorded by people on a simulator that clips, has 0.056
 LITTLE = 0.05  # of the limits; the model sees all of them as [-1, 1]

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.audit.finding import Finding, few, warning
 from o2o.core.episode import Episode
-from o2o.data.recording import Recording
+from o2o.data.audit.finding import Finding, few, warning
+from o2o.data.formats.recording import Recording
 
 ORDINARY = 90  # percentile of what an entry changes by in a step;
 TIMES = 3.0  # a jump is that much more than this,
