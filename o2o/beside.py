@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from o2o.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent, AgentConfig
 from o2o.core import errors
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from o2o.agent import FROM_CHECKPOINT, Agent, read_config
+from o2o.agent.agent import FROM_CHECKPOINT, Agent, read_config
 from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode

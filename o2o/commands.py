@@ -12,8 +12,8 @@ from pathlib import Path
 import tyro
 from tyro import MISSING
 
-from o2o import presets
-from o2o.agent import AgentConfig, read_config
+from o2o.agent import presets
+from o2o.agent.agent import AgentConfig, read_config
 from o2o.bench.measure import BenchConfig, bench
 from o2o.check import CheckConfig, check
 from o2o.compare.loop import CompareConfig, compare, of_preset

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o import presets
+from o2o.agent import presets
 from o2o.core import checkpoint, stats
 from o2o.core.config import at_least
 from o2o.core.errors import RobotError

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.mppi import MPPI
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
@@ -26,7 +27,6 @@ from o2o.inspect.measured import percent, say
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import some
 from o2o.nn.world_model import index
-from o2o.planner import MPPI
 
 NUM_MOMENTS = 256  # recorded ones to plan from
 NUM_STEPS = 2000  # of the recordings that are walked through for them

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from o2o import asked
-from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.agent.plan_record import Moment, keeper
 from o2o.chart import still
 from o2o.core import checkpoint, memory, stats
 from o2o.core.compute import MachineConfig, compiles, tune
@@ -31,7 +32,6 @@ from o2o.hardware.teleop.inputs import summon
 from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.inspect.glance import glance
 from o2o.inspect.price import settle
-from o2o.moment import Moment, keeper
 from o2o.rollout import Played, Record, account, play, warm_up
 from o2o.stream import Stream, show
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from o2o import asked
-from o2o.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.beside import Beside
 from o2o.core import checkpoint, memory
 from o2o.core.compute import compiles, tune

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.core import checkpoint
 from o2o.core.compute import FREE as FREE_MACHINE
 from o2o.core.compute import MachineConfig

@@ -23,7 +23,7 @@ def show(argv: list[str]) -> None:
 
 def _abouts(kind: str) -> dict[str, str]:
     if kind == "presets":
-        from o2o.presets import PRESETS  # brings torch, which the other kinds may do without
+        from o2o.agent.presets import PRESETS  # brings torch, which the other kinds may do without
 
         return {name: preset.about for name, preset in PRESETS.items()}
     return {name: _about(kind, name, place) for name, place in plugins.names(kind).items()}

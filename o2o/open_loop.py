@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import curves, presets
-from o2o.agent import Agent, AgentConfig, Flat, fitted
+from o2o import curves
+from o2o.agent import presets
+from o2o.agent.agent import Agent, AgentConfig, Flat, fitted
 from o2o.core import checkpoint
 from o2o.core.compute import FREE as FREE_MACHINE
 from o2o.core.compute import MachineConfig, compiles, tune

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import Moment, examine
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.timing import Stages
@@ -21,7 +22,6 @@ from o2o.handover import Freedom
 from o2o.hardware.end_effector import Displacement, displacement
 from o2o.hardware.guard import Guard, Stopping
 from o2o.hardware.teleop.operator import Operator
-from o2o.moment import Moment, examine
 from o2o.stream import Stream
 
 if TYPE_CHECKING:

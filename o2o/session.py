@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import keeper
 from o2o.beside import Beside
 from o2o.core.checkpoint import storage
 from o2o.core.episode import Episode
@@ -24,7 +25,6 @@ from o2o.hardware.guard import Guard, Report
 from o2o.hardware.limits import commands
 from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.learner import Between, LearnerConfig
-from o2o.moment import keeper
 from o2o.rollout import Played, account, play
 from o2o.stream import Stream
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from o2o.agent.critic import spread
 from o2o.core.episode import Episode
 from o2o.core.transform import Field, Transform
-from o2o.critic import spread
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.inspect.subject import Subject
 

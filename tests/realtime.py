@@ -114,8 +114,8 @@ def record(folder: Path, hz: float) -> None:
 def measure(hz: float, ticks: int, updates_per_step: float, folder: Path) -> None:
     """Runs it and prints what came of it."""
     import o2o
+    from o2o.agent.presets import PRESETS
     from o2o.core.run_log import read_metrics
-    from o2o.presets import PRESETS
 
     before, log, out = 100, folder / "times.json", folder / "run"
     agent, options = PRESETS["small"].agent, Config(hz, str(log), 1 + -(-ticks // STEPS))

@@ -7,16 +7,16 @@ import torch
 from conftest import make_batch, make_episode
 from plain import Config, Plain, crop, draw_shift, resample, stack
 
-from o2o import critic as critic_file
-from o2o.agent import Agent, AgentConfig
-from o2o.behaviour import BehaviourConfig
+from o2o.agent import critic as critic_file
+from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.optimizer import OptimiserConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.core.spec import Spec
 from o2o.core.transform import Field, Transform
-from o2o.critic import CriticConfig
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.models import tdmpc
-from o2o.optimiser import OptimiserConfig
-from o2o.planner import PlannerConfig
 
 FIELDS = {
     "state": {"state": Field((5,))},

@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.agent import Agent, AgentConfig, read_config
-from o2o.behaviour import BehaviourConfig
+from o2o.agent.agent import Agent, AgentConfig, read_config
+from o2o.agent.critic import CriticConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.core.config import to_dict
 from o2o.core.errors import UsageError
 from o2o.core.transform import Field, Transform
-from o2o.critic import CriticConfig
 from o2o.models import tdmpc
-from o2o.planner import PlannerConfig
 
 BORDER = Transform({"state": Field((3,))}, (-1.0, -1.0), (1.0, 1.0))
 TINY = AgentConfig(

@@ -10,15 +10,15 @@ from conftest import make_batch
 from test_cli import dataset, fails, o2o, pretrain  # noqa: F401  (fixtures)
 from test_systems import PIXELS, STATE, tiny, windows
 
-from o2o.agent import Agent, AgentConfig
-from o2o.balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harmony
+from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.loss_balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harmony
+from o2o.agent.optimizer import Optimiser
 from o2o.core import checkpoint, plugins
 from o2o.core.errors import DivergedError
 from o2o.core.run_folder import finite
 from o2o.core.run_log import read_metrics
 from o2o.core.transform import Transform
 from o2o.models import rssm
-from o2o.optimiser import Optimiser
 
 WEIGHTS = BalanceConfig(obs=2.0, dynamics=3.0, reward=4.0, q=0.1, v=0.2, discount=5.0)
 REST = {0.5: 1.0, 1.0: 1.6180340, 4 / 3: 2.0, 2.0: 2.7320508, 0.01: 1 / 9.512492, 100.0: 1 / 0.0099020}

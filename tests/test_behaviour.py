@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.behaviour import AWR, BehaviourConfig, awr_weight
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.policy import AWR, BehaviourConfig, awr_weight
 from o2o.core.spec import Spec
-from o2o.critic import Critic, CriticConfig
 from o2o.nn.world_model import Unroll
 
 

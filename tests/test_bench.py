@@ -10,8 +10,10 @@ from plain import Config
 from plain import Plain as Formulas
 from torch.utils.flop_counter import FlopCounterMode
 
-from o2o.agent import Agent, AgentConfig
-from o2o.behaviour import BehaviourConfig
+from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.bench import compare as compare_file
 from o2o.bench import measure, table
 from o2o.bench.compare import Case, floors
@@ -23,10 +25,8 @@ from o2o.bench.worker import Worker
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform
-from o2o.critic import CriticConfig
 from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
-from o2o.planner import PlannerConfig
 
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=8, channels=4),

@@ -7,8 +7,8 @@ import torch
 from conftest import make_batch
 from test_agent import BORDER, TINY
 
-from o2o.agent import Agent
-from o2o.capture import Captured, _each, _key
+from o2o.agent.agent import Agent
+from o2o.agent.cuda_graph import Captured, _each, _key
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

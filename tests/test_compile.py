@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_agent import BORDER, TINY, batch
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.core import compute
 from o2o.nn import layers
 

@@ -12,18 +12,18 @@ from test_compile import needs_compiler
 from test_systems import STATE, tiny, windows
 from test_valuation import Nets
 
-from o2o import presets
-from o2o.agent import Agent
+from o2o.agent import presets
+from o2o.agent.agent import Agent
+from o2o.agent.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
+from o2o.agent.planner.imagine import imagine, imagine_policy
+from o2o.agent.planner.mppi import MPPI, PlannerConfig
+from o2o.agent.planner.plan_value import Valuation
 from o2o.core import compute
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform
-from o2o.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
-from o2o.imagine import imagine, imagine_policy
 from o2o.nn.blocks import Ensemble, Slow
 from o2o.nn.world_model import Unroll
-from o2o.planner import MPPI, PlannerConfig
-from o2o.valuation import Valuation
 
 TWO_HOT = CriticConfig(num_q=3, hidden_dim=16, expectile=0.7, num_bins=21)  # a bin is 1 wide in symlog
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from o2o import deadline
-from o2o.deadline import Pace
+from o2o.agent.planner import time_budget
+from o2o.agent.planner.time_budget import Pace
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(deadline, "time", clock)
+    monkeypatch.setattr(time_budget, "time", clock)
     return clock
 
 

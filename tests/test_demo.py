@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import o2o
-from o2o import presets
-from o2o.agent import AgentConfig
-from o2o.behaviour import BehaviourConfig
+from o2o.agent import presets
+from o2o.agent.agent import AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.core.errors import RobotError, UsageError
-from o2o.critic import CriticConfig
 from o2o.hardware.guard import connect
 from o2o.models import tdmpc
-from o2o.planner import PlannerConfig
 
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),

@@ -10,7 +10,7 @@ import torch
 from test_inspect_steps import episodes
 from test_systems import act, doubtful
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Replay, ReplayConfig

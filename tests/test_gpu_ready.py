@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o import presets
-from o2o.agent import Agent, AgentConfig, fitted
+from o2o.agent import presets
+from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.transform import Field, Transform
-from o2o.planner import MPPI, PlannerConfig
 
 FIELDS = {
     "state": {"state": Field((5,))},

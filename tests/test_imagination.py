@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.behaviour import AWR, BehaviourConfig
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.imagination import Imagination, ImaginationConfig, trace_returns
+from o2o.agent.policy import AWR, BehaviourConfig
 from o2o.core.spec import Spec
-from o2o.critic import Critic, CriticConfig
-from o2o.imagination import Imagination, ImaginationConfig, trace_returns
 from o2o.models import tdmpc
 from o2o.nn.distribution import Normal
 

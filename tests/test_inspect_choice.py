@@ -10,7 +10,7 @@ import torch
 from test_loops import TINY, pretrain_config
 
 import o2o
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_folder
 from o2o.data.collect import collect
 from o2o.data.formats import minari

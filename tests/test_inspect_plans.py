@@ -15,7 +15,9 @@ from test_planner import Toy
 from test_systems import doubtful, tiny
 
 from o2o import rollout
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import Moment, keeper, pack
+from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.chart import Frames, Picture
 from o2o.core import plugins
 from o2o.core.episode import Episode
@@ -32,8 +34,6 @@ from o2o.inspect.replay import projection, replay, simulator
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject
 from o2o.inspect.sweep import Sweep, _affordable, sweep
-from o2o.moment import Moment, keeper, pack
-from o2o.planner import MPPI, PlannerConfig
 
 sim = plugins.load("robots", "sim")
 SYSTEMS = ("small", "dreamerv2", "twm")

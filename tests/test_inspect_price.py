@@ -14,14 +14,14 @@ from test_systems import doubtful, make, tiny, windows
 
 import o2o
 from o2o import cli, inspect
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.mppi import PlannerConfig
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.inspect.measured import Measured
 from o2o.inspect.price import Price, cheapest, measure, price
 from o2o.inspect.steps import walk
-from o2o.planner import PlannerConfig
 
 GRID = np.array([1e-9, 1.0, 10.0, 100.0])
 

@@ -11,7 +11,8 @@ from conftest import make_batch
 from inspected import POLICY, Blind, Line, Mute, drive, episode, make_agent, subject
 from test_systems import PIXELS, STATE, doubtful, make, tiny
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import examine, pack
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
@@ -24,7 +25,6 @@ from o2o.inspect.model_error import foresee, model_error
 from o2o.inspect.reliability import reliability
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
-from o2o.moment import examine, pack
 from o2o.nn.world_model import ModelConfig
 
 QUESTIONS = (uncertainty, contrast, reliability, model_error, value, coverage)

@@ -16,19 +16,19 @@ import pytest
 import torch
 
 import o2o
-from o2o.agent import AgentConfig
-from o2o.behaviour import BehaviourConfig
+from o2o.agent.agent import AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.core import checkpoint, run_folder
 from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.run_log import read_metrics
-from o2o.critic import CriticConfig
 from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import Online
 from o2o.data.plan_store import Plans
 from o2o.hardware.guard import connect
 from o2o.models import tdmpc
-from o2o.planner import PlannerConfig
 
 ROBOT = str(Path(__file__).parent / "point_robot.py")
 TINY = AgentConfig(
@@ -200,7 +200,7 @@ def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, afte
 def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, tmp_path, after):
     """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
     out = tmp_path / "run"
-    killed(pretrained, out, "o2o.agent", "Agent", "learn", after)
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     same(out, finetuned)
     for have, want in zip(episodes_of(out), episodes_of(finetuned), strict=True):
@@ -336,7 +336,7 @@ def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
 def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, finetuned, tmp_path):
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
     out = tmp_path / "run"
-    killed(pretrained, out, "o2o.agent", "Agent", "learn", 39)
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
     assert list(run_folder.kept(out)) == [0, 2]
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     assert list(run_folder.kept(out)) == list(run_folder.kept(finetuned))

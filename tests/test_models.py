@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o import presets
+from o2o.agent import presets
 from o2o.core import plugins
 from o2o.core.spec import Spec
 from o2o.nn.world_model import LOSS_NAMES, ModelConfig, repeat, where

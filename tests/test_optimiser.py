@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from o2o.agent.optimizer import LaProp, Optimiser, OptimiserConfig, clip_adaptively
 from o2o.core.errors import UsageError
-from o2o.optimiser import LaProp, Optimiser, OptimiserConfig, clip_adaptively
 
 PLAIN = OptimiserConfig(clip_norm=0)
 LAPROP = replace(PLAIN, method="laprop", eps=1e-20)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from o2o.planner import MPPI, PlannerConfig, draw, elite_weights, rank
+from o2o.agent.planner.mppi import MPPI, PlannerConfig, draw, elite_weights, rank
 
 
 class Toy:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from o2o import presets
+from o2o.agent import presets
 from o2o.core.errors import UsageError
 
 SHARED = {

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from o2o.agent.planner.mppi import Plan
 from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.timing import Stages
 from o2o.core.transform import Field, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach
-from o2o.planner import Plan
 from o2o.rollout import play
 
 POINT = str(Path(__file__).parent / "point_robot.py")

@@ -48,7 +48,8 @@ def test_a_function_is_never_hidden_by_the_file_of_its_name(order):
     code = f"""
 {IMPORTS[order]}
 from types import FunctionType
-from o2o import finetune, presets
+from o2o import finetune
+from o2o.agent import presets
 import sys
 print(isinstance(o2o.pretrain, FunctionType), o2o.finetune is finetune, presets.get('small').updates,
       o2o.pretrain is sys.modules['o2o.pretrain'].pretrain)

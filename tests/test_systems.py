@@ -10,15 +10,15 @@ from conftest import make_batch
 from test_loops import ROBOT, dataset, same  # noqa: F401  (a fixture)
 
 import o2o
-from o2o import presets
-from o2o.agent import Agent, AgentConfig, fitted
+from o2o.agent import presets
+from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.plan_record import examine
 from o2o.core import plugins
 from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
 from o2o.core.seeding import Stream
 from o2o.core.transform import Field, Transform
 from o2o.models import rssm, tdmpc, twm
-from o2o.moment import examine
 from o2o.nn.world_model import ModelConfig
 
 STATE = {"state": Field((5,)), "goal": Field((2,))}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import make_batch
 
-from o2o.behaviour import AWR, BehaviourConfig
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.policy import AWR, BehaviourConfig
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.critic import Critic, CriticConfig
 from o2o.models.tdmpc import Config, Model
 from o2o.nn.blocks import SimNorm, random_shift, shift
 from o2o.nn.two_hot import TwoHot

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from o2o.critic import Critic, CriticConfig
-from o2o.imagine import imagine, imagine_policy
-from o2o.valuation import Valuation
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.planner.imagine import imagine, imagine_policy
+from o2o.agent.planner.plan_value import Valuation
 
 
 class Hand:

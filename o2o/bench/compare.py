@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from o2o.agent import AgentConfig
+from o2o.agent.agent import AgentConfig
 from o2o.bench.contender import PLAIN, Gemm, Ours, Plain, Setup
 from o2o.bench.floor import counted, plan_flops, update_flops
 from o2o.bench.worker import Worker

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o.agent import Agent, AgentConfig, pick_device, read_config
+from o2o.agent.agent import Agent, AgentConfig, pick_device, read_config
+from o2o.agent.planner.mppi import PlannerConfig
 from o2o.bench.floor import gemm_gflops, timed, wait
 from o2o.core import checkpoint, plugins
 from o2o.core.compute import MachineConfig, tune
@@ -21,7 +22,6 @@ from o2o.core.spec import Spec
 from o2o.core.transform import Transform
 from o2o.data import training_data
 from o2o.data.replay_buffer import Replay
-from o2o.planner import PlannerConfig
 
 PLAIN = plugins.PACKAGE.parent / "tests" / "plain.py"  # in a checkout; an installed package has none
 EPISODE = 100  # steps of a made episode

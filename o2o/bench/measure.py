@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from o2o import presets
-from o2o.agent import FROM_CHECKPOINT, AgentConfig, Flat, read_config
+from o2o.agent import presets
+from o2o.agent.agent import FROM_CHECKPOINT, AgentConfig, Flat, read_config
+from o2o.agent.planner.mppi import Method
 from o2o.bench import table
 from o2o.bench.compare import TURN_S, Case, Effort, compare
 from o2o.bench.contender import PLAIN, Ours
@@ -31,7 +32,6 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
 from o2o.core.transform import Field, Transform
-from o2o.planner import Method
 
 Group = Literal["state", "pixels", "replay", "load", "memory", "deadline"]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from o2o import presets
-from o2o.agent import pick_device
+from o2o.agent import presets
+from o2o.agent.agent import pick_device
 from o2o.compare import picture, result, table
 from o2o.compare.trial import Trial, go
 from o2o.core import checkpoint

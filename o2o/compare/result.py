@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from o2o import presets
+from o2o.agent import presets
 from o2o.compare.trial import Trial
 from o2o.core import stats
 from o2o.data.formats.recording import Summary

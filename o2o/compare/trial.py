@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from o2o import presets
-from o2o.agent import Agent, read_config
+from o2o.agent import presets
+from o2o.agent.agent import Agent, read_config
 from o2o.compare import process
 from o2o.core import checkpoint
 from o2o.core.run_folder import PAPERS, write_papers

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
 from o2o.core import checkpoint
 from o2o.core.episode import Episode

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from o2o.agent.planner.imagine import roll
 from o2o.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.core.spec import is_image
-from o2o.imagine import roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import CLEAR, Measured, caution, measured, percent, say
 from o2o.inspect.model_error import evenly

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import Moment
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
@@ -16,7 +17,6 @@ from o2o.inspect.readout import Readout, readout
 from o2o.inspect.replay import projection, replay
 from o2o.inspect.steps import walk
 from o2o.inspect.subject import Subject
-from o2o.moment import Moment
 from o2o.nn.world_model import State, index
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from o2o.agent.plan_record import Moment
 from o2o.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement
-from o2o.moment import Moment
 
 
 def glance(

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.imagine import Roll, roll
 from o2o.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
-from o2o.imagine import Roll, roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import Measured, caution, measured, percent, say
 from o2o.inspect.steps import Steps

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
@@ -24,7 +25,6 @@ from o2o.inspect.model_error import evenly
 from o2o.inspect.steps import Steps, walk
 from o2o.inspect.subject import MOST_STEPS, Subject, some
 from o2o.nn.world_model import index
-from o2o.planner import MPPI, PlannerConfig
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade
 NOTHING = 1e-9  # a price that changes no plan, and still shows the doubt

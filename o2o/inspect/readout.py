@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from o2o.agent.planner.imagine import roll
 from o2o.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.imagine import roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.paths import vectors
 from o2o.inspect.steps import walk

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.imagine import Roll
 from o2o.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
 from o2o.core.errors import UsageError
-from o2o.imagine import Roll
 from o2o.inspect.answer import Answer
 from o2o.inspect.measured import CLEAR, FEW, Measured, caution, measured, say
 from o2o.inspect.model_error import foresee, from_zero

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.critic import spread
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
-from o2o.critic import spread
 from o2o.nn.world_model import State, index
 
 SIDE_BY_SIDE = 16  # episodes that are walked through at once

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.plan_record import Moment, unpack
 from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder
@@ -15,7 +16,6 @@ from o2o.data.load import DataConfig, Source, load
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay
 from o2o.inspect.steps import Steps, walk
-from o2o.moment import Moment, unpack
 
 MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from o2o import beside_child, cli
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
 from o2o.learner import Learner
 
 SIGN = Path(os.environ["O2O_FAULT_SIGN"])

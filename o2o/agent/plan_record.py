@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent import Agent
+from o2o.agent.agent import Agent
+from o2o.agent.planner.mppi import Trace, elite_weights
 from o2o.data.plan_store import Plans
-from o2o.planner import Trace, elite_weights
 
 MOST = 128  # candidates that are kept of a decision, unless its elites are more
 HALF = ("feature",)  # what is kept in half precision: it takes most of the room

@@ -11,9 +11,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from o2o.balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
-from o2o.behaviour import AWR, BehaviourConfig
-from o2o.capture import Captured
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.cuda_graph import Captured
+from o2o.agent.imagination import Imagination, ImaginationConfig
+from o2o.agent.loss_balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
+from o2o.agent.optimizer import Optimiser, OptimiserConfig
+from o2o.agent.planner.mppi import MPPI, Plan, PlannerConfig, leashed
+from o2o.agent.policy import AWR, BehaviourConfig
 from o2o.core import plugins
 from o2o.core.compute import compiled
 from o2o.core.config import at_least, at_most, from_dict, to_dict
@@ -22,13 +26,9 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.core.timing import Stages
 from o2o.core.transform import Transform
-from o2o.critic import Critic, CriticConfig
 from o2o.data.replay_buffer import ReplayConfig
-from o2o.imagination import Imagination, ImaginationConfig
 from o2o.models import tdmpc
 from o2o.nn.world_model import ModelConfig, State
-from o2o.optimiser import Optimiser, OptimiserConfig
-from o2o.planner import MPPI, Plan, PlannerConfig, leashed
 
 
 @dataclass(frozen=True)

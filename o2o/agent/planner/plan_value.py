@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from o2o.imagine import Imagined, join
+from o2o.agent.planner.imagine import Imagined, join
 
 BLOCK = 256  # rows: arrays whose size follows the data stay small, or memory would be left in pieces
 

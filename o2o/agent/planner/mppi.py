@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy
+from o2o.agent.planner.plan_value import Valuation, Valued
+from o2o.agent.planner.time_budget import Pace
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
-from o2o.deadline import Pace
-from o2o.imagine import Imagined, imagine, imagine_policy
 from o2o.nn.world_model import State
-from o2o.valuation import Valuation, Valued
 
 Method = Literal["mppi", "icem"]
 

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, replace
 
-from o2o.agent import AgentConfig
-from o2o.balance import BalanceConfig
-from o2o.behaviour import BehaviourConfig
+from o2o.agent.agent import AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.imagination import ImaginationConfig
+from o2o.agent.loss_balance import BalanceConfig
+from o2o.agent.optimizer import OptimiserConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
-from o2o.critic import CriticConfig
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import ReplayConfig
-from o2o.imagination import ImaginationConfig
 from o2o.models import rssm, tdmpc, twm
-from o2o.optimiser import OptimiserConfig
-from o2o.planner import PlannerConfig
 
 
 @dataclass(frozen=True)

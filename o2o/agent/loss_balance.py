@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from o2o.optimiser import OptimiserConfig
+from o2o.agent.optimizer import OptimiserConfig
 
 HARMONISED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
 ROUNDING = 1e-6  # a loss so far under zero still counts as zero

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from o2o.agent.planner.imagine import Roll, roll
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
-from o2o.imagine import Roll, roll
 from o2o.nn.blocks import Slow, mlp, zero_last
 from o2o.nn.distribution import Normal
 from o2o.nn.two_hot import code

@@ -1,0 +1,1 @@
+"""The agent: one world model, critic, policy, planner and loss balance that learn and act together."""

@@ -1,0 +1,1 @@
+"""MPPI over any world model, with an uncertainty penalty."""
