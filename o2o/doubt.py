@@ -23,9 +23,9 @@ from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import Offline
-from o2o.inspect.measured import percent, say
-from o2o.inspect.steps import walk
-from o2o.inspect.subject import some
+from o2o.inspect.beliefs import walk
+from o2o.inspect.estimate import percent, say
+from o2o.inspect.run import some
 from o2o.nn.world_model import index
 
 NUM_MOMENTS = 256  # recorded ones to plan from

@@ -13,7 +13,6 @@ import numpy as np
 from o2o import asked
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.agent.plan_record import Moment, keeper
-from o2o.chart import still
 from o2o.core import checkpoint, memory, stats
 from o2o.core.compute import MachineConfig, compiles, tune
 from o2o.core.config import at_least
@@ -30,8 +29,9 @@ from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.hardware.teleop.inputs import summon
 from o2o.hardware.teleop.operator import Operator, after_episode
-from o2o.inspect.glance import glance
-from o2o.inspect.price import settle
+from o2o.inspect.charts.chart import still
+from o2o.inspect.decision_chart import glance
+from o2o.inspect.penalty_weight import settle
 from o2o.rollout import Played, Record, account, play, warm_up
 from o2o.stream import Stream, show
 

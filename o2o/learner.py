@@ -27,7 +27,7 @@ from o2o.data.replay_buffer import Mix, Replay
 from o2o.doubt import Do, Limit, UnsureConfig, learn
 from o2o.gate import Gate, GateConfig
 from o2o.handover import Envelope, HandoverConfig, envelope
-from o2o.inspect.price import settle
+from o2o.inspect.penalty_weight import settle
 
 BEST = "best"  # second name of the checkpoint that a run goes back to
 ACTING = ("model", "critic", "behaviour")  # the parts of an agent that choose actions

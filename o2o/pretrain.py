@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from o2o import curves
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig, Flat, fitted
 from o2o.core import checkpoint
@@ -23,13 +22,14 @@ from o2o.core.run_folder import (
     write_papers,
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
+from o2o.core.stats import auroc
 from o2o.data import training_data
 from o2o.data.load import DataConfig
 from o2o.evaluate import watch
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_limits
-from o2o.inspect.price import settle
-from o2o.inspect.rank import auroc
-from o2o.open_loop import picture
+from o2o.inspect import loss_curves
+from o2o.inspect.open_loop import picture
+from o2o.inspect.penalty_weight import settle
 
 FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
 FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in training_data.MEMORY)}
@@ -165,7 +165,7 @@ def pretrain(config: PretrainConfig) -> Path:
         shown = data.held_out if len(data.held_out) else data.replay
         if picture(agent, shown.episode(0), folder / "open_loop.png"):
             log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
-        if curves.picture(folder, folder / "losses.png"):
+        if loss_curves.picture(folder, folder / "losses.png"):
             log.line(f"how much each loss counted: {folder}/losses.png")
         log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
     return folder

@@ -3,7 +3,7 @@
 import numpy as np
 
 from o2o.core.transform import channels_first
-from o2o.marks import DATA, MODEL, QUIET, SCALE
+from o2o.inspect.charts.spec import DATA, MODEL, QUIET, SCALE
 
 JPEG_QUALITY = 85
 MOST_LINES, MOST_NAMES = 64, 6  # entries of a vector that are drawn, and up to which a legend names them

@@ -16,7 +16,7 @@ from o2o.agent.critic import spread
 from o2o.core.episode import Episode
 from o2o.core.transform import Field, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.inspect.subject import Subject
+from o2o.inspect.run import Subject
 
 STEP, POLICY, DISCOUNT, HZ = 0.1, 0.5, 0.5, 10.0
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from o2o.chart import (
+from o2o.inspect.charts.chart import (
     DATA,
     MODEL,
     POLICY,
@@ -381,7 +381,7 @@ def test_a_chart_shows_itself_in_a_notebook():
 
 def test_saying_a_chart_loads_no_drawing_library():
     code = (
-        "import sys; from o2o.chart import Chart, Line; Chart('', '', '', [Line([0], [0])]); "
+        "import sys; from o2o.inspect.charts.chart import Chart, Line; Chart('', '', '', [Line([0], [0])]); "
         "print([name for name in ('matplotlib', 'plotly', 'torch', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

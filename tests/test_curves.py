@@ -9,7 +9,7 @@ import pytest
 
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.run_log import METRICS, read_metrics
-from o2o.curves import NUM_POINTS, SIGMA, WEIGHTED, _thinned, curves, picture
+from o2o.inspect.loss_curves import NUM_POINTS, SIGMA, WEIGHTED, _thinned, curves, picture
 
 
 def run(folder: Path, steps: int, sigma: bool = True) -> Path:

@@ -16,11 +16,11 @@ from o2o.data.collect import collect
 from o2o.data.formats import minari
 from o2o.hardware.guard import connect
 from o2o.inspect import open as look
-from o2o.inspect.choice import FAR, WILD, candidates, choice, draws, recommend, unknown
-from o2o.inspect.evaluation import Recorded, evaluate, shift
+from o2o.inspect.checkpoint_ranking import FAR, WILD, candidates, choice, draws, recommend, unknown
+from o2o.inspect.fitted_q import Recorded, evaluate, shift
 
 RIGHT, LEFT = 1.0, -1.0
-module = importlib.import_module("o2o.inspect.choice")  # the package's attribute is the function
+module = importlib.import_module("o2o.inspect.checkpoint_ranking")  # the package's attribute is the function
 
 
 def chain(ends: bool, episodes: int = 60, steps: int = 12, seed: int = 0) -> Recorded:

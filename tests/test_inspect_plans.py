@@ -18,7 +18,6 @@ from o2o import rollout
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import Moment, keeper, pack
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
-from o2o.chart import Frames, Picture
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
@@ -26,14 +25,15 @@ from o2o.core.transform import Field, Transform
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.guard import connect
-from o2o.inspect.fan import fan
-from o2o.inspect.paths import Displacement, displacement, facts, vectors
+from o2o.inspect.beliefs import walk
+from o2o.inspect.candidates import fan
+from o2o.inspect.charts.chart import Frames, Picture
+from o2o.inspect.end_effector_paths import Displacement, displacement, facts, vectors
+from o2o.inspect.penalty_sweep import Sweep, _affordable, sweep
 from o2o.inspect.plans import distance, plans, replan
-from o2o.inspect.readout import readout, ridge
-from o2o.inspect.replay import projection, replay, simulator
-from o2o.inspect.steps import walk
-from o2o.inspect.subject import Subject
-from o2o.inspect.sweep import Sweep, _affordable, sweep
+from o2o.inspect.probe import readout, ridge
+from o2o.inspect.run import Subject
+from o2o.inspect.simulator import projection, replay, simulator
 
 sim = plugins.load("robots", "sim")
 SYSTEMS = ("small", "dreamerv2", "twm")
@@ -213,7 +213,9 @@ def test_a_robots_file_says_how_actions_move_it_and_nothing_is_built(tmp_path):
     ],
 )
 def test_a_robot_that_says_nonsense_is_told_so(tmp_path, monkeypatch, change, says):
-    monkeypatch.setattr("o2o.inspect.paths.facts", lambda name: {"displacement": sim.DISPLACEMENT | change})
+    monkeypatch.setattr(
+        "o2o.inspect.end_effector_paths.facts", lambda name: {"displacement": sim.DISPLACEMENT | change}
+    )
     with pytest.raises(RobotError, match=says):
         displacement(inspected(arm_agent(), tmp_path, [], meta=ARM))
 

@@ -19,9 +19,9 @@ from o2o.agent.planner.mppi import PlannerConfig
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
-from o2o.inspect.measured import Measured
-from o2o.inspect.price import Price, cheapest, measure, price
-from o2o.inspect.steps import walk
+from o2o.inspect.beliefs import walk
+from o2o.inspect.estimate import Measured
+from o2o.inspect.penalty_weight import Price, cheapest, measure, price
 
 GRID = np.array([1e-9, 1.0, 10.0, 100.0])
 

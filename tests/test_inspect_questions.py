@@ -19,9 +19,9 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.core.transform import Transform
 from o2o.data.plan_store import Plans
-from o2o.inspect.contrast import contrast
 from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
 from o2o.inspect.model_error import foresee, model_error
+from o2o.inspect.ood_detection import contrast
 from o2o.inspect.reliability import reliability
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value

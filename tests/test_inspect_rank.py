@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from o2o.inspect.measured import FEW, Measured, caution, measured, percent, say
-from o2o.inspect.rank import auroc, bins, correlation, interval, ranks
+from o2o.core.stats import auroc, bins, correlation, interval, ranks
+from o2o.inspect.estimate import FEW, Measured, caution, measured, percent, say
 
 
 def test_equal_values_share_their_ranks():

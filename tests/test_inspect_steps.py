@@ -9,7 +9,7 @@ from conftest import make_episode
 from inspected import AGENT, DISCOUNT, episode
 from test_systems import doubtful, make
 
-from o2o.inspect.steps import doubt, walk
+from o2o.inspect.beliefs import doubt, walk
 
 LENGTHS = (7, 3, 5)
 
@@ -86,6 +86,6 @@ def test_doubt_is_the_spread_of_any_shape_in_blocks(monkeypatch):
     feature, action = torch.randn(3, 5, agent.model.feature_dim), torch.rand(3, 5, 2)
     with torch.no_grad():
         want = agent.critic.uncertainty(feature, action).numpy()
-    monkeypatch.setattr("o2o.inspect.steps.BLOCK", 4)
+    monkeypatch.setattr("o2o.inspect.beliefs.BLOCK", 4)
     assert doubt(agent, feature, action) == pytest.approx(want, rel=1e-5)
     assert doubt(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx([0.5, 0.25])

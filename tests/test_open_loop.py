@@ -9,8 +9,8 @@ from test_agent import BORDER, TINY, agent
 
 from o2o.core.episode import Episode
 from o2o.core.errors import StorageError, UsageError
+from o2o.inspect.open_loop import _rgb, _times, picture, predict
 from o2o.nn.world_model import WorldModel
-from o2o.open_loop import _rgb, _times, picture, predict
 
 STEP, WIND = 0.01, 0.002
 

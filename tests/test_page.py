@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from o2o.chart import DATA, Bars, Chart, Frames, Line, Paths, Picture, Points, Rule, Spans
 from o2o.core.errors import StorageError
-from o2o.page import Section, write
+from o2o.inspect.charts.chart import DATA, Bars, Chart, Frames, Line, Paths, Picture, Points, Rule, Spans
+from o2o.inspect.charts.html_page import Section, write
 
 EVIL = "<script>alert('me')</script> & </style>"
 IMAGE = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)

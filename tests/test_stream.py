@@ -11,7 +11,7 @@ import pytest
 
 from o2o import stream
 from o2o.core.errors import StorageError, UsageError
-from o2o.marks import SCALE
+from o2o.inspect.charts.spec import SCALE
 from o2o.stream import open_stream
 
 needs_rerun = pytest.mark.skipif(

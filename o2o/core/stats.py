@@ -1,10 +1,12 @@
-"""How sure a figure is: 95 % intervals for shares, means and paired differences."""
+"""Statistics: 95 % intervals of rates, means and differences, rank correlation, calibration curves."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 Z95 = 1.959963984540054
+NUM_BINS, FEWEST = 10, 5  # of a calibration curve, and entries in each
 
 
 def share(count: int, total: int) -> tuple[float, float]:
@@ -29,3 +31,74 @@ def gain(before, after) -> tuple[float, float, float]:
     """(mean, low, high) of after - before, paired by place: the same scenes, one after the other."""
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return float(difference.mean()), *mean(difference)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """(n,) ranks from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation of two (n,) arrays, -1 to 1; NaN where one of them never changes."""
+    if len(x) < 2:
+        return float("nan")
+    a, b = ranks(x) - (len(x) + 1) / 2, ranks(y) - (len(y) + 1) / 2
+    norm = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / norm) if norm else float("nan")
+
+
+def auroc(low: np.ndarray, high: np.ndarray) -> float:
+    """Chance that a value drawn from `high` is larger than one drawn from `low`; ties count half."""
+    if not len(low) or not len(high):
+        return float("nan")
+    both = ranks(np.concatenate([low, high]))
+    return float((both[len(low) :].mean() - (len(high) + 1) / 2) / len(low))
+
+
+def interval(
+    measure: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray, seed: int = 0, times: int = 200
+) -> tuple[float, float]:
+    """95 % bootstrap interval of `measure(*arrays)`, drawing whole groups (episodes) with replacement.
+
+    Args:
+        measure: of arrays of any length n to a number; a NaN of some draws is left out.
+        groups: (n,) the group of each entry; entries of a group are no independent witnesses.
+    Returns:
+        (low, high); NaN where there is but one group, or nothing to measure.
+    """
+    names, inverse = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(inverse == i) for i in range(len(names))]
+    found = []
+    for _ in range(times):
+        rows = np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])
+        found.append(measure(*(array[rows] for array in arrays)))
+    finite = np.array(found)[np.isfinite(found)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.percentile(finite, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def bins(x: np.ndarray, y: np.ndarray, num: int = NUM_BINS) -> np.ndarray:
+    """A calibration curve: entries ordered by x, cut into bins of as many each; equal x are not parted.
+
+    Args:
+        x, y: (n,).
+        num: bins at most; fewer where they would have less than a few entries.
+    Returns:
+        (5, bins): mean x, mean y, and the quarter, the middle and the three quarters of y.
+    """
+    num = max(1, min(num, len(x) // FEWEST))
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, num + 1)[1:-1])) if len(x) else np.zeros(0)
+    place = np.searchsorted(edges, x, side="left")
+    rows = [place == i for i in np.unique(place)]
+    return (
+        np.array([[x[some].mean(), y[some].mean(), *np.percentile(y[some], (25, 50, 75))] for some in rows])
+        .reshape(-1, 5)
+        .T
+    )

@@ -5,20 +5,20 @@ run = inspect.open("runs/door")
 print(inspect.contrast(run))
 """
 
-from o2o.inspect.answer import Answer
-from o2o.inspect.choice import choice
-from o2o.inspect.contrast import contrast
+from o2o.core.stats import auroc, correlation
+from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.candidates import fan
+from o2o.inspect.checkpoint_ranking import choice
 from o2o.inspect.coverage import coverage
-from o2o.inspect.fan import fan
-from o2o.inspect.measured import Measured
+from o2o.inspect.estimate import Measured
 from o2o.inspect.model_error import model_error
+from o2o.inspect.ood_detection import contrast
+from o2o.inspect.penalty_sweep import sweep
+from o2o.inspect.penalty_weight import price
 from o2o.inspect.plans import plans, replan
-from o2o.inspect.price import price
-from o2o.inspect.rank import auroc, correlation
 from o2o.inspect.reliability import reliability
-from o2o.inspect.steps import Steps, walk
-from o2o.inspect.subject import Subject, open
-from o2o.inspect.sweep import sweep
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject, open
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from o2o.agent.planner.imagine import roll
-from o2o.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.core.spec import is_image
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import CLEAR, Measured, caution, measured, percent, say
+from o2o.core.stats import correlation
+from o2o.inspect.beliefs import Steps, doubt, walk
+from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
+from o2o.inspect.estimate import CLEAR, Measured, caution, measured, percent, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.rank import correlation
-from o2o.inspect.steps import Steps, doubt, walk
-from o2o.inspect.subject import Subject, some
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject, some
 from o2o.nn.world_model import index
 
 MOST = 4000  # training steps to look among; of one kind to look at

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll, roll
-from o2o.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import Measured, caution, measured, percent, say
-from o2o.inspect.steps import Steps
-from o2o.inspect.subject import Subject
+from o2o.inspect.beliefs import Steps
+from o2o.inspect.charts.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
+from o2o.inspect.estimate import Measured, caution, measured, percent, say
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 from o2o.nn.world_model import index
 
 NUM_STARTS = 256  # from which to imagine

@@ -9,11 +9,11 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import Moment, examine
 from o2o.agent.planner.mppi import MPPI
-from o2o.chart import DATA, MODEL, PLAN, POLICY, QUIET, Chart, Line, Points
 from o2o.core.errors import DataError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.subject import Subject
+from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Chart, Line, Points
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 from o2o.nn.world_model import State, index
 
 ROWS, ROOM = 4096, 2**24  # most candidates that are rolled out side by side, and numbers in their states

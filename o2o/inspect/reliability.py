@@ -8,14 +8,14 @@ import torch
 
 from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll
-from o2o.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
 from o2o.core.errors import UsageError
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import CLEAR, FEW, Measured, caution, measured, say
+from o2o.core.stats import bins, correlation
+from o2o.inspect.beliefs import doubt
+from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
+from o2o.inspect.estimate import CLEAR, FEW, Measured, caution, measured, say
 from o2o.inspect.model_error import foresee, from_zero
-from o2o.inspect.rank import bins, correlation
-from o2o.inspect.steps import doubt
-from o2o.inspect.subject import Subject
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 
 KINDS = {"feature": "where it leads", "reward": "the reward there", "value": "the value there"}
 UNITS = {"feature": "standard deviations", "reward": "scaled reward", "value": "scaled return"}

@@ -21,9 +21,9 @@ from o2o.data.load import DataConfig
 from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot
-from o2o.inspect.answer import Answer
-from o2o.inspect.subject import Subject
-from o2o.page import Section, write
+from o2o.inspect.charts.html_page import Section, write
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 
 PAGE, NUMBERS = "index.html", "numbers.json"
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from o2o.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import percent, say
-from o2o.inspect.steps import Steps, doubt, walk
-from o2o.inspect.subject import Subject
+from o2o.inspect.beliefs import Steps, doubt, walk
+from o2o.inspect.charts.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
+from o2o.inspect.estimate import percent, say
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 
 NUM_RANDOM = 32  # actions a step
 NUM_TOP, APART = 3, 3  # moments that are named, and the steps that lie between two of them at least

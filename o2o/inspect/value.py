@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.chart import DATA, MODEL, QUIET, Chart, Line, Points
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import FEW, Measured, caution, measured, percent, say
+from o2o.core.stats import bins, correlation
+from o2o.inspect.beliefs import Steps
+from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Points
+from o2o.inspect.estimate import FEW, Measured, caution, measured, percent, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.rank import bins, correlation
-from o2o.inspect.steps import Steps
-from o2o.inspect.subject import Subject
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 
 CLOSED = 0.1  # most weight that what was not recorded may have, for a return to count as achieved
 ENOUGH, FEWEST = 0.2, 30  # share of the steps, and steps, with such a return; else returns are completed

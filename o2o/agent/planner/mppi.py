@@ -41,7 +41,7 @@ class PlannerConfig:
             elites stay the same. On a CPU only; networks narrower than about 256 gain nothing.
         uncertainty: lambda, the price of one unit of ensemble spread in units of return; FOWM 1
             (xArm), 3 (AntMaze), 20 (Hopper). `auto`: 1 while it pretrains, then what the held-out recordings
-            suggest (`o2o.inspect.price`).
+            suggest (`o2o.inspect.penalty_weight`).
         temperature: sharpness of the elites' weights, per unit of return; TD-MPC 0.5.
         momentum: share of the old mean that stays; TD-MPC 0.1.
         min_std: lowest standard deviation of the search, unit actions; TD-MPC 0.05.

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
-from o2o.marks import SCALE, Bars, Line, Paths, Picture, Points, Rule, Spans, Words
+from o2o.inspect.charts.spec import SCALE, Bars, Line, Paths, Picture, Points, Rule, Spans, Words
 
 HEIGHT, DEEP_HEIGHT, ROW, SLIDER = 380, 540, 32, 80  # pixels of a chart, of a category, of a slider
 CLEAR = "rgba(0,0,0,0)"

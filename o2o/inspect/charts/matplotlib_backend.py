@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-from o2o.marks import SCALE, Bars, Line, Paths, Picture, Points, Rule, Spans, Words
+from o2o.inspect.charts.spec import SCALE, Bars, Line, Paths, Picture, Points, Rule, Spans, Words
 
 WIDTH, HEIGHT, DEEP_HEIGHT, ROW = 6.4, 4.0, 5.4, 0.3  # inches of a chart; ROW of a category
 INK, FAINT, GRID = "#2b3240", "#667085", "#e4e8ee"

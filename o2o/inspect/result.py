@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from o2o.chart import Chart, Frames, still
+from o2o.inspect.charts.chart import Chart, Frames, still
 
 
 class Answer(ABC):

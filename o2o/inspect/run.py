@@ -15,7 +15,7 @@ from o2o.data import training_data
 from o2o.data.load import DataConfig, Source, load
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay
-from o2o.inspect.steps import Steps, walk
+from o2o.inspect.beliefs import Steps, walk
 
 MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
 

@@ -10,13 +10,13 @@ from o2o.agent.plan_record import Moment
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
-from o2o.inspect.fan_answer import Fan, Look
-from o2o.inspect.paths import Displacement, displacement, vectors
+from o2o.inspect.beliefs import walk
+from o2o.inspect.candidates_result import Fan, Look
+from o2o.inspect.end_effector_paths import Displacement, displacement, vectors
 from o2o.inspect.plans import recorded, replan
-from o2o.inspect.readout import Readout, readout
-from o2o.inspect.replay import projection, replay
-from o2o.inspect.steps import walk
-from o2o.inspect.subject import Subject
+from o2o.inspect.probe import Readout, readout
+from o2o.inspect.run import Subject
+from o2o.inspect.simulator import projection, replay
 from o2o.nn.world_model import State, index
 
 

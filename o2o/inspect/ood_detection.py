@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from o2o.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import Measured, caution, measured, percent
-from o2o.inspect.rank import auroc
-from o2o.inspect.steps import doubt
-from o2o.inspect.subject import Subject
+from o2o.core.stats import auroc
+from o2o.inspect.beliefs import doubt
+from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
+from o2o.inspect.estimate import Measured, caution, measured, percent
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 
 NEAR = (0.1, 0.3)  # standard deviation of noise on recorded actions, which reach from -1 to 1
 NUM_BARS = 48

@@ -13,8 +13,8 @@ from html import escape
 from numbers import Integral, Real
 from pathlib import Path
 
-from o2o.chart import CHOSEN, DATA, PLAN, QUIET, RIM, Chart, Frames
 from o2o.core.checkpoint import write_bytes
+from o2o.inspect.charts.chart import CHOSEN, DATA, PLAN, QUIET, RIM, Chart, Frames
 
 SECURITY = "; ".join(
     [
@@ -146,7 +146,7 @@ def _section(section: Section, number: int) -> str:
 
 def _figure(chart: Chart | Frames) -> str:
     """A chart's title, place, data and caption; the script of the page draws it."""
-    from o2o.chart_live import CLEAR, PAPER
+    from o2o.inspect.charts.plotly_backend import CLEAR, PAPER
 
     figure = chart.live()
     moment = chart.moment if isinstance(chart, Frames) else chart
@@ -195,7 +195,7 @@ def _footer(facts: dict[str, str], size: int) -> str:
 
 def _dark() -> str:
     """Pairs of colours in the figures' data, light and dark, for the script of the page."""
-    from o2o.chart_live import FAINT, GRID, INK, faded
+    from o2o.inspect.charts.plotly_backend import FAINT, GRID, INK, faded
 
     dark = {INK: "#e3e7ee", FAINT: "#97a1b3", GRID: "#2c333f"}
     dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", QUIET: "#5f6979", CHOSEN: "#ffffff", RIM: "#0b0e14"}

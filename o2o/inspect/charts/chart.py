@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from o2o.marks import (
+from o2o.inspect.charts.spec import (
     CHOSEN,
     DATA,
     MODEL,
@@ -67,7 +67,7 @@ class Chart(Words):
         Returns:
             The figure.
         """
-        from o2o.chart_still import draw, figure_of
+        from o2o.inspect.charts.matplotlib_backend import draw, figure_of
 
         if axes is None:
             return figure_of([self], 1)
@@ -76,7 +76,7 @@ class Chart(Words):
 
     def live(self):
         """A plotly figure."""
-        from o2o.chart_live import figure
+        from o2o.inspect.charts.plotly_backend import figure
 
         return figure([self], [""], 0)
 
@@ -135,7 +135,7 @@ class Frames:
 
     def live(self):
         """A plotly figure with a slider."""
-        from o2o.chart_live import figure
+        from o2o.inspect.charts.plotly_backend import figure
 
         return figure(self.charts, self.names, self.shown or 0)
 
@@ -149,7 +149,7 @@ def still(charts: Sequence[Chart | Frames], columns: int = 2):
     Raises:
         ValueError: there is no chart, or less than one column.
     """
-    from o2o.chart_still import figure_of
+    from o2o.inspect.charts.matplotlib_backend import figure_of
 
     if not charts or columns < 1:
         raise ValueError(f"{len(charts)} charts in {columns} columns, wanted at least one of each")

@@ -3,9 +3,9 @@
 import numpy as np
 
 from o2o.agent.plan_record import Moment
-from o2o.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement
+from o2o.inspect.charts.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 
 
 def glance(

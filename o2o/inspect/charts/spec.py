@@ -1,6 +1,6 @@
 """What charts are made of: marks, colours that mean something, and what a chart says. Draws nothing.
 
-`o2o.chart` adds the drawing and gives every name of this file; it is the one to import.
+`o2o.inspect.charts.chart` adds the drawing and gives every name of this file; it is the one to import.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from o2o.core.transform import Transform
 from o2o.hardware import end_effector as bricks
 from o2o.hardware.end_effector import Displacement as Displacement
 from o2o.hardware.guard import Guard
-from o2o.inspect.subject import Subject
+from o2o.inspect.run import Subject
 
 
 def displacement(subject: Subject, robot: Guard | None = None) -> Displacement | None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from o2o.agent.plan_record import Moment
-from o2o.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
 from o2o.core.errors import UsageError
-from o2o.inspect.answer import Answer
+from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.charts.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
 from o2o.inspect.plans import distance, recorded, replan
-from o2o.inspect.steps import Steps, walk
-from o2o.inspect.subject import Subject
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject
 from o2o.nn.world_model import index
 
 GRID = 3.0 ** np.arange(-3, 2)  # around the price at which doubt costs as much as plans bring

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.inspect.rank import interval
+from o2o.core.stats import interval
 
 CLEAR = 0.3  # a rank correlation from which on an order is worth relying on
 FEW = 5  # episodes; of fewer, an interval is a guess

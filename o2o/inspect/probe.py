@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from o2o.agent.planner.imagine import roll
-from o2o.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.paths import vectors
-from o2o.inspect.steps import walk
-from o2o.inspect.subject import Subject, some
+from o2o.inspect.beliefs import walk
+from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
+from o2o.inspect.end_effector_paths import vectors
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject, some
 from o2o.nn.world_model import index
 
 MOST_STEPS = 3000  # that it is fitted on

@@ -8,8 +8,8 @@ import numpy as np
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot
-from o2o.inspect.paths import facts
-from o2o.inspect.subject import Subject
+from o2o.inspect.end_effector_paths import facts
+from o2o.inspect.run import Subject
 
 PICTURE = 512  # pixels, of robots that have an option `picture_size`
 

@@ -15,15 +15,15 @@ import torch
 
 from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
-from o2o.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import Offline
-from o2o.inspect.answer import Answer
-from o2o.inspect.measured import Measured, caution, measured, say
+from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.charts.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
+from o2o.inspect.estimate import Measured, caution, measured, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.steps import Steps, walk
-from o2o.inspect.subject import MOST_STEPS, Subject, some
+from o2o.inspect.result import Answer
+from o2o.inspect.run import MOST_STEPS, Subject, some
 from o2o.nn.world_model import index
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade

@@ -1,4 +1,4 @@
-"""Candidate plans at a moment, in words and charts; `o2o.inspect.fan` reads them."""
+"""Candidate plans at a moment, in words and charts; `o2o.inspect.candidates` reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from o2o.agent.plan_record import Moment
-from o2o.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
-from o2o.inspect.answer import Answer
-from o2o.inspect.readout import Readout
+from o2o.inspect.charts.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
+from o2o.inspect.probe import Readout
+from o2o.inspect.result import Answer
 
 ENDS = (0.02, 0.98)  # quantiles of the doubt that the colours reach to
 SHAPE = 1.3  # width by height of the part of a picture that is shown

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
 from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.answer import Answer
-from o2o.inspect.evaluation import Recorded, evaluate, shift
-from o2o.inspect.measured import Measured, caution, say
-from o2o.inspect.steps import SIDE_BY_SIDE, walk
-from o2o.inspect.subject import Subject, some
+from o2o.inspect.beliefs import SIDE_BY_SIDE, walk
+from o2o.inspect.charts.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
+from o2o.inspect.estimate import Measured, caution, say
+from o2o.inspect.fitted_q import Recorded, evaluate, shift
+from o2o.inspect.result import Answer
+from o2o.inspect.run import Subject, some
 from o2o.inspect.value import value
 
 MOST_STEPS = 4000  # of the recordings that it learned from, beside the held-out ones

@@ -1,0 +1,1 @@
+"""Charts described once and drawn twice: by matplotlib as a PNG, by plotly in a page."""
