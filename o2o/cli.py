@@ -86,13 +86,13 @@ def _run(argv: list[str]) -> int:
     elif command not in COMMANDS:
         raise UsageError(not_found("command", command, list(shown)))
     elif command == "list":
-        from o2o.listing import show
+        from o2o.commands.list_plugins import show
 
         show(rest)
     else:
-        from o2o import commands
+        from o2o.commands import dispatch
 
-        commands.run(command, COMMANDS[command], rest)
+        dispatch.run(command, COMMANDS[command], rest)
     return 0
 
 

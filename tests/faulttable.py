@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core import checkpoint
-from o2o.weights import all_finite
+from o2o.training.shared_weights import all_finite
 from tests.faults.claims import Broken, Tally, claim, until
 from tests.faults.disk import as_done, held, in_order, num_stored, stored
 from tests.faults.rig import Child, Rig, Served

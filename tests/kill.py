@@ -31,7 +31,7 @@ from o2o.core.transform import Field, Transform
 from o2o.data import journal
 from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
-from o2o.rollout import play
+from o2o.training.rollout import play
 
 TOLD = struct.Struct("<qq")  # episode, place of the row in it
 EPISODES = 60  # of one run; then a new one begins

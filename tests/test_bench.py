@@ -14,14 +14,14 @@ from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import BehaviourConfig
-from o2o.bench import compare as compare_file
-from o2o.bench import measure, table
-from o2o.bench.compare import Case, floors
-from o2o.bench.contender import Ours, Plain, Setup, lived_in, variant
-from o2o.bench.data import DataJobs, array_bytes, write_d4rl
-from o2o.bench.floor import gemm_gflops, plan_flops, update_flops
-from o2o.bench.measure import FIELDS, BenchConfig, bench
-from o2o.bench.worker import Worker
+from o2o.commands.bench import compare as compare_file
+from o2o.commands.bench import measure, table
+from o2o.commands.bench.compare import Case, floors
+from o2o.commands.bench.contenders import Ours, Plain, Setup, lived_in, variant
+from o2o.commands.bench.data import DataJobs, array_bytes, write_d4rl
+from o2o.commands.bench.flops import gemm_gflops, plan_flops, update_flops
+from o2o.commands.bench.measure import FIELDS, BenchConfig, bench
+from o2o.commands.bench.worker import Worker
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from o2o.check import CheckConfig, check
+from o2o.commands.check import CheckConfig, check
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.formats import minari

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from o2o import commands
 from o2o.cli import COMMANDS, main
+from o2o.commands import dispatch
 from o2o.core import checkpoint
 from o2o.core.run_log import read_metrics
 from o2o.data.collect import collect
@@ -126,13 +126,13 @@ def test_options_of_a_robot_are_flags_once_it_is_named(o2o):
 
 @pytest.mark.parametrize("command", ["pretrain", "compare"])
 def test_naming_the_robot_of_a_recipe_keeps_its_task(command):
-    config = commands.DEFAULTS[command](["--dataset", "sim-reach", "--robot", "sim"])
+    config = dispatch.DEFAULTS[command](["--dataset", "sim-reach", "--robot", "sim"])
     assert (config.robot, config.robot_options.task) == ("sim", "reach")
 
 
 def test_a_checkpoint_acts_as_its_run_did_unless_told(pretrained, dataset, tmp_path, o2o):
     def acts(command, run, *words) -> bool:
-        return commands.DEFAULTS[command](["--checkpoint", str(run), *words]).plan
+        return dispatch.DEFAULTS[command](["--checkpoint", str(run), *words]).plan
 
     assert acts("evaluate", pretrained) and acts("finetune", pretrained)
     run = tmp_path / "online"

@@ -17,11 +17,11 @@ from test_cli import fails, o2o  # noqa: F401  (fixtures)
 from test_loops import ROBOT, dataset  # noqa: F401  (a fixture)
 
 from o2o.cli import main
-from o2o.commands import DEFAULTS
-from o2o.compare import process
-from o2o.compare.loop import CompareConfig, compare, of_preset
-from o2o.compare.result import crossed
-from o2o.compare.trial import Cost, _Meter
+from o2o.commands.compare import subprocess_run
+from o2o.commands.compare.loop import CompareConfig, compare, of_preset
+from o2o.commands.compare.result import crossed
+from o2o.commands.compare.trial import Cost, _Meter
+from o2o.commands.dispatch import DEFAULTS
 from o2o.core import stats
 from o2o.core.errors import UsageError
 
@@ -45,7 +45,7 @@ def here(words, log: Path, watch) -> int:
 
 @pytest.fixture
 def in_process(monkeypatch):
-    monkeypatch.setattr(process, "run", here)
+    monkeypatch.setattr(subprocess_run, "run", here)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def compared(dataset, tmp_path_factory) -> Path:
     """Two presets and one that diverges."""
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "run", here)
+        patch.setattr(subprocess_run, "run", here)
         assert main(words(dataset, out, ("small", BAD, "small:window=3"))) == 1
     return out
 
@@ -154,7 +154,7 @@ def test_a_comparison_killed_between_any_two_stages_ends_with_the_same(
             raise Killed
         return here(words, log, watch)
 
-    monkeypatch.setattr(process, "run", mortal)
+    monkeypatch.setattr(subprocess_run, "run", mortal)
     with pytest.raises(Killed):
         main(words(dataset, out, ("small",)))
     for _ in range(8):
@@ -197,10 +197,10 @@ def commands_with(word: str) -> list[str]:
 
 def test_a_failed_run_is_tried_again(dataset, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(process, "run", lambda words, log, watch: -signal.SIGKILL)
+    monkeypatch.setattr(subprocess_run, "run", lambda words, log, watch: -signal.SIGKILL)
     assert main(words(dataset, out, ("small",))) == 1
     assert "pretrain: killed by SIGKILL, maybe for memory" in (out / "table.md").read_text()
-    monkeypatch.setattr(process, "run", here)
+    monkeypatch.setattr(subprocess_run, "run", here)
     assert main(["compare", "--resume", "--out", str(out)]) == 0
     assert "Failed" not in (out / "table.md").read_text()
 
@@ -250,14 +250,14 @@ def test_time_that_was_spent_before_a_kill_counts_as_far_as_the_checkpoint(tmp_p
 
 def test_a_process_says_how_it_ended(tmp_path):
     log = tmp_path / "log.txt"
-    assert process.run(["list", "robtos"], log, lambda pid: True) == 2
+    assert subprocess_run.run(["list", "robtos"], log, lambda pid: True) == 2
     assert (
-        process.reason(2, log)
+        subprocess_run.reason(2, log)
         == "kind 'robtos' not found; did you mean 'robots'? have robots, datasets, models, presets"
     )
-    assert process.run(["bench"], log, lambda pid: False) == -signal.SIGTERM
-    assert process.reason(-signal.SIGTERM, log) == "killed by SIGTERM"
-    assert process.peak_mb(os.getpid()) > 50 or not Path("/proc").exists()
+    assert subprocess_run.run(["bench"], log, lambda pid: False) == -signal.SIGTERM
+    assert subprocess_run.reason(-signal.SIGTERM, log) == "killed by SIGTERM"
+    assert subprocess_run.peak_mb(os.getpid()) > 50 or not Path("/proc").exists()
 
 
 # ---- mistakes

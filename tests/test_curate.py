@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, labels
+from o2o.commands.data.convert import ConvertConfig, convert
+from o2o.commands.data.info import InfoConfig, info
+from o2o.commands.data.labels import Label
+from o2o.commands.data.merge import MergeConfig, merge
+from o2o.commands.data.relabel import RelabelConfig, relabel
+from o2o.commands.data.split import SplitConfig, split
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
-from o2o.curate import keys, labels, output, program
-from o2o.curate.convert import ConvertConfig, convert
-from o2o.curate.info import InfoConfig, info
-from o2o.curate.labels import Label
-from o2o.curate.merge import MergeConfig, merge
-from o2o.curate.relabel import RelabelConfig, relabel
-from o2o.curate.split import SplitConfig, split
 from o2o.data.formats import minari
 from o2o.data.formats.recording import Recording
 from o2o.data.formats.recording import split as held_out
@@ -153,7 +153,7 @@ def test_columns_of_any_type_keep_it(tmp_path):
         spaces.Dict({"z": spaces.Box(-1, 1, (1,), np.float64)}),
     )
     recording = replace(read(source), path=tmp_path, episodes=[make_episode(1, obs=columns)])
-    output.write(tmp_path / "copy", recording, "")
+    dataset_writer.write(tmp_path / "copy", recording, "")
     (episode,) = read(tmp_path / "copy").episodes
     for name, column in columns.items():
         np.testing.assert_array_equal(episode.obs[name], column)
@@ -287,10 +287,10 @@ FAULTY = {
 def test_a_function_that_fails_is_one_line(tmp_path, text):
     (tmp_path / "rule.py").write_text(text)
     with pytest.raises(UsageError, match=FAULTY[text]) as caught:
-        program.apply(tmp_path / "rule.py", make_episodes())
+        label_by_script.apply(tmp_path / "rule.py", make_episodes())
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="FileNotFoundError"):
-        program.apply(tmp_path / "none.py", make_episodes())
+        label_by_script.apply(tmp_path / "none.py", make_episodes())
 
 
 def test_labels_are_read_from_csv_and_json(tmp_path):
@@ -378,7 +378,7 @@ class Typed:
 
 
 def asked(source: str, folder: Path, *words: str) -> tuple[bool, list]:
-    done = keys.ask(read(source), folder / "new.labels.json", folder / "films", Typed(*words))
+    done = label_by_hand.ask(read(source), folder / "new.labels.json", folder / "films", Typed(*words))
     return done, [label.success for label in labels.read(folder / "new.labels.json")]
 
 
@@ -415,7 +415,7 @@ def test_the_whole_way_with_keys_and_pay(source, tmp_path, monkeypatch, capsys):
 
 def test_an_episode_without_images_is_told_by_its_states(tmp_path, capsys):
     state = np.arange(6, dtype=np.float32).reshape(3, 2)
-    keys.show(make_episode(2, obs={"state": state}, success=False), 7, 10.0, tmp_path / "films")
+    label_by_hand.show(make_episode(2, obs={"state": state}, success=False), 7, 10.0, tmp_path / "films")
     said = capsys.readouterr().out
     assert "episode 7: 2 steps, 0.2 s" in said and "cut off, no success" in said
     assert "state first 0 1\n" in said and "state last  4 5\n" in said and not (tmp_path / "films").exists()
@@ -425,5 +425,5 @@ def test_cameras_of_one_height_are_shown_side_by_side():
     wide = np.full((3, 4, 6, 3), 1, np.uint8)
     grey = np.full((3, 1, 4, 2), 2, np.uint8)
     tall = np.full((3, 9, 6, 3), 3, np.uint8)
-    frames = keys.pictures(make_episode(2, obs={"wide": wide, "grey": grey, "tall": tall}))
+    frames = label_by_hand.pictures(make_episode(2, obs={"wide": wide, "grey": grey, "tall": tall}))
     assert len(frames) == 3 and frames[0].shape == (4, 8, 3) and set(frames[0][0, :, 0]) == {1, 2}

@@ -14,7 +14,7 @@ from o2o.agent.agent import Agent
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.doubt import Caution, Limit, Question, UnsureConfig, learn, unsureness
+from o2o.training.uncertainty_guard import Caution, Limit, Question, UnsureConfig, learn, unsureness
 
 WANTED, STILL = np.array([0.8, -0.4]), np.array([0.0, 0.2])
 

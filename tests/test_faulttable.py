@@ -11,7 +11,7 @@ import pytest
 from o2o.core import plugins
 from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
-from o2o.rollout import play
+from o2o.training.rollout import play
 from tests import kill
 from tests.faults.claims import Broken, Tally, claim, until
 from tests.faults.disk import as_done, in_order, num_stored, stored

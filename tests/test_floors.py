@@ -71,6 +71,11 @@ def plugin_files() -> list[Path]:
     return sorted(path for kind in ("robots", "datasets") for path in (ROOT / kind).rglob("*.py"))
 
 
+def test_every_file_lies_in_one_of_the_nine_packages():
+    flat = {module_of(path) for path in files() if not package_of(module_of(path))} - TOP
+    assert not {module for module in flat if is_package(module)}, "a package that is none of the nine"
+
+
 def test_a_package_imports_only_from_lower_floors():
     wrong = []
     for path in files():
@@ -81,6 +86,19 @@ def test_a_package_imports_only_from_lower_floors():
                 wrong.append(
                     f"{module_of(path)} (floor {FLOORS[package]}) imports {name} (floor {FLOORS[other]})"
                 )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_two_folders_import_each_other():
+    arrows = {}
+    for path in files():
+        for name in imports(path):
+            arrows.setdefault((folder_of(module_of(path)), folder_of(name)), f"{module_of(path)} -> {name}")
+    wrong = [
+        f"{why} and {arrows[end, start]}"
+        for (start, end), why in sorted(arrows.items())
+        if start < end and (end, start) in arrows and "o2o" not in (start, end)
+    ]
     assert not wrong, "\n".join(wrong)
 
 

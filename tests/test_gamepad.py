@@ -21,7 +21,7 @@ from o2o.hardware.teleop import gamepad
 from o2o.hardware.teleop.gamepad import Gamepad
 from o2o.hardware.teleop.inputs import summon
 from o2o.hardware.teleop.operator import Operator
-from o2o.rollout import play
+from o2o.training.rollout import play
 
 REACH = np.array([0.04, 0.04, 0.02, 1.0])
 GAME_CONTROLLER, WHEEL = 1, 2  # SDL_JoystickType

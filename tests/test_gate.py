@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import UsageError
-from o2o.gate import Gate, GateConfig, Outcome, rank_chance, score
+from o2o.training.regression_gate import Gate, GateConfig, Outcome, rank_chance, score
 
 EPISODES = 40
 

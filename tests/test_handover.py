@@ -12,7 +12,7 @@ from o2o.agent.planner.mppi import leashed
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Mix, online_share
-from o2o.handover import Envelope, Freedom, HandoverConfig, envelope, freedom
+from o2o.training.safe_start import Envelope, Freedom, HandoverConfig, envelope, freedom
 
 NARROW = Envelope((-0.5, -0.1), (0.5, 0.3), (-0.2, -0.1), (0.2, 0.1))
 FIRST, LATER = np.array([True]), np.array([False])

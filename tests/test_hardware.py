@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from o2o.check import check_robot
+from o2o.commands.check import check_robot
 from o2o.core.errors import RobotError
 from o2o.hardware.clock import Clock
 from o2o.hardware.guard import Guard
@@ -252,7 +252,7 @@ def test_limits_that_need_more_than_the_robot_says_are_refused():
 
 
 def test_a_check_reads_hardware_and_moves_it_only_when_asked(capsys, monkeypatch):
-    monkeypatch.setattr("o2o.check.READ_S", 0.1)
+    monkeypatch.setattr("o2o.commands.check.READ_S", 0.1)
     arm = Slide(max_age_s=0.5)
     check_robot(Guard(arm), "slide", steps=5)
     said = capsys.readouterr().out

@@ -14,7 +14,6 @@ from test_moment import two_plans
 from test_planner import Toy
 from test_systems import doubtful, tiny
 
-from o2o import rollout
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import Moment, keeper, pack
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
@@ -34,6 +33,7 @@ from o2o.inspect.plans import distance, plans, replan
 from o2o.inspect.probe import readout, ridge
 from o2o.inspect.run import Subject
 from o2o.inspect.simulator import projection, replay, simulator
+from o2o.training import rollout
 
 sim = plugins.load("robots", "sim")
 SYSTEMS = ("small", "dreamerv2", "twm")

@@ -9,8 +9,8 @@ from test_loops import dataset, finetune_config, pretrain_config, pretrained  # 
 
 import o2o
 from o2o import inspect
+from o2o.commands.inspect_run import QUESTIONS, InspectConfig, report
 from o2o.core.errors import UsageError
-from o2o.inspect.report import QUESTIONS, InspectConfig, report
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_real_robot_is_not_touched(recorded, monkeypatch):
 
     subject = inspect.open(recorded)
     subject.meta = {**subject.meta, "robot": {**subject.meta["robot"], "simulated": False}}
-    monkeypatch.setattr("o2o.inspect.report.attach", touched)
+    monkeypatch.setattr("o2o.commands.inspect_run.attach", touched)
     monkeypatch.setattr("o2o.inspect.open", lambda *_: subject)
     report(InspectConfig(run=recorded, only=("fan",), device="cpu"))
     assert replace(InspectConfig(run=recorded), episode=1).episode == 1

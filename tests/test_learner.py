@@ -19,14 +19,14 @@ import torch
 from test_loops import TINY, dataset, episodes_of, pretrained  # noqa: F401  (two of them fixtures)
 
 import o2o
-from o2o.beside import Beside
 from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import Online
-from o2o.gate import GateConfig
-from o2o.handover import HandoverConfig
-from o2o.learner import acting, only_learner
+from o2o.training.learner import acting, only_learner
+from o2o.training.learner_process import Beside
+from o2o.training.regression_gate import GateConfig
+from o2o.training.safe_start import HandoverConfig
 
 BEFORE, STEPS = 12, 12  # updates of pretraining; steps of each episode, and updates that it asks for
 
@@ -222,7 +222,7 @@ def test_weights_that_are_not_finite_are_not_taken(source, tmp_path, monkeypatch
         bad[name].view(-1)[0] = torch.nan
         rest = acting(beside.agent) | {f"behaviour.{name}": bad[name]}
         with monkeypatch.context() as patch:
-            patch.setattr("o2o.weights.all_finite", lambda tensors: True)
+            patch.setattr("o2o.training.shared_weights.all_finite", lambda tensors: True)
             beside.weights.put(rest, 10**6, 3)
 
     after_episode(monkeypatch, 3, spoil)
@@ -250,7 +250,7 @@ def test_recordings_that_changed_are_one_line_before_the_robot_is_touched(source
     tensors, meta = checkpoint.load(source / "checkpoint")
     meta["dataset"] |= {"fingerprint": "0" * 64}
     checkpoint.save(changed / "checkpoint", tensors, meta)
-    monkeypatch.setattr(sys.modules["o2o.finetune"], "attach", lambda *args: pytest.fail("attached"))
+    monkeypatch.setattr(sys.modules["o2o.training.finetune"], "attach", lambda *args: pytest.fail("attached"))
     with pytest.raises(UsageError, match="is not the one the checkpoint was trained on"):
         o2o.finetune(config(changed, tmp_path / "run"))
 

@@ -132,7 +132,7 @@ def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, t
 
 
 def episodes_of(run: Path):
-    with closing(Online(run_folder / "online")) as own:
+    with closing(Online(run / "online")) as own:
         return [own.read(number) for number in range(len(own))]
 
 
@@ -416,7 +416,7 @@ def test_thinned_one_by_one_the_gaps_stay_alike():
 
 
 def test_flat_means_no_better_value_within_the_patience():
-    from o2o.pretrain import is_flat
+    from o2o.training.pretrain import is_flat
 
     assert not is_flat([1.0, 2.0], 2, floor=0.0)
     assert not is_flat([1.0, 2.0, 1.5, 2.5], 2, floor=0.0)

@@ -46,7 +46,7 @@ def test_importing_and_building_an_agent_changes_no_setting():
     code = """
 import torch
 before = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()
-import o2o.agent.agent, o2o.pretrain, o2o.core.compute
+import o2o.agent.agent, o2o.training.pretrain, o2o.core.compute
 print(before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype()))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

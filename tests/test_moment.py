@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_systems import act, doubtful, make
 
-from o2o import rollout
 from o2o.agent.plan_record import MOST, Moment, _kept, examine, keeper, pack, unpack
 from o2o.data.plan_store import Plans
+from o2o.training import rollout
 
 
 def two_plans(**changes) -> Moment:

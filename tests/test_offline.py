@@ -197,7 +197,7 @@ LARGE = """
 import sys
 from pathlib import Path
 import numpy as np
-import o2o.pretrain
+import o2o.training.pretrain
 from o2o import cli
 from o2o.core import memory
 from o2o.core.episode import Episode

@@ -30,7 +30,7 @@ from o2o.hardware.realtime import Hardware
 from o2o.hardware.teleop import operator as operator_module
 from o2o.hardware.teleop.inputs import KEYS, Both, Keys, Mailbox, summon
 from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
-from o2o.rollout import play
+from o2o.training.rollout import play
 
 LOW, HIGH = np.array([-2.0]), np.array([2.0])
 

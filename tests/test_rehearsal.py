@@ -10,13 +10,13 @@ from test_loops import dataset, finetune_config, pretrain_config, pretrained  # 
 from test_switch import Says
 
 import o2o
-from o2o import asked
 from o2o.core import checkpoint, plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
 from o2o.data.load import DataConfig, load
-from o2o.evaluate import EvaluateConfig, evaluate
 from o2o.hardware.guard import Guard, connect
+from o2o.training import planned_vs_executed
+from o2o.training.evaluate import EvaluateConfig, evaluate
 
 replay = plugins.load("robots", "replay")
 
@@ -109,8 +109,13 @@ def test_how_far_plans_were_from_what_was_done():
         infos={"intended_action": np.array([[np.nan], [0.5], [1.0]])},
     )  # fmt: skip
     box: Any = SimpleNamespace(action_low=(-1.0,), action_high=(3.0,))  # 1 in the middle, half the range is 2
-    assert asked.apart(box, [episode]) == "12% of half the range (median; 24% at the 95th percentile)"
-    assert asked.size(box, [episode]).startswith("12% of half the range")  # 0.25 and 0 away from the middle
+    assert (
+        planned_vs_executed.apart(box, [episode])
+        == "12% of half the range (median; 24% at the 95th percentile)"
+    )
+    assert planned_vs_executed.size(box, [episode]).startswith(
+        "12% of half the range"
+    )  # 0.25 and 0 away from the middle
 
 
 def test_a_dry_run_is_not_resumed():

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from served import Slider, remote, served, until
 
+from o2o.commands.serve import orders
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
-from o2o.serve import orders
 
 MOVE = np.array([0.01, 0.5])
 

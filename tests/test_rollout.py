@@ -15,7 +15,7 @@ from o2o.core.transform import Field, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach
-from o2o.rollout import play
+from o2o.training.rollout import play
 
 POINT = str(Path(__file__).parent / "point_robot.py")
 BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)

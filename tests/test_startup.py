@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import o2o
-from o2o import commands
 from o2o.cli import COMMANDS
+from o2o.commands import dispatch
 
 
 def python(code: str, *words: str) -> str:
@@ -35,28 +35,6 @@ print('torch' in sys.modules, state() == before)
     assert python(code) == "False True"
 
 
-IMPORTS = {
-    "package only": "import o2o",
-    "submodule first": "from o2o.pretrain import PretrainConfig; import o2o",
-    "submodule by its path": "import o2o.pretrain, o2o.finetune",
-    "submodule last": "import o2o; o2o.pretrain; import o2o.pretrain, o2o.finetune",
-}
-
-
-@pytest.mark.parametrize("order", IMPORTS)
-def test_a_function_is_never_hidden_by_the_file_of_its_name(order):
-    code = f"""
-{IMPORTS[order]}
-from types import FunctionType
-from o2o import finetune
-from o2o.agent import presets
-import sys
-print(isinstance(o2o.pretrain, FunctionType), o2o.finetune is finetune, presets.get('small').updates,
-      o2o.pretrain is sys.modules['o2o.pretrain'].pretrain)
-"""
-    assert python(code) == "True True 4000 True"
-
-
 def test_every_public_name_is_there():
     for name in o2o.__all__:
         assert getattr(o2o, name).__name__ == name
@@ -69,8 +47,8 @@ def test_a_function_of_the_package_can_be_replaced(monkeypatch):
     monkeypatch.setattr(o2o, "pretrain", len)
     assert o2o.pretrain is len
     monkeypatch.undo()
-    assert o2o.pretrain is sys.modules["o2o.pretrain"].pretrain
+    assert o2o.pretrain is sys.modules["o2o.training.pretrain"].pretrain
 
 
 def test_every_command_has_a_function_and_defaults():
-    assert commands.FUNCTIONS.keys() == commands.DEFAULTS.keys() == COMMANDS.keys() - {"list"}
+    assert dispatch.FUNCTIONS.keys() == dispatch.DEFAULTS.keys() == COMMANDS.keys() - {"list"}

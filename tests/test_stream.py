@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from o2o import stream
 from o2o.core.errors import StorageError, UsageError
 from o2o.inspect.charts.spec import SCALE
-from o2o.stream import open_stream
+from o2o.training import rerun_viewer
+from o2o.training.rerun_viewer import open_stream
 
 needs_rerun = pytest.mark.skipif(
     importlib.util.find_spec("rerun") is None, reason='Rerun is not installed: pip install "o2o[rerun]"'
@@ -142,7 +142,7 @@ def test_file_brings_its_layout_once(tmp_path):
 
 @needs_rerun
 def test_disk_that_fails_silences_the_stream_with_one_warning(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(stream, "FLUSH_S", 0.01)  # of 0, Rerun makes a thread that never rests
+    monkeypatch.setattr(rerun_viewer, "FLUSH_S", 0.01)  # of 0, Rerun makes a thread that never rests
     before, noise = resource.getrlimit(resource.RLIMIT_FSIZE), np.random.default_rng(0)
     shown = open_stream(str(tmp_path / "run.rrd"), "a run")
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
@@ -174,13 +174,13 @@ def test_slow_viewer_never_holds_up_the_loop(tmp_path, caplog):
     real = shown._page.step
     shown._page.step = lambda *args: (go_on.wait(30), real(*args))
     begin_s = time.monotonic()
-    for t in range(3 * stream.MOST_WAITING):
+    for t in range(3 * rerun_viewer.MOST_WAITING):
         shown.step(t, {"joints": np.array([t])})
     assert time.monotonic() - begin_s < 5
     go_on.set()
     shown.close()
     assert warnings_of(caplog) == ["Rerun is slower than the robot; some of what happens is not shown"]
-    assert len(read(tmp_path / "run.rrd")["/state/joints"]) == pytest.approx(stream.MOST_WAITING, abs=3)
+    assert len(read(tmp_path / "run.rrd")["/state/joints"]) == pytest.approx(rerun_viewer.MOST_WAITING, abs=3)
 
 
 @needs_rerun
@@ -188,7 +188,7 @@ def test_viewer_that_takes_nothing_does_not_keep_the_program_from_its_end(tmp_pa
     import rerun as rr
 
     let_go = []
-    monkeypatch.setattr(stream, "CLOSE_S", 0.1)
+    monkeypatch.setattr(rerun_viewer, "CLOSE_S", 0.1)
     monkeypatch.setattr(rr, "unregister_shutdown", lambda: let_go.append(True))
     shown, go_on = open_stream(str(tmp_path / "run.rrd"), "a run"), threading.Event()
     shown._page.step = lambda *args: go_on.wait(30)
@@ -253,8 +253,8 @@ def test_viewer_that_cannot_open_says_why(tmp_path, port, monkeypatch):
     program = tmp_path / "rerun"
     program.write_text("#!/bin/sh\necho starting\necho no screen >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(stream.shutil, "which", lambda name, path: str(program))
-    monkeypatch.setattr(stream, "PORT", port)
+    monkeypatch.setattr(rerun_viewer.shutil, "which", lambda name, path: str(program))
+    monkeypatch.setattr(rerun_viewer, "PORT", port)
     with pytest.raises(UsageError, match="the Rerun viewer ended at once: no screen"):
         open_stream("live", "a run")
     program.unlink()

@@ -7,14 +7,14 @@ import pytest
 from test_loops import dataset, finetune_config, pretrain_config, pretrained  # noqa: F401  (fixtures)
 
 import o2o
-from o2o import learner
 from o2o.core import checkpoint
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.load import DataConfig, load
-from o2o.finetune import CARELESS
-from o2o.gate import GateConfig, Verdict
-from o2o.handover import HandoverConfig
+from o2o.training import learner
+from o2o.training.finetune import CARELESS
+from o2o.training.regression_gate import GateConfig, Verdict
+from o2o.training.safe_start import HandoverConfig
 
 
 def run(pretrained, out, **changes):  # noqa: F811

@@ -10,10 +10,10 @@ import pytest
 from gymnasium.spaces import Box, Dict
 from served import until
 
+from o2o.commands.serve import ServeConfig, _build
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote.realtime_sim import Stepped, WallClock, rest
-from o2o.serve import ServeConfig, _build
 
 sim = plugins.load("robots", "sim")
 

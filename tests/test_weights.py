@@ -12,7 +12,7 @@ import torch
 
 from o2o.core.checkpoint import fingerprint
 from o2o.core.errors import DivergedError, UsageError
-from o2o.weights import Weights
+from o2o.training.shared_weights import Weights
 
 
 def some(number: float) -> dict[str, torch.Tensor]:
@@ -104,7 +104,12 @@ def test_a_writer_killed_at_any_store_leaves_the_last_whole_version(before, monk
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(torch.Tensor, "copy_", dying)
         if before >= 5:
-            patch.setattr("o2o.weights.fingerprint" if before == 5 else "o2o.weights._check", no_print)
+            patch.setattr(
+                "o2o.training.shared_weights.fingerprint"
+                if before == 5
+                else "o2o.training.shared_weights._check",
+                no_print,
+            )
         writer.put(some(2), 20, 2)
     version, tensors = reader.get() or (None, {})
     assert version is not None and version.number == 1 and tensors["net.weight"].eq(1).all()
@@ -116,7 +121,7 @@ def test_a_writer_killed_at_any_store_leaves_the_last_whole_version(before, monk
 
 HAMMER = """
     import sys, torch
-    from o2o.weights import Weights
+    from o2o.training.shared_weights import Weights
     weights = Weights({name: torch.zeros(20_000) for name in "abcd"}, int(sys.argv[1]))
     print("on", flush=True)
     number = 0

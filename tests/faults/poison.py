@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from o2o import beside_child, cli
+from o2o import cli
 from o2o.agent.agent import Agent
-from o2o.learner import Learner
+from o2o.training import learner_main
+from o2o.training.learner import Learner
 
 SIGN = Path(os.environ["O2O_FAULT_SIGN"])
 
@@ -41,12 +42,12 @@ class Popen(subprocess.Popen):
     """Starts the learner by way of this file, too."""
 
     def __init__(self, words, **flags):
-        super().__init__([__spec__.name if w == "o2o.beside_child" else w for w in words], **flags)
+        super().__init__([__spec__.name if w == "o2o.training.learner_main" else w for w in words], **flags)
 
 
 if __name__ == "__main__":
-    if sys.argv[1].isdigit():  # as `o2o.beside_child` is called
+    if sys.argv[1].isdigit():  # as `o2o.training.learner_main` is called
         Learner.learn = learn
-        sys.exit(beside_child.main())
+        sys.exit(learner_main.main())
     Agent.act, subprocess.Popen = act, Popen
     sys.exit(cli.main())

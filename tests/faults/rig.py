@@ -206,7 +206,9 @@ class Rig:
         """Number of the process that learns beside a robot's, and is not that one; waits for it."""
 
         def found() -> int:
-            learners = [pid for pid, words in self.mine(child).items() if "o2o.beside_child" in words]
+            learners = [
+                pid for pid, words in self.mine(child).items() if "o2o.training.learner_main" in words
+            ]
             return next((pid for pid in learners if pid != but), 0)
 
         return until(found, 60, f"a learner of {child}")

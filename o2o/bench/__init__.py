@@ -1,1 +1,0 @@
-"""How fast this machine learns and plans, beside plain PyTorch and its own arithmetic."""

@@ -1,0 +1,1 @@
+"""The commands of `o2o`, one file or folder each."""

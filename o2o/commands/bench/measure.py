@@ -1,0 +1,251 @@
+"""`o2o bench`: how fast this machine learns and plans, beside plain PyTorch and its own arithmetic.
+
+Contenders are asked in turn, A B C A B C, and the median of each is taken. Keys of the figures:
+`state.t2.update_ms` is an update from vectors with two threads; `plain_`, `eager_`, `compiled_` and
+`bf16_` name a contender, and without such a name the agent is as o2o runs it: compiled, unless that
+was turned off. `_p25` and `_p75` are quartiles.
+"""
+
+import os
+import platform
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import torch
+
+from o2o.agent import presets
+from o2o.agent.agent import FROM_CHECKPOINT, AgentConfig, Flat, read_config
+from o2o.agent.planner.mppi import Method
+from o2o.commands.bench import table
+from o2o.commands.bench.compare import TURN_S, Case, Effort, compare
+from o2o.commands.bench.contenders import PLAIN, Ours
+from o2o.commands.bench.data import DataJobs, write_d4rl
+from o2o.commands.bench.flops import counted
+from o2o.commands.bench.worker import Worker
+from o2o.core import checkpoint
+from o2o.core.config import at_least
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import checkpoint_folder
+from o2o.core.spec import Spec
+from o2o.core.transform import Field, Transform
+
+Group = Literal["state", "pixels", "replay", "load", "memory", "deadline"]
+
+OBS_DIM, ACTION_DIM = 24, 4
+FIELDS = {
+    "state": {"state": Field((OBS_DIM,))},
+    "pixels": {"camera": Field((84, 84, 3), image=True, size=84), "state": Field((OBS_DIM,))},
+}
+STEPS = {"state": 20_000, "pixels": 2_000}  # in the replay that updates draw from
+REPEATS = 3  # fresh processes that load a file
+HZ = 10.0
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measures updates, plans, replay and loading on this machine.
+
+    Attributes:
+        only: groups to measure; `deadline` is measured only when it is named.
+        agent: the system; FOWM's sizes by default, or those of the checkpoint.
+        checkpoint: run folder whose weights to measure; else weights in a stated condition are made.
+        threads: of the CPU, one table for each.
+        seconds: spent on each table of contenders.
+        rounds: in which each contender has its turn, at least.
+        compile: also measure the compiled agent, which costs a minute or two of compiling.
+        tune: set o2o's processes up as its commands do; plain's are never.
+        methods: planner methods to time beside the agent's own.
+        sizes: steps in a replay; the largest is also the length of the file that is loaded.
+        device: `cpu`, `cuda` or `auto`.
+        preset: whose agent plans under a deadline.
+        plans: under a deadline, at 10 Hz.
+        budget_ms: of one plan under a deadline.
+        json: write every figure here, under flat keys.
+        baseline: an earlier output to compare with.
+        save_baseline: write the figures here, for a later `--baseline`.
+    """
+
+    only: tuple[Group, ...] = ("state", "pixels", "replay", "load", "memory")
+    agent: Flat = FROM_CHECKPOINT
+    checkpoint: Path | None = None
+    threads: tuple[int, ...] = (1, 2)
+    seconds: float = 25.0
+    rounds: int = 3
+    compile: bool = True
+    tune: bool = True
+    methods: tuple[Method, ...] = ("icem",)
+    sizes: tuple[int, ...] = (200_000, 1_000_000)
+    device: str = "cpu"
+    preset: str = "small"
+    plans: int = 1000
+    budget_ms: float = 50.0
+    json: Path | None = None
+    baseline: Path | None = None
+    save_baseline: Path | None = None
+
+    def __post_init__(self):
+        at_least(self, seconds=0, rounds=1, plans=1, budget_ms=0)
+        if not self.threads or min(self.threads) < 1:
+            raise UsageError(f"--threads is {self.threads}, wanted numbers from 1 up")
+
+
+def bench(config: BenchConfig) -> dict[str, float]:
+    """Measures, prints tables, and returns every figure.
+
+    Raises:
+        UsageError: a baseline that is none, a checkpoint or device that is not there.
+    """
+    baseline = table.load(config.baseline) if config.baseline else {}
+    words = {"machine.cpu": _cpu(), "machine.torch": torch.__version__, "machine.device": config.device}
+    figures = {table.FORMAT: 1.0, "machine.cores": float(os.cpu_count() or 1)}
+    print(f"{words['machine.cpu']}, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
+    if baseline and baseline.get("machine.cpu") != words["machine.cpu"]:
+        print(f"the baseline is of another machine: {baseline.get('machine.cpu')}")
+    if not PLAIN.is_file():
+        print(f"plain is left out: {PLAIN.name} is part of a checkout, and o2o runs from a package")
+    for group in ("state", "pixels"):
+        if group not in config.only:
+            continue
+        for threads in config.threads:
+            figures |= _table(config, group, threads, figures, baseline)
+    for group, measure in (("replay", replay), ("load", load), ("memory", memory), ("deadline", deadline)):
+        if group in config.only:
+            figures |= {f"{group}.{key}": value for key, value in measure(config).items()}
+            title = f"\n{group}, preset {config.preset}" if group == "deadline" else f"\n{group}"
+            print(table.listing(title, f"{group}.", figures, baseline), flush=True)
+    for path in (config.json, config.save_baseline):
+        if path:
+            table.save(path, figures, words)
+    return figures
+
+
+def _table(config: BenchConfig, group: str, threads: int, before: dict, baseline: dict) -> dict[str, float]:
+    """Figures of one table of contenders, printed as well."""
+    case = _case(config, group)
+    if case is None:
+        return {}
+    if not counted(case.config):
+        print("plain and floors are left out: they are known for FOWM's own model alone")
+    prefix = f"{group}.t{threads}."
+    effort = Effort(config.seconds, config.rounds, config.compile, config.tune, config.methods)
+    own = compare(case, threads, config.device, effort)
+    figures = {f"{prefix}{key}": value for key, value in own.items()}
+    rate, best = own["gemm_gflops"], f"machine.t{threads}.gemm_gflops"
+    title = f"\n{group}, {threads} thread{'s' * (threads > 1)}, {rate:.0f} GFLOP/s ({case})"
+    print(table.contenders(title, prefix, figures, baseline), flush=True)
+    return figures | {best: max(before.get(best, 0.0), rate)}
+
+
+def _case(config: BenchConfig, group: str) -> Case | None:
+    """What a group measures; None where the checkpoint belongs to the other group."""
+    if config.checkpoint is None:
+        return Case(_agent(config), _made(group), STEPS[group])
+    folder = checkpoint_folder(config.checkpoint)
+    _, meta = checkpoint.load(folder)
+    transform = Transform.from_json(meta["transform"])
+    agent = config.agent if config.agent.model else read_config(meta["config"])
+    fits = bool(transform.spec.images) == (group == "pixels")
+    return Case(agent, transform, STEPS[group], str(folder.resolve())) if fits else None
+
+
+def _agent(config: BenchConfig) -> AgentConfig:
+    return config.agent if config.agent.model else AgentConfig()
+
+
+def _made(group: str) -> Transform:
+    return Transform(FIELDS[group], (-1.0,) * ACTION_DIM, (1.0,) * ACTION_DIM)
+
+
+# ---- data
+
+
+def replay(config: BenchConfig) -> dict[str, float]:
+    """A batch drawn and its priorities updated, by the length of the replay."""
+    figures = {}
+    with Worker("replay", DataJobs, *_sizes(config)) as worker:
+        worker.hear()
+        for steps in config.sizes:
+            own = worker.ask("replay", steps, min(5 * TURN_S, config.seconds))
+            figures |= {f"{_count(steps)}.{key}": value for key, value in own.items()}
+    return figures
+
+
+def load(config: BenchConfig) -> dict[str, float]:
+    """From an HDF5 file that was read before to the first batch, each time in a fresh process."""
+    spec, _, _ = sizes = _sizes(config)
+    steps, runs = max(config.sizes), []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "steps.hdf5"
+        write_d4rl(path, steps, spec)
+        for _ in range(REPEATS):
+            with Worker("load", DataJobs, *sizes) as worker:
+                worker.hear()
+                runs.append(worker.ask("load", path))
+        figures = {key: median(run[key] for run in runs) for key in runs[0]}
+        figures["file_mb"] = path.stat().st_size / 1e6
+    return {f"{_count(steps)}.{key}": value for key, value in figures.items()}
+
+
+def memory(config: BenchConfig) -> dict[str, float]:
+    """Of a full replay, and of one camera in it."""
+    steps = max(config.sizes)
+    with Worker("memory", DataJobs, *_sizes(config)) as worker:
+        worker.hear()
+        figures = {f"{_count(steps)}.{key}": value for key, value in worker.ask("memory", steps).items()}
+        return figures | {"image_bytes_per_step": worker.ask("image_bytes")}
+
+
+def _sizes(config: BenchConfig) -> tuple[Spec, int, int]:
+    agent = _agent(config)
+    return _made("state").spec, agent.batch_size, agent.window
+
+
+def _count(steps: int) -> str:
+    """200k, 1M."""
+    for unit, name in ((1_000_000, "M"), (1000, "k")):
+        if steps % unit == 0:
+            return f"{steps // unit}{name}"
+    return str(steps)
+
+
+# ---- a deadline
+
+
+def deadline(config: BenchConfig) -> dict[str, float]:
+    """Plans at a fixed rate with a budget of time, beside a process that learns all the while.
+
+    One thread each, eager. The overrun is what a plan took beyond its budget, and is weighed against one
+    iteration of the search, measured beside the same learner: a sixth plan less a first, by five.
+    """
+    agent = presets.get(config.preset).agent
+    setup = Case(agent, _made("state"), STEPS["state"]).setup(1, config.device)
+    setup = replace(setup, tune=config.tune)
+    with Worker("learner", Ours, setup) as learner, Worker("planner", Ours, setup) as planner:
+        learner.hear()
+        planner.hear()
+        learner.tell("repeat", "learn")
+        planner.ask("warm", ["plan1", "plan6"])
+        one, six = (median(planner.ask("time", f"plan{n}", TURN_S)) for n in (1, 6))
+        plans = planner.ask("deadline", config.plans, HZ, config.budget_ms)
+        weights = planner.ask("size")
+        learner.tell("size")
+        updates = learner.hear()
+    iteration, overrun = (six - one) / 5, np.array([ms for ms, _ in plans]) - config.budget_ms
+    return {
+        "plans": float(len(plans)), "budget_ms": config.budget_ms, "million_weights": weights / 1e6,
+        "iteration_ms": iteration, "iterations": float(np.median([num for _, num in plans])),
+        "overrun_p99_ms": float(np.percentile(overrun, 99)), "overrun_max_ms": float(overrun.max()),
+        "within_share": float((overrun <= iteration).mean()), "learner_updates": float(updates),
+    }  # fmt: skip
+
+
+def _cpu() -> str:
+    """Name of the processor, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

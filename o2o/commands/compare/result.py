@@ -1,0 +1,108 @@
+"""What a comparison has measured: means over seeds with intervals, and every run by itself, as plain data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from o2o.agent import presets
+from o2o.commands.compare.trial import Trial
+from o2o.core import stats
+from o2o.data.formats.recording import Summary
+from o2o.training.evaluate import Score
+
+
+def of_data(episodes: Sequence[Summary]) -> dict:
+    """What the recordings reached themselves; no success where they do not say."""
+    returns = [episode.episode_return for episode in episodes]
+    judged = [episode.success for episode in episodes if episode.success is not None]
+    found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": stats.mean(returns)}
+    if judged:
+        count, num = sum(judged), len(judged)
+        found |= {"success": count / num, "success_95": stats.share(count, num)}
+    return found
+
+
+def of_preset(trials: Sequence[Trial]) -> dict:
+    """One preset over its seeds; each figure is of the runs that got so far, and None where none did."""
+    runs = [_run(trial) for trial in trials]
+    done = {stage: [run for run in runs if stage in run["done"]] for stage in trials[0].stages}
+    scores = [(trial.score("offline"), trial.score("online")) for trial in trials]
+    both = [(before, after) for before, after in scores if before and after]
+    return {
+        "acts": "planner" if presets.get(trials[0].config.preset).plan else "policy",
+        "weights": max(run["weights"] for run in runs),
+        "peak_mb": max(run["peak_mb"] for run in runs),
+        "updates": _mean(done["pretrain"], "updates"),
+        "pretrain_s": _mean(done["pretrain"], "pretrain_s"),
+        "finetune_s": _mean(done.get("finetune", []), "finetune_s"),
+        "offline": _rates([before for before, _ in scores if before]),
+        "online": _rates([after for _, after in scores if after]),
+        "gain": _gain(both) if both else None,
+        "runs": runs,
+    }
+
+
+def _run(trial: Trial) -> dict:
+    record = trial.record()
+    scores = {stage: trial.score(stage) for stage in ("offline", "online")}
+    return {
+        "seed": trial.config.seed,
+        "failed": record.failed,
+        "finished": set(trial.stages) <= set(record.done),
+        "done": record.done,
+        "weights": record.weights,
+        "updates": record.updates,
+        "pretrain_s": record.cost("pretrain").seconds,
+        "finetune_s": record.cost("finetune").seconds,
+        "peak_mb": max(record.cost(stage).peak_mb for stage in ("pretrain", "finetune")),
+        **{stage: vars(score) for stage, score in scores.items() if score},
+    }
+
+
+def _mean(runs: Sequence[dict], name: str) -> float | None:
+    return float(np.mean([run[name] for run in runs])) if runs else None
+
+
+def _rates(scores: Sequence[Score]) -> dict | None:
+    """Figures of some seeds; an interval of successes is no narrower than Wilson's over all their episodes,
+    lest a few seeds that all succeed look like certainty."""
+    if not scores:
+        return None
+    found, successes = _figures(_table(scores)), np.stack([score.successes for score in scores])
+    (low, high), (least, most) = found["success_95"], stats.share(int(successes.sum()), successes.size)
+    return found | {"success_95": (min(low, least), max(high, most))}
+
+
+def _gain(pairs: Sequence[tuple[Score, Score]]) -> dict:
+    """Figures of the second less the first, by seed and scene."""
+    before, after = (_table(scores) for scores in zip(*pairs, strict=True))
+    return _figures(after - before)
+
+
+def _table(scores: Sequence[Score]) -> np.ndarray:
+    """(2, S, N) successes and returns of S seeds in N scenes."""
+    return np.array([[score.successes for score in scores], [score.returns for score in scores]], float)
+
+
+def _figures(table: np.ndarray) -> dict:
+    """Means and intervals of a `_table`."""
+    success, reached = table
+    return {
+        "seeds": len(success),
+        "success": success.mean(), "success_95": crossed(success),
+        "return": reached.mean(), "return_95": crossed(reached),
+    }  # fmt: skip
+
+
+def crossed(values: np.ndarray, num_resamples: int = 10_000) -> tuple[float, float]:
+    """95 % interval of the mean of (S seeds, N scenes), both resampled, a scene for all seeds alike.
+
+    Of one seed it is the bootstrap over scenes. Source: Owen 2007, the pigeonhole bootstrap.
+    """
+    rng, draws = np.random.default_rng(0), []
+    for num in values.shape:
+        draws.append(rng.multinomial(num, np.full(num, 1 / num), num_resamples))
+    seeds, scenes = draws  # how often each is drawn
+    means = (seeds @ values * scenes).sum(1) / values.size
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

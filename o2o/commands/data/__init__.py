@@ -1,0 +1,1 @@
+"""`o2o data`: show, convert, relabel, split and merge recordings."""

@@ -1,0 +1,45 @@
+"""`o2o data convert`: any recording as a Minari dataset."""
+
+from dataclasses import dataclass, field, replace
+
+from o2o.commands.data import dataset_writer
+from o2o.commands.data.flags import Dataset, Output, SourceFlags
+from o2o.data.audit.episodes import copies
+from o2o.data.load import Source, load
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Writes a recording as a Minari dataset.
+
+    Attributes:
+        dataset: a recipe, a Minari id or a path.
+        out: folder to write, a Minari dataset of that name.
+        source: how the recording is read.
+        jpeg: store images as JPEG, far smaller and with loss; else raw, bit for bit.
+        drop_copies: leave out episodes that repeat an earlier one.
+    """
+
+    dataset: Dataset
+    out: Output
+    source: SourceFlags = field(default_factory=Source)
+    jpeg: bool = False
+    drop_copies: bool = False
+
+
+def convert(config: ConvertConfig) -> None:
+    """Writes every episode with everything that was recorded of it; images pass by one episode at a time.
+
+    Raises:
+        UsageError: the folder exists, or its name is no name for a dataset.
+        DataError: the episodes differ in layout.
+        StorageError: it cannot be written.
+    """
+    dataset_writer.check_free(config.out)
+    recording = load(config.dataset, config.source)
+    if config.drop_copies:
+        extra = {copy for _, copy in copies(recording.episodes)}
+        kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
+        recording = replace(recording, episodes=kept)
+        print(f"{len(extra)} copies left out")
+    dataset_writer.write(config.out, recording, f"from {recording.name}", config.jpeg)

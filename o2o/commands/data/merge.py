@@ -1,0 +1,93 @@
+"""`o2o data merge`: several recordings of one robot as one."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from o2o.commands.data import dataset_writer
+from o2o.commands.data.flags import SourceFlags
+from o2o.core.errors import DataError, UsageError
+from o2o.core.transform import RATE_TOLERANCE
+from o2o.data.audit import summary
+from o2o.data.formats.recording import Recording
+from o2o.data.load import Source, load
+
+logger = logging.getLogger("o2o")
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Writes several recordings as one.
+
+    Attributes:
+        paths: recordings, each a recipe, a Minari id or a path, and last the folder to write.
+        source: how each of them is read.
+    """
+
+    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SRC SRC ... DST")] = ()
+    source: SourceFlags = field(default_factory=Source)
+
+
+def merge(config: MergeConfig) -> None:
+    """Writes all episodes, those of the first recording first.
+
+    Raises:
+        UsageError: fewer than two recordings, or the folder exists.
+        DataError: they differ in layout or rate; the line says in what.
+        StorageError: it cannot be written.
+    """
+    sources, out = config.paths[:-1], Path("".join(config.paths[-1:]))
+    if len(sources) < 2:
+        raise UsageError("wanted `o2o data merge SRC SRC ... DST`: two recordings or more, and a new folder")
+    dataset_writer.check_free(out)
+    recordings = [load(source, config.source) for source in sources]
+    first = recordings[0]
+    for other in recordings[1:]:
+        wrong = differences(first, other)
+        if wrong:
+            raise DataError(f"{other.path} is not like {first.path}: {'; '.join(wrong)}")
+    low, high = _limits(recordings)
+    episodes = [episode for recording in recordings for episode in recording.episodes]
+    merged = replace(first, episodes=episodes, action_low=low, action_high=high)
+    dataset_writer.write(out, merged, "merged from " + ", ".join(recording.name for recording in recordings))
+
+
+def differences(one: Recording, other: Recording) -> list[str]:
+    """What keeps two recordings from being one, a phrase each."""
+    wrong = []
+    ours, theirs = _layout(one), _layout(other)
+    for name in dict.fromkeys([*ours, *theirs]):
+        have, want = theirs.get(name, "missing"), ours.get(name, "missing")
+        if have != want:
+            wrong.append(f"{name} is {have} there and {want} here")
+    if one.control_hz is None or other.control_hz is None:
+        if one.control_hz != other.control_hz:
+            wrong.append("one of their rates is unknown; --dataset.control-hz says that of both")
+    elif abs(other.control_hz / one.control_hz - 1) > RATE_TOLERANCE:
+        wrong.append(
+            f"it has {other.control_hz:g} decisions a second and not {one.control_hz:g}; "
+            "--dataset.resample-hz brings both to a rate that is a whole part of theirs"
+        )
+    return wrong
+
+
+def _layout(recording: Recording) -> dict[str, str]:
+    first = recording.episodes[0]
+    columns = {
+        **{f"observation {name!r}": value for name, value in first.obs.items()},
+        "action": first.action,
+    }
+    return {name: summary.kind(value) for name, value in columns.items()}
+
+
+def _limits(recordings: list[Recording]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The widest, of the limits that files or recipes state for every one; else none."""
+    pairs = [dataset_writer.limits(recording) for recording in recordings]
+    low, high = np.min([pair[0] for pair in pairs], 0), np.max([pair[1] for pair in pairs], 0)
+    if any((pair[0] != low).any() or (pair[1] != high).any() for pair in pairs):
+        logger.warning("the recordings state different action limits; the widest are taken")
+    return low, high

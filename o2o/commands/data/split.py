@@ -1,0 +1,61 @@
+"""`o2o data split`: one recording as two, whole episodes in each."""
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from o2o.commands.data import dataset_writer
+from o2o.commands.data.flags import Dataset, SourceFlags
+from o2o.core.errors import DataError, UsageError
+from o2o.data.formats import recording as recordings
+from o2o.data.load import Source, load
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Writes a recording as two.
+
+    Attributes:
+        dataset: a recipe, a Minari id or a path.
+        rest: folder for the greater part.
+        part: folder for the share.
+        source: how the recording is read.
+        share: of the episodes that go to PART; a run with this holdout and seed holds out the same.
+        seed: of the choice.
+    """
+
+    dataset: Dataset
+    rest: Annotated[Positional[Path], arg(metavar="REST")]
+    part: Annotated[Positional[Path], arg(metavar="PART")]
+    source: SourceFlags = field(default_factory=Source)
+    share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise UsageError(f"share is {self.share:g}, wanted above 0 and below 1")
+
+
+def split(config: SplitConfig) -> None:
+    """Writes both parts or none, the episodes of each in their order.
+
+    Raises:
+        UsageError: a folder exists.
+        DataError: there is one episode only.
+        StorageError: a part cannot be written.
+    """
+    dataset_writer.check_free(config.rest, config.part)
+    whole = load(config.dataset, config.source)
+    rest, part = recordings.split(whole.episodes, config.share, config.seed)
+    if not part:
+        raise DataError(f"{whole.name} has one episode only, which cannot be split")
+    about = f"of {whole.name}, seed {config.seed}"
+    dataset_writer.write(config.rest, replace(whole, episodes=rest), f"all but {config.share:g} {about}")
+    try:
+        dataset_writer.write(config.part, replace(whole, episodes=part), f"{config.share:g} {about}")
+    except BaseException:
+        shutil.rmtree(config.rest)
+        raise

@@ -1,0 +1,262 @@
+"""What a command line asks for: the defaults that it implies, its flags, and the function to call."""
+
+import contextlib
+import difflib
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from tyro import MISSING
+
+from o2o.agent import presets
+from o2o.agent.agent import AgentConfig, read_config
+from o2o.commands.bench.measure import BenchConfig, bench
+from o2o.commands.check import CheckConfig, check
+from o2o.commands.compare.loop import CompareConfig, compare, of_preset
+from o2o.commands.data.convert import ConvertConfig, convert
+from o2o.commands.data.info import InfoConfig, info
+from o2o.commands.data.merge import MergeConfig, merge
+from o2o.commands.data.relabel import RelabelConfig, relabel
+from o2o.commands.data.split import SplitConfig, split
+from o2o.commands.demo import DemoConfig, demo
+from o2o.commands.inspect_run import InspectConfig, report
+from o2o.commands.serve import ServeConfig, serve
+from o2o.core import checkpoint, plugins
+from o2o.core.config import from_dict
+from o2o.core.errors import UsageError
+from o2o.core.run_folder import checkpoint_folder, read_papers
+from o2o.hardware.guard import RobotConfig, options
+from o2o.hardware.selection import choose_robot
+from o2o.nn.world_model import ModelConfig
+from o2o.training.evaluate import EvaluateConfig, evaluate
+from o2o.training.finetune import CARELESS, FinetuneConfig, finetune
+from o2o.training.pretrain import PretrainConfig, pretrain
+
+
+def run(command: str, about: str, argv: list[str]) -> None:
+    """Runs one command, or prints its flags where `argv` asks for help.
+
+    Args:
+        command: a name in `FUNCTIONS`.
+        about: what it does, for the help page.
+        argv: its flags.
+    Raises:
+        UsageError: a flag that does not exist or a value that does not fit.
+    """
+    default = DEFAULTS[command](argv)
+    if {"-h", "--help", "--help-all"} & set(argv):
+        everything = _manual(command, about, default)
+        print(everything if "--help-all" in argv else _short(command, everything))
+    else:
+        FUNCTIONS[command](_parse(command, about, default, argv))
+
+
+def _tyro(command: str, about: str, default, argv: list[str]):
+    """(config, unknown flags)."""
+    return tyro.cli(
+        type(default), default=default, args=argv, prog=f"o2o {command}",
+        description=about[0].upper() + about[1:] + ".", return_unknown_args=True,
+    )  # fmt: skip
+
+
+def _parse(command: str, about: str, default, argv: list[str]):
+    """The config with the flags of `argv` in it.
+
+    Raises:
+        UsageError: a flag that does not exist or a value that does not fit, in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config, unknown = _tyro(command, about, default, argv)
+    except SystemExit:
+        raise UsageError(_one_line(said.getvalue())) from None
+    if unknown:
+        flags = re.findall(r"--[a-z][\w.-]*", _manual(command, about, default))
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help-all` shows them)"
+        )
+    return config
+
+
+def _manual(command: str, about: str, default) -> str:
+    """All flags of a command, those of every part included."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        _tyro(command, about, default, ["--help"])
+    return said.getvalue().strip()
+
+
+def _short(command: str, manual: str) -> str:
+    """The manual without the flags of the parts, which are named at the end."""
+    own, *parts = re.split(r"\n *\n(?= \w+ options *\n)", manual)
+    names = [f"--{part.split()[0]}.*" for part in parts]
+    more = textwrap.fill(f"`o2o {command} --help-all` also shows {' '.join(names)}", 80) if names else ""
+    return f"{own.rstrip()}\n\n{more}".rstrip()
+
+
+def _one_line(box: str) -> str:
+    """The message inside tyro's frame, drawn in ASCII or in Unicode, without frame and advice."""
+    blocks: list[list[str]] = [[]]
+    for line in box.splitlines():
+        plain = line.strip("│╭╮╰╯ \t")
+        if plain.endswith(("---", "───")):
+            blocks.append([])
+        else:
+            blocks[-1].append(plain)
+    return " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
+
+
+def _given(argv: list[str], flag: str) -> str:
+    """The value of a flag that decides which other flags there are; empty if it was not given."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word[len(flag) + 1 :]
+    return ""
+
+
+def _path(argv: list[str], flag: str) -> Path | None:
+    given = _given(argv, flag)
+    return Path(given) if given else None
+
+
+def _saved(argv: list[str], command: str, kind: type):
+    """The config of the run to resume."""
+    papers = read_papers(_path(argv, "--out"))
+    if papers["command"] != command:
+        raise UsageError(
+            f"{_path(argv, '--out')} is a run of `o2o {papers['command']}`, not of `o2o {command}`"
+        )
+    data = papers["config"]
+    robot = data.get("robot", "")
+    robot_kind = type(options(robot)) if robot and data["robot_options"] else RobotConfig
+    agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
+    plain = {name: value for name, value in data.items() if name != "agent"}
+    return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
+
+
+def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
+    """The config for another `--model`, with that model's options."""
+    model = _given(argv, "--model")
+    if not model or model == config.model:
+        return config
+    kind = getattr(plugins.load("models", model), "Config", ModelConfig)
+    return replace(config, model=model, world=kind())
+
+
+def _with_robot(config, argv: list[str], saved: dict | None):
+    """The config with the options of the robot that flags or checkpoint name, so that they become flags."""
+    name = _given(argv, "--robot")
+    if not name and not (saved and saved.get("robot")):
+        return config
+    return choose_robot(replace(config, robot=name), saved)
+
+
+def _recorded_on(argv: list[str]) -> dict | None:
+    """The robot of the recipe that `--dataset` names; None where it names none."""
+    dataset = _given(argv, "--dataset")
+    named = dataset in plugins.names("datasets")
+    recipe = getattr(plugins.load("datasets", dataset), "RECIPE", None) if named else None
+    return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe else None
+
+
+def _pretrain(argv: list[str]) -> PretrainConfig:
+    if "--resume" in argv:
+        return _saved(argv, "pretrain", PretrainConfig)
+    config = of_preset(_given(argv, "--preset") or PretrainConfig.preset)
+    config = replace(config, agent=_agent(config.agent, argv))
+    return _with_robot(config, argv, _recorded_on(argv)) if _given(argv, "--robot") else config
+
+
+def _meta(argv: list[str]) -> dict:
+    """What the checkpoint that is named says of itself; empty if none is."""
+    source = _path(argv, "--checkpoint")
+    return checkpoint.load(checkpoint_folder(source))[1] if source else {}
+
+
+def _of_checkpoint(config, argv: list[str], meta: dict):
+    """The config with the agent and the robot of a checkpoint."""
+    if meta:
+        config = replace(config, agent=_agent(read_config(meta["config"]), argv))
+    return _with_robot(config, argv, meta.get("robot"))
+
+
+def _finetune(argv: list[str]) -> FinetuneConfig:
+    if "--resume" in argv:
+        return _saved(argv, "finetune", FinetuneConfig)
+    meta = _meta(argv)
+    name = _given(argv, "--preset") or meta.get("preset", "")
+    preset = presets.get(name) if name else presets.Preset
+    config = FinetuneConfig(
+        preset=name,
+        updates_per_step=preset.updates_per_step,
+        threads=preset.threads,
+        plan=meta.get("plan", preset.plan),
+        **({} if preset.careful else CARELESS),
+    )
+    return _of_checkpoint(config, argv, meta)
+
+
+def _evaluate(argv: list[str]) -> EvaluateConfig:
+    meta = _meta(argv)
+    return _of_checkpoint(EvaluateConfig(plan=meta.get("plan", True)), argv, meta)
+
+
+def _compare(argv: list[str]) -> CompareConfig:
+    if "--resume" in argv:
+        return _saved(argv, "compare", CompareConfig)
+    return _with_robot(CompareConfig(), argv, _recorded_on(argv))
+
+
+def _system(preset: str, flags: Sequence[str]) -> PretrainConfig:
+    """Pretraining of a preset with flags, for `o2o compare`."""
+    argv = ["--preset", preset, *flags]
+    return _parse("pretrain", "one of several", _pretrain(argv), argv)
+
+
+def _check(argv: list[str]) -> CheckConfig:
+    return _with_robot(CheckConfig(), argv, _recorded_on(argv)) if _given(argv, "--robot") else CheckConfig()
+
+
+def _serve(argv: list[str]) -> ServeConfig:
+    if not any(word.startswith("--robot") for word in argv):
+        return ServeConfig()
+    name = _given(argv, "--robot") or ServeConfig.robot
+    return ServeConfig(robot=name, robot_options=options(name))
+
+
+def _bench(argv: list[str]) -> BenchConfig:
+    meta = _meta(argv)
+    return BenchConfig(agent=_agent(read_config(meta["config"]) if meta else AgentConfig(), argv))
+
+
+DEFAULTS: dict[str, Callable] = {
+    "demo": lambda argv: DemoConfig(),
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+    "inspect": lambda argv: InspectConfig(run=MISSING),
+    "compare": _compare,
+    "check": _check,
+    "data info": lambda argv: InfoConfig(MISSING),
+    "data convert": lambda argv: ConvertConfig(MISSING, MISSING),
+    "data relabel": lambda argv: RelabelConfig(MISSING, MISSING),
+    "data split": lambda argv: SplitConfig(MISSING, MISSING, MISSING),
+    "data merge": lambda argv: MergeConfig(),
+    "robot serve": _serve,
+    "bench": _bench,
+}
+FUNCTIONS: dict[str, Callable] = {
+    "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
+    "inspect": report, "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
+    "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
+    "data merge": merge, "robot serve": serve,
+}  # fmt: skip

@@ -1,1 +1,0 @@
-"""Recordings looked into, converted, labelled, split and merged: `o2o data VERB`."""

@@ -1,0 +1,1 @@
+"""The loops: pretrain, fine-tune, evaluate; what learns beside a robot, and what lets it begin safely."""
