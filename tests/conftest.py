@@ -1,11 +1,17 @@
 """Small builders that several tests share."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from o2o.core.episode import Batch, Episode
-from o2o.core.spec import Spec
+import o2o as package
+from o2o.cli import main
+from o2o.data.collect import collect
+from o2o.data.formats import minari
+from o2o.hardware.guard import connect
+from tests.support.tiny_runs import ROBOT, pretrain_config
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,53 +27,49 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def make_episode(
-    steps: int, obs_dim: int = 3, action_dim: int = 2, seed: int = 0, terminated=False
-) -> Episode:
-    """A recorded episode whose first observation entry counts its steps."""
-    rng = np.random.default_rng(seed)
-    obs = rng.normal(size=(steps + 1, obs_dim)).astype(np.float32)
-    obs[:, 0] = np.arange(steps + 1)
-    return Episode(
-        {"state": obs},
-        rng.uniform(-0.9, 0.9, (steps, action_dim)).astype(np.float32),
-        rng.normal(size=steps).astype(np.float32),
-        terminated=terminated,
-        truncated=not terminated,
-    )
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Thirty episodes of random actions of the point robot, as a Minari folder."""
+
+    folder = tmp_path_factory.mktemp("data") / "point-v0"
+    robot = connect(ROBOT)
+    episodes = collect(robot, lambda env: np.zeros(2), [1.0] * 30, seed=0)
+    minari.write(
+        folder, episodes, dataset_id="point-v0", observation_space=robot.observation_space,
+        action_space=robot.action_space, control_hz=robot.control_hz,
+    )  # fmt: skip
+    return folder
 
 
-def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batch:
-    """A batch of random windows, all valid."""
-    rng = torch.Generator().manual_seed(seed)
-    obs = {}
-    for name, shape in spec.obs.items():
-        if name in spec.images:
-            obs[name] = torch.randint(0, 256, (steps + 1, size, *shape), generator=rng, dtype=torch.uint8)
-        else:
-            obs[name] = torch.randn(steps + 1, size, *shape, generator=rng)
-    ones = torch.ones(steps, size, dtype=torch.bool)
-    return Batch(
-        obs=obs,
-        action=torch.rand(steps, size, spec.action_dim, generator=rng) * 1.8 - 0.9,
-        reward=torch.randn(steps, size, generator=rng),
-        terminated=torch.rand(steps, size, generator=rng) < 0.1,
-        valid=ones,
-        next_valid=ones.clone(),
-        weight=torch.rand(size, generator=rng) * 0.5 + 0.5,
-        index=torch.arange(size),
-        online=torch.zeros(size, dtype=torch.bool),
-        episode=torch.arange(size),
-    )
+@pytest.fixture(scope="module")
+def pretrained(dataset, tmp_path_factory) -> Path:
+    return package.pretrain(pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain"))
 
 
-def assert_same(left: Episode, right: Episode) -> None:
-    """Two episodes are alike to the bit and the type, infos aside."""
-    assert left.obs.keys() == right.obs.keys()
-    for name in left.obs:
-        np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))
-        assert left.obs[name].dtype == right.obs[name].dtype
-    np.testing.assert_array_equal(left.action, right.action)
-    np.testing.assert_array_equal(left.reward, right.reward)
-    ends = ("terminated", "truncated", "last_obs_known", "success")
-    assert [getattr(left, e) for e in ends] == [getattr(right, e) for e in ends]
+@pytest.fixture
+def o2o(capsys):
+    """Runs a command line; (exit code, stdout, stderr)."""
+
+    def run(*words) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def fails(o2o):
+    """Runs a command line that must fail with a code, in one line; the line."""
+
+    def run(code: int, *words) -> str:
+        got, _, err = o2o(*words)
+        lines = err.splitlines()
+        assert got == code, err
+        assert [line for line in lines if not line.startswith("o2o: ")] == []
+        assert [line.startswith("o2o: error: ") for line in lines].index(True) == len(lines) - 1
+        return lines[-1].removeprefix("o2o: error: ")
+
+    return run

@@ -18,59 +18,10 @@ from o2o.core.run_log import read_metrics
 from o2o.data.collect import collect
 from o2o.data.formats import minari
 from o2o.hardware.guard import connect
+from tests.support.command_line import SMALL, TDMPC, pretrain
+from tests.support.paths import POINT_ROBOT, RECURRENT_MODEL, SUPPORT
 
-HERE = Path(__file__).parent
-ROBOT, MODEL = str(HERE / "point_robot.py"), str(HERE / "recurrent_model.py")
-SMALL = [
-    "--critic.hidden-dim",
-    "16",
-    "--behaviour.hidden-dim",
-    "16",
-    "--planner.num-samples",
-    "16",
-    "--planner.num-policy",
-    "4",
-    "--planner.num-elites",
-    "4",
-    "--planner.iterations",
-    "1",
-    "--batch-size",
-    "8",
-    "--device",
-    "cpu",
-    "--updates",
-    "4",
-]
-TDMPC = ["--model.latent-dim", "8", "--model.hidden-dim", "16", "--model.encoder-dim", "16"]
-
-
-@pytest.fixture
-def o2o(capsys):
-    """Runs a command line; (exit code, stdout, stderr)."""
-
-    def run(*words) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        assert "Traceback" not in said.out + said.err
-        return code, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def fails(o2o):
-    """Runs a command line that must fail with a code, in one line; the line."""
-
-    def run(code: int, *words) -> str:
-        got, _, err = o2o(*words)
-        lines = err.splitlines()
-        assert got == code, err
-        assert [line for line in lines if not line.startswith("o2o: ")] == []
-        assert [line.startswith("o2o: error: ") for line in lines].index(True) == len(lines) - 1
-        return lines[-1].removeprefix("o2o: error: ")
-
-    return run
+ROBOT, MODEL = POINT_ROBOT, RECURRENT_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +43,6 @@ def pretrained(dataset, tmp_path_factory) -> Path:
     words = ["pretrain", "--dataset", str(dataset), "--robot", ROBOT, "--out", str(out), *SMALL, *TDMPC]
     assert main(words) == 0
     return out
-
-
-def pretrain(dataset, out, *words) -> list:
-    return ["pretrain", "--dataset", dataset, "--robot", ROBOT, "--out", out, *SMALL, *TDMPC, *words]
 
 
 # ---- help and names
@@ -537,7 +484,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(fails, o2o, datas
 
 def test_a_strangers_robot_and_model_go_the_whole_way(o2o, dataset, tmp_path, monkeypatch):
     """One robot file, one model file, no other: pretrain, fine-tune, resume, evaluate."""
-    monkeypatch.chdir(HERE)
+    monkeypatch.chdir(SUPPORT)
     model = ["--model", "./recurrent_model.py", "--model.hidden-dim", 12]
     first, second = tmp_path / "pretrain", tmp_path / "finetune"
     words = ["pretrain", "--dataset", dataset, "--robot", "./point_robot.py", *model, *SMALL, "--out", first]

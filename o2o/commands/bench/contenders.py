@@ -23,7 +23,9 @@ from o2o.core.transform import Transform
 from o2o.data import training_data
 from o2o.data.replay_buffer import Replay
 
-PLAIN = plugins.PACKAGE.parent / "tests" / "plain.py"  # in a checkout; an installed package has none
+PLAIN = (
+    plugins.PACKAGE.parent / "tests" / "support" / "plain.py"
+)  # in a checkout; an installed package has none
 EPISODE = 100  # steps of a made episode
 MEMBER_NOISE = 0.1  # see `lived_in`
 
@@ -160,7 +162,7 @@ class Ours(Contender):
 
 
 class Plain(Contender):
-    """`tests/plain.py` with the same weights, in a process that nothing was set in but the threads."""
+    """`tests/support/plain.py` with the same weights, in a process where nothing was set but the threads."""
 
     def __init__(self, setup: Setup):
         torch.set_num_threads(setup.threads)
@@ -203,7 +205,7 @@ class Gemm:
 
 
 def load_plain():
-    """The module `tests/plain.py`."""
+    """The module `tests/support/plain.py`."""
     found = importlib.util.spec_from_file_location("o2o_plain", PLAIN)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)

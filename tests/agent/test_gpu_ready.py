@@ -1,0 +1,79 @@
+"""Nothing in update or plan mixes devices, or waits for a device to tell a number.
+
+Tested on torch's `meta` device, whose tensors have shapes but no data: to read one on the host, to let a
+shape follow the data, or to mix it with a tensor of the host is an error. How fast a real GPU is, and
+what its kernels compute, this cannot tell.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from o2o.agent import presets
+from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.planner.mppi import MPPI, PlannerConfig
+from o2o.core.transform import Field, Transform
+from tests.support.episodes import make_batch
+
+FIELDS = {
+    "state": {"state": Field((5,))},
+    "both": {"camera": Field((40, 40, 3), image=True, size=84), "state": Field((4,))},
+}
+
+
+SYSTEMS = {"fowm": AgentConfig()} | {
+    name: fitted(presets.get(name).agent, 5)
+    for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm", "harmony")
+}
+
+
+@pytest.fixture(params=[(fields, name) for fields in FIELDS for name in SYSTEMS], ids="-".join)
+def pair(request):
+    """An agent and a batch, both on the device that holds no data."""
+    fields, name = request.param
+    config, fields = SYSTEMS[name], FIELDS[fields]
+    if config.model != "tdmpc":
+        fields = {key: replace(field, size=64) for key, field in fields.items()}
+    transform = Transform(fields, (-1.0,) * 2, (1.0,) * 2)
+    batch, agent = make_batch(transform.spec, steps=config.window, size=6), Agent(transform, config)
+    for part in agent.parts.values():
+        part.to("meta")
+    agent.decay = agent.decay.to("meta")
+    return agent, batch.to("meta")
+
+
+def test_an_update_asks_the_device_nothing(pair):
+    agent, batch = pair
+    total, losses, priority = agent.objective(batch)
+    total.backward()
+    agent.track(batch)
+    weights = [weight for part in agent.parts.values() for weight in part.parameters()]
+    tensors = [total, priority, *losses.values(), *(w.grad for w in weights if w.requires_grad)]
+    assert {value.device.type for value in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("method", ["mppi", "icem"])
+def test_a_plan_asks_the_device_nothing(pair, method):
+    agent, batch = pair
+    planner, first = MPPI(2, PlannerConfig(method=method)), torch.zeros(6, dtype=torch.bool, device="meta")
+    obs, zeros = {name: value[0] for name, value in batch.obs.items()}, torch.zeros(6, 2, device="meta")
+    with torch.no_grad():
+        state = agent.model.observe(agent.model.start(6), zeros, zeros[:, 0], obs, first)
+    memory = None
+    for _ in range(2):
+        plan = planner.plan(state, agent.model, agent.critic, agent.behaviour, memory, first, True)
+        memory = plan.memory
+    assert plan.action.device.type == memory.device.type == "meta"
+    assert plan.action.shape == (6, 2) and plan.evaluated == 1.0
+
+
+def test_this_would_notice_a_question(pair):
+    agent, batch = pair
+    total, _, _ = agent.objective(batch)
+    with pytest.raises(RuntimeError):
+        total.item()
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        batch.valid.nonzero()
+    with pytest.raises(RuntimeError):
+        total * torch.ones(3)

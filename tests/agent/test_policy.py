@@ -1,0 +1,66 @@
+"""The policy's losses against closed forms (G7, G18)."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.policy import AWR, BehaviourConfig, awr_weight
+from o2o.core.spec import Spec
+from o2o.nn.world_model import Unroll
+from tests.support.episodes import make_batch
+
+
+@pytest.mark.parametrize(("beta", "clamp_at"), [(3.0, 1.5350567), (10.0, 0.4605170)])
+def test_weight_clamps_at_log_hundred_over_beta(beta, clamp_at):
+    below, above = awr_weight(torch.tensor([clamp_at - 1e-3, clamp_at + 1.0]), beta, 100.0).tolist()
+    assert below == pytest.approx(100 * math.exp(-beta * 1e-3), rel=1e-4) and above == 100
+    assert awr_weight(torch.tensor(0.0), beta, 100.0).item() == 1
+
+
+def test_policy_loss_leaves_critic_and_feature_alone():
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16))
+    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16))
+    feature = torch.randn(5, 8, 6, requires_grad=True)
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    policy.losses(critic, Unroll({}, feature, feature.detach(), {}), batch)["policy"].sum().backward()
+    assert feature.grad is None
+    assert all(p.grad is None for p in critic.parameters())
+    assert all(p.grad is not None for p in policy.parameters())
+
+
+def test_exploration_noise_is_small_and_bounded():
+    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16, noise_std=10.0))
+    feature = torch.randn(500, 6)
+    noise = policy.act(feature, explore=True) - policy.act(feature)
+    assert noise.abs().max() <= 0.3 + 1e-6
+    assert policy.act(feature, explore=True).abs().max() < 1
+
+
+@pytest.mark.parametrize("shape", ["bounded", "truncated"])
+def test_a_learned_spread_is_what_explores(shape):
+    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16, distribution=shape))
+    feature = torch.randn(6).expand(4000, 6)
+    actions = policy.act(feature, explore=True)
+    assert actions.abs().max() < 1
+    assert actions.std(0).min() > 0.3  # an untrained policy is far from sure
+    assert torch.equal(policy.act(feature), policy.distribution(feature).mean)
+
+
+def test_regression_learns_the_spread_of_the_data():
+    """Maximum likelihood on actions of spread 0.3 around 0.2 finds both."""
+    policy = AWR(1, 1, BehaviourConfig(hidden_dim=16, distribution="bounded"))
+    critic = Critic(1, 1, 0.9, CriticConfig(hidden_dim=8))
+    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    feature = torch.zeros(1, 2000, 1)
+    action = 0.2 + 0.3 * torch.randn(1, 2000, 1)
+    batch = replace(make_batch(Spec({"state": (3,)}, 1), steps=1, size=2000), action=action)
+    for _ in range(200):
+        optimiser.zero_grad()
+        policy.losses(critic, Unroll({}, feature, feature, {}), batch)["policy"].mean().backward()
+        optimiser.step()
+    chances = policy.distribution(feature[0, :1])
+    assert chances.mean.item() == pytest.approx(action.mean().item(), abs=0.02)
+    assert chances.std.item() == pytest.approx(action.std().item(), abs=0.03)

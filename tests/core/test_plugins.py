@@ -1,0 +1,176 @@
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from o2o.core import plugins
+from o2o.core.errors import UsageError
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """An installed package with one robot `sim`, and an empty working folder: (package, work)."""
+    package, work = tmp_path / "site" / "o2o", tmp_path / "work"
+    write(package / "robots" / "sim" / "sim.py", "WHO = 'bundled'\n")
+    work.mkdir()
+    monkeypatch.setattr(plugins, "PACKAGE", package)
+    monkeypatch.chdir(work)
+    return package, work
+
+
+def write(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_bundled_file_is_found_from_an_empty_folder(house):
+    assert plugins.load("robots", "sim").WHO == "bundled"
+
+
+def test_users_file_wins_over_the_bundled_one_and_the_log_says_so(house, caplog):
+    package, work = house
+    mine = write(work / "robots" / "sim.py", "WHO = 'mine'\n")
+    with caplog.at_level(logging.INFO, "o2o"):
+        assert plugins.load("robots", "sim").WHO == "mine"
+    assert caplog.records[0].levelname == "WARNING"
+    assert str(mine) in caplog.text and f"hides {package / 'robots' / 'sim' / 'sim.py'}" in caplog.text
+
+
+def test_the_log_says_which_file_won_once(house, caplog):
+    package, _ = house
+    with caplog.at_level(logging.INFO, "o2o"):
+        assert plugins.load("robots", "sim") is plugins.load("robots", "sim")
+    assert [r.message for r in caplog.records] == [f"robot 'sim' is {package / 'robots/sim/sim.py'}"]
+
+
+def test_path_wins_over_names(house):
+    _, work = house
+    write(work / "sim.py", "WHO = 'path'\n")
+    write(work / "robots" / "sim.py", "WHO = 'mine'\n")
+    assert plugins.load("robots", "./sim.py").WHO == "path"
+    assert plugins.load("robots", str(work / "sim.py")) is plugins.load("robots", "sim.py")
+
+
+def test_folder_beside_the_package_counts_in_a_checkout_only(house):
+    package, _ = house
+    write(package.parent / "datasets" / "arrow.py")
+    assert plugins.names("datasets") == {}
+    write(package.parent / "pyproject.toml")
+    assert list(plugins.names("datasets")) == ["arrow"]
+
+
+def test_private_files_and_recordings_are_no_names(house):
+    _, work = house
+    for name in (
+        "_tools.py",
+        "__init__.py",
+        "notes.txt",
+        "kitchen/data.hdf5",
+        ".hidden.py",
+        "__pycache__/a.py",
+    ):
+        write(work / "datasets" / name)
+    write(work / "datasets" / "pen.py")
+    assert list(plugins.names("datasets")) == ["pen"]
+
+
+def test_names_are_sorted_and_folder_robots_carry_the_folders_name(house):
+    _, work = house
+    write(work / "robots" / "zed.py")
+    write(work / "robots" / "arm" / "arm.py")
+    assert list(plugins.names("robots")) == ["arm", "sim", "zed"]
+
+
+def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
+    _, work = house
+    package = write(work / "lib" / "theirs.py", "WHO = 'theirs'\n").parent
+    write(
+        package / "theirs-1.0.dist-info" / "entry_points.txt", "[o2o.robots]\ntheirs = theirs\nsim = theirs\n"
+    )
+    write(
+        package / "theirs-1.0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n"
+    )
+    monkeypatch.syspath_prepend(str(package))
+    assert list(plugins.names("robots")) == ["sim", "theirs"]
+    assert plugins.load("robots", "theirs").WHO == "theirs"
+    assert plugins.load("robots", "sim").WHO == "bundled"
+
+
+def test_unknown_name_says_what_is_near_and_what_exists(house):
+    with pytest.raises(UsageError) as caught:
+        plugins.load("robots", "simm")
+    assert str(caught.value) == (
+        "robot 'simm' not found; did you mean 'sim'? have sim, or give a path ending in .py"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_name_with_nothing_near():
+    assert plugins.not_found("preset", "x", ["fowm"]) == "preset 'x' not found; have fowm"
+    assert plugins.not_found("preset", "x", []) == "preset 'x' not found; have none"
+
+
+def test_missing_path_names_the_files_that_are_there(house):
+    _, work = house
+    write(work / "mine.py")
+    with pytest.raises(UsageError, match=r"robot file 'min\.py' not found; did you mean 'mine\.py'"):
+        plugins.load("robots", "min.py")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("import nowhere_sdk\n", "line 1\\).*ModuleNotFoundError: No module named 'nowhere_sdk'"),
+        ("x = 1\ny = x / 0\n", "line 2\\).*ZeroDivisionError"),
+        ("def (:\n", "SyntaxError"),
+    ],
+)
+def test_file_that_does_not_run_gives_one_line(house, text, reason):
+    _, work = house
+    write(work / "bad.py", text)
+    for _ in range(2):  # a failed file is not kept half-loaded
+        with pytest.raises(UsageError, match=rf"robot './bad.py' \(.*bad.py.*{reason}") as caught:
+            plugins.load("robots", "./bad.py")
+        assert "\n" not in str(caught.value)
+
+
+def test_dataclass_in_a_file_finds_its_module(house):
+    _, work = house
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\nclass Config:\n    speed: float = 1.0\n"
+    )
+    write(work / "arm.py", text)
+    assert plugins.load("robots", "arm.py").Config().speed == 1.0
+
+
+def test_module_names_are_the_same_in_every_process():
+    code = "from o2o.core import plugins; print(plugins.load('robots', 'sim').__name__)"
+    run = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert run[0] == run[1] == plugins.load("robots", "sim").__name__ + "\n"
+
+
+def test_built_in_models_are_ordinary_modules():
+    from o2o.models import tdmpc
+
+    assert plugins.load("models", "tdmpc") is tdmpc
+    assert plugins.load("models", str(ROOT / "o2o/models/tdmpc.py")) is tdmpc
+
+
+def test_strangers_model_is_loaded_by_path(tmp_path, monkeypatch):
+    write(tmp_path / "models" / "mine.py", "WHO = 'mine'\n")
+    monkeypatch.chdir(tmp_path)
+    assert plugins.load("models", "mine").WHO == "mine"
+    assert plugins.load("models", "models/mine.py") is plugins.load("models", "mine")
+
+
+def test_checkout_offers_what_it_holds():
+    assert "sim" in plugins.names("robots")
+    assert "tdmpc" in plugins.names("models")

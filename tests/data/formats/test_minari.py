@@ -1,0 +1,539 @@
+"""Minari files: what o2o writes, Minari reads, and the other way round."""
+
+import json
+import logging
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
+
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.data.formats import minari as reader
+from o2o.data.formats.lazy_array import OnDisk, on_disk, wanted
+from o2o.data.formats.minari import read, read_id, recognise, write
+from tests.support.episodes import assert_same
+from tests.support.make_minari import buffer, link_episodes, make_minari
+from tests.support.make_minari import write as write_by_minari
+
+ACTIONS = spaces.Box(np.float32([-2, -1]), np.float32([2, 1]))
+NESTED = spaces.Dict(
+    {
+        "arm": spaces.Dict({"angle": spaces.Box(-4, 4, (3,)), "speed": spaces.Box(-9, 9, (2,))}),
+        "camera": spaces.Box(0, 255, (40, 48, 3), np.uint8),
+        "pair": spaces.Tuple((spaces.Box(0, 1, (1,)), spaces.Box(0, 1, (2,)))),
+    }
+)
+
+
+def make_episode(steps: int, obs: dict[str, tuple[int, ...]], seed: int = 0, **ending) -> Episode:
+    rng = np.random.default_rng(seed)
+    values = {
+        name: rng.integers(0, 256, (steps + 1, *shape)).astype(np.uint8)
+        if len(shape) == 3
+        else rng.random((steps + 1, *shape), np.float32)
+        for name, shape in obs.items()
+    }
+    action = rng.uniform(-1, 1, (steps, 2)).astype(np.float32)
+    return Episode(
+        values, action, rng.random(steps, np.float32), **{"terminated": True, "truncated": False} | ending
+    )
+
+
+def nested_episode(steps: int, seed: int = 0, **ending) -> Episode:
+    shapes = {"arm.angle": (3,), "arm.speed": (2,), "camera": (40, 48, 3), "pair.0": (1,), "pair.1": (2,)}
+    return make_episode(steps, shapes, seed, **ending)
+
+
+def write_simple(folder, episodes, **more):
+    space = spaces.Box(-1, 1, (4,))
+    write(
+        folder, episodes, dataset_id="test/simple-v0", observation_space=space, action_space=ACTIONS, **more
+    )
+
+
+def test_images_and_nested_dicts_come_back_bit_for_bit(tmp_path):
+    episodes = [
+        nested_episode(5, success=True),
+        nested_episode(3, 1, terminated=False, truncated=True, success=False),
+        nested_episode(1, 2, last_obs_known=False),
+    ]
+    write(
+        tmp_path / "d",
+        episodes,
+        dataset_id="d-v0",
+        observation_space=NESTED,
+        action_space=ACTIONS,
+        control_hz=20,
+    )
+    back = read(tmp_path / "d")
+    assert len(back.episodes) == 3 and back.control_hz == 20 and back.name == "d"
+    for ours, theirs in zip(episodes, back.episodes, strict=True):
+        assert_same(ours, theirs)
+    np.testing.assert_array_equal(back.action_low, [-2, -1])
+    np.testing.assert_array_equal(back.action_high, [2, 1])
+
+
+def test_minari_itself_loads_what_is_written_by_path_and_by_id(tmp_path, monkeypatch):
+    folder = tmp_path / "test" / "simple-v0"
+    episodes = [make_episode(n, {"state": (4,)}, n, success=n == 3) for n in (2, 3)]
+    write_simple(folder, episodes, description="for a test", control_hz=50.0)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for dataset in (minari.MinariDataset(folder / "data"), minari.load_dataset("test/simple-v0")):
+        assert (dataset.total_episodes, dataset.total_steps) == (2, 5)
+        first = dataset[0]
+        np.testing.assert_array_equal(first.observations, episodes[0].obs["state"])
+        np.testing.assert_array_equal(first.terminations, [False, True])
+        np.testing.assert_array_equal(dataset[1].infos["success"], [False, False, False, True])
+        assert dataset.action_space == ACTIONS
+    assert "test/simple-v0" in minari.list_local_datasets()
+    assert read_id("test/simple-v0").episodes[1].success is True
+
+
+FORMATS = ["hdf5", "arrow", "parquet"]
+
+
+def needs(data_format: str) -> None:
+    if data_format != "hdf5":
+        pytest.importorskip("pyarrow")
+
+
+@pytest.mark.parametrize("jpeg", [True, False])
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_what_minari_wrote_is_read_with_all_its_parts(tmp_path, data_format, jpeg, caplog):
+    needs(data_format)
+    make_minari(tmp_path / "d", 3, data_format=data_format, jpeg=jpeg)
+    with caplog.at_level(logging.INFO, "o2o"):
+        recording = read(tmp_path / "d")
+    assert "not read: mission (Text)" in caplog.text and len(recording.episodes) == 3
+    for number, episode in enumerate(recording.episodes):
+        told = buffer(number, 3)
+        seen, infos = told.observations, told.infos
+        assert list(episode.obs) == ["arm.angle", "arm.grip", "camera", "goal", "pair.0", "pair.1"]
+        for name, value in {
+            "arm.angle": seen["arm"]["angle"],
+            "arm.grip": seen["arm"]["grip"],
+            "goal": seen["goal"],
+            "pair.0": seen["pair"][0],
+        }.items():
+            np.testing.assert_array_equal(episode.obs[name], value)
+            assert episode.obs[name].dtype == value.dtype
+        assert isinstance(episode.obs["camera"], OnDisk) and episode.obs["camera"].shape == (4, 40, 48, 3)
+        for name, value in {"camera": seen["camera"], "pair.1": seen["pair"][1]}.items():
+            assert np.abs(np.asarray(episode.obs[name]).astype(int) - value).max() <= (4 if jpeg else 0)
+        np.testing.assert_array_equal(episode.obs["camera"][2], np.asarray(episode.obs["camera"])[2])
+        np.testing.assert_array_equal(episode.action, told.actions)
+        np.testing.assert_array_equal(episode.reward, told.rewards)
+        assert episode.terminated == (number % 2 == 0) != episode.truncated and episode.success is True
+        for name, value in {
+            **{name: infos[name] for name in ("success", "qpos")},
+            **{f"reset/{name}": infos["reset"][name] for name in ("angle", "count")},
+            **{"seed": np.full(4, 40 + number), "options/level": np.full(4, 3)},
+            "options/deep/gain": np.full(4, 1.5),
+        }.items():
+            np.testing.assert_array_equal(episode.infos[name], value)
+
+
+def test_pictures_of_unequal_and_of_equal_size_are_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
+    for name, pixels, dtype in (
+        ("equal", noise[[0, 0, 0]], np.uint8),
+        ("not", noise // [[[[1]]], [[[2]]], [[[9]]]], object),
+    ):
+        pixels = pixels.astype(np.uint8)
+        zero = np.zeros(2)
+        buffers = [EpisodeBuffer(0, None, None, pixels, np.zeros((2, 2)), zero, zero > 0, zero > 0, {})]
+        write_by_minari(tmp_path / name, buffers, spaces.Box(0, 255, (40, 40, 3), np.uint8))
+        with h5py.File(tmp_path / name / "data" / "main_data.hdf5") as file:
+            assert file["episode_0/observations"].dtype == dtype
+        theirs = minari.MinariDataset(tmp_path / name / "data")[0].observations
+        np.testing.assert_array_equal(np.asarray(read(tmp_path / name).episodes[0].obs["camera"]), theirs)
+
+
+def test_arrow_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    make_minari(tmp_path / "d", data_format="arrow")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r'stored as arrow; pip install "o2o\[lerobot\]"'):
+        read(tmp_path / "d")
+
+
+def test_a_round_trip_is_exact(tmp_path):
+    make_minari(tmp_path / "a", 3, jpeg=False, text=False)
+    first = read(tmp_path / "a")
+    space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
+    write(
+        tmp_path / "b", iter(first.episodes), dataset_id="b-v0", observation_space=space, action_space=ACTIONS
+    )
+    for episode, again in zip(first.episodes, read(tmp_path / "b").episodes, strict=True):
+        assert_same(episode, again)
+        assert episode.infos.keys() == again.infos.keys()
+        for name, value in episode.infos.items():
+            np.testing.assert_array_equal(value, again.infos[name])
+            assert value.dtype == again.infos[name].dtype
+
+    def tables(path) -> dict:
+        with h5py.File(path / "data" / "main_data.hdf5") as file:
+            found = {}
+            file.visititems(
+                lambda n, node: found.__setitem__(n, node[()] if isinstance(node, h5py.Dataset) else None)
+            )
+            return found | {f"{n} {key}": v for n, node in file.items() for key, v in node.attrs.items()}
+
+    one, other = tables(tmp_path / "a"), tables(tmp_path / "b")
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name])
+        assert getattr(value, "dtype", None) == getattr(other[name], "dtype", None), name
+
+
+def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spaces_of = {"observation_space": NESTED, "action_space": ACTIONS}
+    write(Path("here"), [nested_episode(4)], dataset_id="here-v0", **spaces_of)
+    (episode,) = read(tmp_path / "here").episodes
+    assert len(episode) == 4
+
+
+def test_minari_reads_every_part_of_what_is_written(tmp_path):
+    make_minari(tmp_path / "a", text=False)
+    space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
+    for jpeg in (False, True):
+        folder = tmp_path / f"jpeg{jpeg}"
+        episodes = read(tmp_path / "a").episodes
+        write(folder, episodes, dataset_id="b-v0", observation_space=space, action_space=ACTIONS, jpeg=jpeg)
+        dataset = minari.MinariDataset(folder / "data")
+        assert (dataset.total_episodes, dataset.total_steps) == (2, 6)
+        theirs, told = dataset[1], buffer(1, 3)
+        np.testing.assert_array_equal(theirs.observations["arm"]["angle"], told.observations["arm"]["angle"])
+        np.testing.assert_array_equal(theirs.infos["reset"]["angle"], told.infos["reset"]["angle"])
+        pixels = theirs.observations["pair"][1].astype(int)
+        assert np.abs(pixels - told.observations["pair"][1]).max() <= 6
+        (about,) = dataset.storage.get_episode_metadata([1])
+        assert about["seed"] == 41 and about["options"] == {"level": 3, "deep": {"gain": 1.5}}
+        dataset.update_dataset_from_buffer([buffer(2, 3, text=False)])
+        assert minari.MinariDataset(folder / "data")[2].id == 2 and len(read(folder).episodes) == 3
+
+
+def test_columns_of_the_online_data_are_written_as_they_are(tmp_path):
+    episode = make_episode(3, {"state": (4,)}, success=True)
+    infos = {
+        "intended_action": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
+        "takeover": np.array([False, True, True, False]),
+        "time_s": 1.7e9 + np.arange(4) * 0.1,
+        "sequence": 2**40 + np.arange(4),
+        "success": np.array([False, False, True, False]),
+    }
+    write_simple(tmp_path / "d", [replace(episode, infos=infos)])
+    (back,) = read(tmp_path / "d").episodes
+    assert back.infos.keys() == infos.keys() and back.success is True
+    for name, value in infos.items():
+        np.testing.assert_array_equal(back.infos[name], value)
+        assert back.infos[name].dtype == value.dtype
+
+
+def test_a_new_label_of_success_replaces_the_old_column(tmp_path):
+    old = {"success": np.array([False, True, False])}
+    write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)}, success=False, infos=old)])
+    (back,) = read(tmp_path / "d").episodes
+    assert back.success is False and not back.infos["success"].any()
+
+
+def test_infos_of_another_length_are_refused(tmp_path):
+    episode = make_episode(2, {"state": (4,)}, infos={"force": np.zeros((2, 3))})
+    with pytest.raises(DataError, match="info 'force' has 2 rows, wanted 3"):
+        write_simple(tmp_path / "d", [episode])
+
+
+def test_images_on_disk_are_written_in_stretches(tmp_path, monkeypatch):
+    frames = np.random.default_rng(0).integers(0, 256, (11, 40, 48, 3)).astype(np.uint8)
+    asked = []
+    lazy = on_disk(frames.shape, lambda start, stop: asked.append((start, stop)) or frames[start:stop])
+    episode = replace(make_episode(10, {"camera": (40, 48, 3)}), obs={"camera": lazy})
+    monkeypatch.setattr("o2o.data.formats.minari_write.STRETCH_BYTES", 4 * frames[0].nbytes)
+    space = spaces.Box(0, 255, (40, 48, 3), np.uint8)
+    write(tmp_path / "d", iter([episode]), dataset_id="d-v0", observation_space=space, action_space=ACTIONS)
+    assert asked == [(0, 4), (4, 8), (8, 11)]
+    np.testing.assert_array_equal(np.asarray(read(tmp_path / "d").episodes[0].obs["camera"]), frames)
+
+
+def test_names_can_be_mapped_to_nested_parts_and_infos(tmp_path):
+    make_minari(tmp_path / "d")
+    asked = wanted(["angle=arm.angle", "infos/qpos"], action="infos/qpos", reward="infos/reset/count")
+    recording = read(tmp_path / "d", asked)
+    told = buffer(1, 3)
+    episode = recording.episodes[1]
+    assert list(episode.obs) == ["angle", "infos/qpos"] and recording.action_low is None
+    np.testing.assert_array_equal(episode.obs["angle"], told.observations["arm"]["angle"])
+    np.testing.assert_array_equal(episode.action, told.infos["qpos"][1:])
+    assert episode.reward.tolist() == [1, 2, 3]  # row t+1 tells of step t
+    for wrong, match in (
+        (wanted(["mission"]), "observation 'mission' not found"),
+        (wanted(["arm"]), r"observation 'arm' not found; have arm.angle"),
+        (
+            wanted([], reward="reset/count"),
+            "reward 'reset/count' not found; did you mean 'infos/reset/count'",
+        ),
+    ):
+        with pytest.raises(UsageError, match=match):
+            read(tmp_path / "d", wrong)
+
+
+def test_vectors_over_the_budget_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    make_minari(tmp_path / "d")
+    monkeypatch.setattr(reader, "_episode", lambda *_: pytest.fail("read before the budget was asked"))
+    with pytest.raises(DataError, match="the budget is 100 B"):
+        read(tmp_path / "d", wanted([], budget=100))
+
+
+def test_a_goal_environment_is_a_dict_of_three(tmp_path):
+    parts = {name: spaces.Box(-1, 1, (2,)) for name in ("achieved_goal", "desired_goal", "observation")}
+    episode = make_episode(2, dict.fromkeys(parts, (2,)))
+    write(
+        tmp_path / "d",
+        [episode],
+        dataset_id="d-v0",
+        observation_space=spaces.Dict(parts),
+        action_space=ACTIONS,
+    )
+    assert_same(read(tmp_path / "d").episodes[0], episode)
+
+
+def test_episodes_in_files_of_their_own_are_read_through_links(tmp_path):
+    link_episodes(make_minari(tmp_path / "d", jpeg=False))
+    np.testing.assert_array_equal(
+        minari.MinariDataset(tmp_path / "d" / "data")[1].observations["goal"],
+        buffer(1, 3).observations["goal"],
+    )
+    (tmp_path / "d").rename(tmp_path / "moved")
+    episodes = read(tmp_path / "moved").episodes
+    for number, episode in enumerate(episodes):
+        told = buffer(number, 3)
+        np.testing.assert_array_equal(np.asarray(episode.obs["camera"]), told.observations["camera"])
+        np.testing.assert_array_equal(episode.infos["qpos"], told.infos["qpos"])
+        assert episode.infos["seed"][0] == 40 + number
+    (tmp_path / "moved" / "data" / "episodes" / "000001.hdf5").unlink()
+    with pytest.raises(DataError, match="is not a readable HDF5 file"):
+        np.asarray(episodes[1].obs["camera"])
+    with pytest.raises(DataError, match="episode_1 is missing, or in a file that cannot be read"):
+        read(tmp_path / "moved")
+
+
+def test_papers_inside_the_file_are_those_of_the_first_versions(tmp_path):
+    make_minari(tmp_path / "d", jpeg=False)
+    papers = tmp_path / "d" / "data" / "metadata.json"
+    with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
+        file.attrs.update(json.loads(papers.read_text()) | {"minari_version": "0.4.3"})
+    papers.unlink()
+    assert recognise(tmp_path / "d") and len(read(tmp_path / "d").episodes) == 2
+
+
+def test_both_flags_and_neither_flag_at_the_end(tmp_path):
+    buffers = [replace(buffer(number, 3), terminations=[0, 0, 1], truncations=[0, 0, 1]) for number in (0, 1)]
+    buffers[1] = replace(buffers[1], terminations=[0, 0, 0], truncations=[0, 0, 0])
+    space = minari.MinariDataset(make_minari(tmp_path / "a") / "data").observation_space
+    both, neither = read(write_by_minari(tmp_path / "d", buffers, space)).episodes
+    assert (both.terminated, both.truncated) == (True, True)
+    assert (neither.terminated, neither.truncated) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"total_episodes": 3}, "episode_2 is missing"),
+        ({"total_episodes": 0}, "has no episodes"),
+        ({"total_episodes": "many"}, "not a readable Minari dataset: invalid literal"),
+        ({"data_format": "csv"}, "is stored as 'csv'; have hdf5, arrow and parquet"),
+        ({"control_hz": -1}, "control_hz is -1, wanted a rate above 0"),
+        ({"action_space": None}, "does not say its action_space"),
+        ({"observation_space": '{"type": "Blob"}'}, "not a readable Minari dataset"),
+        ({"minari_version": None}, "not a readable Minari dataset: 'minari_version'"),
+    ],
+)
+def test_broken_papers_are_one_line(tmp_path, change, match):
+    path = make_minari(tmp_path / "d") / "data" / "metadata.json"
+    data = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+    with pytest.raises(DataError, match=match) as error:
+        read(tmp_path / "d")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "match"),
+    [
+        ("rewards", None, "episode 1 has no 'rewards'; it has actions"),
+        ("rewards", lambda v: v[:2], r"3 actions but rewards of shape \(2,\)"),
+        ("terminations", lambda v: v[:2], "3 actions but 2 terminations|operands could not be broadcast"),
+        ("observations/arm/angle", lambda v: v[:3], "3 actions need 4 observations, 'arm.angle' has 3"),
+        ("observations/arm/angle", lambda v: v[:, :2], r"has rows of shape \(2,\), its space says \(3,\)"),
+        ("observations/arm/angle", lambda v: v * np.nan, "'arm.angle' is not finite .* at step 0"),
+        ("observations/camera", lambda v: v[:2], "3 actions need 4 observations, 'camera' has 2"),
+        ("infos/qpos", lambda v: v[:3], "3 actions need 4 rows of 'infos/qpos', it has 3"),
+        ("actions", lambda v: v[:0], "episode 1"),
+    ],
+)
+def test_tables_that_disagree_are_named(tmp_path, table, change, match):
+    folder = make_minari(tmp_path / "d", jpeg=False)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        value = file[f"episode_1/{table}"][()]
+        del file[f"episode_1/{table}"]
+        if change is not None:
+            file[f"episode_1/{table}"] = change(value)
+    with pytest.raises(DataError, match=match):
+        read(folder)
+
+
+def test_a_flipped_byte_of_what_is_written_is_noticed(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(40, {"state": (4,)})])
+    path = tmp_path / "d" / "data" / "main_data.hdf5"
+    with h5py.File(path) as file:
+        at = file["episode_0/observations"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[at + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a readable Minari dataset"):
+        read(tmp_path / "d")
+
+
+def test_a_broken_picture_is_named_with_its_row(tmp_path):
+    folder = make_minari(tmp_path / "d")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_1/observations/camera"][2] = file["episode_1/observations/camera"][2] * 0
+    episode = read(folder).episodes[1]
+    assert episode.obs["camera"][1].shape == (40, 48, 3)
+    with pytest.raises(DataError, match="'observations/camera' row 2 is a broken picture: no JPEG or PNG"):
+        np.asarray(episode.obs["camera"])
+
+
+def test_a_folder_that_only_looks_like_one_is_not_recognised(tmp_path):
+    (tmp_path / "metadata.json").write_text("{}")
+    (tmp_path / "other.hdf5").write_bytes(b"")
+    assert not recognise(tmp_path) and not recognise(tmp_path / "other.hdf5")
+    folder = make_minari(tmp_path / "d") / "data"
+    shutil.copy(folder / "main_data.hdf5", folder / "other.hdf5")
+    assert recognise(folder / "main_data.hdf5") and not recognise(folder / "other.hdf5")
+
+
+def test_lone_camera_is_named_camera_and_lone_matrix_state(tmp_path):
+    for name, space in {
+        "camera": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+        "state": spaces.Box(-1, 1, (2, 2)),
+    }.items():
+        episode = make_episode(2, {name: space.shape})
+        write(tmp_path / name, [episode], dataset_id="a-v0", observation_space=space, action_space=ACTIONS)
+        assert_same(read(tmp_path / name).episodes[0], episode)
+
+
+def test_folder_data_folder_and_file_are_the_same_dataset(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+    paths = [tmp_path / "d", tmp_path / "d" / "data", tmp_path / "d" / "data" / "main_data.hdf5"]
+    assert len({read(path).fingerprint for path in paths}) == 1
+
+
+def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("o2o.data.formats.minari_write.os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_in_use_is_not_overwritten(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+    with pytest.raises(UsageError, match="already exists"):
+        write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "match"),
+    [
+        ([], "no episodes"),
+        ([make_episode(2, {"state": (5,)})], r"episode 0 has observations .*\(5,\).*\(4,\)"),
+        ([make_episode(2, {"state": (4,)}), make_episode(0, {"state": (4,)})], "episode 1 has no steps"),
+    ],
+)
+def test_episodes_that_do_not_fit_are_refused(tmp_path, episodes, match):
+    with pytest.raises(DataError, match=match):
+        write_simple(tmp_path / "d", episodes)
+    assert not (tmp_path / "d").exists()
+
+
+def test_id_that_minari_refuses_is_named(tmp_path):
+    for bad in ("no version", "a.b-v0", "noversion"):
+        with pytest.raises(UsageError, match="refuses"):
+            write(
+                tmp_path / "d",
+                [make_episode(2, {"state": (4,)})],
+                dataset_id=bad,
+                observation_space=spaces.Box(-1, 1, (4,)),
+                action_space=ACTIONS,
+            )
+
+
+def test_ending_in_the_middle_is_an_error(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(4, {"state": (4,)})])
+    with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0/terminations"][1] = True
+    with pytest.raises(DataError, match="goes on after it ended at step 1 of 4"):
+        read(tmp_path / "d")
+
+
+def test_recording_that_just_stops_is_truncated(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(4, {"state": (4,)}, terminated=False, truncated=False)])
+    (episode,) = read(tmp_path / "d").episodes
+    assert (episode.terminated, episode.truncated) == (False, True)
+
+
+def test_broken_files_are_one_line(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(40, {"state": (4,)})])
+    main = tmp_path / "d" / "data" / "main_data.hdf5"
+    content = main.read_bytes()
+    main.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="not a readable Minari dataset"):
+        read(tmp_path / "d")
+    main.unlink()
+    with pytest.raises(DataError, match="not a readable Minari dataset"):
+        read(tmp_path / "d")
+    with pytest.raises(DataError, match="is not a Minari dataset"):
+        read(tmp_path)
+
+
+def test_newer_minari_format_and_discrete_actions_are_named(tmp_path):
+    write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+    path = tmp_path / "d" / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"minari_version": "9.0.0"}))
+    with pytest.raises(DataError, match=r"9\.0\.0"):
+        read(tmp_path / "d")
+    from minari.serialization import serialize_space
+
+    path.write_text(json.dumps(metadata | {"action_space": serialize_space(gymnasium.spaces.Discrete(3))}))
+    with pytest.raises(DataError, match="Discrete"):
+        read(tmp_path / "d")
+
+
+def test_missing_id_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(UsageError, match=r"--dataset.download"):
+        read_id("test/none-v0")
+
+
+def test_writing_leaves_nothing_global_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
+    assert not (tmp_path / "home").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]

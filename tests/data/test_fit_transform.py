@@ -1,0 +1,184 @@
+"""Action limits, reward rules, observations and control rates that fit a recording."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
+from o2o.core.recipe import Recipe, RewardRule
+from o2o.core.transform import check_rate
+from o2o.data import fit_transform as module
+from o2o.data.fit_transform import seen, transform
+from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.recording import Recording
+from o2o.data.load import DataConfig, load
+from tests.support.paths import REAL_DATA
+
+
+def make_episode(steps: int, seed: int = 0, **ending) -> Episode:
+    rng = np.random.default_rng(seed)
+    obs = {"state": rng.random((steps + 1, 2), np.float32)}
+    action = rng.uniform(-2, 2, (steps, 1)).astype(np.float32)
+    return Episode(
+        obs, action, np.ones(steps, np.float32), **{"terminated": False, "truncated": True} | ending
+    )
+
+
+def make_recording(episodes=None, **facts) -> Recording:
+    return Recording(episodes or [make_episode(4)], Path("x"), "x", "0", **facts)
+
+
+def test_action_limits_come_from_the_first_source_that_states_them(caplog):
+    caplog.set_level(logging.INFO, "o2o")
+    recipe = Recipe("", "", "", action_low=-4.0, action_high=4.0)
+    file = {"action_low": np.array([-3.0]), "action_high": np.array([3.0])}
+    robot = (np.array([-5.0]), np.array([5.0]))
+    flags = DataConfig(action_low=(-6.0,), action_high=(6.0,))
+
+    def high(config, limits, **facts):
+        return transform(make_recording(**facts), config, limits and (lambda: limits)).action_high
+
+    assert high(flags, robot, recipe=recipe, **file) == (6,)
+    assert high(DataConfig(), robot, recipe=recipe, **file) == (4,)
+    assert high(DataConfig(), robot, **file) == (3,)
+    endless = {"action_low": np.array([-np.inf]), "action_high": np.array([np.inf])}
+    assert high(DataConfig(), robot, **endless) == (5,)
+    assert "limits are those of the robot" in caplog.text
+    episode = make_episode(4)
+    assert high(DataConfig(), None, episodes=[episode]) == pytest.approx((episode.action.max(),))
+    assert "range of the actions in the data" in caplog.text
+
+
+def test_share_of_clipped_entries_is_logged(caplog):
+    caplog.set_level(logging.INFO, "o2o")
+    episode = make_episode(4)
+    episode.action[:, 0] = [0, 1, 2, 3]
+    transform(make_recording([episode]), DataConfig(action_low=(-1.5,), action_high=(1.5,)), None)
+    assert "50.00 % of action entries clipped" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        ({"action_low": (-1.0,)}, "go together"),
+        (
+            {"action_low": (-1.0, -1.0), "action_high": (1.0, 1.0)},
+            "2 action limits from the flags, but the data have 1",
+        ),
+        ({"action_low": (1.0,), "action_high": (1.0,)}, "not below"),
+        ({"obs": ("stat",)}, "observation 'stat' not found; did you mean 'state'"),
+    ],
+)
+def test_flags_that_do_not_fit_the_data_are_refused(flags, match):
+    with pytest.raises(UsageError, match=match):
+        transform(make_recording(), DataConfig(**flags), None)
+
+
+def test_action_that_never_changes_still_has_a_range():
+    episode = make_episode(3)
+    episode.action[:] = 0.5
+    border = transform(make_recording([episode]), DataConfig(), None)
+    assert (border.action_low, border.action_high) == ((-0.5,), (1.5,))
+
+
+def test_reward_rule_spans_the_returns():
+    recipe = Recipe("", "", "", reward=RewardRule(return_range=1000.0))
+    recording = make_recording([make_episode(2), make_episode(6), make_episode(4)], recipe=recipe)
+    border = transform(recording, DataConfig(), None)
+    assert border.reward_scale == 250  # 1000 / (6 - 2)
+    assert transform(recording, DataConfig(reward_return_range=8.0), None).reward_scale == 2
+    other = transform(recording, DataConfig(reward_scale=3.0, reward_shift=-1.0), None)
+    assert (other.reward_scale, other.reward_shift) == (3, -1)
+    with pytest.raises(DataError, match="cannot scale"):
+        transform(make_recording([make_episode(2), make_episode(2)], recipe=recipe), DataConfig(), None)
+
+
+def test_normalised_vectors_have_mean_zero_and_spread_one():
+    episodes = [make_episode(50, seed) for seed in range(3)]
+    for episode in episodes:
+        episode.obs["state"][:, 1] = 7  # dead
+    border = transform(make_recording(episodes), DataConfig(normalize=True), None)
+    seen = np.concatenate([border.obs(e.obs)["state"] for e in episodes])
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
+    assert seen[:, 0].std() == pytest.approx(1, abs=1e-5) and not seen[:, 1].any()
+
+
+def test_images_are_told_by_type_and_rank_and_names_can_be_chosen():
+    obs = {"cam": np.zeros((3, 8, 9, 3), np.uint8), "q": np.zeros((3, 2)), "depth": np.zeros((3, 8, 9, 1))}
+    episode = Episode(obs, np.ones((2, 1), np.float32), np.ones(2, np.float32), True, False)
+    border = transform(make_recording([episode]), DataConfig(image_size=16), None)
+    assert border.spec.obs == {"cam": (3, 16, 16), "q": (2,), "depth": (72,)}
+    assert list(transform(make_recording([episode]), DataConfig(obs=("q",)), None).fields) == ["q"]
+
+
+@pytest.mark.parametrize("chunk", [1, 1200, 10**9])
+def test_images_are_read_in_pieces_and_look_the_same(chunk, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", chunk)
+    monkeypatch.setattr(module, "SEEN_BYTES", chunk // 2)
+    rng, read = np.random.default_rng(0), []
+    frames = rng.integers(0, 256, (7, 20, 24, 3), np.uint8)  # 1440 bytes each
+    episode = Episode(
+        {"state": rng.random((7, 2), np.float32), "camera": frames, "wrist": frames[:, ::-1]},
+        np.ones((6, 1), np.float32), np.ones(6, np.float32), True, False, infos={"time_s": np.arange(7)},
+    )  # fmt: skip
+    border = transform(make_recording([episode]), DataConfig(image_size=16), None)
+    episode.obs["camera"] = on_disk(frames.shape, lambda *rows: read.append(rows) or frames[slice(*rows)])
+    whole, pieces = border.episode(episode), seen(episode, border)
+    assert list(pieces.obs) == list(whole.obs) and not pieces.infos
+    for name, value in whole.obs.items():
+        assert pieces.obs[name].dtype == value.dtype
+        np.testing.assert_array_equal(pieces.obs[name], value)
+    np.testing.assert_array_equal(pieces.action, whole.action)
+    assert read[1:] == ([(0, 7)] if chunk == 10**9 else [(row, row + 1) for row in range(7)])
+
+
+def test_episodes_of_different_layout_are_refused():
+    odd = make_episode(3)
+    odd.obs["more"] = np.zeros((4, 1))
+    with pytest.raises(DataError, match="episode 1 has observations"):
+        transform(make_recording([make_episode(3), odd]), DataConfig(), None)
+
+
+def test_rates_that_differ_name_the_flag_that_helps(caplog):
+    check_rate(50.0, 50.9)
+    assert not caplog.text
+    with pytest.raises(UsageError, match=r".resample-hz 25 "):
+        check_rate(50.0, 25.0)
+    with pytest.raises(UsageError, match="--action-repeat 4 "):
+        check_rate(25.0, 100.0)
+    check_rate(None, 50.0)
+    check_rate(50.0, None)
+    assert "rate of the data" in caplog.text and "rate of the robot" in caplog.text
+
+
+# ---- the real files
+
+
+@pytest.mark.skipif(
+    not (REAL_DATA / "door-human.hdf5").is_file(), reason=f"no door-human.hdf5 in {REAL_DATA}"
+)
+def test_door_human_has_7_successes_and_5_6_percent_clipped(caplog):
+    caplog.set_level(logging.INFO, "o2o")
+    recording = load(str(REAL_DATA / "door-human.hdf5"), DataConfig())
+    assert sum(e.success for e in recording.episodes) == 7 and recording.control_hz == 100
+    border = transform(recording, DataConfig(), None)
+    assert border.action_high == (1.0,) * 28
+    assert "5.63 % of action entries clipped" in caplog.text
+
+
+@pytest.mark.skipif(
+    not (REAL_DATA / "hopper-medium.hdf5").is_file(), reason=f"no hopper-medium.hdf5 in {REAL_DATA}"
+)
+def test_hopper_medium_is_scaled_as_in_fowm():
+    recording = load(str(REAL_DATA / "hopper-medium.hdf5"), DataConfig())
+    border = transform(recording, DataConfig(), None)
+    returns = [e.episode_return * border.reward_scale for e in recording.episodes]
+    assert max(returns) - min(returns) == pytest.approx(1000)
+
+
+def test_reward_scale_and_return_range_exclude_each_other():
+    with pytest.raises(UsageError, match=r"--dataset.reward-return-range None"):
+        DataConfig(reward_scale=2.0, reward_return_range=1000.0)

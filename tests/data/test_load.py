@@ -1,0 +1,195 @@
+"""Finding recordings, and the facts of recipes and flags."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError, UsageError
+from o2o.data.formats import minari, registry
+from o2o.data.load import DataConfig, load
+
+SPACES = {"observation_space": spaces.Box(-9, 9, (2,)), "action_space": spaces.Box(-3, 3, (1,))}
+
+MAKING = """
+from pathlib import Path
+from gymnasium import spaces
+import numpy as np
+from o2o.core.episode import Episode
+from o2o.data.formats import minari
+from o2o.core.recipe import Recipe
+
+def make(seed, folder):
+    obs = {"state": np.full((4, 2), seed, np.float32)}
+    episode = Episode(obs, np.zeros((3, 1), np.float32), np.ones(3, np.float32), True, False)
+    with open("made.txt", "a") as file:
+        file.write(f"{seed} ")
+    minari.write(
+        folder, [episode], dataset_id="made-v0",
+        observation_space=spaces.Box(-9, 9, (2,)), action_space=spaces.Box(-3, 3, (1,)), control_hz=10,
+    )
+
+RECIPE = Recipe(about="made", source="here", licence="MIT", make=make, num_episodes=1)
+"""
+BRINGING = """
+from o2o.core.recipe import Recipe, RewardRule
+
+RECIPE = Recipe(
+    about="brought", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
+    action_high=1.0, reward=RewardRule(scale=2.0, shift=-1.0), success=lambda e: e.reward.sum() > 3,
+    num_episodes=9,
+)
+"""
+
+
+def make_episode(steps: int, seed: int = 0, **ending) -> Episode:
+    rng = np.random.default_rng(seed)
+    obs = {"state": rng.random((steps + 1, 2), np.float32)}
+    action = rng.uniform(-2, 2, (steps, 1)).astype(np.float32)
+    return Episode(
+        obs, action, np.ones(steps, np.float32), **{"terminated": False, "truncated": True} | ending
+    )
+
+
+def write_d4rl(path: Path) -> Path:
+    ends = np.array([False, True] * 3)
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.arange(12, dtype=np.float32).reshape(6, 2)
+        file["actions"] = np.linspace(-2, 2, 6, dtype=np.float32)[:, None]
+        file["rewards"] = np.arange(6, dtype=np.float32)
+        file["terminals"], file["timeouts"] = ends, ~ends & ends
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder to work in, with recipes `made` and `brought`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("O2O_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "made.py").write_text(MAKING)
+    (tmp_path / "datasets" / "brought.py").write_text(BRINGING)
+    return tmp_path
+
+
+# ---- finding
+
+
+def test_recipe_is_made_once_for_each_seed(workplace):
+    for _ in range(2):
+        recording = load("made", DataConfig(), seed=3)
+    assert load("made", DataConfig(), seed=4).episodes[0].obs["state"][0, 0] == 4
+    assert (workplace / "made.txt").read_text() == "3 4 "
+    assert recording.path.parent == workplace / "home" / "datasets"
+    assert re.fullmatch(r"made-[0-9a-f]{8}-seed3", recording.path.name)  # another recipe, another folder
+    assert (recording.name, recording.control_hz, recording.recipe.about) == ("made", 10, "made")
+    assert len(recording.fingerprint) == 64
+
+
+def test_recipe_of_brought_data_says_where_to_put_the_file(workplace):
+    with pytest.raises(DataError, match=r"needs the file brought\.hdf5 \(a server\); put it into one of"):
+        load("brought", DataConfig())
+    for place in (workplace / "home", workplace / "home" / "datasets", workplace / "data", workplace):
+        place.mkdir(exist_ok=True, parents=True)
+        write_d4rl(place / "brought.hdf5")
+        path = load("brought", DataConfig()).path
+        assert path.resolve() == place / "brought.hdf5"
+
+
+def test_file_called_like_a_recipe_gets_its_facts(workplace, caplog):
+    (workplace / "far").mkdir()
+    recording = load(str(write_d4rl(workplace / "far" / "brought.hdf5")), DataConfig())
+    assert recording.control_hz == 50 and recording.recipe.licence == "MIT"
+    assert [e.success for e in recording.episodes] == [False, True, True]
+    assert "has 3 episodes, the recipe expects 9" in caplog.text
+    other = load(str(write_d4rl(workplace / "other.hdf5")), DataConfig())
+    assert other.recipe is None and other.episodes[0].success is None
+    assert load("other.hdf5", DataConfig(recipe="brought")).control_hz == 50
+
+
+def test_minari_is_found_by_folder_file_and_id(workplace):
+    folder = workplace / "minari" / "test" / "mine-v1"
+    minari.write(folder, [make_episode(3)], dataset_id="test/mine-v1", **SPACES)
+    for name in (str(folder), str(folder / "data"), str(folder / "data" / "main_data.hdf5"), "test/mine-v1"):
+        recording = load(name, DataConfig())
+        assert len(recording.episodes) == 1 and recording.action_high.tolist() == [3]
+    assert load(str(folder), DataConfig()).name == "mine-v1"
+
+
+def test_unknown_name_lists_what_exists(workplace):
+    with pytest.raises(
+        UsageError, match=r"dataset 'mad' not found; did you mean 'made'\?.*brought"
+    ) as caught:
+        load("mad", DataConfig())
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match=r".download"):
+        load("test/other-v0", DataConfig())
+    with pytest.raises(DataError, match="does not exist"):
+        load("missing.hdf5", DataConfig())
+    with pytest.raises(DataError, match="is no dataset"):
+        load(str(workplace / "datasets"), DataConfig())
+
+
+def test_recipe_file_by_path_and_file_without_recipe(workplace):
+    assert load("datasets/made.py", DataConfig()).name == "made"
+    (workplace / "none.py").write_text("x = 1")
+    with pytest.raises(UsageError, match="no RECIPE"):
+        load("none.py", DataConfig())
+
+
+def test_fingerprint_changes_with_the_content_only(workplace):
+    path = write_d4rl(workplace / "a.hdf5")
+    first = load("a.hdf5", DataConfig()).fingerprint
+    path.rename(workplace / "b.hdf5")
+    assert load("b.hdf5", DataConfig()).fingerprint == first
+    with h5py.File("b.hdf5", "a") as file:
+        file["rewards"][0] = 7
+    assert load("b.hdf5", DataConfig()).fingerprint != first
+
+
+def test_first_episodes_only(workplace):
+    write_d4rl(workplace / "a.hdf5")
+    assert len(load("a.hdf5", DataConfig(max_episodes=2)).episodes) == 2
+    with pytest.raises(UsageError, match="max-episodes is 0"):
+        load("a.hdf5", DataConfig(max_episodes=0))
+
+
+def test_recording_says_its_format(workplace):
+    write_d4rl(workplace / "a.hdf5")
+    minari.write(workplace / "minari" / "mine-v1", [make_episode(3)], dataset_id="mine-v1", **SPACES)
+    assert load("a.hdf5", DataConfig()).format == "D4RL"
+    assert load("mine-v1", DataConfig()).format == load("made", DataConfig()).format == "Minari"
+
+
+def test_readers_are_told_the_budget(workplace, monkeypatch):
+    class Large:
+        NAME = "large"
+
+        def recognise(self, path):
+            return True
+
+        def read(self, path, wanted):
+            wanted.claim(3e6, path)
+            raise AssertionError("read over the budget")
+
+    monkeypatch.setattr(registry, "FORMATS", (Large(),))
+    (workplace / "a.dat").write_text("")
+    with pytest.raises(DataError, match=r"needs 3 MB of memory .* the budget is 2 MB"):
+        load("a.dat", DataConfig(memory_budget="2MB"))
+    with pytest.raises(UsageError, match="wanted such as 4GB"):
+        DataConfig(memory_budget="2")
+
+
+def test_rate_of_the_recording_is_divided(workplace):
+    write_d4rl(workplace / "a.hdf5")
+    recording = load("a.hdf5", DataConfig(control_hz=40, resample_hz=20))
+    assert recording.control_hz == 20 and [len(e) for e in recording.episodes] == [1, 1, 1]
+    with pytest.raises(UsageError, match=r".control-hz"):
+        load("a.hdf5", DataConfig(resample_hz=20))
+    with pytest.raises(UsageError, match="no whole part of 40 Hz; try 40, 20"):
+        load("a.hdf5", DataConfig(control_hz=40, resample_hz=30))

@@ -1,0 +1,386 @@
+"""Pretraining and fine-tuning from end to end on a tiny robot: exact resume, nothing lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import o2o
+from o2o.core import checkpoint, run_folder
+from o2o.core.errors import DivergedError, StorageError, UsageError
+from o2o.core.run_log import read_metrics
+from o2o.data.journal import Journal
+from o2o.data.online_dataset import Online
+from o2o.data.plan_store import Plans
+from o2o.hardware.guard import connect
+from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
+
+
+def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp_path):
+    out = tmp_path / "parts"
+    o2o.pretrain(pretrain_config(dataset, out, updates=7))
+    torch.randn(10)
+    o2o.pretrain(pretrain_config(dataset, out, updates=12, resume=True))
+    same(out, pretrained)
+    assert [line["step"] for line in read_metrics(out)] == [4, 7, 8, 12]
+
+
+def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained):
+    last = read_metrics(pretrained)[-1]
+    assert {"loss/q", "loss/dynamics", "loss/policy", "held_out/loss/reward", "grad_norm/world"} <= set(last)
+    papers = json.loads((pretrained / "run.json").read_text())
+    assert papers["dataset"]["fingerprint"] and papers["versions"]["torch"]
+    assert list((pretrained / "tensorboard").rglob("events*"))
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, tmp_path_factory) -> Path:
+    return o2o.finetune(finetune_config(pretrained, tmp_path_factory.mktemp("run") / "finetune"))
+
+
+def test_recording_plans_changes_no_weight_and_keeps_what_was_thought(pretrained, finetuned, tmp_path):
+    out = tmp_path / "recorded"
+    o2o.finetune(finetune_config(pretrained, out, record_plans=True))
+    same(out, finetuned)
+    plans = Plans(out / "plans")
+    assert plans.numbers() == [0, 1, 2, 3, 4]
+    arrays, facts = plans.read(2)
+    with closing(Online(out / "online")) as own:
+        episode = own.read(2)
+    assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode)
+
+
+def test_an_evaluation_records_its_plans_by_scene(pretrained, tmp_path):
+    folder = tmp_path / "plans"
+    o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, episodes=3, num_robots=2, record_plans=folder))
+    assert Plans(folder).numbers() == [0, 1, 2]
+
+
+def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, tmp_path):
+    out = tmp_path / "parts"
+    o2o.finetune(finetune_config(pretrained, out, episodes=3))
+    torch.randn(10)
+    np.random.default_rng().normal()
+    o2o.finetune(finetune_config(pretrained, out, episodes=5, resume=True))
+    same(out, finetuned)
+
+
+def test_episodes_after_the_last_checkpoint_are_learned_from_not_lost(pretrained, finetuned, tmp_path):
+    """What kill -9 leaves: an old checkpoint, and episodes that it has not seen."""
+    out = tmp_path / "killed"
+    o2o.finetune(finetune_config(pretrained, out, episodes=2))
+    for number in range(2, 4):
+        path = Path("online", "data", "episodes", f"{number:06d}.hdf5")
+        shutil.copy(finetuned / path, out / path)
+    o2o.finetune(finetune_config(pretrained, out, episodes=5, resume=True))
+    same(out, finetuned)
+
+
+def test_executed_actions_are_what_is_stored_beside_those_that_were_meant(finetuned):
+    """The point robot halves what it is told in x."""
+    for episode in episodes_of(finetuned):
+        assert np.abs(episode.action[:, 0]).max() <= 0.05 + 1e-6
+        assert episode.infos["intended_action"][1:, 0] / 2 == pytest.approx(episode.action[:, 0], abs=1e-6)
+
+
+def test_what_the_robot_did_is_a_dataset_to_pretrain_on(finetuned, tmp_path):
+    own = json.loads((finetuned / "online.json").read_text())
+    assert (own["episodes"], own["steps"]) == (5, 60)
+    o2o.pretrain(pretrain_config(finetuned / "online", tmp_path / "run", updates=2))
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["dataset"]
+    assert used["fingerprint"] == own["fingerprint"]
+    assert (used["episodes"], used["steps"]) == (5, 60)
+
+
+def test_a_checkpoint_holds_priorities_and_no_copy_of_the_data(finetuned):
+    """5 episodes of 13 observations: a leaf each, of 8 bytes."""
+    tensors, _ = checkpoint.load(finetuned / "checkpoint")
+    replay = {name: value for name, value in tensors.items() if name.startswith(("online", "offline"))}
+    assert set(replay) == {"online.leaf", "offline.leaf"} and replay["online.leaf"].shape == (5 * 13,)
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+import o2o
+from {module} import {owner} as owner
+
+real, times = owner.{name}, 0
+def dying(self, *args):
+    global times
+    times += 1
+    if times > {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *args)
+owner.{name} = dying
+o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=5, device="cpu",
+                                threads=1, checkpoint_every=2))
+"""
+
+
+def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, after: int) -> None:
+    """A fine-tuning run of five episodes of 12 steps that kills itself in the call after so many."""
+    script = DYING.format(module=module, owner=owner, name=name, after=after)
+    done = subprocess.run([sys.executable, "-c", script, str(pretrained), str(out)], capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.mark.parametrize("after", [0, 39])
+def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, tmp_path, after):
+    """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    same(out, finetuned)
+    for have, want in zip(episodes_of(out), episodes_of(finetuned), strict=True):
+        assert np.array_equal(have.action, want.action)
+
+
+def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained, finetuned, tmp_path, caplog):
+    """Killed when the 8th step of the third episode is to be done."""
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.hardware.guard", "Guard", "step", 2 * 12 + 7)
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    assert "recovered episode 2: 7 steps" in caplog.text
+    have, want = episodes_of(out), episodes_of(finetuned)
+    assert [len(episode) for episode in have] == [12, 12, 7, 12, 12] and have[2].truncated
+    for number in range(3):
+        assert np.array_equal(have[number].action, want[number].action[: len(have[number])])
+    assert checkpoint.load(out / "checkpoint")[1]["episodes"] == 5
+    assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_under_way_is_not_taken_up_a_second_time(pretrained, tmp_path):
+    out = tmp_path / "run"
+    o2o.finetune(finetune_config(pretrained, out, episodes=1))
+    with closing(Online(out / "online")), pytest.raises(UsageError, match="in use by another process"):
+        o2o.finetune(finetune_config(pretrained, out, resume=True))
+    o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
+
+
+def test_a_full_disk_in_an_episode_is_one_line_and_resume_goes_on(pretrained, tmp_path, monkeypatch, caplog):
+    """The disk is full when the 5th row of the second episode is written."""
+    rows, append = [], Journal.append
+
+    def full(self, row):
+        rows.append(row)
+        if len(rows) == 13 + 5:
+            raise StorageError("cannot write journal: no space left on device")
+        append(self, row)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="no space left"):
+        patch.setattr(Journal, "append", full)
+        o2o.finetune(finetune_config(pretrained, out))
+    o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
+    assert "recovered episode 1: 3 steps" in caplog.text
+    assert [len(episode) for episode in episodes_of(out)] == [12, 3]
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(dataset, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "o2o", "pretrain", "--dataset", str(dataset), "--robot", ROBOT,
+               "--updates", "100000", "--out", str(out), "--device", "cpu"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    while not read_if(out / "metrics.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    assert checkpoint.load(out / "checkpoint")[1]["num_updates"] > 0
+
+
+def read_if(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_resume_with_another_config_names_what_changed(dataset, pretrained):
+    with pytest.raises(UsageError, match=r"seed: 0 -> 3"):
+        o2o.pretrain(pretrain_config(dataset, pretrained, seed=3, resume=True))
+    other = replace(
+        pretrain_config(dataset, pretrained).data, holdout=0.3, memory="disk", memory_budget="30%"
+    )
+    with pytest.raises(UsageError, match=r"these changed: data.holdout: [\d.]+ -> 0.3$"):
+        o2o.pretrain(pretrain_config(dataset, pretrained, data=other, resume=True))
+
+
+def test_existing_folder_is_not_overwritten(dataset, pretrained):
+    with pytest.raises(UsageError, match="not empty"):
+        o2o.pretrain(pretrain_config(dataset, pretrained))
+
+
+def test_checkpoint_on_another_robot_lists_what_differs(pretrained):
+    with pytest.raises(UsageError, match=r"state.*wanted.*3 actions, wanted 2"):
+        o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, robot="gym", robot_options=hopper()))
+
+
+def hopper():
+    from o2o.core import plugins
+
+    return plugins.load("robots", "gym").Config(id="Hopper-v5")
+
+
+def test_divergence_stops_before_it_spoils_the_checkpoint(dataset, tmp_path):
+    config = pretrain_config(dataset, tmp_path / "run", agent=replace(TINY, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="not finite"):
+        o2o.pretrain(config)
+    assert not checkpoint.exists(tmp_path / "run" / "checkpoint")
+
+
+def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
+    config = o2o.EvaluateConfig(checkpoint=pretrained, episodes=6, num_robots=2, device="cpu")
+    one, two = o2o.evaluate(config), o2o.evaluate(replace(config, num_robots=3))
+    assert one.returns.shape == (6,) and len(one.lengths) == len(two.lengths) == 6
+    again = o2o.evaluate(config)
+    assert one.returns.tolist() == again.returns.tolist()
+
+
+def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, tmp_path):
+    assert list(run_folder.kept(pretrained)) == [4, 8, 12] and list(run_folder.kept(finetuned)) == [
+        0,
+        2,
+        4,
+        5,
+    ]
+    for folder, number in ((pretrained, 12), (finetuned, 5)):
+        newest = folder / "checkpoint" / checkpoint.TENSORS
+        assert newest.samefile(run_folder.kept(folder)[number] / checkpoint.TENSORS)
+    assert checkpoint.load(run_folder.kept(pretrained)[4])[1]["num_updates"] == 4
+    config = o2o.EvaluateConfig(
+        checkpoint=run_folder.kept(pretrained)[4], episodes=2, num_robots=2, device="cpu"
+    )
+    assert o2o.evaluate(config).returns.shape == (2,)
+
+
+def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
+    o2o.pretrain(pretrain_config(dataset, tmp_path / "two", keep_checkpoints=2))
+    assert list(run_folder.kept(tmp_path / "two")) == [4, 12]
+    o2o.pretrain(pretrain_config(dataset, tmp_path / "none", keep_checkpoints=0))
+    assert not (tmp_path / "none" / run_folder.KEPT).exists()
+    for out in ("two", "none"):
+        same(tmp_path / out, pretrained)
+
+
+def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, finetuned, tmp_path):
+    """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
+    assert list(run_folder.kept(out)) == [0, 2]
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    assert list(run_folder.kept(out)) == list(run_folder.kept(finetuned))
+    for number, place in run_folder.kept(out).items():
+        tensors, meta = checkpoint.load(place)
+        wanted, said = checkpoint.load(run_folder.kept(finetuned)[number])
+        thoughts = ("belief.", "memory.", "stream.acting.")  # of an episode that was not played again
+        assert meta == said
+        learned = [name for name in wanted if not name.startswith(thoughts)]
+        assert [name for name in learned if not tensors[name].equal(wanted[name])] == []
+
+
+@pytest.mark.parametrize("call", range(14))
+def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, call):
+    """Stops before the nth sync, rename, link or removal; number 3 and the one in its place come after."""
+
+    def save(number):
+        run_folder.save(tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2)
+
+    class Killed(BaseException):
+        pass
+
+    left = call
+
+    def dying(function):
+        def wrapper(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    save(1), save(2)
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "fsync"), (os, "link"), (Path, "rename"), (shutil, "rmtree")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        with suppress(Killed):
+            save(3)
+    assert checkpoint.load(tmp_path / "checkpoint")[1]["number"] in (2, 3)
+    assert {1, 2} & set(run_folder.kept(tmp_path)) and len(run_folder.kept(tmp_path)) <= 3
+    for number, place in run_folder.kept(tmp_path).items():
+        tensors, meta = checkpoint.load(place)
+        assert meta == {"number": number} and (tensors["w"] == number).all()
+    save(3), save(4)
+    assert list(run_folder.kept(tmp_path)) == [1, 4]
+    assert sorted(path.name for path in (tmp_path / run_folder.KEPT).iterdir()) == ["000001", "000004"]
+
+
+def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
+    for number in (2, 4, 6, 3):
+        run_folder.save(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
+    assert list(run_folder.kept(tmp_path)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "most", "want"),
+    [
+        ([0, 1, 2], 5, [0, 1, 2]),
+        ([0, 1, 2, 3, 4], 3, [0, 2, 4]),
+        ([0, 100, 101, 200], 3, [0, 100, 200]),
+        ([5, 9], 1, [9]),
+        ([5, 9], 0, []),
+    ],
+)
+def test_checkpoints_are_thinned_evenly_between_the_first_and_the_newest(numbers, most, want):
+    assert run_folder.evenly(numbers, most) == want
+
+
+def test_thinned_one_by_one_the_gaps_stay_alike():
+    left = []
+    for number in range(0, 100_001, 1000):
+        left = run_folder.evenly([*left, number], 5)
+    gaps = np.diff(left)
+    assert left[0] == 0 and left[-1] == 100_000 and gaps[:-1].max() < 3 * gaps[:-1].min()
+
+
+def test_flat_means_no_better_value_within_the_patience():
+    from o2o.training.pretrain import is_flat
+
+    assert not is_flat([1.0, 2.0], 2, floor=0.0)
+    assert not is_flat([1.0, 2.0, 1.5, 2.5], 2, floor=0.0)
+    assert is_flat([1.0, 2.5, 2.0, 2.5], 2, floor=0.0)
+    assert not is_flat([1.0, 2.5, 2.0, 2.5], 2, floor=3.0)  # not better than the data yet
+
+
+@pytest.mark.parametrize("obs", ["camera", "both"])
+def test_images_go_the_whole_way(obs, tmp_path):
+    """A camera of another size than the model's: resized at the one border, for data and robot alike."""
+    from o2o.core import plugins
+    from o2o.data.collect import record
+    from o2o.data.load import DataConfig
+
+    sim = plugins.load("robots", "sim")
+    options = sim.Config(obs=obs, image_size=96)
+    data = tmp_path / "camera-v0"
+    record(data, connect("sim", options), sim.expert, [0.1] * 3, 0, "camera-v0", "three episodes")
+    agent = replace(TINY, batch_size=4, window=2)
+    config = pretrain_config(
+        data, tmp_path / "pre", robot="sim", robot_options=options, agent=agent, updates=2,
+        data=DataConfig(image_size=48, normalize=True),
+    )  # fmt: skip
+    run_folder = o2o.pretrain(config)
+    assert checkpoint.load(run_folder / "checkpoint")[1]["transform"]["fields"]["camera"]["size"] == 48
+    o2o.finetune(finetune_config(run_folder, tmp_path / "fine", episodes=1, updates_per_step=0.04))
+    result = o2o.evaluate(o2o.EvaluateConfig(checkpoint=tmp_path / "fine", episodes=2, device="cpu"))
+    assert result.lengths.tolist() == [25, 25]

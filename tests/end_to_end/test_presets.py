@@ -1,0 +1,197 @@
+"""Every preset does what every other can: learn offline and online, plan or act, stop and go on exactly."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import o2o
+from o2o.agent import presets
+from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.plan_record import examine
+from o2o.core import plugins
+from o2o.core.config import from_dict, to_dict
+from o2o.core.run_log import read_metrics
+from o2o.core.transform import Field, Transform
+from o2o.nn.world_model import ModelConfig
+from tests.support.paths import RECURRENT_MODEL
+from tests.support.preset_agents import PIXELS, STATE, act, doubtful, make, tiny, windows
+from tests.support.tiny_runs import ROBOT, same
+
+
+@pytest.fixture(params=sorted(set(presets.PRESETS) - {"fowm-hopper", "fowm-antmaze"}))
+def name(request) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("fields", [STATE, PIXELS], ids=["vectors", "pixels"])
+def test_it_learns_from_a_batch_and_acts(name, fields):
+    agent = make(name, fields)
+    for seed in range(2):
+        metrics, priority = agent.update(windows(agent, seed))
+    assert all(torch.isfinite(value) for value in metrics.values()) and torch.isfinite(priority).all()
+    agent.start(2, seed=0)
+    for flags in ({"plan": True}, {"plan": False}, {"plan": False, "explore": True}):
+        action = act(agent, **flags)
+        assert action.shape == (2, 2) and (abs(action) <= 1).all()
+
+
+def test_bfloat16_products_leave_losses_actions_and_weights_in_float32(name):
+    config = replace(tiny(name), precision="bfloat16")
+    agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
+    metrics, _ = agent.update(windows(agent, 0))
+    assert {value.dtype for value in metrics.values()} == {torch.float32}
+    assert all(torch.isfinite(value) for value in metrics.values())
+    agent.start(2, seed=0)
+    for plan in (True, False):
+        assert act(agent, plan=plan).dtype == np.float32
+    assert {weight.dtype for part in agent.parts.values() for weight in part.parameters()} == {torch.float32}
+
+
+def test_it_reports_the_same_uncertainty(name):
+    """The spread of the ensemble where the plan goes, in units of return, priced by the planner."""
+    agent = doubtful(name)
+    agent.start(3, seed=0)
+    act(agent, 3)
+    plan = agent.last_plan
+    assert plan is not None and plan.usable.all() and (plan.penalty > 0).all()
+
+
+def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
+    plain, asked = doubtful(name), doubtful(name)
+    for agent in (plain, asked):
+        agent.start(3, seed=0)
+    first, again = act(plain, 3), act(asked, 3, trace=True)
+    plan = asked.last_plan
+    assert plan is not None and plan.trace is not None and (first == again).all()
+    moments = examine(asked, plan.trace, plan.action, took_ms=4.0)
+    assert (act(plain, 3, first=False) == act(asked, 3, first=False, trace=True)).all()
+    for i, moment in enumerate(moments):
+        assert (moment.asked == again[i]).all() and moment.took_ms == 4
+        assert moment.action[0, moment.chosen].tolist() == pytest.approx(again[i].tolist())
+        assert moment.weight.sum() == pytest.approx(1) and moment.elite[moment.chosen]
+        assert (moment.weight * moment.value()).sum() == pytest.approx(float(plan.value[i]), rel=1e-3)
+        assert (moment.weight * moment.penalty()).sum() == pytest.approx(float(plan.penalty[i]), rel=1e-3)
+        assert moment.value()[moment.elite].min() >= moment.value()[~moment.elite].max() - 1e-4
+        assert moment.by_policy.sum() == asked.config.planner.num_policy
+
+
+def test_stop_and_go_on_gives_the_same_bits(name):
+    whole, part = make(name), make(name)
+    for number in range(3):
+        for agent in (whole, part):
+            agent.update(windows(agent, number, online=number > 1))
+    tensors, meta = part.state()
+    again = Agent.from_state({k: v.clone() for k, v in tensors.items()}, meta)
+    for number in range(3, 6):
+        for agent in (whole, again):
+            agent.update(windows(agent, number, online=True))
+    have, want = again.state()[0], whole.state()[0]
+    assert have.keys() == want.keys()
+    assert [key for key in want if not torch.equal(have[key], want[key])] == []
+    for agent in (whole, again):
+        agent.start(2, seed=4)
+    assert (act(whole, explore=True) == act(again, explore=True)).all()
+
+
+def test_validation_changes_nothing(name):
+    agent = make(name)
+    agent.update(windows(agent, 0))
+    before = {key: value.clone() for key, value in agent.state()[0].items()}
+    first, again = agent.validate(windows(agent, 1)), agent.validate(windows(agent, 1))
+    assert first.keys() == again.keys() and all(torch.equal(first[key], again[key]) for key in first)
+    after = agent.state()[0]
+    assert [key for key in before if not torch.equal(before[key], after[key])] == []
+
+
+def test_its_config_survives_json(name):
+    config = presets.get(name).agent
+    assert from_dict(AgentConfig, to_dict(config), {"world": type(config.world)}) == config
+
+
+def test_groups_are_disjoint_and_hold_every_weight(name):
+    agent = make(name)
+    groups = [set(map(id, optimiser.parameters)) for optimiser in agent.optimisers.values()]
+    weights = {id(p) for part in agent.parts.values() for p in part.parameters() if p.requires_grad}
+    assert sum(map(len, groups)) == len(set.union(*groups)) and set.union(*groups) == weights
+
+
+def test_padding_teaches_nothing(name):
+    agent = make(name)
+    batch = windows(agent, 0)
+    valid = batch.valid.clone()
+    valid[2:, :4] = False
+    batch = replace(batch, valid=valid, next_valid=valid)
+    wild = replace(
+        batch,
+        reward=torch.where(valid, batch.reward, 1e3),
+        action=torch.where(valid[..., None], batch.action, -batch.action),
+        terminated=batch.terminated & valid,
+    )
+    calm = replace(batch, terminated=batch.terminated & valid)
+    losses = [agent.validate(some) for some in (calm, wild)]
+    for key, value in losses[0].items():
+        torch.testing.assert_close(value, losses[1][key], msg=key)
+
+
+@pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3", "twm"], indirect=True)
+def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path):
+    settings = {
+        "dataset": str(dataset), "robot": ROBOT, "agent": tiny(name), "preset": name, "device": "cpu",
+        "log_every": 4, "checkpoint_every": 4, "data": presets.get(name).data,
+    }  # fmt: skip
+    whole = o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=tmp_path / "whole"))
+    part = o2o.pretrain(o2o.PretrainConfig(**settings, updates=4, out=tmp_path / "part"))
+    o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=part, resume=True))
+    same(whole, part)
+    assert (whole / "losses.png").exists()
+    assert (whole / "open_loop.png").exists() == (name != "tdmpc2")
+    config = o2o.FinetuneConfig(checkpoint=whole, robot=ROBOT, episodes=4, out=tmp_path / "online")
+    online = o2o.finetune(config)
+    half = o2o.finetune(replace(config, episodes=2, out=tmp_path / "half"))
+    o2o.finetune(replace(config, out=half, resume=True))
+    same(online, half)
+    assert [line["step"] for line in read_metrics(online) if "return" in line] == [1, 2, 3, 4]
+    for plan in (True, False):
+        score = o2o.evaluate(
+            o2o.EvaluateConfig(checkpoint=online, robot=ROBOT, episodes=2, plan=plan, device="cpu")
+        )
+        assert np.isfinite(score.returns).all()
+
+
+@pytest.mark.parametrize("model", ["tdmpc", "rssm", "twm", RECURRENT_MODEL])
+@pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
+def test_every_world_model_can_be_dreamt_in(model, gradient):
+    """A part, not a system: a stranger's file gets it too."""
+    world = getattr(plugins.load("models", model), "Config", ModelConfig)()
+    shaped = replace(tiny("dreamerv3"), model=model, world=world)
+    config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))
+    agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
+    before = {name: weight.clone() for name, weight in agent.behaviour.named_parameters()}
+    metrics, _ = agent.update(windows(agent, 0))
+    assert {"loss/actor", "loss/value", "loss/policy"} <= metrics.keys()
+    assert any(not torch.equal(before[name], weight) for name, weight in agent.behaviour.named_parameters())
+
+
+def test_windows_are_no_wider_than_the_longest_episode():
+    assert fitted(presets.get("dreamerv3").agent, 25).window == 25
+    assert fitted(presets.get("dreamerv3").agent, 500).window == 64
+
+
+@pytest.mark.parametrize(
+    ("length", "discount"), [(1000, 0.995), (500, 0.99), (200, 0.975), (100, 0.95), (25, 0.95)]
+)
+def test_a_discount_of_zero_follows_the_length_of_the_episodes(length, discount):
+    assert fitted(presets.get("tdmpc2").agent, length).discount == pytest.approx(discount)
+    assert fitted(presets.get("fowm").agent, length).discount == 0.9
+
+
+def test_laptop_presets_stay_under_two_million_weights():
+    for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm"):
+        for fields in (STATE, PIXELS, {"camera": Field((64, 64, 3), image=True, size=64), "s": Field((40,))}):
+            config = replace(presets.get(name).agent, discount=0.95)
+            agent = Agent(Transform(fields, (-1.0,) * 8, (1.0,) * 8), config)
+            weights = {p for part in agent.parts.values() for p in part.parameters() if p.requires_grad}
+            assert sum(weight.numel() for weight in weights) < 2e6

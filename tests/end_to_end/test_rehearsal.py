@@ -1,0 +1,147 @@
+"""Rehearsals: a recorded episode in real time, and a robot that is held while the agent plans."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import o2o
+from o2o.core import checkpoint, plugins
+from o2o.core.episode import Episode
+from o2o.core.errors import RobotError, UsageError
+from o2o.data.load import DataConfig, load
+from o2o.hardware.guard import Guard, connect
+from o2o.training import planned_vs_executed
+from o2o.training.evaluate import EvaluateConfig, evaluate
+from tests.support.robots import Says, Slide
+from tests.support.tiny_runs import finetune_config
+
+replay = plugins.load("robots", "replay")
+
+
+def rehearse(dataset, pretrained, **flags):
+    return evaluate(
+        EvaluateConfig(
+            checkpoint=pretrained, robot="replay", robot_options=replay.Config(str(dataset)),
+            episodes=1, device="cpu", threads=1, **flags,
+        )
+    )  # fmt: skip
+
+
+def test_an_episode_passes_by_as_it_was_recorded(dataset):
+    robot = connect("replay", replay.Config(str(dataset), episode=1))
+    recorded = robot.unwrapped.episodes[1]  # type: ignore[attr-defined]
+    obs, _ = robot.reset()
+    (name,) = obs
+    assert obs[name] == pytest.approx(recorded.obs[name][0])
+    for t in range(len(recorded)):
+        asked = np.zeros(len(robot.low))
+        obs, reward, terminated, truncated, info = robot.step(asked)
+        assert obs[name] == pytest.approx(recorded.obs[name][t + 1]) and reward == recorded.reward[t]
+        assert info["executed_action"] == pytest.approx(recorded.action[t]) and not info["asked"].any()
+    assert terminated or truncated
+    assert robot.reset()[0][name] == pytest.approx(robot.unwrapped.episodes[2].obs[name][0])  # type: ignore
+
+
+def test_a_rehearsal_tells_times_and_what_the_guard_did(dataset, pretrained, capsys):
+    rehearse(dataset, pretrained)
+    said = capsys.readouterr().out
+    for stage in ("encode", "plan", "send", "observe", "period"):
+        assert f"{stage} " in said.split("ms (p50/p95/p99): ")[1]
+    assert "ticks late" in said and "guard, in 12 decisions: " in said
+
+
+def test_a_shadow_sends_only_holds(capsys):
+    arm = Slide(hz=100)
+    robot = Guard(arm)
+    robot.shadow = True
+    robot.reset()
+    *_, info = robot.step([0.05])
+    assert arm.sent == [0.0] and info["executed_action"].tolist() == [0.0]
+    del arm.metadata["command"]
+    deaf = Guard(arm)
+    deaf.shadow = True
+    with pytest.raises(RobotError, match="nobody can tell how this robot holds"):
+        deaf.step([0.05])
+
+
+def test_a_shadowed_evaluation_says_what_was_asked_for(dataset, pretrained, capsys):
+    rehearse(dataset, pretrained, shadow=True)
+    assert "shadow: the robot was held; plans asked for " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("learner", ["between", "beside"])
+def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop(
+    dataset,
+    pretrained,
+    tmp_path,
+    capsys,
+    learner,
+):
+    changes = {"dry_run": True, "episodes": 9, "updates_per_step": 1.0, "learner": learner}
+    out = o2o.finetune(finetune_config(pretrained, tmp_path / "run", **changes))
+    (episode,) = load(str(out / "online"), DataConfig()).episodes
+    recorded = load(str(dataset), DataConfig()).episodes[0]
+    for name, values in recorded.obs.items():
+        assert episode.obs[name] == pytest.approx(values)
+    assert episode.action == pytest.approx(recorded.action) and len(episode) == 12
+    said = capsys.readouterr().out
+    assert (
+        "dry run: nothing moved; plans differed from the recording by " in said
+        and "ms (p50/p95/p99): " in said
+    )
+    before, after = (checkpoint.load(run / "checkpoint")[1]["num_updates"] for run in (pretrained, out))
+    assert after == before + 12
+
+
+def test_a_dry_run_of_an_evaluation_needs_the_checkpoint_alone(dataset, pretrained, capsys):
+    config = EvaluateConfig(checkpoint=pretrained, dry_run=True, device="cpu", threads=1)
+    assert evaluate(config).lengths.tolist() == [12]
+    said = capsys.readouterr().out
+    assert "of half the range (median" in said.split("dry run: nothing moved")[1] and "success" not in said
+
+
+def test_how_far_plans_were_from_what_was_done():
+    episode = Episode(
+        {}, np.array([[0.0], [1.0]], np.float32), np.zeros(2, np.float32), False, True,
+        infos={"intended_action": np.array([[np.nan], [0.5], [1.0]])},
+    )  # fmt: skip
+    box: Any = SimpleNamespace(action_low=(-1.0,), action_high=(3.0,))  # 1 in the middle, half the range is 2
+    assert (
+        planned_vs_executed.apart(box, [episode])
+        == "12% of half the range (median; 24% at the 95th percentile)"
+    )
+    assert planned_vs_executed.size(box, [episode]).startswith(
+        "12% of half the range"
+    )  # 0.25 and 0 away from the middle
+
+
+def test_a_dry_run_is_not_resumed():
+    with pytest.raises(UsageError, match="nothing to resume"):
+        o2o.FinetuneConfig(dry_run=True, resume=True)
+
+
+def test_nothing_to_replay_is_one_line(dataset):
+    for options, match in (
+        (replay.Config(), "nothing to replay"),
+        (replay.Config(str(dataset), episode=999), "episode 999 is not here; have 0 to "),
+    ):
+        with pytest.raises(UsageError, match=match):
+            connect("replay", options)
+
+
+def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path, monkeypatch, capsys):
+    """The point robot is no simulation: labels count, `again` repeats, `stop` scores what there is."""
+    one, two, three = ["", "", "success", ""], ["", "", "again", ""], ["", "", "failure", ""]
+    words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: Says(*words))
+    config = EvaluateConfig(
+        checkpoint=pretrained, episodes=9, operator=str(tmp_path / "box"), device="cpu", threads=1
+    )
+    score = evaluate(config)
+    assert score.successes.tolist() == [True, False] and score.lengths.tolist() == [2, 2]
+    assert capsys.readouterr().out.count("Put things back") == 2
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: Says("", "stop"))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)

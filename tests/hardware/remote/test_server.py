@@ -1,0 +1,662 @@
+"""A robot behind a socket is the robot: its spec, its rate, its executed actions; and all its faults."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from o2o.commands.serve import orders
+from o2o.core.errors import RobotError, UsageError
+from o2o.hardware.remote import protocol
+from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
+from tests.support.served import Slider, remote, served, until
+
+MOVE = np.array([0.01, 0.5])
+
+
+@contextmanager
+def connected(faults=None, robot=None, **options):
+    """(client, station, robot) in one process, after a reset."""
+    with served(robot, faults, **options) as (station, robot):
+        client = remote(station.port)
+        client.reset()
+        try:
+            yield client, station, robot
+        finally:
+            client.close()
+
+
+@contextmanager
+def process(*words: str, stdin=subprocess.DEVNULL):
+    """(process, port) of `o2o robot serve`."""
+    command = [sys.executable, "-m", "o2o", "robot", "serve", "--port", "0", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as server:
+        try:
+            said = []
+            for line in server.stdout:
+                said.append(line)
+                match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
+                if match:
+                    break
+            else:
+                raise AssertionError(f"the server did not start: {said}")
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield server, int(match[1])
+        finally:
+            server.kill()
+
+
+# ---- the robot it becomes
+
+
+def test_it_becomes_the_robot_that_is_served():
+    with connected() as (client, _, robot):
+        seen = client.env.unwrapped
+        assert seen.observation_space == robot.observation_space and seen.action_space == robot.action_space
+        assert client.control_hz == 20 and client.limits.max_age_s == 0.2 and client.can_stop
+        assert seen.metadata["command"] == ("displacement", "position")
+        assert not client.simulated and seen.metadata["real_time"]
+        assert robot.homes == 1
+
+
+def test_actions_go_there_and_what_was_executed_comes_back():
+    class Halving(Slider):
+        def send(self, action):
+            self.place = np.array([self.place[0] + action[0] / 2, action[1]])
+            return action / 2
+
+    with connected(robot=Halving()) as (client, _, _):
+        for k in range(1, 5):
+            obs, reward, terminated, truncated, info = client.step(np.array([0.4, 0.2]))
+            np.testing.assert_allclose(info["executed_action"], [0.2, 0.1])
+            assert (reward, terminated, truncated) == (2.5, False, False) and "unconfirmed" not in info
+            moved = float(obs["state"][0])  # on a busy machine the newest observation may be of before
+            assert min(abs(moved - 0.2 * done) for done in range(k + 1)) < 1e-6
+            assert info["success"] == (moved > 0.5) and 0 <= info["age_s"] < 0.2
+        far = client.env.unwrapped
+        assert until(lambda: np.allclose(far.observe()[0]["state"], [0.8, 0.2]))
+
+
+def test_the_server_clips_what_a_client_without_guard_sends():
+    with connected() as (client, _, robot):
+        client.env.unwrapped.send(np.array([3.0, -7.0]))
+        assert until(lambda: robot.sent)
+        np.testing.assert_allclose(robot.sent[0], [1, -1])
+
+
+def test_an_episode_ends_after_as_many_decisions_as_the_robot_says():
+    class Short(Slider):
+        metadata = {**Slider.metadata, "max_decisions": 3}  # noqa: RUF012
+
+    with connected(robot=Short()) as (client, _, _):
+        for _ in range(2):
+            assert [client.step(MOVE)[3] for _ in range(3)] == [False, False, True]
+            client.reset()
+
+
+def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
+    with connected() as (client, _, robot):
+        far = client.env.unwrapped
+        begin = time.monotonic()
+        for k in range(500):
+            far.send(np.array([0.0, k / 500]))
+        assert time.monotonic() - begin < 0.5
+        assert until(lambda: robot.sent and np.isclose(robot.sent[-1][1], 499 / 500))
+
+
+def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
+    """Three actions of half a second ago, and a new one; the robot rests, then does the new one."""
+    with connected(old_ms=200) as (client, _, robot):
+        client.step(MOVE)
+        far, count = client.env.unwrapped, len(robot.sent)
+        for ago_s in (0.7, 0.6, 0.5, 0.0):
+            far._seq += 1
+            fields = {"seq": far._seq, "sent_s": time.monotonic() - ago_s}
+            far._urgent.append(("act", protocol.encode("act", fields, {"action": np.array([ago_s, 0.1])})))
+        far._say("stop", {})
+        assert until(lambda: sum(seq > far._seq - 4 for seq, _ in far._done) == 4)
+        assert [float(action[0]) for action in robot.sent[count:]] == [0.0]
+        old = [action for seq, action in far._done if far._seq - 4 < seq < far._seq]
+        assert all(action[0] == 0 for action in old)  # and it says so
+        assert caplog.text.count("late was not carried out") == 3
+
+
+def test_an_action_that_never_left_counts_as_nothing_moved():
+    with connected() as (client, _, robot):
+        client.step(MOVE)
+        far, count = client.env.unwrapped, len(robot.sent)
+
+        def late(action):  # the writer has not taken it before the period is over
+            far._seq += 1
+
+        far.send = late
+        *_, info = client.step(MOVE)
+        assert len(robot.sent) == count and "unconfirmed" not in info
+        np.testing.assert_allclose(info["executed_action"], [0, MOVE[1]])  # at rest, the position as it was
+
+
+def test_a_stop_arrives():
+    with connected() as (client, _, robot):
+        before = robot.stops
+        client.stop()
+        assert until(lambda: robot.stops > before)
+
+
+def after_label(word: str):
+    """(reward, terminated, truncated, success) of the step after a person's word; a reset forgets it."""
+    with connected() as (client, station, _):
+        client.reset()
+        client.step(MOVE)
+        station.obey(f"{word}\n")
+        assert until(lambda: station._label is not None)
+        time.sleep(0.1)  # for the next observation
+        _, reward, terminated, truncated, info = client.step(MOVE)
+        said = reward, terminated, truncated, info["success"]
+        client.reset()
+        _, reward, *over, info = client.step(MOVE)
+        assert reward == 2.5 and over == [False, False] and not info["success"]
+        return said
+
+
+def test_a_persons_success_at_the_server_pays_and_ends_the_episode():
+    assert after_label("success") == (3.5, True, False, True)  # the slider pays 2.5 by itself
+
+
+def test_a_persons_failure_at_the_server_cuts_the_episode():
+    assert after_label("failure") == (2.5, False, True, False)
+
+
+def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
+    with connected() as (client, station, _):
+        station.press("a test")
+        client.env.unwrapped._urgent.append(("clear", protocol.encode("clear", {})))
+        client.env.unwrapped._say("stop", {})
+        assert until(lambda: "'clear'" in caplog.text) and station._estop
+
+
+# ---- no way in
+
+
+def test_wrong_addresses_and_tokens_are_one_line(tmp_path):
+    with pytest.raises(UsageError, match=r"needs --robot\.address HOST:PORT"):
+        remote_at("")
+    with pytest.raises(UsageError, match="wanted HOST:PORT"):
+        remote_at("localhost")
+    with served() as (station, _):
+        port = station.port
+    with pytest.raises(RobotError, match=rf"no connection to 127.0.0.1:{port}: .*serve` running"):
+        remote(port)
+    token = tmp_path / "token"
+    token.write_text("a-token-of-some-length")
+    with served(token_file=token) as (station, _):
+        with pytest.raises(RobotError, match=r"wrong or no token; give the server's with --robot.tok"):
+            remote(station.port)
+        remote(station.port, token_file=token).close()
+
+
+def remote_at(address: str):
+    from o2o.core import plugins
+    from o2o.hardware.guard import connect
+
+    return connect("remote", plugins.load("robots", "remote").Config(address=address))
+
+
+@contextmanager
+def liar(*answers: bytes):
+    """The port of a server that answers a hello with these bytes."""
+
+    def serve(client):
+        client.recv()
+        for answer in answers:
+            client.send(answer)
+        time.sleep(0.5)
+
+    server = protocol.listen(serve, "127.0.0.1", 0, "", lambda: "")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.socket.getsockname()[1]
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+BOX = {"dtype": "float32", "shape": [2], "low": -1, "high": 1}
+SPEC = {"version": 1, "robot": "x", "obs": {"state": BOX}, "action": BOX, "metadata": {"control_hz": 10}}
+OBSERVE = {"age_s": 0.0, "now_s": 0.0, "echo": [], "seq": 0, "reward": 0.0, "success": False, "over": False}
+LIES = {
+    "another version": ({"version": 2}, "speaks version 2 of the protocol, this is 1"),
+    "no version": ({"version": None}, "speaks version None of the protocol"),
+    "no observations": ({"obs": {}}, "cannot be"),
+    "observations that are a number": ({"obs": 3}, "cannot be"),
+    "objects": ({"obs": {"state": {**BOX, "dtype": "object"}}}, "cannot be"),
+    "a huge picture": ({"obs": {"state": {**BOX, "shape": [2**20, 2**20]}}}, "cannot be"),
+    "a negative size": ({"obs": {"state": {**BOX, "shape": [-1]}}}, "cannot be"),
+    "bounds upside down": ({"obs": {"state": {**BOX, "low": 2}}}, "cannot be"),
+    "too many bounds": ({"obs": {"state": {**BOX, "low": [0, 0, 0]}}}, "cannot be"),
+    "integer actions": ({"action": {**BOX, "dtype": "int32"}}, "cannot be"),
+    "actions of two axes": ({"action": {**BOX, "shape": [2, 2]}}, "cannot be"),
+    "actions without bounds": ({"action": {**BOX, "high": float("inf")}}, "cannot be"),
+    "no rate": ({"metadata": {}}, "cannot be"),
+    "a rate of nothing": ({"metadata": {"control_hz": 0}}, "cannot be"),
+    "metadata that are a list": ({"metadata": [1]}, "cannot be"),
+    "limits that are none": ({"metadata": {"control_hz": 10, "limits": {"speed": 3}}}, "limits"),
+    "no limits": ({}, "states no metadata"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_spec_that_lies_is_one_line(lie):
+    changes, said = LIES[lie]
+    state = {"state": np.zeros(2, np.float32)}
+    with liar(
+        protocol.encode("spec", {**SPEC, **changes}), protocol.encode("observe", OBSERVE, state)
+    ) as port:
+        with pytest.raises(RobotError, match=said) as error:
+            remote(port, connect_s=2)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("state", [np.zeros(3, np.float32), np.zeros(2), None])
+def test_an_observation_that_is_not_as_promised_is_one_line(state):
+    arrays = {} if state is None else {"state": state}
+    with (
+        liar(protocol.encode("spec", SPEC), protocol.encode("observe", OBSERVE, arrays)) as port,
+        pytest.raises(RobotError, match="not what it says: observation 'state' is"),
+    ):
+        remote(port, connect_s=2)
+
+
+def test_a_server_of_something_else_is_one_line():
+    for answer in (b"\x80\x04.", protocol.encode("report", {"text": "no"})):
+        with liar(answer) as port, pytest.raises(RobotError, match="is no robot server of o2o"):
+            remote(port, connect_s=2)
+    with liar() as port, pytest.raises(RobotError, match="does not say what it is"):
+        remote(port, connect_s=0.3)
+
+
+# ---- faults
+
+
+def test_faults_repeat_with_their_seed_and_do_not_shift_each_other():
+    def draws(**changes):
+        faults = Faults(FaultConfig(seed=3, drop=0.3, duplicate=0.3, jitter_ms=10, **changes), now_s=0.0)
+        return [faults.delays("observe") for _ in range(200)]
+
+    plain, noisy, late = draws(), draws(noise=1.0, disconnect_s=1.0), draws(latency_ms=50)
+    assert plain == noisy != draws(latency_ms=1)
+    for a, b in zip(plain, late, strict=True):
+        np.testing.assert_allclose(np.add(a, 0.05), b)
+
+
+def test_faults_are_as_frequent_as_they_say():
+    faults = Faults(FaultConfig(latency_ms=20, jitter_ms=10, drop=0.2, duplicate=0.1, e_stop_s=5, noise=0.5))
+    ways = [faults.delays("act") for _ in range(4000)]
+    assert sum(not way for way in ways) / 4000 == pytest.approx(0.2, abs=0.03)
+    assert sum(len(way) == 2 for way in ways) / 3200 == pytest.approx(0.1, abs=0.03)
+    assert np.mean([way[0] for way in ways if way]) == pytest.approx(0.030, abs=0.002)
+    assert min(way[0] for way in ways if way) >= 0.020
+    seconds = np.arange(time.monotonic(), time.monotonic() + 5000, 0.1)
+    assert sum(faults.happens("e-stop", now) for now in seconds) == pytest.approx(1000, abs=120)
+    seen, _ = faults.observe({"x": np.zeros(4000, np.float32), "n": np.zeros(2, np.int64)}, 0.0, 0.0)
+    assert seen["x"].std() == pytest.approx(0.5, abs=0.03) and seen["x"].dtype == np.float32
+    assert not seen["n"].any()
+
+
+def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
+    def films(times, **changes):
+        faults = Faults(FaultConfig(**changes), now_s=0.0)
+        for now in times:
+            picture = np.full((2, 2, 3), round(now * 10), np.uint8)
+            seen, measured = faults.observe({"camera": picture, "x": np.ones(1) * now}, now, now)
+            yield int(seen["camera"][0, 0, 0]), seen["x"][0], measured
+
+    times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert list(films(times)) == [(round(t * 10), t, t) for t in times]
+    slow = [(shown, round(measured, 6)) for shown, _, measured in films(times, camera_ms=201)]
+    assert slow == [(0, 0.0), (0, 0.0), (0, 0.0), (0, 0.0), (1, 0.1), (2, 0.2)]
+    assert [shown for shown, *_ in films(times, camera_freeze_s=0.25)] == [0, 1, 2, 2, 2, 2]
+
+
+def test_a_lane_delivers_in_the_order_of_time():
+    lane, got = Lane("test"), []
+    for delay in (0.06, 0.02, 0.04):
+        lane.put(delay, lambda delay=delay: got.append(delay))
+    assert until(lambda: len(got) == 3) and got == [0.02, 0.04, 0.06]
+    lane.put(60, lambda: got.append("late"))
+    lane.close()
+    assert got[-1] == 0.06
+
+
+@pytest.mark.parametrize(
+    "bad", [{"drop": 2}, {"latency_ms": -1}, {"noise": float("nan")}, {"stuck_joint": -2}]
+)
+def test_faults_that_cannot_be_are_one_line(bad):
+    with pytest.raises(UsageError, match="wanted at"):
+        FaultConfig(**bad)
+
+
+def test_a_joint_that_does_not_exist_cannot_stick():
+    with (
+        pytest.raises(UsageError, match="stuck-joint is 2, the action has entries 0 to 1"),
+        served(faults=FaultConfig(stuck_joint=2)),
+    ):
+        pass
+
+
+def ages(faults=None, steps=6) -> list[float]:
+    with connected(faults) as (client, _, _):
+        return [client.step(MOVE)[-1]["age_s"] for _ in range(steps)]
+
+
+def test_latency_is_seen_in_the_age_of_observations_and_of_actions():
+    assert np.median(ages()) < 0.09
+    with connected(FaultConfig(latency_ms=80)) as (client, _, robot):
+        far = client.env.unwrapped
+        begin = time.monotonic()
+        far.send(MOVE)
+        assert until(lambda: robot.sent) and time.monotonic() - begin >= 0.08
+        for _ in range(6):  # unguarded: 20 Hz with 160 ms there and back
+            far.clock.start()
+            info = far.step(MOVE)[-1]
+        assert info["age_s"] >= 0.08 and info["unconfirmed"]
+        np.testing.assert_allclose(info["executed_action"], MOVE)
+
+
+def test_jitter_never_shows_an_older_observation_after_a_newer_one():
+    with connected(FaultConfig(jitter_ms=60), observe_hz=100) as (client, _, _):
+        far, seen = client.env.unwrapped, []
+        for _ in range(200):
+            seen.append(far.observe()[1])
+            time.sleep(0.005)
+        assert seen == sorted(seen) and len(set(seen)) > 10
+
+
+def test_dropped_messages_leave_gaps_and_duplicates_move_the_robot_once():
+    with connected(FaultConfig(drop=0.4, seed=1)) as (client, _, robot):
+        far = client.env.unwrapped
+        for _ in range(60):
+            far.send(MOVE)
+            time.sleep(0.01)
+        assert 15 <= len(robot.sent) <= 55
+    with connected(FaultConfig(duplicate=1, jitter_ms=5)) as (client, _, robot):
+        far = client.env.unwrapped
+        for k in range(20):
+            far.send(np.array([0.0, k / 20]))
+            time.sleep(0.03)
+        heights = [action[1] for action in robot.sent]
+        assert heights == sorted(set(heights)) and len(heights) >= 10
+
+
+def test_noise_is_on_what_is_felt_and_not_on_pictures():
+    with connected(FaultConfig(noise=0.3)) as (client, _, robot):
+        values = []
+        for _ in range(30):
+            values.append(client.env.unwrapped.observe()[0]["state"].copy())
+            time.sleep(0.04)
+        assert 0.1 < np.std(values) < 0.6 and not robot.place.any()
+
+
+def test_a_stuck_entry_moves_nothing_while_the_driver_believes_it_did():
+    with connected(FaultConfig(stuck_joint=0)) as (client, _, robot):
+        for k in range(3):
+            *_, info = client.step(np.array([0.3, 0.1 * k]))
+        np.testing.assert_allclose(info["executed_action"], [0.3, 0.2], atol=1e-6)
+        np.testing.assert_allclose(robot.place, [0, 0.2], atol=1e-6)
+
+
+def test_a_frozen_camera_grows_old_until_the_guard_holds():
+    with connected(FaultConfig(camera_freeze_s=0.4)) as (client, _, robot):
+        reasons, aged = [], []
+        for _ in range(24):
+            *_, info = client.step(np.array([0.01, 0.5]))
+            reasons += info["interventions"]
+            aged.append(info["age_s"])
+        assert aged[-1] > 0.5 and reasons[-3:] == ["stale"] * 3
+        robot.place = np.array([3.0, 0.5])
+        assert until(lambda: client.env.unwrapped.observe()[0]["state"][0] == 3)  # the rest is not frozen
+        held = robot.place[0]
+        client.step(np.array([0.01, 0.5]))
+        assert robot.place[0] == held
+
+
+def test_a_lost_connection_ages_then_comes_back_and_the_robot_is_stopped_meanwhile():
+    with connected() as (client, station, robot):
+        client.step(MOVE)
+        before, sent = robot.stops, len(robot.sent)
+        station.cut(0.6)
+        aged, held = [], []
+        for _ in range(8):
+            *_, info = client.step(np.array([0.01, 0.25]))
+            aged.append(info["age_s"])
+            held.append(info["executed_action"])
+        assert max(aged) > 0.25 and robot.stops > before and len(robot.sent) <= sent + 2
+        np.testing.assert_allclose(held[-1], [0, info["executed_action"][1]])
+        assert until(lambda: client.env.unwrapped._socket is not None)
+        client.reset()
+        *_, info = client.step(MOVE)
+        np.testing.assert_allclose(info["executed_action"], MOVE)
+        assert client.env.unwrapped.num_lost == 1
+
+
+def test_disconnects_by_themselves_are_survived():
+    with connected(FaultConfig(disconnect_s=0.4, gone_s=0.05)) as (client, station, robot):
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            station.tick()
+            client.step(MOVE)
+        assert client.env.unwrapped.num_lost >= 2 and len(robot.sent) > 10
+
+
+def test_another_robot_at_the_same_address_is_refused():
+    with connected() as (client, station, robot):
+        robot.metadata = {**robot.metadata, "control_hz": 25}
+        station.cut(0.0)
+        with pytest.raises(RobotError, match="another robot answers"):
+            for _ in range(100):
+                client.step(MOVE)
+
+
+def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
+    with connected() as (client, station, robot):
+        client.step(MOVE)
+        station.press("a test")
+        count = len(robot.sent)
+        assert until(lambda: client.env.unwrapped._flags["estop"])
+        *_, truncated, info = client.step(np.array([0.4, -0.4]))
+        assert truncated and info["estop"] and len(robot.sent) == count
+        np.testing.assert_allclose(info["executed_action"], [0, 0.5], atol=1e-6)
+        homes = robot.homes
+        threading.Timer(0.2, station.obey, ["clear\n"]).start()
+        threading.Timer(0.5, station.obey, ["go\n"]).start()
+        begin = time.monotonic()
+        client.reset()  # waits for the person
+        assert time.monotonic() - begin > 0.3 and robot.homes == homes + 1
+        *_, truncated, info = client.step(MOVE)
+        assert not truncated and not info["estop"] and len(robot.sent) == count + 1
+
+
+def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
+    with served() as (station, _):
+        client = remote(station.port, home_s=0.5)
+        station.press("a test")
+        with pytest.raises(RobotError, match=r"not home after 0\.5 s: the e-stop is pressed"):
+            client.reset()
+        station.obey("go")  # not while it is pressed
+        assert station._estop
+        station.obey("clear")
+        with pytest.raises(RobotError, match="the e-stop waits for `go`"):
+            client.reset()
+        station.obey("go")
+        assert until(lambda: not station._estop)
+        client.reset()
+        client.close()
+
+
+def test_a_client_that_leaves_on_the_way_home_stops_the_robot():
+    robot = Slider()
+    robot.home_takes_s = 0.5
+    with served(robot) as (station, _):
+        client = remote(station.port)
+        client.env.unwrapped._say("home", {"request": 1})
+        assert until(lambda: station._homing)
+        before = robot.stops
+        client.close()
+        assert until(lambda: robot.stops > before) and until(lambda: not station._homing)
+
+
+def test_a_robot_that_fails_at_home_is_said_in_one_line():
+    class Broken(Slider):
+        def home(self):
+            raise OSError("joint 3 is\ntoo hot")
+
+    with (
+        served(Broken()) as (station, _),
+        pytest.raises(RobotError, match=r"does not get home: joint 3 is.too hot"),
+    ):
+        client = remote(station.port)
+        try:
+            client.reset()
+        finally:
+            client.close()
+
+
+def test_the_watchdog_stops_the_robot_when_actions_stop_coming():
+    with connected(watchdog_ms=150) as (client, _, robot):
+        client.step(MOVE)
+        before, begin = robot.stops, time.monotonic()
+        assert until(lambda: robot.stops > before)
+        assert 0.02 < time.monotonic() - begin < 2
+        assert until(lambda: client.env.unwrapped._flags["holding"])
+        client.step(MOVE)
+        assert until(lambda: not client.env.unwrapped._flags["holding"])
+
+
+def test_a_server_shutting_down_stops_the_robot():
+    robot = Slider()
+    with served(robot) as (station, _):
+        client = remote(station.port)
+        client.reset()
+        before = robot.stops
+    assert robot.stops > before
+    client.close()
+
+
+def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path):
+    path = tmp_path / "control"
+    with served() as (station, _):
+        path.write_text("estop\n")
+        for line in orders(path):
+            station.obey(line)
+        assert station._estop and not path.exists() and orders(path) == []
+        station.obey("clear\n")
+        station.obey("go\n")
+        station.obey("claer\n")
+        assert not station._estop and "did you mean 'clear'" in caplog.text
+
+
+def test_a_robot_that_fails_ends_the_server_and_the_client_hears_why(caplog):
+    class Dies(Slider):
+        def observe(self):
+            if self.sent:
+                raise OSError("joint 3 is gone")
+            return super().observe()
+
+    with served(Dies()) as (station, robot):
+        client = remote(station.port, home_s=0.5)
+        client.reset()
+        station.tick()
+        client.step(MOVE)
+        assert until(lambda: station._failed) and until(lambda: "127.0.0.1" in caplog.text)
+        with pytest.raises(RobotError, match="the robot failed: joint 3 is gone"):
+            station.tick()
+        client.close()
+        stops = robot.stops
+    assert robot.stops > stops
+
+
+# ---- the whole way: a process with the arm in it
+
+
+def place(obs) -> np.ndarray:
+    """(3,) mm, of the gripper."""
+    return obs["proprio" if "proprio" in obs else "state"][:3] * 100
+
+
+def drive(client, steps: int) -> list[dict]:
+    infos = []
+    for k in range(steps):
+        sign = 1 if k // 5 % 2 else -1
+        *_, info = client.step(np.array([0.0, 0.02 * sign, 0.0, 0.0]))
+        infos.append(info)
+    return infos
+
+
+def test_the_arm_in_another_process_keeps_the_rate_and_holds_when_nobody_speaks():
+    with process("--robot.task", "reach", "--show-state", stdin=subprocess.PIPE) as (server, port):
+        client = remote(port)
+        client.reset()
+        begin = time.monotonic()
+        infos = drive(client, 20)
+        took_s = time.monotonic() - begin
+        assert took_s == pytest.approx(2.0, rel=0.25)
+        assert sum(abs(info["executed_action"][1]) > 0.015 for info in infos) >= 15
+        far = client.env.unwrapped
+        assert until(lambda: far._flags["holding"])  # the watchdog of the server
+        time.sleep(0.2)
+        before = place(far.observe()[0])
+        time.sleep(0.5)
+        assert np.abs(place(far.observe()[0]) - before).max() < 1.0  # mm
+        server.stdin.write("estop\n")
+        server.stdin.flush()
+        assert until(lambda: far._flags["estop"])
+        server.stdin.write("clear\ngo\n")
+        server.stdin.flush()
+        assert until(lambda: not far._flags["estop"])
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        time.sleep(0.4)
+        assert time.monotonic() - far.observe()[1] > 0.3
+        client.close()
+
+
+CLIENT = """
+import sys, numpy as np
+from o2o.core import plugins
+from o2o.hardware.guard import connect
+client = connect("remote", plugins.load("robots", "remote").Config(address=sys.argv[1]))
+client.reset()
+while True:
+    client.step(np.array([0.0, 0.01, 0.0, 0.0]))
+    print("moved", flush=True)
+"""
+
+
+def test_the_arm_holds_when_its_client_is_killed_and_serves_the_next(tmp_path):
+    with process("--robot.task", "reach", "--robot.image-size", "32") as (server, port):
+        words = [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as client:
+            for _ in range(5):
+                assert client.stdout.readline() == "moved\n"
+            client.kill()
+        time.sleep(0.5)
+        again = remote(port)
+        far = again.env.unwrapped
+        assert set(far.observation_space) == {"camera", "proprio"} and far._flags["holding"]
+        before = place(far.observe()[0])
+        time.sleep(0.5)
+        assert np.abs(place(far.observe()[0]) - before).max() < 1.0  # mm
+        again.reset()
+        drive(again, 3)
+        again.close()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0

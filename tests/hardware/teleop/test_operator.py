@@ -1,0 +1,489 @@
+"""The person beside the robot: what a line does to an episode."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+import threading
+import time
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import o2o
+from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+from o2o.core.timing import Stages
+from o2o.data.formats import minari
+from o2o.data.online_dataset import Online
+from o2o.hardware.guard import Guard
+from o2o.hardware.realtime import Hardware
+from o2o.hardware.teleop import operator as operator_module
+from o2o.hardware.teleop.inputs import KEYS, Both, Keys, Mailbox, summon
+from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
+from o2o.training.rollout import play
+from tests.support.paths import STEERED_ROBOT
+from tests.support.robots import Script, Sled
+from tests.support.tiny_runs import TINY
+
+LOW, HIGH = np.array([-2.0]), np.array([2.0])
+
+
+class Cart(Hardware):
+    """Moves by velocity until it is told otherwise, in real time; an episode is eight decisions."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"state": gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
+    )
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    metadata = {**Hardware.metadata, "control_hz": 20, "command": "velocity", "limits": {"patience": 50}}  # noqa: RUF012
+
+    def __init__(self):
+        self.sent, self.stops, self.velocity = [], 0, 0.0
+        self._at, self._since_s = 0.0, time.monotonic()
+
+    def place(self) -> float:
+        return self._at + self.velocity * (time.monotonic() - self._since_s)
+
+    def observe(self):
+        return {"state": np.float32([self.place()])}, time.monotonic()
+
+    def send(self, action):
+        self._at, self._since_s, self.velocity = self.place(), time.monotonic(), float(action[0])
+        self.sent.append(self.velocity)
+
+    def judge(self, obs):
+        return 0.0, False, len(self.sent) == 8
+
+    def stop(self):
+        self.send(np.zeros(1))
+        self.sent.pop()
+        self.stops += 1
+
+
+def say(path, line: str) -> None:
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def until(true, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.002)
+
+
+def episode(tmp_path, **lines):
+    """(sled, operator, played) of an episode in which lines are written during steps `s1`, `s2`, …"""
+    path = tmp_path / "operator"
+    operator = Operator(Mailbox(path), LOW, HIGH)
+    sled = Sled({int(step[1:]): line for step, line in lines.items()}, path)
+    (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
+    operator.close()
+    return sled, operator, played.episode
+
+
+def test_without_a_word_nothing_changes(tmp_path):
+    sled, operator, done = episode(tmp_path)
+    assert len(done) == 6 and not done.success and sled.sent == [2.0] * 6 and operator.label is None
+
+
+def test_success_ends_the_episode_with_its_reward_and_terminates(tmp_path):
+    _, _, done = episode(tmp_path, s2="success")
+    assert len(done) == 2 and done.success and done.reward.tolist() == [0, 1]
+    assert done.terminated and not done.truncated
+
+
+@pytest.mark.parametrize("line", ["failure", "stop", "again"])
+def test_other_ends_are_truncations(tmp_path, line):
+    _, operator, done = episode(tmp_path, s2=line)
+    assert len(done) == 2 and not done.success and done.truncated and not done.terminated
+    assert (operator.stopped, operator.again) == (line == "stop", line == "again")
+
+
+def test_a_takeover_is_what_was_done_and_is_marked(tmp_path):
+    sled, _, done = episode(tmp_path, s1="take", s2="move -0.5", s4="take")
+    assert sled.sent == [2.0, 0.0, -0.5, 0.0, 2.0, 2.0]  # without a move the robot holds
+    assert done.action[:, 0].tolist() == sled.sent
+    assert done.infos["takeover"][1:].tolist() == [False, True, True, True, False, False]
+    assert done.infos["intended_action"][1:, 0].tolist() == [2.0] * 6
+
+
+def test_a_pause_lasts_until_the_next_word(tmp_path):
+    path = tmp_path / "operator"
+
+    def go_on():
+        time.sleep(0.3)
+        with path.open("a") as file:
+            file.write("pause\n")
+
+    threading.Thread(target=go_on).start()
+    begin_s = time.monotonic()
+    sled, operator, done = episode(tmp_path, s1="pause")
+    assert time.monotonic() - begin_s > 0.25 and len(done) == 6 and not operator.paused
+    assert sled.sent == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0]  # at rest before the wait, and until the next look
+
+
+def test_a_robot_that_is_moved_by_velocity_stands_still_in_a_pause(tmp_path):
+    arm = Cart()
+    box = tmp_path / "operator"
+    operator = Operator(Mailbox(box), LOW, HIGH)
+
+    def person():
+        until(lambda: len(arm.sent) == 3)
+        say(box, "pause")
+        until(lambda: len(arm.sent) == 4 or arm.sent[-1] == 0)
+        time.sleep(0.1)
+        there = arm.place()
+        time.sleep(0.3)
+        moved_m.append(arm.place() - there)
+        say(box, "pause")
+
+    moved_m: list[float] = []
+    thread = threading.Thread(target=person)
+    thread.start()
+    script = Script()
+    script.stages = Stages()  # its own: this robot is timed
+    play(script, [Guard(arm)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
+    thread.join()
+    operator.close()
+    assert moved_m == [0.0] and arm.stops > 0  # at the end of the episode it was stopped, too
+    assert arm.velocity == 0.0
+
+
+def test_a_person_may_take_over_before_the_first_action(tmp_path):
+    """Nobody has measured where the gripper is: it stays where the plan wanted it."""
+    sled = Sled(path=tmp_path / "operator")
+    sled.metadata = {"command": "position", "simulated": True}
+    operator = Operator(Says("take"), LOW, HIGH)
+    play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
+    assert sled.sent == [2.0] * 6
+
+
+def taken(low, high, *lines):
+    """An operator that has the robot, and has said so much more."""
+    operator = Operator(Says("take", *lines), np.array(low), np.array(high))
+    for _ in range(len(lines) + 1):
+        operator.listen()
+    return operator
+
+
+FOUR = ([-1.0, -1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 8.0])  # the last one: a gripper, 0 to 8 cm open
+AS_IT_IS = np.array([0.0, 0.0, 0.0, 2.0])
+
+
+def test_what_nobody_moves_stays_as_it_is():
+    assert taken(*FOUR).action(AS_IT_IS) is None
+    operator = taken(*FOUR, "move 0.5 - -3 -")
+    assert operator.action(AS_IT_IS).tolist() == [0.5, 0, -1, 2] and operator.action(AS_IT_IS) is None
+    assert taken(*FOUR, "move 0.5 - 0 -").action(None) is None  # nobody can tell how it stands: no jump
+    assert taken(*FOUR, "move 0.5 0 0 1").action(None).tolist() == [0.5, 0, 0, 1]
+
+
+def test_a_gripper_turns_to_its_other_end_and_stays_there():
+    operator = taken(*FOUR, "turn")  # 2 of 8 cm: nearly closed, so it opens
+    assert operator.action(AS_IT_IS).tolist() == [0, 0, 0, 8]
+    operator.source.words = ["move 0.5 - - -", "turn"]
+    operator.listen()
+    assert operator.action(AS_IT_IS).tolist() == [0.5, 0, 0, 8]
+    operator.listen()
+    assert operator.action(AS_IT_IS).tolist() == [0, 0, 0, 0]
+    assert taken([-1.0] * 3, [1.0] * 3, "turn").action(np.zeros(3)) is None  # three entries: all are moved
+
+
+def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
+    caplog.set_level("INFO", "o2o")
+    operator = Operator(
+        Says("take on", "take on", "pause on", "pause on", "take off", "pause off"), LOW, HIGH
+    )
+    states = []
+    for _ in range(6):
+        operator.listen()
+        states.append((operator.taken, operator.paused))
+    assert states == [(1, 0), (1, 0), (1, 1), (1, 1), (0, 1), (0, 0)]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["the operator has the robot", "the operator gives back the robot"]
+
+
+def test_what_was_said_before_a_takeover_does_not_move_the_robot_in_it():
+    for before in (["move 1"], ["take", "move 1", "take off"]):
+        operator = Operator(Says(*before, "take on"), LOW, HIGH)
+        for _ in range(len(before) + 1):
+            operator.listen()
+        assert operator.taken and operator.action(np.zeros(1)) is None
+
+
+def test_ctrl_c_ends_a_wait():
+    asked = threading.Event()
+    operator = Operator(Says("pause"), LOW, HIGH, interrupted=asked.is_set)
+    threading.Timer(0.1, asked.set).start()
+    begin_s = time.monotonic()
+    operator.wait(lambda: False)
+    assert 0.05 < time.monotonic() - begin_s < 2 and operator.stopped and operator.over
+
+
+def test_ctrl_c_in_a_pause_ends_the_episode():
+    asked = threading.Event()
+    operator = Operator(Says("go", "go", "pause"), LOW, HIGH, interrupted=asked.is_set)
+    threading.Timer(0.1, asked.set).start()
+    sled = Sled()
+    (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
+    assert sled.sent == [2.0, 0.0, 0.0]  # the plan of before the pause is not carried out
+    assert played.episode.truncated and not played.episode.success
+
+
+def test_words_that_mean_nothing_are_told_and_harmless(tmp_path, caplog):
+    _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="take maybe")
+    assert len(done) == 6
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        "said 'sucess'; have again, failure, go, hold, pause, slow, stop, success, take, turn, undo, move"
+        in said[0]
+    )
+    assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2] and "'take maybe'" in said[3]
+
+
+class Says:
+    """Says one word at a look."""
+
+    def __init__(self, *words):
+        self.words = list(words)
+
+    def read(self):
+        return [self.words.pop(0)] if self.words else []
+
+    def close(self):
+        pass
+
+
+def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
+    _, _, done = episode(tmp_path, s2="success")
+    for words, success, rewards in ((["pause"], True, [0, 1]), (["undo", "pause"], False, [0, 0])):
+        operator, told = Operator(Says(*words), LOW, HIGH), []
+        operator.label = True
+        kept = after_episode(operator, done, True, told.append)
+        assert kept is not None and kept.success is success and kept.reward.tolist() == rewards
+        assert kept.terminated is success and kept.truncated is not success
+        assert told[0].startswith("2 steps, return 1, success. Put things back")
+    operator = Operator(Says("again"), LOW, HIGH)
+    assert after_episode(operator, done, True, lambda text: None) is None
+
+
+def test_an_answer_to_an_unsure_decision_is_used_once(caplog):
+    operator = Operator(Says("slow"), LOW, HIGH)
+    assert operator.answer("why so unsure?") is None and operator.answer("why so unsure?") is None
+    assert [record.getMessage() for record in caplog.records] == ["why so unsure?"]  # asked once
+    operator.listen()
+    assert operator.answer("why so unsure?") == "slow" and operator.answer("") is None
+
+
+def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):
+    path = tmp_path / "deep" / "operator"
+    path.parent.mkdir()
+    path.write_text("stop\n")
+    box = Mailbox(path)
+    assert box.read() == []
+    with path.open("a") as file:
+        file.write("succ")
+        file.flush()
+        assert box.read() == []
+        file.write("ess\n\nundo\n")
+    assert box.read() == ["success", "undo"]
+    box.close()
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Mailbox(tmp_path)
+
+
+def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        keys = Keys(np.array([0.04, 0.04, 0.04, 1.0]))
+        os.write(ours, b" sTxkc")
+        time.sleep(0.05)
+        lines = keys.read()
+        keys.close()
+    os.close(ours)
+    assert lines == ["pause", "success", "take", "move -0.02 - - -", "turn"]
+
+
+def test_the_table_of_keys_is_true():
+    rows = re.findall(r"^\| (\S+) +\|[^|]+\| `(\w+)`", operator_module.__doc__, re.MULTILINE)
+    assert {" " if key == "space" else key: line for key, line in rows} == KEYS
+    assert sorted(KEYS.values()) == list(COMMANDS)
+
+
+def test_two_sources_are_heard_as_one():
+    class Box(Says):
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    one, other = Box("take on"), Box("success")
+    both = Both(one, other)
+    assert both.read() == ["take on", "success"] and both.read() == []
+    both.close()
+    assert one.closed and other.closed
+
+
+def test_who_is_there_follows_the_flag_and_the_terminal(tmp_path):
+    assert summon("none", LOW, HIGH, 1.0, real=True) is None
+    assert summon("auto", LOW, HIGH, 1.0, real=True) is None  # tests have no terminal
+    with pytest.raises(UsageError, match="needs a terminal"):
+        summon("keys", LOW, HIGH, 1.0, real=True)
+    operator = summon(str(tmp_path / "box"), LOW, HIGH, 0.5, real=False)
+    assert operator is not None and operator.reward == 0.5
+    operator.close()
+
+
+ROBOT = Path(STEERED_ROBOT)
+IN_TERMINAL = (  # makes what stands at standard input the terminal of the process: Ctrl-C is a key there
+    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "from o2o.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory) -> Path:
+    """An agent for the steered robot, trained for a moment on random motions."""
+    from tests.support.steered_robot import Arm
+
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("steered")
+    low, high = Arm.action_space.low, Arm.action_space.high
+    episodes = []
+    for _ in range(20):
+        action = rng.uniform(low, high, (20, 4)).astype(np.float32)
+        state = np.concatenate([np.zeros((1, 4)), np.cumsum(action, 0)])
+        state[1:, 3] = action[:, 3]
+        reward = np.zeros(20, np.float32)
+        episodes.append(Episode({"state": state.astype(np.float32)}, action, reward, False, True))
+    minari.write(
+        folder / "data", episodes, dataset_id="steered-v0", observation_space=Arm.observation_space,
+        action_space=Arm.action_space, control_hz=5,
+    )  # fmt: skip
+    return o2o.pretrain(
+        o2o.PretrainConfig(
+            dataset=str(folder / "data"), agent=TINY, updates=3, out=folder / "run", device="cpu", threads=1
+        )
+    )
+
+
+class Terminal:
+    """A process in a terminal of its own: what is typed there, and what it says."""
+
+    def __init__(self, *argv: str):
+        self.ours, self.theirs = pty.openpty()
+        self.before = termios.tcgetattr(self.theirs)
+        self.said = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", IN_TERMINAL, *argv], stdin=self.theirs, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def press(self, keys: str) -> None:
+        os.write(self.ours, keys.encode())
+
+    def until(self, holds, what: str, limit_s: float = 60) -> None:
+        end_s = time.monotonic() + limit_s
+        while not holds():
+            assert self.process.poll() is None, f"it ended before {what}: {self.said}"
+            assert time.monotonic() < end_s, f"no {what}: {self.said}"
+            time.sleep(0.01)
+
+    def ended(self) -> int:
+        """Its exit code."""
+        code = self.process.wait(60)
+        self._reading.join(10)
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reading.join(10)
+        self.process.stdout.close()  # type: ignore[union-attr]
+        os.close(self.ours)
+        os.close(self.theirs)
+
+    def _read(self) -> None:
+        for line in self.process.stdout:  # type: ignore[union-attr]
+            self.said += line
+
+
+def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+
+    def sent() -> list[list[float]]:
+        """Actions of the running episode."""
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return lines[len(lines) - lines[::-1].index([]) :] if [] in lines else []
+
+    def more(count: int) -> None:
+        now = len(sent())
+        terminal.until(lambda: len(sent()) >= now + count, f"{count} more actions")
+
+    def moves(keys: str, entry: int, to: float) -> None:
+        terminal.press(keys)
+        terminal.until(lambda: sent()[-1][entry] == pytest.approx(to), f"move by {keys!r}", 10)
+
+    def says(words: str, count: int = 1) -> None:
+        terminal.until(lambda: terminal.said.count(words) == count, repr(words))
+
+    flags = {
+        "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "operator": "keys",
+        "episodes": 5, "max-steps": 1000, "updates-per-step": 0, "device": "cpu", "threads": 1,
+    }  # fmt: skip
+    argv = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    with closing(Terminal("finetune", *argv)) as terminal:
+        terminal.until(lambda: len(sent()) >= 3, "actions")
+        terminal.press("t")
+        says("the operator has the robot")
+        more(2)
+        moves("i", 0, 0.02)
+        moves("l", 1, -0.02)
+        gripper = sent()[-1][3]
+        moves("c", 3, -1 if gripper > 0 else 1)
+        more(1)
+        terminal.press("t")
+        says("the operator gives back the robot")
+        more(3)
+        terminal.press("t")
+        says("the operator has the robot", 2)
+        more(2)
+        terminal.press("s")
+        says("success. Put things back")
+        terminal.press("u ")  # no success after all; and on
+        terminal.until(lambda: len(sent()) < 3, "second episode")
+        more(2)
+        terminal.press("f")
+        says("failure. Put things back")
+        assert termios.tcgetattr(terminal.theirs) != terminal.before
+        terminal.press("\x03")  # Ctrl-C, once
+        assert terminal.ended() == 130, terminal.said
+        assert termios.tcgetattr(terminal.theirs) == terminal.before
+    with closing(Online(out / "online")) as own:
+        assert len(own) == 2
+        first, second = own.read(0), own.read(1)
+    assert not first.success and first.truncated and first.reward.sum() == 0 and not second.success
+    taken = first.infos["takeover"][1:]
+    begin, end, again, last = np.flatnonzero(np.diff(taken, prepend=False, append=False))  # two takeovers
+    assert last == len(first) and begin >= 3 and again - end >= 3
+    one, two = first.action[begin:end], first.action[again:]
+    for entry, by in enumerate(([0.02], [-0.02], [])):  # each key moved one entry once; else it held
+        assert [value for value in one[:, entry] if value] == pytest.approx(by) and not two[:, entry].any()
+    before = first.action[
+        begin - 1, 3
+    ]  # the gripper stayed as the plan had left it, until it was turned over
+    assert [value for value, _ in groupby(one[:, 3])] == [before, -1 if before > 0 else 1]
+    assert set(two[:, 3]) == {first.action[again - 1, 3]}
+    plans = first.infos["intended_action"][1:]
+    assert np.allclose(first.action[begin - 1], plans[begin - 1], atol=1e-6)  # all else is the plan's
+    assert not second.infos["takeover"].any()

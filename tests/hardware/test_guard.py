@@ -1,0 +1,289 @@
+"""Guard keeps every robot inside its limits, in its word, and stopped after any failure."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from o2o.core.errors import RobotError, UsageError
+from o2o.hardware.guard import Guard, RobotConfig, connect, options
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
+from tests.support.paths import POINT_ROBOT
+
+POINT = POINT_ROBOT
+
+
+class Arm(gymnasium.Env):
+    """Two motors; counts what it is told, and does at each tick what its test says."""
+
+    metadata = {"control_hz": 20}  # noqa: RUF012
+
+    def __init__(self, ticks=(), low=-0.5, high=1.0):
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = gymnasium.spaces.Box(low, high, (2,), np.float32)
+        self.ticks, self.told, self.num_stops, self.num_closed = list(ticks), [], 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.told.append(action)
+        tick = self.ticks.pop(0) if self.ticks else {}
+        if "error" in tick:
+            raise tick["error"]
+        obs = tick.get("obs", np.zeros(3, np.float32))
+        ends = tick.get("terminated", False), tick.get("truncated", False)
+        return obs, tick.get("reward", 1.0), *ends, tick.get("info", {})
+
+    def stop(self):
+        self.num_stops += 1
+
+    def close(self):
+        self.num_closed += 1
+
+
+def test_actions_are_clipped_to_the_limits_and_counted():
+    guard = Guard(Arm())
+    guard.reset()
+    *_, info = guard.step([0.3, 3.0])
+    guard.step([0.3, 1.0])
+    assert guard.env.unwrapped.told[0] == pytest.approx([0.3, 1.0])
+    assert info["executed_action"] == pytest.approx([0.3, 1.0]) and guard.num_clipped == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [([0.0], r"shape \(1,\).*wants \(2,\)"), ([0.0, np.nan], "not finite"), ([np.inf, 0.0], "not finite")],
+)
+def test_a_bad_action_never_reaches_the_robot(action, said):
+    arm = Arm()
+    with pytest.raises(RobotError, match=said):
+        Guard(arm).step(action)
+    assert arm.told == [] and arm.num_stops == 1
+
+
+@pytest.mark.parametrize(
+    ("tick", "said"),
+    [
+        ({"error": OSError("motor 3 is hot")}, "the robot failed: OSError: motor 3 is hot"),
+        ({"error": RobotError("no link")}, "^no link$"),
+        ({"reward": np.nan}, "reward that is not finite"),
+        ({"obs": np.array([0, np.nan, 0], np.float32)}, "'state' is not finite"),
+        ({"obs": np.zeros(4, np.float32)}, r"promises 'state' \(3,\), it shows .*\(4,\)"),
+        ({"obs": {"pose": np.zeros(3)}}, "promises 'state'"),
+        ({"info": {"executed_action": np.zeros(3)}}, "wanted 2 finite numbers"),
+        ({"info": {"executed_action": [0, np.nan]}}, "wanted 2 finite numbers"),
+    ],
+)
+def test_a_robot_that_breaks_its_word_is_stopped(tick, said):
+    arm = Arm([tick])
+    with pytest.raises(RobotError, match=said):
+        Guard(arm).step(np.zeros(2))
+    assert arm.num_stops == 1
+
+
+def test_an_interrupt_stops_the_robot_and_stays_an_interrupt():
+    arm = Arm([{"error": KeyboardInterrupt()}])
+    with pytest.raises(KeyboardInterrupt):
+        Guard(arm).step(np.zeros(2))
+    assert arm.num_stops == 1
+
+
+def test_a_robot_that_cannot_be_stopped_says_both_errors():
+    arm = Arm([{"error": OSError("hot")}])
+    arm.stop = lambda: 1 / 0
+    with pytest.raises(RobotError, match=r"OSError: hot; and .*stop\(\) failed \(ZeroDivisionError"):
+        Guard(arm).step(np.zeros(2))
+
+
+def test_a_failing_reset_stops_the_robot():
+    arm = Arm()
+    arm.reset = lambda **_: 1 / 0
+    with pytest.raises(RobotError, match="ZeroDivisionError"):
+        Guard(arm).reset(seed=0)
+    assert arm.num_stops == 1
+
+
+def test_an_action_is_held_with_rewards_summed_and_success_of_any_tick_kept():
+    ticks = [
+        {"reward": 1.0, "info": {"success": True}},
+        {"reward": 2.0, "info": {"takeover": True}},
+        {"reward": 4.0},
+    ]
+    arm = Arm(ticks)
+    guard = Guard(arm, action_repeat=3)
+    _, reward, terminated, truncated, info = guard.step(np.zeros(2))
+    assert (reward, terminated, truncated, info["success"], len(arm.told)) == (7.0, False, False, True, 3)
+    assert info["takeover"] and not guard.step(np.zeros(2))[4]["takeover"]
+    assert guard.control_hz == pytest.approx(20 / 3)
+
+
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_a_held_action_ends_with_the_episode(end):
+    arm = Arm([{"reward": 1.0}, {"reward": 2.0, end: True}, {"reward": 4.0}])
+    _, reward, terminated, truncated, _ = Guard(arm, action_repeat=3).step(np.zeros(2))
+    assert reward == 3.0 and {"terminated": terminated, "truncated": truncated}[end] and len(arm.told) == 2
+
+
+def test_executed_action_is_what_the_robot_reports_averaged_over_the_ticks():
+    ticks = [{"info": {"executed_action": np.array([0.2, 0.0])}}, {"info": {"executed_action": [0.4, 0.1]}}]
+    *_, info = Guard(Arm(ticks), action_repeat=2).step([0.9, 0.9])
+    assert info["executed_action"] == pytest.approx([0.3, 0.05])
+
+
+def test_observations_are_copies():
+    screen = np.zeros(3, np.float32)
+    guard = Guard(Arm(ticks=[{"obs": screen}]))
+    guard.reset()
+    seen, *_ = guard.step([0.0, 0.0])
+    screen[:] = 1
+    assert not seen["state"].any()
+
+
+def test_closing_stops_first():
+    arm = Arm()
+    Guard(arm).close()
+    assert (arm.num_stops, arm.num_closed) == (1, 1)
+
+
+def test_stop_is_found_through_wrappers_and_not_needed():
+    arm = Arm()
+    guard = Guard(gymnasium.wrappers.TimeLimit(arm, 5))
+    guard.stop()
+    guard.stop()
+    assert guard.can_stop and arm.num_stops == 2
+    simulator = connect(POINT)
+    simulator.stop()
+    assert not simulator.can_stop
+
+
+def test_a_robot_without_pictures_says_so():
+    with pytest.raises(RobotError, match="draws no pictures"):
+        Guard(Arm()).render()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(-np.inf, np.inf, "limits must be finite"), (-1.0, np.inf, "must be finite")]
+)
+def test_limits_must_be_finite(low, high, said):
+    with pytest.raises(RobotError, match=said):
+        Guard(Arm(low=low, high=high))
+
+
+def test_a_robot_with_discrete_actions_is_refused():
+    arm = Arm()
+    arm.action_space = gymnasium.spaces.Discrete(3)
+    with pytest.raises(RobotError, match=r"Discrete\(3\).*wanted a Box"):
+        Guard(arm)
+
+
+# ---- files
+
+
+def robot_file(folder: Path, text: str) -> str:
+    path = folder / "arm.py"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("1 / 0", RobotError, "line 1.*does not load: ZeroDivisionError"),
+        ("import vendor_sdk_nobody_has", RobotError, "ModuleNotFoundError"),
+        ("", UsageError, r"no function `make\(config\)`"),
+        ("def make(config): raise OSError('no port')", RobotError, "could not be built: OSError: no port"),
+        ("def make(config): return 3", RobotError, "could not be built: .*gymnasium.Env"),
+        (
+            "import gymnasium\ndef make(config): return gymnasium.Env()",
+            RobotError,
+            "could not be built: AttributeError",
+        ),
+    ],
+)
+def test_a_robot_file_that_cannot_serve_is_one_clear_error(tmp_path, text, kind, said):
+    with pytest.raises(kind, match=said):
+        connect(robot_file(tmp_path, text))
+
+
+def test_an_option_without_default_is_named(tmp_path):
+    text = (
+        "from dataclasses import dataclass\nfrom o2o.hardware.guard import RobotConfig\n"
+        "@dataclass(frozen=True)\nclass Config(RobotConfig):\n    port: str\n"
+    )
+    with pytest.raises(RobotError, match=r"needs a default.*port"):
+        options(robot_file(tmp_path, text))
+
+
+def test_an_unknown_robot_is_answered_with_what_exists():
+    with pytest.raises(
+        UsageError,
+        match=r"robot 'sin' not found; did you mean 'sim'\? have gym, lerobot, remote, replay, sim, xarm",
+    ):
+        connect("sin")
+
+
+def test_a_robot_that_does_not_pass_the_guard_is_closed(tmp_path):
+    text = (
+        "import gymnasium, numpy as np\nBox = gymnasium.spaces.Box\nclosed = []\n"
+        "class Arm(gymnasium.Env):\n"
+        "    observation_space, action_space = Box(-1, 1, (2,)), Box(-np.inf, np.inf, (2,))\n"
+        "    def close(self): closed.append(1)\n"
+        "def make(config): return Arm()\n"
+    )
+    path = robot_file(tmp_path, text)
+    with pytest.raises(RobotError, match="must be finite"):
+        connect(path)
+    from o2o.core import plugins
+
+    assert plugins.load("robots", path).closed == [1]
+
+
+# ---- which robot, and how it is driven
+
+
+def test_gaps_of_a_choice_are_filled_from_the_checkpoint():
+    saved = {"robot": "sim", "robot_options": {"task": "push"}, "action_repeat": 2, "max_steps": 7}
+    choice = choose_robot(RobotChoice(), saved)
+    assert (choice.robot, choice.action_repeat, choice.max_steps) == ("sim", 2, 7)
+    assert robot_papers(choice)["robot_options"]["task"] == "push"
+
+
+def test_what_the_user_says_wins_over_the_checkpoint():
+    saved = {"robot": "sim", "robot_options": {"task": "push"}, "action_repeat": 2, "max_steps": 7}
+    given = options("sim")
+    choice = choose_robot(RobotChoice("sim", given, action_repeat=1, max_steps=3), saved)
+    assert (choice.robot_options, choice.action_repeat, choice.max_steps) == (given, 1, 3)
+
+
+def test_options_of_another_robot_are_not_taken_over():
+    choice = choose_robot(RobotChoice("gym"), {"robot": "sim", "robot_options": {"task": "push"}})
+    assert choice.robot_options == options("gym") and choice.action_repeat == 1
+
+
+def test_no_robot_anywhere_is_answered_with_what_exists():
+    with pytest.raises(UsageError, match=r"add --robot NAME; have gym, lerobot, remote, replay, sim, xarm"):
+        choose_robot(RobotChoice(), None)
+
+
+def test_a_robots_file_is_remembered_by_its_full_path():
+    choice = choose_robot(RobotChoice(os.path.relpath(POINT)), {"robot": POINT, "action_repeat": 3})
+    assert choice.robot == POINT and type(choice.robot_options) is RobotConfig
+
+
+@dataclass(frozen=True)
+class Other(RobotChoice):
+    speed: int = 1
+
+
+def test_a_choice_keeps_its_own_fields():
+    assert choose_robot(Other(robot=POINT, speed=3), None).speed == 3
+
+
+@pytest.mark.parametrize("wrong", [{"action_repeat": -1}, {"max_steps": -1}])
+def test_negative_counts_are_refused(wrong):
+    with pytest.raises(UsageError, match="is -1, wanted at least 0"):
+        RobotChoice(**wrong)

@@ -1,0 +1,224 @@
+"""Robots in real time: ticks, ages, holds, the watchdog."""
+
+import threading
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+
+from o2o.commands.check import check_robot
+from o2o.core.errors import RobotError
+from o2o.hardware.clock import Clock
+from o2o.hardware.guard import Guard
+from o2o.hardware.limits import Tighter
+from o2o.hardware.watchdog import Watchdog
+from tests.support.robots import Box, Slide, Time
+
+
+def test_ticks_stay_where_they_were_however_long_the_work_takes():
+    hand = Time()
+    clock = Clock(0.1, hand.now, hand.sleep)
+    for work_s in (0.03, 0.09, 0.0, 0.05):
+        hand.now_s += work_s
+        assert clock.wait() == 0
+    assert hand.slept == pytest.approx([0.07, 0.01, 0.1, 0.05]) and hand.now_s == pytest.approx(0.4)
+    assert clock.num_late == 0
+
+
+def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
+    hand = Time()
+    clock = Clock(0.1, hand.now, hand.sleep)
+    hand.now_s = 0.25
+    assert clock.wait() == pytest.approx(0.15) and clock.num_late == 1
+    assert clock.wait() == 0 and hand.now_s == pytest.approx(0.3)
+
+
+def test_hardware_keeps_its_rate_and_stores_what_was_sent():
+    robot = Guard(Slide(hz=50))
+    robot.reset()
+    begin_s = time.monotonic()
+    for _ in range(25):
+        time.sleep(0.005)  # thinking
+        *_, info = robot.step([0.2])
+    assert time.monotonic() - begin_s == pytest.approx(0.5, abs=0.1)  # not 25 x (20 + 5) ms
+    assert info["executed_action"].tolist() == [0.1] and info["interventions"] == ["box"]
+    assert set(info["stages"]) == {"send", "observe"}
+
+
+def test_a_late_plan_is_held_and_too_many_stop_the_robot():
+    arm = Slide(hz=50, patience=2)
+    robot, told = Guard(arm), []
+    robot.report = lambda *args: told.append(args[0])
+    robot.reset()
+    robot.step([0.05])
+    time.sleep(0.05)
+    *_, info = robot.step([0.05])
+    assert info["interventions"] == ["late"] and arm.sent == [0.05, 0.0] and told == [["late"]]
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05 and arm.stops == 0
+    with pytest.raises(RobotError, match=r"action is late .*3 times in a row.*the robot was stopped"):
+        for _ in range(3):
+            time.sleep(0.05)
+            robot.step([0.05])
+    assert arm.stops > 0 and robot.interventions["late"] == 3
+
+
+def test_a_stale_observation_is_held():
+    arm = Slide(hz=50, max_age_s=0.1)
+    robot = Guard(arm)
+    robot.reset()
+    arm.measured_s = time.monotonic() - 0.2  # the camera froze
+    robot.step([0.05])
+    *_, info = robot.step([0.05])
+    assert info["interventions"] == ["stale"] and arm.sent == [0.05, 0.0]
+    arm.measured_s = None  # and came back
+    robot.step([0.05])
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05
+
+
+def test_a_blind_robot_does_not_go_home_for_ever():
+    """It holds three times over two episodes, and stops at the fourth."""
+    arm = Slide(hz=50, max_age_s=0.1, patience=3)
+    robot = Guard(arm)
+    robot.reset()
+    arm.measured_s = time.monotonic() - 5
+    robot.step([0.05])
+    robot.step([0.05])
+    robot.reset()
+    robot.step([0.05])
+    robot.step([0.05])
+    with pytest.raises(RobotError, match=r"stale .*4 times in a row"):
+        robot.step([0.05])
+
+
+class Watched(Slide):
+    """A sled seen by a camera that a test may freeze; its time stamps stay fresh."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"place": Box(-9, 9, (1,), np.float64), "eye": Box(0, 255, (4, 4, 3), np.uint8)}
+    )
+    frozen = False
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.picture = np.zeros((4, 4, 3), np.uint8)
+
+    def observe(self):
+        obs, measured_s = super().observe()
+        if not self.frozen:
+            self.picture[0, 0, 0] += 1  # written into the same array, as drivers do
+        return {**obs, "eye": self.picture}, measured_s
+
+
+def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh():
+    arm = Watched(hz=50, frozen_s=0.1, patience=50)
+    robot = Guard(arm)
+    robot.reset()
+    for _ in range(10):
+        robot.step([0.05])
+    assert arm.sent == [0.05] * 10
+    arm.frozen = True
+    for _ in range(10):
+        *_, info = robot.step([0.05])
+    assert info["interventions"] == ["frozen"] and arm.sent[-1] == 0.0
+    assert 5 <= arm.sent[10:].count(0.05) <= 8  # a tenth of a second, and the step that notices
+    arm.frozen = False
+    robot.step([0.05])
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05
+    arm.frozen = True
+    for _ in range(4):
+        robot.step([0.05])
+    robot.reset()  # what was seen before says nothing
+    robot.step([0.05])
+    assert arm.sent[-1] == 0.05
+
+
+def test_pictures_that_do_not_change_are_well_where_nobody_asks():
+    arm = Watched(hz=50)
+    arm.frozen = True
+    robot = Guard(arm)
+    robot.reset()
+    for _ in range(10):
+        robot.step([0.05])
+    assert arm.sent == [0.05] * 10
+
+
+def test_an_action_that_is_not_finite_is_held_where_one_can_hold():
+    arm = Slide()
+    robot = Guard(arm)
+    robot.reset()
+    *_, info = robot.step([np.nan])
+    assert info["interventions"] == ["not finite"] and info["executed_action"].tolist() == [0.0]
+    assert arm.sent == [0.0] and arm.stops == 0
+
+
+def test_the_watchdog_stops_a_robot_whose_loop_hangs_and_rests_between_episodes():
+    arm = Slide(hz=50, watchdog_s=0.1)
+    robot = Guard(arm)
+    robot.reset()
+    time.sleep(0.3)
+    assert arm.stops == 1
+    with pytest.raises(RobotError, match=r"no action came for 0.1 s: the watchdog stopped the robot"):
+        robot.step([0.0])
+    robot.reset()  # a new episode may begin
+    robot.step([0.0])
+    robot.close()
+    stops = arm.stops
+    time.sleep(0.2)
+    assert arm.stops == stops
+
+
+def test_a_watchdog_bites_once_and_only_on_guard():
+    bites = threading.Semaphore(0)
+    dog = Watchdog(0.05, bites.release)
+    assert not bites.acquire(timeout=0.15)  # it was never fed
+    dog.feed()
+    assert bites.acquire(timeout=2) and dog.bitten
+    assert not bites.acquire(timeout=0.15)
+    dog.feed()
+    dog.rest()
+    assert not bites.acquire(timeout=0.15) and not dog.bitten
+    dog.close()
+
+
+def test_a_watchdog_that_cannot_stop_the_robot_says_so(caplog):
+    def bite():
+        raise RobotError("no power")
+
+    dog = Watchdog(0.02, bite)
+    dog.feed()
+    time.sleep(0.15)
+    dog.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the watchdog could not stop the robot: no power"
+    ]
+
+
+def test_flags_tighten_the_guard():
+    robot = Guard(Slide(velocity=4.0), tighter=Tighter(speed=0.5))  # 2 units/s at 50 Hz: 0.04
+    robot.reset()
+    *_, info = robot.step([0.09])
+    assert info["executed_action"] == pytest.approx([0.04]) and info["interventions"] == ["velocity"]
+
+
+def test_limits_that_need_more_than_the_robot_says_are_refused():
+    arm = Slide(velocity=1.0)
+    del arm.metadata["command"]
+    with pytest.raises(RobotError, match="must state metadata"):
+        Guard(arm)
+    with pytest.raises(RobotError, match="where its end is"):
+        Guard(Slide(workspace=((0, 0), (1, 1))))
+
+
+def test_a_check_reads_hardware_and_moves_it_only_when_asked(capsys, monkeypatch):
+    monkeypatch.setattr("o2o.commands.check.READ_S", 0.1)
+    arm = Slide(max_age_s=0.5)
+    check_robot(Guard(arm), "slide", steps=5)
+    said = capsys.readouterr().out
+    assert "new observations a second" in said and "it was not moved" in said and "max_age_s=0.5" in said
+    assert arm.sent == []
+    check_robot(Guard(arm), "slide", steps=5, move=True)
+    assert len(arm.sent) == 5 and "5 random decisions" in capsys.readouterr().out

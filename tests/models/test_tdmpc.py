@@ -1,0 +1,176 @@
+"""TD-MPC's model: sizes, initialisation, losses, roll-outs (G5, G37, G38, G41)."""
+
+import pytest
+import torch
+
+from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent.policy import AWR, BehaviourConfig
+from o2o.core.errors import UsageError
+from o2o.core.spec import Spec
+from o2o.models.tdmpc import Config, Model
+from o2o.nn.blocks import SimNorm, random_shift, shift
+from o2o.nn.two_hot import TwoHot
+from tests.support.episodes import make_batch
+
+STATE = Spec({"state": (11,)}, 3)
+PIXELS = Spec({"camera": (3, 84, 84), "state": (4,)}, 4)
+FOWM = Config(hidden_dim=32)
+TDMPC2 = Config(latent_dim=48, hidden_dim=32, simnorm=8, num_bins=101, target="online")
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [(STATE, 2_668_854), (PIXELS, 2_734_573), (Spec({"state": (29,)}, 8), 2_693_947)],
+)
+def test_parameter_count_is_the_references(spec, count):
+    model = Model(spec, 0.99, Config())
+    parts = [
+        model,
+        Critic(50, spec.action_dim, 0.99, CriticConfig()),
+        AWR(50, spec.action_dim, BehaviourConfig()),
+    ]
+    assert sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad) == count
+
+
+@pytest.mark.parametrize("name", ["arm.joint", "observation/state"])
+def test_observations_may_have_dots_and_slashes_in_their_names(name):
+    encoder = Model(Spec({name: (4,)}, 2), 0.99, Config()).encoder
+    assert encoder({name: torch.zeros(3, 4)}).shape == (3, 50)
+
+
+def test_image_encoder_shrinks_84_to_3():
+    sizes, x = [], torch.zeros(1, 3, 84, 84)
+    for layer in Model(PIXELS, 0.99, Config()).encoder.parts["camera"].conv:
+        x = layer(x)
+        if isinstance(layer, torch.nn.Conv2d):
+            sizes.append(x.shape[-1])
+    assert sizes == [39, 18, 8, 3]
+
+
+def test_reward_starts_at_zero_and_latents_lie_in_the_unit_cube():
+    model = Model(STATE, 0.9, Config())
+    z = model.encoder({"state": torch.randn(6, 11) * 100})
+    state, reward, discount = model.step({"z": z}, torch.zeros(6, 3))
+    assert reward.eq(0).all() and discount.eq(0.9).all()
+    assert 0 <= z.min() and z.max() <= 1 and 0 < state["z"].min() and state["z"].max() < 1
+
+
+@pytest.mark.parametrize("config", [FOWM, TDMPC2])
+@pytest.mark.parametrize("spec", [STATE, PIXELS])
+def test_step_by_step_equals_unroll(spec, config):
+    model = Model(spec, 0.9, config)
+    batch = make_batch(spec, size=3)
+    torch.manual_seed(5)
+    unroll = model.unroll(batch)
+    state = {"z": unroll.feature[0]}
+    for t in range(4):
+        state, _, _ = model.step(state, batch.action[t])
+        assert torch.allclose(state["z"], unroll.feature[t + 1], atol=1e-6)
+
+
+def test_losses_follow_the_formula():
+    model = Model(STATE, 0.9, FOWM)
+    torch.nn.init.normal_(model.reward[-1].weight)
+    for p in model.slow_encoder.parameters():
+        p.add_(torch.randn_like(p) * 0.1)
+    batch = make_batch(STATE)
+    unroll = model.unroll(batch)
+    for t in range(5):
+        predicted, reward, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
+        target = model.slow_encoder({"state": batch.obs["state"][t + 1]})
+        want = (predicted["z"] - target).square().mean(-1)
+        assert torch.allclose(unroll.losses["dynamics"][t], want, atol=1e-6)
+        assert torch.allclose(unroll.losses["reward"][t], (reward - batch.reward[t]) ** 2, atol=1e-5)
+        assert torch.allclose(unroll.next_feature[t], model.encoder({"state": batch.obs["state"][t + 1]}))
+    assert not unroll.next_feature.requires_grad and unroll.feature.requires_grad
+
+
+def test_unknown_next_observation_teaches_nothing():
+    batch = make_batch(STATE)
+    batch.next_valid[3, 2] = False
+    losses = Model(STATE, 0.9, FOWM).unroll(batch).losses
+    assert losses["dynamics"][3, 2] == 0 and losses["dynamics"][3, 1] > 0
+
+
+def test_shift_by_the_pad_is_the_identity_and_zero_is_the_corner():
+    image = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    same = torch.full((2, 2), 4)
+    assert shift(image, same, 4).equal(image)
+    padded = torch.nn.functional.pad(image.float(), (4, 4, 4, 4), mode="replicate").byte()
+    assert shift(image, torch.zeros(2, 2, dtype=torch.long), 4).equal(padded[:, :, :84, :84])
+    assert random_shift(image, 4).shape == image.shape
+
+
+def test_predicted_end_discounts_the_plan():
+    model = Model(STATE, 0.9, Config(hidden_dim=32, predict_end=True))
+    torch.nn.init.zeros_(model.goes_on[-1].weight)
+    _, _, discount = model.step({"z": torch.rand(4, 50)}, torch.zeros(4, 3))
+    assert torch.allclose(discount, torch.full((4,), 0.45))
+    assert "discount" in model.unroll(make_batch(STATE)).losses
+
+
+# ---- options of TD-MPC2
+
+
+def test_simnorm_makes_every_group_sum_to_one():
+    norm = SimNorm(8)
+    assert norm(torch.zeros(2, 3, 16)).eq(1 / 8).all()
+    x = torch.randn(5, 16)
+    torch.testing.assert_close(norm(x).view(5, 2, 8).sum(-1), torch.ones(5, 2))
+    torch.testing.assert_close(norm(x)[:, 8:], x[:, 8:].softmax(-1))
+
+
+@pytest.mark.parametrize("spec", [STATE, PIXELS])
+def test_latents_lie_on_simplices_also_as_the_mean_of_several_observations(spec):
+    model = Model(spec, 0.9, TDMPC2)
+    z = model.encoder({name: value[0] for name, value in make_batch(spec).obs.items()})
+    imagined, _, _ = model.step({"z": z}, torch.zeros(8, spec.action_dim))
+    for latent in (z, imagined["z"]):
+        assert latent.min() > 0
+        torch.testing.assert_close(latent.view(8, 6, 8).sum(-1), torch.ones(8, 6))
+
+
+def test_two_hot_reward_starts_at_zero_and_learns_by_cross_entropy():
+    model, batch, code = Model(STATE, 0.9, TDMPC2), make_batch(STATE), TwoHot(101, 10, "symlog")
+    z = model.encoder({"state": batch.obs["state"][0]})
+    assert model.step({"z": z}, batch.action[0])[1].eq(0).all()
+    torch.nn.init.normal_(model.reward[-1].weight)
+    unroll = model.unroll(batch)
+    for t in range(5):
+        logits = model.reward(torch.cat([unroll.feature[t], batch.action[t]], -1))
+        _, reward, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
+        torch.testing.assert_close(reward, code.decode(logits))
+        want = -(code.encode(batch.reward[t]) * logits.log_softmax(-1)).sum(-1)
+        torch.testing.assert_close(unroll.losses["reward"][t], want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [STATE, PIXELS])
+def test_online_target_is_the_next_feature(spec):
+    model, batch = Model(spec, 0.9, TDMPC2), make_batch(spec)
+    batch.next_valid[3, 2] = False
+    unroll = model.unroll(batch)
+    for t in range(5):
+        predicted, _, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
+        want = (predicted["z"] - unroll.next_feature[t]).square().mean(-1) * batch.next_valid[t]
+        torch.testing.assert_close(unroll.losses["dynamics"][t], want)
+
+
+def test_online_target_needs_no_slow_encoder():
+    model = Model(STATE, 0.9, TDMPC2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.track()
+    assert model.slow_encoder is None and all(p.requires_grad for p in model.parameters())
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"simnorm": 8}, "latent-dim is 50, wanted a multiple of simnorm, 8"),
+        ({"simnorm": 1}, "simnorm is 1, wanted at least 2"),
+        ({"num_bins": 1}, "num-bins is 1, wanted at least 2"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_one_line(field, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        Config(**field)

@@ -1,0 +1,225 @@
+"""What a user starts, as processes that can be broken: one serves the arm, another moves it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tests.stress.faults.claims import claim, until
+from tests.stress.faults.network import Network
+from tests.stress.faults.trace import HOMING, Trace
+from tests.support.paths import ROOT
+
+SETTLED_S = 0.6  # of an episode, before a fault may come
+FAST_MM_S = 150  # that the arm moves at when a fault comes
+CARELESS = [  # full speed from the first episode on
+    word for name in ("explore", "agency", "envelope") for word in (f"--handover.{name}-episodes", "0")
+]
+
+
+class Child:
+    """A process, and what it says, each line with the time at which it came."""
+
+    def __init__(self, words: Sequence[str], env: dict[str, str]):
+        self.process = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, env=env, cwd=ROOT, text=True, start_new_session=True,
+        )  # fmt: skip
+        self.pid, self.lines = self.process.pid, list[tuple[float, str]]()
+        self.ended_s = float("inf")
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as said:
+            for line in said:
+                self.lines.append((time.monotonic(), line.rstrip()))
+
+    def said(self, pattern: str, since_s: float = 0.0) -> tuple[float, re.Match] | None:
+        """When it first said something like that since then, and what; None: not yet.
+
+        Raises:
+            Broken: it never will, for it has ended.
+        """
+        over = self.process.poll() is not None
+        if over:
+            self._thread.join(0.5)
+        for when_s, line in list(self.lines):
+            match = re.search(pattern, line)
+            if match and when_s >= since_s:
+                return when_s, match
+        claim(not over, f"{self} has ended without saying {pattern!r}")
+        return None
+
+    def hears(self, pattern: str, seconds: float = 60, since_s: float = 0.0) -> tuple[float, re.Match]:
+        return until(lambda: self.said(pattern, since_s), seconds, f"{pattern!r} said by {self}")
+
+    def send(self, what: signal.Signals) -> float:
+        """Sends a signal; when."""
+        now_s = time.monotonic()
+        os.kill(self.pid, what)
+        return now_s
+
+    def code(self, seconds: float = 60) -> int:
+        """Its exit code, once it has ended."""
+        until(lambda: self.process.poll() is not None, seconds, f"the end of {self}")
+        self.ended_s = time.monotonic()
+        self._thread.join(0.5)  # others may have its output, too, and go on
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def __str__(self) -> str:
+        last = " | ".join(line for _, line in self.lines[-4:])
+        return f"process {self.pid} (it last said: {last})"
+
+
+class Served:
+    """The watched arm behind a socket, and a network on the way to it."""
+
+    def __init__(self, child: Child, port: int, folder: Path, serving_s: float):
+        self.child, self.folder, self.serving_s = child, folder, serving_s
+        self.run, self.sign = folder / "run", folder / "sign"
+        self.network = Network(port)
+        self.address = f"127.0.0.1:{self.network.port}"
+
+    def trace(self, last: int = 0) -> Trace:
+        return Trace.read(self.folder / "trace", last)
+
+    def order(self, line: str) -> float:
+        """Writes a line to the control file, as a person does; when."""
+        now_s = time.monotonic()
+        (self.folder / "control.new").write_text(line + "\n")
+        (self.folder / "control.new").rename(self.folder / "control")
+        return now_s
+
+    def spoil(self, who: str) -> float:
+        """Turns the weights to NaN that `act`, or that `learn`, where `poison` is at work; when."""
+        now_s = time.monotonic()
+        self.sign.with_suffix(".new").write_text(who)
+        self.sign.with_suffix(".new").rename(self.sign)
+        return now_s
+
+    def in_motion(self, client: Child, latest_s: float = 6, seconds: float = 120) -> None:
+        """Waits until the arm moves fast, in the middle of an episode that began at most so long ago."""
+
+        def fast() -> bool:
+            claim(client.process.poll() is None, f"{client} has ended")
+            trace = self.trace(last=2000)
+            rows, home = trace.rows, np.flatnonzero(trace.rows["what"] == HOMING)
+            if not len(home):
+                return False
+            now_s = float(rows["time_s"][-1])
+            well = SETTLED_S < now_s - rows["time_s"][home[-1]] < latest_s
+            led = len(trace.actions(now_s - 0.25, moving=True)) and now_s > time.monotonic() - 0.03
+            return bool(well and led and trace.mm_s(now_s) > FAST_MM_S)
+
+        until(fast, seconds, f"an arm in motion, moved by {client}")
+
+
+class Rig:
+    """Starts processes; whatever they start in turn, all are gone when it ends, however that comes."""
+
+    def __init__(self, folder: Path, agent: Path | None):
+        folder = folder.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.mark, self._count = folder, f"O2O_FAULTTABLE={uuid.uuid4()}", 0
+        name, _, value = self.mark.partition("=")
+        home = str(folder / "home") if agent is None else os.environ.get("O2O_HOME", "")
+        self.env = os.environ | {
+            name: value, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "O2O_HOME": home,
+        }  # fmt: skip
+        self.agent, self._children = agent or folder / "agent", list[Child]()
+
+    def __enter__(self) -> "Rig":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end()
+
+    def prepare(self) -> None:
+        """Makes the agent, unless there is one."""
+        if self.agent.exists():
+            return
+        child = self.child(
+            "-m", "o2o", "pretrain", "--dataset", "sim-reach", "--preset", "small", "--updates", "300",
+            "--compile", "no", "--threads", "1", "--out", str(self.agent),
+        )  # fmt: skip
+        claim(child.code(600) == 0, f"{child} failed")
+
+    def child(self, *words: str) -> Child:
+        self._children.append(Child(words, self.env))
+        return self._children[-1]
+
+    @contextmanager
+    def serve(self, *flags: str, decisions: int = 100) -> Iterator[Served]:
+        """The arm in a process of its own; afterwards it, and all that it was served to, is gone."""
+        self._count += 1
+        folder = self.folder / f"served-{self._count}"
+        folder.mkdir()
+        child = self.child(
+            "-m", "o2o", "robot", "serve", "--robot", str(Path(__file__).with_name("arm.py")),
+            "--robot.log", str(folder / "trace"), "--robot.decisions", str(decisions), "--show-state",
+            "--port", "0", "--control-file", str(folder / "control"), *flags,
+        )  # fmt: skip
+        with ExitStack() as last:
+            last.callback(self.end)
+            serving_s, match = child.hears(r"^serving .* at .*:(\d+);")
+            served = Served(child, int(match[1]), folder, serving_s)
+            last.callback(served.network.close)
+            yield served
+
+    def finetune(self, served: Served, *flags: str, module: str = "o2o") -> Child:
+        """`o2o finetune`, or with `--resume` more of it, in the one run folder of that server."""
+        if "--resume" not in flags:
+            flags = (
+                "--checkpoint", str(self.agent), "--robot", "remote", "--robot.address", served.address,
+                "--planner.budget-ms", "40", "--episodes", "1000", "--updates-per-step", "0.2",
+                *CARELESS, "--compile", "no", "--threads", "1", *flags,
+            )  # fmt: skip
+        self.env["O2O_FAULT_SIGN"] = str(served.sign)
+        return self.child("-m", module, "finetune", "--out", str(served.run), *flags)
+
+    def mine(self, child: Child | None = None) -> dict[int, str]:
+        """Process number -> command line, of all that was started here and lives, or of a child's own."""
+        found = {}
+        for place in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if place.name.isdigit() and self.mark.encode() in (place / "environ").read_bytes():
+                    state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+                    if state != "Z" and (child is None or int(parent) == child.pid):
+                        words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                        found[int(place.name)] = words.strip()
+        return found
+
+    def learner(self, child: Child, but: int = 0) -> int:
+        """Number of the process that learns beside a robot's, and is not that one; waits for it."""
+
+        def found() -> int:
+            learners = [
+                pid for pid, words in self.mine(child).items() if "o2o.training.learner_main" in words
+            ]
+            return next((pid for pid in learners if pid != but), 0)
+
+        return until(found, 60, f"a learner of {child}")
+
+    def end(self) -> None:
+        """Ends every process that was started here, and whatever these have started."""
+        end_s = time.monotonic() + 10
+        while (left := self.mine()) and time.monotonic() < end_s:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        while self._children:
+            self._children.pop().code(5)

@@ -1,0 +1,106 @@
+"""Robots of a few lines: scripts, sleds, slides, and a scripted operator."""
+
+import time
+
+import gymnasium
+import numpy as np
+
+from o2o.core.timing import Stages
+from o2o.core.transform import Field, Transform
+from o2o.hardware.realtime import Hardware
+from tests.support.paths import POINT_ROBOT
+
+
+class Sled(gymnasium.Env):
+    """Counts its steps in what it shows, pays nothing, and never ends."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
+    metadata = {"command": "displacement", "simulated": True}  # noqa: RUF012
+
+    def __init__(self, lines=None, path=None):
+        self.lines, self.path, self.sent = lines or {}, path, []
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.sent.append(float(action[0]))
+        if self.path and len(self.sent) in self.lines:
+            with self.path.open("a") as file:
+                file.write(self.lines[len(self.sent)] + "\n")
+        return np.full(1, len(self.sent), np.float32), 0.0, False, len(self.sent) == 6, {}
+
+
+POINT = POINT_ROBOT
+
+
+BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
+
+
+class Script:
+    """Stands for an agent: acts as told, and writes down what it was shown."""
+
+    last_plan, price, stages = None, 2.0, Stages()
+
+    def __init__(self, unit=1.0, border=BORDER):
+        self.transform, self.unit, self.shown = border, unit, []
+
+    def start(self, n, seed):
+        self.n = n
+
+    def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
+        self.shown.append((obs["state"].copy(), prev_action.copy(), prev_reward.copy(), first.copy()))
+        return np.full((self.n, 1), self.unit, np.float32)
+
+
+Box = gymnasium.spaces.Box
+
+
+class Time:
+    """A clock that is moved by hand and by sleeping."""
+
+    def __init__(self):
+        self.now_s, self.slept = 0.0, []
+
+    def now(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(round(seconds, 9))
+        self.now_s += seconds
+
+
+class Slide(Hardware):
+    """A sled on a rail: one displacement in, its place out."""
+
+    observation_space = gymnasium.spaces.Dict({"place": Box(-9, 9, (1,), np.float64)})
+    action_space = Box(-0.1, 0.1, (1,), np.float64)
+
+    def __init__(self, hz: float = 50.0, **limits):
+        self.metadata = {**Hardware.metadata, "control_hz": hz, "command": "displacement", "limits": limits}
+        self.place, self.sent, self.stops = 0.0, [], 0
+        self.measured_s: float | None = None
+
+    def observe(self):
+        return {"place": np.array([self.place])}, self.measured_s or time.monotonic()
+
+    def send(self, action):
+        self.sent.append(float(action[0]))
+        self.place += self.sent[-1]
+
+    def stop(self):
+        self.stops += 1
+
+
+class Says:
+    """A person who says one thing after so many looks."""
+
+    def __init__(self, *words):
+        self.words = list(words)
+
+    def read(self):
+        return [word] if self.words and (word := self.words.pop(0)) else []
+
+    def close(self):
+        self.closed = True

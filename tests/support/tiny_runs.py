@@ -1,0 +1,53 @@
+"""Builds configs of runs that last a second, of the point robot."""
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import o2o
+from o2o.agent.agent import AgentConfig
+from o2o.agent.critic import CriticConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import BehaviourConfig
+from o2o.core import checkpoint
+from o2o.data.online_dataset import Online
+from o2o.models import tdmpc
+from tests.support.paths import POINT_ROBOT
+
+ROBOT = POINT_ROBOT
+
+
+TINY = AgentConfig(
+    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    critic=CriticConfig(hidden_dim=16),
+    behaviour=BehaviourConfig(hidden_dim=16),
+    planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),
+    batch_size=16,
+)
+
+
+def pretrain_config(dataset: Path, out: Path, **changes) -> o2o.PretrainConfig:
+    config = o2o.PretrainConfig(
+        dataset=str(dataset), robot=ROBOT, agent=TINY, updates=12, out=out, device="cpu", threads=1,
+        log_every=4, checkpoint_every=4,
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
+    config = o2o.FinetuneConfig(
+        checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2
+    )
+    return replace(config, **changes)
+
+
+def same(a: Path, b: Path) -> None:
+    (left, one), (right, two) = (checkpoint.load(folder / "checkpoint") for folder in (a, b))
+    assert left.keys() == right.keys()
+    assert [name for name in left if not left[name].equal(right[name])] == []
+    assert one == two
+
+
+def episodes_of(run: Path):
+    with closing(Online(run / "online")) as own:
+        return [own.read(number) for number in range(len(own))]

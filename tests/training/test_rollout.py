@@ -1,0 +1,232 @@
+"""An agent on its robots: what was done is what is kept, whoever is asked, however many at a time."""
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from o2o.agent.planner.mppi import Plan
+from o2o.core.errors import RobotError, StorageError, UsageError
+from o2o.core.transform import Field, Transform
+from o2o.data.step_record import to_episode
+from o2o.hardware.guard import Guard
+from o2o.hardware.selection import RobotChoice, attach
+from o2o.training.rollout import play
+from tests.support.robots import BORDER, POINT, Script
+
+
+class Counter(gymnasium.Env):
+    """Shows scene + steps, does half of what it is told, pays one, and ends after `length` steps."""
+
+    def __init__(self, length=4, terminates=False):
+        self.observation_space = gymnasium.spaces.Box(-1e9, 1e9, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.length, self.terminates = length, terminates
+
+    def reset(self, *, seed=None, options=None):
+        self.seed, self.steps = seed, 0
+        return np.array([seed], np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps == self.length + self.seed % 3
+        info = {"executed_action": action / 2, "success": self.steps == 2, "takeover": self.steps == 3}
+        ends = (over and self.terminates, over and not self.terminates)
+        return np.array([self.seed + self.steps], np.float32), 1.0, *ends, info
+
+    def render(self):
+        return np.full((4, 6, 3), self.steps, np.uint8)
+
+
+def go(seeds=(0,), num_robots=1, agent=None, length=4, terminates=False, **flags):
+    agent = agent or Script()
+    robots = [Guard(Counter(length, terminates)) for _ in range(num_robots)]
+    return agent, play(agent, robots, seeds, seed=0, **flags)  # type: ignore[arg-type]
+
+
+def test_the_executed_action_is_stored_and_is_what_the_belief_is_told():
+    """The agent asks for 2, the guard allows 1, the robot does 0.5: a quarter of the model's range."""
+    agent, (played,) = go()
+    assert played.episode.action.tolist() == [[0.5]] * 4 and played.num_clipped == 4
+    prev_actions = [float(prev[0, 0]) for _, prev, _, _ in agent.shown]
+    assert prev_actions == pytest.approx([0.0, 0.25, 0.25, 0.25])
+    assert [bool(first[0]) for *_, first in agent.shown] == [True, False, False, False]
+
+
+def test_rewards_are_kept_raw_and_shown_scaled():
+    agent, (played,) = go()
+    assert played.episode.reward.tolist() == [1.0] * 4 and played.episode.episode_return == 4.0
+    assert [float(reward[0]) for _, _, reward, _ in agent.shown] == [0.0, 9.0, 9.0, 9.0]
+
+
+def test_observations_are_kept_raw_one_more_than_actions():
+    border = replace(BORDER, fields={"state": Field((1,), mean=(1.0,), std=(2.0,))})
+    agent, (played,) = go(seeds=[3], agent=Script(border=border))
+    assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
+    assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
+
+
+def test_what_was_meant_and_who_moved_the_robot_are_columns_beside_what_was_done():
+    """The agent asks for 2 in physical units; a human takes over in the third step."""
+    infos = go()[1][0].episode.infos
+    assert infos["intended_action"].tolist() == [[0], [2], [2], [2], [2]]
+    assert infos["takeover"].tolist() == [False, False, False, True, False]
+    assert infos["success"].tolist() == [False, False, True, False, False]
+    assert (np.diff(infos["time_s"]) >= 0).all() and (np.diff(infos["monotonic_s"]) > 0).all()
+
+
+def test_the_clock_of_a_simulator_is_its_own():
+    robot = Guard(Counter())
+    robot.simulated, robot.control_hz = True, 10.0
+    (played,) = play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
+    assert np.diff(played.episode.infos["time_s"]) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_every_row_is_written_before_the_next_action_is_decided():
+    rows, agent = [], Script()
+    written = []
+    decide = agent.act
+
+    def act(*args):
+        written.append(len(rows))
+        return decide(*args)
+
+    agent.act = act
+    _, (played,) = go(agent=agent, write=rows.append)
+    assert written == [1, 2, 3, 4] and len(rows) == 5
+    assert np.array_equal(to_episode(rows).action, played.episode.action)
+    assert [bool(row["truncated"]) for row in rows] == [False] * 4 + [True]
+
+
+def test_all_that_the_robot_shows_is_written_the_agent_sees_its_share():
+    class Camera(Counter):
+        def __init__(self):
+            super().__init__()
+            boxes = {"state": self.observation_space, "extra": gymnasium.spaces.Box(-1, 1, (2,), np.float32)}
+            self.observation_space = gymnasium.spaces.Dict(boxes)
+
+        def reset(self, **how):
+            obs, info = super().reset(**how)
+            return {"state": obs, "extra": np.ones(2, np.float32)}, info
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return {"state": obs, "extra": np.ones(2, np.float32)}, *rest
+
+    for write, names in ((None, ["state"]), (lambda row: None, ["state", "extra"])):
+        (played,) = play(Script(), [Guard(Camera())], [0], seed=0, write=write)  # type: ignore[arg-type]
+        assert sorted(played.episode.obs) == sorted(names)
+
+
+def test_a_disk_that_is_full_stops_the_robot_at_once():
+    robot, stopped = Counter(), []
+    robot.stop = lambda: stopped.append(robot.steps)
+    rows = []
+
+    def write(row):
+        if len(rows) == 2:
+            raise StorageError("cannot write journal: no space left on device")
+        rows.append(row)
+
+    with pytest.raises(StorageError, match="no space left"):
+        play(Script(), [Guard(robot)], [0], seed=0, write=write)  # type: ignore[arg-type]
+    assert stopped == [2] and robot.steps == 2
+
+
+@pytest.mark.parametrize("num_robots", [1, 2, 3, 5, 9])
+def test_results_keep_the_order_of_the_scenes_for_any_number_of_robots(num_robots):
+    scenes = [12, 3, 7, 5, 10]
+    _, played = go(scenes, num_robots)
+    assert [p.seed for p in played] == scenes
+    assert [p.episode.obs["state"][0, 0] for p in played] == scenes
+    assert [len(p.episode) for p in played] == [4 + seed % 3 for seed in scenes]
+
+
+def test_success_of_any_step_counts():
+    assert go()[1][0].episode.success is True
+    assert go(length=1)[1][0].episode.success is False
+
+
+@pytest.mark.parametrize(
+    ("terminates", "max_steps", "want"),
+    [
+        (True, None, (4, True, False)),
+        (False, None, (4, False, True)),
+        (True, 2, (2, False, True)),
+        (True, 4, (4, True, False)),
+        (True, 9, (4, True, False)),
+    ],
+)
+def test_a_cut_is_a_truncation_and_never_a_termination(terminates, max_steps, want):
+    _, (played,) = go(terminates=terminates, max_steps=max_steps)
+    assert (len(played.episode), played.episode.terminated, played.episode.truncated) == want
+
+
+def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
+    _, played = go([0, 3, 6], num_robots=2, num_films=2)
+    assert [len(p.frames) for p in played] == [5, 5, 0]
+    assert [int(frame[0, 0, 0]) for frame in played[1].frames] == [0, 1, 2, 3, 4]
+
+
+def test_a_policy_has_no_plan_to_report():
+    _, (played,) = go()
+    assert played.metrics() == {"num_clipped": 4}
+
+
+# ---- attaching
+
+
+def border(**changes) -> Transform:
+    return replace(Transform({"state": Field((2,))}, (-0.1,) * 2, (0.1,) * 2, control_hz=10.0), **changes)
+
+
+def test_a_robot_that_fits_is_attached():
+    robot = attach(border(), RobotChoice(POINT, action_repeat=1))
+    assert robot.shapes == {"state": (2,)} and robot.control_hz == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeat", "said"),
+    [
+        ({"control_hz": 5.0}, 1, "--action-repeat 2 slows the robot down"),
+        ({"control_hz": 10.0}, 2, r"resample-hz 5 thins the data out"),
+        ({"fields": {"pose": Field((2,))}}, 1, r"observation 'pose' \(2,\) is missing"),
+        ({"fields": {"state": Field((3,))}}, 1, r"'state' is \(2,\), wanted \(3,\)"),
+        ({"action_low": (-1.0,), "action_high": (1.0,)}, 1, "2 actions, wanted 1"),
+    ],
+)
+def test_a_robot_that_differs_is_refused_with_what_would_help(changes, repeat, said):
+    with pytest.raises(UsageError, match=said):
+        attach(border(**changes), RobotChoice(POINT, action_repeat=repeat))
+
+
+def test_holding_actions_brings_a_fast_robot_to_the_rate_of_the_data():
+    assert attach(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
+
+
+def test_a_robot_that_fails_in_an_episode_is_one_error():
+    robot = Guard(Counter())
+    robot.env.step = lambda action: 1 / 0
+    with pytest.raises(RobotError, match="ZeroDivisionError"):
+        play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
+
+
+def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
+    class Hurried(Script):
+        """Has time for 3 iterations at every second decision."""
+
+        def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
+            even = len(self.shown) % 2 == 0
+            value = torch.full((self.n,), 5.0 if even else float("nan"))
+            self.last_plan = Plan(value, value, value, value / 10, value > 0, 3 if even else 0, 1.0)
+            return super().act(obs, prev_action, prev_reward, first, explore, plan, trace, leash)
+
+    _, (played,) = go(agent=Hurried())
+    assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5
+    assert played.metrics()["plan/iterations"] == 1.5
+    assert played.metrics()["plan/spread"] == played.metrics()["plan/spread_p95"] == 0.25
+    assert played.metrics()["plan/penalty_share"] == pytest.approx(0.5 / (0.5 + 5.5))
+    _, (played,) = go()
+    assert "plan/value" not in played.metrics()
