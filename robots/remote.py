@@ -20,7 +20,7 @@ from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import RobotConfig
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote import protocol
-from o2o.hardware.remote.handshake import understand
+from o2o.hardware.remote.handshake import decode_spec
 from o2o.hardware.remote.realtime_sim import rest
 
 LONGEST_PAUSE_S = 0.5  # between two attempts to connect again
@@ -97,7 +97,7 @@ class Remote(Hardware):
         self._between = True  # two episodes: that the robot then holds is no news
         self.num_lost = 0
         self._told = self._connect()
-        self.observation_space, self._box, told = understand(self._told.fields)
+        self.observation_space, self._box, told = decode_spec(self._told.fields)
         self.action_space = self._box
         self.metadata = {**told, "simulated": False, "real_time": True}
         self._most = int(told.get("max_decisions", 0))

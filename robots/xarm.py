@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.latest import Newest
+from o2o.hardware.latest import LatestValue
 from o2o.hardware.realtime import Hardware
 
 POSITION, VELOCITY = 0, 5  # modes of the controller
@@ -112,7 +112,7 @@ class Arm(Hardware):
         self._ready(VELOCITY)
         self._do("set_gripper_enable", True)
         self._do("set_gripper_mode", 0)
-        self._place = Newest(self._read, "the xArm", period_s=0.01)
+        self._place = LatestValue(self._read, "the xArm", period_s=0.01)
         self._eye = _camera(config) if config.camera >= 0 else None
 
     def observe(self):
@@ -183,7 +183,7 @@ class Arm(Hardware):
         return value
 
 
-def _camera(config: Config) -> Newest[np.ndarray]:
+def _camera(config: Config) -> LatestValue[np.ndarray]:
     try:
         cv2 = importlib.import_module("cv2")
     except ModuleNotFoundError as error:
@@ -199,4 +199,4 @@ def _camera(config: Config) -> Newest[np.ndarray]:
         square = picture[top : top + side, left : left + side, ::-1]  # blue, green, red -> red, green, blue
         return cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=cv2.INTER_AREA)
 
-    return Newest(read, f"camera {config.camera}")
+    return LatestValue(read, f"camera {config.camera}")

@@ -15,16 +15,16 @@ from o2o.agent.critic import Critic, CriticConfig
 from o2o.agent.cuda_graph import Captured
 from o2o.agent.imagination import Imagination, ImaginationConfig
 from o2o.agent.loss_balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
-from o2o.agent.optimizer import Optimiser, OptimiserConfig
-from o2o.agent.planner.mppi import MPPI, Plan, PlannerConfig, leashed
-from o2o.agent.policy import AWR, BehaviourConfig
+from o2o.agent.optimizer import Optimizer, OptimizerConfig
+from o2o.agent.planner.mppi import MPPI, Plan, PlannerConfig, limit_policy_deviation
+from o2o.agent.policy import AWRPolicy, PolicyConfig
 from o2o.core import plugins
 from o2o.core.compute import compiled
 from o2o.core.config import at_least, at_most, from_dict, to_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
@@ -39,7 +39,7 @@ class AgentConfig:
         model: world model, a name from `o2o list` or a path ending in .py.
         world: options of that model.
         critic: options of the critic.
-        behaviour: options of the policy.
+        policy: options of the policy.
         imagination: whether the policy also learns inside the model, and how.
         planner: options of the planner.
         balance: loss weights: given, or learned.
@@ -50,14 +50,14 @@ class AgentConfig:
         discount: of one decision; FOWM 0.9, 0.99 (D4RL); 0: by length.
         rho: step t weighs rho^t; TD-MPC 0.5.
         learning_rate: of all that learns; TD-MPC 3e-4.
-        optimiser: how gradients become steps; model with critic, policy, and its value apart.
+        optimizer: how gradients become steps; model with critic, policy, and its value apart.
         precision: of products; sums are float32.
     """
 
     model: str = "tdmpc"
     world: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
     critic: CriticConfig = CriticConfig()
-    behaviour: BehaviourConfig = BehaviourConfig()
+    policy: PolicyConfig = PolicyConfig()
     imagination: ImaginationConfig = ImaginationConfig()
     planner: PlannerConfig = PlannerConfig()
     balance: Literal["fixed", "harmony"] = "fixed"
@@ -68,7 +68,7 @@ class AgentConfig:
     discount: float = 0.9
     rho: float = 0.5
     learning_rate: float = 3e-4
-    optimiser: OptimiserConfig = OptimiserConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
@@ -121,30 +121,30 @@ class Agent:
         with Stream(derive(seed, "init"), torch.device("cpu")).use():
             model = module.Model(spec, config.discount, config.world)
             critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
-            behaviour = AWR(model.feature_dim, spec.action_dim, config.behaviour)
+            policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
             imagination = None
             if config.imagination.steps:
                 price, sizes = config.planner.price, (model.feature_dim, config.discount)
                 imagination = Imagination(*sizes, price, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
-        self.behaviour, self.imagination = behaviour.to(self.device), imagination
+        self.policy, self.imagination = policy.to(self.device), imagination
         self.balance = BALANCERS[config.balance](config.weights).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
         self.parts = {
             "model": self.model, "critic": self.critic,
-            "behaviour": self.behaviour, "balance": self.balance,
+            "policy": self.policy, "balance": self.balance,
         }  # fmt: skip
-        groups = {"world": [self.model, self.critic], "policy": [self.behaviour]}
+        groups = {"world": [self.model, self.critic], "policy": [self.policy]}
         if self.imagination:
             self.parts["imagination"] = self.imagination
             groups["value"] = [self.imagination]
-        self.optimisers = {
-            name: Optimiser(_trainable(parts), config.learning_rate, config.optimiser)
+        self.optimizers = {
+            name: Optimizer(_trainable(parts), config.learning_rate, config.optimizer)
             for name, parts in groups.items()
         }
         if config.balance == "harmony":
-            self.optimisers["balance"] = Optimiser(self.balance.parameters(), SIGMA_RATE, PLAIN)
+            self.optimizers["balance"] = Optimizer(self.balance.parameters(), SIGMA_RATE, PLAIN)
         on_gpu = self.device.type == "cuda"
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
         self._objective = compiled(self.objective) if compile else self.objective
@@ -158,7 +158,7 @@ class Agent:
         self.belief: State = {}
         self.memory: Tensor | None = None
         self.last_plan: Plan | None = None
-        self.stages = Stages()
+        self.stages = StageTimer()
 
     # ---- learning
 
@@ -179,10 +179,10 @@ class Agent:
     def descend(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """The gradient step of `update`, without its slow copies. Never waits for the device."""
         total, losses, priority = self._objective(batch)
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
         total.backward()
-        return {**losses, **self.optimise()}, priority
+        return {**losses, **self.step_optimizers()}, priority
 
     def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """What a gradient step lowers, the losses in it and their balance, and the priorities (B,)."""
@@ -191,9 +191,9 @@ class Agent:
         losses = {f"loss/{name}": loss.detach() for name, loss in {**world, **policy}.items()}
         return balanced + sum(policy.values()), losses | balance, priority
 
-    def optimise(self) -> dict[str, Tensor]:
+    def step_optimizers(self) -> dict[str, Tensor]:
         """Clips the gradients and steps; the norms before clipping."""
-        return {f"grad_norm/{name}": optimiser.step() for name, optimiser in self.optimisers.items()}
+        return {f"grad_norm/{name}": optimizer.step() for name, optimizer in self.optimizers.items()}
 
     def track(self, batch: Batch) -> None:
         """Moves every slow copy, after the step on that batch."""
@@ -230,10 +230,10 @@ class Agent:
         with self.precision():
             unroll = self.model.unroll(batch)
             critic, td_error = self.critic.losses(unroll, batch)
-            policy = self.behaviour.losses(self.critic, unroll, batch)
+            policy = self.policy.losses(self.critic, unroll, batch)
             if self.imagination:
                 policy = {name: self.imagination.anchor() * loss for name, loss in policy.items()}
-                policy |= self.imagination.losses(self.model, self.critic, self.behaviour, unroll, batch)
+                policy |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
         world = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
@@ -250,7 +250,7 @@ class Agent:
     def start(self, n: int, seed: int) -> None:
         """Forgets what it saw: n robots start an episode. The seed fixes every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
-        self.stages = Stages()
+        self.stages = StageTimer()
         self.acting.seed(seed)
 
     @property
@@ -280,7 +280,7 @@ class Agent:
         explore: float = 0.0,
         plan: bool = True,
         trace: bool = False,
-        leash: float = math.inf,
+        max_policy_deviation: float = math.inf,
     ) -> np.ndarray:
         """Actions for N robots, and the belief moved on.
 
@@ -292,7 +292,7 @@ class Agent:
             explore: share of the noise to explore with.
             plan: search with the planner; else the policy acts alone.
             trace: let `last_plan` say how it was found.
-            leash: how far the planner may lead away from the policy, each entry in [-1, 1].
+            max_policy_deviation: how far the planner may lead away from the policy, each entry in [-1, 1].
         Returns:
             (N, A) float32 in [-1, 1].
         """
@@ -306,14 +306,16 @@ class Agent:
             with self.stages("plan"):
                 if not plan:
                     self.last_plan = None
-                    return self.behaviour.act(self.model.feature(self.belief), explore).cpu().numpy()
+                    return self.policy.act(self.model.feature(self.belief), explore).cpu().numpy()
                 thought = self._plan(
-                    self.belief, self.model, self.critic, self.behaviour, self.memory, begin, explore, trace
+                    self.belief, self.model, self.critic, self.policy, self.memory, begin, explore, trace
                 )
                 self.last_plan, self.memory = thought, thought.memory
                 action = thought.action
-                if leash < math.inf:
-                    action = leashed(action, self.behaviour.act(self.model.feature(self.belief)), leash)
+                if max_policy_deviation < math.inf:
+                    action = limit_policy_deviation(
+                        action, self.policy.act(self.model.feature(self.belief)), max_policy_deviation
+                    )
                 return action.cpu().numpy()
 
     # ---- saving
@@ -323,8 +325,8 @@ class Agent:
         tensors = {}
         for part, module in self.parts.items():
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
-        for group, optimiser in self.optimisers.items():
-            tensors |= {f"optimiser.{group}.{name}": value for name, value in optimiser.state().items()}
+        for group, optimizer in self.optimizers.items():
+            tensors |= {f"optimiser.{group}.{name}": value for name, value in optimizer.state().items()}
         streams = {"learning": self.learning, "acting": self.acting}
         for name, stream in streams.items():
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
@@ -353,8 +355,8 @@ class Agent:
             if wrong:
                 raise UsageError(f"checkpoint does not fit the {part}: {wrong}")
             module.load_state_dict(own)
-        for group, optimiser in self.optimisers.items():
-            optimiser.load_state(_under(tensors, f"optimiser.{group}"))
+        for group, optimizer in self.optimizers.items():
+            optimizer.load_state(_under(tensors, f"optimiser.{group}"))
         self.learning.load_state(_under(tensors, "stream.learning"))
         self.acting.load_state(_under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
-from o2o.nn.blocks import Ensemble, Slow
+from o2o.nn.blocks import Ensemble, TargetNetwork
 from o2o.nn.two_hot import code
 from o2o.nn.world_model import Unroll
 
@@ -32,8 +32,8 @@ class CriticConfig:
         num_q: members of the Q-ensemble; FOWM 5.
         hidden_dim: width of each member; FOWM 512.
         expectile: of Q that V estimates; FOWM 0.9 (xArm, AntMaze), 0.7 (Hopper).
-        slow_rate: step of the slow Qs towards the Qs; FOWM 0.01.
-        slow_every: updates between two such steps; FOWM 2.
+        target_rate: step of the slow Qs towards the Qs; FOWM 0.01.
+        target_every: updates between two such steps; FOWM 2.
         num_bins: of Q's two-hot code, evenly from -10 to 10 in symlog; TD-MPC2 101. 0: Q is a plain number
             with a squared error, as in FOWM.
         prior: spread that the members begin with, in units of the scaled return: size of a random function
@@ -45,16 +45,16 @@ class CriticConfig:
     num_q: int = 5
     hidden_dim: int = 512
     expectile: float = 0.9
-    slow_rate: float = 0.01
-    slow_every: int = 2
+    target_rate: float = 0.01
+    target_every: int = 2
     num_bins: int = 0
     prior: float = 0.0
     keep: float = 1.0
 
     def __post_init__(self):
-        at_least(self, num_q=1, hidden_dim=1, expectile=0, slow_rate=0, slow_every=1, prior=0, keep=0)
+        at_least(self, num_q=1, hidden_dim=1, expectile=0, target_rate=0, target_every=1, prior=0, keep=0)
         at_least(self, num_bins=2 if self.num_bins else 0)
-        at_most(self, expectile=1, slow_rate=1, keep=1)
+        at_most(self, expectile=1, target_rate=1, keep=1)
 
 
 class Critic(nn.Module):
@@ -67,7 +67,7 @@ class Critic(nn.Module):
         sizes = feature_dim + action_dim, config.hidden_dim, self.code.width
         self.q_heads = Ensemble(config.num_q, *sizes, zero_output=True)
         self.v_head = Ensemble(1, feature_dim, config.hidden_dim, 1, zero_output=False)
-        self.slow_q_heads = Slow(self.q_heads, config.slow_rate, config.slow_every)
+        self.target_q_heads = TargetNetwork(self.q_heads, config.target_rate, config.target_every)
         self.prior_heads = None
         if config.prior:  # last, so that with and without it all else begins with the same weights
             self.prior_heads = Ensemble(config.num_q, *sizes[:2], 1, zero_output=False).requires_grad_(False)
@@ -75,7 +75,7 @@ class Critic(nn.Module):
 
     def q(self, feature: Tensor, action: Tensor, slow: bool = False, members: Tensor | None = None) -> Tensor:
         """(E, ...) of feature (..., F) and action (..., A); only `members` if they are named."""
-        heads = self.slow_q_heads if slow else self.q_heads
+        heads = self.target_q_heads if slow else self.q_heads
         joint = torch.cat([feature, action], -1)
         learned = self.code.decode(heads(joint, members))
         return learned if self.prior_heads is None else learned + self._prior(joint, members)
@@ -133,7 +133,7 @@ class Critic(nn.Module):
 
     def track(self) -> None:
         """Moves the slow copies; called after every optimiser step."""
-        self.slow_q_heads.track(self.q_heads)
+        self.target_q_heads.track(self.q_heads)
 
 
 def spread(q: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from o2o.agent.planner.imagine import Roll, roll
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
-from o2o.nn.blocks import Slow, mlp, zero_last
+from o2o.nn.blocks import TargetNetwork, mlp, zero_last
 from o2o.nn.distribution import Normal
 from o2o.nn.two_hot import code
 from o2o.nn.world_model import State, Unroll
@@ -38,12 +38,12 @@ class ImaginationConfig:
             it always counts (Dreamer).
         scale_returns: divide by the range of imagined returns, 5th to 95th percentile, if over 1 (DreamerV3).
         num_bins: of the value's two-hot code; 0: half a squared error (DreamerV2); DreamerV3 255.
-        slow_rate: step of the slow value towards the value; DreamerV2 1, DreamerV3 0.02.
-        slow_every: updates between two such steps; DreamerV2 100, DreamerV3 1.
-        slow_returns: the returns are built on the slow value (DreamerV2), not on the value (DreamerV3).
-        slow_weight: of the value's loss against the slow value; DreamerV2 0, DreamerV3 1.
+        target_rate: step of the slow value towards the value; DreamerV2 1, DreamerV3 0.02.
+        target_every: updates between two such steps; DreamerV2 100, DreamerV3 1.
+        target_returns: the returns are built on the slow value (DreamerV2), not on the value (DreamerV3).
+        target_weight: of the value's loss against the slow value; DreamerV2 0, DreamerV3 1.
         replay_weight: of the value's loss on recorded rewards; DreamerV2 0, DreamerV3 0.3.
-        anchor: weight of regression to recorded actions (`behaviour`) beside imagination.
+        anchor: weight of regression to recorded actions (`policy`) beside imagination.
         anchor_updates: on the robot's own data, over which the anchor goes to `anchor_end`; 0: it stays.
         anchor_end: weight after them.
     """
@@ -56,20 +56,20 @@ class ImaginationConfig:
     entropy_floor: float | None = None
     scale_returns: bool = False
     num_bins: int = 0
-    slow_rate: float = 1.0
-    slow_every: int = 100
-    slow_returns: bool = True
-    slow_weight: float = 0.0
+    target_rate: float = 1.0
+    target_every: int = 100
+    target_returns: bool = True
+    target_weight: float = 0.0
     replay_weight: float = 0.0
     anchor: float = 1.0
     anchor_updates: int = 0
     anchor_end: float = 0.0
 
     def __post_init__(self):
-        at_least(self, steps=0, hidden_dim=1, trace=0, entropy=0, slow_rate=0, slow_every=1)
+        at_least(self, steps=0, hidden_dim=1, trace=0, entropy=0, target_rate=0, target_every=1)
         at_least(self, num_bins=2 if self.num_bins else 0)
-        at_least(self, slow_weight=0, replay_weight=0, anchor=0, anchor_updates=0, anchor_end=0)
-        at_most(self, trace=1, slow_rate=1)
+        at_least(self, target_weight=0, replay_weight=0, anchor=0, anchor_updates=0, anchor_end=0)
+        at_most(self, trace=1, target_rate=1)
 
 
 class Imagination(nn.Module):
@@ -97,7 +97,7 @@ class Imagination(nn.Module):
         self.register_buffer("price", torch.tensor(float(price)), persistent=False)
         self.code = code(config.num_bins, "raw", weight=0.5)
         self.value_net = zero_last(mlp(feature_dim, config.hidden_dim, self.code.width))
-        self.slow_value_net = Slow(self.value_net, config.slow_rate, config.slow_every)
+        self.slow_value_net = TargetNetwork(self.value_net, config.target_rate, config.target_every)
         for name in ("low", "high", "num_online"):
             self.register_buffer(name, torch.zeros(()))
 
@@ -111,25 +111,25 @@ class Imagination(nn.Module):
         done = (self.num_online / max(cfg.anchor_updates, 1)).clamp(max=1.0 if cfg.anchor_updates else 0.0)
         return cfg.anchor + (cfg.anchor_end - cfg.anchor) * done
 
-    def losses(self, model, critic, behaviour, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, model, critic, policy, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """`actor` and `value`, each (T, B), an entry for the future that begins there.
 
-        `actor` leaves gradients in `behaviour` alone; `value` leaves them in the value and, where it is
+        `actor` leaves gradients in `policy` alone; `value` leaves them in the value and, where it is
         fitted to recorded rewards, in `unroll.feature`.
         """
         cfg, shape = self.config, batch.reward.shape
         dream = _Dream(model, critic, self)
         if cfg.gradient == "dynamics":
             frozen = {name: weight.detach() for name, weight in dream.named_parameters()}
-            dreamt = functional_call(dream, frozen, (unroll.starts, behaviour))
+            dreamt = functional_call(dream, frozen, (unroll.starts, policy))
         else:
             with torch.no_grad():
-                dreamt = dream(unroll.starts, behaviour)
+                dreamt = dream(unroll.starts, policy)
         rolled, returns = dreamt.roll, dreamt.returns
         weight = dreamt.weight  # (H, M)
         scale = self._scale(returns.detach(), batch.valid.flatten()) if cfg.scale_returns else 1.0
         seen = rolled.feature[:-1].detach()
-        chances = behaviour.distribution(seen)
+        chances = policy.distribution(seen)
         if cfg.gradient == "dynamics":
             objective = returns / scale
         else:
@@ -151,10 +151,10 @@ class Imagination(nn.Module):
         """(...) how far the value of feature (..., F) is from `target` (...), maybe also from the slow."""
         out = self.value_net(feature)
         loss = self.code.loss(out, target)
-        if self.config.slow_weight:
+        if self.config.target_weight:
             with torch.no_grad():
                 slow = self.value(feature, slow=True)
-            loss = loss + self.config.slow_weight * self.code.loss(out, slow)
+            loss = loss + self.config.target_weight * self.code.loss(out, slow)
         return loss
 
     def _bonus(self, chances: Normal, weight: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class Imagination(nn.Module):
     def _replayed(self, unroll: Unroll, batch: Batch, returns: Tensor) -> Tensor:
         """(T, B) loss of the value on recorded rewards, bootstrapped with imagined returns."""
         with torch.no_grad():
-            beyond = self.value(unroll.next_feature[-1], slow=self.config.slow_returns)
+            beyond = self.value(unroll.next_feature[-1], slow=self.config.target_returns)
             after = torch.cat([returns[0].view(batch.reward.shape)[1:], beyond[None]])  # (T, B)
             goes_on = torch.cat([batch.valid[1:], torch.zeros_like(batch.valid[:1])])
             decay = self.discount * (~batch.terminated).float()
@@ -210,16 +210,16 @@ class _Dream(nn.Module):
         super().__init__()
         self.model, self.critic, self.imagination = model, critic, imagination
 
-    def forward(self, starts: State, behaviour) -> _Dreamt:
+    def forward(self, starts: State, policy) -> _Dreamt:
         cfg, drawn = self.imagination.config, []
 
         def act(step: int, feature: Tensor) -> Tensor:
-            drawn.append(behaviour.distribution(feature.detach()).sample())
+            drawn.append(policy.distribution(feature.detach()).sample())
             return drawn[-1] + (drawn[-1].clamp(-1, 1) - drawn[-1]).detach()
 
         rolled = roll(self.model, starts, cfg.steps, act)
         doubt = self.critic.uncertainty(rolled.feature[:-1], rolled.action)  # (H, M)
-        value = self.imagination.value(rolled.feature, slow=cfg.slow_returns)  # (H+1, M)
+        value = self.imagination.value(rolled.feature, slow=cfg.target_returns)  # (H+1, M)
         reward = rolled.reward - self.imagination.price * doubt
         returns = trace_returns(reward, rolled.decay, value[1:], cfg.trace)
         one = torch.ones_like(rolled.decay[:1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from o2o.agent.optimizer import OptimiserConfig
+from o2o.agent.optimizer import OptimizerConfig
 
 HARMONISED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
 ROUNDING = 1e-6  # a loss so far under zero still counts as zero
@@ -14,7 +14,7 @@ ROUNDING = 1e-6  # a loss so far under zero still counts as zero
 # The reference moves ln sigma with the model's optimiser. Here it has one of its own, without the decay and
 # the clips of the others: they measure a parameter by its length, and ln sigma starts at 0. It also has a
 # rate of its own: the reference's 3e-4 has 250,000 updates to bring sigma where it belongs, ours thousands.
-PLAIN = OptimiserConfig(clip_norm=0.0)
+PLAIN = OptimizerConfig(clip_norm=0.0)
 SIGMA_RATE = 0.01
 
 

@@ -17,7 +17,7 @@ MIN_LENGTH = 1e-3  # of a parameter, when its gradient is measured by it; Dreame
 
 
 @dataclass(frozen=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """How gradients become steps. Defaults are TD-MPC's: Adam on gradients of a bounded norm.
 
     Attributes:
@@ -45,7 +45,7 @@ class OptimiserConfig:
         at_most(self, weight_decay=1)
 
 
-class Optimiser:
+class Optimizer:
     """One group of parameters and the rule that moves them. Never waits for the device.
 
     Attributes:
@@ -53,7 +53,7 @@ class Optimiser:
         rule: torch's optimiser; it keeps the moments.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, config: OptimiserConfig):
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, config: OptimizerConfig):
         self.parameters: list[Tensor] = list(parameters)
         self.learning_rate, self.config = learning_rate, config
         device = self.parameters[0].device

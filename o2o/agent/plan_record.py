@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.agent.planner.mppi import Trace, elite_weights
+from o2o.agent.planner.mppi import SearchTrace, elite_weights
 from o2o.data.plan_store import Plans
 
 MOST = 128  # candidates that are kept of a decision, unless its elites are more
@@ -21,7 +21,7 @@ CANDIDATES = {  # the axis of what has one entry a candidate
 
 
 @dataclass(frozen=True)
-class Moment:
+class PlanRecord:
     """What one robot's planner thought at one moment. Values are in units of the scaled reward.
 
     S candidates are kept of those in the last iteration of the search: all elites, and others evenly.
@@ -102,7 +102,7 @@ class Moment:
 
 
 @torch.no_grad()
-def examine(agent: Agent, trace: Trace, asked: Tensor, took_ms: float = np.nan) -> list[Moment]:
+def record_plan(agent: Agent, trace: SearchTrace, asked: Tensor, took_ms: float = np.nan) -> list[PlanRecord]:
     """Takes a plan apart, one moment a robot. The agent's random streams stay as they are.
 
     Args:
@@ -141,30 +141,30 @@ def examine(agent: Agent, trace: Trace, asked: Tensor, took_ms: float = np.nan) 
         "took_ms": np.array(took_ms, np.float32),
     }
     return [
-        Moment(**{name: value[i] for name, value in arrays.items()}, **shared) for i in range(len(places))
+        PlanRecord(**{name: value[i] for name, value in arrays.items()}, **shared) for i in range(len(places))
     ]
 
 
-def keeper(
+def plan_writer(
     plans: Plans, agent: Agent, seeds: Sequence[int], first: int = 0
-) -> Callable[[int, list[Moment]], None]:
+) -> Callable[[int, list[PlanRecord]], None]:
     """What `rollout.play` wants as `record`: writes each episode, numbered from `first` as its seed lies."""
 
-    def keep(seed: int, moments: list[Moment]) -> None:
+    def keep(seed: int, moments: list[PlanRecord]) -> None:
         facts = {"seed": seed, "updates": agent.num_updates}
         plans.add(first + seeds.index(seed), pack(moments), facts)
 
     return keep
 
 
-def pack(moments: list[Moment]) -> dict[str, np.ndarray]:
+def pack(moments: list[PlanRecord]) -> dict[str, np.ndarray]:
     """name -> (T, ...) of the moments of an episode, for a file.
 
     A shorter search is padded: a planner that has to keep to a time makes now more iterations, now fewer, and
     `icem` has fewer candidates in a later one. `num_candidates` (T,) says how many there were.
     """
     packed = {"num_candidates": np.array([len(moment.leaf) for moment in moments], np.int32)}
-    for name in (entry.name for entry in fields(Moment)):
+    for name in (entry.name for entry in fields(PlanRecord)):
         values = [getattr(moment, name) for moment in moments]
         if name in ("mean", "std"):
             values = _padded(values, 0, np.nan)
@@ -174,7 +174,7 @@ def pack(moments: list[Moment]) -> dict[str, np.ndarray]:
     return packed
 
 
-def unpack(arrays: dict[str, np.ndarray]) -> list[Moment]:
+def unpack(arrays: dict[str, np.ndarray]) -> list[PlanRecord]:
     """The moments that `pack` packed."""
     moments = []
     for t in range(len(arrays["leaf"])):
@@ -182,7 +182,7 @@ def unpack(arrays: dict[str, np.ndarray]) -> list[Moment]:
         size, steps = int(own.pop("num_candidates", len(own["leaf"]))), int(own["iterations"])
         for name, axis in CANDIDATES.items():
             own[name] = own[name][(slice(None),) * axis + (slice(size),)]
-        moments.append(Moment(**own | {"mean": own["mean"][:steps], "std": own["std"][:steps]}))
+        moments.append(PlanRecord(**own | {"mean": own["mean"][:steps], "std": own["std"][:steps]}))
     return moments
 
 

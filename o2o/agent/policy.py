@@ -17,7 +17,7 @@ from o2o.nn.world_model import Unroll
 
 
 @dataclass(frozen=True)
-class BehaviourConfig:
+class PolicyConfig:
     """Size and temperature of the policy.
 
     Attributes:
@@ -42,10 +42,10 @@ class BehaviourConfig:
         at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
 
 
-class AWR(nn.Module):
+class AWRPolicy(nn.Module):
     """A network that gives a distribution of actions."""
 
-    def __init__(self, feature_dim: int, action_dim: int, config: BehaviourConfig):
+    def __init__(self, feature_dim: int, action_dim: int, config: PolicyConfig):
         super().__init__()
         self.config = config
         self.net = mlp(

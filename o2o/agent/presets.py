@@ -6,9 +6,9 @@ from o2o.agent.agent import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.imagination import ImaginationConfig
 from o2o.agent.loss_balance import BalanceConfig
-from o2o.agent.optimizer import OptimiserConfig
+from o2o.agent.optimizer import OptimizerConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
 from o2o.data.load import DataConfig
@@ -28,7 +28,7 @@ class Preset:
         threads: CPU threads; 0: one for each core.
         plan: it acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
-        careful: the first online episodes begin carefully; else as published, everything at once.
+        safe_start: the first online episodes begin carefully; else as published, everything at once.
     """
 
     about: str
@@ -38,7 +38,7 @@ class Preset:
     updates_per_step: float = 1.0
     threads: int = 0
     plan: bool = True
-    careful: bool = True
+    safe_start: bool = True
 
 
 # The defaults of every part are FOWM's for xArm.
@@ -74,7 +74,7 @@ PRESETS = {
             FOWM,
             world=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
             critic=CriticConfig(hidden_dim=64),
-            behaviour=BehaviourConfig(hidden_dim=64),
+            policy=PolicyConfig(hidden_dim=64),
             planner=SEARCH,
             batch_size=128,
             learning_rate=5e-4,
@@ -84,7 +84,7 @@ PRESETS = {
         threads=1,  # 16 ms an update, two take 13; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
-    "fowm": Preset("FOWM as published for xArm lift and push", FOWM, careful=False),
+    "fowm": Preset("FOWM as published for xArm lift and push", FOWM, safe_start=False),
     "fowm-hopper": Preset(
         "FOWM as published for D4RL Hopper",
         replace(
@@ -96,20 +96,20 @@ PRESETS = {
         ),
         DataConfig(reward_return_range=1000.0),
         updates=500_000,
-        careful=False,
+        safe_start=False,
     ),
     "fowm-antmaze": Preset(
         "FOWM as published for D4RL AntMaze",
         replace(
             FOWM,
-            behaviour=BehaviourConfig(inverse_temperature=10.0),
+            policy=PolicyConfig(inverse_temperature=10.0),
             planner=PlannerConfig(uncertainty=3.0, iterations=1),
             replay=ReplayConfig(capacity=200_000),
             discount=0.99,
         ),
         DataConfig(reward_shift=-1.0),
         updates=500_000,
-        careful=False,
+        safe_start=False,
     ),
     # Hansen et al. 2024; sizes are ours. Its policy, which maximises Q, is not offline-safe: AWR stays.
     "tdmpc2": Preset(
@@ -118,12 +118,12 @@ PRESETS = {
             world=tdmpc.Config(
                 latent_dim=64, hidden_dim=128, encoder_dim=128, simnorm=8, num_bins=101, target="online"
             ),
-            critic=CriticConfig(hidden_dim=128, num_bins=101, slow_every=1),
-            behaviour=BehaviourConfig(hidden_dim=128),
+            critic=CriticConfig(hidden_dim=128, num_bins=101, target_every=1),
+            policy=PolicyConfig(hidden_dim=128),
             planner=replace(SEARCH, horizon=3, momentum=0.0),
             weights=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
             replay=UNIFORM,
-            optimiser=OptimiserConfig(clip_norm=20.0),
+            optimizer=OptimizerConfig(clip_norm=20.0),
             window=3,
             batch_size=128,
             discount=0.0,
@@ -136,10 +136,10 @@ PRESETS = {
         "DreamerV2 at laptop size: discrete latents, KL balancing, dynamics gradients in imagination",
         replace(
             DREAMER,
-            behaviour=BehaviourConfig(hidden_dim=64, distribution="truncated"),
+            policy=PolicyConfig(hidden_dim=64, distribution="truncated"),
             imagination=ImaginationConfig(steps=5, **ANCHORED),
             weights=BalanceConfig(dynamics=0.1, reward=1.0),
-            optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
+            optimizer=OptimizerConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
             window=50,
         ),
         DREAMER_DATA,
@@ -156,14 +156,14 @@ PRESETS = {
                 cell="block", layers="silu", prior_layers=2, unimix=0.01, free_over="element",
                 prior_weight=1.0, posterior_weight=0.1, symlog=True, obs_weight=1.0, num_bins=255,
             ),
-            behaviour=BehaviourConfig(hidden_dim=64, distribution="bounded"),
+            policy=PolicyConfig(hidden_dim=64, distribution="bounded"),
             imagination=ImaginationConfig(
                 steps=5, gradient="reinforce", entropy=3e-4, scale_returns=True, num_bins=255,
-                slow_rate=0.02, slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
+                target_rate=0.02, target_every=1, target_returns=False, target_weight=1.0, replay_weight=0.3,
                 **ANCHORED,
             ),
             weights=BalanceConfig(dynamics=1.0, reward=1.0),
-            optimiser=OptimiserConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
+            optimizer=OptimizerConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
             window=64,
         ),
         DREAMER_DATA,
@@ -179,16 +179,17 @@ PRESETS = {
             DREAMER,
             model="twm",
             world=twm.Config(),
-            behaviour=BehaviourConfig(hidden_dim=64, distribution="bounded"),
+            policy=PolicyConfig(hidden_dim=64, distribution="bounded"),
             imagination=ImaginationConfig(
-                steps=5, gradient="reinforce", entropy=0.01, entropy_floor=-0.65, slow_rate=1.0, slow_every=1,
-                slow_returns=False, **ANCHORED,
+                steps=5, gradient="reinforce", entropy=0.01, entropy_floor=-0.65, target_rate=1.0,
+                target_every=1,
+                target_returns=False, **ANCHORED,
             ),
             weights=BalanceConfig(dynamics=1.0, reward=10.0, discount=50.0, entropy=5.0, consistency=0.01),
             replay=ReplayConfig(
                 priority_exponent=0.0, weight_exponent=0.0, capacity=100_000, full_windows=True, visits=20.0
             ),
-            optimiser=OptimiserConfig(eps=1e-5, clip_norm=100.0),
+            optimizer=OptimizerConfig(eps=1e-5, clip_norm=100.0),
             window=17,
         ),
         DREAMER_DATA,

@@ -28,12 +28,12 @@ from o2o.commands.serve import ServeConfig, serve
 from o2o.core import checkpoint, plugins
 from o2o.core.config import from_dict
 from o2o.core.errors import UsageError
-from o2o.core.run_folder import checkpoint_folder, read_papers
+from o2o.core.run_folder import checkpoint_folder, read_run_info
 from o2o.hardware.guard import RobotConfig, options
 from o2o.hardware.selection import choose_robot
 from o2o.nn.world_model import ModelConfig
 from o2o.training.evaluate import EvaluateConfig, evaluate
-from o2o.training.finetune import CARELESS, FinetuneConfig, finetune
+from o2o.training.finetune import NO_SAFE_START, FinetuneConfig, finetune
 from o2o.training.pretrain import PretrainConfig, pretrain
 
 
@@ -130,7 +130,7 @@ def _path(argv: list[str], flag: str) -> Path | None:
 
 def _saved(argv: list[str], command: str, kind: type):
     """The config of the run to resume."""
-    papers = read_papers(_path(argv, "--out"))
+    papers = read_run_info(_path(argv, "--out"))
     if papers["command"] != command:
         raise UsageError(
             f"{_path(argv, '--out')} is a run of `o2o {papers['command']}`, not of `o2o {command}`"
@@ -200,7 +200,7 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
         updates_per_step=preset.updates_per_step,
         threads=preset.threads,
         plan=meta.get("plan", preset.plan),
-        **({} if preset.careful else CARELESS),
+        **({} if preset.safe_start else NO_SAFE_START),
     )
     return _of_checkpoint(config, argv, meta)
 

@@ -22,8 +22,8 @@ from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot
 from o2o.inspect.charts.html_page import Section, write
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 
 PAGE, NUMBERS = "index.html", "numbers.json"
 
@@ -61,7 +61,7 @@ class InspectConfig:
                 raise UsageError(not_found("question", name, list(QUESTIONS)))
 
 
-Ask = Callable[[Subject, InspectConfig, Guard | None], Answer]
+Ask = Callable[[Run, InspectConfig, Guard | None], Result]
 
 # name -> title on the page, and how to ask; in the order of the page
 QUESTIONS: dict[str, tuple[str, Ask]] = {
@@ -106,7 +106,7 @@ def report(config: InspectConfig) -> Path:
     tune(MachineConfig(threads=config.threads))
     subject = inspect.open(config.run, config.dataset, config.data, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
-    answers: dict[str, Answer] = {}
+    answers: dict[str, Result] = {}
     refused: dict[str, str] = {}
     with ExitStack() as stack:
         robot = _simulator(subject, stack)
@@ -134,13 +134,13 @@ def report(config: InspectConfig) -> Path:
     return out / PAGE
 
 
-def _section(name: str, answer: Answer | None, refused: dict[str, str]) -> Section:
+def _section(name: str, answer: Result | None, refused: dict[str, str]) -> Section:
     if answer is None:
         return Section(QUESTIONS[name][0], [f"Not answered: {refused[name]}."])
     return Section(QUESTIONS[name][0], answer.words(), answer.charts())
 
 
-def _lead(answers: dict[str, Answer]) -> list[tuple[str, str]]:
+def _lead(answers: dict[str, Result]) -> list[tuple[str, str]]:
     """The answers at the top of the page."""
     lead = []
     for question, names in LEAD.items():
@@ -150,7 +150,7 @@ def _lead(answers: dict[str, Answer]) -> list[tuple[str, str]]:
     return lead
 
 
-def _simulator(subject: Subject, stack: ExitStack) -> Guard | None:
+def _simulator(subject: Run, stack: ExitStack) -> Guard | None:
     """The run's simulator, to draw plans over its picture. A real robot is not even connected."""
     saved = subject.meta.get("robot", {})
     if not saved.get("simulated"):
@@ -164,7 +164,7 @@ def _simulator(subject: Subject, stack: ExitStack) -> Guard | None:
         return None
 
 
-def _facts(subject: Subject) -> dict[str, str]:
+def _facts(subject: Run) -> dict[str, str]:
     data, agent = subject.meta["dataset"], subject.agent
     seen = "held out from training" if subject.unseen else "it was trained on"
     return {

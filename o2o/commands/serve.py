@@ -19,13 +19,13 @@ from o2o.core.run_folder import stop_requested
 from o2o.hardware.guard import RobotConfig, connect, options
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote.realtime_sim import Stepped, WallClock, World
-from o2o.hardware.remote.server import Station, StationConfig
+from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class ServeConfig(StationConfig):
+class ServeConfig(ServerConfig):
     """Serves a robot to `--robot remote`, one client at a time.
 
     A simulated robot moves in wall-clock time: it does not wait, and cannot be seeded or reset; home is a
@@ -63,7 +63,7 @@ def serve(config: ServeConfig) -> None:
     with stop_requested() as asked:
         robot = _build(config)
         try:
-            with Station(robot, config, config.robot) as station:
+            with RobotServer(robot, config, config.robot) as station:
                 print(f"serving {config.robot!r} at {config.host}:{station.port}; Ctrl-C ends", flush=True)
                 _listen_to_terminal(station)
                 while not asked():
@@ -112,7 +112,7 @@ def orders(path: Path | None) -> list[str]:
     return lines
 
 
-def _listen_to_terminal(station: Station) -> None:
+def _listen_to_terminal(station: RobotServer) -> None:
     """Obeys lines of standard input, where somebody can type any."""
     if sys.stdin is None or sys.stdin.closed:
         return

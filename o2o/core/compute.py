@@ -21,7 +21,7 @@ from o2o.core.config import at_least
 from o2o.core.errors import UsageError
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of its length: float32 5e-6, bfloat16 2e-2
-FREE = {"device", "threads", "compile", "tune"}  # may change when a run is resumed
+RESUMABLE_FIELDS = {"device", "threads", "compile", "tune"}  # may change when a run is resumed
 WORTH_COMPILING = 5000  # updates: half a minute to compile, won back at 6 ms an update
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ class Episode:
     sees it (`Transform.episode`: unit actions, float32 vectors, uint8 CHW images).
 
     Attributes:
-        obs: name -> (T+1, *shape); recorded images may be `data.reading.OnDisk` in an array's place.
+        obs: name -> (T+1, *shape); recorded images may be `data.reading.LazyArray` in an array's place.
         action: (T, A) float32.
         reward: (T,) float32, paid for `action[t]`.
         terminated: the world ended after the last action; its value is zero from there on.

@@ -18,7 +18,7 @@ from o2o.core.config import to_dict
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.run_log import versions
 
-PAPERS = "run.json"
+RUN_INFO = "run.json"
 KEPT = "checkpoints"  # the folder of those that stay while `checkpoint` moves on
 
 
@@ -100,14 +100,14 @@ def unpack(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
         replay.load_state(own, meta[name])
 
 
-def write_papers(folder: Path, command: str, config, facts: dict) -> None:
+def write_run_info(folder: Path, command: str, config, facts: dict) -> None:
     """`run.json`: what was run, with what, on what."""
     papers = {"command": command, "config": to_dict(config), **facts, "versions": versions()}
-    checkpoint.write_json(folder / PAPERS, papers)
+    checkpoint.write_json(folder / RUN_INFO, papers)
 
 
-def read_papers(folder: Path | None) -> dict:
-    """What `write_papers` wrote.
+def read_run_info(folder: Path | None) -> dict:
+    """What `write_run_info` wrote.
 
     Raises:
         UsageError: not a run folder.
@@ -115,10 +115,10 @@ def read_papers(folder: Path | None) -> dict:
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
     try:
-        papers = json.loads((Path(folder) / PAPERS).read_text())
+        papers = json.loads((Path(folder) / RUN_INFO).read_text())
         return {**papers, "command": papers["command"], "config": papers["config"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{folder} is no run to resume: {PAPERS} is not readable ({error})") from error
+        raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
 
 
 def check_same(saved: dict, config, free: set[str]) -> None:

@@ -11,7 +11,7 @@ MEMORY = 20_000  # of the newest durations of a stage
 QUANTILES = (50, 95, 99)
 
 
-class Stages:
+class StageTimer:
     """Durations by stage, s: `observe`, `encode`, `plan`, `send`, and `period` from one look to the next.
 
     Attributes:
@@ -36,7 +36,7 @@ class Stages:
         self.num_ticks += 1
         self.num_late += late
 
-    def merge(self, other: "Stages") -> None:
+    def merge(self, other: "StageTimer") -> None:
         """Adds what another one has seen."""
         for name, took in other._took.items():
             self._took.setdefault(name, deque(maxlen=MEMORY)).extend(took)

@@ -12,7 +12,7 @@ from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import home
 from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
-from o2o.data.formats.lazy_array import Wanted, wanted
+from o2o.data.formats.lazy_array import ReadRequest, wanted
 from o2o.data.formats.recording import Recording
 from o2o.data.resample import factor, resample
 
@@ -168,7 +168,7 @@ def _brought(name: str, recipe: Recipe) -> Path:
     )
 
 
-def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Recording:
+def _find(dataset: str, known: list[str], download: bool, asked: ReadRequest) -> Recording:
     """A recording by path or Minari id."""
     path = Path(dataset).expanduser()
     if path.exists():
@@ -182,7 +182,7 @@ def _find(dataset: str, known: list[str], download: bool, asked: Wanted) -> Reco
     raise UsageError(plugins.not_found("dataset", dataset, known, more))
 
 
-def _read(path: Path, asked: Wanted) -> Recording:
+def _read(path: Path, asked: ReadRequest) -> Recording:
     """A file or folder, its format recognised by its content."""
     form = registry.of(path)
     logger.info("%s is read as %s", path, form.NAME)

@@ -11,7 +11,7 @@ from o2o.core.errors import DataError
 from o2o.core.memory import size
 from o2o.core.spec import Spec
 from o2o.data.fit_transform import READ_BYTES
-from o2o.data.formats.lazy_array import OnDisk
+from o2o.data.formats.lazy_array import LazyArray
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import Allocate, ReplayConfig, row_bytes
 
@@ -73,11 +73,11 @@ def _arrays(episode: Episode) -> Iterable[np.ndarray]:
 
 
 def _in_memory(episode: Episode) -> int:
-    return sum(value.nbytes for value in _arrays(episode) if not isinstance(value, OnDisk))
+    return sum(value.nbytes for value in _arrays(episode) if not isinstance(value, LazyArray))
 
 
 def _on_their_way(episode: Episode, spec: Spec) -> int:
     """Of images: raw ones that are read, one name after the other, and all as the model sees them."""
-    read = [value for name in spec.images if isinstance(value := episode.obs[name], OnDisk)]
+    read = [value for name in spec.images if isinstance(value := episode.obs[name], LazyArray)]
     raw = max((min(value.nbytes, READ_BYTES) for value in read), default=0)
     return raw + (len(episode) + 1) * sum(int(np.prod(spec.obs[name])) for name in spec.images)

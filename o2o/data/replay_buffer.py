@@ -323,7 +323,7 @@ class Replay:
             )
 
 
-def online_share(offline: int, online: int, most: float, favour: float) -> float:
+def online_share(offline: int, online: int, most: float, max_online_oversampling: float) -> float:
     """The share of a batch that is the robot's own: it grows with what the robot has done.
 
     A fixed half from the first episode on would draw its few steps hundreds of times as often as recorded
@@ -333,12 +333,13 @@ def online_share(offline: int, online: int, most: float, favour: float) -> float
         offline: recorded steps.
         online: steps of the robot's own.
         most: the share at most, 0 to 1.
-        favour: an own step is drawn, in the mean over all of them, at most so many times as often as a
+        max_online_oversampling: an own step is drawn, in the mean over all of them, at most so many times as
+        often as a
             recorded one; 0: no bound.
     """
-    if not favour or not offline or not online:
+    if not max_online_oversampling or not offline or not online:
         return most
-    return min(most, favour * online / (offline + favour * online))
+    return min(most, max_online_oversampling * online / (offline + max_online_oversampling * online))
 
 
 class Mix:
@@ -346,16 +347,23 @@ class Mix:
 
     Attributes:
         ratio: share of offline windows, as long as there are online ones; FOWM: 0.5.
-        favour: see `online_share`; with it `ratio` is the share that is left in the end.
+        max_online_oversampling: see `online_share`; with it `ratio` is the share that is left in the end.
         realised_ratio: share of offline windows in the last batch.
     """
 
-    def __init__(self, offline: Replay, online: Replay, ratio: float, favour: float = 0.0):
+    def __init__(self, offline: Replay, online: Replay, ratio: float, max_online_oversampling: float = 0.0):
         if not 0 <= ratio <= 1:
             raise UsageError(f"the offline share of a batch is {ratio:g}, wanted between 0 and 1")
-        if not 0 <= favour < np.inf:
-            raise UsageError(f"favour is {favour:g}, wanted a number from 0 up (0: no bound)")
-        self.offline, self.online, self.ratio, self.favour = offline, online, ratio, favour
+        if not 0 <= max_online_oversampling < np.inf:
+            raise UsageError(
+                f"favour is {max_online_oversampling:g}, wanted a number from 0 up (0: no bound)"
+            )
+        self.offline, self.online, self.ratio, self.max_online_oversampling = (
+            offline,
+            online,
+            ratio,
+            max_online_oversampling,
+        )
         self.realised_ratio = 1.0
 
     def __len__(self) -> int:
@@ -364,8 +372,9 @@ class Mix:
     def sample(self, batch_size: int, T: int) -> Batch:
         """Offline windows, then online ones; weights at most 1 over all.
 
-        `int(ratio * batch_size)` are offline, or more while `favour` bounds the online ones. One of those
-        is always there unless `ratio` is 1, for what is never drawn is not learned from at all.
+        `int(ratio * batch_size)` are offline, or more while `max_online_oversampling` bounds the online
+        ones. One of those is always there unless `ratio` is 1, for what is never drawn is not learned from
+        at all.
         """
         num = self._num_offline(batch_size)
         self.realised_ratio = num / batch_size
@@ -380,7 +389,7 @@ class Mix:
         if not len(self.offline):
             return 0
         num, most = int(self.ratio * batch_size), 1 - self.ratio
-        share = online_share(len(self.offline), len(self.online), most, self.favour)
+        share = online_share(len(self.offline), len(self.online), most, self.max_online_oversampling)
         return num if share == most else max(num, batch_size - max(1, int(share * batch_size)))
 
     def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:

@@ -15,17 +15,17 @@ from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
 from o2o.data import memory_plan
 from o2o.data.fit_transform import seen, transform
-from o2o.data.formats.recording import Outline, Recording, split
+from o2o.data.formats.recording import Recording, RecordingInfo, split
 from o2o.data.load import DataConfig, load
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
 
 MEMORY = ("memory", "memory_budget")  # of `DataConfig`
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself
 
 
 @dataclass(frozen=True)
-class Offline:
+class TrainingData:
     """What a run knows of its dataset.
 
     Attributes:
@@ -35,7 +35,7 @@ class Offline:
         held_out: the rest; may be empty.
     """
 
-    recording: Outline
+    recording: RecordingInfo
     transform: Transform
     replay: Replay
     held_out: Replay
@@ -49,7 +49,7 @@ class Offline:
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
     robot_limits: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
-) -> Offline:  # fmt: skip
+) -> TrainingData:  # fmt: skip
     """Loads a dataset.
 
     Args:
@@ -82,7 +82,7 @@ def read(
     episodes.reverse()
     for number in range(len(episodes)):  # each is let go at once: the steps are in memory once, not twice
         home[number].add(seen(episodes.pop(), border))
-    return Offline(outline, border, *stores)
+    return TrainingData(outline, border, *stores)
 
 
 def _facts(border: Transform) -> dict:
@@ -96,7 +96,7 @@ def _facts(border: Transform) -> dict:
     }
 
 
-def papers(dataset: str, config: DataConfig, seed: int, recording: Outline) -> dict:
+def papers(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo) -> dict:
     """Where the data came from, as plain data, so that fine-tuning finds them again.
 
     How they lay in memory is left out: it is a matter of the machine.
@@ -114,7 +114,7 @@ def papers(dataset: str, config: DataConfig, seed: int, recording: Outline) -> d
     }
 
 
-def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: str) -> Offline:
+def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: str) -> TrainingData:
     """The dataset that `papers` describes.
 
     Args:
@@ -130,7 +130,7 @@ def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: st
     return read(saved["dataset"], data, replay, saved["seed"], border, saved=saved)
 
 
-def check_fingerprint(saved: dict, recording: Recording | Outline) -> None:
+def check_fingerprint(saved: dict, recording: Recording | RecordingInfo) -> None:
     """
     Raises:
         UsageError: the recording is not the one that `papers` described.
@@ -154,7 +154,7 @@ def check_shapes(border: Transform, recording: Recording) -> None:
         raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(wrong)}")
 
 
-def recipe_robot(recording: Outline) -> dict | None:
+def recipe_robot(recording: RecordingInfo) -> dict | None:
     """What the recipe says of the robot the data were recorded on."""
     recipe = recording.recipe
     if recipe is None or recipe.robot is None:
@@ -162,9 +162,9 @@ def recipe_robot(recording: Outline) -> dict | None:
     return {"robot": recipe.robot, "robot_options": recipe.robot_options}
 
 
-def robot_of(choice: RobotChoice, recording: Outline) -> dict:
-    """`run.robot_papers` of the robot that fits the data; empty where nobody names one."""
+def robot_of(choice: RobotChoice, recording: RecordingInfo) -> dict:
+    """`run.robot_info` of the robot that fits the data; empty where nobody names one."""
     known = recipe_robot(recording)
     if not choice.robot and known is None:
         return {}
-    return robot_papers(choose_robot(choice, known))
+    return robot_info(choose_robot(choice, known))

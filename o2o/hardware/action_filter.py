@@ -30,7 +30,7 @@ class Motion:
     metres: float = 1.0
 
 
-class Safety:
+class ActionFilter:
     """Remembers what was sent, and brings the next action within box, acceleration, velocity and workspace.
 
     The order is that of rising importance: the workspace has the last word.

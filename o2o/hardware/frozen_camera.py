@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 
-class Still:
+class FrozenCameraDetector:
     """How long each picture of an observation has been the same to the last bit."""
 
     def __init__(self) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.spec import as_dict, space_shapes
-from o2o.hardware.action_filter import Motion, Safety, measured
+from o2o.hardware.action_filter import ActionFilter, Motion, measured
 from o2o.hardware.end_effector import displacement
-from o2o.hardware.frozen_camera import Still
-from o2o.hardware.limits import Limits, Tighter, commands, read, tighten
+from o2o.hardware.frozen_camera import FrozenCameraDetector
+from o2o.hardware.limits import LimitOverrides, Limits, commands, read, tighten
 from o2o.hardware.watchdog import Watchdog
 
 Report = Callable[[list[str], np.ndarray, np.ndarray], None]  # reasons, (A,) asked for, (A,) sent
@@ -54,7 +54,7 @@ class Guard(gymnasium.Wrapper):
         control_hz: decisions a second after `action_repeat`, None where the robot does not say.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int = 1, tighter: Tighter | None = None):
+    def __init__(self, env: gymnasium.Env, action_repeat: int = 1, tighter: LimitOverrides | None = None):
         super().__init__(env)
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -73,11 +73,11 @@ class Guard(gymnasium.Wrapper):
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
         self.limits = read(env.metadata, len(self.low))
-        if tighter is not None and tighter != Tighter():
+        if tighter is not None and tighter != LimitOverrides():
             self.limits = tighten(self.limits or Limits(), tighter)
         self._safety = self._make_safety(self.limits or Limits())
         self._watchdog: Watchdog | None = None
-        self._still, self._frozen = Still(), ("", 0.0)
+        self._still, self._frozen = FrozenCameraDetector(), ("", 0.0)
         self._seen_s, self._age_s, self._place, self._held = time.monotonic(), 0.0, None, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -173,7 +173,7 @@ class Guard(gymnasium.Wrapper):
                 return f"frozen ({name!r} has been the same picture for {since_s:.1f} s)"
         return ""
 
-    def _make_safety(self, limits: Limits) -> Safety:
+    def _make_safety(self, limits: Limits) -> ActionFilter:
         metadata, count = self.env.metadata, len(self.low)
         hz = float(metadata.get("control_hz") or 0)
         words = commands(metadata, count)
@@ -185,7 +185,7 @@ class Guard(gymnasium.Wrapper):
         if limits.workspace and self._moves and len(self._moves.origin) > len(limits.workspace[0]):
             raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
         ends = (self._moves.actions, self._moves.metres_by_action) if self._moves else ((), 1.0)
-        return Safety(Motion(self.low, self.high, words, hz, *ends), limits)
+        return ActionFilter(Motion(self.low, self.high, words, hz, *ends), limits)
 
     def _feed(self) -> None:
         if self.limits and self.limits.watchdog_s:
@@ -350,7 +350,10 @@ def _load(name: str) -> ModuleType:
 
 
 def connect(
-    name: str, config: RobotConfig | None = None, action_repeat: int = 1, tighter: Tighter | None = None
+    name: str,
+    config: RobotConfig | None = None,
+    action_repeat: int = 1,
+    tighter: LimitOverrides | None = None,
 ) -> Guard:
     """A robot, guarded. A robot file holds `make(config) -> gymnasium.Env`, and maybe a `Config`.
 

@@ -10,7 +10,7 @@ from o2o.core.errors import RobotError
 Value = TypeVar("Value")
 
 
-class Newest(Generic[Value]):
+class LatestValue(Generic[Value]):
     """Calls `read` again and again, and hands out what it returned last.
 
     For cameras and slow buses. A failure in `read` ends the reading, and is raised to whoever asks next.

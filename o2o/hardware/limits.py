@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Tighter:
+class LimitOverrides:
     """Flags `--limits.*`: what to be more careful with than the robot's own file.
 
     Attributes:
@@ -111,7 +111,7 @@ def read(metadata: Mapping, action_dim: int) -> Limits | None:
     return found
 
 
-def tighten(own: Limits, asked: Tighter) -> Limits:
+def tighten(own: Limits, asked: LimitOverrides) -> Limits:
     """The robot's limits with what was asked for, which may not be looser.
 
     Raises:

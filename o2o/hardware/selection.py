@@ -15,7 +15,7 @@ from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_rate
 from o2o.hardware.guard import Guard, RobotConfig, connect, options
-from o2o.hardware.limits import Tighter
+from o2o.hardware.limits import LimitOverrides
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RobotChoice:
     robot_options: Annotated[RobotConfig, tyro.conf.arg(name="robot")] = field(default_factory=RobotConfig)
     action_repeat: int = 0
     max_steps: int = 0
-    limits: Tighter = field(default_factory=Tighter)
+    limits: LimitOverrides = field(default_factory=LimitOverrides)
 
     def __post_init__(self):
         at_least(self, action_repeat=0, max_steps=0)
@@ -49,7 +49,7 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
 
     Args:
         choice: what the user asked for; options that are a bare `RobotConfig` count as not given.
-        saved: `robot_papers` of the checkpoint, or of a recipe; None where nothing is known.
+        saved: `robot_info` of the checkpoint, or of a recipe; None where nothing is known.
     Raises:
         UsageError: no robot named anywhere, or none of that name.
     """
@@ -78,10 +78,10 @@ def rehearsed(choice: Choice, data: dict) -> Choice:
         data: `offline.papers` of the recordings.
     """
     shown = plugins.load("robots", "replay").Config(data["dataset"], json.dumps(data["data"]), data["seed"])
-    return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=Tighter())
+    return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=LimitOverrides())
 
 
-def robot_papers(choice: RobotChoice) -> dict:
+def robot_info(choice: RobotChoice) -> dict:
     """The choice as plain data, for a checkpoint."""
     return {
         "robot": choice.robot,

@@ -10,23 +10,23 @@ from o2o.inspect.beliefs import Steps, walk
 from o2o.inspect.candidates import fan
 from o2o.inspect.checkpoint_ranking import choice
 from o2o.inspect.coverage import coverage
-from o2o.inspect.estimate import Measured
+from o2o.inspect.estimate import Estimate
 from o2o.inspect.model_error import model_error
 from o2o.inspect.ood_detection import contrast
 from o2o.inspect.penalty_sweep import sweep
 from o2o.inspect.penalty_weight import price
 from o2o.inspect.plans import plans, replan
 from o2o.inspect.reliability import reliability
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject, open
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run, open
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 
 __all__ = [
-    "Answer",
-    "Measured",
+    "Estimate",
+    "Result",
+    "Run",
     "Steps",
-    "Subject",
     "auroc",
     "choice",
     "contrast",

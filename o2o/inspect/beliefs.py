@@ -190,7 +190,7 @@ def _ask(agent: Agent, feature: Tensor, next_feature: Tensor, action: Tensor) ->
     """policy (M, A), q (E, M), v (M,), v of what came after (M,)."""
     rows = zip(feature.split(BLOCK), next_feature.split(BLOCK), action.split(BLOCK), strict=True)
     found = [
-        (agent.behaviour.act(f), agent.critic.q(f, a), agent.critic.v(f), agent.critic.v(after))
+        (agent.policy.act(f), agent.critic.q(f, a), agent.critic.v(f), agent.critic.v(after))
         for f, after, a in rows
     ]
     policy, q, v, next_v = zip(*found, strict=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import Moment
+from o2o.agent.plan_record import PlanRecord
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
@@ -15,13 +15,13 @@ from o2o.inspect.candidates_result import Fan, Look
 from o2o.inspect.end_effector_paths import Displacement, displacement, vectors
 from o2o.inspect.plans import recorded, replan
 from o2o.inspect.probe import Readout, readout
-from o2o.inspect.run import Subject
+from o2o.inspect.run import Run
 from o2o.inspect.simulator import projection, replay
 from o2o.nn.world_model import State, index
 
 
 def fan(
-    subject: Subject,
+    subject: Run,
     episode: int = 0,
     t: int | None = None,
     own: bool | None = None,
@@ -88,7 +88,7 @@ class _Scene:
         seed: that a simulator began with, if it is known.
     """
 
-    moments: list[Moment]
+    moments: list[PlanRecord]
     where: str
     recorded: bool
     updates: int
@@ -98,7 +98,7 @@ class _Scene:
 
 
 def _scene(
-    subject: Subject, number: int, t: int | None, own: bool, frames: int, again: bool, seed: int
+    subject: Run, number: int, t: int | None, own: bool, frames: int, again: bool, seed: int
 ) -> _Scene:
     agent = subject.agent
     if own and not again:
@@ -124,7 +124,7 @@ def _scene(
     )
 
 
-def _recorded(subject: Subject, number: int, t: int | None, frames: int) -> _Scene:
+def _recorded(subject: Run, number: int, t: int | None, frames: int) -> _Scene:
     agent, (_, facts) = subject.agent, subject.plans.read(number)
     moments = recorded(subject, number)
     asked = agent.transform.physical_action(np.stack([moment.asked for moment in moments]))
@@ -152,14 +152,16 @@ def _believed(agent: Agent, episode: Episode, t: int | None, frames: int) -> tup
     return index(steps.state, steps.feature.new_tensor([t]).long()), [t]
 
 
-def _commanded(agent: Agent, moment: Moment, place: np.ndarray, t: int, moves: Displacement) -> np.ndarray:
+def _commanded(
+    agent: Agent, moment: PlanRecord, place: np.ndarray, t: int, moves: Displacement
+) -> np.ndarray:
     """(S+2, H+1, D) m: candidates, the policy's plan, and what happened."""
     plans = np.concatenate([moment.action, _policy(agent, moment, moment.action.swapaxes(0, 1))[:, None]], 1)
     path = moves.path(place[t], agent.transform.physical_action(plans))
     return np.concatenate([path, _next(place, t, path.shape[1])[None]])
 
 
-def _read(subject: Subject, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np.ndarray], tuple, dict]:
+def _read(subject: Run, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np.ndarray], tuple, dict]:
     """Paths by the read-out, the names of their axes, and what is said of it."""
     agent, reader = subject.agent, readout(subject)
     if reader is None:
@@ -209,7 +211,7 @@ def _directions(agent: Agent, scene: _Scene) -> list[np.ndarray]:
     return paths
 
 
-def _policy(agent: Agent, moment: Moment, path: np.ndarray) -> np.ndarray:
+def _policy(agent: Agent, moment: PlanRecord, path: np.ndarray) -> np.ndarray:
     """(...) the mean of the policy's own roll-outs among paths (S, ...); NaN where the search kept none."""
     if not moment.by_policy.any() or (agent.planner.config.method == "icem" and int(moment.iterations) > 1):
         return np.full_like(path[0], np.nan)

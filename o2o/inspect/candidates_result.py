@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from o2o.agent.plan_record import Moment
+from o2o.agent.plan_record import PlanRecord
 from o2o.inspect.charts.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
 from o2o.inspect.probe import Readout
-from o2o.inspect.result import Answer
+from o2o.inspect.result import Result
 
 ENDS = (0.02, 0.98)  # quantiles of the doubt that the colours reach to
 SHAPE = 1.3  # width by height of the part of a picture that is shown
@@ -26,7 +26,7 @@ class Look:
         pixel: (S+2, H+1, 2) the path in it.
     """
 
-    moment: Moment
+    moment: PlanRecord
     path: np.ndarray
     picture: np.ndarray | None = None
     pixel: np.ndarray | None = None
@@ -38,7 +38,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Fan(Answer):
+class Fan(Result):
     """The plans of some moments of an episode, in space.
 
     Attributes:
@@ -166,7 +166,7 @@ class Fan(Answer):
         low, high = float(ends[0]), float(ends[1])
         return (low, high) if low < high else (low - 0.5, low + 0.5)
 
-    def _doubt(self, moment: Moment) -> np.ndarray:
+    def _doubt(self, moment: PlanRecord) -> np.ndarray:
         """What colours the paths, (S,) or (S, H+1)."""
         return moment.spread.T if self.along else moment.doubt
 

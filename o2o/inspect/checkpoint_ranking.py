@@ -22,10 +22,10 @@ from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import SIDE_BY_SIDE, walk
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
-from o2o.inspect.estimate import Measured, caution, say
+from o2o.inspect.estimate import Estimate, caution, say
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject, some
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run, some
 from o2o.inspect.value import value
 
 MOST_STEPS = 4000  # of the recordings that it learned from, beside the held-out ones
@@ -37,7 +37,7 @@ BUDGET_S = 60.0  # that planning at all recorded steps may take, for all checkpo
 
 
 @dataclass(frozen=True, eq=False)
-class Choice(Answer):
+class Choice(Result):
     """C checkpoints, oldest first. Returns are discounted, in units of the scaled reward.
 
     Attributes:
@@ -66,8 +66,8 @@ class Choice(Answer):
     rival: np.ndarray
     shift: np.ndarray
     beyond: np.ndarray
-    bias: list[Measured]
-    rank: list[Measured]
+    bias: list[Estimate]
+    rank: list[Estimate]
     recorded: float
     num_episodes: int
     planned: bool
@@ -129,7 +129,7 @@ class Choice(Answer):
         order = sorted(range(len(self.done)), key=lambda i: (self.lost[i], -self.low[i]))
         names = [self._label(i) for i in order]
 
-        def found(what: list[Measured], name: str, colour: str) -> Spans:
+        def found(what: list[Estimate], name: str, colour: str) -> Spans:
             ends = np.array([(m.value, m.low, m.high) for m in what])[order].T
             return Spans(names, *ends, name=name, colour=colour)
 
@@ -208,7 +208,7 @@ class Choice(Answer):
         return f"{self.done[i]:,} {self.unit}{' *' if self.lost[i] else ''}"
 
 
-def choice(subject: Subject, plan: bool | None = None, budget_s: float = BUDGET_S, seed: int = 0) -> Choice:
+def choice(subject: Run, plan: bool | None = None, budget_s: float = BUDGET_S, seed: int = 0) -> Choice:
     """Values the kept checkpoints of a run by fitted-Q evaluation, and calibrates the value of each.
 
     Args:
@@ -271,7 +271,7 @@ def choice(subject: Subject, plan: bool | None = None, budget_s: float = BUDGET_
     )
 
 
-def candidates(subject: Subject) -> dict[int, Path]:
+def candidates(subject: Run) -> dict[int, Path]:
     """Updates or episodes so far -> folder, of the checkpoints that a run has kept and of its newest."""
     newest = subject.meta["episodes" if subject.meta.get("run") == "finetune" else "num_updates"]
     places = kept(subject.folder)
@@ -312,7 +312,7 @@ def _policy(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tenso
     """(M, A) what the policy would do before and after each step, in the agent's own belief."""
     steps = walk(agent, episodes, seed, num_starts=1)
     with agent.precision():
-        return steps.policy, agent.behaviour.act(steps.next_feature).float()
+        return steps.policy, agent.policy.act(steps.next_feature).float()
 
 
 def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
@@ -345,7 +345,7 @@ def _plan_s(agent: Agent) -> float:
     """Seconds that a plan takes, where many are made side by side."""
     first = torch.ones(SIDE_BY_SIDE, dtype=torch.bool, device=agent.device)
     state = agent.model.start(SIDE_BY_SIDE)
-    parts = state, agent.model, agent.critic, agent.behaviour, None, first, False
+    parts = state, agent.model, agent.critic, agent.policy, None, first, False
     with Stream(derive(0, "choice"), agent.device).use(), agent.precision():
         agent.planner.plan(*parts)  # the first one is slower
         begin_s = time.perf_counter()

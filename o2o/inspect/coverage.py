@@ -14,10 +14,10 @@ from o2o.core.spec import is_image
 from o2o.core.stats import correlation
 from o2o.inspect.beliefs import Steps, doubt, walk
 from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
-from o2o.inspect.estimate import CLEAR, Measured, caution, measured, percent, say
+from o2o.inspect.estimate import CLEAR, Estimate, caution, measured, percent, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject, some
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run, some
 from o2o.nn.world_model import index
 
 MOST = 4000  # training steps to look among; of one kind to look at
@@ -49,12 +49,12 @@ class Group:
     distance: np.ndarray
     place: np.ndarray
     spread: np.ndarray
-    outside: Measured
-    follows: Measured
+    outside: Estimate
+    follows: Estimate
 
 
 @dataclass(frozen=True, eq=False)
-class Coverage(Answer):
+class Coverage(Result):
     """What lies far from the training steps.
 
     Attributes:
@@ -163,7 +163,7 @@ class Coverage(Answer):
         return numbers
 
 
-def coverage(subject: Subject) -> Coverage:
+def coverage(subject: Run) -> Coverage:
     """How far from the training steps the agent was shown, led and dreamt, and whether it noticed."""
     agent = subject.agent
     episodes = some(subject.train, MOST)
@@ -238,7 +238,7 @@ def nearest(
     return distance.double().cpu().numpy(), place.cpu().numpy()
 
 
-def _gather(subject: Subject) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
+def _gather(subject: Run) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
     """kind -> features (n, F), spread (n,), episode (n,)."""
     agent, steps = subject.agent, subject.steps
     found = {}
@@ -255,20 +255,20 @@ def _gather(subject: Subject) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]
 
 
 @torch.no_grad()
-def _by_policy(subject: Subject, steps: Steps) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def _by_policy(subject: Run, steps: Steps) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the policy leads in imagination, as far ahead as the planner looks."""
     agent, horizon = subject.agent, subject.agent.config.planner.horizon
     places = evenly(len(steps.starts), NUM_STARTS)
     state = index(steps.state, torch.as_tensor(places, device=agent.device))
     with Stream(derive(0, "coverage"), agent.device).use(), agent.precision():
-        rolled = roll(agent.model, state, horizon, lambda step, feature: agent.behaviour.act(feature))
+        rolled = roll(agent.model, state, horizon, lambda step, feature: agent.policy.act(feature))
         feature = rolled.feature[1:].float()
-        action = torch.cat([rolled.action[1:], agent.behaviour.act(rolled.feature[-1:])]).float()
+        action = torch.cat([rolled.action[1:], agent.policy.act(rolled.feature[-1:])]).float()
     episode = np.tile(steps.episode[steps.starts[places]], horizon)
     return feature.flatten(0, 1), doubt(agent, feature, action).reshape(-1), episode
 
 
-def _planned(subject: Subject) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def _planned(subject: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the chosen plans lead."""
     numbers = subject.plans.numbers()
     features, spreads, episodes = [], [], []
@@ -323,7 +323,7 @@ def _directions(rows: Tensor) -> tuple[Tensor, float]:
     return vectors.float(), float(values[-2:].sum()) / total if total > 0 else float("nan")
 
 
-def _noticed(name: str, follows: Measured) -> str:
+def _noticed(name: str, follows: Estimate) -> str:
     if follows.side() > 0:
         start = f"The ensemble {'notices' if follows.value >= CLEAR else 'hardly notices'}"
     elif follows.side() < 0:

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from o2o.agent.plan_record import Moment
+from o2o.agent.plan_record import PlanRecord
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement
 from o2o.inspect.charts.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 
 
 def glance(
-    moment: Moment, obs: dict[str, np.ndarray], transform: Transform, moves: Displacement | None
+    moment: PlanRecord, obs: dict[str, np.ndarray], transform: Transform, moves: Displacement | None
 ) -> list[Chart]:
     """Candidates as paths from above, where actions are known to move the robot's end, and by their worth.
 

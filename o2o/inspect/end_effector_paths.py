@@ -10,10 +10,10 @@ from o2o.core.transform import Transform
 from o2o.hardware import end_effector as bricks
 from o2o.hardware.end_effector import Displacement as Displacement
 from o2o.hardware.guard import Guard
-from o2o.inspect.run import Subject
+from o2o.inspect.run import Run
 
 
-def displacement(subject: Subject, robot: Guard | None = None) -> Displacement | None:
+def displacement(subject: Run, robot: Guard | None = None) -> Displacement | None:
     """How actions move a run's robot; None where it does not say, or the run does not see where it is.
 
     Args:

@@ -13,7 +13,7 @@ FEW = 5  # episodes; of fewer, an interval is a guess
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """A number that was measured over episodes; NaN where there was nothing to measure.
 
     Attributes:
@@ -43,11 +43,11 @@ class Measured:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
     def numbers(self, name: str) -> dict[str, float]:
-        """For `Answer.numbers`."""
+        """For `Result.numbers`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
-def measured(function: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray) -> Measured:
+def measured(function: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray) -> Estimate:
     """`function(*arrays)` with its interval.
 
     Args:
@@ -55,9 +55,9 @@ def measured(function: Callable[..., float], groups: np.ndarray, *arrays: np.nda
         arrays: (n,) each; nothing is known where n is 0.
     """
     if not len(groups):
-        return Measured(math.nan, math.nan, math.nan, 0)
+        return Estimate(math.nan, math.nan, math.nan, 0)
     low, high = interval(function, groups, *arrays)
-    return Measured(float(function(*arrays)), low, high, len(np.unique(groups)))
+    return Estimate(float(function(*arrays)), low, high, len(np.unique(groups)))
 
 
 def say(number: float) -> str:

@@ -13,9 +13,9 @@ from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import Steps
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
-from o2o.inspect.estimate import Measured, caution, measured, percent, say
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.estimate import Estimate, caution, measured, percent, say
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 from o2o.nn.world_model import index
 
 NUM_STARTS = 256  # from which to imagine
@@ -95,7 +95,7 @@ def evenly(size: int, num: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelError(Answer):
+class ModelError(Result):
     """How wrong imagination was after 1 to H actions, from K starts; NaN where the episode had ended.
 
     Features and observations are compared in units of their own standard deviation: 1 is as far off as
@@ -139,14 +139,14 @@ class ModelError(Answer):
         """Whether the model draws what may happen, so that two of its futures differ."""
         return bool(self.chance.max() > BY_CHANCE)
 
-    def at(self, errors: np.ndarray) -> Measured:
+    def at(self, errors: np.ndarray) -> Estimate:
         """The middle error after `ahead` steps."""
         row = errors[self.ahead - 1]
         there = np.isfinite(row)
         return measured(np.median, self.episode[there], row[there])
 
     @property
-    def listens(self) -> Measured:
+    def listens(self) -> Estimate:
         """How often the recorded actions led nearer to what came than others would have, `ahead` steps on."""
         own, other = self.feature[self.ahead - 1], self.shuffled[self.ahead - 1]
         there = np.isfinite(own)
@@ -259,7 +259,7 @@ class ModelError(Answer):
         return numbers
 
 
-def model_error(subject: Subject, horizon: int = 15) -> ModelError:
+def model_error(subject: Run, horizon: int = 15) -> ModelError:
     """The error of imagination against the number of steps imagined.
 
     Args:
@@ -332,7 +332,7 @@ def _norm(difference: np.ndarray) -> np.ndarray:
     return np.sqrt((difference**2).sum(1))
 
 
-def _listening(listens: Measured) -> str:
+def _listening(listens: Estimate) -> str:
     if listens.side(0.5) > 0:
         return "It listens to the actions"
     return "That it listens to the actions cannot be told"

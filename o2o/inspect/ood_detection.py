@@ -9,16 +9,16 @@ from o2o.core.seeding import Stream, derive
 from o2o.core.stats import auroc
 from o2o.inspect.beliefs import doubt
 from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
-from o2o.inspect.estimate import Measured, caution, measured, percent
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.estimate import Estimate, caution, measured, percent
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 
 NEAR = (0.1, 0.3)  # standard deviation of noise on recorded actions, which reach from -1 to 1
 NUM_BARS = 48
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast(Answer):
+class Contrast(Result):
     """The ensemble's spread at M recorded steps, of the recorded action and of others.
 
     Attributes:
@@ -31,7 +31,7 @@ class Contrast(Answer):
 
     recorded: np.ndarray
     others: dict[str, np.ndarray]
-    told: dict[str, Measured]
+    told: dict[str, Estimate]
     same_step: dict[str, float]
     num_episodes: int
 
@@ -107,7 +107,7 @@ _LONG = {
 }
 
 
-def contrast(subject: Subject) -> Contrast:
+def contrast(subject: Run) -> Contrast:
     """The spread at recorded actions against random ones, ones near the recorded ones, and the policy's."""
     agent, steps = subject.agent, subject.steps
     with Stream(derive(0, "contrast"), agent.device).use():
@@ -126,7 +126,7 @@ def contrast(subject: Subject) -> Contrast:
     return Contrast(recorded, others, told, same, len(subject.episodes))
 
 
-def _judge(random: Measured) -> str:
+def _judge(random: Estimate) -> str:
     """Of random actions, whose spread should be higher."""
     if random.value >= 0.9:
         return "The ensemble tells random actions from recorded ones well"
@@ -137,7 +137,7 @@ def _judge(random: Measured) -> str:
     return "The ensemble hardly tells random actions from recorded ones"
 
 
-def _judge_policy(policy: Measured) -> str:
+def _judge_policy(policy: Estimate) -> str:
     """Of the policy's actions, whose spread should not be higher."""
     if policy.side(0.5) > 0 and policy.value >= 0.6:
         return "It is less sure of the policy's actions than of recorded ones: the policy leaves the data"

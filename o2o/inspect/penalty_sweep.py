@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent.plan_record import Moment
+from o2o.agent.plan_record import PlanRecord
 from o2o.core.errors import UsageError
 from o2o.inspect.beliefs import Steps, walk
 from o2o.inspect.charts.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
 from o2o.inspect.plans import distance, recorded, replan
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 from o2o.nn.world_model import index
 
 GRID = 3.0 ** np.arange(-3, 2)  # around the price at which doubt costs as much as plans bring
@@ -27,7 +27,7 @@ COPIES = 20  # of a state's numbers in a step, a guess: `twm` remembers what it 
 
 
 @dataclass(frozen=True)
-class Sweep(Answer):
+class Sweep(Result):
     """P prices from 0 up, K moments. What a moment brings is of its best plans, weighted as the search does.
 
     Attributes:
@@ -218,7 +218,7 @@ LABEL = "price of doubt (lambda)"
 
 
 def sweep(
-    subject: Subject,
+    subject: Run,
     prices: Sequence[float] | None = None,
     num_moments: int | None = None,
     seed: int = 0,
@@ -289,7 +289,7 @@ class _Found:
         action: (K, A) the first one.
     """
 
-    def __init__(self, moments: list[Moment]):
+    def __init__(self, moments: list[PlanRecord]):
         weight = [moment.weight / moment.weight.sum() for moment in moments]
         both = list(zip(moments, weight, strict=True))
         self.gain = np.array([(m.gain * w).sum() for m, w in both])
@@ -298,14 +298,14 @@ class _Found:
         self.action = np.stack([(m.action[0] * w[:, None]).sum(0) for m, w in both])
 
 
-def _grid(free: list[Moment]) -> np.ndarray:
+def _grid(free: list[PlanRecord]) -> np.ndarray:
     """Prices around the one at which the doubt of plans would cost as much as they bring."""
     found = [np.median(np.abs(m.gain)) / max(float(np.median(m.doubt)), 1e-9) for m in free]
     natural = float(np.median(found))
     return np.array([float(f"{natural * times:.2g}") for times in GRID])
 
 
-def _affordable(subject: Subject) -> int:
+def _affordable(subject: Run) -> int:
     """Moments that a sweep over few prices has time for."""
     agent, config = subject.agent, subject.agent.planner.config
     searched = (config.num_samples + config.num_policy) * config.horizon * config.iterations
@@ -318,14 +318,14 @@ def _take(steps: Steps, rows: np.ndarray) -> dict[str, Tensor]:
     return index(steps.state, torch.as_tensor(rows, device=steps.action.device))
 
 
-def _recorded(subject: Subject) -> list[Moment]:
+def _recorded(subject: Run) -> list[PlanRecord]:
     """What the planner thought in the episodes that were recorded, some decisions evenly."""
     moments = [moment for number in subject.plans.numbers() for moment in recorded(subject, number)]
     every = max(1, -(-len(moments) // MOST_RECORDED))
     return moments[::every]
 
 
-def _changed(moments: list[Moment], price: np.ndarray, temperature: float) -> np.ndarray:
+def _changed(moments: list[PlanRecord], price: np.ndarray, temperature: float) -> np.ndarray:
     if not moments:
         return np.full(len(price), np.nan)
     best = np.array([[moment.at(p, temperature)[1] for moment in moments] for p in price])

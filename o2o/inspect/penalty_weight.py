@@ -17,13 +17,13 @@ from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
-from o2o.data.training_data import Offline
+from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import Steps, walk
 from o2o.inspect.charts.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
-from o2o.inspect.estimate import Measured, caution, measured, say
+from o2o.inspect.estimate import Estimate, caution, measured, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.result import Answer
-from o2o.inspect.run import MOST_STEPS, Subject, some
+from o2o.inspect.result import Result
+from o2o.inspect.run import MOST_STEPS, Run, some
 from o2o.nn.world_model import index
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade
@@ -35,7 +35,7 @@ ROWS = 4096  # candidates that are rolled out side by side
 
 
 @dataclass(frozen=True, eq=False)
-class Price(Answer):
+class Price(Result):
     """What plans from K recorded states promise at G prices, before the penalty, in units of scaled return.
 
     Attributes:
@@ -52,7 +52,7 @@ class Price(Answer):
     excess: np.ndarray
     doubt: np.ndarray
     tried: np.ndarray
-    price: Measured
+    price: Estimate
     own: float
     num_episodes: int
 
@@ -160,12 +160,12 @@ class Price(Answer):
         }
 
 
-def price(subject: Subject) -> Price:
+def price(subject: Run) -> Price:
     """The lambda that the recordings suggest, with what plans promise and doubt at each price."""
     return measure(subject.agent, subject.steps)
 
 
-def settle(agent: Agent, data: Offline, tell: Callable[[str], object]) -> None:
+def settle(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> None:
     """Measures lambda on held-out recordings where the config says `auto`, and tells it in a line.
 
     Args:
@@ -234,7 +234,7 @@ def _plan(agent: Agent, steps: Steps, places: np.ndarray, price: float, seed: in
             first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
             state = index(steps.state, some_rows)
             plan = planner.plan(
-                state, agent.model, agent.critic, agent.behaviour, None, first, explore=False, trace=True
+                state, agent.model, agent.critic, agent.policy, None, first, explore=False, trace=True
             )
             assert plan.trace is not None
             trace, valued = plan.trace, plan.trace.valued

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import Moment, examine
+from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.agent.planner.mppi import MPPI
 from o2o.core.errors import DataError
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Chart, Line, Points
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 from o2o.nn.world_model import State, index
 
 ROWS, ROOM = 4096, 2**24  # most candidates that are rolled out side by side, and numbers in their states
@@ -22,7 +22,7 @@ SETTLED = 0.5  # of the width that the search began with; wider is called undeci
 
 
 @dataclass(frozen=True)
-class Decisions(Answer):
+class Decisions(Result):
     """An episode's decisions, T of them. Values are of the chosen plan, in units of the scaled reward.
 
     Attributes:
@@ -199,7 +199,7 @@ class Decisions(Answer):
 STEP = "step of the episode"
 
 
-def plans(subject: Subject, episode: int = 0) -> Decisions:
+def plans(subject: Run, episode: int = 0) -> Decisions:
     """An episode's decisions over time, as they were recorded: why it went there, and where it was unsure.
 
     Args:
@@ -242,7 +242,7 @@ def plans(subject: Subject, episode: int = 0) -> Decisions:
     )
 
 
-def recorded(subject: Subject, number: int) -> list[Moment]:
+def recorded(subject: Run, number: int) -> list[PlanRecord]:
     """What the planner thought in an episode.
 
     Raises:
@@ -265,7 +265,7 @@ def distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def replan(agent: Agent, state: State, price: float | None = None, seed: int = 0) -> list[Moment]:
+def replan(agent: Agent, state: State, price: float | None = None, seed: int = 0) -> list[PlanRecord]:
     """What the planner thinks in each of K states: no warm start, no exploration, as many iterations as set.
 
     Every price meets the same random numbers. The agent, its planner and its streams stay as they are.
@@ -285,9 +285,9 @@ def replan(agent: Agent, state: State, price: float | None = None, seed: int = 0
         for begin in range(0, num, block):
             rows = torch.arange(begin, min(begin + block, num), device=agent.device)
             start = torch.ones(len(rows), dtype=torch.bool, device=agent.device)
-            parts = agent.model, agent.critic, agent.behaviour
+            parts = agent.model, agent.critic, agent.policy
             with agent.precision():
                 plan = planner.plan(index(state, rows), *parts, None, start, explore=False, trace=True)
             assert plan.trace is not None
-            moments += examine(agent, plan.trace, plan.action)
+            moments += record_plan(agent, plan.trace, plan.action)
     return [replace(moment, price=np.array(price, np.float32)) for moment in moments]

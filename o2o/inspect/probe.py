@@ -17,8 +17,8 @@ from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import walk
 from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
 from o2o.inspect.end_effector_paths import vectors
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject, some
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run, some
 from o2o.nn.world_model import index
 
 MOST_STEPS = 3000  # that it is fitted on
@@ -28,7 +28,7 @@ SHOWN = 6  # entries whose error is drawn over the imagined steps
 
 
 @dataclass(frozen=True)
-class Readout(Answer):
+class Readout(Result):
     """Feature -> the D entries of what the robot's vectors say, in the recording's units.
 
     Attributes:
@@ -132,7 +132,7 @@ class Readout(Answer):
         return known, known[np.argsort(-self.r2[known], kind="stable")]
 
 
-def readout(subject: Subject) -> Readout | None:
+def readout(subject: Run) -> Readout | None:
     """What the model's belief tells about the robot; None where the robot has no vectors, only images.
 
     Fitted on steps of the training data and tested on the subject's; where those are training data too,
@@ -187,7 +187,7 @@ def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @torch.no_grad()
-def _imagined(subject: Subject, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
+def _imagined(subject: Run, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
     """(H, D) mean squared error after 1 to H imagined steps under the recorded actions."""
     agent, steps = subject.agent, subject.steps
     horizon = agent.planner.config.horizon
@@ -204,13 +204,13 @@ def _imagined(subject: Subject, half: int, mean, weight, offset, target: np.ndar
     return np.stack([np.square(told[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])
 
 
-def _names(subject: Subject) -> tuple[str, ...]:
+def _names(subject: Run) -> tuple[str, ...]:
     fields = subject.agent.transform.fields.items()
     sizes = {name: field.model_shape[0] for name, field in fields if not field.image}
     return tuple(f"{name}[{i}]" if size > 1 else name for name, size in sizes.items() for i in range(size))
 
 
-def _targets(subject: Subject, episodes) -> np.ndarray:
+def _targets(subject: Run, episodes) -> np.ndarray:
     """(M, D) what was seen before each action."""
     seen = [vectors(subject.agent.transform, episode) for episode in episodes]
     return np.concatenate([np.concatenate([v[:-1] for v in one.values()], 1) for one in seen])

@@ -12,10 +12,10 @@ from o2o.core.errors import UsageError
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import doubt
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
-from o2o.inspect.estimate import CLEAR, FEW, Measured, caution, measured, say
+from o2o.inspect.estimate import CLEAR, FEW, Estimate, caution, measured, say
 from o2o.inspect.model_error import foresee, from_zero
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 
 KINDS = {"feature": "where it leads", "reward": "the reward there", "value": "the value there"}
 UNITS = {"feature": "standard deviations", "reward": "scaled reward", "value": "scaled return"}
@@ -24,7 +24,7 @@ COVERED = 90  # % of the errors that a multiple of the spread is to hold
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability(Answer):
+class Reliability(Result):
     """Does the spread order errors? Rank correlations: 1 always, 0 not at all, below 0 the wrong way round.
 
     Attributes:
@@ -42,12 +42,12 @@ class Reliability(Answer):
 
     spread: np.ndarray
     td_error: np.ndarray
-    td: Measured
+    td: Estimate
     multiple: float
     horizons: tuple[int, ...]
     path_spread: dict[int, np.ndarray]
     error: dict[tuple[str, int], np.ndarray]
-    ahead: dict[tuple[str, int], Measured]
+    ahead: dict[tuple[str, int], Estimate]
     num_episodes: int
 
     def words(self) -> list[str]:
@@ -131,7 +131,7 @@ class Reliability(Answer):
         return numbers
 
 
-def reliability(subject: Subject, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliability:
+def reliability(subject: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliability:
     """Whether the spread is high where the critic and the model are wrong.
 
     Args:
@@ -174,12 +174,12 @@ def _path_spread(agent: Agent, rolled: Roll) -> np.ndarray:
     """(H, K) discounted spread of the first k actions, and of the policy's where they end."""
     discount = torch.cat([torch.ones_like(rolled.decay[:1]), rolled.decay.cumprod(0)]).double().cpu().numpy()
     with agent.precision():
-        last = agent.behaviour.act(rolled.feature[1:]).float()
+        last = agent.policy.act(rolled.feature[1:]).float()
     way = discount[:-1] * doubt(agent, rolled.feature[:-1], rolled.action)
     return way.cumsum(0) + discount[1:] * doubt(agent, rolled.feature[1:], last)
 
 
-def judge(found: Measured) -> str:
+def judge(found: Estimate) -> str:
     """A rank correlation in a word or two: how far the spread is a sign of an error."""
     if not found.known:
         return "not to be judged"
@@ -193,7 +193,7 @@ def judge(found: Measured) -> str:
     return f"perhaps {word}" if found.num_episodes < FEW else word
 
 
-def _told(found: Measured, what: str = "") -> str:
+def _told(found: Estimate, what: str = "") -> str:
     return f"{judge(found)}{what}, {found}" if found.known else f"{judge(found)}{what}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from o2o.inspect.charts.chart import Chart, Frames, still
 
 
-class Answer(ABC):
+class Result(ABC):
     """The answer to one question about a run. Subclasses are frozen dataclasses of numpy arrays."""
 
     @abstractmethod

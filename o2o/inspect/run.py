@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import Moment, unpack
+from o2o.agent.plan_record import PlanRecord, unpack
 from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder
@@ -21,7 +21,7 @@ MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
 
 
 @dataclass
-class Subject:
+class Run:
     """A run under inspection.
 
     Attributes:
@@ -54,7 +54,7 @@ class Subject:
         """What the robot did itself, as the model sees it."""
         return [self.agent.transform.episode(episode) for episode in self.own]
 
-    def thoughts(self, number: int) -> list[Moment]:
+    def thoughts(self, number: int) -> list[PlanRecord]:
         """What the planner thought in the robot's `number`-th episode.
 
         Raises:
@@ -75,7 +75,7 @@ def open(
     plans: Path | None = None,
     device: str = "cpu",
     max_steps: int = MOST_STEPS,
-) -> Subject:
+) -> Run:
     """A run made ready for inspection.
 
     Args:
@@ -99,7 +99,7 @@ def open(
     elif not len(source):
         source, unseen = learned.replay, False
     online = folder / "online"
-    return Subject(
+    return Run(
         folder,
         agent,
         meta,

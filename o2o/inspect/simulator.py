@@ -9,12 +9,12 @@ from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot
 from o2o.inspect.end_effector_paths import facts
-from o2o.inspect.run import Subject
+from o2o.inspect.run import Run
 
 PICTURE = 512  # pixels, of robots that have an option `picture_size`
 
 
-def simulator(subject: Subject) -> Guard | None:
+def simulator(subject: Run) -> Guard | None:
     """The robot of a run, for pictures; None where it is no simulator or does not say so in its file.
 
     Raises:

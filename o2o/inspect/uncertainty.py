@@ -10,15 +10,15 @@ from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import Steps, doubt, walk
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
 from o2o.inspect.estimate import percent, say
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 
 NUM_RANDOM = 32  # actions a step
 NUM_TOP, APART = 3, 3  # moments that are named, and the steps that lie between two of them at least
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty(Answer):
+class Uncertainty(Result):
     """The ensemble's spread along one episode of T steps, in units of the scaled reward.
 
     Attributes:
@@ -114,7 +114,7 @@ class Uncertainty(Answer):
         }
 
 
-def uncertainty(subject: Subject, episode: int = 0, own: bool = False) -> Uncertainty:
+def uncertainty(subject: Run, episode: int = 0, own: bool = False) -> Uncertainty:
     """The ensemble's spread along an episode, beside what is usual.
 
     Args:
@@ -143,7 +143,7 @@ def uncertainty(subject: Subject, episode: int = 0, own: bool = False) -> Uncert
     )
 
 
-def _find(subject: Subject, episode: int, own: bool) -> tuple[Steps, np.ndarray]:
+def _find(subject: Run, episode: int, own: bool) -> tuple[Steps, np.ndarray]:
     """The steps among which the episode is, and its rows."""
     episodes = subject.own_episodes if own else subject.episodes
     if own and not episodes:

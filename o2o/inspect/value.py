@@ -7,10 +7,10 @@ import numpy as np
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import Steps
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Points
-from o2o.inspect.estimate import FEW, Measured, caution, measured, percent, say
+from o2o.inspect.estimate import FEW, Estimate, caution, measured, percent, say
 from o2o.inspect.model_error import evenly
-from o2o.inspect.result import Answer
-from o2o.inspect.run import Subject
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
 
 CLOSED = 0.1  # most weight that what was not recorded may have, for a return to count as achieved
 ENOUGH, FEWEST = 0.2, 30  # share of the steps, and steps, with such a return; else returns are completed
@@ -19,7 +19,7 @@ PRECISE = 0.3  # of the returns' deviation; a bias within it is called small
 
 
 @dataclass(frozen=True, eq=False)
-class Value(Answer):
+class Value(Result):
     """Value against achieved discounted return at n steps, in units of the scaled reward.
 
     Attributes:
@@ -40,13 +40,13 @@ class Value(Answer):
     episode: np.ndarray
     completed: bool
     closed: float
-    rank_v: Measured
-    rank_q: Measured
-    bias_v: Measured
-    bias_q: Measured
+    rank_v: Estimate
+    rank_q: Estimate
+    bias_v: Estimate
+    bias_q: Estimate
     first_v: np.ndarray
     whole: np.ndarray
-    rank_episodes: Measured
+    rank_episodes: Estimate
     expectile: float
 
     def words(self) -> list[str]:
@@ -143,7 +143,7 @@ class Value(Answer):
         }
 
 
-def value(subject: Subject) -> Value:
+def value(subject: Run) -> Value:
     """V and mean Q against the discounted return that was achieved."""
     steps = subject.steps
     achieved, missing = steps.returns()
@@ -155,10 +155,10 @@ def value(subject: Subject) -> Value:
     first = np.flatnonzero((steps.t == 0) & rows)
     v, q, episode = steps.v.astype(np.float64), steps.q.mean(0).astype(np.float64), steps.episode[rows]
 
-    def rank(guess: np.ndarray) -> Measured:
+    def rank(guess: np.ndarray) -> Estimate:
         return measured(correlation, episode, guess[rows], achieved[rows])
 
-    def bias(guess: np.ndarray) -> Measured:
+    def bias(guess: np.ndarray) -> Estimate:
         return measured(np.mean, episode, (guess - achieved)[rows])
 
     return Value(
@@ -190,7 +190,7 @@ def _exact(one: np.ndarray, other: np.ndarray) -> Line:
     return Line(ends, ends, "exact", QUIET, dash=True)
 
 
-def _ranking(found: Measured) -> str:
+def _ranking(found: Estimate) -> str:
     if found.side() < 0:
         return "Beware, it values most what brought least"
     if found.side() > 0 and found.value >= 0.7:

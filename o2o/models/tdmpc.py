@@ -15,7 +15,7 @@ from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.nn.blocks import ImageEncoder, SimNorm, Slow, mlp, random_shift, vector_encoder, zero_last
+from o2o.nn.blocks import ImageEncoder, SimNorm, TargetNetwork, mlp, random_shift, vector_encoder, zero_last
 from o2o.nn.two_hot import code
 from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel
 
@@ -29,8 +29,8 @@ class Config(ModelConfig):
         hidden_dim: width of dynamics and reward MLPs; FOWM 512.
         encoder_dim: hidden width of the vector encoder; FOWM 256.
         channels: of every convolution of the image encoder; FOWM 32.
-        slow_rate: step of the slow encoder towards the encoder; FOWM 0.01.
-        slow_every: updates between two such steps; FOWM 2.
+        target_rate: step of the slow encoder towards the encoder; FOWM 0.01.
+        target_every: updates between two such steps; FOWM 2.
         predict_end: also learn whether the episode goes on, and discount plans by it; FOWM: no.
         simnorm: latent entries in a group that sums to one; TD-MPC2 8. 0: each entry is a sigmoid, as in
             FOWM.
@@ -44,17 +44,17 @@ class Config(ModelConfig):
     hidden_dim: int = 512
     encoder_dim: int = 256
     channels: int = 32
-    slow_rate: float = 0.01
-    slow_every: int = 2
+    target_rate: float = 0.01
+    target_every: int = 2
     predict_end: bool = False
     simnorm: int = 0
     num_bins: int = 0
     target: Literal["slow", "online"] = "slow"
 
     def __post_init__(self):
-        at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, slow_rate=0, slow_every=1)
+        at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, target_rate=0, target_every=1)
         at_least(self, simnorm=2 if self.simnorm else 0, num_bins=2 if self.num_bins else 0)
-        at_most(self, slow_rate=1)
+        at_most(self, target_rate=1)
         if self.simnorm and self.latent_dim % self.simnorm:
             raise UsageError(f"latent-dim is {self.latent_dim}, wanted a multiple of simnorm, {self.simnorm}")
 
@@ -102,7 +102,9 @@ class Model(WorldModel):
         self.reward = zero_last(mlp(latent + spec.action_dim, hidden, self.reward_code.width))
         self.goes_on = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end else None
         slow = config.target == "slow"
-        self.slow_encoder = Slow(self.encoder, config.slow_rate, config.slow_every) if slow else None
+        self.slow_encoder = (
+            TargetNetwork(self.encoder, config.target_rate, config.target_every) if slow else None
+        )
 
     def start(self, n: int) -> State:
         device = next(self.parameters()).device

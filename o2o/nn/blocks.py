@@ -149,7 +149,7 @@ def _heads(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, b
     return torch.bmm(x, weight3.transpose(1, 2)) + bias3[:, None]  # (E, N, out)
 
 
-class Slow(nn.Module):
+class TargetNetwork(nn.Module):
     """A copy that follows its source: every `every`-th call of `track`, by `rate` of the distance."""
 
     def __init__(self, source: nn.Module, rate: float, every: int):

@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import keeper
+from o2o.agent.plan_record import plan_writer
 from o2o.core.checkpoint import storage
 from o2o.core.episode import Episode
 from o2o.core.seeding import derive
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.data.online_dataset import Online
 from o2o.data.plan_store import Plans
 from o2o.hardware.guard import Guard, Report
 from o2o.hardware.limits import commands
 from o2o.hardware.teleop.operator import Operator, after_episode
-from o2o.training.learner import Between, LearnerConfig
-from o2o.training.learner_process import Beside
+from o2o.training.learner import LearnerConfig, SyncLearner
+from o2o.training.learner_process import AsyncLearner
 from o2o.training.rerun_viewer import Stream
-from o2o.training.rollout import Played, account, play
+from o2o.training.rollout import EpisodeResult, play, timing_report
 from o2o.training.safe_start import freedom
-from o2o.training.uncertainty_guard import Caution, Doubter
+from o2o.training.uncertainty_guard import OodResponse, UncertaintyGuard
 
 
 @dataclass
@@ -51,26 +51,26 @@ class Session:
     agent: Agent
     robot: Guard
     own: Online
-    learner: Between | Beside
+    learner: SyncLearner | AsyncLearner
     plan: bool
     max_steps: int | None
     tell: Callable[[str], object]
     plans: Plans | None = None
     stream: Stream | None = None
     operator: Operator | None = None
-    _stages: Stages = field(default_factory=Stages, init=False)
+    _stages: StageTimer = field(default_factory=StageTimer, init=False)
     _interventions: Counter[str] = field(default_factory=Counter, init=False)
 
-    def episode(self) -> Played | None:
+    def episode(self) -> EpisodeResult | None:
         """One exploring episode, stored in `own`; None where the operator threw the last one away.
 
         The run's seed and the number of the episode fix its scene and noise.
         """
         number, config = len(self.own), self.config
         scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
-        record = keeper(self.plans, self.agent, [scene], number) if self.plans else None
-        free = freedom(config.handover, self.learner.envelope, number)
-        if number < config.handover.episodes:
+        record = plan_writer(self.plans, self.agent, [scene], number) if self.plans else None
+        free = freedom(config.safe_start, self.learner.action_range, number)
+        if number < config.safe_start.episodes:
             self.tell(f"episode {number + 1}: {free.line(self.plan)}")
         while True:
             (played,) = play(
@@ -91,17 +91,17 @@ class Session:
                 return None
             self.tell(f"episode {number + 1} is recorded again")
 
-    def account(self) -> list[str]:
+    def timing_report(self) -> list[str]:
         """Lines on times and on what the guard did, of all episodes of this session."""
-        return account(self._stages, self._interventions, self._stages.num_ticks)
+        return timing_report(self._stages, self._interventions, self._stages.num_ticks)
 
-    def _doubter(self) -> Doubter | None:
+    def _doubter(self) -> UncertaintyGuard | None:
         limit, config, operator = self.learner.limit, self.config, self.operator
         if limit is None:
             return None
         can_hold = bool(commands(self.robot.metadata, len(self.robot.low)))
         ask = (lambda question: operator.answer(str(question))) if operator else None
-        return Doubter(limit, Caution(config.when_unsure, config.unsure, can_hold, ask))
+        return UncertaintyGuard(limit, OodResponse(config.ood_action, config.unsure, can_hold, ask))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
-from o2o.agent.plan_record import Moment, keeper
+from o2o.agent.plan_record import PlanRecord, plan_writer
 from o2o.core import checkpoint, memory, stats
 from o2o.core.compute import MachineConfig, compiles, tune
 from o2o.core.config import at_least
@@ -20,20 +20,20 @@ from o2o.core.errors import RobotError
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import RunLog, run_folder
 from o2o.core.seeding import derive
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.core.video import write_film
 from o2o.data import training_data
 from o2o.data.plan_store import Plans
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
-from o2o.hardware.teleop.inputs import summon
+from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.inspect.charts.chart import still
 from o2o.inspect.decision_chart import glance
 from o2o.inspect.penalty_weight import settle
 from o2o.training import planned_vs_executed
 from o2o.training.rerun_viewer import Stream, show
-from o2o.training.rollout import Played, Record, account, play, warm_up
+from o2o.training.rollout import EpisodeResult, Record, play, timing_report, warm_up
 
 Person = Callable[[Guard], Operator | None]  # who is beside a robot
 SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
@@ -148,7 +148,7 @@ def score(
     stream: Stream | None = None,
     shadow: bool = False,
     person: Person | None = None,
-) -> tuple[Score, list[Played]]:
+) -> tuple[Score, list[EpisodeResult]]:
     """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
 
     Args:
@@ -188,9 +188,9 @@ def score(
 
 def _one_by_one(
     agent: Agent, robot: Guard, operator: Operator, seeds: Sequence[int], seed: int, num_films: int, how: dict
-) -> list[Played]:
+) -> list[EpisodeResult]:
     """Each scene with a person beside the robot, who labels it, has it repeated, or ends the evaluation."""
-    done, stages = [], Stages()
+    done, stages = [], StageTimer()
     while len(done) < len(seeds) and not operator.stopped:
         number = len(done)
         (played,) = play(
@@ -218,9 +218,9 @@ def watch(
     person: Person | None = None,
 ) -> Score:
     """As `score`, for a run's log: the numbers, and of the first scene a film, a decision and all doubts."""
-    thoughts: list[Moment] = []
+    thoughts: list[PlanRecord] = []
 
-    def first(seed: int, moments: list[Moment]) -> None:
+    def first(seed: int, moments: list[PlanRecord]) -> None:
         if seed == scenes(1)[0]:
             thoughts.extend(moments)
 
@@ -268,11 +268,11 @@ def evaluate(config: EvaluateConfig) -> Score:
     record = None
     if config.record_plans:
         plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
-        record = keeper(plans, agent, scenes(config.episodes))
+        record = plan_writer(plans, agent, scenes(config.episodes))
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
 
         def person(robot: Guard) -> Operator | None:
-            operator = summon(config.operator, robot.low, robot.high, 1.0, not robot.simulated)
+            operator = open_teleop(config.operator, robot.low, robot.high, 1.0, not robot.simulated)
             if operator:
                 last.callback(operator.close)
             return operator
@@ -286,7 +286,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
     guarded = sum((p.interventions for p in played), Counter())
     episodes = [p.episode for p in played]
-    for line in account(played[0].stages, guarded, sum(map(len, episodes))):
+    for line in timing_report(played[0].stages, guarded, sum(map(len, episodes))):
         print(line)
     if config.shadow:
         size = planned_vs_executed.size(agent.transform, episodes)

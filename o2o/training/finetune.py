@@ -10,30 +10,30 @@ from o2o.core.compute import compiles, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
-from o2o.core.run_folder import check_same, checkpoint_folder, read_papers, stop_requested, write_papers
+from o2o.core.run_folder import check_same, checkpoint_folder, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import Online
 from o2o.data.plan_store import Plans
-from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed, robot_papers
-from o2o.hardware.teleop.inputs import summon
+from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed, robot_info
+from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
 from o2o.training.episode_runner import Session, interventions
 from o2o.training.evaluate import watch
-from o2o.training.learner import FREE as FREE_LEARNER
-from o2o.training.learner import Between, Learner, LearnerConfig, newest, only_learner
-from o2o.training.learner_process import Beside
-from o2o.training.regression_gate import GateConfig
+from o2o.training.learner import RESUMABLE_FIELDS as LEARNER_FIELDS
+from o2o.training.learner import Learner, LearnerConfig, SyncLearner, newest, only_learner
+from o2o.training.learner_process import AsyncLearner
+from o2o.training.regression_gate import RollbackConfig
 from o2o.training.rerun_viewer import show
 from o2o.training.rollout import warm_up
-from o2o.training.safe_start import HandoverConfig
+from o2o.training.safe_start import SafeStartConfig
 
-CARELESS = {  # as published: everything from the first episode on
-    "favour": 0.0,
-    "handover": HandoverConfig(0, 0, 0),
-    "gate": GateConfig(window=0),
+NO_SAFE_START = {  # as published: everything from the first episode on
+    "max_online_oversampling": 0.0,
+    "safe_start": SafeStartConfig(0, 0, 0),
+    "gate": RollbackConfig(window=0),
 }
-FREE = {
+RESUMABLE_FIELDS = {
     "out",
     "resume",
     "evaluate_every",
@@ -44,7 +44,7 @@ FREE = {
     "rerun",
     "limits",
     "operator",
-    *FREE_LEARNER,
+    *LEARNER_FIELDS,
 }
 
 
@@ -70,7 +70,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         operator: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
             lines, or `none`. `auto`: keys, for a real robot in a terminal. See
             `o2o.hardware.teleop.operator`.
-        operator_reward: of the step at which the operator says that the task is done.
+        teleop_reward: of the step at which the operator says that the task is done.
     """
 
     checkpoint: Path | None = None
@@ -87,7 +87,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     evaluate_episodes: int = 20
     evaluate_film: bool = True
     operator: str = "auto"
-    operator_reward: float = 1.0
+    teleop_reward: float = 1.0
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
@@ -112,7 +112,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
     Raises:
         O2OError: see the exit codes in the README. With `--learner beside`, what ended the learner for good:
-            after the running episode (`--learner-lost hold`), or after the last one (`go-on`).
+            after the running episode (`--on-learner-failure hold`), or after the last one (`go-on`).
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
     tune(config)
@@ -125,14 +125,14 @@ def finetune(config: FinetuneConfig) -> Path:
     agent = Agent.from_state(tensors, meta, config.device, config.agent, moving)
     facts = {
         "dataset": meta["dataset"],
-        "robot": robot_papers(choice),
+        "robot": robot_info(choice),
         "preset": meta.get("preset", ""),
         "plan": config.plan,
     }
     if beside:
-        learner = Beside(config, folder, agent, config.agent, config.checkpoint, fast)
+        learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, fast)
     else:
-        learner = Between(Learner(config, folder, agent, meta), tensors, meta, resumed)
+        learner = SyncLearner(Learner(config, folder, agent, meta), tensors, meta, resumed)
     plans = Plans(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
     with (
         closing(learner),
@@ -145,10 +145,10 @@ def finetune(config: FinetuneConfig) -> Path:
     ):
         own.open_for(robot)
         facts["robot"]["simulated"] = robot.simulated  # so that to inspect the run never moves a real one
-        write_papers(folder, "finetune", config, facts)
+        write_run_info(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
-        operator = summon(
-            config.operator, robot.low, robot.high, config.operator_reward, not robot.simulated, stopped
+        operator = open_teleop(
+            config.operator, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped
         )  # fmt: skip
         if operator:
             last.callback(operator.close)
@@ -181,7 +181,7 @@ def finetune(config: FinetuneConfig) -> Path:
         progress = Progress(config.episodes, "episodes", done)
 
         def goes_on() -> bool:
-            held = learner.lost and config.learner_lost == "hold"
+            held = learner.lost and config.on_learner_failure == "hold"
             over = stopped() or (operator is not None and operator.stopped)
             return done < config.episodes and not held and not over
 
@@ -200,7 +200,7 @@ def finetune(config: FinetuneConfig) -> Path:
             if done < config.episodes or learner.current:
                 judge()
             learner.swap(log)
-        for line in session.account():
+        for line in session.timing_report():
             log.line(line)
         if config.dry_run and done:
             apart = planned_vs_executed.apart(agent.transform, [own.read(0)])
@@ -225,7 +225,7 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
         name = "dry-run" if config.dry_run else config.robot or "robot"
         folder = run_folder(config.out, "finetune", name)
         return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
-    check_same(read_papers(config.out)["config"], config, FREE)
+    check_same(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
     folder = Path(config.out or "")
     if (folder / "online").exists():
         Journal(folder / "online" / "journal").close()  # refused at once if the run is under way

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint
-from o2o.core.compute import FREE as FREE_MACHINE
+from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Episode
@@ -25,16 +25,16 @@ from o2o.data import training_data
 from o2o.data.online_dataset import Online
 from o2o.data.replay_buffer import Mix, Replay
 from o2o.inspect.penalty_weight import settle
-from o2o.training.regression_gate import Gate, GateConfig
-from o2o.training.safe_start import Envelope, HandoverConfig, envelope
-from o2o.training.uncertainty_guard import Do, Limit, UnsureConfig, learn
+from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
+from o2o.training.safe_start import ActionRange, SafeStartConfig, action_range
+from o2o.training.uncertainty_guard import Do, Limit, OodConfig, learn
 
 BEST = "best"  # second name of the checkpoint that a run goes back to
-ACTING = ("model", "critic", "behaviour")  # the parts of an agent that choose actions
-FREE = {  # may change when a run is resumed
+ACTING = ("model", "critic", "policy")  # the parts of an agent that choose actions
+RESUMABLE_FIELDS = {  # may change when a run is resumed
     *("memory_budget", "checkpoint_every", "keep_checkpoints"),
-    *("learner", "learner_threads", "learner_lost", "episodes"),
-    *FREE_MACHINE,
+    *("learner", "learner_threads", "on_learner_failure", "episodes"),
+    *MACHINE_FIELDS,
 }
 
 logger = logging.getLogger("o2o")
@@ -48,11 +48,12 @@ class LearnerConfig(MachineConfig):
         episodes: how many the robot does in all.
         updates_per_step: gradient steps for each step of the robot; FOWM 1.
         offline_ratio: share of each batch that comes from the recordings, in the end; FOWM 0.5.
-        favour: until then a step of the robot is drawn at most so many times as often as a recorded one;
+        max_online_oversampling: until then a step of the robot is drawn at most so many times as often as a
+        recorded one;
             0: the share is fixed (FOWM).
-        handover: how carefully the robot's first episodes begin.
+        safe_start: how carefully the robot's first episodes begin.
         gate: when a run goes back to its best checkpoint.
-        when_unsure: where a decision is more unsure than recordings are.
+        ood_action: where a decision is more unsure than recordings are.
         unsure: when that is, and how slow.
         seed: of batches, noise and training scenes.
         memory_budget: main memory that the recordings may take; see `o2o pretrain`.
@@ -62,30 +63,31 @@ class LearnerConfig(MachineConfig):
         learner: `between` learns after each episode while the robot waits, and runs repeat to the bit;
             `beside` in a process of its own while the robot goes on.
         learner_threads: of the CPU, for a learner beside; `threads` are the robot's.
-        learner_lost: if the learner beside dies, `go-on` while it is started again, at most three times, or
+        on_learner_failure: if the learner beside dies, `go-on` while it is started again, at most three
+        times, or
             `hold`: the run ends after the episode.
     """
 
     episodes: int = 40
     updates_per_step: float = 1.0
     offline_ratio: float = 0.5
-    favour: float = 10.0
-    handover: HandoverConfig = field(default_factory=HandoverConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
-    when_unsure: Do = "go"
-    unsure: UnsureConfig = field(default_factory=UnsureConfig)
+    max_online_oversampling: float = 10.0
+    safe_start: SafeStartConfig = field(default_factory=SafeStartConfig)
+    gate: RollbackConfig = field(default_factory=RollbackConfig)
+    ood_action: Do = "go"
+    unsure: OodConfig = field(default_factory=OodConfig)
     seed: int = 0
     memory_budget: str = "50%"
     checkpoint_every: int = 5
     keep_checkpoints: int = 5
     learner: Literal["between", "beside"] = "between"
     learner_threads: int = 1
-    learner_lost: Literal["go-on", "hold"] = "go-on"
+    on_learner_failure: Literal["go-on", "hold"] = "go-on"
 
     def __post_init__(self):
         MachineConfig.__post_init__(self)
         at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
-        at_least(self, learner_threads=0, episodes=1, favour=0)
+        at_least(self, learner_threads=0, episodes=1, max_online_oversampling=0)
         at_most(self, offline_ratio=1)
 
 
@@ -98,7 +100,7 @@ class Learner:
         mix: where its batches come from.
         done: episodes of the robot that it has taken in.
         owed: updates that their steps still ask for.
-        envelope: where recorded actions lie.
+        action_range: where recorded actions lie.
         limit: from where on a decision is unsure; None where nobody asks.
     """
 
@@ -119,9 +121,9 @@ class Learner:
         )
         seed = derive(config.seed, "online")
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)
-        self.mix = Mix(self.data.replay, self.online, config.offline_ratio, config.favour)
-        self.envelope = envelope(self.data.replay.actions(), config.handover.envelope_quantile)
-        self.gate = Gate(config.gate, config.episodes, config.handover.episodes)
+        self.mix = Mix(self.data.replay, self.online, config.offline_ratio, config.max_online_oversampling)
+        self.action_range = action_range(self.data.replay.actions(), config.safe_start.action_range_quantile)
+        self.gate = PerformanceMonitor(config.gate, config.episodes, config.safe_start.episodes)
         self.limit: Limit | None = None
         self.done, self.owed, self.facts = 0, 0.0, {}
         self._kept = 0  # episodes in the last checkpoint
@@ -210,12 +212,12 @@ class Learner:
 
     def _look(self) -> None:
         """Learns from the recordings how unsure is unsure, for the agent as it is now."""
-        if self.config.when_unsure != "go":
+        if self.config.ood_action != "go":
             plan = bool(self.facts.get("plan", True))
             self.limit = learn(self.agent, self.data, self.config.unsure.quantile, plan)
 
 
-class Between:
+class SyncLearner:
     """Learns after each episode while the robot waits; it acts with the very weights that learn.
 
     Attributes:
@@ -227,9 +229,9 @@ class Between:
     lost: O2OError | None = None
 
     @property
-    def envelope(self) -> Envelope:
+    def action_range(self) -> ActionRange:
         """Where recorded actions lie."""
-        return self.learner.envelope
+        return self.learner.action_range
 
     @property
     def limit(self) -> Limit | None:

@@ -25,7 +25,7 @@ from o2o.core.errors import O2OError
 from o2o.core.run_log import RunLog
 from o2o.data.online_dataset import Online
 from o2o.training.learner import ACTING, LearnerConfig, acting
-from o2o.training.safe_start import Envelope
+from o2o.training.safe_start import ActionRange
 from o2o.training.shared_weights import Weights, all_finite
 from o2o.training.uncertainty_guard import Limit
 
@@ -36,13 +36,13 @@ LEAVE_S = 20.0  # for the last checkpoint of a learner whose robot failed
 logger = logging.getLogger("o2o")
 
 
-class Beside:
+class AsyncLearner:
     """Starts the learner, tells it of episodes, takes its weights, and outlives it.
 
     Attributes:
         current: what acts has learned from every episode.
         lost: why nothing is learned any more; None as long as something is.
-        envelope: where recorded actions lie.
+        action_range: where recorded actions lie.
         limit: from where on a decision is unsure; None where nobody asks.
     """
 
@@ -64,7 +64,7 @@ class Beside:
             O2OError: what the learner says, the recordings are gone for example.
         """
         self.config, self.agent, self.lost = config, agent, None
-        self.envelope: Envelope | None = None
+        self.action_range: ActionRange | None = None
         self.limit: Limit | None = None
         fields = LearnerConfig.__dataclass_fields__
         self._job = {
@@ -192,14 +192,14 @@ class Beside:
         error = self._why()
         self._pass_on(log)
         self._leave()
-        if self.config.learner_lost == "go-on" and self._restarts < RESTARTS:
+        if self.config.on_learner_failure == "go-on" and self._restarts < RESTARTS:
             self._restarts += 1
             again = f"started again from the last checkpoint, {self._restarts} of {RESTARTS} times"
             log.line(f"{error}; the learner is {again}; {self._kept()}")
             self._start()
             return
         self.lost = error
-        if self.config.learner_lost == "go-on":
+        if self.config.on_learner_failure == "go-on":
             log.line(f"{error}; the learner is not started again; {self._kept()}, its episodes are kept")
 
     # ---- what goes through the pipes
@@ -220,7 +220,7 @@ class Beside:
         for line in lines:
             said = json.loads(line)
             if "envelope" in said:
-                self.envelope = from_dict(Envelope, said["envelope"])
+                self.action_range = from_dict(ActionRange, said["envelope"])
             if "limit" in said:
                 self.limit = from_dict(Limit, said["limit"])
             if "price" in said and not self.agent.priced:

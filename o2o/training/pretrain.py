@@ -6,7 +6,7 @@ from pathlib import Path
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig, Flat, fitted
 from o2o.core import checkpoint
-from o2o.core.compute import FREE as FREE_MACHINE
+from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import MachineConfig, compiles, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Batch
@@ -15,11 +15,11 @@ from o2o.core.run_folder import (
     check_same,
     finite,
     pack,
-    read_papers,
+    read_run_info,
     save,
     stop_requested,
     unpack,
-    write_papers,
+    write_run_info,
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.core.stats import auroc
@@ -31,8 +31,16 @@ from o2o.inspect.open_loop import picture
 from o2o.inspect.penalty_weight import settle
 from o2o.training.evaluate import watch
 
-FREE = {"updates", "out", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_film"}
-FREE |= {*FREE_MACHINE, *(f"data.{name}" for name in training_data.MEMORY)}
+RESUMABLE_FIELDS = {
+    "updates",
+    "out",
+    "resume",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "evaluate_film",
+}
+RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"data.{name}" for name in training_data.MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
-        write_papers(folder, "pretrain", config, facts)
+        write_run_info(folder, "pretrain", config, facts)
         size = f"{facts['dataset']['episodes']} episodes, {facts['dataset']['steps']} steps"
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(config.updates, "updates", agent.num_updates)
@@ -173,7 +181,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def _folder(config: PretrainConfig) -> Path:
     if config.resume:
-        check_same(read_papers(config.out)["config"], config, FREE)
+        check_same(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
         return Path(config.out or "")
     return run_folder(config.out, "pretrain", Path(config.dataset).stem)
 

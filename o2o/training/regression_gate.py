@@ -25,7 +25,7 @@ LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before 
 
 
 @dataclass(frozen=True)
-class GateConfig:
+class RollbackConfig:
     """When a run goes back to its best checkpoint.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Rollback:
     """That the run goes back.
 
     Attributes:
@@ -78,7 +78,7 @@ class Verdict:
     chance: float
 
 
-class Gate:
+class PerformanceMonitor:
     """Judges a run episode by episode.
 
     Attributes:
@@ -88,23 +88,24 @@ class Gate:
 
     def __init__(
         self,
-        config: GateConfig,
+        config: RollbackConfig,
         episodes: int,
-        careful: int = 0,
+        safe_start: int = 0,
         before: Sequence[tuple[bool, float]] = (),
     ):
         """
         Args:
             episodes: that the run will have, those of before a resume included.
-            careful: the first of them, in which the robot may do less than later (`HandoverConfig.episodes`).
+            safe_start: the first of them, in which the robot may do less than later
+            (`SafeStartConfig.episodes`).
                 Noise to explore with costs success: nothing is compared with what was done without.
             before: (success, return) of what the run begins with, done as carelessly as the run does; with
                 none the gate needs twice the window of episodes before it can tell anything.
         """
-        self.config, self.episodes, self.careful = config, episodes, careful
+        self.config, self.episodes, self.safe_start = config, episodes, safe_start
         self.best = self.num_returns = 0
         self._score: tuple[float, float] | None = None  # of the best; None: not yet known
-        self._count, self._since = 0, careful  # episodes so far, and those up to when it last went back
+        self._count, self._since = 0, safe_start  # episodes so far, and those up to when it last went back
         self._before = [Outcome(0, bool(success), float(total)) for success, total in before]
         self._outcomes = list(self._before)
         if self._before:
@@ -115,10 +116,10 @@ class Gate:
         """Whether the run is to learn from what comes."""
         return self.num_returns < self.config.most
 
-    def add(self, success: bool, total: float) -> Verdict | None:
+    def add(self, success: bool, total: float) -> Rollback | None:
         """Takes an episode in; what to do if it should go back, else None. The gate then takes it as done."""
         self._count += 1
-        if self._count > self.careful:
+        if self._count > self.safe_start:
             self._outcomes.append(Outcome(self._count, bool(success), float(total)))
         if not self.learns or self._fresh < self.config.window or not self._looks(self._count):
             return None
@@ -170,12 +171,12 @@ class Gate:
 
     def _looks(self, number: int) -> bool:
         """Whether the gate looks after so many episodes: every half a window, once two are full."""
-        window, done = self.config.window, number - self.careful
+        window, done = self.config.window, number - self.safe_start
         if not window or done < window or done + len(self._before) < 2 * window:
             return False
         return done % (window // 2) == 0
 
-    def _judge(self) -> Verdict | None:
+    def _judge(self) -> Rollback | None:
         window, count = self.config.window, len(self._outcomes)
         pairs = [(last * window, before * window) for last in LAST for before in BEFORE if before >= last]
         pairs = [(last, before) for last, before in pairs if last + before <= count and last <= self._fresh]
@@ -189,7 +190,7 @@ class Gate:
         why = _why(*parts[number], chance, succeeds, self.best)
         if self.num_returns + 1 == self.config.most:
             why += ", and nothing more is learned: it got worse too often"
-        return Verdict(self.best, why, chance)
+        return Rollback(self.best, why, chance)
 
 
 def score(outcomes: Sequence[Outcome]) -> tuple[float, float]:

@@ -12,26 +12,26 @@ import numpy as np
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import Moment, examine
+from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.step_record import leaves, row, row_type, to_episode
 from o2o.hardware.end_effector import Displacement, displacement
 from o2o.hardware.guard import Guard, Stopping
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rerun_viewer import Stream
-from o2o.training.safe_start import Freedom
+from o2o.training.safe_start import ExplorationLimits
 
 if TYPE_CHECKING:
-    from o2o.training.uncertainty_guard import Doubter
+    from o2o.training.uncertainty_guard import UncertaintyGuard
 
-Record = Callable[[int, list[Moment]], None]  # is given the scene's seed and what was thought in it
+Record = Callable[[int, list[PlanRecord]], None]  # is given the scene's seed and what was thought in it
 
 
 @dataclass(frozen=True)
-class Played:
+class EpisodeResult:
     """One episode as the robot did it: physical executed actions, raw observations, unshifted rewards.
 
     Attributes:
@@ -62,7 +62,7 @@ class Played:
     frames: list[np.ndarray] = field(default_factory=list)
     moves: Displacement | None = None
     interventions: Counter[str] = field(default_factory=Counter)
-    stages: Stages = field(default_factory=Stages)
+    stages: StageTimer = field(default_factory=StageTimer)
     doubts: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
@@ -81,7 +81,7 @@ class Played:
         return {**planned, **held, **self.stages.numbers(), **self.doubts, "num_clipped": self.num_clipped}
 
 
-def account(stages: Stages, interventions: Counter[str], decisions: int) -> list[str]:
+def timing_report(stages: StageTimer, interventions: Counter[str], decisions: int) -> list[str]:
     """Lines for a person on a robot in real time: what took how long, and what the guard did; else none."""
     if not stages.num_ticks:
         return []
@@ -107,15 +107,15 @@ def play(
     seeds: Sequence[int],
     seed: int,
     plan: bool = True,
-    freedom: Freedom | None = None,
+    freedom: ExplorationLimits | None = None,
     max_steps: int | None = None,
     num_films: int = 0,
     write: Callable[[np.ndarray], None] | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
     operator: Operator | None = None,
-    doubter: "Doubter | None" = None,
-) -> list[Played]:
+    doubter: "UncertaintyGuard | None" = None,
+) -> list[EpisodeResult]:
     """One episode for each scene, as many at a time as there are robots.
 
     Args:
@@ -136,7 +136,7 @@ def play(
     assert (operator is None and doubter is None) or len(robots) == 1
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
-    results: list[Played | None] = [None] * len(seeds)
+    results: list[EpisodeResult | None] = [None] * len(seeds)
     workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
     workers[0].stream, workers[0].operator, workers[0].doubter = stream, operator, doubter
     for worker in workers:
@@ -160,25 +160,27 @@ def play(
 
 
 def _decide(
-    agent: Agent, workers: list["_Worker"], freedom: Freedom | None, plan: bool, trace: bool
-) -> tuple[np.ndarray, np.ndarray, list[Moment | None]]:
+    agent: Agent, workers: list["_Worker"], freedom: ExplorationLimits | None, plan: bool, trace: bool
+) -> tuple[np.ndarray, np.ndarray, list[PlanRecord | None]]:
     """(N, A) unit actions, (N, 5) thoughts, and each plan taken apart, if that is asked for."""
     obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in agent.transform.fields}
     prev_action = np.stack([worker.prev_action for worker in workers])
     prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
     first = np.array([worker.first for worker in workers])
     begin_s = time.perf_counter()
-    explore, leash = (freedom.explore, freedom.leash) if freedom else (0.0, math.inf)
-    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace, leash)
+    explore, max_policy_deviation = (
+        (freedom.explore, freedom.max_policy_deviation) if freedom else (0.0, math.inf)
+    )
+    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation)
     if freedom and freedom.within:
         unit = freedom.within.clip(unit, prev_action, first)
     if workers[0].doubter:
-        workers[0].doubter.look(agent, unit, planned=leash == math.inf)
+        workers[0].doubter.look(agent, unit, planned=max_policy_deviation == math.inf)
     took_ms = 1e3 * (time.perf_counter() - begin_s)
-    moments: list[Moment | None] = [None] * len(workers)
+    moments: list[PlanRecord | None] = [None] * len(workers)
     if agent.last_plan is not None and agent.last_plan.trace is not None:
         asked = torch.as_tensor(unit, device=agent.device)
-        moments = [*examine(agent, agent.last_plan.trace, asked, took_ms)]
+        moments = [*record_plan(agent, agent.last_plan.trace, asked, took_ms)]
     return unit, _thought(agent, len(workers)), moments
 
 
@@ -208,8 +210,8 @@ class _Worker:
         self.write, self.record = write, record
         self.stream: Stream | None = None
         self.operator: Operator | None = None
-        self.doubter: Doubter | None = None
-        self.stages = Stages()
+        self.doubter: UncertaintyGuard | None = None
+        self.stages = StageTimer()
         said = robot.metadata.get("displacement")
         self.moves = displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
         boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
@@ -234,7 +236,7 @@ class _Worker:
         self._keep(raw)
         self._see(raw)
 
-    def step(self, unit: np.ndarray, thought: np.ndarray, moment: Moment | None) -> bool:
+    def step(self, unit: np.ndarray, thought: np.ndarray, moment: PlanRecord | None) -> bool:
         """Acts once; True when the episode is over."""
         if moment is not None:  # kept before the robot moves: it may be what broke it
             if self.record:
@@ -319,12 +321,12 @@ class _Worker:
             self.stages.tick(info["late_s"] > 0)
             self.looked_s = now_s
 
-    def result(self) -> Played:
+    def result(self) -> EpisodeResult:
         thoughts = np.array(self.thoughts)
         planned = thoughts[~np.isnan(thoughts[:, 0])]
         value, penalty, share, spread, _ = _mean(planned)
         high = float(np.percentile(planned[:, 3], 95)) if len(planned) else spread
-        return Played(
+        return EpisodeResult(
             to_episode(self.rows), self.seed, value, penalty, share, (spread, high), _mean(thoughts)[-1],
             self.robot.num_clipped - self.clipped_before, self.frames, self.moves,
             self.robot.interventions - self.interventions_before, self.stages,
@@ -347,7 +349,7 @@ class _Worker:
                 self.stream.step(t, raw, step.get("action"), step.get("reward"), since_ns / 1e9)
             self.raw = raw
 
-    def _show(self, moment: Moment) -> None:
+    def _show(self, moment: PlanRecord) -> None:
         """The candidates in space, where actions are known to move the robot's end, and their worth."""
         if not self.stream:
             return

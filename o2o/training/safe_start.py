@@ -23,34 +23,36 @@ ORDINARY = 0.1  # share of the recorded episodes; what so many do is no outlier,
 
 
 @dataclass(frozen=True)
-class HandoverConfig:
+class SafeStartConfig:
     """How carefully the robot's first episodes begin. All counts are of online episodes; 0: at once.
 
     Attributes:
-        explore_episodes: the first has no noise to explore with, then it grows to its full size.
-        agency_episodes: the first is the policy's, then the planner may lead further and further away.
-        envelope_episodes: the first stays among actions as they were recorded, then it may leave them more
+        noise_episodes: the first has no noise to explore with, then it grows to its full size.
+        planner_episodes: the first is the policy's, then the planner may lead further and further away.
+        action_range_episodes: the first stays among actions as they were recorded, then it may leave them
+        more
             and more, in size and from step to step.
-        envelope_quantile: share of the recorded actions, at either end, that counts as out of the ordinary.
+        action_range_quantile: share of the recorded actions, at either end, that counts as out of the
+        ordinary.
     """
 
-    explore_episodes: int = 5
-    agency_episodes: int = 5
-    envelope_episodes: int = 5
-    envelope_quantile: float = 0.005
+    noise_episodes: int = 5
+    planner_episodes: int = 5
+    action_range_episodes: int = 5
+    action_range_quantile: float = 0.005
 
     def __post_init__(self):
-        at_least(self, explore_episodes=0, agency_episodes=0, envelope_episodes=0, envelope_quantile=0)
-        at_most(self, envelope_quantile=0.5)
+        at_least(self, noise_episodes=0, planner_episodes=0, action_range_episodes=0, action_range_quantile=0)
+        at_most(self, action_range_quantile=0.5)
 
     @property
     def episodes(self) -> int:
         """How many begin carefully."""
-        return max(self.explore_episodes, self.agency_episodes, self.envelope_episodes)
+        return max(self.noise_episodes, self.planner_episodes, self.action_range_episodes)
 
 
 @dataclass(frozen=True)
-class Envelope:
+class ActionRange:
     """Where actions lie, and how they change from step to step, in [-1, 1].
 
     Attributes:
@@ -63,13 +65,13 @@ class Envelope:
     down: tuple[float, ...]
     up: tuple[float, ...]
 
-    def widened(self, share: float) -> "Envelope":
+    def widened(self, share: float) -> "ActionRange":
         """The envelope grown towards all that there is: 0 as it is, 1 the whole box."""
 
         def grown(bounds: tuple[float, ...], end: float) -> tuple[float, ...]:
             return tuple(bound + share * (end - bound) for bound in bounds)
 
-        return Envelope(
+        return ActionRange(
             grown(self.low, -RANGE / 2), grown(self.high, RANGE / 2),
             grown(self.down, -RANGE), grown(self.up, RANGE),
         )  # fmt: skip
@@ -88,43 +90,47 @@ class Envelope:
 
 
 @dataclass(frozen=True)
-class Freedom:
+class ExplorationLimits:
     """What the robot may do in an episode; by default everything.
 
     Attributes:
         explore: size of the noise to explore with, 0 to 1.
-        leash: how far each entry of an action may be from the policy's, unit actions.
+        max_policy_deviation: how far each entry of an action may be from the policy's, unit actions.
         within: what actions are clipped to; None: nothing but the robot's own limits.
     """
 
     explore: float = 1.0
-    leash: float = math.inf
-    within: Envelope | None = None
+    max_policy_deviation: float = math.inf
+    within: ActionRange | None = None
 
     def line(self, plan: bool = True) -> str:
         """For a log; the planner is named where it acts."""
-        leash = "free" if self.leash == math.inf else f"within {self.leash:.2g} of the policy"
+        max_policy_deviation = (
+            "free"
+            if self.max_policy_deviation == math.inf
+            else f"within {self.max_policy_deviation:.2g} of the policy"
+        )
         room = "anywhere" if self.within is None else "kept near recorded actions"
-        planner = f"planner {leash}, " if plan else ""
+        planner = f"planner {max_policy_deviation}, " if plan else ""
         return f"exploration {self.explore:.0%}, {planner}actions {room}"
 
 
-def freedom(config: HandoverConfig, envelope: Envelope | None, episode: int) -> Freedom:
+def freedom(config: SafeStartConfig, action_range: ActionRange | None, episode: int) -> ExplorationLimits:
     """What the robot may do in its `episode`-th online episode, the first being number 0.
 
     Args:
-        envelope: of the recorded actions; None where nothing is known of them.
+        action_range: of the recorded actions; None where nothing is known of them.
     """
-    agency = _share(episode, config.agency_episodes)
-    room = _share(episode, config.envelope_episodes)
-    return Freedom(
-        _share(episode, config.explore_episodes),
+    agency = _share(episode, config.planner_episodes)
+    room = _share(episode, config.action_range_episodes)
+    return ExplorationLimits(
+        _share(episode, config.noise_episodes),
         RANGE * agency if agency < 1 else math.inf,
-        envelope.widened(room) if envelope and room < 1 else None,
+        action_range.widened(room) if action_range and room < 1 else None,
     )
 
 
-def envelope(episodes: Iterable[np.ndarray], quantile: float) -> Envelope:
+def action_range(episodes: Iterable[np.ndarray], quantile: float) -> ActionRange:
     """Of recorded actions: all but a quantile of their steps, at either end.
 
     A gripper that closes once in a long episode would fall into that quantile and could never close. So what
@@ -132,14 +138,14 @@ def envelope(episodes: Iterable[np.ndarray], quantile: float) -> Envelope:
 
     Args:
         episodes: (T, A) actions each, in [-1, 1].
-        quantile: see `HandoverConfig`.
+        quantile: see `SafeStartConfig`.
     """
     actions = list(episodes)
     changes = [np.diff(action, axis=0) for action in actions if len(action) > 1]
     low, high = _bounds(actions, quantile)
     count = len(low)
     down, up = _bounds(changes, quantile) if changes else ([-RANGE] * count, [RANGE] * count)
-    return Envelope(low, high, tuple(min(x, 0.0) for x in down), tuple(max(x, 0.0) for x in up))
+    return ActionRange(low, high, tuple(min(x, 0.0) for x in down), tuple(max(x, 0.0) for x in up))
 
 
 def _share(episode: int, episodes: int) -> float:

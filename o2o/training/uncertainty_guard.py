@@ -22,7 +22,7 @@ from o2o.agent.planner.mppi import MPPI
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.data.training_data import Offline
+from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import walk
 from o2o.inspect.estimate import percent, say
 from o2o.inspect.run import some
@@ -32,12 +32,12 @@ NUM_MOMENTS = 256  # recorded ones to plan from
 NUM_STEPS = 2000  # of the recordings that are walked through for them
 ROWS = 4096  # candidates that are rolled out side by side
 
-Answer = Literal["go", "slow", "hold"]
+Result = Literal["go", "slow", "hold"]
 Do = Literal["go", "slow", "hold", "ask"]
 
 
 @dataclass(frozen=True)
-class UnsureConfig:
+class OodConfig:
     """From where on a decision is unsure, and how slow is slow.
 
     Attributes:
@@ -82,7 +82,7 @@ class Limit:
 
 
 @torch.no_grad()
-def learn(agent: Agent, data: Offline, quantile: float, plan: bool = True, seed: int = 0) -> Limit:
+def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, seed: int = 0) -> Limit:
     """The limit for an agent as it is now; its spread changes as it learns, so ask again from time to time.
 
     Args:
@@ -104,10 +104,10 @@ def learn(agent: Agent, data: Offline, quantile: float, plan: bool = True, seed:
         for some_rows in rows.split(max(1, ROWS // size)):
             state = index(steps.state, some_rows)
             feature = agent.model.feature(state)
-            at_action.append(agent.critic.uncertainty(feature, agent.behaviour.act(feature)))
+            at_action.append(agent.critic.uncertainty(feature, agent.policy.act(feature)))
             if planner:
                 first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
-                parts = state, agent.model, agent.critic, agent.behaviour
+                parts = state, agent.model, agent.critic, agent.policy
                 on_plan.append(planner.plan(*parts, None, first, explore=False).penalty / agent.price)
     return Limit(
         _quantile(at_action, quantile), _quantile(on_plan, quantile) if planner else None,
@@ -116,7 +116,7 @@ def learn(agent: Agent, data: Offline, quantile: float, plan: bool = True, seed:
 
 
 @torch.no_grad()
-def unsureness(agent: Agent, limit: Limit, unit: np.ndarray, planned: bool = True) -> np.ndarray:
+def relative_disagreement(agent: Agent, limit: Limit, unit: np.ndarray, planned: bool = True) -> np.ndarray:
     """(N,) the spread of what `agent.act` has just decided, in units of its limit; above 1 it is unsure.
 
     Args:
@@ -138,22 +138,23 @@ class Question:
 
     Attributes:
         step: of the episode, from 0.
-        unsureness: in units of the limit.
+        relative_disagreement: in units of the limit.
         held: decisions in a row that the robot has held for want of an answer.
     """
 
     step: int
-    unsureness: float
+    relative_disagreement: float
     held: int
 
     def __str__(self) -> str:
-        return f"step {self.step}: {say(self.unsureness)} times as unsure as the limit: go, slow or hold?"
+        ratio = say(self.relative_disagreement)
+        return f"step {self.step}: {ratio} times as unsure as the limit: go, slow or hold?"
 
 
-Ask = Callable[[Question], Answer | None]  # must not wait: None says that there is no answer yet
+Ask = Callable[[Question], Result | None]  # must not wait: None says that there is no answer yet
 
 
-class Caution:
+class OodResponse:
     """What one robot does about unsure decisions, and how often it did.
 
     Attributes:
@@ -161,7 +162,7 @@ class Caution:
             whoever runs the episode may end it when this grows long.
     """
 
-    def __init__(self, do: Do, config: UnsureConfig, can_hold: bool, ask: Ask | None = None):
+    def __init__(self, do: Do, config: OodConfig, can_hold: bool, ask: Ask | None = None):
         """
         Args:
             do: `go` on and count it; go on `slow`; `hold` still; or `ask` the operator and hold until there
@@ -173,11 +174,11 @@ class Caution:
         """
         if do != "go" and not can_hold:
             raise UsageError(
-                f"--when-unsure {do} needs a robot that says what its actions are, in "
+                f"--ood-action {do} needs a robot that says what its actions are, in "
                 "metadata['command'], for nobody knows how it holds still; have go"
             )
         if do == "ask" and ask is None:
-            raise UsageError("--when-unsure ask needs an operator, and there is none; have go, slow, hold")
+            raise UsageError("--ood-action ask needs an operator, and there is none; have go, slow, hold")
         self.do: Do = do
         self.config, self.ask = config, ask
         self.start()
@@ -186,25 +187,25 @@ class Caution:
         """An episode starts."""
         self.held = self._steps = 0
         self._counts = {"unsure": 0, "slow": 0, "hold": 0, "ask": 0}
-        self._answer: Answer | None = None
+        self._answer: Result | None = None
         self._most = 0.0
 
-    def judge(self, unsureness: float, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
+    def judge(self, relative_disagreement: float, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
         """(A,) what is to be done, physical.
 
         Args:
-            unsureness: see the function of that name; what is not a number is unsure.
+            relative_disagreement: see the function of that name; what is not a number is unsure.
             action: (A,) wanted.
             hold: (A,) what keeps the robot still; None where that is not known at this moment, such as
                 before the first command to positions. Then the action goes on to the guard as it is.
         """
         step, self._steps = self._steps, self._steps + 1
-        self._most = max(self._most, unsureness)
-        if unsureness <= 1:
+        self._most = max(self._most, relative_disagreement)
+        if relative_disagreement <= 1:
             self.held, self._answer = 0, None
             return action
         self._counts["unsure"] += 1
-        do = self._choose(Question(step, unsureness, self.held)) if hold is not None else "go"
+        do = self._choose(Question(step, relative_disagreement, self.held)) if hold is not None else "go"
         self.held = self.held + 1 if do == "hold" else 0
         if hold is None or do == "go":
             return action
@@ -216,7 +217,7 @@ class Caution:
         shares = {f"unsure/{name}": count / max(self._steps, 1) for name, count in self._counts.items()}
         return {"unsure/share": shares.pop("unsure/unsure"), **shares, "unsure/most": self._most}
 
-    def _choose(self, question: Question) -> Answer:
+    def _choose(self, question: Question) -> Result:
         if self.do != "ask":
             return self.do
         assert self.ask is not None
@@ -226,10 +227,10 @@ class Caution:
         return self._answer or "hold"
 
 
-class Doubter:
+class UncertaintyGuard:
     """A limit and what is done beyond it, of one robot, for `rollout.play`."""
 
-    def __init__(self, limit: Limit, caution: Caution):
+    def __init__(self, limit: Limit, caution: OodResponse):
         self.limit, self.caution, self._now = limit, caution, 0.0
 
     def start(self) -> None:
@@ -237,15 +238,15 @@ class Doubter:
         self.caution.start()
 
     def look(self, agent: Agent, unit: np.ndarray, planned: bool) -> None:
-        """Takes in what the agent has just decided for its one robot; see `unsureness`."""
-        self._now = float(unsureness(agent, self.limit, unit, planned)[0])
+        """Takes in what the agent has just decided for its one robot; see `relative_disagreement`."""
+        self._now = float(relative_disagreement(agent, self.limit, unit, planned)[0])
 
     def judge(self, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
-        """(A,) what is to be done, physical; see `Caution.judge`."""
+        """(A,) what is to be done, physical; see `OodResponse.judge`."""
         return self.caution.judge(self._now, action, hold)
 
     def metrics(self) -> dict[str, float]:
-        """See `Caution.metrics`."""
+        """See `OodResponse.metrics`."""
         return self.caution.metrics()
 
 

@@ -8,9 +8,9 @@ import torch
 from o2o.agent import critic as critic_file
 from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.critic import CriticConfig
-from o2o.agent.optimizer import OptimiserConfig
+from o2o.agent.optimizer import OptimizerConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.core.spec import Spec
 from o2o.core.transform import Field, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
@@ -26,12 +26,12 @@ FIELDS = {
 CONFIG = AgentConfig(
     world=tdmpc.Config(latent_dim=6, hidden_dim=12, encoder_dim=10, channels=4),
     critic=CriticConfig(hidden_dim=12, expectile=0.8),
-    behaviour=BehaviourConfig(hidden_dim=12, inverse_temperature=4.0, max_weight=1.5),
+    policy=PolicyConfig(hidden_dim=12, inverse_temperature=4.0, max_weight=1.5),
     planner=PlannerConfig(
         horizon=3, num_samples=12, num_policy=5, num_elites=4, iterations=3, uncertainty=2.0
     ),
     discount=0.95,
-    optimiser=OptimiserConfig(clip_norm=0.1),  # low, so that clipping is seen
+    optimizer=OptimizerConfig(clip_norm=0.1),  # low, so that clipping is seen
 )
 
 
@@ -195,7 +195,7 @@ def test_plans_are_those_of_the_formulas(kind, explore):
         torch.testing.assert_close(state["z"], z, rtol=1e-5, atol=1e-6)
         torch.manual_seed(number)
         plan = agent.planner.plan(
-            state, agent.model, agent.critic, agent.behaviour, memory, torch.tensor(first), explore
+            state, agent.model, agent.critic, agent.policy, memory, torch.tensor(first), explore
         )
         torch.manual_seed(number)
         action, mean, value = plain.plan(obs, memory, first, explore)

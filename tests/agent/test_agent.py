@@ -41,7 +41,7 @@ def test_padding_and_importance_weight_scale_every_loss_and_the_policy_too():
 
 def test_policy_and_world_train_disjoint_parameters():
     hub = agent()
-    world, policy = (set(map(id, hub.optimisers[name].parameters)) for name in ("world", "policy"))
+    world, policy = (set(map(id, hub.optimizers[name].parameters)) for name in ("world", "policy"))
     trainable = {id(p) for part in hub.parts.values() for p in part.parameters() if p.requires_grad}
     assert not world & policy and world | policy == trainable
 

@@ -18,7 +18,7 @@ from o2o.core import compute
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.core.transform import Transform
-from o2o.nn.blocks import Ensemble, Slow
+from o2o.nn.blocks import Ensemble, TargetNetwork
 from o2o.nn.world_model import Unroll
 from tests.support.compiler import needs_compiler
 from tests.support.episodes import make_batch
@@ -31,7 +31,7 @@ TWO_HOT = CriticConfig(num_q=3, hidden_dim=16, expectile=0.7, num_bins=21)  # a 
 def make_two_hot(scale: float = 1.0) -> Critic:
     """A critic of 6 features and 2 actions whose members differ; slow copies differ from their sources."""
     critic = Critic(6, 2, 0.9, TWO_HOT)
-    for weight in (critic.q_heads.weight3, critic.slow_q_heads.copy.weight3):
+    for weight in (critic.q_heads.weight3, critic.target_q_heads.copy.weight3):
         torch.nn.init.normal_(weight, std=scale)
     return critic
 
@@ -104,13 +104,13 @@ def test_loop_and_batched_ensemble_agree(out_dim):
 )
 def test_slow_copy_follows_geometrically(rate, every, calls, want):
     source = torch.nn.Linear(1, 1)
-    slow = Slow(source, rate, every)
+    slow = TargetNetwork(source, rate, every)
     torch.nn.init.zeros_(slow.copy.weight)
     torch.nn.init.ones_(source.weight)
     for _ in range(calls):
         slow.track(source)
     assert slow.copy.weight.item() == pytest.approx(want, abs=1e-6)
-    copy = Slow(source, rate, every)
+    copy = TargetNetwork(source, rate, every)
     copy.load_state_dict(slow.state_dict())
     assert copy.num_calls == calls
 
@@ -119,7 +119,7 @@ def test_losses_follow_the_formula():
     spec = Spec({"state": (3,)}, 2)
     batch = make_batch(spec)
     critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_q=2, expectile=0.7))
-    for weight in (critic.q_heads.weight3, critic.slow_q_heads.copy.weight3):
+    for weight in (critic.q_heads.weight3, critic.target_q_heads.copy.weight3):
         torch.nn.init.normal_(weight)
     feature = torch.randn(5, 8, 6, requires_grad=True)
     following = torch.randn(5, 8, 6)
@@ -139,7 +139,7 @@ def test_value_loss_reaches_the_feature_but_not_the_slow_ensemble():
     losses, _ = critic.losses(Unroll({}, feature, torch.randn(5, 8, 6), {}), batch)
     losses["v"].sum().backward()
     assert feature.grad is not None and feature.grad.abs().sum() > 0
-    assert all(p.grad is None for p in critic.slow_q_heads.parameters())
+    assert all(p.grad is None for p in critic.target_q_heads.parameters())
     assert all(p.grad is None for p in critic.q_heads.parameters())
 
 
@@ -182,7 +182,7 @@ def test_two_hot_losses_follow_the_formula():
 def test_v_stays_a_number_and_learns_from_decoded_qs():
     batch, critic = make_batch(Spec({"state": (3,)}, 2)), make_two_hot()
     with torch.no_grad():  # equal members: whichever pair is drawn
-        critic.slow_q_heads.copy.load_state_dict(
+        critic.target_q_heads.copy.load_state_dict(
             {name: weight[:1].expand_as(weight) for name, weight in critic.q_heads.state_dict().items()}
         )
     feature = torch.randn(5, 8, 6)
@@ -196,13 +196,13 @@ def test_two_hot_qs_learn_returns_of_any_size():
     critic = Critic(6, 2, 0.0, CriticConfig(num_q=2, hidden_dim=16, num_bins=101))
     batch = make_batch(Spec({"state": (3,)}, 2), steps=1, size=2)
     batch.reward[:] = torch.tensor([-30.0, 200.0])
-    optimiser = torch.optim.Adam(critic.q_heads.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(critic.q_heads.parameters(), lr=0.01)
     feature = torch.randn(1, 2, 6)
     for _ in range(300):
         losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses["q"].sum().backward()
-        optimiser.step()
+        optimizer.step()
     torch.testing.assert_close(critic.q(feature, batch.action).mean(0), batch.reward, rtol=0.05, atol=0)
 
 
@@ -283,7 +283,7 @@ def test_without_a_prior_weights_and_random_draws_are_what_they_were():
     torch.manual_seed(1)
     plain = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16))
     assert torch.equal(torch.rand(3), after)
-    parts = {"q_heads": q, "slow_q_heads.copy": q, "v_head": v}
+    parts = {"q_heads": q, "target_q_heads.copy": q, "v_head": v}
     want = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.named_parameters()}
     have = {name: value for name, value in plain.state_dict().items() if not name.endswith("_extra_state")}
     assert same(have, want)
@@ -339,7 +339,7 @@ def test_every_system_learns_with_them_and_goes_on_with_the_same_bits(name):
     agent = make_agent(name)
     before = priors(agent)
     fixed = {id(weight) for weight in agent.critic.prior_heads.parameters()}  # pyright: ignore
-    learned = [weight for own in agent.optimisers.values() for weight in own.parameters]
+    learned = [weight for own in agent.optimizers.values() for weight in own.parameters]
     assert learned and not fixed & {id(weight) for weight in learned}
     for seed in range(2):
         agent.update(windows(agent, seed))
@@ -406,7 +406,7 @@ def test_who_learns_from_an_episode_is_fixed_and_another_matter_online():
 def test_a_member_without_an_episode_in_the_batch_does_not_move():
     spec = Spec({"state": (3,)}, 2)
     critic, full = (Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, keep=keep)) for keep in (0.5, 1.0))
-    for weight in (critic.q_heads.weight3, critic.slow_q_heads.copy.weight3):
+    for weight in (critic.q_heads.weight3, critic.target_q_heads.copy.weight3):
         torch.nn.init.normal_(weight)
     full.load_state_dict(critic.state_dict())
     drawn = learners(torch.arange(100), torch.zeros(100, dtype=torch.bool), 5, 0.5)
@@ -426,9 +426,9 @@ def test_a_member_without_an_episode_in_the_batch_does_not_move():
     assert torch.equal(seen["q"], whole["q"]) and not torch.equal(some["q"], whole["q"])
     each = (critic.q(unroll.feature, batch.action) - _target(critic, unroll, batch)).square()  # (E, T, B)
     torch.testing.assert_close(some["q"], (each * drawn[:, None, others]).sum(0))
-    optimiser = torch.optim.Adam(critic.q_heads.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(critic.q_heads.parameters(), lr=0.1)
     some["q"].sum().backward()
-    optimiser.step()
+    optimizer.step()
     for name, value in critic.q_heads.named_parameters():
         moved = (value != before[name]).flatten(1).any(1)
         assert moved.tolist() == [True, True, False, True, True], name
@@ -446,12 +446,12 @@ def spreads(config: CriticConfig) -> tuple[float, float]:
     feature, action = 1 + 0.1 * torch.randn(1, size, 4), 0.5 + 0.1 * torch.randn(1, size, 2)
     reward = feature[..., 1] - feature[..., 0] + action[..., 0] + 0.3 * torch.randn(1, size)
     batch = replace(batch, action=action, reward=reward)
-    optimiser = torch.optim.Adam(critic.q_heads.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(critic.q_heads.parameters(), lr=3e-3)
     for _ in range(400):
         losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses["q"].mean().backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         on = critic.uncertainty(feature, action).mean().item()
         off = critic.uncertainty(torch.randn(size, 4), torch.rand(size, 2) * 2 - 1).mean().item()

@@ -61,7 +61,7 @@ def test_captured_plans_are_those_of_the_function():
     state = {"z": torch.rand(2, 8, device="cuda")}
     first = torch.tensor([True, False], device="cuda")
     memory = torch.zeros(5, 2, 2, device="cuda")
-    parts = (agent.model, agent.critic, agent.behaviour)
+    parts = (agent.model, agent.critic, agent.policy)
     for seed in range(8):
         torch.manual_seed(seed)
         want = agent.planner.plan(state, *parts, memory, first, False)

@@ -62,7 +62,7 @@ def test_a_plan_asks_the_device_nothing(pair, method):
         state = agent.model.observe(agent.model.start(6), zeros, zeros[:, 0], obs, first)
     memory = None
     for _ in range(2):
-        plan = planner.plan(state, agent.model, agent.critic, agent.behaviour, memory, first, True)
+        plan = planner.plan(state, agent.model, agent.critic, agent.policy, memory, first, True)
         memory = plan.memory
     assert plan.action.device.type == memory.device.type == "meta"
     assert plan.action.shape == (6, 2) and plan.evaluated == 1.0

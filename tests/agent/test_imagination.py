@@ -7,7 +7,7 @@ import torch
 
 from o2o.agent.critic import Critic, CriticConfig
 from o2o.agent.imagination import Imagination, ImaginationConfig, trace_returns
-from o2o.agent.policy import AWR, BehaviourConfig
+from o2o.agent.policy import AWRPolicy, PolicyConfig
 from o2o.core.spec import Spec
 from o2o.models import tdmpc
 from o2o.nn.distribution import Normal
@@ -16,8 +16,8 @@ from tests.support.episodes import make_batch
 SPEC = Spec({"state": (3,)}, 2)
 V2 = ImaginationConfig(steps=4, hidden_dim=8)
 V3 = ImaginationConfig(
-    steps=4, hidden_dim=8, gradient="reinforce", scale_returns=True, num_bins=41, slow_rate=0.02,
-    slow_every=1, slow_returns=False, slow_weight=1.0, replay_weight=0.3,
+    steps=4, hidden_dim=8, gradient="reinforce", scale_returns=True, num_bins=41, target_rate=0.02,
+    target_every=1, target_returns=False, target_weight=1.0, replay_weight=0.3,
 )  # fmt: skip
 BOTH = pytest.mark.parametrize("config", [V2, V3], ids=["v2", "v3"])
 
@@ -27,7 +27,7 @@ def make(config, price=1.0, shape="bounded"):
     parts = (
         tdmpc.Model(SPEC, 0.9, tdmpc.Config(latent_dim=6, hidden_dim=8, encoder_dim=8)),
         Critic(6, 2, 0.9, CriticConfig(hidden_dim=8)),
-        AWR(6, 2, BehaviourConfig(hidden_dim=8, distribution=shape)),
+        AWRPolicy(6, 2, PolicyConfig(hidden_dim=8, distribution=shape)),
         Imagination(6, 0.9, price, config),
     )
     with torch.no_grad():
@@ -141,16 +141,16 @@ def test_both_gradients_find_the_action_that_pays():
 
     for gradient in ("dynamics", "reinforce"):
         config = ImaginationConfig(steps=1, gradient=gradient, hidden_dim=8, entropy=0.0)
-        policy = AWR(2, 1, BehaviourConfig(hidden_dim=8, distribution="bounded"))
+        policy = AWRPolicy(2, 1, PolicyConfig(hidden_dim=8, distribution="bounded"))
         critic, imagination = Critic(2, 1, 0.9, CriticConfig(hidden_dim=8)), Imagination(2, 0.9, 0.0, config)
         world, batch = World(), make_batch(Spec({"state": (2,)}, 1), 4, 128)
         unroll = type("U", (), {"starts": world.start(512)})()
-        optimiser = torch.optim.Adam([*policy.parameters(), *imagination.parameters()], lr=1e-2)
+        optimizer = torch.optim.Adam([*policy.parameters(), *imagination.parameters()], lr=1e-2)
         for _ in range(200):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             got = imagination.losses(world, critic, policy, unroll, batch)
             (got["actor"].mean() + got["value"].mean()).backward()
-            optimiser.step()
+            optimizer.step()
         mean = policy.act(torch.zeros(1, 2)).item()
         assert mean == pytest.approx(0.5, abs=0.06), gradient
 
@@ -191,7 +191,7 @@ def test_padding_and_validation_do_not_move_the_scale():
 
 
 def test_recorded_rewards_are_followed_to_the_end_of_the_episode_only():
-    config = replace(V3, num_bins=0, trace=1.0, slow_weight=0.0, replay_weight=1.0)
+    config = replace(V3, num_bins=0, trace=1.0, target_weight=0.0, replay_weight=1.0)
     model, _, _, imagination = make(config)
     batch = make_batch(SPEC, 3, 1)
     valid = torch.tensor([[True], [True], [False]])

@@ -9,7 +9,7 @@ import torch
 
 from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.loss_balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harmony
-from o2o.agent.optimizer import Optimiser
+from o2o.agent.optimizer import Optimizer
 from o2o.core import checkpoint, plugins
 from o2o.core.errors import DivergedError
 from o2o.core.run_folder import finite
@@ -77,12 +77,12 @@ def test_the_objective_at_rest():
 
 def test_adam_brings_sigma_to_rest():
     balance, losses = Harmony(WEIGHTS), {"obs": 10.0, "reward": 0.01, "dynamics": 4 / 3}
-    optimiser = Optimiser(balance.parameters(), 0.01, PLAIN)
+    optimizer = Optimizer(balance.parameters(), 0.01, PLAIN)
     for _ in range(2500):
         total, metrics = balance({name: torch.tensor(loss) for name, loss in losses.items()})
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
-        optimiser.step()
+        optimizer.step()
     for name, loss in losses.items():
         assert metrics[f"balance/sigma_{name}"].item() == pytest.approx(at_rest(loss), rel=1e-3)
 
@@ -194,14 +194,14 @@ def test_sigma_is_saved_and_goes_on_exactly(pair):
     for some in (agent, again):
         some.update(windows(agent, 3))
     have, want = again.state()[0], agent.state()[0]
-    assert have.keys() == want.keys() and "optimiser.balance.0.exp_avg" in want
+    assert have.keys() == want.keys() and "optimizer.balance.0.exp_avg" in want
     assert [name for name in want if not want[name].equal(have[name])] == []
 
 
 def test_fixed_weights_learn_nothing_about_the_balance():
     agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), tiny("dreamerv2"))
     metrics, _ = agent.update(windows(agent, 0))
-    assert "balance" not in agent.optimisers and sigmas(metrics) == {}
+    assert "balance" not in agent.optimizers and sigmas(metrics) == {}
     assert metrics["balance/weighted_dynamics"].item() == pytest.approx(0.1 * metrics["loss/dynamics"].item())
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from o2o.agent.optimizer import LaProp, Optimiser, OptimiserConfig, clip_adaptively
+from o2o.agent.optimizer import LaProp, Optimizer, OptimizerConfig, clip_adaptively
 from o2o.core.errors import UsageError
 
-PLAIN = OptimiserConfig(clip_norm=0)
+PLAIN = OptimizerConfig(clip_norm=0)
 LAPROP = replace(PLAIN, method="laprop", eps=1e-20)
 ALL = replace(LAPROP, agc=0.3, weight_decay=1e-3, warmup=7, clip_norm=2.0)
 SHAPES = ((4, 3), (3,), ())
@@ -28,21 +28,21 @@ def gradients(step: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=rng) * 10 ** (step % 4 - 2) for shape in SHAPES]
 
 
-def run(optimiser: Optimiser, steps) -> list[torch.Tensor]:
+def run(optimizer: Optimizer, steps) -> list[torch.Tensor]:
     """Norms of the gradients."""
     norms = []
     for step in steps:
-        for parameter, gradient in zip(optimiser.parameters, gradients(step), strict=True):
+        for parameter, gradient in zip(optimizer.parameters, gradients(step), strict=True):
             parameter.grad = gradient.to(parameter.device)
-        norms.append(optimiser.step())
+        norms.append(optimizer.step())
     return norms
 
 
-def one(value: float, gradient: float, config: OptimiserConfig, rate=0.1) -> Optimiser:
+def one(value: float, gradient: float, config: OptimizerConfig, rate=0.1) -> Optimizer:
     """An optimiser of a single number."""
     weight = nn.Parameter(torch.tensor(value))
     weight.grad = torch.tensor(gradient)
-    return Optimiser([weight], rate, config)
+    return Optimizer([weight], rate, config)
 
 
 # ---- clipping
@@ -61,20 +61,20 @@ def test_adaptive_clip_measures_a_gradient_by_its_parameter():
 def test_norm_is_told_as_it_was_before_all_clips():
     want = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients(3)))
     for config in (PLAIN, replace(PLAIN, clip_norm=0.1), ALL):
-        assert run(Optimiser(parameters(), 0.1, config), [3])[0].item() == pytest.approx(want)
+        assert run(Optimizer(parameters(), 0.1, config), [3])[0].item() == pytest.approx(want)
 
 
 def test_clip_of_zero_leaves_gradients_as_they_are():
-    optimiser = Optimiser(parameters(), 0.1, PLAIN)
-    run(optimiser, [3])
-    assert all(p.grad.equal(g) for p, g in zip(optimiser.parameters, gradients(3), strict=True))
+    optimizer = Optimizer(parameters(), 0.1, PLAIN)
+    run(optimizer, [3])
+    assert all(p.grad.equal(g) for p, g in zip(optimizer.parameters, gradients(3), strict=True))
 
 
 # ---- rules
 
 
 def test_default_is_adam_on_clipped_gradients_to_the_last_bit():
-    have, want = Optimiser(parameters(), 3e-4, OptimiserConfig()), parameters()
+    have, want = Optimizer(parameters(), 3e-4, OptimizerConfig()), parameters()
     adam = torch.optim.Adam(want, lr=3e-4, fused=True)
     for step in range(5):
         run(have, [step])
@@ -92,15 +92,15 @@ def test_default_is_adam_on_clipped_gradients_to_the_last_bit():
 
 @pytest.mark.parametrize("gradient", [7.0, -1e-6, 1e6, 0.0])
 def test_first_step_of_laprop_is_the_learning_rate_against_the_sign(gradient):
-    optimiser = one(0.0, gradient, LAPROP)
-    optimiser.step()
-    assert optimiser.parameters[0].item() == pytest.approx(-0.1 * np.sign(gradient))
+    optimizer = one(0.0, gradient, LAPROP)
+    optimizer.step()
+    assert optimizer.parameters[0].item() == pytest.approx(-0.1 * np.sign(gradient))
 
 
 @pytest.mark.parametrize("eps", [1e-20, 0.1])
 def test_laprop_is_that_of_the_formulas(eps):
-    optimiser = Optimiser(parameters(), 0.05, replace(LAPROP, eps=eps))
-    run(optimiser, range(20))
+    optimizer = Optimizer(parameters(), 0.05, replace(LAPROP, eps=eps))
+    run(optimizer, range(20))
     want = [p.detach().double().flatten().tolist() for p in parameters()]
     for i, values in enumerate(want):
         for j in range(len(values)):
@@ -111,7 +111,7 @@ def test_laprop_is_that_of_the_formulas(eps):
                 unit = g / (math.sqrt(square / (1 - 0.999**step)) + eps)
                 momentum = 0.9 * momentum + 0.1 * unit
                 values[j] -= 0.05 * momentum / (1 - 0.9**step)
-    for parameter, values in zip(optimiser.parameters, want, strict=True):
+    for parameter, values in zip(optimizer.parameters, want, strict=True):
         np.testing.assert_allclose(parameter.detach().flatten(), values, rtol=1e-5, atol=1e-5)
 
 
@@ -132,31 +132,31 @@ def test_laprop_leaves_parameters_without_gradient_where_they_are():
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_decay_takes_its_share_whatever_the_learning_rate(rate):
-    optimiser = one(2.0, 0.0, replace(PLAIN, weight_decay=0.25), rate)
+    optimizer = one(2.0, 0.0, replace(PLAIN, weight_decay=0.25), rate)
     for want in (1.5, 1.125):
-        optimiser.step()
-        assert optimiser.parameters[0].item() == want
+        optimizer.step()
+        assert optimizer.parameters[0].item() == want
 
 
 @pytest.mark.parametrize("config", [PLAIN, LAPROP])
 def test_rate_rises_in_equal_steps_and_then_stays(config):
-    optimiser = one(0.0, 1.0, replace(config, warmup=4))
+    optimizer = one(0.0, 1.0, replace(config, warmup=4))
     seen = [0.0]
     for _ in range(6):
-        optimiser.step()
-        seen.append(optimiser.parameters[0].item())
+        optimizer.step()
+        seen.append(optimizer.parameters[0].item())
     np.testing.assert_allclose(-np.diff(seen), [0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rtol=1e-4)
 
 
 # ---- going on
 
 
-@pytest.mark.parametrize("config", [OptimiserConfig(), replace(PLAIN, warmup=9), LAPROP, ALL])
+@pytest.mark.parametrize("config", [OptimizerConfig(), replace(PLAIN, warmup=9), LAPROP, ALL])
 def test_resumed_optimiser_takes_the_steps_of_an_unstopped_one(config):
-    straight, first = (Optimiser(parameters(), 0.01, config) for _ in range(2))
+    straight, first = (Optimizer(parameters(), 0.01, config) for _ in range(2))
     run(straight, range(8))
     run(first, range(4))
-    second = Optimiser([nn.Parameter(p.detach().clone()) for p in first.parameters], 0.01, config)
+    second = Optimizer([nn.Parameter(p.detach().clone()) for p in first.parameters], 0.01, config)
     second.load_state(first.state())
     run(second, range(4, 8))
     run(first, range(4, 8))  # the two share nothing
@@ -167,12 +167,12 @@ def test_resumed_optimiser_takes_the_steps_of_an_unstopped_one(config):
 
 
 def test_steps_ask_the_device_nothing():
-    optimiser = Optimiser(parameters(device="meta"), 0.1, ALL)  # torch's fused Adam has no such kernel
-    norms = run(optimiser, range(3))
-    assert {value.device.type for value in [*norms, *optimiser.state().values()]} == {"meta"}
+    optimizer = Optimizer(parameters(device="meta"), 0.1, ALL)  # torch's fused Adam has no such kernel
+    norms = run(optimizer, range(3))
+    assert {value.device.type for value in [*norms, *optimizer.state().values()]} == {"meta"}
 
 
 @pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"agc": -1.0}, {"warmup": -1}, {"weight_decay": 1.5}])
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match=rf"{next(iter(wrong)).replace('_', '-')} is .*wanted at"):
-        OptimiserConfig(**wrong)
+        OptimizerConfig(**wrong)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.agent.plan_record import MOST, _kept, examine, keeper, pack, unpack
+from o2o.agent.plan_record import MOST, _kept, pack, plan_writer, record_plan, unpack
 from o2o.data.plan_store import Plans
 from o2o.training import rollout
 from tests.support.preset_agents import act, doubtful, make, two_plans
@@ -63,7 +63,7 @@ def test_moments_with_fewer_candidates_come_back_as_they_were():
         action = act(agent, 1, trace=True)
         plan = agent.last_plan
         assert plan is not None and plan.trace is not None
-        moments += examine(agent, plan.trace, torch.as_tensor(action))
+        moments += record_plan(agent, plan.trace, torch.as_tensor(action))
     late, early = (len(moment.leaf) for moment in moments)
     assert late < early
     for one, back in zip(moments, unpack(pack(moments)), strict=True):
@@ -80,7 +80,7 @@ def test_examining_keeps_what_a_wide_search_found():
     action = act(agent, trace=True)
     plan = agent.last_plan
     assert plan is not None and plan.trace is not None
-    for one, asked in zip(examine(agent, plan.trace, plan.action), action, strict=True):
+    for one, asked in zip(record_plan(agent, plan.trace, plan.action), action, strict=True):
         assert one.action.shape == (3, MOST, 2) and one.elite.sum() == 20
         assert one.action[0, one.chosen].tolist() == pytest.approx(asked.tolist())
         assert np.isnan(one.took_ms)
@@ -121,7 +121,7 @@ class Robot:
 def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
     agent, plans = doubtful("small"), Plans(tmp_path)
     agent.num_updates = 7
-    rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=keeper(plans, agent, [11, 12, 13]))  # type: ignore
+    rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=plan_writer(plans, agent, [11, 12, 13]))  # type: ignore
     assert plans.numbers() == [0, 1, 2]
     for number in range(3):
         arrays, facts = plans.read(number)
@@ -134,11 +134,11 @@ def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
 def test_what_was_thought_before_a_failure_is_kept(tmp_path):
     agent, plans = doubtful("small"), Plans(tmp_path)
     with pytest.raises(ZeroDivisionError):
-        rollout.play(agent, [Robot(fails=True)], [5], 0, record=keeper(plans, agent, [5], first=8))  # type: ignore
+        rollout.play(agent, [Robot(fails=True)], [5], 0, record=plan_writer(plans, agent, [5], first=8))  # type: ignore
     assert plans.numbers() == [8] and len(unpack(plans.read(8)[0])) == 3
 
 
 def test_a_policy_leaves_no_plans(tmp_path):
     agent, plans = make("small"), Plans(tmp_path)
-    rollout.play(agent, [Robot()], [5], 0, plan=False, record=keeper(plans, agent, [5]))  # type: ignore[arg-type]
+    rollout.play(agent, [Robot()], [5], 0, plan=False, record=plan_writer(plans, agent, [5]))  # type: ignore[arg-type]
     assert plans.numbers() == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from o2o.agent.critic import Critic, CriticConfig
-from o2o.agent.policy import AWR, BehaviourConfig, awr_weight
+from o2o.agent.policy import AWRPolicy, PolicyConfig, awr_weight
 from o2o.core.spec import Spec
 from o2o.nn.world_model import Unroll
 from tests.support.episodes import make_batch
@@ -22,7 +22,7 @@ def test_weight_clamps_at_log_hundred_over_beta(beta, clamp_at):
 
 def test_policy_loss_leaves_critic_and_feature_alone():
     critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16))
-    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16))
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16))
     feature = torch.randn(5, 8, 6, requires_grad=True)
     batch = make_batch(Spec({"state": (3,)}, 2))
     policy.losses(critic, Unroll({}, feature, feature.detach(), {}), batch)["policy"].sum().backward()
@@ -32,7 +32,7 @@ def test_policy_loss_leaves_critic_and_feature_alone():
 
 
 def test_exploration_noise_is_small_and_bounded():
-    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16, noise_std=10.0))
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, noise_std=10.0))
     feature = torch.randn(500, 6)
     noise = policy.act(feature, explore=True) - policy.act(feature)
     assert noise.abs().max() <= 0.3 + 1e-6
@@ -41,7 +41,7 @@ def test_exploration_noise_is_small_and_bounded():
 
 @pytest.mark.parametrize("shape", ["bounded", "truncated"])
 def test_a_learned_spread_is_what_explores(shape):
-    policy = AWR(6, 2, BehaviourConfig(hidden_dim=16, distribution=shape))
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, distribution=shape))
     feature = torch.randn(6).expand(4000, 6)
     actions = policy.act(feature, explore=True)
     assert actions.abs().max() < 1
@@ -51,16 +51,16 @@ def test_a_learned_spread_is_what_explores(shape):
 
 def test_regression_learns_the_spread_of_the_data():
     """Maximum likelihood on actions of spread 0.3 around 0.2 finds both."""
-    policy = AWR(1, 1, BehaviourConfig(hidden_dim=16, distribution="bounded"))
+    policy = AWRPolicy(1, 1, PolicyConfig(hidden_dim=16, distribution="bounded"))
     critic = Critic(1, 1, 0.9, CriticConfig(hidden_dim=8))
-    optimiser = torch.optim.Adam(policy.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
     feature = torch.zeros(1, 2000, 1)
     action = 0.2 + 0.3 * torch.randn(1, 2000, 1)
     batch = replace(make_batch(Spec({"state": (3,)}, 1), steps=1, size=2000), action=action)
     for _ in range(200):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         policy.losses(critic, Unroll({}, feature, feature, {}), batch)["policy"].mean().backward()
-        optimiser.step()
+        optimizer.step()
     chances = policy.distribution(feature[0, :1])
     assert chances.mean.item() == pytest.approx(action.mean().item(), abs=0.02)
     assert chances.std.item() == pytest.approx(action.std().item(), abs=0.03)

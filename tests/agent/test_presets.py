@@ -6,18 +6,18 @@ from o2o.agent import presets
 from o2o.core.errors import UsageError
 
 SHARED = {
-    "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "optimiser.clip_norm": 10.0,
+    "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "optimizer.clip_norm": 10.0,
     "world.latent_dim": 50, "world.hidden_dim": 512, "world.encoder_dim": 256, "world.predict_end": False,
-    "world.slow_rate": 0.01, "world.slow_every": 2,
-    "critic.num_q": 5, "critic.hidden_dim": 512, "critic.slow_rate": 0.01, "critic.slow_every": 2,
-    "behaviour.hidden_dim": 512, "behaviour.max_weight": 100.0, "behaviour.noise_std": 0.05,
-    "behaviour.noise_clip": 0.3,
+    "world.target_rate": 0.01, "world.target_every": 2,
+    "critic.num_q": 5, "critic.hidden_dim": 512, "critic.target_rate": 0.01, "critic.target_every": 2,
+    "policy.hidden_dim": 512, "policy.max_weight": 100.0, "policy.noise_std": 0.05,
+    "policy.noise_clip": 0.3,
     "planner.horizon": 5, "planner.num_samples": 512, "planner.num_policy": 51, "planner.num_elites": 50,
     "planner.temperature": 0.5, "planner.momentum": 0.1, "planner.min_std": 0.05, "planner.max_std": 2.0,
     "weights.dynamics": 20.0, "weights.reward": 0.5, "weights.q": 0.1, "weights.v": 0.1,
     "replay.priority_exponent": 0.6, "replay.weight_exponent": 0.4,
 }  # fmt: skip
-NAMES = ("critic.expectile", "behaviour.inverse_temperature", "planner.uncertainty", "planner.iterations",
+NAMES = ("critic.expectile", "policy.inverse_temperature", "planner.uncertainty", "planner.iterations",
          "discount", "replay.capacity")  # fmt: skip
 TASKS = {
     "fowm": (0.9, 3.0, 1.0, 6, 0.9, 10_000),
@@ -62,14 +62,14 @@ DREAMERS = {  # (DreamerV2, DreamerV3), as published
     "world.unimix": (0.0, 0.01), "world.free_nats": (1.0, 1.0), "world.free_over": ("batch", "element"),
     "world.prior_weight": (0.8, 1.0), "world.posterior_weight": (0.2, 0.1), "world.symlog": (False, True),
     "world.obs_weight": (0.5, 1.0), "world.num_bins": (0, 255),
-    "behaviour.distribution": ("truncated", "bounded"),
+    "policy.distribution": ("truncated", "bounded"),
     "imagination.gradient": ("dynamics", "reinforce"), "imagination.trace": (0.95, 0.95),
     "imagination.entropy": (1e-4, 3e-4), "imagination.scale_returns": (False, True),
-    "imagination.num_bins": (0, 255), "imagination.slow_rate": (1.0, 0.02),
-    "imagination.slow_every": (100, 1), "imagination.slow_returns": (True, False),
-    "imagination.slow_weight": (0.0, 1.0), "imagination.replay_weight": (0.0, 0.3),
-    "optimiser.method": ("adam", "laprop"), "optimiser.eps": (1e-5, 1e-20), "optimiser.agc": (0.0, 0.3),
-    "optimiser.weight_decay": (1e-6, 0.0), "optimiser.clip_norm": (100.0, 0.0),
+    "imagination.num_bins": (0, 255), "imagination.target_rate": (1.0, 0.02),
+    "imagination.target_every": (100, 1), "imagination.target_returns": (True, False),
+    "imagination.target_weight": (0.0, 1.0), "imagination.replay_weight": (0.0, 0.3),
+    "optimizer.method": ("adam", "laprop"), "optimizer.eps": (1e-5, 1e-20), "optimizer.agc": (0.0, 0.3),
+    "optimizer.weight_decay": (1e-6, 0.0), "optimizer.clip_norm": (100.0, 0.0),
     "weights.reward": (1.0, 1.0), "weights.discount": (1.0, 1.0), "weights.obs": (1.0, 1.0),
     "window": (50, 64), "batch_size": (16, 16), "rho": (1.0, 1.0), "replay.priority_exponent": (0.0, 0.0),
 }  # fmt: skip
@@ -85,9 +85,9 @@ def test_dreamers_hold_the_published_choices(preset, column):
 def test_tdmpc2_holds_the_published_choices():
     want = {
         "world.simnorm": 8, "world.num_bins": 101, "world.target": "online", "critic.num_bins": 101,
-        "critic.slow_rate": 0.01, "critic.slow_every": 1, "planner.horizon": 3, "planner.momentum": 0.0,
+        "critic.target_rate": 0.01, "critic.target_every": 1, "planner.horizon": 3, "planner.momentum": 0.0,
         "weights.dynamics": 20.0, "weights.reward": 0.1, "weights.q": 0.1 / 5, "window": 3, "rho": 0.5,
-        "learning_rate": 3e-4, "optimiser.clip_norm": 20.0, "replay.priority_exponent": 0.0,
+        "learning_rate": 3e-4, "optimizer.clip_norm": 20.0, "replay.priority_exponent": 0.0,
     }  # fmt: skip
     agent = presets.get("tdmpc2").agent
     assert {name: value(agent, name) for name in want} == want

@@ -10,7 +10,7 @@ from o2o.agent import presets
 from o2o.agent.agent import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import connect
 from o2o.models import tdmpc
@@ -18,7 +18,7 @@ from o2o.models import tdmpc
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
-    behaviour=BehaviourConfig(hidden_dim=16),
+    policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=8, num_policy=2, num_elites=4, iterations=1),
     batch_size=8,
 )

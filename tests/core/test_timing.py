@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from o2o.core.timing import MEMORY, Stages
+from o2o.core.timing import MEMORY, StageTimer
 
 
 def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
-    stages = Stages()
+    stages = StageTimer()
     for ms in range(101):
         stages.add("plan", ms / 1e3)
         stages.tick(late=ms == 100)
@@ -19,7 +19,7 @@ def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
 
 
 def test_two_are_merged_and_the_newest_remembered():
-    one, other = Stages(), Stages()
+    one, other = StageTimer(), StageTimer()
     one.add("plan", 1.0)
     for _ in range(MEMORY):
         other.add("plan", 3.0)
@@ -29,7 +29,7 @@ def test_two_are_merged_and_the_newest_remembered():
 
 
 def test_without_ticks_there_is_nothing_to_tell():
-    stages = Stages()
+    stages = StageTimer()
     with stages("plan"):
         pass
     assert stages.numbers() == {} and stages.quantiles("plan")[0] >= 0

@@ -66,14 +66,14 @@ def test_bare_robot_serves_as_well_as_a_guarded_one():
 
 
 def test_noise_has_the_asked_spread():
-    class Still(Line):
+    class FrozenCameraDetector(Line):
         action_space = gymnasium.spaces.Box(-50.0, 50.0, (1,), np.float64)
 
         def step(self, action):
             obs, _, _, truncated, _ = super().step(np.zeros(1))
             return obs, 0.0, False, truncated, {"executed_action": action}
 
-    episodes = collect(Still(), lambda line: np.zeros(1), [0.1] * 1500)
+    episodes = collect(FrozenCameraDetector(), lambda line: np.zeros(1), [0.1] * 1500)
     assert np.concatenate([e.action for e in episodes]).std() == pytest.approx(0.1 * 50, rel=0.05)
 
 

@@ -10,7 +10,7 @@ import torch
 import o2o
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig, fitted
-from o2o.agent.plan_record import examine
+from o2o.agent.plan_record import record_plan
 from o2o.core import plugins
 from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
@@ -66,7 +66,7 @@ def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
     first, again = act(plain, 3), act(asked, 3, trace=True)
     plan = asked.last_plan
     assert plan is not None and plan.trace is not None and (first == again).all()
-    moments = examine(asked, plan.trace, plan.action, took_ms=4.0)
+    moments = record_plan(asked, plan.trace, plan.action, took_ms=4.0)
     assert (act(plain, 3, first=False) == act(asked, 3, first=False, trace=True)).all()
     for i, moment in enumerate(moments):
         assert (moment.asked == again[i]).all() and moment.took_ms == 4
@@ -113,7 +113,7 @@ def test_its_config_survives_json(name):
 
 def test_groups_are_disjoint_and_hold_every_weight(name):
     agent = make(name)
-    groups = [set(map(id, optimiser.parameters)) for optimiser in agent.optimisers.values()]
+    groups = [set(map(id, optimizer.parameters)) for optimizer in agent.optimizers.values()]
     weights = {id(p) for part in agent.parts.values() for p in part.parameters() if p.requires_grad}
     assert sum(map(len, groups)) == len(set.union(*groups)) and set.union(*groups) == weights
 
@@ -169,10 +169,10 @@ def test_every_world_model_can_be_dreamt_in(model, gradient):
     shaped = replace(tiny("dreamerv3"), model=model, world=world)
     config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))
     agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
-    before = {name: weight.clone() for name, weight in agent.behaviour.named_parameters()}
+    before = {name: weight.clone() for name, weight in agent.policy.named_parameters()}
     metrics, _ = agent.update(windows(agent, 0))
     assert {"loss/actor", "loss/value", "loss/policy"} <= metrics.keys()
-    assert any(not torch.equal(before[name], weight) for name, weight in agent.behaviour.named_parameters())
+    assert any(not torch.equal(before[name], weight) for name, weight in agent.policy.named_parameters())
 
 
 def test_windows_are_no_wider_than_the_longest_episode():

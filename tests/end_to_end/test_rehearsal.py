@@ -135,13 +135,13 @@ def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path
     """The point robot is no simulation: labels count, `again` repeats, `stop` scores what there is."""
     one, two, three = ["", "", "success", ""], ["", "", "again", ""], ["", "", "failure", ""]
     words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
-    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: Says(*words))
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says(*words))
     config = EvaluateConfig(
         checkpoint=pretrained, episodes=9, operator=str(tmp_path / "box"), device="cpu", threads=1
     )
     score = evaluate(config)
     assert score.successes.tolist() == [True, False] and score.lengths.tolist() == [2, 2]
     assert capsys.readouterr().out.count("Put things back") == 2
-    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: Says("", "stop"))
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says("", "stop"))
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)

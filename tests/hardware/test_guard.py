@@ -10,7 +10,7 @@ import pytest
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, RobotConfig, connect, options
-from o2o.hardware.selection import RobotChoice, choose_robot, robot_papers
+from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
 from tests.support.paths import POINT_ROBOT
 
 POINT = POINT_ROBOT
@@ -249,7 +249,7 @@ def test_gaps_of_a_choice_are_filled_from_the_checkpoint():
     saved = {"robot": "sim", "robot_options": {"task": "push"}, "action_repeat": 2, "max_steps": 7}
     choice = choose_robot(RobotChoice(), saved)
     assert (choice.robot, choice.action_repeat, choice.max_steps) == ("sim", 2, 7)
-    assert robot_papers(choice)["robot_options"]["task"] == "push"
+    assert robot_info(choice)["robot_options"]["task"] == "push"
 
 
 def test_what_the_user_says_wins_over_the_checkpoint():

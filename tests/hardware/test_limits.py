@@ -3,7 +3,7 @@
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.limits import Limits, Tighter, commands, read, tighten
+from o2o.hardware.limits import LimitOverrides, Limits, commands, read, tighten
 
 BOX = ((0.2, -0.2, 0.0), (0.6, 0.2, 0.3))
 
@@ -36,20 +36,20 @@ def test_limits_that_are_none_are_refused_in_one_line(said, match):
 def test_flags_tighten_and_leave_the_rest():
     own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
     inner = (0.3, -0.1, 0.1, 0.5, 0.1, 0.2)
-    found = tighten(own, Tighter(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
+    found = tighten(own, LimitOverrides(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
     assert found == Limits((0.5,), (2.0,), (inner[:3], inner[3:]), max_age_s=0.1, patience=5, watchdog_s=0.5)
-    assert tighten(own, Tighter()) == own
-    assert tighten(Limits(), Tighter(watchdog_s=2.0)).watchdog_s == 2.0  # where there was none
+    assert tighten(own, LimitOverrides()) == own
+    assert tighten(Limits(), LimitOverrides(watchdog_s=2.0)).watchdog_s == 2.0  # where there was none
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        Tighter(workspace=(0.1, -0.2, 0.0, 0.6, 0.2, 0.3)),
-        Tighter(max_age_s=0.3),
-        Tighter(frozen_s=1.1),
-        Tighter(patience=6),
-        Tighter(watchdog_s=1.5),
+        LimitOverrides(workspace=(0.1, -0.2, 0.0, 0.6, 0.2, 0.3)),
+        LimitOverrides(max_age_s=0.3),
+        LimitOverrides(frozen_s=1.1),
+        LimitOverrides(patience=6),
+        LimitOverrides(watchdog_s=1.5),
     ],
 )
 def test_what_would_loosen_is_refused(asked):
@@ -64,12 +64,12 @@ def test_what_would_loosen_is_refused(asked):
 )
 def test_flags_that_mean_nothing_are_refused(flags):
     with pytest.raises(UsageError, match="limits"):
-        Tighter(**flags)
+        LimitOverrides(**flags)
 
 
 def test_a_share_of_an_unknown_speed_is_refused():
     with pytest.raises(UsageError, match="states none"):
-        tighten(Limits(), Tighter(speed=0.5))
+        tighten(Limits(), LimitOverrides(speed=0.5))
 
 
 def test_commands_are_one_word_for_all_or_one_each():

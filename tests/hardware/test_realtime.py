@@ -11,7 +11,7 @@ from o2o.commands.check import check_robot
 from o2o.core.errors import RobotError
 from o2o.hardware.clock import Clock
 from o2o.hardware.guard import Guard
-from o2o.hardware.limits import Tighter
+from o2o.hardware.limits import LimitOverrides
 from o2o.hardware.watchdog import Watchdog
 from tests.support.robots import Box, Slide, Time
 
@@ -198,7 +198,7 @@ def test_a_watchdog_that_cannot_stop_the_robot_says_so(caplog):
 
 
 def test_flags_tighten_the_guard():
-    robot = Guard(Slide(velocity=4.0), tighter=Tighter(speed=0.5))  # 2 units/s at 50 Hz: 0.04
+    robot = Guard(Slide(velocity=4.0), tighter=LimitOverrides(speed=0.5))  # 2 units/s at 50 Hz: 0.04
     robot.reset()
     *_, info = robot.step([0.09])
     assert info["executed_action"] == pytest.approx([0.04]) and info["interventions"] == ["velocity"]

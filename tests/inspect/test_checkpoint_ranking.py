@@ -153,7 +153,7 @@ def spoiled(trained, tmp_path):
     shutil.copytree(newest, out / run_folder.KEPT / "000150")
     tensors, meta = checkpoint.load(newest)
     agent = Agent.from_state(tensors, meta)
-    last = agent.behaviour.net[-1]
+    last = agent.policy.net[-1]
     with torch.no_grad():
         last.weight.mul_(-1)
         last.bias.mul_(-1)

@@ -15,7 +15,7 @@ from tests.support.tiny_agent import BORDER, TINY, agent
 STEP, WIND = 0.01, 0.002
 
 
-class Still(WorldModel):
+class FrozenCameraDetector(WorldModel):
     """Believes that actions alone move a robot, and that its camera shows where it is as a brightness."""
 
     def __init__(self, noise: float = 0.0):
@@ -45,7 +45,7 @@ class Still(WorldModel):
 
 
 def make_agent(**options):
-    return SimpleNamespace(model=Still(**options), device=torch.device("cpu"))
+    return SimpleNamespace(model=FrozenCameraDetector(**options), device=torch.device("cpu"))
 
 
 def make_episode(steps: int) -> Episode:

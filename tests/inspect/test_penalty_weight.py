@@ -16,7 +16,7 @@ from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.inspect.beliefs import walk
-from o2o.inspect.estimate import Measured
+from o2o.inspect.estimate import Estimate
 from o2o.inspect.penalty_weight import Price, cheapest, measure, price
 from tests.support.inspected import episodes
 from tests.support.preset_agents import doubtful, make, tiny, windows
@@ -45,7 +45,7 @@ def tempted(hope: float, doubt: float, **config) -> Price:
         PlannerConfig(horizon=1, num_elites=4, num_samples=64, iterations=3, **config),
     )
     agent = SimpleNamespace(
-        model=toy, critic=toy, behaviour=toy, planner=SimpleNamespace(action_dim=1), price=config.price,
+        model=toy, critic=toy, policy=toy, planner=SimpleNamespace(action_dim=1), price=config.price,
         config=SimpleNamespace(planner=config), device=torch.device("cpu"), precision=nullcontext,
     )  # fmt: skip
     steps = SimpleNamespace(
@@ -69,7 +69,7 @@ def test_the_price_is_where_a_twentieth_of_the_excess_is_left():
 def test_no_price_is_enough_where_the_excess_stays():
     excess = np.array([1.0, 0.8, 0.6, 0.5])  # half a unit stays; 0.55 is as good as it gets
     assert cheapest(GRID, excess) == pytest.approx(10**1.5)
-    answer = Price(GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Measured(31.6, 20, 40, 1), 2.0, 1)
+    answer = Price(GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Estimate(31.6, 20, 40, 1), 2.0, 1)
     assert not answer.enough and "--no-plan" in answer.words()[0]
 
 
@@ -112,7 +112,7 @@ def test_it_is_the_same_for_every_kind_of_search(config):
 )
 def test_it_says_whether_the_agents_own_fits(own, judged):
     excess = np.array([1.0, 0.9, 0.1, -0.1])[:, None]
-    answer = Price(GRID, excess, np.ones((4, 1)), np.ones(1), Measured(17.8, 10, 30, 9), own, 9)
+    answer = Price(GRID, excess, np.ones((4, 1)), np.ones(1), Estimate(17.8, 10, 30, 9), own, 9)
     assert judged in answer.words()[-1] and answer.numbers()["lambda"] == 17.8
     assert all(np.isfinite(number) for number in answer.numbers().values())
 

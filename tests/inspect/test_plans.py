@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import Moment, keeper, pack
+from o2o.agent.plan_record import PlanRecord, pack, plan_writer
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core import plugins
 from o2o.core.episode import Episode
@@ -27,7 +27,7 @@ from o2o.inspect.end_effector_paths import Displacement, displacement, facts, ve
 from o2o.inspect.penalty_sweep import Sweep, _affordable, sweep
 from o2o.inspect.plans import distance, plans, replan
 from o2o.inspect.probe import readout, ridge
-from o2o.inspect.run import Subject
+from o2o.inspect.run import Run
 from o2o.inspect.simulator import projection, replay, simulator
 from o2o.training import rollout
 from tests.support.episodes import make_episode
@@ -50,24 +50,24 @@ def recordings(num: int, steps: int = 12) -> list[Episode]:
     return found
 
 
-def fitting(**changes) -> Moment:
+def fitting(**changes) -> PlanRecord:
     """`two_plans` for an agent of two actions and 16 features."""
     wide = {"action": [[[0.1, 0.1], [0.9, 0.9]]], "policy": [0.1, 0.1], "asked": [0.1, 0.1]}
     arrays = {name: np.array(value, np.float32) for name, value in wide.items()}
     return two_plans(**arrays, feature=np.zeros((2, 2, 16), np.float16), **changes)
 
 
-def inspected(agent: Agent, folder: Path, episodes, own=(), meta=None) -> Subject:
+def inspected(agent: Agent, folder: Path, episodes, own=(), meta=None) -> Run:
     """A subject whose first recording is held out."""
     seen = [agent.transform.episode(episode) for episode in episodes]
     train = Replay(agent.transform.spec, sum(len(e) + 1 for e in seen), 0, ReplayConfig())
     for episode in seen[1:]:
         train.add(episode)
-    return Subject(folder, agent, meta or {}, train, seen[:1], True, list(own), Plans(folder / "plans"))
+    return Run(folder, agent, meta or {}, train, seen[:1], True, list(own), Plans(folder / "plans"))
 
 
 @pytest.fixture
-def subject(tmp_path) -> Subject:
+def subject(tmp_path) -> Run:
     return inspected(doubtful("small"), tmp_path, recordings(3), recordings(2))
 
 
@@ -75,7 +75,7 @@ def thinker(toy: Toy, **config) -> Agent:
     """What `replan` asks of an agent, with a world that can be worked out by hand."""
     config = PlannerConfig(num_policy=0, horizon=1, prune=False, **config)
     planner = MPPI(1, config)
-    parts = {"model": toy, "critic": toy, "behaviour": toy, "planner": planner, "price": config.price}
+    parts = {"model": toy, "critic": toy, "policy": toy, "planner": planner, "price": config.price}
     return SimpleNamespace(**parts, device=torch.device("cpu"), precision=nullcontext)  # type: ignore
 
 
@@ -84,9 +84,9 @@ def test_a_plan_made_again_goes_where_it_should_at_each_price():
     state = {"z": torch.tensor([[0.0], [0.2]])}
     free = replan(agent, state, price=0.0)
     assert [float(one.mean[-1, 0, 0]) for one in free] == pytest.approx([0.3, 0.5], abs=0.03)
-    careful = replan(agent, state, price=5.0)
-    assert [float(one.mean[-1, 0, 0]) for one in careful] == pytest.approx([0, 0], abs=0.03)
-    assert [float(one.price) for one in (*free, *careful)] == [0, 0, 5, 5]
+    safe_start = replan(agent, state, price=5.0)
+    assert [float(one.mean[-1, 0, 0]) for one in safe_start] == pytest.approx([0, 0], abs=0.03)
+    assert [float(one.price) for one in (*free, *safe_start)] == [0, 0, 5, 5]
     assert float(replan(agent, state)[0].price) == 1.0  # the agent's own
 
 
@@ -298,7 +298,9 @@ def played(tmp_path):
             weight.add_(0.3 * torch.randn_like(weight))
     robot = connect("sim", sim.Config(task="reach", picture_size=64))
     store = Plans(folder)
-    own = rollout.play(agent, [robot], [11], 0, max_steps=6, record=keeper(store, agent, [11]))[0].episode
+    own = rollout.play(agent, [robot], [11], 0, max_steps=6, record=plan_writer(store, agent, [11]))[
+        0
+    ].episode
     yield inspected(agent, tmp_path, [own, own], [own], ARM), robot
     robot.close()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.plan_record import examine, pack
+from o2o.agent.plan_record import pack, record_plan
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
@@ -352,7 +352,7 @@ def test_plans_that_were_recorded_are_looked_at(tmp_path):
     moments = []
     for t in range(3):
         agent.act(obs, np.zeros((1, 2)), np.zeros(1), np.array([t == 0]), trace=True)
-        moments += examine(agent, agent.last_plan.trace, agent.last_plan.action)
+        moments += record_plan(agent, agent.last_plan.trace, agent.last_plan.action)
     run.plans.add(0, pack(moments), {})
     answer = coverage(run)
     assert len(answer.groups[PLANNED].distance) == 3 * agent.config.planner.horizon

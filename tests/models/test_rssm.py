@@ -264,11 +264,11 @@ def test_vectors_learned_through_symlog_are_drawn_as_they_are():
     spec, config = Spec({"state": (1,)}, 1), replace(V3, free_nats=0.0)
     model, batch = Model(spec, 0.9, config), make_batch(spec, 2, 16)
     batch = replace(batch, obs={"state": torch.full_like(batch.obs["state"], 30.0)})
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(150):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model.unroll(batch).losses["obs"].mean().backward()
-        optimiser.step()
+        optimizer.step()
     starts = model.unroll(batch).starts
     assert model.decode(starts)["state"].mean().item() == pytest.approx(30, rel=0.05)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from o2o.agent.critic import Critic, CriticConfig
-from o2o.agent.policy import AWR, BehaviourConfig
+from o2o.agent.policy import AWRPolicy, PolicyConfig
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.models.tdmpc import Config, Model
@@ -27,7 +27,7 @@ def test_parameter_count_is_the_references(spec, count):
     parts = [
         model,
         Critic(50, spec.action_dim, 0.99, CriticConfig()),
-        AWR(50, spec.action_dim, BehaviourConfig()),
+        AWRPolicy(50, spec.action_dim, PolicyConfig()),
     ]
     assert sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad) == count
 

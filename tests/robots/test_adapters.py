@@ -12,7 +12,7 @@ import pytest
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, connect
-from o2o.hardware.latest import Newest
+from o2o.hardware.latest import LatestValue
 
 lerobot = plugins.load("robots", "lerobot")
 xarm = plugins.load("robots", "xarm")
@@ -277,7 +277,7 @@ def test_a_blocking_driver_never_holds_up_who_asks():
         go.acquire()
         return next(values)
 
-    newest = Newest(read, "the gauge")
+    newest = LatestValue(read, "the gauge")
     begin_s = time.monotonic()
     value, measured_s = newest.get()
     assert value == 0 and time.monotonic() - begin_s < 0.1
@@ -294,9 +294,9 @@ def test_a_driver_that_fails_says_so_at_the_start_and_later():
         raise OSError("no such device")
 
     with pytest.raises(RobotError, match="the gauge cannot be read: OSError: no such device"):
-        Newest(broken, "the gauge")
+        LatestValue(broken, "the gauge")
     values = iter([1])
-    newest = Newest(lambda: next(values), "the gauge", period_s=0.05)
+    newest = LatestValue(lambda: next(values), "the gauge", period_s=0.05)
     time.sleep(0.2)
     with pytest.raises(RobotError, match="the gauge cannot be read any more: StopIteration"):
         newest.get()

@@ -29,7 +29,7 @@ import numpy as np
 
 from o2o.core.errors import O2OError
 from o2o.data.formats import registry
-from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
 LIMIT_S = 30.0  # for one round, on a busy machine
@@ -196,7 +196,7 @@ def content(recording: Recording) -> str:
 
 def look(path: Path) -> str:
     """`content` of what the reader of a path finds."""
-    return content(registry.of(path).read(path, Wanted(budget_bytes=BUDGET_BYTES)))
+    return content(registry.of(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
 
 
 # Damages. Each changes a file in place and says what it did; those of `BYTES` know nothing of its format.

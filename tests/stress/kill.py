@@ -26,7 +26,7 @@ import h5py
 import minari  # here and not in every child
 import numpy as np
 
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.core.transform import Field, Transform
 from o2o.data import journal
 from o2o.data.online_dataset import Online
@@ -83,7 +83,7 @@ class Robot(gymnasium.Env):
 class Script:
     """Stands for an agent."""
 
-    last_plan, stages = None, Stages()
+    last_plan, stages = None, StageTimer()
     transform = TRANSFORM
 
     def __init__(self, robot: Robot):

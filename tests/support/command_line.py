@@ -5,7 +5,7 @@ from tests.support.paths import POINT_ROBOT
 SMALL = [
     "--critic.hidden-dim",
     "16",
-    "--behaviour.hidden-dim",
+    "--policy.hidden-dim",
     "16",
     "--planner.num-samples",
     "16",

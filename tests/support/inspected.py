@@ -17,7 +17,7 @@ from o2o.agent.critic import spread
 from o2o.core.episode import Episode
 from o2o.core.transform import Field, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.inspect.run import Subject
+from o2o.inspect.run import Run
 from tests.support.episodes import make_episode
 
 STEP, POLICY, DISCOUNT, HZ = 0.1, 0.5, 0.5, 10.0
@@ -75,9 +75,7 @@ def make_agent(model=None, critic=None, size: int = 1) -> Any:
     return SimpleNamespace(
         model=model or Line(),
         critic=critic or Sure(),
-        behaviour=SimpleNamespace(
-            act=lambda feature, explore=False: torch.full_like(feature[..., :1], POLICY)
-        ),
+        policy=SimpleNamespace(act=lambda feature, explore=False: torch.full_like(feature[..., :1], POLICY)),
         transform=Transform({"state": Field((size,))}, (-1.0,), (1.0,), control_hz=HZ),
         device=torch.device("cpu"),
         precision=nullcontext,
@@ -107,12 +105,12 @@ def drive(action, start: float = 0.0, wind: float = 0.0, reward=None) -> Episode
     return episode(x, action, action if reward is None else reward)
 
 
-def subject(episodes, train=None, own=(), agent=AGENT, unseen=True) -> Subject:
+def subject(episodes, train=None, own=(), agent=AGENT, unseen=True) -> Run:
     train = list(train or episodes)
     replay = Replay(agent.transform.spec, sum(len(e) + 1 for e in train), 0, ReplayConfig())
     for one in train:
         replay.add(one)
-    return Subject(Path("run"), agent, {}, replay, list(episodes), unseen, list(own))
+    return Run(Path("run"), agent, {}, replay, list(episodes), unseen, list(own))
 
 
 LENGTHS = (7, 3, 5)

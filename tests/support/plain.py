@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GROUPS = {"world": ("model.", "critic."), "policy": ("behaviour.",)}
+GROUPS = {"world": ("model.", "critic."), "policy": ("policy.",)}
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Config:
     expectile: float = 0.9
     inverse_temperature: float = 3.0
     max_weight: float = 100.0
-    slow_rate: float = 0.01
-    slow_every: int = 2
+    target_rate: float = 0.01
+    target_every: int = 2
     noise_std: float = 0.05
     noise_clip: float = 0.3
     horizon: int = 5
@@ -54,10 +54,10 @@ class Config:
         said = {}
         for part in (
             config.critic,
-            config.behaviour,
+            config.policy,
             config.weights,
             config.planner,
-            config.optimiser,
+            config.optimizer,
             config,
         ):
             said |= vars(part)  # `discount` is a loss's weight in the balance and gamma in the config
@@ -86,13 +86,13 @@ class Plain:
         self.config, self.num_updates = config, 0
         self.w = {name: value.detach().clone() for name, value in unstack(weights).items()}
         self.num_q = sum(name.endswith(".weight1") for name in self.w if name.startswith("critic.q_heads."))
-        self.action_dim = self.w["behaviour.net.6.bias"].numel()
+        self.action_dim = self.w["policy.net.6.bias"].numel()
         self.groups: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
         for name, leaf in self.w.items():
             if "slow_" not in name:
                 group = next(g for g, prefixes in GROUPS.items() if name.startswith(prefixes))
                 self.groups[group].append(leaf.requires_grad_())
-        self.optimisers = {
+        self.optimizers = {
             name: torch.optim.Adam(group, lr=config.learning_rate) for name, group in self.groups.items()
         }
 
@@ -153,7 +153,7 @@ class Plain:
         return self.head("critic.v_head.0", z)
 
     def policy(self, z: Tensor) -> Tensor:
-        return torch.tanh(self.mlp("behaviour.net", z))
+        return torch.tanh(self.mlp("policy.net", z))
 
     # ---- learning
 
@@ -172,14 +172,14 @@ class Plain:
             cfg.dynamics * losses["dynamics"] + cfg.reward * losses["reward"]
             + cfg.q * losses["q"] + cfg.v * losses["v"] + losses["policy"]
         )  # fmt: skip
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         total.backward()
         norms = {}
-        for name, optimiser in self.optimisers.items():
+        for name, optimizer in self.optimizers.items():
             norms[name] = torch.nn.utils.clip_grad_norm_(self.groups[name], cfg.clip_norm)
-            optimiser.step()
-        if self.num_updates % cfg.slow_every == 0:
+            optimizer.step()
+        if self.num_updates % cfg.target_every == 0:
             self.track()
         self.num_updates += 1
         return {name: loss.detach() for name, loss in losses.items()}, norms, priority
@@ -236,7 +236,7 @@ class Plain:
         for name, value in self.w.items():
             if "slow_" in name:
                 source = self.w[name.replace("slow_", "").replace("copy.", "")]
-                value.lerp_(source, self.config.slow_rate)
+                value.lerp_(source, self.config.target_rate)
 
     # ---- planning
 
@@ -310,7 +310,7 @@ class Plain:
         return (mean + noise).clamp(-1 + 1e-6, 1 - 1e-6)
 
     def warm_start(self, memory: Tensor | None, first, n: int) -> Tensor:
-        mean = self.w["behaviour.net.6.bias"].new_zeros(self.config.horizon, self.action_dim)
+        mean = self.w["policy.net.6.bias"].new_zeros(self.config.horizon, self.action_dim)
         if memory is not None and not first[n]:
             mean[:-1] = memory[1:, n]
         return mean

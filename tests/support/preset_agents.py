@@ -7,7 +7,7 @@ import torch
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig
-from o2o.agent.plan_record import Moment
+from o2o.agent.plan_record import PlanRecord
 from o2o.core.seeding import Stream
 from o2o.core.transform import Field, Transform
 from o2o.models import rssm, tdmpc, twm
@@ -34,10 +34,10 @@ def tiny(name: str) -> AgentConfig:
         config,
         world=replace(config.world, **SIZES[type(config.world)]),
         critic=replace(config.critic, hidden_dim=16),
-        behaviour=replace(config.behaviour, hidden_dim=16),
+        policy=replace(config.policy, hidden_dim=16),
         imagination=replace(config.imagination, hidden_dim=16, steps=steps, anchor_updates=10),
         planner=replace(config.planner, num_samples=16, num_policy=4, num_elites=4, iterations=2, horizon=3),
-        optimiser=replace(config.optimiser, warmup=min(config.optimiser.warmup, 5)),
+        optimizer=replace(config.optimizer, warmup=min(config.optimizer.warmup, 5)),
         window=min(config.window, 6),
         batch_size=8,
         discount=config.discount or 0.95,
@@ -67,9 +67,9 @@ def act(agent: Agent, n: int = 2, first: bool = True, **flags) -> np.ndarray:
     return agent.act(obs, np.zeros((n, 2)), np.zeros(n), np.full(n, first), **flags)
 
 
-def two_plans(**changes) -> Moment:
+def two_plans(**changes) -> PlanRecord:
     """One step: the first plan brings 1 and is sure, the second brings 2 with a spread of 0.5 at its end."""
-    moment = Moment(
+    moment = PlanRecord(
         action=np.array([[[0.1], [0.9]]], np.float32),
         feature=np.zeros((2, 2, 1), np.float16),
         reward=np.array([[1.0, 1.0]], np.float32),

@@ -5,7 +5,7 @@ import time
 import gymnasium
 import numpy as np
 
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.core.transform import Field, Transform
 from o2o.hardware.realtime import Hardware
 from tests.support.paths import POINT_ROBOT
@@ -41,7 +41,7 @@ BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, r
 class Script:
     """Stands for an agent: acts as told, and writes down what it was shown."""
 
-    last_plan, price, stages = None, 2.0, Stages()
+    last_plan, price, stages = None, 2.0, StageTimer()
 
     def __init__(self, unit=1.0, border=BORDER):
         self.transform, self.unit, self.shown = border, unit, []
@@ -49,7 +49,7 @@ class Script:
     def start(self, n, seed):
         self.n = n
 
-    def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
+    def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation):
         self.shown.append((obs["state"].copy(), prev_action.copy(), prev_reward.copy(), first.copy()))
         return np.full((self.n, 1), self.unit, np.float32)
 

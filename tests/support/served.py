@@ -10,7 +10,7 @@ from o2o.core import plugins
 from o2o.hardware.guard import connect
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote.fault_injection import FaultConfig
-from o2o.hardware.remote.server import Station, StationConfig
+from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 
 class Slider(Hardware):
@@ -53,10 +53,10 @@ class Slider(Hardware):
 def served(robot=None, faults=None, **options):
     """(station, robot) in this process."""
     robot = robot or Slider()
-    config = StationConfig(
-        port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, "old_ms": 10_000, **options}
+    config = ServerConfig(
+        port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, "max_delay_ms": 10_000, **options}
     )
-    with Station(robot, config) as station:
+    with RobotServer(robot, config) as station:
         yield station, robot
 
 

@@ -3,7 +3,7 @@
 from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.core.transform import Field, Transform
 from o2o.models import tdmpc
 from tests.support.episodes import make_batch
@@ -14,7 +14,7 @@ BORDER = Transform({"state": Field((3,))}, (-1.0, -1.0), (1.0, 1.0))
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
-    behaviour=BehaviourConfig(hidden_dim=16),
+    policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),
 )
 

@@ -8,7 +8,7 @@ import o2o
 from o2o.agent.agent import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.core import checkpoint
 from o2o.data.online_dataset import Online
 from o2o.models import tdmpc
@@ -20,7 +20,7 @@ ROBOT = POINT_ROBOT
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
-    behaviour=BehaviourConfig(hidden_dim=16),
+    policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),
     batch_size=16,
 )

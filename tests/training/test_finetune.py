@@ -11,9 +11,9 @@ from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.load import DataConfig, load
 from o2o.training import learner
-from o2o.training.finetune import CARELESS
-from o2o.training.regression_gate import GateConfig, Verdict
-from o2o.training.safe_start import HandoverConfig
+from o2o.training.finetune import NO_SAFE_START
+from o2o.training.regression_gate import Rollback, RollbackConfig
+from o2o.training.safe_start import SafeStartConfig
 from tests.support.robots import Says
 from tests.support.tiny_runs import finetune_config
 
@@ -23,7 +23,7 @@ def run(pretrained, out, **changes):
 
 
 def test_first_episodes_say_how_careful_they_are(pretrained, tmp_path, capsys):
-    run(pretrained, tmp_path / "run", episodes=3, handover=HandoverConfig(2, 2, 2))
+    run(pretrained, tmp_path / "run", episodes=3, safe_start=SafeStartConfig(2, 2, 2))
     said = capsys.readouterr().out
     assert "episode 1: exploration 0%, planner within 0 of the policy, actions kept near" in said
     assert "episode 2: exploration 50%, planner within 1 of the policy" in said
@@ -31,10 +31,10 @@ def test_first_episodes_say_how_careful_they_are(pretrained, tmp_path, capsys):
 
 
 def test_the_first_episode_is_the_policys_without_noise(pretrained, tmp_path):
-    first = {"episodes": 1, "handover": HandoverConfig(2, 2, 2), "updates_per_step": 0.0}
+    first = {"episodes": 1, "safe_start": SafeStartConfig(2, 2, 2), "updates_per_step": 0.0}
     planned = run(pretrained, tmp_path / "planned", plan=True, **first)
     policy = run(pretrained, tmp_path / "policy", plan=False, **first)
-    free = run(pretrained, tmp_path / "free", plan=True, episodes=1, updates_per_step=0.0, **CARELESS)
+    free = run(pretrained, tmp_path / "free", plan=True, episodes=1, updates_per_step=0.0, **NO_SAFE_START)
     one, two, three = (
         load(str(folder / "online"), DataConfig()).episodes[0].action for folder in (planned, policy, free)
     )
@@ -54,10 +54,10 @@ def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
         if next(counts) != 2:
             return None
         self.num_returns += 1
-        return Verdict(0, "the last 2 episodes failed", 0.01)
+        return Rollback(0, "the last 2 episodes failed", 0.01)
 
-    monkeypatch.setattr(learner.Gate, "add", add)
-    folder = run(pretrained, tmp_path / "run", episodes=3, gate=GateConfig(window=2))
+    monkeypatch.setattr(learner.PerformanceMonitor, "add", add)
+    folder = run(pretrained, tmp_path / "run", episodes=3, gate=RollbackConfig(window=2))
     assert "the last 2 episodes failed" in capsys.readouterr().out
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     before, _ = checkpoint.load(checkpoint_folder(pretrained))
@@ -67,14 +67,14 @@ def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
 
 
 def test_after_its_last_return_a_run_learns_no_more(pretrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(learner.Gate, "learns", False)
+    monkeypatch.setattr(learner.PerformanceMonitor, "learns", False)
     folder = run(pretrained, tmp_path / "run", episodes=2)
     _, meta = checkpoint.load(checkpoint_folder(folder))
     assert meta["num_updates"] == checkpoint.load(checkpoint_folder(pretrained))[1]["num_updates"]
 
 
 def test_an_unsure_robot_slows_down_and_counts_it(pretrained, tmp_path, capsys):
-    folder = run(pretrained, tmp_path / "run", episodes=2, when_unsure="hold")
+    folder = run(pretrained, tmp_path / "run", episodes=2, ood_action="hold")
     lines = [line for line in read_metrics(folder) if "return" in line]
     assert all(0 <= line["unsure/hold"] <= line["unsure/share"] <= 1 for line in lines)
     assert "unsure is what critics disagree about by more than" in capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatc
     one, two = ["", "", "success", ""], ["", "", "again", ""]  # two looks at each step
     words = [*one, "pause", *two, "failure", "", "pause", "", "", "stop", ""]
     source = Says(*words)
-    monkeypatch.setattr("o2o.hardware.teleop.inputs.Mailbox", lambda path: source)
+    monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: source)
     with pytest.raises(KeyboardInterrupt):
         run(pretrained, tmp_path / "run", episodes=9, operator=str(tmp_path / "box"))
     first, second, *rest = load(str(tmp_path / "run" / "online"), DataConfig()).episodes
@@ -96,7 +96,7 @@ def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatc
 
 
 def test_what_the_guard_changed_is_in_a_file(pretrained, tmp_path):
-    folder = run(pretrained, tmp_path / "run", episodes=4, **CARELESS)
+    folder = run(pretrained, tmp_path / "run", episodes=4, **NO_SAFE_START)
     lines = [json.loads(line) for line in (folder / "guard.jsonl").read_text().splitlines()]
     for line in lines:
         assert line["reasons"] and len(line["asked"]) == len(line["sent"]) == 2 and 1 <= line["episode"] <= 4

@@ -23,9 +23,9 @@ from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import Online
 from o2o.training.learner import acting, only_learner
-from o2o.training.learner_process import Beside
-from o2o.training.regression_gate import GateConfig
-from o2o.training.safe_start import HandoverConfig
+from o2o.training.learner_process import AsyncLearner
+from o2o.training.regression_gate import RollbackConfig
+from o2o.training.safe_start import SafeStartConfig
 from tests.support.paths import TIRING_ROBOT
 from tests.support.tiny_runs import TINY, episodes_of
 
@@ -47,8 +47,8 @@ def config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
 
 
 def after_episode(monkeypatch, number: int, does) -> None:
-    """Has something done to the `Beside` of a run once episode `number` is told of; 0: after each."""
-    real = Beside.episode_done
+    """Has something done to the `AsyncLearner` of a run once episode `number` is told of; 0: after each."""
+    real = AsyncLearner.episode_done
 
     def episode_done(self, told, episode):
         said = real(self, told, episode)
@@ -56,10 +56,10 @@ def after_episode(monkeypatch, number: int, does) -> None:
             does(self)
         return said
 
-    monkeypatch.setattr(Beside, "episode_done", episode_done)
+    monkeypatch.setattr(AsyncLearner, "episode_done", episode_done)
 
 
-def kill(beside: Beside) -> None:
+def kill(beside: AsyncLearner) -> None:
     beside.process.kill()
     beside.process.wait()
 
@@ -76,7 +76,7 @@ def num_episodes(out: Path) -> int:
 
 
 def acting_print(tensors: dict[str, torch.Tensor]) -> str:
-    parts = ("model.", "critic.", "behaviour.")
+    parts = ("model.", "critic.", "policy.")
     return checkpoint.fingerprint({n: value for n, value in tensors.items() if n.startswith(parts)})
 
 
@@ -120,7 +120,7 @@ def test_a_learner_beside_goes_back_to_the_best_weights_and_the_robot_takes_them
     out = o2o.finetune(
         config(
             source, tmp_path / "run", robot=TIRING_ROBOT, episodes=12,
-            gate=GateConfig(window=2, level=0.9, most=1), handover=HandoverConfig(0, 0, 0),
+            gate=RollbackConfig(window=2, level=0.9, most=1), safe_start=SafeStartConfig(0, 0, 0),
         )
     )  # fmt: skip
     said = capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_a_robot_that_holds_ends_after_the_episode_and_resume_goes_on(source, tm
     with monkeypatch.context() as patch:
         after_episode(patch, 3, kill)
         with pytest.raises(O2OError, match=r"killed by SIGKILL.*are kept; go on with --resume --out") as told:
-            o2o.finetune(config(source, out, learner_lost="hold"))
+            o2o.finetune(config(source, out, on_learner_failure="hold"))
     assert told.value.exit_code == 1 and num_episodes(out) == 3
     first = [episode.action for episode in episodes_of(out)]
     o2o.finetune(config(source, out, resume=True))
@@ -211,14 +211,14 @@ def test_a_learner_whose_robot_is_killed_ends_by_itself_and_resume_goes_on(sourc
 def test_weights_that_are_not_finite_are_not_taken(source, tmp_path, monkeypatch, capsys):
     """The learner refuses to hand them over; here somebody else does, after the third episode."""
 
-    def spoil(beside: Beside) -> None:
+    def spoil(beside: AsyncLearner) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:  # until it has handed its last over: it would overwrite these
             version = beside.weights.peek()
             if version and version.episodes == 3:
                 break
             time.sleep(0.01)
-        bad = {name: value.clone() for name, value in beside.agent.behaviour.state_dict().items()}
+        bad = {name: value.clone() for name, value in beside.agent.policy.state_dict().items()}
         name = next(iter(bad))
         bad[name].view(-1)[0] = torch.nan
         rest = acting(beside.agent) | {f"behaviour.{name}": bad[name]}
@@ -238,7 +238,7 @@ def test_a_learner_that_diverges_hands_nothing_on(source, tmp_path):
     agent = replace(TINY, learning_rate=1e30)
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"not finite.*--resume") as told:
-        o2o.finetune(config(source, out, agent=agent, learner_lost="hold"))
+        o2o.finetune(config(source, out, agent=agent, on_learner_failure="hold"))
     assert told.value.exit_code == 5
     tensors, meta = checkpoint.load(out / "checkpoint")
     assert meta["num_updates"] == BEFORE

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import UsageError
-from o2o.training.regression_gate import Gate, GateConfig, Outcome, rank_chance, score
+from o2o.training.regression_gate import Outcome, PerformanceMonitor, RollbackConfig, rank_chance, score
 
 EPISODES = 40
 
 
-def run(gate: Gate, successes, totals=None, every: int = 5) -> tuple[int, int] | None:
+def run(gate: PerformanceMonitor, successes, totals=None, every: int = 5) -> tuple[int, int] | None:
     """(episode, checkpoint) of the first return; a checkpoint is written every few episodes."""
     gate.saved()
     for number, success in enumerate(successes, 1):
@@ -24,8 +24,8 @@ def run(gate: Gate, successes, totals=None, every: int = 5) -> tuple[int, int] |
     return None
 
 
-def gate(**config) -> Gate:
-    return Gate(GateConfig(**config), EPISODES)
+def gate(**config) -> PerformanceMonitor:
+    return PerformanceMonitor(RollbackConfig(**config), EPISODES)
 
 
 # ---- the chance
@@ -92,18 +92,21 @@ def test_a_collapse_after_20_episodes_is_seen_soon(before, after, median, missed
 def test_an_evaluation_before_the_run_lets_a_collapse_at_the_start_be_seen():
     assert run(gate(), [0] * 9) is None  # nobody knows that it was ever better
     before = [(True, 1.0)] * 20
-    assert run(Gate(GateConfig(), EPISODES, before=before), [0] * 9) == (6, 0)
+    assert run(PerformanceMonitor(RollbackConfig(), EPISODES, before=before), [0] * 9) == (6, 0)
 
 
 def test_nothing_is_compared_with_episodes_that_began_carefully():
     chance = np.where(np.arange(EPISODES) < 5, 1.0, 0.3)  # noise to explore with costs success
     successes = np.random.default_rng(6).random((100, EPISODES)) < chance
 
-    def num_alarms(careful: int) -> int:
-        return sum(run(Gate(GateConfig(), EPISODES, careful), row) is not None for row in successes)
+    def num_alarms(safe_start: int) -> int:
+        return sum(
+            run(PerformanceMonitor(RollbackConfig(), EPISODES, safe_start), row) is not None
+            for row in successes
+        )
 
-    assert num_alarms(careful=5) <= 3 < 15 < num_alarms(careful=0)
-    judge = Gate(GateConfig(), EPISODES, careful=5)
+    assert num_alarms(safe_start=5) <= 3 < 15 < num_alarms(safe_start=0)
+    judge = PerformanceMonitor(RollbackConfig(), EPISODES, safe_start=5)
     assert run(judge, [1] * 16 + [0] * 20) == (23, 15) and len(judge.state()["outcomes"]) == 10
 
 
@@ -152,11 +155,11 @@ def test_after_going_back_only_new_episodes_can_send_it_back_again():
 
 def test_a_resumed_gate_judges_as_one_that_was_never_stopped():
     successes = np.random.default_rng(5).random(60) < np.where(np.arange(60) < 30, 0.8, 0.1)
-    whole, resumed, judged = Gate(GateConfig(), 60, 3, [(True, 2.0)]), None, []
+    whole, resumed, judged = PerformanceMonitor(RollbackConfig(), 60, 3, [(True, 2.0)]), None, []
     for number, success in enumerate(successes):
         if number % 7 == 0:
             state = json.loads(json.dumps((resumed or whole).state()))
-            resumed = Gate(GateConfig(), 60, 3)
+            resumed = PerformanceMonitor(RollbackConfig(), 60, 3)
             resumed.load_state(state)
         assert resumed is not None
         said = whole.add(bool(success), float(number)), resumed.add(bool(success), float(number))
@@ -182,4 +185,4 @@ def test_score_prefers_success_and_then_return():
 )
 def test_a_gate_that_cannot_judge_is_refused(config, words):
     with pytest.raises(UsageError, match=words):
-        GateConfig(**config)
+        RollbackConfig(**config)

@@ -217,11 +217,13 @@ def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
     class Hurried(Script):
         """Has time for 3 iterations at every second decision."""
 
-        def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, leash):
+        def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation):
             even = len(self.shown) % 2 == 0
             value = torch.full((self.n,), 5.0 if even else float("nan"))
             self.last_plan = Plan(value, value, value, value / 10, value > 0, 3 if even else 0, 1.0)
-            return super().act(obs, prev_action, prev_reward, first, explore, plan, trace, leash)
+            return super().act(
+                obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation
+            )
 
     _, (played,) = go(agent=Hurried())
     assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.agent.planner.mppi import leashed
+from o2o.agent.planner.mppi import limit_policy_deviation
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Mix, online_share
-from o2o.training.safe_start import Envelope, Freedom, HandoverConfig, envelope, freedom
+from o2o.training.safe_start import ActionRange, ExplorationLimits, SafeStartConfig, action_range, freedom
 from tests.support.replays import make_replay
 
-NARROW = Envelope((-0.5, -0.1), (0.5, 0.3), (-0.2, -0.1), (0.2, 0.1))
+NARROW = ActionRange((-0.5, -0.1), (0.5, 0.3), (-0.2, -0.1), (0.2, 0.1))
 FIRST, LATER = np.array([True]), np.array([False])
 
 
@@ -22,8 +22,8 @@ FIRST, LATER = np.array([True]), np.array([False])
 
 
 def test_the_first_episode_is_the_policys_without_noise_and_inside_the_envelope():
-    first = freedom(HandoverConfig(), NARROW, 0)
-    assert first == Freedom(0.0, 0.0, NARROW)
+    first = freedom(SafeStartConfig(), NARROW, 0)
+    assert first == ExplorationLimits(0.0, 0.0, NARROW)
     assert (
         first.line() == "exploration 0%, planner within 0 of the policy, actions kept near recorded actions"
     )
@@ -31,33 +31,33 @@ def test_the_first_episode_is_the_policys_without_noise_and_inside_the_envelope(
 
 
 def test_freedoms_grow_in_even_steps_and_end_at_everything():
-    config = HandoverConfig(explore_episodes=4, agency_episodes=2, envelope_episodes=4)
+    config = SafeStartConfig(noise_episodes=4, planner_episodes=2, action_range_episodes=4)
     found = [freedom(config, NARROW, episode) for episode in range(6)]
     assert [f.explore for f in found] == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert [f.leash for f in found] == [0, 1, math.inf, math.inf, math.inf, math.inf]
+    assert [f.max_policy_deviation for f in found] == [0, 1, math.inf, math.inf, math.inf, math.inf]
     assert found[2].within == NARROW.widened(0.5)
-    assert found[4] == found[5] == Freedom() and config.episodes == 4
+    assert found[4] == found[5] == ExplorationLimits() and config.episodes == 4
 
 
 def test_no_episodes_means_everything_at_once():
-    assert freedom(HandoverConfig(0, 0, 0), NARROW, 0) == Freedom()
+    assert freedom(SafeStartConfig(0, 0, 0), NARROW, 0) == ExplorationLimits()
 
 
 def test_where_nothing_is_known_of_the_recordings_only_the_robots_limits_hold():
-    assert freedom(HandoverConfig(), None, 0).within is None
+    assert freedom(SafeStartConfig(), None, 0).within is None
 
 
 def test_a_leash_keeps_each_entry_near_the_policy():
     plan, policy = torch.tensor([[0.9, -0.3]]), torch.tensor([[0.1, -0.2]])
-    assert torch.equal(leashed(plan, policy, 0.0), policy)
-    torch.testing.assert_close(leashed(plan, policy, 0.25), torch.tensor([[0.35, -0.3]]))
-    torch.testing.assert_close(leashed(plan, policy, 2.0), plan)
+    assert torch.equal(limit_policy_deviation(plan, policy, 0.0), policy)
+    torch.testing.assert_close(limit_policy_deviation(plan, policy, 0.25), torch.tensor([[0.35, -0.3]]))
+    torch.testing.assert_close(limit_policy_deviation(plan, policy, 2.0), plan)
 
 
-@pytest.mark.parametrize("wrong", [{"explore_episodes": -1}, {"envelope_quantile": 0.6}])
+@pytest.mark.parametrize("wrong", [{"noise_episodes": -1}, {"action_range_quantile": 0.6}])
 def test_a_schedule_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(UsageError, match="wanted at"):
-        HandoverConfig(**wrong)
+        SafeStartConfig(**wrong)
 
 
 # ---- the envelope
@@ -84,37 +84,37 @@ def test_what_lies_inside_stays_as_it_is_to_the_bit():
 def test_a_widened_envelope_ends_as_the_whole_box():
     assert NARROW.widened(0.0) == NARROW
     assert NARROW.widened(0.5).low == (-0.75, -0.55) and NARROW.widened(0.5).up == (1.1, 1.05)
-    assert NARROW.widened(1.0) == Envelope((-1, -1), (1, 1), (-2, -2), (2, 2))
+    assert NARROW.widened(1.0) == ActionRange((-1, -1), (1, 1), (-2, -2), (2, 2))
 
 
 def test_the_envelope_leaves_out_a_quantile_at_either_end():
     ramp = np.linspace(-0.8, 0.8, 201)[:, None]  # steps of 0.008
     spike = np.concatenate([ramp[:100], [[1.0]], ramp[100:]])
-    found = envelope([ramp] * 19 + [spike], 0.005)
+    found = action_range([ramp] * 19 + [spike], 0.005)
     assert found.low[0] == pytest.approx(-0.8) and found.high[0] == pytest.approx(
         0.8
     )  # every episode goes there
     assert found.up[0] == pytest.approx(0.008) and found.down[0] == 0  # one spike is not the rule
-    assert envelope([np.clip(part, -0.7, 0.7) for part in [ramp] * 3], 0.0).high[0] == pytest.approx(0.7)
+    assert action_range([np.clip(part, -0.7, 0.7) for part in [ramp] * 3], 0.0).high[0] == pytest.approx(0.7)
 
 
 def test_a_gripper_that_closes_once_in_a_long_episode_may_still_close():
     gripper = np.concatenate([np.full(500, -1.0), [1.0]])[:, None]  # a fifth of a percent of the steps
     never = np.full((501, 1), -1.0)
-    found = envelope([gripper] * 2 + [never] * 8, 0.005)
+    found = action_range([gripper] * 2 + [never] * 8, 0.005)
     closed = found.clip(np.ones((1, 1)), -np.ones((1, 1)), LATER)
     assert closed[0, 0] == pytest.approx(1.0)
-    frozen = envelope([never] * 10, 0.005)
+    frozen = action_range([never] * 10, 0.005)
     assert frozen.clip(np.ones((1, 1)), -np.ones((1, 1)), LATER)[0, 0] == -1
 
 
 def test_an_envelope_of_single_steps_bounds_no_change():
-    found = envelope([np.array([[0.5]]), np.array([[-0.5]])], 0.0)
+    found = action_range([np.array([[0.5]]), np.array([[-0.5]])], 0.0)
     assert (found.low, found.high, found.down, found.up) == ((-0.5,), (0.5,), (-2,), (2,))
 
 
 def test_an_envelope_goes_through_plain_data():
-    assert from_dict(Envelope, to_dict(NARROW)) == NARROW
+    assert from_dict(ActionRange, to_dict(NARROW)) == NARROW
 
 
 def test_the_recorded_actions_of_a_replay_are_those_of_its_episodes():
@@ -151,14 +151,15 @@ def test_without_a_bound_the_share_is_fixed():
 
 @pytest.mark.parametrize(("own", "want"), [(9, 9), (1, 1), (90, 32)])
 def test_a_mixed_batch_holds_the_robots_share(own, want):
-    mix = Mix(make_replay([180]), make_replay([own], online=True), 0.5, favour=3.4)
+    mix = Mix(make_replay([180]), make_replay([own], online=True), 0.5, max_online_oversampling=3.4)
     batch = mix.sample(64, 1)  # 3.4 * 9 / (180 + 3.4 * 9) = 14.5 % of 64
     assert int(batch.online.sum()) == want and mix.realised_ratio == 1 - want / 64
 
 
 def test_a_bound_that_does_not_bind_changes_no_draw():
     batches = [
-        Mix(make_replay([9]), make_replay([8], online=True), 0.3, favour).sample(64, 2) for favour in (0, 100)
+        Mix(make_replay([9]), make_replay([8], online=True), 0.3, max_online_oversampling).sample(64, 2)
+        for max_online_oversampling in (0, 100)
     ]
     assert torch.equal(batches[0].index, batches[1].index) and torch.equal(
         batches[0].weight, batches[1].weight
@@ -166,10 +167,14 @@ def test_a_bound_that_does_not_bind_changes_no_draw():
 
 
 def test_a_mix_of_recordings_alone_stays_that():
-    assert not Mix(make_replay([50]), make_replay([2], online=True), 1.0, favour=2).sample(16, 1).online.any()
+    assert (
+        not Mix(make_replay([50]), make_replay([2], online=True), 1.0, max_online_oversampling=2)
+        .sample(16, 1)
+        .online.any()
+    )
 
 
-@pytest.mark.parametrize("favour", [-1.0, float("inf"), float("nan")])
-def test_a_favour_that_is_no_number_from_zero_up_is_refused(favour):
+@pytest.mark.parametrize("max_online_oversampling", [-1.0, float("inf"), float("nan")])
+def test_a_favour_that_is_no_number_from_zero_up_is_refused(max_online_oversampling):
     with pytest.raises(UsageError, match="favour is"):
-        Mix(make_replay([9]), make_replay([8], online=True), 0.5, favour)
+        Mix(make_replay([9]), make_replay([8], online=True), 0.5, max_online_oversampling)

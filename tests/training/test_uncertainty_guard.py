@@ -12,7 +12,14 @@ from o2o.agent.agent import Agent
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.training.uncertainty_guard import Caution, Limit, Question, UnsureConfig, learn, unsureness
+from o2o.training.uncertainty_guard import (
+    Limit,
+    OodConfig,
+    OodResponse,
+    Question,
+    learn,
+    relative_disagreement,
+)
 from tests.support.inspected import episodes
 from tests.support.preset_agents import act, doubtful
 
@@ -46,8 +53,8 @@ def test_a_limit_is_learned_for_every_system_and_leaves_it_as_it_was(name):
     agent.start(2, 0)
     for plan in (True, False):
         unit = act(agent, plan=plan)
-        assert unsureness(agent, found, unit).shape == (2,)
-        assert (unsureness(agent, found, unit) > 0).all()
+        assert relative_disagreement(agent, found, unit).shape == (2,)
+        assert (relative_disagreement(agent, found, unit) > 0).all()
 
 
 def test_a_higher_quantile_gives_a_higher_limit():
@@ -65,7 +72,7 @@ def test_half_of_the_recorded_moments_are_over_a_limit_at_the_half():
         for t in range(len(episode)):
             obs = {name: value[t][None] for name, value in episode.obs.items()}
             unit = agent.act(obs, np.zeros((1, 2)), np.zeros(1), np.array([t == 0]), plan=False)
-            over.append(unsureness(agent, found, unit)[0] > 1)
+            over.append(relative_disagreement(agent, found, unit)[0] > 1)
     assert sum(over) == 7  # of 15: the limit is the one in the middle
 
 
@@ -78,7 +85,7 @@ def test_without_a_price_the_action_is_judged_and_not_the_plan():
     unit = act(agent)
     spread = agent.critic.uncertainty(agent.model.feature(agent.belief), torch.as_tensor(unit))
     np.testing.assert_allclose(
-        unsureness(agent, found, unit), spread.detach().numpy() / found.action, rtol=1e-5
+        relative_disagreement(agent, found, unit), spread.detach().numpy() / found.action, rtol=1e-5
     )
 
 
@@ -90,11 +97,11 @@ def test_a_plan_is_judged_by_its_spread_and_not_by_its_price():
     plan = agent.last_plan
     assert plan is not None and found.plan
     want = plan.penalty.numpy() / agent.price / found.plan
-    np.testing.assert_allclose(unsureness(agent, found, unit), want, rtol=1e-5)
-    leashed = unsureness(agent, found, unit, planned=False)
+    np.testing.assert_allclose(relative_disagreement(agent, found, unit), want, rtol=1e-5)
+    limit_policy_deviation = relative_disagreement(agent, found, unit, planned=False)
     agent.last_plan = replace(plan, usable=torch.tensor([True, False]))  # there the policy acted
-    mixed = unsureness(agent, found, unit)
-    np.testing.assert_allclose(mixed, [want[0], leashed[1]], rtol=1e-5)
+    mixed = relative_disagreement(agent, found, unit)
+    np.testing.assert_allclose(mixed, [want[0], limit_policy_deviation[1]], rtol=1e-5)
 
 
 def test_recordings_that_were_learned_from_do_where_none_were_held_out():
@@ -107,11 +114,11 @@ def test_a_spread_where_the_recordings_had_none_is_as_unsure_as_can_be():
     agent = doubtful("small")
     agent.start(2, 0)
     unit = act(agent, plan=False)
-    assert (unsureness(agent, Limit(0.0, None, 0.99, 15, True), unit) == np.inf).all()
+    assert (relative_disagreement(agent, Limit(0.0, None, 0.99, 15, True), unit) == np.inf).all()
     with torch.no_grad():
         for weight in agent.critic.q_heads.parameters():
             weight.zero_()
-    assert (unsureness(agent, Limit(0.0, None, 0.99, 15, True), unit) == 0).all()
+    assert (relative_disagreement(agent, Limit(0.0, None, 0.99, 15, True), unit) == 0).all()
 
 
 def test_a_limit_goes_through_plain_data_and_can_be_said():
@@ -127,7 +134,7 @@ def test_a_limit_goes_through_plain_data_and_can_be_said():
 
 
 def test_sure_decisions_are_carried_out_as_they_are():
-    caution = Caution("hold", UnsureConfig(), can_hold=True)
+    caution = OodResponse("hold", OodConfig(), can_hold=True)
     assert caution.judge(1.0, WANTED, STILL) is WANTED
     assert caution.metrics() == {"unsure/share": 0, "unsure/slow": 0, "unsure/hold": 0, "unsure/ask": 0,
                                  "unsure/most": 1.0}  # fmt: skip
@@ -137,7 +144,7 @@ def test_sure_decisions_are_carried_out_as_they_are():
     ("do", "want"), [("go", WANTED), ("slow", [0.2, 0.05]), ("hold", STILL)]
 )  # a quarter of the way from still to wanted
 def test_unsure_decisions_go_on_slow_down_or_hold(do, want):
-    caution = Caution(do, UnsureConfig(speed=0.25), can_hold=True)
+    caution = OodResponse(do, OodConfig(speed=0.25), can_hold=True)
     np.testing.assert_allclose(caution.judge(1.5, WANTED, STILL), want)
     caution.judge(0.5, WANTED, STILL)
     found = caution.metrics()
@@ -146,11 +153,11 @@ def test_unsure_decisions_go_on_slow_down_or_hold(do, want):
 
 
 def test_what_is_not_a_number_is_unsure():
-    np.testing.assert_array_equal(Caution("hold", UnsureConfig(), True).judge(np.nan, WANTED, STILL), STILL)
+    np.testing.assert_array_equal(OodResponse("hold", OodConfig(), True).judge(np.nan, WANTED, STILL), STILL)
 
 
 def test_where_nobody_knows_how_to_hold_at_this_moment_the_action_goes_to_the_guard():
-    caution = Caution("hold", UnsureConfig(), can_hold=True)
+    caution = OodResponse("hold", OodConfig(), can_hold=True)
     assert caution.judge(2.0, WANTED, None) is WANTED and caution.held == 0
 
 
@@ -161,7 +168,7 @@ def test_the_operator_is_asked_until_there_is_an_answer_and_it_counts_while_it_i
         asked.append((question.step, question.held))
         return answers.pop(0)
 
-    caution = Caution("ask", UnsureConfig(speed=0.25), can_hold=True, ask=ask)
+    caution = OodResponse("ask", OodConfig(speed=0.25), can_hold=True, ask=ask)
     did = [caution.judge(3.0, WANTED, STILL).tolist() for _ in range(5)]
     assert did == [STILL.tolist()] * 2 + [pytest.approx([0.2, 0.05])] * 3
     assert asked == [(0, 0), (1, 1), (2, 2)]
@@ -173,7 +180,7 @@ def test_the_operator_is_asked_until_there_is_an_answer_and_it_counts_while_it_i
 
 
 def test_decisions_held_in_a_row_are_counted_and_a_new_episode_forgets():
-    caution = Caution("hold", UnsureConfig(), can_hold=True)
+    caution = OodResponse("hold", OodConfig(), can_hold=True)
     for _ in range(3):
         caution.judge(2.0, WANTED, STILL)
     assert caution.held == 3
@@ -182,10 +189,10 @@ def test_decisions_held_in_a_row_are_counted_and_a_new_episode_forgets():
 
 
 def test_what_the_robot_or_nobody_can_do_is_refused():
-    with pytest.raises(UsageError, match="--when-unsure slow needs a robot that says what its actions are"):
-        Caution("slow", UnsureConfig(), can_hold=False)
+    with pytest.raises(UsageError, match="--ood-action slow needs a robot that says what its actions are"):
+        OodResponse("slow", OodConfig(), can_hold=False)
     with pytest.raises(UsageError, match="needs an operator"):
-        Caution("ask", UnsureConfig(), can_hold=True)
+        OodResponse("ask", OodConfig(), can_hold=True)
     with pytest.raises(UsageError, match=r"quantile is 1\.5"):
-        UnsureConfig(quantile=1.5)
-    Caution("go", UnsureConfig(), can_hold=False)
+        OodConfig(quantile=1.5)
+    OodResponse("go", OodConfig(), can_hold=False)

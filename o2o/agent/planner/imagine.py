@@ -69,9 +69,9 @@ def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
     return _candidates(model, state, len(action), action.shape[2], lambda step, feature: flat[step])
 
 
-def imagine_policy(model: WorldModel, state: State, behaviour, steps: int, size: int) -> Imagined:
+def imagine_policy(model: WorldModel, state: State, policy, steps: int, size: int) -> Imagined:
     """Rolls the exploring policy out, `size` times from each of N states."""
-    return _candidates(model, state, steps, size, lambda step, feature: behaviour.act(feature, explore=True))
+    return _candidates(model, state, steps, size, lambda step, feature: policy.act(feature, explore=True))
 
 
 def roll(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor], Tensor]) -> Roll:

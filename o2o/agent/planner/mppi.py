@@ -13,7 +13,7 @@ from torch import Tensor
 
 from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy
 from o2o.agent.planner.plan_value import Valuation, Valued
-from o2o.agent.planner.time_budget import Pace
+from o2o.agent.planner.time_budget import TimeBudget
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.nn.world_model import State
@@ -81,7 +81,7 @@ def _is_price(value) -> bool:
 
 
 @dataclass(frozen=True)
-class Trace:
+class SearchTrace:
     """How a plan was found.
 
     Attributes:
@@ -128,7 +128,7 @@ class Plan:
     usable: Tensor
     iterations: int
     evaluated: float
-    trace: Trace | None = None
+    trace: SearchTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,11 @@ class MPPI:
     ):
         self.action_dim, self.config = action_dim, config
         self.imagine, self.valuation = wrap(imagine), Valuation(config.price, wrap)
-        self.pace = Pace()
+        self.pace = TimeBudget()
 
     @torch.no_grad()
     def plan(
-        self, state: State, model, critic, behaviour, memory: Tensor | None, first: Tensor, explore: float,
+        self, state: State, model, critic, policy, memory: Tensor | None, first: Tensor, explore: float,
         trace: bool = False,
     ) -> Plan:  # fmt: skip
         """Plans for N robots at once.
@@ -195,26 +195,26 @@ class MPPI:
             state: model state, leading axis N.
             model: a `WorldModel`.
             critic: a `Critic`.
-            behaviour: anything with `act(feature, explore)`.
+            policy: anything with `act(feature, explore)`.
             memory: (H, N, A) of the last plan, or None.
             first: (N,) bool; those robots start an episode and have no memory.
             explore: share of the noise of the final search width that is added to the action.
             trace: keep how it was found.
         """
         numbers = self._numbers(first.device)
-        policy = behaviour.act(model.feature(state))
+        policy_action = policy.act(model.feature(state))
         mean = self._warm_start(memory, first)  # (H, N, A)
         search, way = None, []
         for number in numbers:
             if search is None:
-                search = self._begin(state, mean, model, critic, behaviour)
-            search = self._improve(search, number, state, model, critic, behaviour)
+                search = self._begin(state, mean, model, critic, policy)
+            search = self._improve(search, number, state, model, critic, policy)
             way.append((search.mean, search.std))
         if search is None or search.found is None:
-            unknown = torch.full_like(policy[:, 0], torch.nan)
-            return Plan(policy, mean, unknown, unknown, unknown > 0, 0, 0.0)
-        plan, drawn = self._decide(search, search.found, len(way), policy, explore)
-        return replace(plan, trace=_trace(search.found, drawn, way, policy)) if trace else plan
+            unknown = torch.full_like(policy_action[:, 0], torch.nan)
+            return Plan(policy_action, mean, unknown, unknown, unknown > 0, 0, 0.0)
+        plan, drawn = self._decide(search, search.found, len(way), policy_action, explore)
+        return replace(plan, trace=_trace(search.found, drawn, way, policy_action)) if trace else plan
 
     def _numbers(self, device: torch.device) -> Iterable[int]:
         """Of the iterations to make."""
@@ -223,22 +223,22 @@ class MPPI:
         finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
         return self.pace.until(time.perf_counter() + self.config.budget_ms / 1e3, finish)
 
-    def _begin(self, state: State, mean: Tensor, model, critic, behaviour) -> _Search:
+    def _begin(self, state: State, mean: Tensor, model, critic, policy) -> _Search:
         cfg = self.config
-        prior = imagine_policy(model, state, behaviour, cfg.horizon, cfg.num_policy)
+        prior = imagine_policy(model, state, policy, cfg.horizon, cfg.num_policy)
         prior = self.valuation.charge(prior, critic)
         return _Search(mean, torch.full_like(mean, cfg.max_std), prior)
 
-    def _improve(self, search: _Search, number: int, state: State, model, critic, behaviour) -> _Search:
+    def _improve(self, search: _Search, number: int, state: State, model, critic, policy) -> _Search:
         """One iteration: draw candidates, value them, move to the elites."""
         cfg, (steps, n, _) = self.config, search.mean.shape
         noise = torch.randn(steps, n, self._num_fresh(number), self.action_dim, device=search.mean.device)
         action = (search.mean[:, :, None] + search.std[:, :, None] * noise).clamp(-1, 1)  # (H, N, S, A)
         fresh = self.imagine(model, state, action)
         if cfg.prune and action.device.type == "cpu":
-            valued = self.valuation.best(fresh, search.kept, critic, behaviour, cfg.num_elites)
+            valued = self.valuation.best(fresh, search.kept, critic, policy, cfg.num_elites)
         else:
-            valued = self.valuation.all(fresh, search.kept, critic, behaviour)
+            valued = self.valuation.all(fresh, search.kept, critic, policy)
         value, places = rank(valued.value, cfg.num_elites)  # (N, K)
         elites, weight = valued.plans.pick(places), elite_weights(value, cfg.temperature)
         mean, std = self._refit(search.mean, elites.action, weight)
@@ -284,10 +284,10 @@ class MPPI:
         return momentum * mean + (1 - momentum) * new, std.clamp(self.config.min_std, self.config.max_std)
 
 
-def _trace(found: _Found, drawn: Tensor, way: list[tuple[Tensor, Tensor]], policy: Tensor) -> Trace:
+def _trace(found: _Found, drawn: Tensor, way: list[tuple[Tensor, Tensor]], policy: Tensor) -> SearchTrace:
     chosen = found.places.gather(1, drawn[:, None])[:, 0]
     mean, std = (torch.stack(values) for values in zip(*way, strict=True))
-    return Trace(found.valued, found.num_fresh, found.places, found.weight, chosen, mean, std, policy)
+    return SearchTrace(found.valued, found.num_fresh, found.places, found.weight, chosen, mean, std, policy)
 
 
 def rank(value: Tensor, num_elites: int) -> tuple[Tensor, Tensor]:
@@ -307,6 +307,6 @@ def draw(weight: Tensor) -> Tensor:
     return (weight / torch.empty_like(weight).exponential_()).argmax(1)
 
 
-def leashed(plan: Tensor, policy: Tensor, leash: float) -> Tensor:
-    """(N, A) the planner's actions, no entry further than `leash` from the policy's."""
-    return policy + (plan - policy).clamp(-leash, leash)
+def limit_policy_deviation(plan: Tensor, policy: Tensor, max_policy_deviation: float) -> Tensor:
+    """(N, A) the planner's actions, no entry further than `max_policy_deviation` from the policy's."""
+    return policy + (plan - policy).clamp(-max_policy_deviation, max_policy_deviation)

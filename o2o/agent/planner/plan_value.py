@@ -58,14 +58,14 @@ class Valuation:
             penalty = penalty + discount * self.price * spread.view_as(penalty)
         return replace(plans, penalty=penalty)
 
-    def all(self, fresh: Imagined, kept: Imagined, critic, behaviour) -> Valued:
+    def all(self, fresh: Imagined, kept: Imagined, critic, policy) -> Valued:
         """Every candidate's value. Static shapes. `kept` is charged, `fresh` not yet."""
         plans = join(self.charge(fresh, critic), kept)
-        action, leaf, spread = self.end(critic, behaviour, plans.feature[-1])
+        action, leaf, spread = self.end(critic, policy, plans.feature[-1])
         penalty = plans.penalty + plans.discount[-1] * self.price * spread
         return Valued(plans, plans.gain + plans.discount[-1] * leaf - penalty, penalty, action, leaf)
 
-    def best(self, fresh: Imagined, kept: Imagined, critic, behaviour, num: int) -> Valued:
+    def best(self, fresh: Imagined, kept: Imagined, critic, policy, num: int) -> Valued:
         """The value of the `num` best candidates, exactly as `all` gives it, and of few others.
 
         The penalty is never negative, so the return without it bounds the value from above. The likeliest
@@ -74,7 +74,7 @@ class Valuation:
         """
         plans = join(fresh, kept)
         n, size = plans.gain.shape
-        last_action, leaf = self.tip(critic, behaviour, plans.feature[-1])
+        last_action, leaf = self.tip(critic, policy, plans.feature[-1])
         bound = plans.gain + plans.discount[-1] * leaf
         bound = torch.where(bound.isfinite(), bound, -torch.inf).flatten()  # (M,)
         action = torch.cat([plans.action, last_action[None]]).flatten(1, 2)  # (H+1, M, A)
@@ -88,12 +88,12 @@ class Valuation:
             nonlocal num_evaluated
             for step in range(last + 1):
                 rows = (alive if step == last else alive & owing).nonzero().squeeze(1)
-                account = tail if step == last else way
+                timing_report = tail if step == last else way
                 for begin in range(0, len(rows), BLOCK):
                     some = rows[begin : begin + BLOCK]
                     some = some.repeat(2) if len(some) == 1 else some  # a compiler makes a case of one row
                     spread = self.doubt(critic, feature[step, some], action[step, some])
-                    account[some] += discount[step, some] * self.price * spread
+                    timing_report[some] += discount[step, some] * self.price * spread
                 alive = alive & (bound - (way + tail) >= floor)
                 num_evaluated += len(rows)
             return alive
@@ -116,13 +116,13 @@ def doubt(critic, feature: Tensor, action: Tensor) -> Tensor:
     return critic.uncertainty(feature, action)
 
 
-def tip(critic, behaviour, feature: Tensor) -> tuple[Tensor, Tensor]:
+def tip(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor]:
     """Where plans end: the exploring policy's action (..., A), and the lesser of two values (...)."""
-    action = behaviour.act(feature, explore=True)
+    action = policy.act(feature, explore=True)
     return action, critic.pessimistic(feature, action)
 
 
-def end(critic, behaviour, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def end(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `tip`, and the spread of all members (...)."""
-    action = behaviour.act(feature, explore=True)
+    action = policy.act(feature, explore=True)
     return action, *critic.assess(feature, action)

@@ -8,7 +8,7 @@ from statistics import median
 MEMORY = 25  # durations that an expectation rests on
 
 
-class Pace:
+class TimeBudget:
     """Knows how long each iteration of a search takes, from those of earlier searches."""
 
     def __init__(self) -> None:

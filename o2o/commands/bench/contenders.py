@@ -127,7 +127,7 @@ class Ours(Contender):
 
     def size(self) -> int:
         """Number of weights that learn."""
-        return sum(p.numel() for optimiser in self.agent.optimisers.values() for p in optimiser.parameters)
+        return sum(p.numel() for optimizer in self.agent.optimizers.values() for p in optimizer.parameters)
 
     def deadline(self, plans: int, hz: float, budget_ms: float) -> list[tuple[float, int]]:
         """(milliseconds, iterations) of plans at a fixed rate, each with `budget_ms` to search."""
@@ -151,7 +151,7 @@ class Ours(Contender):
         """An agent that only plans. All share their networks, which are then compiled once."""
         agent = self._make(replace(self.config, planner=config))
         for other in self.planners.values():
-            agent.model, agent.critic, agent.behaviour = other.model, other.critic, other.behaviour
+            agent.model, agent.critic, agent.policy = other.model, other.critic, other.policy
         agent.start(1, seed=0)
         return agent
 
@@ -247,7 +247,7 @@ def lived_in(agent: Agent) -> Agent:
         for weight in heads.parameters():
             own = torch.randn(weight.shape, generator=noise) * weight[0].std(correction=0)
             weight.copy_(weight[0] + MEMBER_NOISE * own)
-        agent.critic.slow_q_heads.copy.load_state_dict(heads.state_dict())
+        agent.critic.target_q_heads.copy.load_state_dict(heads.state_dict())
     return agent
 
 
@@ -277,13 +277,13 @@ def phases(agent: Agent, replay: Replay) -> Iterator[str]:
     with agent.learning.use():
         total, _, priority = agent._objective(batch.to(agent.device))
         yield "forward"
-        for optimiser in agent.optimisers.values():
-            optimiser.zero_grad()
+        for optimizer in agent.optimizers.values():
+            optimizer.zero_grad()
         total.backward()
         yield "backward"
-        agent.optimise()
+        agent.step_optimizers()
         agent.track(batch)
-        yield "optimiser"
+        yield "optimizer"
     replay.update_priority(batch, priority)
     yield "priority"
 

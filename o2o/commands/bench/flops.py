@@ -30,7 +30,7 @@ def counted(config: AgentConfig) -> bool:
         isinstance(world, tdmpc.Config)
         and all(getattr(world, name) == getattr(plain, name) for name in OPTIONS)
         and (config.critic.num_bins, config.critic.prior, config.imagination.steps) == (0, 0, 0)
-        and (config.behaviour.distribution, config.optimiser.method) == ("fixed", "adam")
+        and (config.policy.distribution, config.optimizer.method) == ("fixed", "adam")
     )
 
 
@@ -71,8 +71,8 @@ def _costs(spec: Spec, config: AgentConfig) -> dict[str, float]:
         "reward": _layers(joint, world.hidden_dim, world.hidden_dim, 1),
         "q": _layers(joint, config.critic.hidden_dim, config.critic.hidden_dim, 1),
         "v": _layers(latent, config.critic.hidden_dim, config.critic.hidden_dim, 1),
-        "policy": _layers(latent, config.behaviour.hidden_dim, config.behaviour.hidden_dim, spec.action_dim),
-        "policy_input": _layers(latent, config.behaviour.hidden_dim),
+        "policy": _layers(latent, config.policy.hidden_dim, config.policy.hidden_dim, spec.action_dim),
+        "policy_input": _layers(latent, config.policy.hidden_dim),
     }
 
 

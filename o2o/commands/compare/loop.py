@@ -12,7 +12,7 @@ from o2o.core import checkpoint
 from o2o.core.compute import MachineConfig, compiles
 from o2o.core.config import at_least, at_most, to_dict
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.run_folder import check_same, read_papers, stop_requested, write_papers
+from o2o.core.run_folder import check_same, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import run_folder, versions
 from o2o.core.seeding import derive
 from o2o.data.fit_transform import transform
@@ -106,7 +106,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
         raise UsageError(f"{some}: add --presets NAME NAME (`o2o list presets` shows names)")
     data, choice = _look(config, next(iter(systems.values())).data)
     folder = _folder(config)
-    write_papers(folder, "compare", config, {})
+    write_run_info(folder, "compare", config, {})
     trials = [
         _trial(config, folder, choice, name, system, seed)
         for seed in _seeds(config)
@@ -175,7 +175,7 @@ def _look(config: CompareConfig, how: DataConfig) -> tuple[dict, RobotChoice]:
 
 def _folder(config: CompareConfig) -> Path:
     if config.resume:
-        check_same(read_papers(config.out)["config"], config, FREE)
+        check_same(read_run_info(config.out)["config"], config, FREE)
         return Path(config.out or "").resolve()
     return run_folder(config.out, "compare", Path(config.dataset).stem).resolve()
 

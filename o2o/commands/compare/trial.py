@@ -11,10 +11,10 @@ from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint
-from o2o.core.run_folder import PAPERS, write_papers
+from o2o.core.run_folder import RUN_INFO, write_run_info
 from o2o.core.run_log import clock
 from o2o.training.evaluate import Score
-from o2o.training.finetune import CARELESS, FinetuneConfig
+from o2o.training.finetune import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain import PretrainConfig
 
 STOPPED = 130  # exit code of a command that wrote its checkpoint and ended because it was asked to
@@ -154,9 +154,9 @@ def _words(trial: Trial, stage: str) -> list[str]:
             *("--out", str(folder.with_suffix(".json")), "--device", config.device),
             *("--threads", str(config.threads), "--tune" if config.tune else "--no-tune"),
         ]
-    if not (folder / PAPERS).exists():
+    if not (folder / RUN_INFO).exists():
         first = config if stage == "pretrain" else _online(trial, source, folder)
-        write_papers(folder, stage, replace(first, out=folder), {})
+        write_run_info(folder, stage, replace(first, out=folder), {})
     return [stage, "--resume", "--out", str(folder)]
 
 
@@ -168,15 +168,15 @@ def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
         updates_per_step=preset.updates_per_step, plan=preset.plan, seed=config.seed,
         device=config.device, threads=config.threads, compile=config.compile, tune=config.tune,
-        **CARELESS,  # systems are compared as published, without what is built around them
+        **NO_SAFE_START,  # systems are compared as published, without what is built around them
     )  # fmt: skip
 
 
 def _facts(folder: Path) -> dict[str, int]:
     """How long and how large what was pretrained is."""
     tensors, meta = checkpoint.load(folder / "checkpoint")
-    optimisers = Agent.from_state(tensors, meta).optimisers.values()
-    weights = sum(weight.numel() for optimiser in optimisers for weight in optimiser.parameters)
+    optimizers = Agent.from_state(tensors, meta).optimizers.values()
+    weights = sum(weight.numel() for optimizer in optimizers for weight in optimizer.parameters)
     return {"updates": meta["num_updates"], "weights": weights}
 
 
@@ -199,7 +199,7 @@ class _Meter:
     """
 
     def __init__(self, folder: Path, before: Cost):
-        self._papers, self._checkpoint = folder / PAPERS, folder / "checkpoint" / checkpoint.META
+        self._papers, self._checkpoint = folder / RUN_INFO, folder / "checkpoint" / checkpoint.META
         self._old, self._before = _written_s(self._papers), before
         self.kept, self.spent_s = before, 0.0
 

@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5
-from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.lazy_array import ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "D4RL"
@@ -30,7 +30,7 @@ def recognise(path: Path) -> bool:
     return "data" not in names and not names.isdisjoint(REQUIRED)
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """The episodes of a flat HDF5 file.
 
     An episode ends at a terminal, a timeout, or the end of the file; where no timeouts are marked
@@ -55,7 +55,7 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
         return Recording(_episodes(columns, path), path, path.stem, digest.result())
 
 
-def _columns(file: h5py.File, path: Path, wanted: Wanted) -> dict[str, flat_table.Column]:
+def _columns(file: h5py.File, path: Path, wanted: ReadRequest) -> dict[str, flat_table.Column]:
     """Tables of N rows, values not yet read: actions, rewards and ends, `obs.NAME` and `next_obs.NAME`."""
     tables = hdf5.tables(file, path)
     chosen = {"observations": wanted.obs, "actions": wanted.action, "rewards": wanted.reward}

@@ -13,7 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
-from o2o.data.formats.lazy_array import Wanted, on_disk
+from o2o.data.formats.lazy_array import ReadRequest, on_disk
 
 FLAT = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number a row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this
@@ -68,7 +68,9 @@ def choose(what: str, name: str, have: Mapping[str, Column], label: str) -> Colu
     return have[name]
 
 
-def observations(tables: Mapping[str, Column], rows: int, wanted: Wanted, path: Path) -> dict[str, Column]:
+def observations(
+    tables: Mapping[str, Column], rows: int, wanted: ReadRequest, path: Path
+) -> dict[str, Column]:
     """The columns `obs.NAME` and `next_obs.NAME` that are asked for.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, safe_pickle
-from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.lazy_array import ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "FOWM pickle"
@@ -32,7 +32,7 @@ def recognise(path: Path) -> bool:
     return start[:2] in MAGIC and start[2:] in FIRST
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """The episodes of a pickled dict of tables.
 
     Keys: `observations` and `next_observations`, each a table of N rows or a dict of them, `actions`,
@@ -63,7 +63,7 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
 
 
 def _columns(
-    tables: dict[str, flat_table.Column], path: Path, wanted: Wanted
+    tables: dict[str, flat_table.Column], path: Path, wanted: ReadRequest
 ) -> dict[str, flat_table.Column]:
     """What is read, values not yet: actions, rewards, dones, masks, `obs.NAME` and `next_obs.NAME`."""
     heads = {name.partition("/")[0] for name in tables}

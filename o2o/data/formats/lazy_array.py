@@ -16,7 +16,7 @@ logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReadRequest:
     """What a reader is asked for. Names in a file are as the format's reader shows them.
 
     Attributes:
@@ -59,11 +59,13 @@ class Wanted:
             )
 
 
-ALL = Wanted()
+ALL = ReadRequest()
 
 
-def wanted(obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None) -> Wanted:
-    """`Wanted` of flags, where an observation is `NAME` or `NAME=NAME_IN_THE_FILE`.
+def wanted(
+    obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None
+) -> ReadRequest:
+    """`ReadRequest` of flags, where an observation is `NAME` or `NAME=NAME_IN_THE_FILE`.
 
     Raises:
         UsageError: a name twice, or an empty one.
@@ -74,10 +76,10 @@ def wanted(obs: Iterable[str], action: str = "", reward: str = "", budget: float
         if not name or name in pairs or text.endswith("="):
             raise UsageError(f"observation {text!r} is given twice or not whole; wanted NAME or NAME=INSIDE")
         pairs[name] = inside or name
-    return Wanted(pairs, action, reward, budget)
+    return ReadRequest(pairs, action, reward, budget)
 
 
-class OnDisk:
+class LazyArray:
     """Images of one episode that are read when their values are asked for, and not kept.
 
     It has the shape and type of the array that it stands for; `np.asarray` and `[...]` read.
@@ -142,10 +144,10 @@ class OnDisk:
 
 
 def on_disk(shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """An `OnDisk`, called an array: what takes an episode reads it with `np.asarray` before reckoning."""
-    return cast(np.ndarray, OnDisk(shape, read))
+    """An `LazyArray`, called an array: what takes an episode reads it with `np.asarray` before reckoning."""
+    return cast(np.ndarray, LazyArray(shape, read))
 
 
 def take(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows of an observation, wherever it lies."""
-    return value.take(rows) if isinstance(value, OnDisk) else value[rows]
+    return value.take(rows) if isinstance(value, LazyArray) else value[rows]

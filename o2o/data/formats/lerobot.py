@@ -14,7 +14,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
-from o2o.data.formats.lazy_array import ALL, Wanted, take
+from o2o.data.formats.lazy_array import ALL, ReadRequest, take
 from o2o.data.formats.lerobot_images import Images, Rows
 from o2o.data.formats.lerobot_layout import MARKS, Layout
 from o2o.data.formats.parquet import Table
@@ -35,7 +35,7 @@ def recognise(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """The episodes of a recording's folder, in the order of their numbers.
 
     An episode of L frames gives L observations and L - 1 actions and rewards: what the last action led to
@@ -82,7 +82,7 @@ def _tables(path: Path) -> list[Path]:
     return files
 
 
-def _values(table: Table, layout: Layout, wanted: Wanted, path: Path) -> dict[str, np.ndarray]:
+def _values(table: Table, layout: Layout, wanted: ReadRequest, path: Path) -> dict[str, np.ndarray]:
     """Column -> (N, *shape) float32; marks (N,) float64."""
     marks = [name for name in MARKS if name in table.named("number")]
     kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(marks, np.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import lerobot_meta
-from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.parquet import Table
 
 SEEN = ("observation", "observations", "obs", "state", "states")  # how names of observations begin
@@ -46,7 +46,7 @@ class Layout:
         return list(dict.fromkeys(name for name in own if name in table.named("number")))
 
 
-def choose(table: Table, info: Mapping, wanted: Wanted, path: Path) -> Layout:
+def choose(table: Table, info: Mapping, wanted: ReadRequest, path: Path) -> Layout:
     """The columns and cameras that are asked for, or the format's own.
 
     Raises:

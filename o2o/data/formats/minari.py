@@ -16,9 +16,9 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
-from o2o.data.formats.lazy_array import ALL, Wanted, on_disk
+from o2o.data.formats.lazy_array import ALL, ReadRequest, on_disk
 from o2o.data.formats.minari_files import MAIN, Files, Table
-from o2o.data.formats.minari_meta import Papers, read_papers
+from o2o.data.formats.minari_meta import MinariMetadata, read_run_info
 from o2o.data.formats.minari_spaces import is_numeric, leaves
 from o2o.data.formats.minari_write import write as write
 from o2o.data.formats.recording import Recording, fingerprint
@@ -66,7 +66,7 @@ def recognise(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """A Minari dataset: its folder, its `data` folder, or the `main_data.hdf5` in it.
 
     All numbers keep the type that they have in the file, so that nothing is lost where they are written
@@ -83,7 +83,7 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
     if folder is None:
         raise DataError(f"{path} is not a Minari dataset: no metadata.json in it or in its data folder")
     with _one_line(path):
-        papers = read_papers(folder)
+        papers = read_run_info(folder)
         with files.opened(folder, papers.data_format) as opened:
             episodes = _episodes(opened, papers, wanted, path)
     box = papers.action_space if wanted.action in ("", "actions") else None
@@ -98,7 +98,7 @@ def read(path: Path, wanted: Wanted = ALL) -> Recording:
     )
 
 
-def read_id(dataset_id: str, download: bool = False, wanted: Wanted = ALL) -> Recording:
+def read_id(dataset_id: str, download: bool = False, wanted: ReadRequest = ALL) -> Recording:
     """A dataset from Minari's local root (`MINARI_DATASETS_PATH` or `~/.minari/datasets`).
 
     Raises:
@@ -130,7 +130,7 @@ def _one_line(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is not a readable Minari dataset: {reason}") from error
 
 
-def _episodes(opened: Files, papers: Papers, wanted: Wanted, path: Path) -> list[Episode]:
+def _episodes(opened: Files, papers: MinariMetadata, wanted: ReadRequest, path: Path) -> list[Episode]:
     if papers.num_episodes < 1:
         raise DataError(f"{path} has no episodes")
     first = opened.tables(0)
@@ -147,7 +147,9 @@ def _episodes(opened: Files, papers: Papers, wanted: Wanted, path: Path) -> list
     return episodes
 
 
-def _layout(opened: Files, papers: Papers, first: dict[str, Table], wanted: Wanted, path: Path) -> Layout:
+def _layout(
+    opened: Files, papers: MinariMetadata, first: dict[str, Table], wanted: ReadRequest, path: Path
+) -> Layout:
     parts = leaves(papers.observation_space, opened.ENTRY)
     seen = {name: part for name, part in parts.items() if is_numeric(part[1])}
     infos = {name: (name, None) for name, table in first.items() if name.startswith(INFOS) and table.dtype}

@@ -17,7 +17,7 @@ TEXTS = ("observation_space", "action_space", "minari_version")
 
 
 @dataclass(frozen=True)
-class Papers:
+class MinariMetadata:
     """What is read of it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Papers:
     control_hz: float | None
 
 
-def read_papers(folder: Path) -> Papers:
+def read_run_info(folder: Path) -> MinariMetadata:
     """From `metadata.json`, or from the HDF5 file itself, where the first versions of Minari wrote them.
 
     Raises:
@@ -66,7 +66,7 @@ def read_papers(folder: Path) -> Papers:
     hz = data.get("control_hz")
     if hz is not None and not (np.isfinite(float(hz)) and float(hz) > 0):
         raise DataError(f"{folder}: control_hz is {hz}, wanted a rate above 0")
-    return Papers(
+    return MinariMetadata(
         observation_space=deserialize_space(data["observation_space"]),
         action_space=deserialize_space(data["action_space"]),
         data_format=str(data.get("data_format", "hdf5")),

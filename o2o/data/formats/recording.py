@@ -41,9 +41,9 @@ class Recording:
     recipe: Recipe | None = None
     format: str = ""
 
-    def outline(self) -> "Outline":
+    def outline(self) -> "RecordingInfo":
         episodes = [Summary(len(e), e.episode_return, e.success) for e in self.episodes]
-        return Outline(episodes, self.fingerprint, self.recipe, self.format)
+        return RecordingInfo(episodes, self.fingerprint, self.recipe, self.format)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Outline:
+class RecordingInfo:
     """What is remembered of a `Recording` whose steps are in a replay.
 
     Attributes:

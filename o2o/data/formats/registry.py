@@ -5,7 +5,7 @@ from typing import Protocol
 
 from o2o.core.errors import DataError
 from o2o.data.formats import d4rl, fowm, hdf5, lerobot, minari, rlds, robomimic
-from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
 
@@ -23,7 +23,7 @@ class Format(Protocol):
         """Whether the file or folder is of this format, by its content; it never raises."""
         ...
 
-    def read(self, path: Path, wanted: Wanted) -> Recording:
+    def read(self, path: Path, wanted: ReadRequest) -> Recording:
         """Its episodes, in the order of the file.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import tfds, tfrecord
-from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.lazy_array import ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 from o2o.data.formats.rlds_layout import STEP, Layout, is_image, layout_of, row_bytes, short
 from o2o.data.formats.tfds import Feature
@@ -34,7 +34,7 @@ def recognise(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """The episodes of a dataset's folder (its `train` split), or of one of its files.
 
     An episode of L steps gives L observations and L - 1 actions and rewards. Where no step but the last

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
-from o2o.data.formats.lazy_array import Wanted
+from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfds_values import dtype_of
 
@@ -41,7 +41,7 @@ class Layout:
         return list(dict.fromkeys([*self.obs.values(), *self.action, *reward, *own]))
 
 
-def layout_of(features: dict[str, Feature], wanted: Wanted, path: Path) -> Layout:
+def layout_of(features: dict[str, Feature], wanted: ReadRequest, path: Path) -> Layout:
     """What `wanted` means for these features, with a line in the log on what is left out.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5
-from o2o.data.formats.lazy_array import ALL, Wanted
+from o2o.data.formats.lazy_array import ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "robomimic"
@@ -35,7 +35,7 @@ def recognise(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: Wanted = ALL) -> Recording:
+def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     """The demonstrations of a file, in the order of their numbers; each is one episode, whole.
 
     - Observations are those of `obs`, named by their path in it; `wanted` may name any table of a
@@ -93,7 +93,7 @@ class Demo:
     label: str
 
 
-def _demo(group: h5py.Group, label: str, wanted: Wanted, path: Path) -> Demo:
+def _demo(group: h5py.Group, label: str, wanted: ReadRequest, path: Path) -> Demo:
     tables = hdf5.tables(group, path)
     columns: dict[str, flat_table.Column] = {}
     action = wanted.action or _own(tables, ACTION)
@@ -125,7 +125,7 @@ def _own(tables: dict[str, hdf5.Rows], names: tuple[str, ...]) -> str:
 
 
 def _names(
-    group: h5py.Group, tables: dict[str, hdf5.Rows], rows: int, label: str, wanted: Wanted
+    group: h5py.Group, tables: dict[str, hdf5.Rows], rows: int, label: str, wanted: ReadRequest
 ) -> dict[str, str]:
     """Observation as it is shown -> table."""
     inner = next((f"{name}/" for name in OBS if any(table.startswith(f"{name}/") for table in tables)), "")

@@ -54,7 +54,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class FileSlice:
     """Bytes that stayed in the file."""
 
     start: int
@@ -230,7 +230,7 @@ class _Machine:
                 return items
         raise ValueError("it takes back to a mark that is not there")
 
-    def content(self, code: str) -> "bytes | str | Stretch":
+    def content(self, code: str) -> "bytes | str | FileSlice":
         """Bytes of a stated length; Python 2 kept them as text."""
         length = int.from_bytes(self.file.read(LENGTHS[code]), "little")
         if length > self.file.left:
@@ -238,7 +238,7 @@ class _Machine:
         if length >= IN_FILE_BYTES:
             start = self.raw.tell()
             self.raw.seek(start + length)
-            return Stretch(start, length)
+            return FileSlice(start, length)
         value = self.file.read(length)
         return value.decode("latin-1") if code == "BINSTRING" else value
 
@@ -291,10 +291,10 @@ class _Machine:
     def array(self, content: Any, dtype: np.dtype, shape: tuple, by_column: bool) -> "np.ndarray | Stored":
         if not all(type(num) is int and num >= 0 for num in shape):
             raise ValueError("an array has a shape that is none")
-        length = content.length if isinstance(content, Stretch) else len(_bytes(content))
+        length = content.length if isinstance(content, FileSlice) else len(_bytes(content))
         if math.prod(shape) * dtype.itemsize != length:
             raise ValueError(f"an array of {shape} {dtype} is given {length} bytes")
-        if isinstance(content, Stretch):
+        if isinstance(content, FileSlice):
             return Stored(self.path, content.start, shape, dtype, by_column)
         return np.ndarray(shape, dtype, _bytes(content), order="F" if by_column else "C")
 

@@ -134,7 +134,7 @@ class Faults:
         return (value + self._rng["noise"].normal(0, self.config.noise, value.shape)).astype(value.dtype)
 
 
-class Lane:
+class DelayedSender:
     """Delivers things later, in a thread of its own, in the order in which they fall due."""
 
     def __init__(self, name: str):

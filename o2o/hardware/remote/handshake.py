@@ -15,7 +15,7 @@ from o2o.hardware.remote import protocol
 TOLD = ("control_hz", "command", "limits", "displacement", "measured", "max_decisions")  # of the metadata
 
 
-def introduce(name: str, observations: gymnasium.Space, actions: Box, metadata: Mapping) -> dict[str, Any]:
+def encode_spec(name: str, observations: gymnasium.Space, actions: Box, metadata: Mapping) -> dict[str, Any]:
     """A robot as plain data.
 
     Raises:
@@ -30,7 +30,7 @@ def introduce(name: str, observations: gymnasium.Space, actions: Box, metadata: 
     }  # fmt: skip
 
 
-def understand(fields: dict[str, Any]) -> tuple[Dict, Box, dict[str, Any]]:
+def decode_spec(fields: dict[str, Any]) -> tuple[Dict, Box, dict[str, Any]]:
     """(observation space, action space, metadata) of what a server says.
 
     Raises:

@@ -18,8 +18,8 @@ from o2o.core.errors import O2OError, RobotError
 from o2o.hardware.clock import Clock
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote import protocol
-from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
-from o2o.hardware.remote.handshake import introduce
+from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, Faults
+from o2o.hardware.remote.handshake import encode_spec
 from o2o.hardware.remote.realtime_sim import rest
 from o2o.hardware.watchdog import Watchdog
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class StationConfig:
+class ServerConfig:
     """How a robot is reached, and what goes wrong on purpose.
 
     Attributes:
@@ -40,7 +40,8 @@ class StationConfig:
         token_file: file with the word that clients must know, 16 characters or more.
         observe_hz: observations sent a second.
         watchdog_ms: without a new action for so long the robot is stopped: it holds.
-        old_ms: an action that comes so much later than the quickest ones is not carried out. A network that
+        max_delay_ms: an action that comes so much later than the quickest ones is not carried out. A network
+        that
             was silent delivers all at once what was sent meanwhile.
         faults: what goes wrong on purpose.
     """
@@ -50,22 +51,22 @@ class StationConfig:
     token_file: Path | None = None
     observe_hz: float = 30.0
     watchdog_ms: float = 300.0
-    old_ms: float = 100.0
+    max_delay_ms: float = 100.0
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
-        at_least(self, port=0, observe_hz=1, watchdog_ms=10, old_ms=1)
-        at_most(self, port=65535, observe_hz=1000, watchdog_ms=60_000, old_ms=60_000)
+        at_least(self, port=0, observe_hz=1, watchdog_ms=10, max_delay_ms=1)
+        at_most(self, port=65535, observe_hz=1000, watchdog_ms=60_000, max_delay_ms=60_000)
 
 
-class Station:
+class RobotServer:
     """A robot and the one client that may move it.
 
     Attributes:
         port: that it listens at.
     """
 
-    def __init__(self, robot: Hardware, config: StationConfig, name: str = "robot"):
+    def __init__(self, robot: Hardware, config: ServerConfig, name: str = "robot"):
         """Listens from now on.
 
         Args:
@@ -88,7 +89,7 @@ class Station:
         token = protocol.read_token(config.token_file)
         self._server = protocol.listen(self._serve, config.host, config.port, token, self._reason)
         self.port = self._server.socket.getsockname()[1]
-        self._lane = Lane("o2o lane")  # what is sent later, and what nobody may wait for
+        self._lane = DelayedSender("o2o lane")  # what is sent later, and what nobody may wait for
         self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._bite)
         self._thread = threading.Thread(target=self._server.serve_forever, name="o2o server", daemon=True)
         self._thread.start()
@@ -113,7 +114,7 @@ class Station:
         return space
 
     def _spec(self) -> dict[str, Any]:
-        return introduce(self._name, self.robot.observation_space, self._space, self.robot.metadata)
+        return encode_spec(self._name, self.robot.observation_space, self._space, self.robot.metadata)
 
     # ---- what a person, or a fault, does
 
@@ -286,7 +287,7 @@ class Station:
             self._seq = seq
             late_s = self._heard(message)
             held = rest(self.robot.metadata, self._space, self._last)
-            old = late_s > self.config.old_ms / 1e3
+            old = late_s > self.config.max_delay_ms / 1e3
             if old:
                 logger.warning("an action that came %.0f ms late was not carried out", 1e3 * late_s)
             if self._estop or self._homing or old:

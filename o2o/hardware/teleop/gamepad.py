@@ -115,11 +115,11 @@ def _share(value: float) -> float:
 def _absent(num_joysticks: int) -> str:
     if num_joysticks:
         return (
-            "--operator gamepad: a joystick is attached, but SDL does not know which of its parts is which; "
+            "--teleop gamepad: a joystick is attached, but SDL does not know which of its parts is which; "
             "give its mapping in the environment variable SDL_GAMECONTROLLERCONFIG"
         )
     hint = "; may this user read /dev/input?" if sys.platform == "linux" else ""
-    return f"--operator gamepad: no gamepad is attached, or it is switched off{hint}"
+    return f"--teleop gamepad: no gamepad is attached, or it is switched off{hint}"
 
 
 def _sdl():
@@ -142,6 +142,6 @@ def _sdl():
         pygame.display.init()  # no window: pygame hands events out only where there could be one
         controller.init()
     except RuntimeError as error:
-        raise UsageError(f"--operator gamepad: SDL does not start: {error}") from error
+        raise UsageError(f"--teleop gamepad: SDL does not start: {error}") from error
     pygame.event.set_blocked([pygame.JOYAXISMOTION, pygame.CONTROLLERAXISMOTION])  # a thousand a second
     return pygame, controller

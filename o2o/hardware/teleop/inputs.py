@@ -20,7 +20,7 @@ STRIDES = {"i": (1, 0, 0), "k": (-1, 0, 0), "j": (0, 1, 0), "l": (0, -1, 0), "o"
 STRIDE = 0.5  # of an entry's reach, for one key
 
 
-def summon(
+def open_teleop(
     how: str,
     low: np.ndarray,
     high: np.ndarray,
@@ -28,7 +28,7 @@ def summon(
     real: bool,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Operator | None:
-    """The operator that `--operator` names; None where there is nobody.
+    """The operator that `--teleop` names; None where there is nobody.
 
     Args:
         how: `auto` (keys, for a real robot in a terminal), `keys`, `gamepad` (and keys, where there is a
@@ -47,7 +47,7 @@ def summon(
         pad = Gamepad(reach)
         source = Both(pad, Keys(reach)) if sys.stdin.isatty() else pad
     else:
-        source = Keys(reach) if how in ("auto", "keys") else Mailbox(Path(how))
+        source = Keys(reach) if how in ("auto", "keys") else FileInput(Path(how))
     return Operator(source, low, high, reward, interrupted)
 
 
@@ -62,7 +62,7 @@ class Keys:
             UsageError: there is no terminal.
         """
         if not sys.stdin.isatty():
-            raise UsageError("--operator keys needs a terminal; without one, name a file: --operator FILE")
+            raise UsageError("--teleop keys needs a terminal; without one, name a file: --teleop FILE")
         import termios
         import tty
 
@@ -86,7 +86,7 @@ class Keys:
         self._terminal.tcsetattr(sys.stdin, self._terminal.TCSADRAIN, self._before)
 
 
-class Mailbox:
+class FileInput:
     """Lines that are appended to a file; what stood in it before is not read.
 
     Raises:

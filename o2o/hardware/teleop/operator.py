@@ -10,7 +10,7 @@
 | t     | LB, L1; while it is held    | `take`    | takes the robot over, and gives it back                |
 | c     | RB, R1                      | `turn`    | turns the last entry over: closes and opens a gripper  |
 | q     | Start, Options; for 1 s     | `stop`    | ends the episode and the run, with a checkpoint        |
-| 1     | pad up                      | `go`      | about an unsure decision, with `--when-unsure ask`     |
+| 1     | pad up                      | `go`      | about an unsure decision, with `--ood-action ask`     |
 | 2     | pad left                    | `slow`    | the same                                               |
 | 3     | pad down                    | `hold`    | the same                                               |
 

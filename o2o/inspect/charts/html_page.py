@@ -41,7 +41,7 @@ HEAD = """<!doctype html>
 <noscript><p>The charts need JavaScript; the words and tables do not.</p></noscript>"""
 
 Cell = str | int | float | None
-Answer = str | tuple[str, str]
+Result = str | tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Section:
 def write(
     path: Path,
     title: str,
-    lead: Sequence[Answer],
+    lead: Sequence[Result],
     sections: Sequence[Section],
     facts: dict[str, str] | None = None,
 ) -> int:
@@ -116,7 +116,7 @@ def _beside(suffix: str) -> str:
     return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
 
 
-def _answers(lead: Sequence[Answer]) -> str:
+def _answers(lead: Sequence[Result]) -> str:
     parts = []
     for answer in lead:
         if isinstance(answer, str):

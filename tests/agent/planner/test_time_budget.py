@@ -3,7 +3,7 @@
 import pytest
 
 from o2o.agent.planner import time_budget
-from o2o.agent.planner.time_budget import Pace
+from o2o.agent.planner.time_budget import TimeBudget
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def search(pace, clock, budget, took, waits=0):
 
 
 def test_the_last_iteration_ends_before_the_deadline_once_the_pace_is_known(clock):
-    pace = Pace()
+    pace = TimeBudget()
     assert search(pace, clock, 1.0, lambda number: 0.3) == [0, 1, 2]
     start = clock.now
     assert search(pace, clock, 1.0, lambda number: 0.3) == [0, 1, 2]
@@ -43,24 +43,24 @@ def test_the_last_iteration_ends_before_the_deadline_once_the_pace_is_known(cloc
 
 
 def test_each_number_has_its_own_pace(clock):
-    pace, took = Pace(), lambda number: [0.5, 0.2, 0.1, 0.1][min(number, 3)]
+    pace, took = TimeBudget(), lambda number: [0.5, 0.2, 0.1, 0.1][min(number, 3)]
     search(pace, clock, 0.85, took)  # three iterations
     start = clock.now
     assert len(search(pace, clock, 1.05, took)) == 5 and clock.now - start <= 1.05
 
 
 def test_waiting_for_the_device_counts(clock):
-    assert search(Pace(), clock, 1.0, lambda number: 0.0, waits=0.4) == [0, 1]
+    assert search(TimeBudget(), clock, 1.0, lambda number: 0.0, waits=0.4) == [0, 1]
 
 
 def test_one_slow_start_does_not_stop_the_search_for_good(clock):
-    pace = Pace()
+    pace = TimeBudget()
     assert search(pace, clock, 1.0, lambda number: 20.0) == [0]
     counts = [len(search(pace, clock, 1.0, lambda number: 0.3)) for _ in range(60)]
     assert counts[0] == 0 and counts[-1] == 3
 
 
 def test_no_time_means_no_iteration(clock):
-    pace = Pace()
+    pace = TimeBudget()
     search(pace, clock, 1.0, lambda number: 0.5)
     assert search(pace, clock, 0.1, lambda number: 0.5) == []

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import BehaviourConfig
+from o2o.agent.policy import PolicyConfig
 from o2o.commands.bench import compare as compare_file
 from o2o.commands.bench import measure, table
 from o2o.commands.bench.compare import Case, floors
@@ -31,7 +31,7 @@ from tests.support.plain import Plain as Formulas
 TINY = AgentConfig(
     world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=8, channels=4),
     critic=CriticConfig(hidden_dim=16),
-    behaviour=BehaviourConfig(hidden_dim=16),
+    policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4),
     batch_size=8,
 )
@@ -183,7 +183,7 @@ def test_the_phases_of_an_update_are_an_update():
     split = pieces.split(0.0)
     for _ in range(len(split["sample"]) + 1):
         whole.learn()
-    assert list(split) == ["sample", "forward", "backward", "optimiser", "priority"]
+    assert list(split) == ["sample", "forward", "backward", "optimizer", "priority"]
     for name, value in whole.agent.model.state_dict().items():
         torch.testing.assert_close(value, pieces.agent.model.state_dict()[name])
 

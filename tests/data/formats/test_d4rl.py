@@ -10,7 +10,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import flat_table
 from o2o.data.formats.d4rl import leaps, read
-from o2o.data.formats.lazy_array import OnDisk, wanted
+from o2o.data.formats.lazy_array import LazyArray, wanted
 from tests.support.paths import REAL_DATA
 
 
@@ -241,7 +241,7 @@ def test_images_stay_in_the_file(tmp_path):
     ):
         path = write(tmp_path / f"{name}.hdf5", **after, **more)
         images = [e.obs["camera"] for e in read(path, wanted([], budget=100)).episodes]
-        assert all(isinstance(image, OnDisk) for image in images)
+        assert all(isinstance(image, LazyArray) for image in images)
         assert [np.asarray(image)[:, 3, 4, 2].tolist() for image in images] == expected
         assert images[0][-1].tolist() == np.asarray(images[0])[-1].tolist()
     path.write_bytes(path.read_bytes()[:3000])

@@ -14,7 +14,7 @@ import pytest
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import fowm, safe_pickle
 from o2o.data.formats.fowm import read
-from o2o.data.formats.lazy_array import OnDisk, wanted
+from o2o.data.formats.lazy_array import LazyArray, wanted
 
 
 def table(num: int = 6, size: int = 84, **more) -> dict:
@@ -48,7 +48,7 @@ def test_every_protocol_gives_the_same_episodes(tmp_path, protocol):
     recording = read(path)
     assert states(recording) == [[0, 1, 2, 3], [3, 4, 5, 6]]
     for episode, pixels in zip(recording.episodes, ([0, 1, 2, 3], [3, 4, 5, 6]), strict=True):
-        assert isinstance(episode.obs["rgb"], OnDisk) and episode.obs["rgb"].shape == (4, 3, 84, 84)
+        assert isinstance(episode.obs["rgb"], LazyArray) and episode.obs["rgb"].shape == (4, 3, 84, 84)
         assert np.asarray(episode.obs["rgb"])[:, 1, 5, 7].tolist() == pixels
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
     assert recording.episodes[1].action[:, 3].tolist() == [1.5, 2, 2.5]
@@ -106,7 +106,7 @@ def test_lists_of_numbers_and_of_images_are_tables(tmp_path):
     content["dones"] = content["dones"].tolist()
     content["observations"]["rgb"] = list(content["observations"]["rgb"])
     first, second = read(write(tmp_path / "a.pkl", content)).episodes
-    assert isinstance(second.obs["rgb"], OnDisk) and first.reward.tolist() == [0, 1, 1]
+    assert isinstance(second.obs["rgb"], LazyArray) and first.reward.tolist() == [0, 1, 1]
     assert np.asarray(second.obs["rgb"])[:, 0, 0, 0].tolist() == [3, 4, 5, 6]
     shared = [content["observations"]["rgb"][0]] * 6
     content["observations"]["rgb"] = shared

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.lazy_array import OnDisk, take, wanted
+from o2o.data.formats.lazy_array import LazyArray, take, wanted
 from o2o.data.resample import resample
 from tests.support.episodes import make_episode
 
@@ -24,7 +24,7 @@ class Disk:
 
 def test_on_disk_looks_like_the_array_and_reads_only_what_is_asked_for():
     disk = Disk()
-    images = OnDisk(FRAMES.shape, disk)
+    images = LazyArray(FRAMES.shape, disk)
     assert (images.shape, images.ndim, images.dtype, len(images)) == (FRAMES.shape, 4, np.uint8, 5)
     assert images.nbytes == FRAMES.nbytes and not disk.read
     assert np.array_equal(images[-1], FRAMES[-1]) and np.array_equal(images[1:3], FRAMES[1:3])
@@ -37,15 +37,15 @@ def test_on_disk_looks_like_the_array_and_reads_only_what_is_asked_for():
 
 def test_images_that_are_not_what_the_file_promised_are_refused():
     with pytest.raises(DataError, match="float64"):
-        OnDisk((5, 2, 2, 3), lambda start, stop: np.zeros((stop - start, 2, 2, 3)))[0]
+        LazyArray((5, 2, 2, 3), lambda start, stop: np.zeros((stop - start, 2, 2, 3)))[0]
     with pytest.raises(DataError, match=r"\(4, 2, 2, 3\)"):
-        np.asarray(OnDisk((4, 2, 2, 3), lambda start, stop: FRAMES[: stop - start - 1]))
+        np.asarray(LazyArray((4, 2, 2, 3), lambda start, stop: FRAMES[: stop - start - 1]))
 
 
 def test_resampling_leaves_images_on_disk():
     disk = Disk()
     episode = make_episode(4)
-    episode.obs["camera"] = OnDisk(FRAMES.shape, disk)
+    episode.obs["camera"] = LazyArray(FRAMES.shape, disk)
     half = resample(episode, 2, "mean")
     assert not disk.read
     assert np.array_equal(np.asarray(half.obs["camera"]), FRAMES[[0, 2, 4]])

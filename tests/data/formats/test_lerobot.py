@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.lazy_array import OnDisk, wanted
+from o2o.data.formats.lazy_array import LazyArray, wanted
 from o2o.data.formats.lerobot import read, recognise
 from tests.support.make_lerobot import (
     CAMERA,
@@ -66,7 +66,7 @@ def test_every_frame_lies_beside_its_row(tmp_path, version, codec):
     assert states(recording) == frames(recording) == ROWS
     for episode, rows in zip(recording.episodes, ROWS, strict=True):
         camera = episode.obs[CAMERA]
-        assert isinstance(camera, OnDisk) and camera.shape == (len(rows), 64, 64, 3)
+        assert isinstance(camera, LazyArray) and camera.shape == (len(rows), 64, 64, 3)
         assert row_of(camera[2:4]) == rows[2:4] and row_of(camera[-1:]) == rows[-1:]
         np.testing.assert_allclose(episode.action[:, 0] * 10, rows[:-1], rtol=1e-6)  # the last led nowhere
         assert (episode.action.dtype, episode.reward.dtype) == (np.float32, np.float32)
@@ -283,7 +283,7 @@ def test_pictures_in_tables_are_decoded_when_asked_for(tmp_path, version, where)
     recording = read(folder)
     assert frames(recording, "observation.image") == states(recording) == ROWS
     camera = recording.episodes[2].obs["observation.image"]
-    assert isinstance(camera, OnDisk) and row_of(camera[3:5]) == [12, 13] and row_of(camera[5:]) == [14]
+    assert isinstance(camera, LazyArray) and row_of(camera[3:5]) == [12, 13] and row_of(camera[5:]) == [14]
 
 
 def test_a_picture_outside_of_the_recording_is_not_read(tmp_path):

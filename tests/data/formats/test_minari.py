@@ -18,7 +18,7 @@ from minari.data_collector import EpisodeBuffer
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
-from o2o.data.formats.lazy_array import OnDisk, on_disk, wanted
+from o2o.data.formats.lazy_array import LazyArray, on_disk, wanted
 from o2o.data.formats.minari import read, read_id, recognise, write
 from tests.support.episodes import assert_same
 from tests.support.make_minari import buffer, link_episodes, make_minari
@@ -126,7 +126,7 @@ def test_what_minari_wrote_is_read_with_all_its_parts(tmp_path, data_format, jpe
         }.items():
             np.testing.assert_array_equal(episode.obs[name], value)
             assert episode.obs[name].dtype == value.dtype
-        assert isinstance(episode.obs["camera"], OnDisk) and episode.obs["camera"].shape == (4, 40, 48, 3)
+        assert isinstance(episode.obs["camera"], LazyArray) and episode.obs["camera"].shape == (4, 40, 48, 3)
         for name, value in {"camera": seen["camera"], "pair.1": seen["pair"][1]}.items():
             assert np.abs(np.asarray(episode.obs[name]).astype(int) - value).max() <= (4 if jpeg else 0)
         np.testing.assert_array_equal(episode.obs["camera"][2], np.asarray(episode.obs["camera"])[2])

@@ -43,7 +43,7 @@ def test_a_broken_file_is_at_most_of_one_format_and_one_line(tmp_path, name, con
     path.write_bytes(content)
     assert known_by(path) == []
     with pytest.raises(DataError) as caught:
-        registry.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.ReadRequest())
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
@@ -63,7 +63,7 @@ def test_cut_off_hdf5_is_called_that(tmp_path):
     path = fuzz.robomimic(tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"is not a readable HDF5 file: .*truncated"):
-        registry.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.ReadRequest())
 
 
 @pytest.mark.parametrize("name", ["data.hdf5", "data.pkl"])
@@ -71,7 +71,7 @@ def test_a_file_that_was_not_fetched_is_called_that(tmp_path, name):
     path = tmp_path / name
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(DataError, match="pointer of Git LFS"):
-        registry.of(path).read(path, fuzz.Wanted())
+        registry.of(path).read(path, fuzz.ReadRequest())
 
 
 def test_other_hdf5_is_no_dataset_and_the_line_says_what_would_be(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, rlds, tfrecord
 from o2o.data.formats.crc32c import crc32c
-from o2o.data.formats.lazy_array import OnDisk, wanted
+from o2o.data.formats.lazy_array import LazyArray, wanted
 from tests.support.make_rlds import META, STEP, example, field, make_rlds, packed, record, toy, write_rlds
 from tests.support.paths import REAL_DATA
 
@@ -78,7 +78,7 @@ def test_an_episode_of_four_steps_has_three_actions_and_four_observations(tmp_pa
 def test_images_stay_in_the_file_and_are_decoded_when_asked_for(tmp_path):
     _, episode = rlds.read(make_rlds(tmp_path)).episodes
     camera = episode.obs["camera"]
-    assert isinstance(camera, OnDisk) and camera.shape == (4, 8, 6, 3)
+    assert isinstance(camera, LazyArray) and camera.shape == (4, 8, 6, 3)
     assert np.asarray(camera)[:, 0, 0, 0].tolist() == [10, 11, 12, 13]
     assert camera[2].max() == 12 and camera[1:3].shape == (2, 8, 6, 3)
     (tmp_path / FILE).write_bytes(b"")
@@ -184,7 +184,7 @@ def test_tensors_are_read_however_they_are_encoded(tmp_path, how):
         "observation/exact": (f"float64{encoding}", (2,)),
     }
     (episode,) = read_small(tmp_path, small([0, 0, 0], **more), **kinds).episodes
-    assert isinstance(episode.obs["camera"], OnDisk)
+    assert isinstance(episode.obs["camera"], LazyArray)
     np.testing.assert_array_equal(np.asarray(episode.obs["camera"]), frames)
     np.testing.assert_array_equal(episode.obs["camera"][1], frames[1])
     kept = exact.astype(np.float32) if how == "none" else exact  # numbers of tfrecords have 32 bits

@@ -9,7 +9,7 @@ import pytest
 
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import hdf5
-from o2o.data.formats.lazy_array import OnDisk, wanted
+from o2o.data.formats.lazy_array import LazyArray, wanted
 from o2o.data.formats.robomimic import read, recognise
 
 ARGS = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20, "reward_shaping": False}}
@@ -58,7 +58,7 @@ def test_demonstrations_come_in_the_order_of_their_numbers(tmp_path):
 
 def test_a_demonstration_is_read_whole_and_its_images_stay_in_the_file(tmp_path):
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": columns(5)})).episodes
-    assert isinstance(episode.obs["camera"], OnDisk) and episode.obs["camera"].shape == (4, 4, 5, 3)
+    assert isinstance(episode.obs["camera"], LazyArray) and episode.obs["camera"].shape == (4, 4, 5, 3)
     assert np.asarray(episode.obs["camera"])[:, 3, 4, 2].tolist() == [5, 6, 7, 8]
     assert np.asarray(episode.obs["camera"][1:3])[:, 0, 0, 0].tolist() == [6, 7]
     assert episode.obs["eef_pos"].tolist() == [[5, -5], [6, -6], [7, -7], [8, -8]]

@@ -15,7 +15,7 @@ import pytest
 from o2o.commands.serve import orders
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote import protocol
-from o2o.hardware.remote.fault_injection import FaultConfig, Faults, Lane
+from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, Faults
 from tests.support.served import Slider, remote, served, until
 
 MOVE = np.array([0.01, 0.5])
@@ -115,7 +115,7 @@ def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
 
 def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
     """Three actions of half a second ago, and a new one; the robot rests, then does the new one."""
-    with connected(old_ms=200) as (client, _, robot):
+    with connected(max_delay_ms=200) as (client, _, robot):
         client.step(MOVE)
         far, count = client.env.unwrapped, len(robot.sent)
         for ago_s in (0.7, 0.6, 0.5, 0.0):
@@ -328,7 +328,7 @@ def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
 
 
 def test_a_lane_delivers_in_the_order_of_time():
-    lane, got = Lane("test"), []
+    lane, got = DelayedSender("test"), []
     for delay in (0.06, 0.02, 0.04):
         lane.put(delay, lambda delay=delay: got.append(delay))
     assert until(lambda: len(got) == 3) and got == [0.02, 0.04, 0.06]

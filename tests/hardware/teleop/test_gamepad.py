@@ -17,7 +17,7 @@ from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.teleop import gamepad
 from o2o.hardware.teleop.gamepad import Gamepad
-from o2o.hardware.teleop.inputs import summon
+from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rollout import play
 from tests.support.robots import Script, Sled
@@ -237,7 +237,7 @@ def test_without_a_gamepad_one_line_says_so(virtual):
 def test_without_pygame_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(UsageError, match=r'pip install "o2o\[gamepad\]"'):
-        summon("gamepad", -REACH, REACH, 1.0, real=True)
+        open_teleop("gamepad", -REACH, REACH, 1.0, real=True)
 
 
 def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
@@ -245,7 +245,7 @@ def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        operator = summon("gamepad", -REACH, REACH, 1.0, real=False)
+        operator = open_teleop("gamepad", -REACH, REACH, 1.0, real=False)
         assert operator is not None
         os.write(ours, b"s")
         virtual.button(gamepad.LEFT_SHOULDER)

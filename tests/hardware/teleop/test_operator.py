@@ -20,13 +20,13 @@ import pytest
 import o2o
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
-from o2o.core.timing import Stages
+from o2o.core.timing import StageTimer
 from o2o.data.formats import minari
 from o2o.data.online_dataset import Online
 from o2o.hardware.guard import Guard
 from o2o.hardware.realtime import Hardware
 from o2o.hardware.teleop import operator as operator_module
-from o2o.hardware.teleop.inputs import KEYS, Both, Keys, Mailbox, summon
+from o2o.hardware.teleop.inputs import KEYS, Both, FileInput, Keys, open_teleop
 from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
 from o2o.training.rollout import play
 from tests.support.paths import STEERED_ROBOT
@@ -82,7 +82,7 @@ def until(true, seconds: float = 5.0) -> None:
 def episode(tmp_path, **lines):
     """(sled, operator, played) of an episode in which lines are written during steps `s1`, `s2`, …"""
     path = tmp_path / "operator"
-    operator = Operator(Mailbox(path), LOW, HIGH)
+    operator = Operator(FileInput(path), LOW, HIGH)
     sled = Sled({int(step[1:]): line for step, line in lines.items()}, path)
     (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
     operator.close()
@@ -133,7 +133,7 @@ def test_a_pause_lasts_until_the_next_word(tmp_path):
 def test_a_robot_that_is_moved_by_velocity_stands_still_in_a_pause(tmp_path):
     arm = Cart()
     box = tmp_path / "operator"
-    operator = Operator(Mailbox(box), LOW, HIGH)
+    operator = Operator(FileInput(box), LOW, HIGH)
 
     def person():
         until(lambda: len(arm.sent) == 3)
@@ -149,7 +149,7 @@ def test_a_robot_that_is_moved_by_velocity_stands_still_in_a_pause(tmp_path):
     thread = threading.Thread(target=person)
     thread.start()
     script = Script()
-    script.stages = Stages()  # its own: this robot is timed
+    script.stages = StageTimer()  # its own: this robot is timed
     play(script, [Guard(arm)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
     thread.join()
     operator.close()
@@ -287,7 +287,7 @@ def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):
     path = tmp_path / "deep" / "operator"
     path.parent.mkdir()
     path.write_text("stop\n")
-    box = Mailbox(path)
+    box = FileInput(path)
     assert box.read() == []
     with path.open("a") as file:
         file.write("succ")
@@ -297,7 +297,7 @@ def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):
     assert box.read() == ["success", "undo"]
     box.close()
     with pytest.raises(UsageError, match="cannot be opened"):
-        Mailbox(tmp_path)
+        FileInput(tmp_path)
 
 
 def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
@@ -334,11 +334,11 @@ def test_two_sources_are_heard_as_one():
 
 
 def test_who_is_there_follows_the_flag_and_the_terminal(tmp_path):
-    assert summon("none", LOW, HIGH, 1.0, real=True) is None
-    assert summon("auto", LOW, HIGH, 1.0, real=True) is None  # tests have no terminal
+    assert open_teleop("none", LOW, HIGH, 1.0, real=True) is None
+    assert open_teleop("auto", LOW, HIGH, 1.0, real=True) is None  # tests have no terminal
     with pytest.raises(UsageError, match="needs a terminal"):
-        summon("keys", LOW, HIGH, 1.0, real=True)
-    operator = summon(str(tmp_path / "box"), LOW, HIGH, 0.5, real=False)
+        open_teleop("keys", LOW, HIGH, 1.0, real=True)
+    operator = open_teleop(str(tmp_path / "box"), LOW, HIGH, 0.5, real=False)
     assert operator is not None and operator.reward == 0.5
     operator.close()
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from tests.stress.faults.claims import claim, until
 from tests.stress.faults.network import Network
-from tests.stress.faults.trace import HOMING, Trace
+from tests.stress.faults.trace import HOMING, SearchTrace
 from tests.support.paths import ROOT
 
 SETTLED_S = 0.6  # of an episode, before a fault may come
 FAST_MM_S = 150  # that the arm moves at when a fault comes
-CARELESS = [  # full speed from the first episode on
-    word for name in ("explore", "agency", "envelope") for word in (f"--handover.{name}-episodes", "0")
+NO_SAFE_START = [  # full speed from the first episode on
+    word for name in ("explore", "agency", "envelope") for word in (f"--safe-start.{name}-episodes", "0")
 ]
 
 
@@ -93,8 +93,8 @@ class Served:
         self.network = Network(port)
         self.address = f"127.0.0.1:{self.network.port}"
 
-    def trace(self, last: int = 0) -> Trace:
-        return Trace.read(self.folder / "trace", last)
+    def trace(self, last: int = 0) -> SearchTrace:
+        return SearchTrace.read(self.folder / "trace", last)
 
     def order(self, line: str) -> float:
         """Writes a line to the control file, as a person does; when."""
@@ -185,7 +185,7 @@ class Rig:
             flags = (
                 "--checkpoint", str(self.agent), "--robot", "remote", "--robot.address", served.address,
                 "--planner.budget-ms", "40", "--episodes", "1000", "--updates-per-step", "0.2",
-                *CARELESS, "--compile", "no", "--threads", "1", *flags,
+                *NO_SAFE_START, "--compile", "no", "--threads", "1", *flags,
             )  # fmt: skip
         self.env["O2O_FAULT_SIGN"] = str(served.sign)
         return self.child("-m", module, "finetune", "--out", str(served.run), *flags)
