@@ -31,6 +31,7 @@ from o2o.nn.world_model import index
 NUM_MOMENTS = 256  # recorded ones to plan from
 NUM_STEPS = 2000  # of the recordings that are walked through for them
 ROWS = 4096  # candidates that are rolled out side by side
+ROUNDING = 2.0**-17  # of a spread in units of its limit, see `is_ood`
 
 Result = Literal["go", "slow", "hold"]
 Do = Literal["go", "slow", "hold", "ask"]
@@ -117,7 +118,7 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
 
 @torch.no_grad()
 def relative_disagreement(agent: Agent, limit: Limit, unit: np.ndarray, planned: bool = True) -> np.ndarray:
-    """(N,) the spread of what `agent.act` has just decided, in units of its limit; above 1 it is unsure.
+    """(N,) the spread of what `agent.act` has just decided, in units of its limit; see `is_ood`.
 
     Args:
         unit: (N, A) what will be done, in [-1, 1].
@@ -130,6 +131,15 @@ def relative_disagreement(agent: Agent, limit: Limit, unit: np.ndarray, planned:
     if planned and plan is not None and limit.plan is not None and agent.price > 0:
         found = torch.where(plan.usable, _ratio(plan.penalty / agent.price, limit.plan), found)
     return found.double().cpu().numpy()
+
+
+def is_ood(relative_disagreement: float) -> bool:
+    """Whether a decision is over its limit: one that is on it, up to rounding, is not; what is NaN is."""
+    # Limits are learned from many moments at a time, decisions are looked at one by one, and matrix products
+    # sum in another order for another number of rows, and on another processor. So the float32 spread of the
+    # very same moment comes out up to 7 ulps (8e-7) off. It is a difference of values which may be ten times
+    # as large in a trained ensemble, so ten times that is allowed; next to a spread that is nothing.
+    return not relative_disagreement <= 1 + ROUNDING
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,7 @@ class OodResponse:
         """
         step, self._steps = self._steps, self._steps + 1
         self._most = max(self._most, relative_disagreement)
-        if relative_disagreement <= 1:
+        if not is_ood(relative_disagreement):
             self.held, self._answer = 0, None
             return action
         self._counts["unsure"] += 1

@@ -13,10 +13,12 @@ from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.training.uncertainty_guard import (
+    ROUNDING,
     Limit,
     OodConfig,
     OodResponse,
     Question,
+    is_ood,
     learn,
     relative_disagreement,
 )
@@ -72,7 +74,7 @@ def test_half_of_the_recorded_moments_are_over_a_limit_at_the_half():
         for t in range(len(episode)):
             obs = {name: value[t][None] for name, value in episode.obs.items()}
             unit = agent.act(obs, np.zeros((1, 2)), np.zeros(1), np.array([t == 0]), plan=False)
-            over.append(relative_disagreement(agent, found, unit)[0] > 1)
+            over.append(is_ood(relative_disagreement(agent, found, unit)[0]))
     assert sum(over) == 7  # of 15: the limit is the one in the middle
 
 
@@ -150,6 +152,14 @@ def test_unsure_decisions_go_on_slow_down_or_hold(do, want):
     found = caution.metrics()
     assert found["unsure/share"] == 0.5 and found["unsure/most"] == 1.5
     assert found.get(f"unsure/{do}", 0.5) == 0.5
+
+
+def test_a_decision_on_its_limit_is_not_over_it_whichever_way_it_was_rounded():
+    caution = OodResponse("hold", OodConfig(), can_hold=True)
+    assert ROUNDING < 1e-5
+    for ulps in (-8, 0, 8):
+        assert caution.judge(1 + ulps * 2.0**-23, WANTED, STILL) is WANTED
+    np.testing.assert_array_equal(caution.judge(1.0001, WANTED, STILL), STILL)
 
 
 def test_what_is_not_a_number_is_unsure():
