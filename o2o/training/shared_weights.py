@@ -144,8 +144,10 @@ class Weights:
 
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether no number in them is NaN or infinite."""
-    found = [value.isfinite().all() for value in tensors.values()]
+    """Whether no number in them is NaN or infinite, or so large that its square is."""
+    # A loss is of the weights before its update. Weights that this one has thrown far off, finite though they
+    # are, are seen at the next; they may be asked for before that, as when an episode ends meanwhile.
+    found = [value.float().square().isfinite().all() for value in tensors.values()]
     return not found or bool(torch.stack(found).all())
 
 
