@@ -110,6 +110,7 @@ class Lessons:
                 if inbox.order:
                     break
                 inbox.look(WAIT_S)
+        self._take_in()  # those that it was told of in one breath with the order to stop
         learner.finite(self._metrics)
         self._put()
         learner.keep()

@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,10 +23,12 @@ from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import Online
-from o2o.training.learner import acting, only_learner
+from o2o.training.learner import ACTING, acting, only_learner
+from o2o.training.learner_main import Lessons
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
+from o2o.training.shared_weights import Weights
 from tests.support.paths import TIRING_ROBOT
 from tests.support.tiny_runs import TINY, episodes_of
 
@@ -172,6 +175,21 @@ def test_ctrl_c_ends_both_with_a_checkpoint_and_resume_goes_on(source, tmp_path,
     assert f"stopped after 2 episodes; go on with --resume --out {out}" in capsys.readouterr().out
     o2o.finetune(config(source, out, resume=True, learner="between"))
     assert learned(out) == ALL
+
+
+def test_a_checkpoint_has_the_episodes_that_were_told_of_together_with_the_order_to_stop():
+    """As happens to a learner that other work keeps waiting."""
+    kept, agent = [], SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING}, num_updates=0)
+    learner = SimpleNamespace(agent=agent, done=1, owed=3.0, finite=dict)
+
+    def add(number: int) -> str:
+        learner.done, learner.owed = number + 1, learner.owed + STEPS
+        return ""
+
+    learner.add, learner.keep = add, lambda: kept.append((learner.done, learner.owed))
+    inbox, weights = SimpleNamespace(order="stop", episodes=3), Weights(acting(agent))  # type: ignore[arg-type]
+    Lessons(learner, lambda number: number, weights, inbox, None).run()  # type: ignore[arg-type]
+    assert kept == [(3, 3.0 + 2 * STEPS)]
 
 
 DYING = """
