@@ -190,13 +190,12 @@ def test_a_full_disk_in_an_episode_is_one_line_and_resume_goes_on(pretrained, tm
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(dataset, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "o2o", "pretrain", "--dataset", str(dataset), "--robot", ROBOT,
-               "--updates", "100000", "--out", str(out), "--device", "cpu"]  # fmt: skip
+               "--updates", "100000", "--log-every", "1", "--out", str(out), "--device", "cpu"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 60
-    while not read_if(out / "metrics.jsonl") and time.monotonic() < deadline:
+    while not read_if(out / "metrics.jsonl") and process.poll() is None:  # before, nobody heeds Ctrl-C
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate()
     assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
     assert checkpoint.load(out / "checkpoint")[1]["num_updates"] > 0
 
