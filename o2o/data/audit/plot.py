@@ -97,4 +97,5 @@ def _stacked(axes, groups: dict[str, np.ndarray]) -> None:
     )
     axes.yaxis.get_major_locator().set_params(integer=True)
     if len(shown) > 1 or "all" not in shown:
-        axes.legend(frameon=False, fontsize=8)
+        # Not left out: where "best" is the default, to look for it longer than a second is warned about.
+        axes.legend(loc="best", frameon=False, fontsize=8)
