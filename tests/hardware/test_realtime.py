@@ -1,7 +1,9 @@
 """Robots in real time: ticks, ages, holds, the watchdog."""
 
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -12,8 +14,21 @@ from o2o.core.errors import RobotError
 from o2o.hardware.clock import Clock
 from o2o.hardware.guard import Guard
 from o2o.hardware.limits import LimitOverrides
+from o2o.hardware.realtime import Hardware
 from o2o.hardware.watchdog import Watchdog
 from tests.support.robots import Box, Slide, Time
+
+
+@pytest.fixture
+def hand(monkeypatch) -> Time:
+    """Time passes only where the robot, the guard or the test sleeps, whatever else the machine does."""
+    hand = Time()
+    hand.now_s = 100.0
+    moved = SimpleNamespace(monotonic=hand.now, sleep=hand.sleep)
+    for name in (Hardware.__module__, Guard.__module__, Slide.__module__, __name__):
+        monkeypatch.setattr(sys.modules[name], "time", moved)
+    monkeypatch.setattr(Clock.__init__, "__defaults__", (hand.now, hand.sleep))
+    return hand
 
 
 def test_ticks_stay_where_they_were_however_long_the_work_takes():
@@ -34,19 +49,25 @@ def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
     assert clock.wait() == 0 and hand.now_s == pytest.approx(0.3)
 
 
-def test_hardware_keeps_its_rate_and_stores_what_was_sent():
+def test_a_tick_of_the_wall_is_not_early():
+    begin_s = time.monotonic()
+    Clock(0.03).wait()
+    assert time.monotonic() - begin_s >= 0.03
+
+
+def test_hardware_keeps_its_rate_and_stores_what_was_sent(hand):
     robot = Guard(Slide(hz=50))
     robot.reset()
     begin_s = time.monotonic()
     for _ in range(25):
         time.sleep(0.005)  # thinking
         *_, info = robot.step([0.2])
-    assert time.monotonic() - begin_s == pytest.approx(0.5, abs=0.1)  # not 25 x (20 + 5) ms
+    assert time.monotonic() - begin_s == pytest.approx(0.5)  # not 25 x (20 + 5) ms
     assert info["executed_action"].tolist() == [0.1] and info["interventions"] == ["box"]
     assert set(info["stages"]) == {"send", "observe"}
 
 
-def test_a_late_plan_is_held_and_too_many_stop_the_robot():
+def test_a_late_plan_is_held_and_too_many_stop_the_robot(hand):
     arm = Slide(hz=50, patience=2)
     robot, told = Guard(arm), []
     robot.report = lambda *args: told.append(args[0])
@@ -64,7 +85,7 @@ def test_a_late_plan_is_held_and_too_many_stop_the_robot():
     assert arm.stops > 0 and robot.interventions["late"] == 3
 
 
-def test_a_stale_observation_is_held():
+def test_a_stale_observation_is_held(hand):
     arm = Slide(hz=50, max_age_s=0.1)
     robot = Guard(arm)
     robot.reset()
@@ -78,7 +99,7 @@ def test_a_stale_observation_is_held():
     assert arm.sent[-1] == 0.05
 
 
-def test_a_blind_robot_does_not_go_home_for_ever():
+def test_a_blind_robot_does_not_go_home_for_ever(hand):
     """It holds three times over two episodes, and stops at the fourth."""
     arm = Slide(hz=50, max_age_s=0.1, patience=3)
     robot = Guard(arm)
@@ -112,7 +133,7 @@ class Watched(Slide):
         return {**obs, "eye": self.picture}, measured_s
 
 
-def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh():
+def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh(hand):
     arm = Watched(hz=50, frozen_s=0.1, patience=50)
     robot = Guard(arm)
     robot.reset()
@@ -136,7 +157,7 @@ def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh()
     assert arm.sent[-1] == 0.05
 
 
-def test_pictures_that_do_not_change_are_well_where_nobody_asks():
+def test_pictures_that_do_not_change_are_well_where_nobody_asks(hand):
     arm = Watched(hz=50)
     arm.frozen = True
     robot = Guard(arm)
