@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rollout import play
 from tests.support.robots import Script, Sled
+from tests.support.served import until
 
 REACH = np.array([0.04, 0.04, 0.02, 1.0])
 GAME_CONTROLLER, WHEEL = 1, 2  # SDL_JoystickType
@@ -145,13 +147,15 @@ def test_a_button_says_its_word_once_for_each_time_it_is_pressed(pad, button, wo
 def test_what_cannot_be_taken_back_has_to_be_held(pad, monkeypatch, button, word):
     import pygame
 
+    now_s = [100.0]
+    monkeypatch.setattr(gamepad, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     monkeypatch.setattr(gamepad, "LONG_S", 0.2)
     virtual, reader = pad
     number = getattr(pygame, f"CONTROLLER_BUTTON_{button}")
     for held_s, said in ((0.05, []), (0.25, [word])):
         virtual.button(number)
         assert reader.read() == []
-        time.sleep(held_s)
+        now_s[0] += held_s
         assert [reader.read(), reader.read()] == [said, []]
         virtual.button(number, False)
         assert reader.read() == []
@@ -249,8 +253,7 @@ def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
         assert operator is not None
         os.write(ours, b"s")
         virtual.button(gamepad.LEFT_SHOULDER)
-        time.sleep(0.05)
-        operator.listen()
+        until(lambda: operator.listen() or operator.label)
         operator.close()
     os.close(ours)
     assert operator.taken and operator.label is True

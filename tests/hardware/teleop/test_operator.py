@@ -31,6 +31,7 @@ from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
 from o2o.training.rollout import play
 from tests.support.paths import STEERED_ROBOT
 from tests.support.robots import Script, Sled
+from tests.support.served import until
 from tests.support.tiny_runs import TINY
 
 LOW, HIGH = np.array([-2.0]), np.array([2.0])
@@ -73,12 +74,6 @@ def say(path, line: str) -> None:
         file.write(line + "\n")
 
 
-def until(true, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.002)
-
-
 def episode(tmp_path, **lines):
     """(sled, operator, played) of an episode in which lines are written during steps `s1`, `s2`, …"""
     path = tmp_path / "operator"
@@ -119,6 +114,7 @@ def test_a_pause_lasts_until_the_next_word(tmp_path):
     path = tmp_path / "operator"
 
     def go_on():
+        until(lambda: path.exists() and path.read_text())  # the pause has begun
         time.sleep(0.3)
         with path.open("a") as file:
             file.write("pause\n")
@@ -306,8 +302,8 @@ def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
         monkeypatch.setattr(sys, "stdin", terminal)
         keys = Keys(np.array([0.04, 0.04, 0.04, 1.0]))
         os.write(ours, b" sTxkc")
-        time.sleep(0.05)
-        lines = keys.read()
+        lines = []
+        until(lambda: lines.extend(keys.read()) or len(lines) >= 5)
         keys.close()
     os.close(ours)
     assert lines == ["pause", "success", "take", "move -0.02 - - -", "turn"]
