@@ -74,7 +74,7 @@ def test_notebook_runs_in_a_fresh_folder(path, tmp_path):
 
     book = nbformat.read(path, as_version=4)
     where = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(book, timeout=180, kernel_name="python3", resources=where).execute()
+    NotebookClient(book, timeout=600, kernel_name="python3", resources=where).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 4
     assert not [output.text for output in outputs if "Warning" in output.get("text", "")]

@@ -66,7 +66,7 @@ def remote(port: int, **options):
     return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
 
 
-def until(true, seconds: float = 10.0) -> bool:
+def until(true, seconds: float = 60.0) -> bool:
     """Waits for something to become true; whether it did."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:

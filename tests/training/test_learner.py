@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_are_not_taken(source, tmp_path, monkeypatch
     """The learner refuses to hand them over; here somebody else does, after the third episode."""
 
     def spoil(beside: AsyncLearner) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:  # until it has handed its last over: it would overwrite these
             version = beside.weights.peek()
             if version and version.episodes == 3:

@@ -138,7 +138,7 @@ def test_a_hammering_writer_in_another_process_never_makes_a_torn_read():
     command = [sys.executable, "-c", textwrap.dedent(HAMMER), str(reader.handle)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reader.handle]) as process:
         assert process.stdout is not None and process.stdout.readline()
-        seen, until_s = [], time.monotonic() + 20
+        seen, until_s = [], time.monotonic() + 200
         while len(set(seen)) < 200 and time.monotonic() < until_s:
             got = reader.get()
             if got is None:  # not yet, or not without waiting

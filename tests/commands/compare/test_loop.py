@@ -175,7 +175,7 @@ def test_kill_minus_nine_ends_the_run_too_and_loses_nothing(dataset, tmp_path, i
     assert reached(out) == reached(straight)
 
 
-def wait(happened, seconds: float = 60.0) -> bool:
+def wait(happened, seconds: float = 600.0) -> bool:
     deadline = time.monotonic() + seconds
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -388,7 +388,7 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
-    def until(self, holds, what: str, limit_s: float = 60) -> None:
+    def until(self, holds, what: str, limit_s: float = 600) -> None:
         end_s = time.monotonic() + limit_s
         while not holds():
             assert self.process.poll() is None, f"it ended before {what}: {self.said}"
@@ -397,7 +397,7 @@ class Terminal:
 
     def ended(self) -> int:
         """Its exit code."""
-        code = self.process.wait(60)
+        code = self.process.wait(600)
         self._reading.join(10)
         return code
 
@@ -428,7 +428,7 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
 
     def moves(keys: str, entry: int, to: float) -> None:
         terminal.press(keys)
-        terminal.until(lambda: sent()[-1][entry] == pytest.approx(to), f"move by {keys!r}", 10)
+        terminal.until(lambda: sent()[-1][entry] == pytest.approx(to), f"move by {keys!r}")
 
     def says(words: str, count: int = 1) -> None:
         terminal.until(lambda: terminal.said.count(words) == count, repr(words))
