@@ -66,19 +66,22 @@ Ask = Callable[[Run, InspectConfig, Guard | None], Result]
 # name -> title on the page, and how to ask; in the order of the page
 QUESTIONS: dict[str, tuple[str, Ask]] = {
     "plans": ("What did the penalty do?", lambda s, c, r: inspect.plans(s, c.episode)),
-    "sweep": ("What would other prices of doubt have chosen?", lambda s, c, r: inspect.sweep(s)),
-    "fan": ("What did it consider at one moment?", lambda s, c, r: inspect.fan(s, c.episode, robot=r)),
+    "sweep": ("What would other prices of doubt have chosen?", lambda s, c, r: inspect.penalty_sweep(s)),
+    "fan": ("What did it consider at one moment?", lambda s, c, r: inspect.candidates(s, c.episode, robot=r)),
     "uncertainty": (
         "Where was it unsure?",
-        lambda s, c, r: inspect.uncertainty(s, c.episode, own=bool(s.own)),
+        lambda s, c, r: inspect.uncertainty(s, c.episode, own=bool(s.robot_episodes)),
     ),
     "coverage": ("Where are there no data?", lambda s, c, r: inspect.coverage(s)),
-    "contrast": ("Does it tell what was recorded from what was not?", lambda s, c, r: inspect.contrast(s)),
+    "contrast": (
+        "Does it tell what was recorded from what was not?",
+        lambda s, c, r: inspect.ood_detection(s),
+    ),
     "reliability": ("Does its doubt say where it is wrong?", lambda s, c, r: inspect.reliability(s)),
     "model_error": ("How far can the model see?", lambda s, c, r: inspect.model_error(s)),
     "value": ("Are its values what was achieved?", lambda s, c, r: inspect.value(s)),
-    "price": ("Which price of doubt do the data suggest?", lambda s, c, r: inspect.price(s)),
-    "choice": ("Which checkpoint belongs on the robot?", lambda s, c, r: inspect.choice(s)),
+    "price": ("Which price of doubt do the data suggest?", lambda s, c, r: inspect.penalty_weight(s)),
+    "choice": ("Which checkpoint belongs on the robot?", lambda s, c, r: inspect.rank_checkpoints(s)),
 }
 LEAD = {  # question at the top -> whose first words answer it, the first that has any
     "What did the penalty do?": ("plans", "sweep"),
@@ -104,17 +107,17 @@ def report(config: InspectConfig) -> Path:
         StorageError: the folder cannot be written.
     """
     tune(MachineConfig(threads=config.threads))
-    subject = inspect.open(config.run, config.dataset, config.data, config.plans, config.device)
+    run = inspect.open(config.run, config.dataset, config.data, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
     answers: dict[str, Result] = {}
     refused: dict[str, str] = {}
     with ExitStack() as stack:
-        robot = _simulator(subject, stack)
+        robot = _simulator(run, stack)
         for name in config.only or QUESTIONS:
             title, ask = QUESTIONS[name]
             begin_s = time.monotonic()
             try:
-                answers[name] = ask(subject, config, robot)
+                answers[name] = ask(run, config, robot)
             except O2OError as error:
                 refused[name] = str(error)
             why = f"   not answered: {refused[name]}" if name in refused else ""
@@ -124,10 +127,10 @@ def report(config: InspectConfig) -> Path:
     sections = [_section(name, answers.get(name), refused) for name in config.only or QUESTIONS]
     for name, answer in answers.items():
         if answer.charts():
-            write_picture(out / f"{name}.png", answer.draw())
-    checkpoint.write_json(out / NUMBERS, {name: answer.numbers() for name, answer in answers.items()})
+            write_picture(out / f"{name}.png", answer.plot())
+    checkpoint.write_json(out / NUMBERS, {name: answer.metrics() for name, answer in answers.items()})
     lead = _lead(answers)
-    write(out / PAGE, f"Inside {config.run}", lead, sections, _facts(subject))
+    write(out / PAGE, f"Inside {config.run}", lead, sections, _facts(run))
     for question, said in lead:
         print(f"\n{question}\n  {said}")
     print(f"\nthe page: {out / PAGE}")
@@ -137,42 +140,40 @@ def report(config: InspectConfig) -> Path:
 def _section(name: str, answer: Result | None, refused: dict[str, str]) -> Section:
     if answer is None:
         return Section(QUESTIONS[name][0], [f"Not answered: {refused[name]}."])
-    return Section(QUESTIONS[name][0], answer.words(), answer.charts())
+    return Section(QUESTIONS[name][0], answer.text(), answer.charts())
 
 
 def _lead(answers: dict[str, Result]) -> list[tuple[str, str]]:
     """The answers at the top of the page."""
     lead = []
     for question, names in LEAD.items():
-        words = [answers[name].words()[0] for name in names if name in answers]
+        words = [answers[name].text()[0] for name in names if name in answers]
         if words:
             lead.append((question, words[0]))
     return lead
 
 
-def _simulator(subject: Run, stack: ExitStack) -> Guard | None:
+def _simulator(run: Run, stack: ExitStack) -> Guard | None:
     """The run's simulator, to draw plans over its picture. A real robot is not even connected."""
-    saved = subject.meta.get("robot", {})
+    saved = run.meta.get("robot", {})
     if not saved.get("simulated"):
         return None
     try:
-        return stack.enter_context(
-            closing(attach(subject.agent.transform, choose_robot(RobotChoice(), saved)))
-        )
+        return stack.enter_context(closing(attach(run.agent.transform, choose_robot(RobotChoice(), saved))))
     except O2OError as error:
         logger.warning("no pictures of the simulator: %s", error)
         return None
 
 
-def _facts(subject: Run) -> dict[str, str]:
-    data, agent = subject.meta["dataset"], subject.agent
-    seen = "held out from training" if subject.unseen else "it was trained on"
+def _facts(run: Run) -> dict[str, str]:
+    data, agent = run.meta["dataset"], run.agent
+    seen = "held out from training" if run.unseen else "it was trained on"
     return {
-        "run": str(subject.folder),
-        "system": f"{subject.meta.get('preset') or agent.config.model}, {agent.num_updates} updates",
+        "run": str(run.folder),
+        "system": f"{run.meta.get('preset') or agent.config.model}, {agent.num_updates} updates",
         "dataset": f"{data['dataset']} (sha256 {data['fingerprint'][:12]})",
-        "looked at": f"{len(subject.episodes)} episodes, {len(subject.steps)} steps, {seen}",
-        "the robot's own": f"{len(subject.own)} episodes",
+        "looked at": f"{len(run.episodes)} episodes, {len(run.beliefs)} steps, {seen}",
+        "the robot's own": f"{len(run.robot_episodes)} episodes",
         "lambda": f"{agent.price:g}",
-        "acts by": "planner" if subject.planned else "policy",
+        "acts by": "planner" if run.uses_planner else "policy",
     }

@@ -19,7 +19,7 @@ BLOCK = 2048  # rows that the critic is asked about at once
 
 
 @dataclass(frozen=True)
-class Steps:
+class Beliefs:
     """M steps of some episodes, one after the other. Returns and values are in units of the scaled reward.
 
     Attributes:
@@ -92,7 +92,9 @@ class Steps:
 
 
 @torch.no_grad()
-def walk(agent: Agent, episodes: Sequence[Episode], seed: int = 0, num_starts: int = NUM_STARTS) -> Steps:
+def beliefs(
+    agent: Agent, episodes: Sequence[Episode], seed: int = 0, num_starts: int = NUM_STARTS
+) -> Beliefs:
     """Lets an agent see episodes as if it were there, without acting. Its random streams stay as they are.
 
     Args:
@@ -126,7 +128,7 @@ def walk(agent: Agent, episodes: Sequence[Episode], seed: int = 0, num_starts: i
         np.repeat([getattr(e, name) for e in episodes], lengths) for name in ("terminated", "last_obs_known")
     )
     t = np.concatenate([np.arange(length) for length in lengths])
-    return Steps(
+    return Beliefs(
         episode=np.repeat(np.arange(len(episodes)), lengths),
         t=t,
         left=np.repeat(lengths, lengths) - t,

@@ -10,18 +10,18 @@ from o2o.agent.plan_record import PlanRecord
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
-from o2o.inspect.beliefs import walk
-from o2o.inspect.candidates_result import Fan, Look
+from o2o.inspect.beliefs import beliefs
+from o2o.inspect.candidates_result import Candidates, Look
 from o2o.inspect.end_effector_paths import Displacement, displacement, vectors
 from o2o.inspect.plans import recorded, replan
-from o2o.inspect.probe import Readout, readout
+from o2o.inspect.probe import Probe, probe
 from o2o.inspect.run import Run
 from o2o.inspect.simulator import projection, replay
 from o2o.nn.world_model import State, index
 
 
-def fan(
-    subject: Run,
+def candidates(
+    run: Run,
     episode: int = 0,
     t: int | None = None,
     own: bool | None = None,
@@ -31,7 +31,7 @@ def fan(
     along: bool = False,
     again: bool = False,
     seed: int = 0,
-) -> Fan:
+) -> Candidates:
     """Where the planner's candidates lead, coloured by how unsure the critic is of them.
 
     As it was recorded with `--record-plans`; where it was not, the planner is asked again at the same belief.
@@ -50,28 +50,26 @@ def fan(
     Raises:
         UsageError: an episode, step or entry that does not exist, or a robot that cannot be drawn over.
     """
-    kept = subject.plans.numbers()
-    own = bool(kept or subject.own) if own is None else own
-    scene = _scene(subject, episode, t, own, max(1, frames), again or episode not in kept, seed)
-    moves = None if entries else displacement(subject, robot)
+    kept = run.plans.numbers()
+    own = bool(kept or run.robot_episodes) if own is None else own
+    scene = _scene(run, episode, t, own, max(1, frames), again or episode not in kept, seed)
+    moves = None if entries else displacement(run, robot)
     if robot is not None:
         scene = _shown(scene, robot, moves)
     if moves is not None and scene.seen is not None:
         steps = [int(moment.t) for moment in scene.moments]
         place = moves.position(scene.seen)
-        paths = [
-            _commanded(subject.agent, m, place, i, moves) for m, i in zip(scene.moments, steps, strict=True)
-        ]
+        paths = [_commanded(run.agent, m, place, i, moves) for m, i in zip(scene.moments, steps, strict=True)]
         axes, more = tuple(f"{axis} (m)" for axis in "xyz")[: len(moves.actions)], {}
     else:
-        paths, axes, more = _read(subject, scene, tuple(entries))
+        paths, axes, more = _read(run, scene, tuple(entries))
     looks = [Look(moment, path) for moment, path in zip(scene.moments, paths, strict=True)]
     if robot is not None:
         assert moves is not None
         looks, strayed = _drawn(looks, scene, robot, moves)
         more["replay_error"] = strayed
-    behind = subject.agent.num_updates - scene.updates if scene.recorded else 0
-    return Fan(tuple(looks), axes, scene.where, scene.recorded, along, behind=behind, **more)
+    behind = run.agent.num_updates - scene.updates if scene.recorded else 0
+    return Candidates(tuple(looks), axes, scene.where, scene.recorded, along, behind=behind, **more)
 
 
 @dataclass(frozen=True)
@@ -97,20 +95,18 @@ class _Scene:
     seed: int | None
 
 
-def _scene(
-    subject: Run, number: int, t: int | None, own: bool, frames: int, again: bool, seed: int
-) -> _Scene:
-    agent = subject.agent
+def _scene(run: Run, number: int, t: int | None, own: bool, frames: int, again: bool, seed: int) -> _Scene:
+    agent = run.agent
     if own and not again:
-        return _recorded(subject, number, t, frames)
-    have = len(subject.own) if own else len(subject.episodes)
+        return _recorded(run, number, t, frames)
+    have = len(run.robot_episodes) if own else len(run.episodes)
     kind = "the robot's own episodes" if own else "the recorded episodes that are looked at"
     if not 0 <= number < have:
         known = f"have 0 to {have - 1}" if have else "there are none"
         hint = "; with `--record-plans`, evaluations can be looked at too" if own and not have else ""
         raise UsageError(f"episode {number} is not one of {kind}; {known}{hint}")
-    raw = subject.own[number] if own else None
-    episode = agent.transform.episode(raw) if raw else subject.episodes[number]
+    raw = run.robot_episodes[number] if own else None
+    episode = agent.transform.episode(raw) if raw else run.episodes[number]
     _check_step(t, len(episode))
     state, steps = _believed(agent, episode, t, frames)
     moments = [
@@ -124,16 +120,16 @@ def _scene(
     )
 
 
-def _recorded(subject: Run, number: int, t: int | None, frames: int) -> _Scene:
-    agent, (_, facts) = subject.agent, subject.plans.read(number)
-    moments = recorded(subject, number)
+def _recorded(run: Run, number: int, t: int | None, frames: int) -> _Scene:
+    agent, (_, facts) = run.agent, run.plans.read(number)
+    moments = recorded(run, number)
     asked = agent.transform.physical_action(np.stack([moment.asked for moment in moments]))
     at = {int(moment.t): moment for moment in moments}
     if t is not None and t not in at:
         raise UsageError(f"step {t} of episode {number} has no recorded plan; have {min(at)} to {max(at)}")
     steps = [t] if t is not None else _evenly(sorted(at), frames)
     seen, action = None, asked
-    own = subject.own[number] if number < len(subject.own) else None
+    own = run.robot_episodes[number] if number < len(run.robot_episodes) else None
     if own is not None and _seed(own) == facts.get("seed") and len(own) >= len(moments):
         seen, action = vectors(agent.transform, agent.transform.episode(own)), own.action
     picked = [at[step] for step in steps]
@@ -144,11 +140,11 @@ def _recorded(subject: Run, number: int, t: int | None, frames: int) -> _Scene:
 def _believed(agent: Agent, episode: Episode, t: int | None, frames: int) -> tuple[State, list[int]]:
     """The agent's belief at a step, or at some of them evenly; and which."""
     if t is None:
-        steps = walk(agent, [episode], num_starts=frames)
+        steps = beliefs(agent, [episode], num_starts=frames)
         return steps.state, steps.starts.tolist()
     head = {name: value[: t + 2] for name, value in episode.obs.items()}
     cut = replace(episode, obs=head, action=episode.action[: t + 1], reward=episode.reward[: t + 1])
-    steps = walk(agent, [cut], num_starts=t + 1)
+    steps = beliefs(agent, [cut], num_starts=t + 1)
     return index(steps.state, steps.feature.new_tensor([t]).long()), [t]
 
 
@@ -161,9 +157,9 @@ def _commanded(
     return np.concatenate([path, _next(place, t, path.shape[1])[None]])
 
 
-def _read(subject: Run, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np.ndarray], tuple, dict]:
+def _read(run: Run, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np.ndarray], tuple, dict]:
     """Paths by the read-out, the names of their axes, and what is said of it."""
-    agent, reader = subject.agent, readout(subject)
+    agent, reader = run.agent, probe(run)
     if reader is None:
         if wanted:
             raise UsageError("the robot has no vectors to read out, only images; leave the entries out")
@@ -185,11 +181,11 @@ def _read(subject: Run, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np
         missed.append(path[0, 0] - after[0])
         paths.append(np.concatenate([path, _policy(agent, moment, path)[None], after[None]]))
     error = tuple(np.sqrt(np.square(missed).mean(0)).tolist())
-    more = {"readout": reader, "entries": entries, "missed": error}
+    more = {"probe": reader, "entries": entries, "missed": error}
     return paths, tuple(reader.names[i] for i in entries), more
 
 
-def _telling(reader: Readout, told: list[np.ndarray]) -> tuple[int, ...]:
+def _telling(reader: Probe, told: list[np.ndarray]) -> tuple[int, ...]:
     """The three entries that plans differ in most, as far as they can be read out."""
     reach = np.mean([np.ptp(one, (0, 1)) for one in told], 0)
     score = np.nan_to_num(reader.r2).clip(0) * reach / np.maximum(reader.scale, 1e-12)

@@ -7,7 +7,7 @@ import numpy as np
 
 from o2o.agent.plan_record import PlanRecord
 from o2o.inspect.charts.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
-from o2o.inspect.probe import Readout
+from o2o.inspect.probe import Probe
 from o2o.inspect.result import Result
 
 ENDS = (0.02, 0.98)  # quantiles of the doubt that the colours reach to
@@ -38,7 +38,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Fan(Result):
+class Candidates(Result):
     """The plans of some moments of an episode, in space.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fan(Result):
         where: the episode, in words.
         recorded: whether this is what the planner thought then; else it was asked again.
         along: whether paths are coloured step by step, and not as a whole.
-        readout: that the paths come from; None where they are commands added up.
+        probe: that the paths come from; None where they are commands added up.
         entries: of the read-out that are drawn.
         missed: (D,) root mean square error of the read-out at these very moments; NaN where nobody knows.
         behind: updates that the checkpoint has learned since the plans were recorded.
@@ -59,7 +59,7 @@ class Fan(Result):
     where: str
     recorded: bool
     along: bool = False
-    readout: Readout | None = None
+    probe: Probe | None = None
     entries: tuple[int, ...] = ()
     missed: tuple[float, ...] = ()
     behind: int = 0
@@ -71,7 +71,7 @@ class Fan(Result):
         order = [(np.isfinite(look.path[-1]).all(), np.ptp(look.moment.doubt)) for look in self.looks]
         return max(range(len(order)), key=order.__getitem__)
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         moment = self.looks[self.shown].moment
         best, doubt = int(moment.chosen), moment.doubt
         others = max(len(doubt) - 1, 1)
@@ -91,7 +91,7 @@ class Fan(Result):
         elif float(moment.price):
             told.append("In no moment shown did the penalty turn it away from the highest return.")
         told.append(self._source())
-        if self.readout is None:
+        if self.probe is None:
             told.append(
                 "Paths are the commands added up from where the robot was: what it asks, not what follows."
             )
@@ -117,7 +117,7 @@ class Fan(Result):
             return [replace(charts[0], title=f"{charts[0].title}: {names[0]}") for charts in kinds]
         return [Frames(charts, names, self.shown) for charts in kinds]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         moments = [look.moment for look in self.looks]
         chosen = [int(moment.chosen) for moment in moments]
         picked = list(zip(moments, chosen, strict=True))
@@ -143,8 +143,8 @@ class Fan(Result):
         return told
 
     def _read(self) -> str:
-        assert self.readout is not None
-        usual = [self.readout.error[0, i] for i in self.entries]
+        assert self.probe is not None
+        usual = [self.probe.error[0, i] for i in self.entries]
         told = (
             "Paths are read out of the model's belief, not decoded by it; the read-out errs by "
             + ", ".join(f"{error:.3g} ({axis})" for error, axis in zip(usual, self.axes, strict=True))
@@ -177,13 +177,13 @@ class Fan(Result):
             marks = self._marks(look, np.stack([steps, look.path[..., 0]], -1))
             return Chart(title, "steps ahead", self.axes[0], marks, caption, value=self._value())
         a, b = self._plane()
-        flat, equal = look.path[..., [a, b]], self.readout is None
+        flat, equal = look.path[..., [a, b]], self.probe is None
         marks = self._marks(look, flat)
         return Chart(title, self.axes[a], self.axes[b], marks, caption, value=self._value(), equal=equal)
 
     def _deep(self, look: Look) -> Chart:
         x, y, z = self.axes
-        title, equal = "Where its candidate plans lead, in space", self.readout is None
+        title, equal = "Where its candidate plans lead, in space", self.probe is None
         marks = self._marks(look, look.path)
         return Chart(title, x, y, marks, self._caption(), z=z, value=self._value(), equal=equal)
 
@@ -225,8 +225,8 @@ class Fan(Result):
     def _plane(self) -> tuple[int, int]:
         """The two axes along which the plans of all moments reach furthest."""
         reach = np.mean([np.ptp(look.path[:-2], (0, 1)) for look in self.looks], 0)
-        if self.readout is not None:
-            reach = reach / np.maximum(self.readout.scale[list(self.entries)], 1e-12)
+        if self.probe is not None:
+            reach = reach / np.maximum(self.probe.scale[list(self.entries)], 1e-12)
         a, b = np.sort(np.argsort(-reach, kind="stable")[:2]).tolist()
         return a, b
 
@@ -239,6 +239,6 @@ class Fan(Result):
 
     def _caption(self) -> str:
         told = "Each line is a plan the search considered last; blue it is sure of, orange it is not."
-        if self.readout is not None:
+        if self.probe is not None:
             told += " Places are read out of the model's belief and err as said."
         return told

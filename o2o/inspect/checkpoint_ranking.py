@@ -20,7 +20,7 @@ from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import SIDE_BY_SIDE, walk
+from o2o.inspect.beliefs import SIDE_BY_SIDE, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
 from o2o.inspect.estimate import Estimate, caution, say
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
@@ -37,7 +37,7 @@ BUDGET_S = 60.0  # that planning at all recorded steps may take, for all checkpo
 
 
 @dataclass(frozen=True, eq=False)
-class Choice(Result):
+class CheckpointRanking(Result):
     """C checkpoints, oldest first. Returns are discounted, in units of the scaled reward.
 
     Attributes:
@@ -85,7 +85,7 @@ class Choice(Result):
         """Place of the recommended one."""
         return recommend(self.low, self.lost)
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         best, who = self.best, "planner" if self.planned else "policy"
         alone = " --no-plan" if self.acts and not self.planned else ""
         command = f"`o2o evaluate --checkpoint {shlex.quote(str(self.folders[best]))}{alone}`"
@@ -164,17 +164,17 @@ class Choice(Result):
             ),
         ]
 
-    def numbers_of(self, i: int) -> dict[str, float]:
+    def checkpoint_metrics(self, i: int) -> dict[str, float]:
         """The figures of one checkpoint."""
         plain = ("value", "low", "high", "rival", "shift", "beyond")
         own = {"bias": self.bias[i].value, "rank": self.rank[i].value}
         return {name: float(getattr(self, name)[i]) for name in plain} | own
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         each = {
             f"{name}_{self.done[i]:06}": number
             for i in range(len(self.done))
-            for name, number in self.numbers_of(i).items()
+            for name, number in self.checkpoint_metrics(i).items()
         }
         return {"recommended": float(self.done[self.best]), "recorded": self.recorded, **each}
 
@@ -194,9 +194,8 @@ class Choice(Result):
         if not np.isfinite(self.plan_s):
             return ""
         minutes = say(self.plan_s / 60)
-        return (
-            f": planning at every recorded step would take about {minutes} minutes (`choice(run, plan=True)`)"
-        )
+        how = "`rank_checkpoints(run, plan=True)`"
+        return f": planning at every recorded step would take about {minutes} minutes ({how})"
 
     def _estimate(self, i: int) -> str:
         return f"{say(self.value[i])} ({say(self.low[i])} to {say(self.high[i])})"
@@ -208,7 +207,9 @@ class Choice(Result):
         return f"{self.done[i]:,} {self.unit}{' *' if self.lost[i] else ''}"
 
 
-def choice(subject: Run, plan: bool | None = None, budget_s: float = BUDGET_S, seed: int = 0) -> Choice:
+def rank_checkpoints(
+    run: Run, plan: bool | None = None, budget_s: float = BUDGET_S, seed: int = 0
+) -> CheckpointRanking:
     """Values the kept checkpoints of a run by fitted-Q evaluation, and calibrates the value of each.
 
     Args:
@@ -218,25 +219,25 @@ def choice(subject: Run, plan: bool | None = None, budget_s: float = BUDGET_S, s
     Raises:
         UsageError: a kept checkpoint is broken.
     """
-    own = some_of(subject.own_episodes, MOST_STEPS // 2)
-    learned = some(subject.train, MOST_STEPS) if subject.unseen else []
-    episodes = [*subject.episodes, *learned, *own]
-    base = walk(subject.agent, episodes, seed, num_starts=1)
-    places = candidates(subject)
-    wanted = subject.planned if plan is None else plan
+    own = some_of(run.transformed_robot_episodes, MOST_STEPS // 2)
+    learned = some(run.train, MOST_STEPS) if run.unseen else []
+    episodes = [*run.episodes, *learned, *own]
+    base = beliefs(run.agent, episodes, seed, num_starts=1)
+    places = checkpoints(run)
+    wanted = run.uses_planner if plan is None else plan
     num_plans = len(places) * sum(len(episode) + 1 for episode in episodes)
-    plan_s = num_plans * _plan_s(subject.agent) if wanted else float("nan")
+    plan_s = num_plans * _plan_s(run.agent) if wanted else float("nan")
     planned = wanted and (plan is True or plan_s <= budget_s)
     known = np.flatnonzero(base.known | base.terminated)
     first = np.flatnonzero(base.t == 0)
     here, nexts, starts, own_values = [], [], [], []
     for place in places.values():
-        agent = Agent.from_state(*checkpoint.load(place), str(subject.agent.device))
+        agent = Agent.from_state(*checkpoint.load(place), str(run.agent.device))
         now, after = _plans(agent, episodes, seed) if planned else _policy(agent, episodes, seed)
         here.append(now[known])
         nexts.append(after[known])
         starts.append(now[first])
-        own_values.append(value(replace(subject, agent=agent)))
+        own_values.append(value(replace(run, agent=agent)))
     device = base.feature.device
     reward, goes_on = (
         torch.as_tensor(x[known], dtype=torch.float32, device=device) for x in (base.reward, ~base.terminated)
@@ -250,10 +251,10 @@ def choice(subject: Run, plan: bool | None = None, budget_s: float = BUDGET_S, s
     drawn = draws(found.value, seed)
     low, high = np.percentile(drawn, (2.5, 97.5), axis=1)
     best = recommend(low, unknown(away, found.beyond))
-    return Choice(
+    return CheckpointRanking(
         folders=list(places.values()),
         done=np.array(list(places)),
-        unit="episodes" if subject.meta.get("run") == "finetune" else "updates",
+        unit="episodes" if run.meta.get("run") == "finetune" else "updates",
         value=found.value.mean((1, 2)),
         low=low,
         high=high,
@@ -265,17 +266,17 @@ def choice(subject: Run, plan: bool | None = None, budget_s: float = BUDGET_S, s
         recorded=float(base.returns()[0][first].mean()),
         num_episodes=len(first),
         planned=planned,
-        acts=subject.planned,
+        acts=run.uses_planner,
         plan_s=plan_s,
-        unseen=subject.unseen,
+        unseen=run.unseen,
     )
 
 
-def candidates(subject: Run) -> dict[int, Path]:
+def checkpoints(run: Run) -> dict[int, Path]:
     """Updates or episodes so far -> folder, of the checkpoints that a run has kept and of its newest."""
-    newest = subject.meta["episodes" if subject.meta.get("run") == "finetune" else "num_updates"]
-    places = kept(subject.folder)
-    return places if newest in places else {**places, newest: checkpoint_folder(subject.folder)}
+    newest = run.meta["episodes" if run.meta.get("run") == "finetune" else "num_updates"]
+    places = kept(run.folder)
+    return places if newest in places else {**places, newest: checkpoint_folder(run.folder)}
 
 
 def unknown(shift: np.ndarray, beyond: np.ndarray) -> np.ndarray:
@@ -310,7 +311,7 @@ def some_of(episodes: Sequence[Episode], max_steps: int) -> list[Episode]:
 @torch.no_grad()
 def _policy(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
     """(M, A) what the policy would do before and after each step, in the agent's own belief."""
-    steps = walk(agent, episodes, seed, num_starts=1)
+    steps = beliefs(agent, episodes, seed, num_starts=1)
     with agent.precision():
         return steps.policy, agent.policy.act(steps.next_feature).float()
 

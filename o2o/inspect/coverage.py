@@ -12,9 +12,9 @@ from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.core.spec import is_image
 from o2o.core.stats import correlation
-from o2o.inspect.beliefs import Steps, doubt, walk
+from o2o.inspect.beliefs import Beliefs, beliefs, doubt
 from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
-from o2o.inspect.estimate import CLEAR, Estimate, caution, measured, percent, say
+from o2o.inspect.estimate import CLEAR, Estimate, caution, estimate, percent, say
 from o2o.inspect.model_error import evenly
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, some
@@ -85,7 +85,7 @@ class Coverage(Result):
         """The kind of steps that `unusual` is of, and that the words are about; empty without any."""
         return next((name for name in (OWN, HELD_OUT, *self.groups) if name in self.groups), "")
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         if not self.blamed or not np.isfinite(self.limit):
             return ["There is too little to hold against the training data."]
         first = self.groups[self.blamed]
@@ -154,20 +154,20 @@ class Coverage(Result):
         every = np.concatenate([group.spread for group in self.groups.values()])
         return float(every.min()), float(np.percentile(every, 98))
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         numbers = {"limit": self.limit, "distance_training": _half(self.distance)}
         for name, group in self.groups.items():
             key = name.removeprefix("the ").replace(" ", "_").replace("'s", "").replace("-", "_")
             numbers[f"distance_{key}"] = _half(group.distance)
-            numbers |= group.outside.numbers(f"outside_{key}") | group.follows.numbers(f"follows_{key}")
+            numbers |= group.outside.metrics(f"outside_{key}") | group.follows.metrics(f"follows_{key}")
         return numbers
 
 
-def coverage(subject: Run) -> Coverage:
+def coverage(run: Run) -> Coverage:
     """How far from the training steps the agent was shown, led and dreamt, and whether it noticed."""
-    agent = subject.agent
-    episodes = some(subject.train, MOST)
-    train = walk(agent, episodes, num_starts=1)
+    agent = run.agent
+    episodes = some(run.train, MOST)
+    train = beliefs(agent, episodes, num_starts=1)
     keep = torch.as_tensor(evenly(len(train), MOST), device=agent.device)
     known = _scaled(train.feature[keep], train.feature)
     parts = train.episode if len(episodes) > 1 else 4 * train.t // len(train)
@@ -177,18 +177,18 @@ def coverage(subject: Run) -> Coverage:
     limit = float(np.percentile(distance, OUTSIDE)) if len(distance) else float("nan")
     directions, shown = _directions(known)
     groups = {}
-    for name, (feature, spread, group) in _gather(subject).items():
+    for name, (feature, spread, group) in _gather(run).items():
         scaled = _scaled(feature, train.feature)
         far = nearest(scaled, known)[0]
         groups[name] = Group(
             far,
             (scaled @ directions).cpu().numpy(),
             spread,
-            measured(np.mean, group, (far > limit).astype(np.float64)),
-            measured(correlation, group, spread, far),
+            estimate(np.mean, group, (far > limit).astype(np.float64)),
+            estimate(correlation, group, spread, far),
         )
     unusual = {}
-    for name, shown_episodes in ((OWN, latest(subject.own_episodes)), (HELD_OUT, subject.episodes)):
+    for name, shown_episodes in ((OWN, latest(run.transformed_robot_episodes)), (HELD_OUT, run.episodes)):
         if name in groups:
             unusual = _unusual(shown_episodes, groups[name].distance > limit, episodes, keep.cpu().numpy())
             break
@@ -199,7 +199,7 @@ def coverage(subject: Run) -> Coverage:
         shown,
         groups,
         unusual,
-        len(known) / len(subject.train),
+        len(known) / len(run.train),
         len(episodes),
     )
 
@@ -238,26 +238,26 @@ def nearest(
     return distance.double().cpu().numpy(), place.cpu().numpy()
 
 
-def _gather(subject: Run) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
+def _gather(run: Run) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
     """kind -> features (n, F), spread (n,), episode (n,)."""
-    agent, steps = subject.agent, subject.steps
+    agent, steps = run.agent, run.beliefs
     found = {}
-    if subject.unseen:
+    if run.unseen:
         found[HELD_OUT] = steps.feature, steps.spread.astype(np.float64), steps.episode
-    if subject.own_episodes:
-        own = walk(agent, latest(subject.own_episodes), num_starts=1)
+    if run.transformed_robot_episodes:
+        own = beliefs(agent, latest(run.transformed_robot_episodes), num_starts=1)
         found[OWN] = own.feature, own.spread.astype(np.float64), own.episode
-    if subject.plans.numbers():
-        found[PLANNED] = _planned(subject)
+    if run.plans.numbers():
+        found[PLANNED] = _planned(run)
     else:
-        found[POLICY_AHEAD] = _by_policy(subject, steps)
+        found[POLICY_AHEAD] = _by_policy(run, steps)
     return found
 
 
 @torch.no_grad()
-def _by_policy(subject: Run, steps: Steps) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def _by_policy(run: Run, steps: Beliefs) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the policy leads in imagination, as far ahead as the planner looks."""
-    agent, horizon = subject.agent, subject.agent.config.planner.horizon
+    agent, horizon = run.agent, run.agent.config.planner.horizon
     places = evenly(len(steps.starts), NUM_STARTS)
     state = index(steps.state, torch.as_tensor(places, device=agent.device))
     with Stream(derive(0, "coverage"), agent.device).use(), agent.precision():
@@ -268,17 +268,17 @@ def _by_policy(subject: Run, steps: Steps) -> tuple[Tensor, np.ndarray, np.ndarr
     return feature.flatten(0, 1), doubt(agent, feature, action).reshape(-1), episode
 
 
-def _planned(subject: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def _planned(run: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the chosen plans lead."""
-    numbers = subject.plans.numbers()
+    numbers = run.plans.numbers()
     features, spreads, episodes = [], [], []
     for number in (numbers[place] for place in evenly(len(numbers), NUM_PLANS)):
-        for moment in subject.thoughts(number):
+        for moment in run.plan_records(number):
             chosen = int(moment.chosen)
             features.append(moment.feature[1:, chosen])
             spreads.append(moment.spread[1:, chosen])
             episodes.append(np.full(len(moment.spread) - 1, number))
-    feature = torch.as_tensor(np.concatenate(features), dtype=torch.float32, device=subject.agent.device)
+    feature = torch.as_tensor(np.concatenate(features), dtype=torch.float32, device=run.agent.device)
     return feature, np.concatenate(spreads).astype(np.float64), np.concatenate(episodes)
 
 

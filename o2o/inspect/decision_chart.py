@@ -8,7 +8,7 @@ from o2o.hardware.end_effector import Displacement
 from o2o.inspect.charts.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
 
 
-def glance(
+def decision_chart(
     moment: PlanRecord, obs: dict[str, np.ndarray], transform: Transform, moves: Displacement | None
 ) -> list[Chart]:
     """Candidates as paths from above, where actions are known to move the robot's end, and by their worth.

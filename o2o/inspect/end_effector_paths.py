@@ -13,7 +13,7 @@ from o2o.hardware.guard import Guard
 from o2o.inspect.run import Run
 
 
-def displacement(subject: Run, robot: Guard | None = None) -> Displacement | None:
+def displacement(run: Run, robot: Guard | None = None) -> Displacement | None:
     """How actions move a run's robot; None where it does not say, or the run does not see where it is.
 
     Args:
@@ -21,10 +21,10 @@ def displacement(subject: Run, robot: Guard | None = None) -> Displacement | Non
     Raises:
         RobotError: what the robot says of it is not what it should be.
     """
-    papers = subject.meta.get("robot") or {}
+    papers = run.meta.get("robot") or {}
     said = (robot.metadata if robot else facts(papers.get("robot", ""))).get("displacement")
     repeat = robot.action_repeat if robot else papers.get("action_repeat", 1)
-    border = subject.agent.transform
+    border = run.agent.transform
     return bricks.displacement(border.shapes, border.spec.action_dim, said, repeat)
 
 

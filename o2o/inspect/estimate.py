@@ -42,12 +42,12 @@ class Estimate:
             return f"{self.value:.2f}"
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
-    def numbers(self, name: str) -> dict[str, float]:
-        """For `Result.numbers`."""
+    def metrics(self, name: str) -> dict[str, float]:
+        """For `Result.metrics`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
-def measured(function: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray) -> Estimate:
+def estimate(function: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray) -> Estimate:
     """`function(*arrays)` with its interval.
 
     Args:

@@ -11,9 +11,9 @@ from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll, roll
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import Steps
+from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
-from o2o.inspect.estimate import Estimate, caution, measured, percent, say
+from o2o.inspect.estimate import Estimate, caution, estimate, percent, say
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 from o2o.nn.world_model import index
@@ -51,7 +51,7 @@ class Foreseen:
 
 @torch.no_grad()
 def foresee(
-    agent: Agent, steps: Steps, horizon: int, shuffle: bool = False, num: int = NUM_STARTS, seed: int = 0
+    agent: Agent, steps: Beliefs, horizon: int, shuffle: bool = False, num: int = NUM_STARTS, seed: int = 0
 ) -> Foreseen:
     """Imagines recorded actions, with no look at what came of them.
 
@@ -126,7 +126,7 @@ class ModelError(Result):
 
     @property
     def ahead(self) -> int:
-        """Steps that the words speak of."""
+        """Steps ahead that the text speaks of."""
         return min(AHEAD, len(self.feature))
 
     @property
@@ -143,7 +143,7 @@ class ModelError(Result):
         """The middle error after `ahead` steps."""
         row = errors[self.ahead - 1]
         there = np.isfinite(row)
-        return measured(np.median, self.episode[there], row[there])
+        return estimate(np.median, self.episode[there], row[there])
 
     @property
     def listens(self) -> Estimate:
@@ -151,9 +151,9 @@ class ModelError(Result):
         own, other = self.feature[self.ahead - 1], self.shuffled[self.ahead - 1]
         there = np.isfinite(own)
         won = (own < other)[there] + 0.5 * (own == other)[there]
-        return measured(np.mean, self.episode[there], won)
+        return estimate(np.mean, self.episode[there], won)
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         own, listens = self.at(self.feature), self.listens
         if not own.known:
             return [
@@ -245,8 +245,8 @@ class ModelError(Result):
         words = "Of the observation that the model draws from its imagination."
         return _chart(f"What it sees: {name}", "standard deviations", lines, words)
 
-    def numbers(self) -> dict[str, float]:
-        numbers = {"steps_nearer": float(len(self.nearer)), **self.listens.numbers("listens")}
+    def metrics(self) -> dict[str, float]:
+        numbers = {"steps_nearer": float(len(self.nearer)), **self.listens.metrics("listens")}
         kinds = {
             "feature": self.feature,
             "still": self.still,
@@ -259,13 +259,13 @@ class ModelError(Result):
         return numbers
 
 
-def model_error(subject: Run, horizon: int = 15) -> ModelError:
+def model_error(run: Run, horizon: int = 15) -> ModelError:
     """The error of imagination against the number of steps imagined.
 
     Args:
         horizon: steps ahead; fewer where no recorded episode is so long.
     """
-    agent, steps = subject.agent, subject.steps
+    agent, steps = run.agent, run.beliefs
     horizon = max(1, min(horizon, int(steps.left[steps.starts].max())))
     own = foresee(agent, steps, horizon)
     other = foresee(agent, steps, horizon, shuffle=True)
@@ -275,7 +275,7 @@ def model_error(subject: Run, horizon: int = 15) -> ModelError:
     recorded = own.rolled.reward.double().cpu().numpy() - own.reward  # NaN after the end
     dull = steps.reward.mean() - recorded
     weight = steps.discount ** np.arange(horizon)[:, None]
-    obs, obs_still = _drawn(agent, steps, subject.episodes, horizon)
+    obs, obs_still = _drawn(agent, steps, run.episodes, horizon)
     return ModelError(
         own.feature,
         own.still,
@@ -293,7 +293,7 @@ def model_error(subject: Run, horizon: int = 15) -> ModelError:
 
 @torch.no_grad()
 def _drawn(
-    agent: Agent, steps: Steps, episodes: Sequence[Episode], horizon: int
+    agent: Agent, steps: Beliefs, episodes: Sequence[Episode], horizon: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Errors of the observations that a model draws, name -> (H, D), and of standing still; else empty."""
     places = evenly(len(steps.starts), NUM_DRAWN)
@@ -316,7 +316,9 @@ def _drawn(
     return errors, still
 
 
-def _observed(steps: Steps, episodes: Sequence[Episode], name: str, start: np.ndarray, k: int) -> np.ndarray:
+def _observed(
+    steps: Beliefs, episodes: Sequence[Episode], name: str, start: np.ndarray, k: int
+) -> np.ndarray:
     """(D, entries) what was observed k steps after each start, images from 0 to 1; NaN where nothing was."""
     found = []
     for row in start.tolist():

@@ -9,7 +9,7 @@ from o2o.core.seeding import Stream, derive
 from o2o.core.stats import auroc
 from o2o.inspect.beliefs import doubt
 from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
-from o2o.inspect.estimate import Estimate, caution, measured, percent
+from o2o.inspect.estimate import Estimate, caution, estimate, percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -18,7 +18,7 @@ NUM_BARS = 48
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast(Result):
+class OodDetection(Result):
     """The ensemble's spread at M recorded steps, of the recorded action and of others.
 
     Attributes:
@@ -35,7 +35,7 @@ class Contrast(Result):
     same_step: dict[str, float]
     num_episodes: int
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         if not any(spread.any() for spread in (self.recorded, *self.others.values())):
             return [
                 "The ensemble cannot tell anything: its members agree everywhere, as one member alone or "
@@ -89,12 +89,12 @@ class Contrast(Result):
             ),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         numbers = {"spread_recorded": float(np.median(self.recorded))}
         for name, spread in self.others.items():
             key = name.replace(" ", "_")
             numbers[f"spread_{key}"] = float(np.median(spread))
-            numbers |= self.told[name].numbers(f"auroc_{key}")
+            numbers |= self.told[name].metrics(f"auroc_{key}")
             numbers[f"same_step_{key}"] = self.same_step[name]
         return numbers
 
@@ -107,9 +107,9 @@ _LONG = {
 }
 
 
-def contrast(subject: Run) -> Contrast:
+def ood_detection(run: Run) -> OodDetection:
     """The spread at recorded actions against random ones, ones near the recorded ones, and the policy's."""
-    agent, steps = subject.agent, subject.steps
+    agent, steps = run.agent, run.beliefs
     with Stream(derive(0, "contrast"), agent.device).use():
         actions = {"random": 2 * torch.rand_like(steps.action) - 1}
         for noise in NEAR:
@@ -118,12 +118,12 @@ def contrast(subject: Run) -> Contrast:
     actions["policy"] = steps.policy
     recorded = steps.spread.astype(np.float64)
     others = {name: doubt(agent, steps.feature, action) for name, action in actions.items()}
-    told = {name: measured(auroc, steps.episode, recorded, spread) for name, spread in others.items()}
+    told = {name: estimate(auroc, steps.episode, recorded, spread) for name, spread in others.items()}
     same = {
         name: float((spread > recorded).mean() + (spread == recorded).mean() / 2)
         for name, spread in others.items()
     }
-    return Contrast(recorded, others, told, same, len(subject.episodes))
+    return OodDetection(recorded, others, told, same, len(run.episodes))
 
 
 def _judge(random: Estimate) -> str:

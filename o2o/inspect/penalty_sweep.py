@@ -9,7 +9,7 @@ from torch import Tensor
 
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.errors import UsageError
-from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.charts.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
 from o2o.inspect.plans import distance, recorded, replan
 from o2o.inspect.result import Result
@@ -27,7 +27,7 @@ COPIES = 20  # of a state's numbers in a step, a guess: `twm` remembers what it 
 
 
 @dataclass(frozen=True)
-class Sweep(Result):
+class PenaltySweep(Result):
     """P prices from 0 up, K moments. What a moment brings is of its best plans, weighted as the search does.
 
     Attributes:
@@ -94,7 +94,7 @@ class Sweep(Result):
         """The place of the run's own price."""
         return int(np.abs(self.price - self.own).argmin())
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         if not self.spread.max() > 0:
             return ["The critic's members never disagree, so no price of doubt changes any plan."]
         return [self._does(), self._sure(), self._cost(), *self._again()]
@@ -143,7 +143,7 @@ class Sweep(Result):
             ),
         ]  # fmt: skip
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         here = self.here
         return {
             "own_price": self.own,
@@ -217,12 +217,12 @@ class Sweep(Result):
 LABEL = "price of doubt (lambda)"
 
 
-def sweep(
-    subject: Run,
+def penalty_sweep(
+    run: Run,
     prices: Sequence[float] | None = None,
     num_moments: int | None = None,
     seed: int = 0,
-) -> Sweep:
+) -> PenaltySweep:
     """What the planner would choose at other prices, everything else and all random numbers being the same.
 
     Args:
@@ -235,19 +235,21 @@ def sweep(
         UsageError: a price below 0, or no moment.
     """
     if num_moments is None:
-        num_moments = _affordable(subject)
+        num_moments = _affordable(run)
     if num_moments < 1:
         raise UsageError(f"num-moments is {num_moments}, wanted at least 1")
     if any(not 0 <= price < np.inf for price in prices or ()):
         raise UsageError(f"prices are {', '.join(map(str, prices or ()))}; wanted numbers from 0 up")
-    agent = subject.agent
-    parts = [(subject.steps, num_moments - (num_moments // 2 if subject.own else 0))]
-    if subject.own and num_moments > 1:
-        parts.append((walk(agent, subject.own_episodes, num_starts=num_moments // 2), num_moments // 2))
+    agent = run.agent
+    parts = [(run.beliefs, num_moments - (num_moments // 2 if run.robot_episodes else 0))]
+    if run.robot_episodes and num_moments > 1:
+        parts.append(
+            (beliefs(agent, run.transformed_robot_episodes, num_starts=num_moments // 2), num_moments // 2)
+        )
     picked = [np.unique(np.linspace(0, len(s.starts) - 1, n).round().astype(int)) for s, n in parts]
     state = {
         name: torch.cat([_take(steps, rows)[name] for (steps, _), rows in zip(parts, picked, strict=True)])
-        for name in subject.steps.state
+        for name in run.beliefs.state
     }
     done = np.concatenate([
         steps.action.cpu().numpy()[steps.starts[rows]] for (steps, _), rows in zip(parts, picked, strict=True)
@@ -259,8 +261,8 @@ def sweep(
     chance = distance(found[0].action, _Found(replan(agent, state, 0.0, seed + 1)).action)
     action = np.stack([one.action for one in found])
     policy = np.stack([moment.policy for moment in free])
-    decisions = _recorded(subject)
-    return Sweep(
+    decisions = _recorded(run)
+    return PenaltySweep(
         price=price,
         own=agent.price,
         by_robot=np.repeat([False, True][: len(parts)], [len(rows) for rows in picked]),
@@ -274,7 +276,7 @@ def sweep(
         chance=chance,
         from_policy=distance(action, policy),
         from_data=distance(action, done),
-        data_spread=subject.steps.spread,
+        data_spread=run.beliefs.spread,
         recorded_changed=_changed(decisions, price, agent.planner.config.temperature),
         num_recorded=len(decisions),
     )
@@ -305,22 +307,22 @@ def _grid(free: list[PlanRecord]) -> np.ndarray:
     return np.array([float(f"{natural * times:.2g}") for times in GRID])
 
 
-def _affordable(subject: Run) -> int:
+def _affordable(run: Run) -> int:
     """Moments that a sweep over few prices has time for."""
-    agent, config = subject.agent, subject.agent.planner.config
+    agent, config = run.agent, run.agent.planner.config
     searched = (config.num_samples + config.num_policy) * config.horizon * config.iterations
     weights = sum(w.numel() for part in (agent.model, agent.critic) for w in part.parameters())
-    copied = COPIES * sum(value[0].numel() for value in subject.steps.state.values())
+    copied = COPIES * sum(value[0].numel() for value in run.beliefs.state.values())
     return int(np.clip(EFFORT / (searched * (weights + copied)), FEWEST, MOST))
 
 
-def _take(steps: Steps, rows: np.ndarray) -> dict[str, Tensor]:
+def _take(steps: Beliefs, rows: np.ndarray) -> dict[str, Tensor]:
     return index(steps.state, torch.as_tensor(rows, device=steps.action.device))
 
 
-def _recorded(subject: Run) -> list[PlanRecord]:
+def _recorded(run: Run) -> list[PlanRecord]:
     """What the planner thought in the episodes that were recorded, some decisions evenly."""
-    moments = [moment for number in subject.plans.numbers() for moment in recorded(subject, number)]
+    moments = [moment for number in run.plans.numbers() for moment in recorded(run, number)]
     every = max(1, -(-len(moments) // MOST_RECORDED))
     return moments[::every]
 

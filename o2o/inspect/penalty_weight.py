@@ -18,9 +18,9 @@ from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import TrainingData
-from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.charts.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
-from o2o.inspect.estimate import Estimate, caution, measured, say
+from o2o.inspect.estimate import Estimate, caution, estimate, say
 from o2o.inspect.model_error import evenly
 from o2o.inspect.result import Result
 from o2o.inspect.run import MOST_STEPS, Run, some
@@ -35,7 +35,7 @@ ROWS = 4096  # candidates that are rolled out side by side
 
 
 @dataclass(frozen=True, eq=False)
-class Price(Result):
+class PenaltyWeight(Result):
     """What plans from K recorded states promise at G prices, before the penalty, in units of scaled return.
 
     Attributes:
@@ -84,7 +84,7 @@ class Price(Result):
             f"without a price, {say(without)} more (scaled return)"
         )
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         (_, unsure), (_, then) = self.at(0), self.at(self.price.value)
         words = [f"The recordings suggest {self.line}."]
         if np.isfinite(self.price.low):
@@ -147,10 +147,10 @@ class Price(Result):
             ),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         (without, unsure), (excess, then) = self.at(0), self.at(self.own)
         return {
-            **self.price.numbers("lambda"),
+            **self.price.metrics("lambda"),
             "lambda_own": self.own,
             "lambda_enough": float(self.enough),
             "excess_without": without,
@@ -160,9 +160,9 @@ class Price(Result):
         }
 
 
-def price(subject: Run) -> Price:
+def penalty_weight(run: Run) -> PenaltyWeight:
     """The lambda that the recordings suggest, with what plans promise and doubt at each price."""
-    return measure(subject.agent, subject.steps)
+    return measure(run.agent, run.beliefs)
 
 
 def settle(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> None:
@@ -175,13 +175,13 @@ def settle(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> N
     if agent.config.planner.uncertainty != "auto":
         return
     source = data.held_out if len(data.held_out) else data.replay
-    found = measure(agent, walk(agent, some(source, MOST_STEPS)))
+    found = measure(agent, beliefs(agent, some(source, MOST_STEPS)))
     agent.settle(found.price.value)
     tell(found.line)
 
 
 @torch.no_grad()
-def measure(agent: Agent, steps: Steps, seed: int = 0) -> Price:
+def measure(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
     """What plans from recorded states promise and doubt at each price; all meet the same random numbers.
 
     Args:
@@ -200,8 +200,8 @@ def measure(agent: Agent, steps: Steps, seed: int = 0) -> Price:
         )
     excess, doubt, tried = (values[:, sound] for values in (excess, doubt, tried))
     episode = steps.episode[steps.starts[places]][sound]
-    found = measured(lambda rows: cheapest(grid, rows.mean(0)), episode, excess.T)
-    return Price(grid, excess, doubt, tried[0], found, agent.price, found.num_episodes)
+    found = estimate(lambda rows: cheapest(grid, rows.mean(0)), episode, excess.T)
+    return PenaltyWeight(grid, excess, doubt, tried[0], found, agent.price, found.num_episodes)
 
 
 def cheapest(grid: np.ndarray, excess: np.ndarray) -> float:
@@ -224,7 +224,7 @@ def _allowed(without: float) -> float:
     return SHARE * max(without, 0.0)
 
 
-def _plan(agent: Agent, steps: Steps, places: np.ndarray, price: float, seed: int) -> list[np.ndarray]:
+def _plan(agent: Agent, steps: Beliefs, places: np.ndarray, price: float, seed: int) -> list[np.ndarray]:
     """(excess, doubt, the tries' doubt), each (K,), of plans at a price without warm start or noise."""
     planner = MPPI(agent.planner.action_dim, _searching(agent.config.planner, price))
     size = planner.config.num_samples + planner.config.num_policy

@@ -57,7 +57,7 @@ class Decisions(Result):
     price: np.ndarray
     began: float
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         along = self.spread.mean(1)
         told = [
             self._penalty(),
@@ -82,7 +82,7 @@ class Decisions(Result):
             self._times(),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
             "num_decisions": float(len(self.t)),
             "penalty_share": float(np.mean(self.share)),
@@ -199,7 +199,7 @@ class Decisions(Result):
 STEP = "step of the episode"
 
 
-def plans(subject: Run, episode: int = 0) -> Decisions:
+def plans(run: Run, episode: int = 0) -> Decisions:
     """An episode's decisions over time, as they were recorded: why it went there, and where it was unsure.
 
     Args:
@@ -207,12 +207,12 @@ def plans(subject: Run, episode: int = 0) -> Decisions:
     Raises:
         DataError: its plans were not recorded.
     """
-    if not subject.plans.numbers():
+    if not run.plans.numbers():
         raise DataError(
-            f"{subject.plans.folder} holds no plans; `o2o finetune` and `o2o evaluate` write them with "
+            f"{run.plans.folder} holds no plans; `o2o finetune` and `o2o evaluate` write them with "
             "`--record-plans`"
         )
-    moments = recorded(subject, episode)
+    moments = recorded(run, episode)
     chosen = [int(moment.chosen) for moment in moments]
     picked = list(zip(moments, chosen, strict=True))
     length = max(len(moment.std) for moment in moments)
@@ -238,22 +238,22 @@ def plans(subject: Run, episode: int = 0) -> Decisions:
         took_ms=np.array([float(moment.took_ms) for moment in moments]),
         iterations=np.array([int(moment.iterations) for moment in moments]),
         price=np.array([float(moment.price) for moment in moments]),
-        began=subject.agent.planner.config.max_std,
+        began=run.agent.planner.config.max_std,
     )
 
 
-def recorded(subject: Run, number: int) -> list[PlanRecord]:
+def recorded(run: Run, number: int) -> list[PlanRecord]:
     """What the planner thought in an episode.
 
     Raises:
         DataError: that was not recorded, or by another agent.
     """
-    moments = subject.thoughts(number)
+    moments = run.plan_records(number)
     have = [moments[0].action.shape[-1], moments[0].feature.shape[-1]]
-    want = [subject.agent.transform.spec.action_dim, subject.agent.model.feature_dim]
+    want = [run.agent.transform.spec.action_dim, run.agent.model.feature_dim]
     if have != want:
         raise DataError(
-            f"{subject.plans.folder}: episode {number} has {have[0]} actions and {have[1]} features, "
+            f"{run.plans.folder}: episode {number} has {have[0]} actions and {have[1]} features, "
             f"the agent has {want[0]} and {want[1]}; these plans are another run's"
         )
     return moments

@@ -14,7 +14,7 @@ import torch
 from o2o.agent.planner.imagine import roll
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import walk
+from o2o.inspect.beliefs import beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
 from o2o.inspect.end_effector_paths import vectors
 from o2o.inspect.result import Result
@@ -28,7 +28,7 @@ SHOWN = 6  # entries whose error is drawn over the imagined steps
 
 
 @dataclass(frozen=True)
-class Readout(Result):
+class Probe(Result):
     """Feature -> the D entries of what the robot's vectors say, in the recording's units.
 
     Attributes:
@@ -67,7 +67,7 @@ class Readout(Result):
             raise UsageError(f"there is no entry {name!r} to read out; have {', '.join(self.names)}")
         return self.names.index(name)
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         known, order = self._order()
         if not len(known):
             return ["No entry of the observed vectors varies, so there is nothing to read out."]
@@ -118,7 +118,7 @@ class Readout(Result):
             ),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
             "num_fitted": float(self.num_fitted),
             "num_tested": float(self.num_tested),
@@ -132,22 +132,22 @@ class Readout(Result):
         return known, known[np.argsort(-self.r2[known], kind="stable")]
 
 
-def readout(subject: Run) -> Readout | None:
+def probe(run: Run) -> Probe | None:
     """What the model's belief tells about the robot; None where the robot has no vectors, only images.
 
-    Fitted on steps of the training data and tested on the subject's; where those are training data too,
+    Fitted on steps of the training data and tested on the run's; where those are training data too,
     fitted on the first half of them and tested on the second.
     """
-    agent = subject.agent
-    names = _names(subject)
+    agent = run.agent
+    names = _names(run)
     if not names:
         return None
-    tested, target = subject.steps, _targets(subject, subject.episodes)
+    tested, target = run.beliefs, _targets(run, run.episodes)
     fitted, known = tested, target
-    half = 0 if subject.unseen else len(tested) // 2
-    if subject.unseen:
-        episodes = some(subject.train, MOST_STEPS)
-        fitted, known = walk(agent, episodes, num_starts=1), _targets(subject, episodes)
+    half = 0 if run.unseen else len(tested) // 2
+    if run.unseen:
+        episodes = some(run.train, MOST_STEPS)
+        fitted, known = beliefs(agent, episodes, num_starts=1), _targets(run, episodes)
     end = half or len(fitted)
     mean, weight, offset = ridge(_rows(fitted.feature)[:end], known[:end])
     told = (_rows(tested.feature) - mean) @ weight + offset
@@ -155,9 +155,9 @@ def readout(subject: Run) -> Readout | None:
     wrong = np.square(told - target)[half:].mean(0)
     varies = scale > 1e-6 * np.abs(target).max(0, initial=1e-9)
     r2 = np.where(varies, 1 - wrong / np.where(varies, scale, 1) ** 2, np.nan)
-    error = np.sqrt(np.concatenate([wrong[None], _imagined(subject, half, mean, weight, offset, target)]))
+    error = np.sqrt(np.concatenate([wrong[None], _imagined(run, half, mean, weight, offset, target)]))
     num_tested = len(tested) - half
-    return Readout(names, mean, weight, offset, error, r2, scale, end, num_tested, subject.unseen)
+    return Probe(names, mean, weight, offset, error, r2, scale, end, num_tested, run.unseen)
 
 
 def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -187,9 +187,9 @@ def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @torch.no_grad()
-def _imagined(subject: Run, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
+def _imagined(run: Run, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
     """(H, D) mean squared error after 1 to H imagined steps under the recorded actions."""
-    agent, steps = subject.agent, subject.steps
+    agent, steps = run.agent, run.beliefs
     horizon = agent.planner.config.horizon
     from_here = np.flatnonzero((steps.starts >= half) & (steps.left[steps.starts] > horizon))
     if not len(from_here):
@@ -204,15 +204,15 @@ def _imagined(subject: Run, half: int, mean, weight, offset, target: np.ndarray)
     return np.stack([np.square(told[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])
 
 
-def _names(subject: Run) -> tuple[str, ...]:
-    fields = subject.agent.transform.fields.items()
+def _names(run: Run) -> tuple[str, ...]:
+    fields = run.agent.transform.fields.items()
     sizes = {name: field.model_shape[0] for name, field in fields if not field.image}
     return tuple(f"{name}[{i}]" if size > 1 else name for name, size in sizes.items() for i in range(size))
 
 
-def _targets(subject: Run, episodes) -> np.ndarray:
+def _targets(run: Run, episodes) -> np.ndarray:
     """(M, D) what was seen before each action."""
-    seen = [vectors(subject.agent.transform, episode) for episode in episodes]
+    seen = [vectors(run.agent.transform, episode) for episode in episodes]
     return np.concatenate([np.concatenate([v[:-1] for v in one.values()], 1) for one in seen])
 
 

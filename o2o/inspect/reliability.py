@@ -12,7 +12,7 @@ from o2o.core.errors import UsageError
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import doubt
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
-from o2o.inspect.estimate import CLEAR, FEW, Estimate, caution, measured, say
+from o2o.inspect.estimate import CLEAR, FEW, Estimate, caution, estimate, say
 from o2o.inspect.model_error import foresee, from_zero
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -50,7 +50,7 @@ class Reliability(Result):
     ahead: dict[tuple[str, int], Estimate]
     num_episodes: int
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         if not self.spread.any():
             return [
                 "The ensemble has no spread, so there is nothing to trust: its members agree everywhere, as "
@@ -124,14 +124,14 @@ class Reliability(Result):
             y_range=from_zero(lines),
         )
 
-    def numbers(self) -> dict[str, float]:
-        numbers = {**self.td.numbers("td"), "td_multiple": self.multiple}
+    def metrics(self) -> dict[str, float]:
+        numbers = {**self.td.metrics("td"), "td_multiple": self.multiple}
         for (kind, k), found in self.ahead.items():
-            numbers |= found.numbers(f"{kind}_{k}")
+            numbers |= found.metrics(f"{kind}_{k}")
         return numbers
 
 
-def reliability(subject: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliability:
+def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliability:
     """Whether the spread is high where the critic and the model are wrong.
 
     Args:
@@ -141,7 +141,7 @@ def reliability(subject: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliab
     """
     if not horizons or min(horizons) < 1:
         raise UsageError(f"horizons are {tuple(horizons)}, wanted steps ahead, each at least 1")
-    agent, steps = subject.agent, subject.steps
+    agent, steps = run.agent, run.beliefs
     longest = int(steps.left[steps.starts].max())
     horizons = tuple(sorted({min(k, longest) for k in horizons}))
     told = foresee(agent, steps, horizons[-1])
@@ -153,19 +153,19 @@ def reliability(subject: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliab
     for (kind, k), wrong in error.items():
         there = np.isfinite(wrong)
         groups = steps.episode[told.start][there]
-        ahead[kind, k] = measured(correlation, groups, path_spread[k][there], wrong[there])
+        ahead[kind, k] = estimate(correlation, groups, path_spread[k][there], wrong[there])
     rows = steps.judged
     spread, td_error = steps.spread[rows].astype(np.float64), abs(steps.td_error[rows])
     return Reliability(
         spread,
         td_error,
-        measured(correlation, steps.episode[rows], spread, td_error),
+        estimate(correlation, steps.episode[rows], spread, td_error),
         float(np.percentile(td_error[spread > 0] / spread[spread > 0], COVERED)) if spread.any() else np.nan,
         horizons,
         path_spread,
         error,
         ahead,
-        len(subject.episodes),
+        len(run.episodes),
     )
 
 

@@ -10,7 +10,7 @@ class Result(ABC):
     """The answer to one question about a run. Subclasses are frozen dataclasses of numpy arrays."""
 
     @abstractmethod
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         """A few plain sentences, the most important first."""
 
     @abstractmethod
@@ -18,12 +18,12 @@ class Result(ABC):
         """What there is to see."""
 
     @abstractmethod
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The figures behind the words, for a file or a table."""
 
-    def draw(self, columns: int = 2):
+    def plot(self, columns: int = 2):
         """All charts in one matplotlib figure."""
         return still(self.charts(), columns)
 
     def __str__(self) -> str:
-        return "\n".join(self.words())
+        return "\n".join(self.text())

@@ -15,7 +15,7 @@ from o2o.data import training_data
 from o2o.data.load import DataConfig, Source, load
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay
-from o2o.inspect.beliefs import Steps, walk
+from o2o.inspect.beliefs import Beliefs, beliefs
 
 MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
 
@@ -31,8 +31,9 @@ class Run:
         train: the recordings that it learned from.
         episodes: recorded ones to look at, as the model sees them; it has not learned from them if `unseen`.
         unseen: whether they were held out, or are another dataset's.
-        own: what the robot did itself, as recorded (physical), in order; empty for a pretrained run.
-        plans: what its planner thought, if it was recorded.
+        robot_episodes: episodes that the robot played, as recorded (physical units), in order; empty for a
+            pretrained run.
+        plans: the plan records of its planner, if it was recorded.
     """
 
     folder: Path
@@ -41,20 +42,20 @@ class Run:
     train: Replay
     episodes: list[Episode]
     unseen: bool
-    own: list[Episode] = field(default_factory=list)
+    robot_episodes: list[Episode] = field(default_factory=list)
     plans: Plans = field(default_factory=lambda: Plans(Path("plans")))
 
     @cached_property
-    def steps(self) -> Steps:
+    def beliefs(self) -> Beliefs:
         """All steps of `episodes`, walked through once."""
-        return walk(self.agent, self.episodes)
+        return beliefs(self.agent, self.episodes)
 
     @cached_property
-    def own_episodes(self) -> list[Episode]:
+    def transformed_robot_episodes(self) -> list[Episode]:
         """What the robot did itself, as the model sees it."""
-        return [self.agent.transform.episode(episode) for episode in self.own]
+        return [self.agent.transform.episode(episode) for episode in self.robot_episodes]
 
-    def thoughts(self, number: int) -> list[PlanRecord]:
+    def plan_records(self, number: int) -> list[PlanRecord]:
         """What the planner thought in the robot's `number`-th episode.
 
         Raises:
@@ -63,7 +64,7 @@ class Run:
         return unpack(self.plans.read(number)[0])
 
     @property
-    def planned(self) -> bool:
+    def uses_planner(self) -> bool:
         """Whether the run acts with the planner."""
         return bool(self.meta.get("plan", True))
 

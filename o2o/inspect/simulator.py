@@ -14,20 +14,20 @@ from o2o.inspect.run import Run
 PICTURE = 512  # pixels, of robots that have an option `picture_size`
 
 
-def simulator(subject: Run) -> Guard | None:
+def simulator(run: Run) -> Guard | None:
     """The robot of a run, for pictures; None where it is no simulator or does not say so in its file.
 
     Raises:
         UsageError, RobotError: it does not fit the run, or cannot be built.
     """
-    papers = subject.meta.get("robot") or {}
+    papers = run.meta.get("robot") or {}
     if not facts(papers.get("robot", "")).get("simulated"):
         return None
     choice = choose_robot(RobotChoice(), papers)
     options = choice.robot_options
     if any(field.name == "picture_size" for field in fields(options)):
         options = replace(options, **{"picture_size": PICTURE})
-    return attach(subject.agent.transform, replace(choice, robot_options=options))
+    return attach(run.agent.transform, replace(choice, robot_options=options))
 
 
 def replay(robot: Guard, seed: int, action: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import torch
 
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import Steps, doubt, walk
+from o2o.inspect.beliefs import Beliefs, beliefs, doubt
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
 from o2o.inspect.estimate import percent, say
 from o2o.inspect.result import Result
@@ -48,7 +48,7 @@ class Uncertainty(Result):
         """Share of the steps with a higher spread than 95 % of the recorded ones."""
         return float((self.spread > self.typical[2]).mean())
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         if not self.spread.any():
             return ["The members of the critic agree everywhere: they have not learned yet, or there is one."]
         middle = np.median(self.spread)
@@ -102,7 +102,7 @@ class Uncertainty(Result):
             Chart("What it got", "step", "scaled reward", [Line(t, self.reward, "reward", DATA), *moments]),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
             "spread": float(np.median(self.spread)),
             "spread_policy": float(np.median(self.policy)),
@@ -114,7 +114,7 @@ class Uncertainty(Result):
         }
 
 
-def uncertainty(subject: Run, episode: int = 0, own: bool = False) -> Uncertainty:
+def uncertainty(run: Run, episode: int = 0, own: bool = False) -> Uncertainty:
     """The ensemble's spread along an episode, beside what is usual.
 
     Args:
@@ -123,8 +123,8 @@ def uncertainty(subject: Run, episode: int = 0, own: bool = False) -> Uncertaint
     Raises:
         UsageError: there is no such episode.
     """
-    steps, rows = _find(subject, episode, own)
-    agent, feature = subject.agent, steps.feature[rows]
+    steps, rows = _find(run, episode, own)
+    agent, feature = run.agent, steps.feature[rows]
     with Stream(derive(0, "uncertainty"), agent.device).use():
         action = 2 * torch.rand(NUM_RANDOM, len(rows), steps.action.shape[1], device=agent.device) - 1
     spread = steps.spread[rows]
@@ -137,23 +137,23 @@ def uncertainty(subject: Run, episode: int = 0, own: bool = False) -> Uncertaint
         steps.reward[rows],
         steps.v[rows],
         steps.q[:, rows].mean(0),
-        np.percentile(subject.steps.spread, (5, 50, 95)),
+        np.percentile(run.beliefs.spread, (5, 50, 95)),
         _peaks(spread),
         agent.transform.control_hz,
     )
 
 
-def _find(subject: Run, episode: int, own: bool) -> tuple[Steps, np.ndarray]:
+def _find(run: Run, episode: int, own: bool) -> tuple[Beliefs, np.ndarray]:
     """The steps among which the episode is, and its rows."""
-    episodes = subject.own_episodes if own else subject.episodes
+    episodes = run.transformed_robot_episodes if own else run.episodes
     if own and not episodes:
-        raise UsageError(f"run {subject.folder} has no episodes of the robot's own; it is not fine-tuned")
+        raise UsageError(f"run {run.folder} has no episodes of the robot's own; it is not fine-tuned")
     if not 0 <= episode < len(episodes):
         have = f"0 to {len(episodes) - 1}" if len(episodes) > 1 else "only 0"
         raise UsageError(f"{'own ' if own else ''}episode {episode} is not here; have {have}")
     if own:
-        return walk(subject.agent, [episodes[episode]], num_starts=1), np.arange(len(episodes[episode]))
-    return subject.steps, subject.steps.of(episode)
+        return beliefs(run.agent, [episodes[episode]], num_starts=1), np.arange(len(episodes[episode]))
+    return run.beliefs, run.beliefs.of(episode)
 
 
 def _peaks(spread: np.ndarray) -> np.ndarray:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from o2o.core.stats import bins, correlation
-from o2o.inspect.beliefs import Steps
+from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Points
-from o2o.inspect.estimate import FEW, Estimate, caution, measured, percent, say
+from o2o.inspect.estimate import FEW, Estimate, caution, estimate, percent, say
 from o2o.inspect.model_error import evenly
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -49,7 +49,7 @@ class Value(Result):
     rank_episodes: Estimate
     expectile: float
 
-    def words(self) -> list[str]:
+    def text(self) -> list[str]:
         deviation = float(self.achieved.std())
         words = []
         if self.rank_v.known:
@@ -130,22 +130,22 @@ class Value(Result):
             ),
         ]
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {
-            **self.rank_v.numbers("rank_v"),
-            **self.rank_q.numbers("rank_q"),
-            **self.bias_v.numbers("bias_v"),
-            **self.bias_q.numbers("bias_q"),
-            **self.rank_episodes.numbers("rank_episodes"),
+            **self.rank_v.metrics("rank_v"),
+            **self.rank_q.metrics("rank_q"),
+            **self.bias_v.metrics("bias_v"),
+            **self.bias_q.metrics("bias_q"),
+            **self.rank_episodes.metrics("rank_episodes"),
             "return_deviation": float(self.achieved.std()),
             "share_closed": self.closed,
             "completed": float(self.completed),
         }
 
 
-def value(subject: Run) -> Value:
+def value(run: Run) -> Value:
     """V and mean Q against the discounted return that was achieved."""
-    steps = subject.steps
+    steps = run.beliefs
     achieved, missing = steps.returns()
     closed = missing <= CLOSED
     completed = closed.mean() < ENOUGH or closed.sum() < min(FEWEST, len(steps) / 2)
@@ -156,10 +156,10 @@ def value(subject: Run) -> Value:
     v, q, episode = steps.v.astype(np.float64), steps.q.mean(0).astype(np.float64), steps.episode[rows]
 
     def rank(guess: np.ndarray) -> Estimate:
-        return measured(correlation, episode, guess[rows], achieved[rows])
+        return estimate(correlation, episode, guess[rows], achieved[rows])
 
     def bias(guess: np.ndarray) -> Estimate:
-        return measured(np.mean, episode, (guess - achieved)[rows])
+        return estimate(np.mean, episode, (guess - achieved)[rows])
 
     return Value(
         v[rows],
@@ -174,12 +174,12 @@ def value(subject: Run) -> Value:
         bias(q),
         v[first],
         achieved[first],
-        measured(correlation, steps.episode[first], v[first], achieved[first]),
-        subject.agent.config.critic.expectile,
+        estimate(correlation, steps.episode[first], v[first], achieved[first]),
+        run.agent.config.critic.expectile,
     )
 
 
-def _after(steps: Steps) -> np.ndarray:
+def _after(steps: Beliefs) -> np.ndarray:
     """(M,) V of what came after the last recorded step of each step's episode."""
     return steps.next_v[np.arange(len(steps)) + steps.left - 1]
 

@@ -29,7 +29,7 @@ from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.inspect.charts.chart import still
-from o2o.inspect.decision_chart import glance
+from o2o.inspect.decision_chart import decision_chart
 from o2o.inspect.penalty_weight import settle
 from o2o.training import planned_vs_executed
 from o2o.training.rerun_viewer import Stream, show
@@ -236,7 +236,9 @@ def watch(
         log.histogram(step, phase, "plans/doubt_of_candidates", doubts)
         shown = thoughts[len(thoughts) // 2]
         obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
-        log.picture(step, phase, "plans/fan", still(glance(shown, obs, agent.transform, played[0].moves)))
+        log.picture(
+            step, phase, "plans/fan", still(decision_chart(shown, obs, agent.transform, played[0].moves))
+        )
     return result
 
 

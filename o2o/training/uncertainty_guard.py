@@ -23,7 +23,7 @@ from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import TrainingData
-from o2o.inspect.beliefs import walk
+from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import percent, say
 from o2o.inspect.run import some
 from o2o.nn.world_model import index
@@ -93,7 +93,7 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
         seed: of the plans.
     """
     unseen = len(data.held_out) > 0
-    steps = walk(agent, some(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS)
+    steps = beliefs(agent, some(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS)
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
     if plan and agent.price > 0:  # at no price nobody works the spread along a plan out

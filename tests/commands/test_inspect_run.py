@@ -64,9 +64,9 @@ def test_a_real_robot_is_not_touched(recorded, monkeypatch):
     def touched(*_):
         raise AssertionError("the robot was connected")
 
-    subject = inspect.open(recorded)
-    subject.meta = {**subject.meta, "robot": {**subject.meta["robot"], "simulated": False}}
+    run = inspect.open(recorded)
+    run.meta = {**run.meta, "robot": {**run.meta["robot"], "simulated": False}}
     monkeypatch.setattr("o2o.commands.inspect_run.attach", touched)
-    monkeypatch.setattr("o2o.inspect.open", lambda *_: subject)
+    monkeypatch.setattr("o2o.inspect.open", lambda *_: run)
     report(InspectConfig(run=recorded, only=("fan",), device="cpu"))
     assert replace(InspectConfig(run=recorded), episode=1).episode == 1

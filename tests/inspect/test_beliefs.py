@@ -1,12 +1,13 @@
 """Recorded episodes as an agent sees them, on models small enough to follow by hand."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from o2o.inspect.beliefs import doubt, walk
+from o2o.inspect.beliefs import beliefs, doubt
 from tests.support.inspected import AGENT, DISCOUNT, episode, episodes
 from tests.support.preset_agents import doubtful, make
 
@@ -14,27 +15,27 @@ from tests.support.preset_agents import doubtful, make
 @pytest.mark.parametrize("name", ["small", "tdmpc2", "twm"])
 def test_steps_lie_in_order_and_side_by_side_means_one_by_one(name):
     agent, shown = make(name), episodes()
-    steps = walk(agent, shown)
+    steps = beliefs(agent, shown)
     assert steps.episode.tolist() == [0] * 7 + [1] * 3 + [2] * 5
     assert steps.t.tolist() == [*range(7), *range(3), *range(5)]
     assert steps.left.tolist() == [*range(7, 0, -1), 3, 2, 1, *range(5, 0, -1)]
     assert steps.of(1).tolist() == [7, 8, 9]
     if name != "twm":  # it draws its latents, side by side in another order
         for i, episode in enumerate(shown):
-            alone = walk(agent, [episode])
+            alone = beliefs(agent, [episode])
             torch.testing.assert_close(alone.feature, steps.feature[steps.of(i)])
             torch.testing.assert_close(alone.next_feature, steps.next_feature[steps.of(i)])
 
 
 def test_what_came_after_is_what_is_there_next():
-    steps = walk(make("small"), episodes())
+    steps = beliefs(make("small"), episodes())
     torch.testing.assert_close(steps.next_feature[:6], steps.feature[1:7])
     assert steps.next_v[:6] == pytest.approx(steps.v[1:7], abs=1e-6)
 
 
 def test_kept_states_are_those_of_their_steps():
     agent = make("dreamerv3")
-    steps = walk(agent, episodes(), num_starts=4)
+    steps = beliefs(agent, episodes(), num_starts=4)
     assert steps.starts.tolist() == [0, 5, 9, 14]
     torch.testing.assert_close(agent.model.feature(steps.state), steps.feature[steps.starts])
 
@@ -42,7 +43,7 @@ def test_kept_states_are_those_of_their_steps():
 def test_walking_leaves_the_streams_alone_and_follows_its_seed():
     agent = make("dreamerv3")
     before = torch.get_rng_state()
-    one, same, other = (walk(agent, episodes(), seed=seed).feature for seed in (0, 0, 1))
+    one, same, other = (beliefs(agent, episodes(), seed=seed).feature for seed in (0, 0, 1))
     assert torch.get_rng_state().equal(before)
     assert torch.equal(one, same) and not torch.equal(one, other)
 
@@ -50,7 +51,7 @@ def test_walking_leaves_the_streams_alone_and_follows_its_seed():
 def test_an_end_of_the_world_and_an_unknown_end_are_marked():
     first, second, third = episodes()
     shown = [replace(first, terminated=True, truncated=False), replace(second, last_obs_known=False), third]
-    steps = walk(make("small"), shown)
+    steps = beliefs(make("small"), shown)
     assert np.flatnonzero(steps.terminated).tolist() == [6]
     assert np.flatnonzero(~steps.known).tolist() == [9] == np.flatnonzero(~steps.judged).tolist()
 
@@ -59,13 +60,15 @@ def test_returns_and_their_missing_weight():
     """One episode that the world ended, one that the recording ended."""
     assert DISCOUNT == 0.5
     shown = [episode(4 * [0], reward=[1, 2, 4], terminated=True), episode(3 * [0], reward=[1, 1])]
-    achieved, missing = walk(AGENT, shown).returns()
+    achieved, missing = beliefs(AGENT, shown).returns()
     assert achieved.tolist() == [3, 4, 4, 1.5, 1] and missing.tolist() == [0, 0, 0, 0.25, 0.5]
 
 
 def test_td_error_bootstraps_unless_the_world_ended():
     """Q and V are where it is."""
-    steps = walk(AGENT, [episode([8, 10, 20], reward=[1, 2], terminated=True), episode([8, 4], reward=[3])])
+    steps = beliefs(
+        AGENT, [episode([8, 10, 20], reward=[1, 2], terminated=True), episode([8, 4], reward=[3])]
+    )
     assert steps.td_error == pytest.approx([8 - 1 - 5, 10 - 2, 8 - 3 - 2])
 
 
@@ -74,6 +77,6 @@ def test_doubt_is_the_spread_of_any_shape_in_blocks(monkeypatch):
     feature, action = torch.randn(3, 5, agent.model.feature_dim), torch.rand(3, 5, 2)
     with torch.no_grad():
         want = agent.critic.uncertainty(feature, action).numpy()
-    monkeypatch.setattr("o2o.inspect.beliefs.BLOCK", 4)
+    monkeypatch.setattr(importlib.import_module("o2o.inspect.beliefs"), "BLOCK", 4)
     assert doubt(agent, feature, action) == pytest.approx(want, rel=1e-5)
     assert doubt(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx([0.5, 0.25])

@@ -15,7 +15,7 @@ from o2o.data.collect import collect
 from o2o.data.formats import minari
 from o2o.hardware.guard import connect
 from o2o.inspect import open as look
-from o2o.inspect.checkpoint_ranking import FAR, WILD, candidates, choice, draws, recommend, unknown
+from o2o.inspect.checkpoint_ranking import FAR, WILD, checkpoints, draws, rank_checkpoints, recommend, unknown
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
 from tests.support.tiny_runs import TINY, pretrain_config
 
@@ -162,7 +162,7 @@ def spoiled(trained, tmp_path):
 
 
 def test_a_run_is_ranked_and_what_is_bad_comes_last(spoiled):
-    answer = choice(look(spoiled), plan=False)
+    answer = rank_checkpoints(look(spoiled), plan=False)
     assert answer.done.tolist() == [1, 100, 150, 200] and answer.unit == "updates" and not answer.planned
     assert answer.low[0] == answer.low.min() or answer.lost[0]
     assert answer.done[answer.best] != 1 and (answer.low <= answer.value).all()
@@ -170,37 +170,37 @@ def test_a_run_is_ranked_and_what_is_bad_comes_last(spoiled):
     said = str(answer)
     assert f"--checkpoint {answer.folders[answer.best]} --no-plan`" in said and "held-out" in said
     assert "may be as good" in said or "cannot tell" in said
-    assert [chart.title for chart in answer.charts()] and answer.draw()
-    numbers = answer.numbers()
+    assert [chart.title for chart in answer.charts()] and answer.plot()
+    numbers = answer.metrics()
     assert numbers["recommended"] == answer.done[answer.best] and numbers["low_000100"] == answer.low[1]
 
 
 def test_asking_leaves_the_agent_as_it_was(trained):
-    subject = look(trained)
-    before = {name: value.clone() for name, value in subject.agent.state()[0].items()}
+    run = look(trained)
+    before = {name: value.clone() for name, value in run.agent.state()[0].items()}
     torch.manual_seed(5)
     random = torch.get_rng_state()
-    choice(subject, plan=False)
-    after = subject.agent.state()[0]
+    rank_checkpoints(run, plan=False)
+    after = run.agent.state()[0]
     assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
     assert torch.get_rng_state().equal(random)
 
 
 def test_planners_are_judged_where_it_takes_no_longer_than_allowed(trained, monkeypatch):
-    subject = look(trained)
-    subject.episodes, subject.unseen = subject.episodes[:1], False
+    run = look(trained)
+    run.episodes, run.unseen = run.episodes[:1], False
     monkeypatch.setattr(module, "_plan_s", lambda agent: 1.0)
-    dear = choice(subject, budget_s=1.0)
+    dear = rank_checkpoints(run, budget_s=1.0)
     assert not dear.planned and dear.plan_s == 2 * 13 and "0.43 minutes" in str(dear)
-    cheap = choice(subject, budget_s=100.0)
+    cheap = rank_checkpoints(run, budget_s=100.0)
     assert cheap.planned and "Its planner would" in str(cheap) and "--no-plan" not in str(cheap)
     assert not np.array_equal(cheap.value, dear.value)
 
 
 def test_a_planner_is_asked_in_the_belief_of_what_was_executed(trained):
     """With a planner that only repeats the policy, plans are the policy's actions."""
-    subject = look(trained)
-    agent, episodes = subject.agent, subject.episodes
+    run = look(trained)
+    agent, episodes = run.agent, run.episodes
     policy = module._policy(agent, episodes, 0)
     act = agent.act
     agent.act = lambda *args: act(*args, plan=False)
@@ -210,22 +210,22 @@ def test_a_planner_is_asked_in_the_belief_of_what_was_executed(trained):
 
 def test_a_single_checkpoint_says_how_to_keep_more(trained, tmp_path):
     shutil.copytree(trained / "checkpoint", tmp_path / "run" / "checkpoint")
-    subject = look(tmp_path / "run")
-    assert list(candidates(subject).values()) == [tmp_path / "run" / "checkpoint"]
-    answer = choice(subject, plan=False)
-    assert "nothing to choose" in answer.words()[0] and "--keep-checkpoints" in answer.words()[0]
+    run = look(tmp_path / "run")
+    assert list(checkpoints(run).values()) == [tmp_path / "run" / "checkpoint"]
+    answer = rank_checkpoints(run, plan=False)
+    assert "nothing to choose" in answer.text()[0] and "--keep-checkpoints" in answer.text()[0]
 
 
 def test_checkpoints_that_cannot_be_told_apart_are_called_so(trained):
-    answer = choice(look(trained), plan=False)
+    answer = rank_checkpoints(look(trained), plan=False)
     answer = replace(answer, shift=np.ones(2), beyond=np.zeros(2))
     same = replace(answer, rival=np.array([0.4, 1.0]))
-    assert "cannot tell the 2 checkpoints apart" in same.words()[0]
+    assert "cannot tell the 2 checkpoints apart" in same.text()[0]
     clear = replace(answer, rival=np.array([0.01, 1.0]), low=np.array([0.0, 1.0]))
-    assert clear.words()[0] == "Put the checkpoint after 200 updates on the robot."
+    assert clear.text()[0] == "Put the checkpoint after 200 updates on the robot."
     far = replace(clear, shift=np.array([FAR + 1, 1.0]))
     assert "act so unlike them: after 100 updates." in str(far) and "100 updates *" in str(
         far.charts()[0].marks[1]
     )
     none = replace(clear, beyond=np.ones(2))
-    assert "do not say which checkpoint is best" in none.words()[0] and none.best == 1
+    assert "do not say which checkpoint is best" in none.text()[0] and none.best == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from o2o.core.stats import auroc, bins, correlation, interval, ranks
-from o2o.inspect.estimate import FEW, Estimate, caution, measured, percent, say
+from o2o.inspect.estimate import FEW, Estimate, caution, estimate, percent, say
 
 
 def test_equal_values_share_their_ranks():
@@ -57,16 +57,16 @@ def test_bins_hold_as_many_each_and_never_part_equals():
 
 def test_measured_says_on_which_side_it_is_sure():
     groups = np.arange(30)
-    found = measured(np.mean, groups, np.linspace(0.5, 1.5, 30))
+    found = estimate(np.mean, groups, np.linspace(0.5, 1.5, 30))
     assert (
         found.value == pytest.approx(1) and found.side() == 1 and found.side(1) == 0 and found.side(2) == -1
     )
     assert found.num_episodes == 30
-    assert found.numbers("a") == {"a": found.value, "a_low": found.low, "a_high": found.high}
+    assert found.metrics("a") == {"a": found.value, "a_low": found.low, "a_high": found.high}
 
 
 def test_measured_nothing_is_unknown_and_takes_no_side():
-    found = measured(np.mean, np.zeros(0), np.zeros(0))
+    found = estimate(np.mean, np.zeros(0), np.zeros(0))
     assert not found.known and found.side() == 0 and str(found) == "unknown"
 
 

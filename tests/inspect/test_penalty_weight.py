@@ -15,9 +15,9 @@ from o2o.agent.planner.mppi import PlannerConfig
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
-from o2o.inspect.beliefs import walk
+from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import Estimate
-from o2o.inspect.penalty_weight import Price, cheapest, measure, price
+from o2o.inspect.penalty_weight import PenaltyWeight, cheapest, measure, penalty_weight
 from tests.support.inspected import episodes
 from tests.support.preset_agents import doubtful, make, tiny, windows
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config, same
@@ -38,7 +38,7 @@ class Tempting(Toy):
         return state, reward, torch.full_like(reward, self.discount)
 
 
-def tempted(hope: float, doubt: float, **config) -> Price:
+def tempted(hope: float, doubt: float, **config) -> PenaltyWeight:
     """The price of a planner for one step, from four states of two episodes."""
     toy, config = (
         Tempting(hope, doubt),
@@ -69,8 +69,10 @@ def test_the_price_is_where_a_twentieth_of_the_excess_is_left():
 def test_no_price_is_enough_where_the_excess_stays():
     excess = np.array([1.0, 0.8, 0.6, 0.5])  # half a unit stays; 0.55 is as good as it gets
     assert cheapest(GRID, excess) == pytest.approx(10**1.5)
-    answer = Price(GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Estimate(31.6, 20, 40, 1), 2.0, 1)
-    assert not answer.enough and "--no-plan" in answer.words()[0]
+    answer = PenaltyWeight(
+        GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Estimate(31.6, 20, 40, 1), 2.0, 1
+    )
+    assert not answer.enough and "--no-plan" in answer.text()[0]
 
 
 def test_plans_that_promise_no_more_than_the_policy_need_the_least_price():
@@ -112,9 +114,9 @@ def test_it_is_the_same_for_every_kind_of_search(config):
 )
 def test_it_says_whether_the_agents_own_fits(own, judged):
     excess = np.array([1.0, 0.9, 0.1, -0.1])[:, None]
-    answer = Price(GRID, excess, np.ones((4, 1)), np.ones(1), Estimate(17.8, 10, 30, 9), own, 9)
-    assert judged in answer.words()[-1] and answer.numbers()["lambda"] == 17.8
-    assert all(np.isfinite(number) for number in answer.numbers().values())
+    answer = PenaltyWeight(GRID, excess, np.ones((4, 1)), np.ones(1), Estimate(17.8, 10, 30, 9), own, 9)
+    assert judged in answer.text()[-1] and answer.metrics()["lambda"] == 17.8
+    assert all(np.isfinite(number) for number in answer.metrics().values())
 
 
 def test_it_draws_excess_and_doubt_over_the_price():
@@ -123,7 +125,7 @@ def test_it_draws_excess_and_doubt_over_the_price():
         "What plans promise too much",
         "How unsure plans are",
     ]
-    assert len(answer.draw().axes) == 2
+    assert len(answer.plot().axes) == 2
 
 
 # ---- on agents
@@ -133,7 +135,7 @@ def test_it_draws_excess_and_doubt_over_the_price():
 def test_it_is_measured_on_every_world_model_and_disturbs_nothing(name):
     agent = doubtful(name)
     before, stream = torch.get_rng_state(), agent.acting.state()
-    steps = walk(agent, episodes())
+    steps = beliefs(agent, episodes())
     one, two = measure(agent, steps), measure(agent, steps)
     assert one.price == two.price and one.price.value > 0 and np.isfinite(one.excess).all()
     assert agent.price == agent.config.planner.uncertainty and agent.memory is None
@@ -199,7 +201,7 @@ def stored(run) -> float:
 
 
 def test_pretraining_ends_with_the_price_that_inspection_finds(automatic, pretrained):
-    assert stored(automatic) == price(inspect.open(automatic)).price.value
+    assert stored(automatic) == penalty_weight(inspect.open(automatic)).price.value
     (weights, _), (others, meta) = (checkpoint.load(run / "checkpoint") for run in (automatic, pretrained))
     assert all(torch.equal(weights[name], others[name]) for name in others)  # and changes nothing else
     assert "price" not in meta

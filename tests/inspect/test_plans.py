@@ -20,13 +20,13 @@ from o2o.core.transform import Field, Transform
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.guard import connect
-from o2o.inspect.beliefs import walk
-from o2o.inspect.candidates import fan
+from o2o.inspect.beliefs import beliefs
+from o2o.inspect.candidates import candidates
 from o2o.inspect.charts.chart import Frames, Picture
 from o2o.inspect.end_effector_paths import Displacement, displacement, facts, vectors
-from o2o.inspect.penalty_sweep import Sweep, _affordable, sweep
+from o2o.inspect.penalty_sweep import PenaltySweep, _affordable, penalty_sweep
 from o2o.inspect.plans import distance, plans, replan
-from o2o.inspect.probe import readout, ridge
+from o2o.inspect.probe import probe, ridge
 from o2o.inspect.run import Run
 from o2o.inspect.simulator import projection, replay, simulator
 from o2o.training import rollout
@@ -58,7 +58,7 @@ def fitting(**changes) -> PlanRecord:
 
 
 def inspected(agent: Agent, folder: Path, episodes, own=(), meta=None) -> Run:
-    """A subject whose first recording is held out."""
+    """A run whose first recording is held out."""
     seen = [agent.transform.episode(episode) for episode in episodes]
     train = Replay(agent.transform.spec, sum(len(e) + 1 for e in seen), 0, ReplayConfig())
     for episode in seen[1:]:
@@ -67,7 +67,7 @@ def inspected(agent: Agent, folder: Path, episodes, own=(), meta=None) -> Run:
 
 
 @pytest.fixture
-def subject(tmp_path) -> Run:
+def run(tmp_path) -> Run:
     return inspected(doubtful("small"), tmp_path, recordings(3), recordings(2))
 
 
@@ -90,8 +90,8 @@ def test_a_plan_made_again_goes_where_it_should_at_each_price():
     assert float(replan(agent, state)[0].price) == 1.0  # the agent's own
 
 
-def test_planning_again_repeats_and_leaves_the_agent_as_it_was(subject):
-    agent, state = subject.agent, subject.steps.state
+def test_planning_again_repeats_and_leaves_the_agent_as_it_was(run):
+    agent, state = run.agent, run.beliefs.state
     before, _ = agent.state()
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -107,12 +107,12 @@ def test_planning_again_repeats_and_leaves_the_agent_as_it_was(subject):
         assert np.array_equal(one.action[:, policy], other.action[:, policy])
 
 
-def test_many_states_are_planned_in_blocks(subject, monkeypatch):
-    state = subject.steps.state
+def test_many_states_are_planned_in_blocks(run, monkeypatch):
+    state = run.beliefs.state
     monkeypatch.setattr(
         importlib.import_module("o2o.inspect.plans"), "ROWS", 40
     )  # two states of 20 candidates
-    assert len(replan(subject.agent, state)) == 12
+    assert len(replan(run.agent, state)) == 12
 
 
 # ---- the read-out
@@ -138,17 +138,17 @@ def test_ridge_does_not_follow_noise():
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_read_out_tells_its_own_error(tmp_path, system):
-    subject = inspected(doubtful(system), tmp_path, recordings(6))
-    reader = readout(subject)
+    run = inspected(doubtful(system), tmp_path, recordings(6))
+    reader = probe(run)
     assert reader is not None
     assert reader.names == ("state[0]", "state[1]", "state[2]", "state[3]", "state[4]", "goal[0]", "goal[1]")
     assert reader.error.shape == (4, 7) and np.isfinite(reader.error).all()
-    told = reader(subject.steps.feature.numpy())
-    wrong = told - np.concatenate([*vectors(subject.agent.transform, subject.episodes[0]).values()], 1)[:-1]
+    told = reader(run.beliefs.feature.numpy())
+    wrong = told - np.concatenate([*vectors(run.agent.transform, run.episodes[0]).values()], 1)[:-1]
     np.testing.assert_allclose(reader.error[0], np.sqrt(np.square(wrong).mean(0)))
     assert np.isnan(reader.r2[5:]).all()  # a goal stays where it is during an episode
     np.testing.assert_allclose(reader.r2[:5], 1 - np.square(wrong[:, :5] / reader.scale[:5]).mean(0))
-    assert "12 held-out steps" in str(reader) and reader.draw() and len(reader.numbers()) == 16
+    assert "12 held-out steps" in str(reader) and reader.plot() and len(reader.metrics()) == 16
     with pytest.raises(UsageError, match=r"no entry 'state\[9\]'.*have state\[0\]"):
         reader.place("state[9]")
 
@@ -157,16 +157,16 @@ def test_the_read_out_is_in_the_recordings_units(tmp_path):
     fields = {"state": Field((5,), mean=(10.0,) * 5, std=(2.0,) * 5), "goal": Field((2,))}
     agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), tiny("small"))
     episodes = recordings(4)
-    subject = inspected(agent, tmp_path, episodes)
-    seen = vectors(agent.transform, subject.episodes[0])
+    run = inspected(agent, tmp_path, episodes)
+    seen = vectors(agent.transform, run.episodes[0])
     np.testing.assert_allclose(seen["state"], episodes[0].obs["state"], atol=1e-5)
-    reader = readout(subject)
+    reader = probe(run)
     assert reader is not None and reader.scale[0] == pytest.approx(np.arange(12).std())
 
 
-def test_without_held_out_episodes_one_half_of_the_steps_tests_the_other(subject):
-    subject.unseen = False
-    reader = readout(subject)
+def test_without_held_out_episodes_one_half_of_the_steps_tests_the_other(run):
+    run.unseen = False
+    reader = probe(run)
     assert reader is not None and (reader.num_fitted, reader.num_tested) == (6, 6)
     assert "other steps of the training data" in str(reader)
 
@@ -193,14 +193,14 @@ def arm_agent(seed=0) -> Agent:
 def test_a_robots_file_says_how_actions_move_it_and_nothing_is_built(tmp_path):
     assert facts("sim")["simulated"] and facts("gone") == {} and facts("") == {}
     assert "displacement" not in facts("gym")
-    subject = inspected(arm_agent(), tmp_path, [], meta=ARM)
-    moves = displacement(subject)
+    run = inspected(arm_agent(), tmp_path, [], meta=ARM)
+    moves = displacement(run)
     assert moves == Displacement((0, 1, 2), 1.0, "state", (0, 1, 2), 0.1, (0.4, 0.0, 0.0))
-    subject.meta = {"robot": ARM["robot"] | {"action_repeat": 2}}
-    assert displacement(subject).metres_by_action == 2.0  # type: ignore[union-attr]
-    blind = replace(subject.agent.transform, fields={"camera": Field((8, 8, 3), image=True)})
-    subject.agent.transform = blind
-    assert displacement(subject) is None
+    run.meta = {"robot": ARM["robot"] | {"action_repeat": 2}}
+    assert displacement(run).metres_by_action == 2.0  # type: ignore[union-attr]
+    blind = replace(run.agent.transform, fields={"camera": Field((8, 8, 3), image=True)})
+    run.agent.transform = blind
+    assert displacement(run) is None
 
 
 @pytest.mark.parametrize(
@@ -224,28 +224,28 @@ def test_a_robot_that_says_nonsense_is_told_so(tmp_path, monkeypatch, change, sa
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_fan_is_made_again_where_nothing_was_recorded(tmp_path, system):
-    subject = inspected(doubtful(system), tmp_path, recordings(3))
-    found = fan(subject, frames=3)
+    run = inspected(doubtful(system), tmp_path, recordings(3))
+    found = candidates(run, frames=3)
     assert [int(look.moment.t) for look in found.looks] == [0, 6, 11]
     assert not found.recorded and "made again" in str(found) and "recorded episode 0" in str(found)
     assert len(found.axes) == 3 and found.looks[0].path.shape == (20 + 2, 4, 3)
-    seen = subject.episodes[0].obs["state"]
+    seen = run.episodes[0].obs["state"]
     entries = [int(axis[6]) for axis in found.axes]
     np.testing.assert_allclose(found.looks[1].path[-1], seen[6:10, entries], rtol=1e-6)  # what happened
     assert np.isnan(found.looks[2].path[-1, 2:]).all()  # nobody knows
     flat, deep = found.charts()
     assert isinstance(flat, Frames) and not flat.charts[0].deep and deep.charts[0].deep  # type: ignore
-    assert found.draw() and flat.live() and all(np.isfinite(list(found.numbers().values())[:5]))
+    assert found.plot() and flat.live() and all(np.isfinite(list(found.metrics().values())[:5]))
 
 
-def test_a_single_moment_is_the_one_the_walk_comes_to(subject):
-    alone = fan(subject, t=7, own=False).looks[0].moment
+def test_a_single_moment_is_the_one_the_walk_comes_to(run):
+    alone = candidates(run, t=7, own=False).looks[0].moment
     assert int(alone.t) == 7
-    steps = walk(subject.agent, subject.episodes)
+    steps = beliefs(run.agent, run.episodes)
     np.testing.assert_allclose(alone.feature[0, 0], steps.feature[7].numpy(), atol=1e-3)  # kept in half
-    assert len(fan(subject, t=7, entries=("state[1]",)).charts()) == 1
-    two = fan(subject, t=7, entries=("state[1]", "goal[0]"), along=True)
-    assert two.axes == ("state[1]", "goal[0]") and two.draw()
+    assert len(candidates(run, t=7, entries=("state[1]",)).charts()) == 1
+    two = candidates(run, t=7, entries=("state[1]", "goal[0]"), along=True)
+    assert two.axes == ("state[1]", "goal[0]") and two.plot()
 
 
 def test_a_robot_that_only_sees_is_drawn_in_its_own_belief(tmp_path):
@@ -253,45 +253,45 @@ def test_a_robot_that_only_sees_is_drawn_in_its_own_belief(tmp_path):
     agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), tiny("small"))
     images = np.random.default_rng(0).integers(0, 255, (2, 7, 48, 48, 3), dtype=np.uint8)
     episodes = [replace(make_episode(6), obs={"camera": image}) for image in images]
-    subject = inspected(agent, tmp_path, episodes)
-    assert readout(subject) is None
-    found = fan(subject, t=2)
-    assert found.axes[0] == "first direction of the belief" and found.draw()
+    run = inspected(agent, tmp_path, episodes)
+    assert probe(run) is None
+    found = candidates(run, t=2)
+    assert found.axes[0] == "first direction of the belief" and found.plot()
     with pytest.raises(UsageError, match="only images"):
-        fan(subject, entries=("camera",))
+        candidates(run, entries=("camera",))
 
 
-def test_the_recorded_plans_are_shown_as_they_were(subject):
-    agent = subject.agent
-    made = replan(agent, subject.steps.state)[:4]
+def test_the_recorded_plans_are_shown_as_they_were(run):
+    agent = run.agent
+    made = replan(agent, run.beliefs.state)[:4]
     moments = [replace(moment, t=np.int32(t)) for t, moment in enumerate(made)]
-    subject.plans.add(1, pack(moments), {"seed": 5, "updates": -30})
-    found = fan(subject, 1, frames=2)
+    run.plans.add(1, pack(moments), {"seed": 5, "updates": -30})
+    found = candidates(run, 1, frames=2)
     assert found.recorded and found.behind == 30 and [int(x.moment.t) for x in found.looks] == [0, 3]
     assert np.array_equal(found.looks[1].moment.action, moments[3].action)
     assert "learned for 30 updates since" in str(found)
     assert np.isnan(found.missed).all()  # of an episode of another seed nobody knows what happened
-    assert not fan(subject, 1, again=True, frames=2).recorded
+    assert not candidates(run, 1, again=True, frames=2).recorded
     with pytest.raises(UsageError, match="step 9 of episode 1 has no recorded plan; have 0 to 3"):
-        fan(subject, 1, t=9)
+        candidates(run, 1, t=9)
 
 
-def test_an_episode_or_step_that_does_not_exist_says_what_does(subject, tmp_path):
+def test_an_episode_or_step_that_does_not_exist_says_what_does(run, tmp_path):
     with pytest.raises(UsageError, match="episode 5 is not one of the robot's own episodes; have 0 to 1"):
-        fan(subject, 5)
+        candidates(run, 5)
     with pytest.raises(UsageError, match="recorded episodes that are looked at; have 0 to 0"):
-        fan(subject, 1, own=False)
+        candidates(run, 1, own=False)
     with pytest.raises(UsageError, match="step 12 is not in that episode; have 0 to 11"):
-        fan(subject, t=12)
+        candidates(run, t=12)
     with pytest.raises(UsageError, match=r"there are none.*--record-plans"):
-        fan(inspected(subject.agent, tmp_path / "x", recordings(2)), own=True)
+        candidates(inspected(run.agent, tmp_path / "x", recordings(2)), own=True)
     with pytest.raises(UsageError, match="4 entries are to be drawn, wanted 1 to 3"):
-        fan(subject, entries=[f"state[{i}]" for i in range(4)])
+        candidates(run, entries=[f"state[{i}]" for i in range(4)])
 
 
 @pytest.fixture
 def played(tmp_path):
-    """(subject, robot) of an episode of the simulated arm whose plans were recorded."""
+    """(run, robot) of an episode of the simulated arm whose plans were recorded."""
     agent, folder = arm_agent(), tmp_path / "plans"
     with torch.no_grad():
         for weight in agent.critic.q_heads.parameters():
@@ -306,8 +306,8 @@ def played(tmp_path):
 
 
 def test_the_arms_plans_are_drawn_over_its_picture(played):
-    subject, robot = played
-    found = fan(subject, frames=2, robot=robot)
+    run, robot = played
+    found = candidates(run, frames=2, robot=robot)
     assert found.recorded and found.axes == ("x (m)", "y (m)", "z (m)") and found.replay_error < 1e-6
     picture = found.charts()[0]
     assert isinstance(picture, Frames) and isinstance(picture.charts[0].marks[0], Picture)
@@ -316,15 +316,15 @@ def test_the_arms_plans_are_drawn_over_its_picture(played):
     np.testing.assert_allclose(last.path[0, 0], arm.grip, atol=1e-6)
     assert last.pixel is not None
     np.testing.assert_allclose(last.pixel[0, 0], arm.project([arm.grip])[0], atol=1e-3)
-    asked = subject.agent.transform.physical_action(last.moment.action[:, 3])
+    asked = run.agent.transform.physical_action(last.moment.action[:, 3])
     np.testing.assert_allclose(last.path[3, -1] - last.path[3, 0], asked[:, :3].sum(0), atol=1e-6)
-    assert found.draw() and len(found.charts()) == 3
+    assert found.plot() and len(found.charts()) == 3
 
 
 def test_plans_of_an_evaluation_are_replayed_from_what_was_asked(played):
-    subject, robot = played
-    own, subject.own = subject.own, []
-    found = fan(subject, t=4, robot=robot)
+    run, robot = played
+    own, run.robot_episodes = run.robot_episodes, []
+    found = candidates(run, t=4, robot=robot)
     np.testing.assert_allclose(
         found.looks[0].path[-1, :2, 0], 0.4 + 0.1 * own[0].obs["state"][4:6, 0], atol=1e-5
     )
@@ -332,16 +332,16 @@ def test_plans_of_an_evaluation_are_replayed_from_what_was_asked(played):
 
 def test_a_robot_that_cannot_be_drawn_over_says_why(played, tmp_path):
     arm, robot = played
-    subject = inspected(doubtful("small"), tmp_path / "other", recordings(2))
+    run = inspected(doubtful("small"), tmp_path / "other", recordings(2))
     with pytest.raises(UsageError, match="which seed recorded episode 0 began with"):
-        fan(arm, own=False, robot=robot)
+        candidates(arm, own=False, robot=robot)
     with pytest.raises(UsageError, match="leave the robot and the entries out"):
-        fan(arm, robot=robot, entries=("state[0]",))
+        candidates(arm, robot=robot, entries=("state[0]",))
     bare = SimpleNamespace(has_wrapper_attr=lambda name: False, simulated=False, metadata={}, action_repeat=1)
     with pytest.raises(UsageError, match="no method `project"):
         projection(bare)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no method `project"):
-        fan(subject, robot=bare)  # type: ignore[arg-type]
+        candidates(run, robot=bare)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="is no simulator"):
         next(replay(bare, 0, np.zeros((1, 2))))  # type: ignore[arg-type]
 
@@ -359,20 +359,20 @@ def test_the_runs_own_simulator_is_built_for_pictures(tmp_path):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_sweep_holds_the_prices_against_each_other(tmp_path, system):
-    subject = inspected(doubtful(system), tmp_path, recordings(3), recordings(2))
-    found = sweep(subject, num_moments=4)
-    assert found.price[0] == 0 and subject.agent.price in found.price and len(found.price) == 7
+    run = inspected(doubtful(system), tmp_path, recordings(3), recordings(2))
+    found = penalty_sweep(run, num_moments=4)
+    assert found.price[0] == 0 and run.agent.price in found.price and len(found.price) == 7
     assert found.by_robot.tolist() == [False] * 2 + [True] * 2
     assert not found.moved[0].any() and found.moved[-1].any() and not found.share[0].any()
     assert found.spread[-1].mean() < found.spread[0].mean()  # who pays more doubts less
     assert (found.gain[0] >= found.gain[-1] - 1e-6).mean() > 0.5
-    assert found.num_recorded == 0 and len(found.words()) == 3 and found.draw()
+    assert found.num_recorded == 0 and len(found.text()) == 3 and found.plot()
     assert found.data_spread.shape == (12,)
 
 
 def test_the_price_that_makes_plans_sure_lies_between_two_that_were_tried():
     one = np.ones((3, 2))
-    found = Sweep(
+    found = PenaltySweep(
         price=np.array([0.0, 2.0, 4.0]), own=2.0, by_robot=np.array([False, False]), gain=5 * one,
         share=np.array([[0, 0], [0.2, 0.2], [0.4, 0.4]]), first_spread=one, spread=one,
         reach=np.array([3.0, 2.0, 0.5]), action=np.zeros((3, 2, 1)),
@@ -381,82 +381,82 @@ def test_the_price_that_makes_plans_sure_lies_between_two_that_were_tried():
     )  # fmt: skip
     assert found.bound == 1 and found.sure_from == pytest.approx(2 + 2 * (2 - 1) / 1.5)
     assert found.changed.tolist() == [0, 0.5, 1]
-    first, sure, *_, again = found.words()
+    first, sure, *_, again = found.text()
     assert "In 50 % of the moments" in first and "20 % of |value|" in first and "From price 3.3 on" in sure
     assert "8 recorded decisions" in again and "25 %" in again
     assert np.isnan(replace(found, reach=np.array([3.0, 2, 2])).sure_from)
-    assert "At no price up to 4" in replace(found, reach=np.array([3.0, 2, 2])).words()[1]
+    assert "At no price up to 4" in replace(found, reach=np.array([3.0, 2, 2])).text()[1]
     assert replace(found, reach=np.ones(3)).sure_from == 0
-    assert "Even at price 0" in replace(found, reach=np.ones(3)).words()[1]
+    assert "Even at price 0" in replace(found, reach=np.ones(3)).text()[1]
     assert replace(found, reach=np.array([3.0, 0.5, 0.5])).sure_from == pytest.approx(2 * (3 - 1) / 2.5)
 
 
 def test_an_ensemble_that_agrees_makes_every_price_the_same(tmp_path):
     agent = Agent(doubtful("small").transform, tiny("small"))  # untrained: all members say zero
-    found = sweep(inspected(agent, tmp_path, recordings(2)), num_moments=2)
+    found = penalty_sweep(inspected(agent, tmp_path, recordings(2)), num_moments=2)
     assert str(found) == "The critic's members never disagree, so no price of doubt changes any plan."
-    assert found.draw()
+    assert found.plot()
 
 
-def test_recorded_decisions_are_ranked_again(subject):
-    subject.plans.add(0, pack([fitting(), fitting(leaf=np.array([3.0, 2.0], np.float32))]), {})
-    found = sweep(subject, prices=[1.0, 4.0], num_moments=2)
+def test_recorded_decisions_are_ranked_again(run):
+    run.plans.add(0, pack([fitting(), fitting(leaf=np.array([3.0, 2.0], np.float32))]), {})
+    found = penalty_sweep(run, prices=[1.0, 4.0], num_moments=2)
     changed = dict(zip(found.price.tolist(), found.recorded_changed.tolist(), strict=True))
     assert changed[0] == 0 and changed[1] == 0 and changed[4] == 0.5  # only the first one's boldness costs
     assert found.num_recorded == 2
 
 
-def test_a_costly_search_is_asked_about_fewer_moments(subject):
-    assert _affordable(subject) == 64
-    planner = subject.agent.planner
+def test_a_costly_search_is_asked_about_fewer_moments(run):
+    assert _affordable(run) == 64
+    planner = run.agent.planner
     planner.config = replace(planner.config, num_samples=10**6)
-    assert _affordable(subject) == 8
+    assert _affordable(run) == 8
 
 
-def test_a_sweep_of_nonsense_is_refused(subject):
+def test_a_sweep_of_nonsense_is_refused(run):
     with pytest.raises(UsageError, match="wanted at least 1"):
-        sweep(subject, num_moments=0)
+        penalty_sweep(run, num_moments=0)
     with pytest.raises(UsageError, match=r"prices are 1.0, -2.0; wanted numbers from 0 up"):
-        sweep(subject, prices=[1.0, -2.0])
-    assert sweep(subject, prices=[0.0], num_moments=1).draw()
+        penalty_sweep(run, prices=[1.0, -2.0])
+    assert penalty_sweep(run, prices=[0.0], num_moments=1).plot()
 
 
 # ---- an episode's decisions
 
 
-def test_decisions_are_split_into_what_they_promised(subject):
+def test_decisions_are_split_into_what_they_promised(run):
     bold = fitting(chosen=np.array(1), t=np.int32(1), took_ms=np.float32(5.0))
-    subject.plans.add(0, pack([fitting(), bold]), {})
-    found = plans(subject)
+    run.plans.add(0, pack([fitting(), bold]), {})
+    found = plans(run)
     assert found.t.tolist() == [0, 1] and found.reward.tolist() == [1, 1]
     assert found.leaf.tolist() == [0, 1] and found.penalty.tolist() == [0, 2]  # 0.5 * 2, 4 * 0.5 * 1
     assert found.share.tolist() == [0, 0.5] and found.spread.tolist() == [[0, 0], [0, 1]]
     assert found.overruled.tolist() == [True, True] and found.given_up.tolist() == [1, 1]
     assert found.distance.tolist() == pytest.approx([0, 0.4])  # 0.1 and 0.9 against 0.1, of a range of 2
-    penalty, first, _, search = found.words()
+    penalty, first, _, search = found.text()
     assert "steps 0 and 1" in first and "In 2 of 2 decisions it turned the planner away" in penalty
     assert "5 ms at most" in search
-    assert found.draw() and found.numbers()["overruled_share"] == 1
+    assert found.plot() and found.metrics()["overruled_share"] == 1
 
 
-def test_searches_of_other_lengths_end_where_they_end(subject):
+def test_searches_of_other_lengths_end_where_they_end(run):
     longer = fitting(mean=np.zeros((3, 1, 1)), std=np.array([1.0, 0.5, 0.1]).reshape(3, 1, 1))
-    subject.plans.add(0, pack([fitting(), replace(longer, iterations=np.int32(3), t=np.int32(1))]), {})
-    found = plans(subject)
+    run.plans.add(0, pack([fitting(), replace(longer, iterations=np.int32(3), t=np.int32(1))]), {})
+    found = plans(run)
     assert found.std[1].tolist() == [1, 0.5, 0.1] and np.isnan(found.std[0, 1:]).all()
-    assert found._last().tolist() == pytest.approx([1, 0.1]) and found.draw()
-    subject.plans.add(0, pack([fitting(price=np.float32(0), took_ms=np.float32(np.nan))]), {})
-    assert "Its price of doubt was 0" in str(plans(subject)) and plans(subject).draw()
+    assert found._last().tolist() == pytest.approx([1, 0.1]) and found.plot()
+    run.plans.add(0, pack([fitting(price=np.float32(0), took_ms=np.float32(np.nan))]), {})
+    assert "Its price of doubt was 0" in str(plans(run)) and plans(run).plot()
 
 
-def test_no_recorded_plans_say_how_to_get_them(subject):
+def test_no_recorded_plans_say_how_to_get_them(run):
     with pytest.raises(DataError, match=r"holds no plans.*`--record-plans`"):
-        plans(subject)
-    subject.plans.add(2, pack([two_plans()]), {})
+        plans(run)
+    run.plans.add(2, pack([two_plans()]), {})
     with pytest.raises(DataError, match="no plans of episode 0; have 2"):
-        plans(subject)
+        plans(run)
     with pytest.raises(DataError, match="episode 2 has 1 actions and 1 features, the agent has 2 and 16"):
-        plans(subject, 2)
+        plans(run, 2)
 
 
 def test_distance_is_a_share_of_the_range():

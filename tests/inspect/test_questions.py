@@ -18,17 +18,17 @@ from o2o.core.transform import Transform
 from o2o.data.plan_store import Plans
 from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
 from o2o.inspect.model_error import foresee, model_error
-from o2o.inspect.ood_detection import contrast
+from o2o.inspect.ood_detection import ood_detection
 from o2o.inspect.reliability import reliability
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 from o2o.nn.world_model import ModelConfig
 from tests.support.episodes import make_batch
-from tests.support.inspected import POLICY, Blind, Line, Mute, drive, episode, make_agent, subject
+from tests.support.inspected import POLICY, Blind, Line, Mute, drive, episode, make_agent, make_run
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.preset_agents import PIXELS, STATE, doubtful, make, tiny
 
-QUESTIONS = (uncertainty, contrast, reliability, model_error, value, coverage)
+QUESTIONS = (uncertainty, ood_detection, reliability, model_error, value, coverage)
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
@@ -46,23 +46,23 @@ def noisy(num: int = 6, steps: int = 40, **options) -> list[Episode]:
 def test_uncertainty_names_the_moments_that_stand_out():
     actions = np.full(50, 0.1)
     actions[[10, 11, 30, 45]] = 0.9, 0.8, -0.7, 0.6
-    answer = uncertainty(subject([drive(np.full(50, 0.1)), drive(actions)]), episode=1)
+    answer = uncertainty(make_run([drive(np.full(50, 0.1)), drive(actions)]), episode=1)
     assert answer.spread == pytest.approx(abs(actions)) and answer.policy == pytest.approx(POLICY)
     assert answer.top.tolist() == [10, 30, 45]  # 11 is the same moment as 10
     assert answer.typical == pytest.approx(0.1) and answer.unusual == 4 / 50
-    assert "step 10, 1.0 s (spread 0.9)" in answer.words()[1]
+    assert "step 10, 1.0 s (spread 0.9)" in answer.text()[1]
     quarter, half, most = np.median(answer.random, axis=1)
     assert [quarter, half, most] == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
 
 
 def test_uncertainty_shows_value_and_reward_of_each_step():
-    answer = uncertainty(subject([episode([3, 2, 1], reward=[5, 6])]))
+    answer = uncertainty(make_run([episode([3, 2, 1], reward=[5, 6])]))
     assert answer.v.tolist() == [3, 2] == answer.q.tolist() and answer.reward.tolist() == [5, 6]
 
 
 def test_uncertainty_of_the_robots_own_episode_is_held_against_the_recordings():
     recorded = [drive(np.full(20, 0.1))]
-    answer = uncertainty(subject(recorded, own=[drive([0.1, 0.5, 0.1])]), own=True)
+    answer = uncertainty(make_run(recorded, own=[drive([0.1, 0.5, 0.1])]), own=True)
     assert answer.spread == pytest.approx([0.1, 0.5, 0.1], abs=1e-4)
     assert answer.name == "the robot's own episode 0" and answer.typical[2] == pytest.approx(0.1)
 
@@ -77,7 +77,7 @@ def test_uncertainty_of_the_robots_own_episode_is_held_against_the_recordings():
 )
 def test_an_episode_that_is_not_there_is_one_line(flags, line):
     with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
-        uncertainty(subject(noisy(2, 5)), **flags)
+        uncertainty(make_run(noisy(2, 5)), **flags)
 
 
 # ---- contrast
@@ -85,20 +85,20 @@ def test_an_episode_that_is_not_there_is_one_line(flags, line):
 
 def test_contrast_is_the_chance_of_a_larger_action():
     """Recorded actions are 0.1 large; of random ones nine in ten are larger."""
-    answer = contrast(subject([drive(np.tile([0.1, -0.1], 100)) for _ in range(5)]))
+    answer = ood_detection(make_run([drive(np.tile([0.1, -0.1], 100)) for _ in range(5)]))
     assert answer.told["random"].value == pytest.approx(0.9, abs=0.03)
     assert answer.told["policy"].value == 1 == answer.same_step["policy"]
     assert answer.told["noise 0.1"].value < answer.told["noise 0.3"].value < answer.told["random"].value
     low, high = answer.told["random"].low, answer.told["random"].high
     assert 0.8 < low < answer.told["random"].value < high < 1
-    words = answer.words()
+    words = answer.text()
     assert "tells random actions from recorded ones" in words[0] and "leaves the data" in words[2]
 
 
 def test_an_ensemble_of_one_mind_cannot_tell_anything():
-    answer = contrast(subject(noisy(), agent=make_agent(critic=Blind())))
+    answer = ood_detection(make_run(noisy(), agent=make_agent(critic=Blind())))
     assert all(found.value == 0.5 for found in answer.told.values())
-    assert answer.words() == [answer.words()[0]] and "cannot tell anything" in answer.words()[0]
+    assert answer.text() == [answer.text()[0]] and "cannot tell anything" in answer.text()[0]
 
 
 def test_a_surer_guess_at_random_is_a_warning():
@@ -106,10 +106,10 @@ def test_a_surer_guess_at_random_is_a_warning():
         def doubt(self, feature, action):
             return 1 - action[..., 0].abs()
 
-    answer = contrast(
-        subject([drive(np.tile([0.1, -0.1], 20)) for _ in range(5)], agent=make_agent(critic=Odd()))
+    answer = ood_detection(
+        make_run([drive(np.tile([0.1, -0.1], 20)) for _ in range(5)], agent=make_agent(critic=Odd()))
     )
-    assert answer.words()[0].startswith("Beware")
+    assert answer.text()[0].startswith("Beware")
 
 
 # ---- reliability
@@ -122,31 +122,31 @@ def errs(actions, error) -> Episode:
 
 def test_a_spread_that_orders_the_td_errors_is_trustworthy():
     shown = [errs(a, 2 * abs(a)) for a in uniform(-1, 1, (6, 30))]
-    answer = reliability(subject(shown))
+    answer = reliability(make_run(shown))
     assert answer.td.value == pytest.approx(1) and answer.multiple == pytest.approx(2, rel=1e-5)
-    assert "is trustworthy" in answer.words()[0]
+    assert "is trustworthy" in answer.text()[0]
 
 
 def test_a_spread_that_is_low_where_errors_are_high_is_misleading():
     shown = [errs(a, 2 - abs(a)) for a in uniform(-1, 1, (6, 30))]
-    answer = reliability(subject(shown))
-    assert answer.td.value == pytest.approx(-1) and "is misleading" in answer.words()[0]
+    answer = reliability(make_run(shown))
+    assert answer.td.value == pytest.approx(-1) and "is misleading" in answer.text()[0]
 
 
 def test_a_spread_that_has_nothing_to_do_with_errors_is_weak():
     shown = [errs(a, e) for a, e in uniform(0.1, 1, (6, 2, 30))]
-    answer = reliability(subject(shown))
-    assert abs(answer.td.value) < 0.3 and "is weak" in answer.words()[0]
+    answer = reliability(make_run(shown))
+    assert abs(answer.td.value) < 0.3 and "is weak" in answer.text()[0]
 
 
 def test_a_step_with_an_unknown_end_is_not_judged():
     shown = [replace(errs(a, abs(a)), last_obs_known=False) for a in uniform(-1, 1, (5, 8))]
-    assert len(reliability(subject(shown)).td_error) == 5 * 7
+    assert len(reliability(make_run(shown)).td_error) == 5 * 7
 
 
 def test_the_spread_of_a_way_is_what_the_planner_pays():
     """Discount 0.5: the actions on the way, and the policy's 0.5 at its end."""
-    answer = reliability(subject([drive([0.2, 0.4, 0.8])]), horizons=(2, 1))
+    answer = reliability(make_run([drive([0.2, 0.4, 0.8])]), horizons=(2, 1))
     assert answer.horizons == (1, 2)
     assert answer.path_spread[1] == pytest.approx([0.2 + 0.25, 0.4 + 0.25, 0.8 + 0.25])
     assert answer.path_spread[2][:2] == pytest.approx([0.2 + 0.2 + 0.125, 0.4 + 0.4 + 0.125])
@@ -158,15 +158,15 @@ def test_a_wind_that_grows_with_the_action_is_foretold_by_the_spread():
     for action in uniform(-1, 1, (6, 30)):
         x = np.append(0, np.cumsum(0.1 * action + 0.3 * abs(action)))
         shown.append(episode(x, action, action))
-    answer = reliability(subject(shown), horizons=(1,))
+    answer = reliability(make_run(shown), horizons=(1,))
     assert answer.ahead["feature", 1].value == pytest.approx(1) == answer.ahead["value", 1].value
     assert not answer.ahead["reward", 1].known  # it is always right
-    assert "trustworthy for where it leads, 1.00" in answer.words()[1]
-    assert "not to be judged for the reward there;" in answer.words()[1]
+    assert "trustworthy for where it leads, 1.00" in answer.text()[1]
+    assert "not to be judged for the reward there;" in answer.text()[1]
 
 
 def test_horizons_are_cut_to_the_episodes_and_must_look_ahead():
-    run = subject(noisy(3, 4))
+    run = make_run(noisy(3, 4))
     assert reliability(run, horizons=(1, 3, 10, 20)).horizons == (1, 3, 4)
     with pytest.raises(UsageError, match=r"^horizons are \(0, 2\), wanted steps ahead, each at least 1$"):
         reliability(run, horizons=(0, 2))
@@ -183,7 +183,7 @@ def test_a_steady_wind_adds_up_step_by_step():
     shown = []
     for action in rng.uniform(-1, 1, (6, 40)):
         shown.append(drive(action, wind=0.02, reward=action + 0.3))
-    run = subject(shown)
+    run = make_run(shown)
     answer = model_error(run, horizon=4)
     x = np.concatenate([e.obs["state"][:-1, 0] for e in shown])
     for k in (1, 2, 4):
@@ -195,7 +195,7 @@ def test_a_steady_wind_adds_up_step_by_step():
 
 
 def test_imagination_ends_where_the_recording_does():
-    answer = model_error(subject([drive([0.5, 0.5, 0.5])]), horizon=9)
+    answer = model_error(make_run([drive([0.5, 0.5, 0.5])]), horizon=9)
     assert answer.feature.shape == (3, 3)  # no farther ahead than the episode is long
     assert np.isfinite(answer.feature).tolist() == [[True] * 3, [True, True, False], [True, False, False]]
     assert np.isfinite(answer.reward).tolist() == np.isfinite(answer.feature).tolist()
@@ -206,11 +206,11 @@ def test_a_model_that_listens_to_the_actions_is_told_from_one_that_does_not():
         def step(self, state, action):
             return super().step(state, 0 * action)
 
-    listens = model_error(subject(noisy()))
-    assert listens.listens.value > 0.95 and listens.words()[1].startswith("It listens to the actions:")
+    listens = model_error(make_run(noisy()))
+    assert listens.listens.value > 0.95 and listens.text()[1].startswith("It listens to the actions:")
     assert listens.nearer.tolist() == list(range(1, 16))
-    deaf = model_error(subject(noisy(), agent=make_agent(Deaf())))
-    assert deaf.listens.value == 0.5 and "cannot be told" in deaf.words()[1]
+    deaf = model_error(make_run(noisy(), agent=make_agent(Deaf())))
+    assert deaf.listens.value == 0.5 and "cannot be told" in deaf.text()[1]
     assert np.nanmedian(deaf.feature[4]) == pytest.approx(np.nanmedian(deaf.still[4]))
 
 
@@ -220,25 +220,25 @@ def test_a_model_that_draws_its_future_is_not_blamed_for_chance():
             state, reward, discount = super().step(state, action)
             return {"x": state["x"] + torch.randn_like(state["x"])}, reward, discount
 
-    answer = model_error(subject(noisy(), agent=make_agent(Dice())))
-    assert answer.draws and answer.words()[0].startswith("This model draws what may happen")
+    answer = model_error(make_run(noisy(), agent=make_agent(Dice())))
+    assert answer.draws and answer.text()[0].startswith("This model draws what may happen")
     assert answer.charts()[0].marks[0].name == "by chance alone"
 
 
 def test_what_a_model_draws_is_compared_by_name():
     shown = noisy(wind=0.02)
-    answer = model_error(subject(shown), horizon=3)
+    answer = model_error(make_run(shown), horizon=3)
     ratio = answer.obs["state"][:, 0] / answer.obs["state"][0, 0]
     assert ratio == pytest.approx([1, 2, 3], rel=1e-3)
-    assert len(answer.charts()) == 4 and "observations that it draws" in answer.words()[3]
-    mute = model_error(subject(shown, agent=make_agent(Mute())), horizon=3)
+    assert len(answer.charts()) == 4 and "observations that it draws" in answer.text()[3]
+    mute = model_error(make_run(shown, agent=make_agent(Mute())), horizon=3)
     assert not mute.obs and len(mute.charts()) == 3
 
 
 def test_foreseeing_is_fixed_by_its_seed_and_draws_from_no_other_stream():
-    run = subject(episodes_for(make("dreamerv3"), 2, 6), agent=make("dreamerv3"))
+    run = make_run(episodes_for(make("dreamerv3"), 2, 6), agent=make("dreamerv3"))
     before = torch.get_rng_state()
-    one, same, other = (foresee(run.agent, run.steps, 3, seed=seed).rolled.feature for seed in (0, 0, 1))
+    one, same, other = (foresee(run.agent, run.beliefs, 3, seed=seed).rolled.feature for seed in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.get_rng_state().equal(before)
 
@@ -255,33 +255,33 @@ def counted(rewards, off: float = 0.0) -> Episode:
 
 
 def test_value_that_is_one_too_high_is_biased_by_one_and_in_order():
-    answer = value(subject([counted(r, off=1) for r in uniform(0, 1, (8, 10))]))
+    answer = value(make_run([counted(r, off=1) for r in uniform(0, 1, (8, 10))]))
     assert answer.bias_v.value == pytest.approx(1, abs=1e-5) == answer.bias_q.value
     assert answer.rank_v.value == pytest.approx(1) == answer.rank_episodes.value
     assert answer.closed == 1 and not answer.completed and len(answer.first_v) == 8
-    assert "optimistic" in answer.words()[1] and "expectile 0.9" in answer.words()[1]
+    assert "optimistic" in answer.text()[1] and "expectile 0.9" in answer.text()[1]
 
 
 def test_value_of_the_wrong_sign_is_a_warning():
     shown = [counted(r) for r in uniform(0, 1, (8, 10))]
     shown = [replace(e, obs={"state": -e.obs["state"]}) for e in shown]
-    answer = value(subject(shown))
-    assert answer.rank_v.value == pytest.approx(-1) and answer.words()[0].startswith("Beware")
+    answer = value(make_run(shown))
+    assert answer.rank_v.value == pytest.approx(-1) and answer.text()[0].startswith("Beware")
 
 
 def test_returns_that_were_not_recorded_to_their_end_are_left_out():
     """Of 40 steps at discount 0.5 the last three miss more than a tenth."""
-    answer = value(subject([episode(np.zeros(41), reward=np.ones(40))]))
+    answer = value(make_run([episode(np.zeros(41), reward=np.ones(40))]))
     assert answer.closed == 37 / 40 and len(answer.v) == 37 and not answer.completed
     assert answer.achieved == pytest.approx(2, abs=0.21)
 
 
 def test_where_too_few_returns_were_recorded_the_agents_own_value_stands_in():
     """Two steps to an end where V is 8."""
-    answer = value(subject([episode([0, 0, 8], reward=[1, 1]) for _ in range(5)]))
+    answer = value(make_run([episode([0, 0, 8], reward=[1, 1]) for _ in range(5)]))
     assert answer.completed and answer.closed == 0
     assert answer.achieved[:2] == pytest.approx([1 + 0.5 + 0.25 * 8, 1 + 0.5 * 8])
-    assert any("stands for the rest" in sentence for sentence in answer.words())
+    assert any("stands for the rest" in sentence for sentence in answer.text())
 
 
 # ---- coverage
@@ -308,15 +308,15 @@ def test_steps_far_from_the_recordings_lie_outside_and_their_entries_are_named()
     agent = make_agent(size=2)
     far = grid(100)
     far.obs["state"][:, 1] += 500
-    answer = coverage(subject([grid(0.1)], train, own=[far], agent=agent))
+    answer = coverage(make_run([grid(0.1)], train, own=[far], agent=agent))
     scale = np.concatenate([e.obs["state"][:-1, 0] for e in train]).std()
     assert answer.limit * scale == pytest.approx(0.2, abs=0.01)  # each lies between two episodes 0.2 away
     assert answer.groups[HELD_OUT].outside.value == 0 and answer.groups[OWN].outside.value == 1
     assert answer.groups[HELD_OUT].distance * scale == pytest.approx(0.1, abs=1e-4)
     assert answer.groups[OWN].distance[0] * scale == pytest.approx(100 - 19.4, rel=1e-4)
     assert list(answer.unusual) == ["state[1]", "state[0]"]
-    assert answer.words()[0].startswith("Of the robot's own steps 100 % lie outside the training data")
-    assert "state[1]" in answer.words()[1]
+    assert answer.text()[0].startswith("Of the robot's own steps 100 % lie outside the training data")
+    assert "state[1]" in answer.text()[1]
 
 
 def test_a_spread_that_grows_with_the_distance_is_noticed():
@@ -326,14 +326,14 @@ def test_a_spread_that_grows_with_the_distance_is_noticed():
 
     shown = [episode(np.linspace(20, 60, 21) + i) for i in range(6)]
     train = [grid(0.1 * i, 1) for i in range(6)]
-    answer = coverage(subject(shown, train, agent=make_agent(critic=Distant())))
+    answer = coverage(make_run(shown, train, agent=make_agent(critic=Distant())))
     assert answer.groups[HELD_OUT].follows.value == pytest.approx(1, abs=0.02)
-    assert any(sentence.startswith("The ensemble notices: among held-out") for sentence in answer.words())
+    assert any(sentence.startswith("The ensemble notices: among held-out") for sentence in answer.text())
     assert set(answer.groups) == {HELD_OUT, POLICY_AHEAD}
 
 
 def test_recordings_that_were_learned_from_are_not_held_against_themselves():
-    answer = coverage(subject([grid(0, 1), grid(0.2, 1)], unseen=False))
+    answer = coverage(make_run([grid(0, 1), grid(0.2, 1)], unseen=False))
     assert set(answer.groups) == {POLICY_AHEAD} and np.isfinite(answer.limit)
 
 
@@ -345,7 +345,7 @@ def test_the_latest_episodes_are_looked_at_first():
 
 def test_plans_that_were_recorded_are_looked_at(tmp_path):
     agent = doubtful("small")
-    run = subject(episodes_for(agent, 3, 8), agent=agent)
+    run = make_run(episodes_for(agent, 3, 8), agent=agent)
     run.plans = Plans(tmp_path / "plans")
     agent.start(1, seed=0)
     obs = {name: value[0].numpy() for name, value in make_batch(agent.transform.spec, 1, 1).obs.items()}
@@ -395,10 +395,10 @@ def unsettle(agent: Agent) -> None:
 
 
 def check(answer) -> None:
-    words = answer.words()
+    words = answer.text()
     assert words and all(not sentence[0].islower() and sentence.endswith(".") for sentence in words)
     assert not re.search(r"\bnan\b|\binf\b|np\.|array\(", " ".join(words), re.IGNORECASE)
-    assert all(isinstance(number, float) for number in answer.numbers().values())
+    assert all(isinstance(number, float) for number in answer.metrics().values())
     charts = answer.charts()
     assert charts and len({chart.title for chart in charts}) == len(charts)
     assert str(answer) == "\n".join(words)
@@ -420,7 +420,7 @@ STRANGER = RECURRENT_MODEL
 def test_every_question_is_answered_by_every_model(model, fields):
     agent = agent_of(model, fields)
     unsettle(agent)
-    run = subject(
+    run = make_run(
         episodes_for(agent, 2, 7), episodes_for(agent, 3, 7), episodes_for(agent, 2, 5, raw=True), agent
     )
     before = {name: value.clone() for name, value in agent.state()[0].items()}
@@ -449,17 +449,17 @@ def test_poor_data_are_answered_in_plain_words(question, poor, learned):
     agent = make("small")
     if learned:
         unsettle(agent)
-    check(question(subject(episodes_for(agent, **poor), agent=agent)))
+    check(question(make_run(episodes_for(agent, **poor), agent=agent)))
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
 def test_unknown_ends_of_single_steps_leave_little_to_say(question):
     shown = [replace(drive([0.5]), last_obs_known=False) for _ in range(2)]
-    check(question(subject(shown)))
+    check(question(make_run(shown)))
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
 def test_an_answer_draws_itself(question):
-    figure = question(subject(noisy(3, 12), own=noisy(1, 5))).draw()
+    figure = question(make_run(noisy(3, 12), own=noisy(1, 5))).plot()
     assert len(figure.get_axes()) >= 2
     figure.canvas.draw()

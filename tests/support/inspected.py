@@ -105,7 +105,7 @@ def drive(action, start: float = 0.0, wind: float = 0.0, reward=None) -> Episode
     return episode(x, action, action if reward is None else reward)
 
 
-def subject(episodes, train=None, own=(), agent=AGENT, unseen=True) -> Run:
+def make_run(episodes, train=None, own=(), agent=AGENT, unseen=True) -> Run:
     train = list(train or episodes)
     replay = Replay(agent.transform.spec, sum(len(e) + 1 for e in train), 0, ReplayConfig())
     for one in train:
