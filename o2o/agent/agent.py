@@ -28,7 +28,7 @@ from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
-from o2o.nn.world_model import ModelConfig, State
+from o2o.nn.world_model import ModelConfig, State, build_model, check_contract
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,10 @@ class Agent:
         """
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, plugins.load("models", config.model)
-        if not hasattr(module, "Model"):
-            raise UsageError(f"model {config.model!r} has no class `Model(spec, discount, config)`")
         self.learning = Stream(derive(seed, "update"), self.device)
         self.acting = Stream(derive(seed, "act"), self.device)
         with Stream(derive(seed, "init"), torch.device("cpu")).use():
-            model = module.Model(spec, config.discount, config.world)
+            model = build_model(module, spec, config.discount, config.world)
             critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
             policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
             imagination = None
@@ -127,6 +125,7 @@ class Agent:
                 price, sizes = config.planner.price, (model.feature_dim, config.discount)
                 imagination = Imagination(*sizes, price, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
+        self._model_path, self._contract_checked = str(module.__file__), False
         self.policy, self.imagination = policy.to(self.device), imagination
         self.balance = BALANCERS[config.balance](config.weights).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
@@ -168,8 +167,15 @@ class Agent:
         Returns:
             metrics: name -> scalar tensor, left on the device.
             priority: (B,) how surprising each window was, for the replay.
+        Raises:
+            UsageError: the model breaks the contract of a world model; found at the first update.
+            DivergedError: the model's first outputs are not finite.
         """
         batch = batch.to(self.device)
+        if not self._contract_checked:
+            with Stream(0, self.device).use(), self.precision():
+                check_contract(self.model, batch, self._model_path)
+            self._contract_checked = True
         with self.learning.use():
             metrics, priority = self._descend(batch)
             self.track(batch)
@@ -326,7 +332,7 @@ class Agent:
         for part, module in self.parts.items():
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
         for group, optimizer in self.optimizers.items():
-            tensors |= {f"optimiser.{group}.{name}": value for name, value in optimizer.state().items()}
+            tensors |= {f"optimizer.{group}.{name}": value for name, value in optimizer.state().items()}
         streams = {"learning": self.learning, "acting": self.acting}
         for name, stream in streams.items():
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
@@ -356,7 +362,7 @@ class Agent:
                 raise UsageError(f"checkpoint does not fit the {part}: {wrong}")
             module.load_state_dict(own)
         for group, optimizer in self.optimizers.items():
-            optimizer.load_state(_under(tensors, f"optimiser.{group}"))
+            optimizer.load_state(_under(tensors, f"optimizer.{group}"))
         self.learning.load_state(_under(tensors, "stream.learning"))
         self.acting.load_state(_under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent.optimizer import OptimizerConfig
+from o2o.core.errors import UsageError
 
 HARMONISED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
 ROUNDING = 1e-6  # a loss so far under zero still counts as zero
@@ -20,7 +21,7 @@ SIGMA_RATE = 0.01
 
 @dataclass(frozen=True)
 class BalanceConfig:
-    """Fixed weights of the named losses; a loss that is not named here counts once.
+    """Fixed weights of the losses; every loss has one.
 
     Attributes:
         obs: what is decoded against what was seen; Dreamer 1.
@@ -57,7 +58,7 @@ class Fixed(nn.Module):
         Args:
             losses: name -> scalar.
         """
-        return _added({name: self.weights.get(name, 1.0) * loss for name, loss in losses.items()})
+        return _add(_weigh(losses, self.weights))
 
 
 class Harmony(nn.Module):
@@ -89,9 +90,9 @@ class Harmony(nn.Module):
         """
         pairs = zip(HARMONISED, self.log_sigma.exp().unbind(), strict=True)
         sigma = {name: value for name, value in pairs if name in losses}
-        weighted = {name: self.weights.get(name, 1.0) * loss for name, loss in losses.items()}
+        weighted = _weigh(losses, self.weights)
         weighted |= {name: _not_negative(losses[name]) / value for name, value in sigma.items()}
-        total, metrics = _added(weighted)
+        total, metrics = _add(weighted)
         for name, value in sigma.items():
             total = total + value.log1p()
             metrics[f"balance/sigma_{name}"] = value.detach()
@@ -101,8 +102,16 @@ class Harmony(nn.Module):
 BALANCERS = {"fixed": Fixed, "harmony": Harmony}
 
 
-def _added(weighted: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum of what has its weight already, and each part of it for the log."""
+def _weigh(losses: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor]:
+    """Multiplies each loss by its weight."""
+    for name in losses:
+        if name not in weights:
+            raise UsageError(f"loss {name!r} has no weight; have {', '.join(weights)}")
+    return {name: weights[name] * loss for name, loss in losses.items()}
+
+
+def _add(weighted: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the sum of the weighted losses, and `balance/weighted_{name}` of each."""
     total = sum(weighted.values())
     assert isinstance(total, Tensor)
     return total, {f"balance/weighted_{name}": loss.detach() for name, loss in weighted.items()}

@@ -11,7 +11,7 @@ from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.loss_balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harmony
 from o2o.agent.optimizer import Optimizer
 from o2o.core import checkpoint, plugins
-from o2o.core.errors import DivergedError
+from o2o.core.errors import DivergedError, UsageError
 from o2o.core.run_folder import finite
 from o2o.core.run_log import read_metrics
 from o2o.core.transform import Transform
@@ -90,7 +90,7 @@ def test_adam_brings_sigma_to_rest():
 # ---- which losses
 
 
-def test_fixed_weights_are_those_of_the_config_and_one_for_a_name_it_lacks():
+def test_fixed_weights_are_those_of_the_config():
     losses = {name: torch.tensor(0.5, requires_grad=True) for name in ("obs", "dynamics", "q", "entropy")}
     total, metrics = Fixed(WEIGHTS)(losses)
     assert total.item() == pytest.approx(0.5 * (2 + 3 + 0.1 + 1)) and total.requires_grad
@@ -99,6 +99,13 @@ def test_fixed_weights_are_those_of_the_config_and_one_for_a_name_it_lacks():
         pytest.approx(want)
     )
     assert not any(value.requires_grad for value in metrics.values())
+
+
+@pytest.mark.parametrize("balance", [Fixed, Harmony])
+def test_a_loss_without_a_weight_is_refused(balance):
+    wanted = "loss 'rewrad' has no weight; have obs, dynamics, reward, q, v, discount, entropy, consistency"
+    with pytest.raises(UsageError, match=wanted):
+        balance(WEIGHTS)({"obs": torch.tensor(0.5), "rewrad": torch.tensor(0.5)})
 
 
 def test_harmony_leaves_all_other_losses_their_fixed_weights():
