@@ -24,16 +24,16 @@ class Beliefs:
 
     Attributes:
         episode, t: (M,) which episode, and steps since its start.
-        left: (M,) steps to the end of the episode, this one included.
+        steps_left: (M,) steps to the end of the episode, this one included.
         feature: (M, F) tensor, of the belief before the action; the belief was told what was executed.
         next_feature: (M, F) tensor, of the belief after it.
         action: (M, A) tensor, as recorded, in [-1, 1].
-        policy: (M, A) tensor, what the policy would have done.
+        policy_action: (M, A) tensor, what the policy would have done.
         reward: (M,).
         terminated: (M,) bool, the world ended after the action.
-        known: (M,) bool, whether the next observation was recorded.
+        next_obs_known: (M,) bool, whether the next observation was recorded.
         q: (E, M) of the recorded action by each member.
-        spread: (M,) their standard deviation.
+        disagreement: (M,) their standard deviation.
         v, next_v: (M,) before and after the action.
         starts: (K,) the steps whose `state` is kept.
         state: leading axis K.
@@ -42,16 +42,16 @@ class Beliefs:
 
     episode: np.ndarray
     t: np.ndarray
-    left: np.ndarray
+    steps_left: np.ndarray
     feature: Tensor
     next_feature: Tensor
     action: Tensor
-    policy: Tensor
+    policy_action: Tensor
     reward: np.ndarray
     terminated: np.ndarray
-    known: np.ndarray
+    next_obs_known: np.ndarray
     q: np.ndarray
-    spread: np.ndarray
+    disagreement: np.ndarray
     v: np.ndarray
     next_v: np.ndarray
     starts: np.ndarray
@@ -62,9 +62,9 @@ class Beliefs:
         return len(self.t)
 
     @property
-    def judged(self) -> np.ndarray:
+    def td_error_known(self) -> np.ndarray:
         """(M,) bool, whether the TD error means something: what came after was recorded, or the end was."""
-        return self.known | self.terminated
+        return self.next_obs_known | self.terminated
 
     @property
     def td_error(self) -> np.ndarray:
@@ -80,13 +80,13 @@ class Beliefs:
         """
         achieved, missing = np.zeros(len(self)), np.zeros(len(self))
         for i in reversed(range(len(self))):
-            last = self.left[i] == 1
+            last = self.steps_left[i] == 1
             after = 0.0 if last else achieved[i + 1]
             achieved[i] = self.reward[i] + self.discount * after
             missing[i] = self.discount * (float(not self.terminated[i]) if last else missing[i + 1])
         return achieved, missing
 
-    def of(self, episode: int) -> np.ndarray:
+    def rows(self, episode: int) -> np.ndarray:
         """(T,) the rows of an episode."""
         return np.flatnonzero(self.episode == episode)
 
@@ -131,16 +131,16 @@ def beliefs(
     return Beliefs(
         episode=np.repeat(np.arange(len(episodes)), lengths),
         t=t,
-        left=np.repeat(lengths, lengths) - t,
+        steps_left=np.repeat(lengths, lengths) - t,
         feature=feature,
         next_feature=next_feature,
         action=action,
-        policy=policy,
+        policy_action=policy,
         reward=np.concatenate([episode.reward for episode in episodes]).astype(np.float64),
         terminated=last & ended,
-        known=~last | told,
+        next_obs_known=~last | told,
         q=q.cpu().numpy(),
-        spread=spread(q).cpu().numpy(),
+        disagreement=spread(q).cpu().numpy(),
         v=v.cpu().numpy(),
         next_v=next_v.cpu().numpy(),
         starts=starts,
@@ -152,7 +152,7 @@ def beliefs(
 
 
 @torch.no_grad()
-def doubt(agent: Agent, feature: Tensor, action: Tensor) -> np.ndarray:
+def ensemble_disagreement(agent: Agent, feature: Tensor, action: Tensor) -> np.ndarray:
     """(...) spread of the ensemble at feature (..., F) and action (..., A)."""
     flat = zip(feature.flatten(0, -2).split(BLOCK), action.flatten(0, -2).split(BLOCK), strict=True)
     with agent.precision():

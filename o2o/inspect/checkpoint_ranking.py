@@ -22,10 +22,10 @@ from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import SIDE_BY_SIDE, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
-from o2o.inspect.estimate import Estimate, caution, say
+from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
 from o2o.inspect.result import Result
-from o2o.inspect.run import Run, some
+from o2o.inspect.run import Run, select_episodes
 from o2o.inspect.value import value
 
 MOST_STEPS = 4000  # of the recordings that it learned from, beside the held-out ones
@@ -111,7 +111,7 @@ class CheckpointRanking(Result):
         words = [
             *first,
             f"Its {who} would achieve {self._estimate(best)} an episode, the recorded episodes achieved "
-            f"{say(self.recorded)} (discounted return); see for yourself: {command}.",
+            f"{format_number(self.recorded)} (discounted return); see for yourself: {command}.",
             *self._far(),
             "Trust the order more than the height: the intervals know of chance in the recordings, not of "
             "what they never show. Try the choice in simulation, or slowly.",
@@ -123,7 +123,7 @@ class CheckpointRanking(Result):
             f"What the recommended one itself expects differs by {self.bias[best]} on average from what "
             f"{seen} episodes achieved, and has rank correlation {self.rank[best]} with it."
         )
-        return [*words, *caution(self.num_episodes)]
+        return [*words, *few_episodes_warning(self.num_episodes)]
 
     def charts(self) -> list[Chart]:
         order = sorted(range(len(self.done)), key=lambda i: (self.lost[i], -self.low[i]))
@@ -193,12 +193,14 @@ class CheckpointRanking(Result):
     def _cost(self) -> str:
         if not np.isfinite(self.plan_s):
             return ""
-        minutes = say(self.plan_s / 60)
+        minutes = format_number(self.plan_s / 60)
         how = "`rank_checkpoints(run, plan=True)`"
         return f": planning at every recorded step would take about {minutes} minutes ({how})"
 
     def _estimate(self, i: int) -> str:
-        return f"{say(self.value[i])} ({say(self.low[i])} to {say(self.high[i])})"
+        return (
+            f"{format_number(self.value[i])} ({format_number(self.low[i])} to {format_number(self.high[i])})"
+        )
 
     def _name(self, i: int) -> str:
         return f"after {self.done[i]:,} {self.unit}"
@@ -219,8 +221,8 @@ def rank_checkpoints(
     Raises:
         UsageError: a kept checkpoint is broken.
     """
-    own = some_of(run.transformed_robot_episodes, MOST_STEPS // 2)
-    learned = some(run.train, MOST_STEPS) if run.unseen else []
+    own = subsample(run.transformed_robot_episodes, MOST_STEPS // 2)
+    learned = select_episodes(run.train, MOST_STEPS) if run.unseen else []
     episodes = [*run.episodes, *learned, *own]
     base = beliefs(run.agent, episodes, seed, num_starts=1)
     places = checkpoints(run)
@@ -228,7 +230,7 @@ def rank_checkpoints(
     num_plans = len(places) * sum(len(episode) + 1 for episode in episodes)
     plan_s = num_plans * _plan_s(run.agent) if wanted else float("nan")
     planned = wanted and (plan is True or plan_s <= budget_s)
-    known = np.flatnonzero(base.known | base.terminated)
+    known = np.flatnonzero(base.next_obs_known | base.terminated)
     first = np.flatnonzero(base.t == 0)
     here, nexts, starts, own_values = [], [], [], []
     for place in places.values():
@@ -245,7 +247,7 @@ def rank_checkpoints(
     episode = torch.as_tensor(base.episode[known], device=device)
     seen = base.feature[known], base.next_feature[known], base.action[known]
     recorded = Recorded(*seen, reward, goes_on, episode, base.feature[first])
-    horizon = int(base.left.max())
+    horizon = int(base.steps_left.max())
     found = evaluate(recorded, torch.stack(nexts), torch.stack(starts), base.discount, horizon, seed)
     away = shift(recorded, torch.stack(here)).cpu().numpy()
     drawn = draws(found.value, seed)
@@ -301,7 +303,7 @@ def draws(value: np.ndarray, seed: int) -> np.ndarray:
     return np.stack([value[:, i % num_members, row].mean(1) for i, row in enumerate(rows)], 1)
 
 
-def some_of(episodes: Sequence[Episode], max_steps: int) -> list[Episode]:
+def subsample(episodes: Sequence[Episode], max_steps: int) -> list[Episode]:
     """Episodes, evenly, of about so many steps in all."""
     share = min(1.0, max_steps / max(1, sum(map(len, episodes))))
     places = np.linspace(0, len(episodes) - 1, round(share * len(episodes))).round().astype(int)
@@ -313,7 +315,7 @@ def _policy(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tenso
     """(M, A) what the policy would do before and after each step, in the agent's own belief."""
     steps = beliefs(agent, episodes, seed, num_starts=1)
     with agent.precision():
-        return steps.policy, agent.policy.act(steps.next_feature).float()
+        return steps.policy_action, agent.policy.act(steps.next_feature).float()
 
 
 def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:

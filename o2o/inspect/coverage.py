@@ -12,12 +12,19 @@ from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.core.spec import is_image
 from o2o.core.stats import correlation
-from o2o.inspect.beliefs import Beliefs, beliefs, doubt
+from o2o.inspect.beliefs import Beliefs, beliefs, ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
-from o2o.inspect.estimate import CLEAR, Estimate, caution, estimate, percent, say
-from o2o.inspect.model_error import evenly
+from o2o.inspect.estimate import (
+    CLEAR,
+    Estimate,
+    estimate,
+    few_episodes_warning,
+    format_number,
+    format_percent,
+)
+from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
-from o2o.inspect.run import Run, some
+from o2o.inspect.run import Run, select_episodes
 from o2o.nn.world_model import index
 
 MOST = 4000  # training steps to look among; of one kind to look at
@@ -90,22 +97,25 @@ class Coverage(Result):
             return ["There is too little to hold against the training data."]
         first = self.groups[self.blamed]
         words = [
-            f"Of {self.blamed} {percent(first.outside.value)} lie outside the training data: farther from it "
-            f"than {OUTSIDE} % of its own steps lie from its other episodes."
+            f"Of {self.blamed} {format_percent(first.outside.value)} lie outside the training data: "
+            f"farther from "
+            f"it than {OUTSIDE} % of its own steps lie from its other episodes."
         ]
         if self.unusual and first.outside.value > 1 - OUTSIDE / 100:
-            entries = ", ".join(f"{entry} ({say(far)})" for entry, far in self.unusual.items())
+            entries = ", ".join(f"{entry} ({format_number(far)})" for entry, far in self.unusual.items())
             words.append(
                 f"They differ most, in standard deviations from the nearest training step, in {entries}."
             )
         others = {name: group for name, group in self.groups.items() if name != self.blamed}
         if others:
-            told = [f"{percent(group.outside.value)} of {_steps(name)}" for name, group in others.items()]
+            told = [
+                f"{format_percent(group.outside.value)} of {_steps(name)}" for name, group in others.items()
+            ]
             words.append(f"Likewise {', '.join(told)}.")
         words += [_noticed(name, group.follows) for name, group in self.groups.items() if group.follows.known]
-        words += caution(self.num_episodes)
+        words += few_episodes_warning(self.num_episodes)
         if self.share_looked < 1:
-            words.append(f"{percent(self.share_looked)} of the training steps were looked among.")
+            words.append(f"{format_percent(self.share_looked)} of the training steps were looked among.")
         return words
 
     def charts(self) -> list[Chart]:
@@ -133,8 +143,8 @@ class Coverage(Result):
 
     def _map(self, name: str) -> Chart:
         group, (low, high) = self.groups[name], self._spreads()
-        grey, dots = (of.place[evenly(len(of.place), NUM_DOTS)] for of in (self, group))
-        spread = group.spread[evenly(len(group.place), NUM_DOTS)]
+        grey, dots = (of.place[evenly_spaced(len(of.place), NUM_DOTS)] for of in (self, group))
+        spread = group.spread[evenly_spaced(len(group.place), NUM_DOTS)]
         return Chart(
             f"Map of the features: {name}",
             "first main direction",
@@ -143,8 +153,9 @@ class Coverage(Result):
                 Points(grey[:, 0], grey[:, 1], "training steps", GREY, size=3),
                 Points(dots[:, 0], dots[:, 1], name, value=spread, size=4),
             ],
-            f"The two directions in which training steps differ most; they show {percent(self.shown)} of the "
-            "differences. Where coloured dots lie on no grey ones, there are no data.",
+            f"The two directions in which training steps differ most; they show "
+            f"{format_percent(self.shown)} of "
+            "the differences. Where coloured dots lie on no grey ones, there are no data.",
             value="ensemble spread",
             value_range=(low, high) if high > low else None,
         )
@@ -166,9 +177,9 @@ class Coverage(Result):
 def coverage(run: Run) -> Coverage:
     """How far from the training steps the agent was shown, led and dreamt, and whether it noticed."""
     agent = run.agent
-    episodes = some(run.train, MOST)
+    episodes = select_episodes(run.train, MOST)
     train = beliefs(agent, episodes, num_starts=1)
-    keep = torch.as_tensor(evenly(len(train), MOST), device=agent.device)
+    keep = torch.as_tensor(evenly_spaced(len(train), MOST), device=agent.device)
     known = _scaled(train.feature[keep], train.feature)
     parts = train.episode if len(episodes) > 1 else 4 * train.t // len(train)
     parts = torch.as_tensor(parts, device=agent.device)[keep]
@@ -243,10 +254,10 @@ def _gather(run: Run) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
     agent, steps = run.agent, run.beliefs
     found = {}
     if run.unseen:
-        found[HELD_OUT] = steps.feature, steps.spread.astype(np.float64), steps.episode
+        found[HELD_OUT] = steps.feature, steps.disagreement.astype(np.float64), steps.episode
     if run.transformed_robot_episodes:
         own = beliefs(agent, latest(run.transformed_robot_episodes), num_starts=1)
-        found[OWN] = own.feature, own.spread.astype(np.float64), own.episode
+        found[OWN] = own.feature, own.disagreement.astype(np.float64), own.episode
     if run.plans.numbers():
         found[PLANNED] = _planned(run)
     else:
@@ -258,21 +269,21 @@ def _gather(run: Run) -> dict[str, tuple[Tensor, np.ndarray, np.ndarray]]:
 def _by_policy(run: Run, steps: Beliefs) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the policy leads in imagination, as far ahead as the planner looks."""
     agent, horizon = run.agent, run.agent.config.planner.horizon
-    places = evenly(len(steps.starts), NUM_STARTS)
+    places = evenly_spaced(len(steps.starts), NUM_STARTS)
     state = index(steps.state, torch.as_tensor(places, device=agent.device))
     with Stream(derive(0, "coverage"), agent.device).use(), agent.precision():
         rolled = roll(agent.model, state, horizon, lambda step, feature: agent.policy.act(feature))
         feature = rolled.feature[1:].float()
         action = torch.cat([rolled.action[1:], agent.policy.act(rolled.feature[-1:])]).float()
     episode = np.tile(steps.episode[steps.starts[places]], horizon)
-    return feature.flatten(0, 1), doubt(agent, feature, action).reshape(-1), episode
+    return feature.flatten(0, 1), ensemble_disagreement(agent, feature, action).reshape(-1), episode
 
 
 def _planned(run: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Where the chosen plans lead."""
     numbers = run.plans.numbers()
     features, spreads, episodes = [], [], []
-    for number in (numbers[place] for place in evenly(len(numbers), NUM_PLANS)):
+    for number in (numbers[place] for place in evenly_spaced(len(numbers), NUM_PLANS)):
         for moment in run.plan_records(number):
             chosen = int(moment.chosen)
             features.append(moment.feature[1:, chosen])

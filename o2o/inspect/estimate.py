@@ -60,7 +60,7 @@ def estimate(function: Callable[..., float], groups: np.ndarray, *arrays: np.nda
     return Estimate(float(function(*arrays)), low, high, len(np.unique(groups)))
 
 
-def say(number: float) -> str:
+def format_number(number: float) -> str:
     """A number as a sentence has it: two digits that count, no exponent; `unknown` of none."""
     if not math.isfinite(number):
         return "unknown"
@@ -71,14 +71,14 @@ def say(number: float) -> str:
     return f"{float(f'{number:.2g}'):.6f}".rstrip("0").rstrip(".")
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """0.123 as `12 %`."""
     if not math.isfinite(share):
         return "an unknown share"
     return "under 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
-def caution(num_episodes: int) -> list[str]:
+def few_episodes_warning(num_episodes: int) -> list[str]:
     """A sentence where so few episodes were looked at that intervals mean little."""
     if num_episodes >= FEW:
         return []

@@ -13,7 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
-from o2o.inspect.estimate import Estimate, caution, estimate, percent, say
+from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number, format_percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 from o2o.nn.world_model import index
@@ -26,7 +26,7 @@ BY_CHANCE = 0.05  # share of the features' deviation; a model that draws by less
 
 
 @dataclass(frozen=True, eq=False)
-class Foreseen:
+class ImaginedSteps:
     """What was imagined from K recorded steps, H actions ahead, beside what came; NaN where that is unknown.
 
     Row k - 1 is about what k actions led to. Distances of features are in units of the features' own standard
@@ -50,9 +50,9 @@ class Foreseen:
 
 
 @torch.no_grad()
-def foresee(
+def imagine_recorded(
     agent: Agent, steps: Beliefs, horizon: int, shuffle: bool = False, num: int = NUM_STARTS, seed: int = 0
-) -> Foreseen:
+) -> ImaginedSteps:
     """Imagines recorded actions, with no look at what came of them.
 
     Args:
@@ -61,11 +61,11 @@ def foresee(
         num: starts at most, evenly over those whose state is known.
         seed: of latents that are drawn.
     """
-    places = evenly(len(steps.starts), num)
+    places = evenly_spaced(len(steps.starts), num)
     start, ahead = steps.starts[places], np.arange(horizon)[:, None]
     at = np.minimum(start + ahead, len(steps) - 1)  # (H, K) the step of each action
-    paid = ahead < steps.left[start]
-    seen = paid & steps.known[at]
+    paid = ahead < steps.steps_left[start]
+    seen = paid & steps.next_obs_known[at]
     taken = at[:, np.random.default_rng(0).permutation(len(start))] if shuffle else at
     action, after = steps.action[taken], steps.next_feature[at]  # (H, K, ...)
     with Stream(derive(seed, "foresee"), agent.device).use(), agent.precision():
@@ -73,7 +73,7 @@ def foresee(
         rolled = roll(agent.model, state, horizon, lambda step, _: action[step])
         value = agent.critic.v(rolled.feature[1:]).double().cpu().numpy()
     imagined, before = rolled.feature[1:], steps.feature[start].expand_as(after)
-    return Foreseen(
+    return ImaginedSteps(
         start,
         rolled,
         np.where(seen, distance(imagined, after, steps.feature), np.nan),
@@ -89,7 +89,7 @@ def distance(one: Tensor, other: Tensor, like: Tensor) -> np.ndarray:
     return ((one.double() - other.double()).norm(dim=-1) / scale).cpu().numpy()
 
 
-def evenly(size: int, num: int) -> np.ndarray:
+def evenly_spaced(size: int, num: int) -> np.ndarray:
     """Up to `num` of the numbers from 0 to `size` - 1, evenly."""
     return np.unique(np.linspace(0, size - 1, min(size, num)).round().astype(int))
 
@@ -164,9 +164,11 @@ class ModelError(Result):
             f"{self._beyond()} {after.capitalize()} its features are off by {own}, where 1 is as wrong as "
             f"always telling the average; as if nothing changed, by {self.at(self.still)}.",
             f"{_listening(listens)}: {after}, the actions that were really taken led it nearer to what came "
-            f"than those of another moment in {percent(listens.value)} of the cases; 50 % is a coin toss.",
-            f"The reward that it imagines {after} is off by {say(self.at(self.reward).value)}, always "
-            f"telling the average by {say(self.at(self.dull_reward).value)} (scaled reward).",
+            f"than those of another moment in {format_percent(listens.value)} of the cases; 50 % is a coin "
+            "toss.",
+            f"The reward that it imagines {after} is off by {format_number(self.at(self.reward).value)}, "
+            f"always telling the average by {format_number(self.at(self.dull_reward).value)} (scaled "
+            f"reward).",
         ]
         if self.obs:
             told, still = (
@@ -174,10 +176,11 @@ class ModelError(Result):
                 for kinds in (self.obs, self.obs_still)
             )
             words.append(
-                f"The observations that it draws {after} are off by {say(told)} on average over their kinds, "
-                f"as if nothing changed by {say(still)}."
+                f"The observations that it draws {after} are off by {format_number(told)} on average over "
+                f"their "
+                f"kinds, as if nothing changed by {format_number(still)}."
             )
-        return [*words, *caution(len(np.unique(self.episode)))]
+        return [*words, *few_episodes_warning(len(np.unique(self.episode)))]
 
     def _beyond(self) -> str:
         """Whether imagination is better than none."""
@@ -185,7 +188,7 @@ class ModelError(Result):
         if self.draws:
             return (
                 "This model draws what may happen, so its features are never right to the point: two of its "
-                f"own futures differ by {say(self.chance[self.ahead - 1])}."
+                f"own futures differ by {format_number(self.chance[self.ahead - 1])}."
             )
         if len(nearer) == total:
             return f"Imagination is a better guess than that nothing changes, at all {total} steps tried."
@@ -266,11 +269,11 @@ def model_error(run: Run, horizon: int = 15) -> ModelError:
         horizon: steps ahead; fewer where no recorded episode is so long.
     """
     agent, steps = run.agent, run.beliefs
-    horizon = max(1, min(horizon, int(steps.left[steps.starts].max())))
-    own = foresee(agent, steps, horizon)
-    other = foresee(agent, steps, horizon, shuffle=True)
-    few = foresee(agent, steps, horizon, num=NUM_DRAWN)
-    again = foresee(agent, steps, horizon, num=NUM_DRAWN, seed=1)
+    horizon = max(1, min(horizon, int(steps.steps_left[steps.starts].max())))
+    own = imagine_recorded(agent, steps, horizon)
+    other = imagine_recorded(agent, steps, horizon, shuffle=True)
+    few = imagine_recorded(agent, steps, horizon, num=NUM_DRAWN)
+    again = imagine_recorded(agent, steps, horizon, num=NUM_DRAWN, seed=1)
     apart = distance(few.rolled.feature[1:], again.rolled.feature[1:], steps.feature)
     recorded = own.rolled.reward.double().cpu().numpy() - own.reward  # NaN after the end
     dull = steps.reward.mean() - recorded
@@ -296,7 +299,7 @@ def _drawn(
     agent: Agent, steps: Beliefs, episodes: Sequence[Episode], horizon: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Errors of the observations that a model draws, name -> (H, D), and of standing still; else empty."""
-    places = evenly(len(steps.starts), NUM_DRAWN)
+    places = evenly_spaced(len(steps.starts), NUM_DRAWN)
     start = steps.starts[places]
     state = index(steps.state, torch.as_tensor(places, device=agent.device))
     told: dict[str, list[np.ndarray]] = {}
@@ -324,7 +327,7 @@ def _observed(
     for row in start.tolist():
         value = np.asarray(episodes[int(steps.episode[row])].obs[name])
         t = steps.t[row] + k
-        seen = k == 0 or (k <= steps.left[row] and steps.known[row + k - 1])
+        seen = k == 0 or (k <= steps.steps_left[row] and steps.next_obs_known[row + k - 1])
         entry = value[min(t, len(value) - 1)].reshape(-1).astype(np.float32)
         found.append((entry / 255 if value.dtype == np.uint8 else entry) if seen else entry * np.nan)
     return np.stack(found)

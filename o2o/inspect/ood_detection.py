@@ -7,9 +7,9 @@ import torch
 
 from o2o.core.seeding import Stream, derive
 from o2o.core.stats import auroc
-from o2o.inspect.beliefs import doubt
+from o2o.inspect.beliefs import ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
-from o2o.inspect.estimate import Estimate, caution, estimate, percent
+from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -50,10 +50,10 @@ class OodDetection(Result):
         return [
             f"{_judge(random)}: the chance that a random action has a higher spread than a "
             f"recorded one is {random}; 0.5 is a coin toss, 1 is always. At the same step it is higher in "
-            f"{percent(self.same_step['random'])} of the cases.",
+            f"{format_percent(self.same_step['random'])} of the cases.",
             f"Of actions near the recorded ones that chance is {near} (actions reach from -1 to 1).",
             f"{_judge_policy(self.told['policy'])} (chance of a higher spread {self.told['policy']}).",
-            *caution(self.num_episodes),
+            *few_episodes_warning(self.num_episodes),
         ]
 
     def charts(self) -> list[Chart]:
@@ -115,9 +115,9 @@ def ood_detection(run: Run) -> OodDetection:
         for noise in NEAR:
             near = steps.action + noise * torch.randn_like(steps.action)
             actions[f"noise {noise}"] = near.clamp(-1, 1)
-    actions["policy"] = steps.policy
-    recorded = steps.spread.astype(np.float64)
-    others = {name: doubt(agent, steps.feature, action) for name, action in actions.items()}
+    actions["policy"] = steps.policy_action
+    recorded = steps.disagreement.astype(np.float64)
+    others = {name: ensemble_disagreement(agent, steps.feature, action) for name, action in actions.items()}
     told = {name: estimate(auroc, steps.episode, recorded, spread) for name, spread in others.items()}
     same = {
         name: float((spread > recorded).mean() + (spread == recorded).mean() / 2)

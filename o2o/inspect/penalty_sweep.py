@@ -276,7 +276,7 @@ def penalty_sweep(
         chance=chance,
         from_policy=distance(action, policy),
         from_data=distance(action, done),
-        data_spread=run.beliefs.spread,
+        data_spread=run.beliefs.disagreement,
         recorded_changed=_changed(decisions, price, agent.planner.config.temperature),
         num_recorded=len(decisions),
     )

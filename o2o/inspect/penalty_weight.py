@@ -20,10 +20,10 @@ from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.charts.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
-from o2o.inspect.estimate import Estimate, caution, estimate, say
-from o2o.inspect.model_error import evenly
+from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number
+from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
-from o2o.inspect.run import MOST_STEPS, Run, some
+from o2o.inspect.run import MOST_STEPS, Run, select_episodes
 from o2o.nn.world_model import index
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade
@@ -71,7 +71,7 @@ class PenaltyWeight(Result):
     @property
     def line(self) -> str:
         """What was chosen and why, for a log."""
-        found, (without, _) = say(self.price.value), self.at(0)
+        found, (without, _) = format_number(self.price.value), self.at(0)
         if not self.enough:
             return (
                 f"lambda {found}: the best there is, but at no price do plans promise as little as the "
@@ -81,7 +81,7 @@ class PenaltyWeight(Result):
             return f"lambda {found}: plans promise no more than the policy's best tries even without a price"
         return (
             f"lambda {found}: from there on plans promise no more than the best of the policy's own tries; "
-            f"without a price, {say(without)} more (scaled return)"
+            f"without a price, {format_number(without)} more (scaled return)"
         )
 
     def text(self) -> list[str]:
@@ -89,15 +89,16 @@ class PenaltyWeight(Result):
         words = [f"The recordings suggest {self.line}."]
         if np.isfinite(self.price.low):
             words.append(
-                f"Had other episodes of the kind been held out, it would lie between {say(self.price.low)} "
-                f"and {say(self.price.high)} (95 % interval)."
+                f"Had other episodes of the kind been held out, it would lie between "
+                f"{format_number(self.price.low)} and {format_number(self.price.high)} (95 % interval)."
             )
         if self.doubt.any():
             words.append(
-                f"Along the plans the critics disagree {say(unsure)} times as much as along the policy's own "
-                f"tries without a price, {say(then)} times at that lambda."
+                f"Along the plans the critics disagree {format_number(unsure)} times as much as along the "
+                f"policy's "
+                f"own tries without a price, {format_number(then)} times at that lambda."
             )
-        return [*words, self._own(), *caution(self.num_episodes)]
+        return [*words, self._own(), *few_episodes_warning(self.num_episodes)]
 
     def _own(self) -> str:
         """What is to be said of the agent's lambda."""
@@ -105,10 +106,12 @@ class PenaltyWeight(Result):
         low, high = (self.price.value / 2, self.price.value * 2) if one else (self.price.low, self.price.high)
         told = "that fits"
         if self.own < low:
-            told = f"it looks too low, plans promise {say(excess)} more than the policy's best tries"
+            told = (
+                f"it looks too low, plans promise {format_number(excess)} more than the policy's best tries"
+            )
         elif self.own > high:
             told = "it looks too high, plans shun doubt more than they need to"
-        return f"The agent's own lambda is {say(self.own)}: {told}."
+        return f"The agent's own lambda is {format_number(self.own)}: {told}."
 
     def charts(self) -> list[Chart]:
         grid, excess, doubt = self.grid[1:], self.excess[1:], self.doubt[1:]
@@ -162,10 +165,10 @@ class PenaltyWeight(Result):
 
 def penalty_weight(run: Run) -> PenaltyWeight:
     """The lambda that the recordings suggest, with what plans promise and doubt at each price."""
-    return measure(run.agent, run.beliefs)
+    return estimate_penalty_weight(run.agent, run.beliefs)
 
 
-def settle(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> None:
+def set_auto_penalty_weight(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> None:
     """Measures lambda on held-out recordings where the config says `auto`, and tells it in a line.
 
     Args:
@@ -175,13 +178,13 @@ def settle(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> N
     if agent.config.planner.uncertainty != "auto":
         return
     source = data.held_out if len(data.held_out) else data.replay
-    found = measure(agent, beliefs(agent, some(source, MOST_STEPS)))
+    found = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MOST_STEPS)))
     agent.settle(found.price.value)
     tell(found.line)
 
 
 @torch.no_grad()
-def measure(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
+def estimate_penalty_weight(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
     """What plans from recorded states promise and doubt at each price; all meet the same random numbers.
 
     Args:
@@ -189,7 +192,7 @@ def measure(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
     Raises:
         DivergedError: the model promises nothing finite.
     """
-    places = evenly(len(steps.starts), NUM_STATES)
+    places = evenly_spaced(len(steps.starts), NUM_STATES)
     grid = np.concatenate([[NOTHING], GRID])
     asked = [_plan(agent, steps, places, price, seed) for price in grid.tolist()]
     excess, doubt, tried = (np.stack(values) for values in zip(*asked, strict=True))
@@ -200,11 +203,11 @@ def measure(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
         )
     excess, doubt, tried = (values[:, sound] for values in (excess, doubt, tried))
     episode = steps.episode[steps.starts[places]][sound]
-    found = estimate(lambda rows: cheapest(grid, rows.mean(0)), episode, excess.T)
+    found = estimate(lambda rows: lowest_sufficient_weight(grid, rows.mean(0)), episode, excess.T)
     return PenaltyWeight(grid, excess, doubt, tried[0], found, agent.price, found.num_episodes)
 
 
-def cheapest(grid: np.ndarray, excess: np.ndarray) -> float:
+def lowest_sufficient_weight(grid: np.ndarray, excess: np.ndarray) -> float:
     """The lowest price that brings the excess down to what is allowed, or else about as low as it goes.
 
     Args:

@@ -18,7 +18,7 @@ from o2o.inspect.beliefs import beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
 from o2o.inspect.end_effector_paths import vectors
 from o2o.inspect.result import Result
-from o2o.inspect.run import Run, some
+from o2o.inspect.run import Run, select_episodes
 from o2o.nn.world_model import index
 
 MOST_STEPS = 3000  # that it is fitted on
@@ -146,7 +146,7 @@ def probe(run: Run) -> Probe | None:
     fitted, known = tested, target
     half = 0 if run.unseen else len(tested) // 2
     if run.unseen:
-        episodes = some(run.train, MOST_STEPS)
+        episodes = select_episodes(run.train, MOST_STEPS)
         fitted, known = beliefs(agent, episodes, num_starts=1), _targets(run, episodes)
     end = half or len(fitted)
     mean, weight, offset = ridge(_rows(fitted.feature)[:end], known[:end])
@@ -191,7 +191,7 @@ def _imagined(run: Run, half: int, mean, weight, offset, target: np.ndarray) -> 
     """(H, D) mean squared error after 1 to H imagined steps under the recorded actions."""
     agent, steps = run.agent, run.beliefs
     horizon = agent.planner.config.horizon
-    from_here = np.flatnonzero((steps.starts >= half) & (steps.left[steps.starts] > horizon))
+    from_here = np.flatnonzero((steps.starts >= half) & (steps.steps_left[steps.starts] > horizon))
     if not len(from_here):
         return np.full((horizon, target.shape[1]), np.nan)
     rows = steps.starts[from_here]

@@ -10,10 +10,10 @@ from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll
 from o2o.core.errors import UsageError
 from o2o.core.stats import bins, correlation
-from o2o.inspect.beliefs import doubt
+from o2o.inspect.beliefs import ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
-from o2o.inspect.estimate import CLEAR, FEW, Estimate, caution, estimate, say
-from o2o.inspect.model_error import foresee, from_zero
+from o2o.inspect.estimate import CLEAR, FEW, Estimate, estimate, few_episodes_warning, format_number
+from o2o.inspect.model_error import from_zero, imagine_recorded
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -62,8 +62,10 @@ class Reliability(Result):
             *(self._ahead(k) for k in dict.fromkeys((self.horizons[0], self.horizons[-1]))),
         ]
         if np.isfinite(self.multiple):
-            words.append(f"{say(self.multiple)} times the spread holds {COVERED} % of the TD errors.")
-        return [*words, *caution(self.num_episodes)]
+            words.append(
+                f"{format_number(self.multiple)} times the spread holds {COVERED} % of the TD errors."
+            )
+        return [*words, *few_episodes_warning(self.num_episodes)]
 
     def _ahead(self, k: int) -> str:
         found = [_told(self.ahead[kind, k], f" for {KINDS[kind]}") for kind in KINDS]
@@ -91,7 +93,10 @@ class Reliability(Result):
         x, y, low, _, high = bins(self.spread, self.td_error)
         lines = [
             Line(
-                x, self.multiple * x, f"{say(self.multiple)} times the spread: {COVERED} % lie below", QUIET
+                x,
+                self.multiple * x,
+                f"{format_number(self.multiple)} times the spread: {COVERED} % lie below",
+                QUIET,
             ),
             Line(x, x, "as large as the spread", QUIET, dash=True),
             Line(x, y, "mean |TD error|, middle half", MODEL, low=low, high=high),
@@ -142,9 +147,9 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
     if not horizons or min(horizons) < 1:
         raise UsageError(f"horizons are {tuple(horizons)}, wanted steps ahead, each at least 1")
     agent, steps = run.agent, run.beliefs
-    longest = int(steps.left[steps.starts].max())
+    longest = int(steps.steps_left[steps.starts].max())
     horizons = tuple(sorted({min(k, longest) for k in horizons}))
-    told = foresee(agent, steps, horizons[-1])
+    told = imagine_recorded(agent, steps, horizons[-1])
     price = _path_spread(agent, told.rolled)
     path_spread = {k: price[k - 1] for k in horizons}
     every = {"feature": told.feature, "reward": told.reward, "value": told.value}
@@ -154,8 +159,8 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
         there = np.isfinite(wrong)
         groups = steps.episode[told.start][there]
         ahead[kind, k] = estimate(correlation, groups, path_spread[k][there], wrong[there])
-    rows = steps.judged
-    spread, td_error = steps.spread[rows].astype(np.float64), abs(steps.td_error[rows])
+    rows = steps.td_error_known
+    spread, td_error = steps.disagreement[rows].astype(np.float64), abs(steps.td_error[rows])
     return Reliability(
         spread,
         td_error,
@@ -175,8 +180,8 @@ def _path_spread(agent: Agent, rolled: Roll) -> np.ndarray:
     discount = torch.cat([torch.ones_like(rolled.decay[:1]), rolled.decay.cumprod(0)]).double().cpu().numpy()
     with agent.precision():
         last = agent.policy.act(rolled.feature[1:]).float()
-    way = discount[:-1] * doubt(agent, rolled.feature[:-1], rolled.action)
-    return way.cumsum(0) + discount[1:] * doubt(agent, rolled.feature[1:], last)
+    way = discount[:-1] * ensemble_disagreement(agent, rolled.feature[:-1], rolled.action)
+    return way.cumsum(0) + discount[1:] * ensemble_disagreement(agent, rolled.feature[1:], last)
 
 
 def judge(found: Estimate) -> str:

@@ -105,7 +105,7 @@ def open(
         agent,
         meta,
         learned.replay,
-        some(source, max_steps),
+        select_episodes(source, max_steps),
         unseen,
         load(str(online), Source()).episodes if (online / "data").is_dir() else [],
         Plans(plans or folder / "plans"),
@@ -119,7 +119,7 @@ def other(agent: Agent, dataset: str, config: DataConfig) -> Replay:
     ).replay
 
 
-def some(replay: Replay, max_steps: int) -> list[Episode]:
+def select_episodes(replay: Replay, max_steps: int) -> list[Episode]:
     """Whole episodes, evenly over a replay, of about so many steps in all; at least one."""
     share = min(1.0, max_steps / len(replay))
     count = max(1, round(share * replay.num_episodes))

@@ -7,9 +7,9 @@ import torch
 
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import Beliefs, beliefs, doubt
+from o2o.inspect.beliefs import Beliefs, beliefs, ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
-from o2o.inspect.estimate import percent, say
+from o2o.inspect.estimate import format_number, format_percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -53,17 +53,17 @@ class Uncertainty(Result):
             return ["The members of the critic agree everywhere: they have not learned yet, or there is one."]
         middle = np.median(self.spread)
         return [
-            f"In {self.name} the ensemble was unusually unsure in {percent(self.unusual)} of "
+            f"In {self.name} the ensemble was unusually unsure in {format_percent(self.unusual)} of "
             f"{len(self.spread)} steps (of all recorded steps it is 5 %). Its typical spread was "
-            f"{say(middle)}; in the recordings it is {say(self.typical[1])}.",
+            f"{format_number(middle)}; in the recordings it is {format_number(self.typical[1])}.",
             f"It was most unsure at {', then '.join(map(self._moment, self.top))}.",
-            f"The policy's own actions had a typical spread of {say(np.median(self.policy))}, "
-            f"random ones of {say(np.median(self.random[1]))}.",
+            f"The policy's own actions had a typical spread of {format_number(np.median(self.policy))}, "
+            f"random ones of {format_number(np.median(self.random[1]))}.",
         ]
 
     def _moment(self, t: int) -> str:
         clock = f", {t / self.control_hz:.1f} s" if self.control_hz else ""
-        return f"step {t}{clock} (spread {say(self.spread[t])})"
+        return f"step {t}{clock} (spread {format_number(self.spread[t])})"
 
     def charts(self) -> list[Chart]:
         t = np.arange(len(self.spread))
@@ -127,17 +127,19 @@ def uncertainty(run: Run, episode: int = 0, own: bool = False) -> Uncertainty:
     agent, feature = run.agent, steps.feature[rows]
     with Stream(derive(0, "uncertainty"), agent.device).use():
         action = 2 * torch.rand(NUM_RANDOM, len(rows), steps.action.shape[1], device=agent.device) - 1
-    spread = steps.spread[rows]
+    spread = steps.disagreement[rows]
     whose = "the robot's own episode" if own else "recorded episode"
     return Uncertainty(
         f"{whose} {episode}",
         spread,
-        doubt(agent, feature, steps.policy[rows]),
-        np.percentile(doubt(agent, feature.expand(NUM_RANDOM, -1, -1), action), (25, 50, 75), axis=0),
+        ensemble_disagreement(agent, feature, steps.policy_action[rows]),
+        np.percentile(
+            ensemble_disagreement(agent, feature.expand(NUM_RANDOM, -1, -1), action), (25, 50, 75), axis=0
+        ),
         steps.reward[rows],
         steps.v[rows],
         steps.q[:, rows].mean(0),
-        np.percentile(run.beliefs.spread, (5, 50, 95)),
+        np.percentile(run.beliefs.disagreement, (5, 50, 95)),
         _peaks(spread),
         agent.transform.control_hz,
     )
@@ -153,7 +155,7 @@ def _find(run: Run, episode: int, own: bool) -> tuple[Beliefs, np.ndarray]:
         raise UsageError(f"{'own ' if own else ''}episode {episode} is not here; have {have}")
     if own:
         return beliefs(run.agent, [episodes[episode]], num_starts=1), np.arange(len(episodes[episode]))
-    return run.beliefs, run.beliefs.of(episode)
+    return run.beliefs, run.beliefs.rows(episode)
 
 
 def _peaks(spread: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Points
-from o2o.inspect.estimate import FEW, Estimate, caution, estimate, percent, say
-from o2o.inspect.model_error import evenly
+from o2o.inspect.estimate import FEW, Estimate, estimate, few_episodes_warning, format_number, format_percent
+from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -62,24 +62,26 @@ class Value(Result):
         words.append(self._bias(deviation))
         if self.completed:
             words.append(
-                f"Of only {percent(self.closed)} of the steps the whole return was recorded (the discount "
-                "reaches beyond the ends), so the agent's own value stands for the rest: this flatters it."
+                f"Of only {format_percent(self.closed)} of the steps the whole return was recorded (the "
+                "discount reaches beyond the ends), so the agent's own value stands for the rest: this "
+                f"flatters it."
             )
         elif self.closed < 1:
             words.append(
-                f"{percent(self.closed)} of the steps count: those whose return was recorded nearly whole."
+                f"{format_percent(self.closed)} of the steps count: those whose return was recorded nearly "
+                "whole."
             )
         if self.rank_episodes.known and self.rank_episodes.num_episodes >= FEW:
             words.append(
                 "Its value at the start ranks whole episodes by what they brought with correlation "
                 f"{self.rank_episodes}."
             )
-        return [*words, *caution(len(np.unique(self.episode)))]
+        return [*words, *few_episodes_warning(len(np.unique(self.episode)))]
 
     def _bias(self, deviation: float) -> str:
         off = self.bias_v.value
-        about = f"on average {say(abs(off))} {'more' if off > 0 else 'less'} than was achieved"
-        scale = f"the returns vary by {say(deviation)}"
+        about = f"on average {format_number(abs(off))} {'more' if off > 0 else 'less'} than was achieved"
+        scale = f"the returns vary by {format_number(deviation)}"
         if abs(off) <= PRECISE * deviation:
             return f"Its value is about right: {about}, where {scale}."
         if off < 0:
@@ -89,11 +91,11 @@ class Value(Result):
             )
         return (
             f"It is optimistic: {about}, where {scale}. Some of that is meant, as it is fitted to the better "
-            f"actions of the data (expectile {say(self.expectile)})."
+            f"actions of the data (expectile {format_number(self.expectile)})."
         )
 
     def charts(self) -> list[Chart]:
-        some = evenly(len(self.v), MOST_DOTS)
+        some = evenly_spaced(len(self.v), MOST_DOTS)
         x, y, quarter, _, most = bins(self.v, self.achieved)
         qx, qy, *_ = bins(self.q, self.achieved)
         rest = "; the agent's own value stands for what was not recorded" if self.completed else ""
@@ -181,7 +183,7 @@ def value(run: Run) -> Value:
 
 def _after(steps: Beliefs) -> np.ndarray:
     """(M,) V of what came after the last recorded step of each step's episode."""
-    return steps.next_v[np.arange(len(steps)) + steps.left - 1]
+    return steps.next_v[np.arange(len(steps)) + steps.steps_left - 1]
 
 
 def _exact(one: np.ndarray, other: np.ndarray) -> Line:

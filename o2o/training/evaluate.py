@@ -30,7 +30,7 @@ from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator, after_episode
 from o2o.inspect.charts.chart import still
 from o2o.inspect.decision_chart import decision_chart
-from o2o.inspect.penalty_weight import settle
+from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training import planned_vs_executed
 from o2o.training.rerun_viewer import Stream, show
 from o2o.training.rollout import EpisodeResult, Record, play, timing_report, warm_up
@@ -266,7 +266,9 @@ def evaluate(config: EvaluateConfig) -> Score:
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:
-        settle(agent, training_data.read_again(meta["dataset"], agent.config.replay, agent.transform), print)
+        set_auto_penalty_weight(
+            agent, training_data.read_again(meta["dataset"], agent.config.replay, agent.transform), print
+        )
     record = None
     if config.record_plans:
         plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))

@@ -24,7 +24,7 @@ from o2o.core.seeding import derive
 from o2o.data import training_data
 from o2o.data.online_dataset import Online
 from o2o.data.replay_buffer import Mix, Replay
-from o2o.inspect.penalty_weight import settle
+from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
 from o2o.training.safe_start import ActionRange, SafeStartConfig, action_range
 from o2o.training.uncertainty_guard import Do, Limit, OodConfig, learn
@@ -131,7 +131,7 @@ class Learner:
     def settle(self, tell: Callable[[str], object]) -> None:
         """Finds lambda where the config leaves it open, and says so."""
         if not self.agent.priced:
-            settle(self.agent, self.data, tell)
+            set_auto_penalty_weight(self.agent, self.data, tell)
         self.agent.settle(self.agent.price, learning=True)
         self._look()
         if self.limit:

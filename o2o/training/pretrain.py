@@ -28,7 +28,7 @@ from o2o.data.load import DataConfig
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_limits
 from o2o.inspect import loss_curves
 from o2o.inspect.open_loop import picture
-from o2o.inspect.penalty_weight import settle
+from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.evaluate import watch
 
 RESUMABLE_FIELDS = {
@@ -144,7 +144,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 log.progress(progress.text(step, _loss(numbers)))
             evaluates = config.evaluate_every and (step % config.evaluate_every == 0 or last)
             if evaluates or last:
-                settle(agent, data, log.line)
+                set_auto_penalty_weight(agent, data, log.line)
             if evaluates:
                 result = watch(
                     log,

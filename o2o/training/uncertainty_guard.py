@@ -24,8 +24,8 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import beliefs
-from o2o.inspect.estimate import percent, say
-from o2o.inspect.run import some
+from o2o.inspect.estimate import format_number, format_percent
+from o2o.inspect.run import select_episodes
 from o2o.nn.world_model import index
 
 NUM_MOMENTS = 256  # recorded ones to plan from
@@ -74,11 +74,12 @@ class Limit:
 
     def line(self) -> str:
         """For a log."""
-        plan = "" if self.plan is None else f"{say(self.plan)} along a plan, "
+        plan = "" if self.plan is None else f"{format_number(self.plan)} along a plan, "
         which = "held-out" if self.unseen else "learned"
         return (
-            f"unsure is what critics disagree about by more than {plan}{say(self.action)} at an action: "
-            f"so are {percent(1 - self.quantile)} of {self.num_moments} {which} recorded moments"
+            f"unsure is what critics disagree about by more than {plan}{format_number(self.action)} at an "
+            f"action: so are {format_percent(1 - self.quantile)} of {self.num_moments} {which} "
+            "recorded moments"
         )
 
 
@@ -93,7 +94,9 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
         seed: of the plans.
     """
     unseen = len(data.held_out) > 0
-    steps = beliefs(agent, some(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS)
+    steps = beliefs(
+        agent, select_episodes(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS
+    )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
     if plan and agent.price > 0:  # at no price nobody works the spread along a plan out
@@ -157,7 +160,7 @@ class Question:
     held: int
 
     def __str__(self) -> str:
-        ratio = say(self.relative_disagreement)
+        ratio = format_number(self.relative_disagreement)
         return f"step {self.step}: {ratio} times as unsure as the limit: go, slow or hold?"
 
 

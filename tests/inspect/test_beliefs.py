@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.inspect.beliefs import beliefs, doubt
+from o2o.inspect.beliefs import beliefs, ensemble_disagreement
 from tests.support.inspected import AGENT, DISCOUNT, episode, episodes
 from tests.support.preset_agents import doubtful, make
 
@@ -18,13 +18,13 @@ def test_steps_lie_in_order_and_side_by_side_means_one_by_one(name):
     steps = beliefs(agent, shown)
     assert steps.episode.tolist() == [0] * 7 + [1] * 3 + [2] * 5
     assert steps.t.tolist() == [*range(7), *range(3), *range(5)]
-    assert steps.left.tolist() == [*range(7, 0, -1), 3, 2, 1, *range(5, 0, -1)]
-    assert steps.of(1).tolist() == [7, 8, 9]
+    assert steps.steps_left.tolist() == [*range(7, 0, -1), 3, 2, 1, *range(5, 0, -1)]
+    assert steps.rows(1).tolist() == [7, 8, 9]
     if name != "twm":  # it draws its latents, side by side in another order
         for i, episode in enumerate(shown):
             alone = beliefs(agent, [episode])
-            torch.testing.assert_close(alone.feature, steps.feature[steps.of(i)])
-            torch.testing.assert_close(alone.next_feature, steps.next_feature[steps.of(i)])
+            torch.testing.assert_close(alone.feature, steps.feature[steps.rows(i)])
+            torch.testing.assert_close(alone.next_feature, steps.next_feature[steps.rows(i)])
 
 
 def test_what_came_after_is_what_is_there_next():
@@ -53,7 +53,11 @@ def test_an_end_of_the_world_and_an_unknown_end_are_marked():
     shown = [replace(first, terminated=True, truncated=False), replace(second, last_obs_known=False), third]
     steps = beliefs(make("small"), shown)
     assert np.flatnonzero(steps.terminated).tolist() == [6]
-    assert np.flatnonzero(~steps.known).tolist() == [9] == np.flatnonzero(~steps.judged).tolist()
+    assert (
+        np.flatnonzero(~steps.next_obs_known).tolist()
+        == [9]
+        == np.flatnonzero(~steps.td_error_known).tolist()
+    )
 
 
 def test_returns_and_their_missing_weight():
@@ -78,5 +82,7 @@ def test_doubt_is_the_spread_of_any_shape_in_blocks(monkeypatch):
     with torch.no_grad():
         want = agent.critic.uncertainty(feature, action).numpy()
     monkeypatch.setattr(importlib.import_module("o2o.inspect.beliefs"), "BLOCK", 4)
-    assert doubt(agent, feature, action) == pytest.approx(want, rel=1e-5)
-    assert doubt(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx([0.5, 0.25])
+    assert ensemble_disagreement(agent, feature, action) == pytest.approx(want, rel=1e-5)
+    assert ensemble_disagreement(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx(
+        [0.5, 0.25]
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from o2o.core.stats import auroc, bins, correlation, interval, ranks
-from o2o.inspect.estimate import FEW, Estimate, caution, estimate, percent, say
+from o2o.inspect.estimate import FEW, Estimate, estimate, few_episodes_warning, format_number, format_percent
 
 
 def test_equal_values_share_their_ranks():
@@ -73,11 +73,15 @@ def test_measured_nothing_is_unknown_and_takes_no_side():
 def test_numbers_read_well():
     assert str(Estimate(0.5, 0.25, 0.75, 9)) == "0.50 (0.25 to 0.75)"
     assert str(Estimate(0.5, math.nan, math.nan, 1)) == "0.50"
-    said = [say(x) for x in (0.0, 1e-9, 0.01234, 1.26, 12.0, 99.7, 1234.5, -0.5, math.nan)]
+    said = [format_number(x) for x in (0.0, 1e-9, 0.01234, 1.26, 12.0, 99.7, 1234.5, -0.5, math.nan)]
     assert said == ["0", "0", "0.012", "1.3", "12", "100", "1,234", "-0.5", "unknown"]
-    told = [percent(x) for x in (0, 0.004, 0.126, 1, math.nan)]
+    told = [format_percent(x) for x in (0, 0.004, 0.126, 1, math.nan)]
     assert told == ["0 %", "under 1 %", "13 %", "100 %", "an unknown share"]
 
 
 def test_few_episodes_are_said_to_be_few():
-    assert caution(FEW) == [] and "a single episode" in caution(1)[0] and "only 4 episodes" in caution(4)[0]
+    assert (
+        few_episodes_warning(FEW) == []
+        and "a single episode" in few_episodes_warning(1)[0]
+        and "only 4 episodes" in few_episodes_warning(4)[0]
+    )

@@ -17,7 +17,12 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import Estimate
-from o2o.inspect.penalty_weight import PenaltyWeight, cheapest, measure, penalty_weight
+from o2o.inspect.penalty_weight import (
+    PenaltyWeight,
+    estimate_penalty_weight,
+    lowest_sufficient_weight,
+    penalty_weight,
+)
 from tests.support.inspected import episodes
 from tests.support.preset_agents import doubtful, make, tiny, windows
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config, same
@@ -51,7 +56,7 @@ def tempted(hope: float, doubt: float, **config) -> PenaltyWeight:
     steps = SimpleNamespace(
         starts=np.arange(4), state={"z": torch.zeros(4, 1)}, episode=np.array([0, 0, 1, 1])
     )
-    return measure(agent, steps)  # type: ignore[arg-type]
+    return estimate_penalty_weight(agent, steps)  # type: ignore[arg-type]
 
 
 def auto(config):
@@ -63,12 +68,12 @@ def auto(config):
 
 def test_the_price_is_where_a_twentieth_of_the_excess_is_left():
     excess = np.array([1.0, 0.9, 0.1, -0.1])  # 0.05 lies a quarter of the way from 10 to 100, in decades
-    assert cheapest(GRID, excess) == pytest.approx(10**1.25)
+    assert lowest_sufficient_weight(GRID, excess) == pytest.approx(10**1.25)
 
 
 def test_no_price_is_enough_where_the_excess_stays():
     excess = np.array([1.0, 0.8, 0.6, 0.5])  # half a unit stays; 0.55 is as good as it gets
-    assert cheapest(GRID, excess) == pytest.approx(10**1.5)
+    assert lowest_sufficient_weight(GRID, excess) == pytest.approx(10**1.5)
     answer = PenaltyWeight(
         GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Estimate(31.6, 20, 40, 1), 2.0, 1
     )
@@ -76,7 +81,7 @@ def test_no_price_is_enough_where_the_excess_stays():
 
 
 def test_plans_that_promise_no_more_than_the_policy_need_the_least_price():
-    assert cheapest(GRID, np.array([-0.1, -0.2, -0.3, -0.4])) == 1.0
+    assert lowest_sufficient_weight(GRID, np.array([-0.1, -0.2, -0.3, -0.4])) == 1.0
 
 
 @pytest.mark.parametrize(("hope", "doubt"), [(0.3, 0.1), (3.0, 0.1), (1.0, 0.005)])
@@ -136,7 +141,7 @@ def test_it_is_measured_on_every_world_model_and_disturbs_nothing(name):
     agent = doubtful(name)
     before, stream = torch.get_rng_state(), agent.acting.state()
     steps = beliefs(agent, episodes())
-    one, two = measure(agent, steps), measure(agent, steps)
+    one, two = estimate_penalty_weight(agent, steps), estimate_penalty_weight(agent, steps)
     assert one.price == two.price and one.price.value > 0 and np.isfinite(one.excess).all()
     assert agent.price == agent.config.planner.uncertainty and agent.memory is None
     assert all(torch.equal(value, stream[key]) for key, value in agent.acting.state().items())

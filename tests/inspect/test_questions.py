@@ -17,7 +17,7 @@ from o2o.core.seeding import Stream
 from o2o.core.transform import Transform
 from o2o.data.plan_store import Plans
 from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
-from o2o.inspect.model_error import foresee, model_error
+from o2o.inspect.model_error import imagine_recorded, model_error
 from o2o.inspect.ood_detection import ood_detection
 from o2o.inspect.reliability import reliability
 from o2o.inspect.uncertainty import uncertainty
@@ -238,7 +238,9 @@ def test_what_a_model_draws_is_compared_by_name():
 def test_foreseeing_is_fixed_by_its_seed_and_draws_from_no_other_stream():
     run = make_run(episodes_for(make("dreamerv3"), 2, 6), agent=make("dreamerv3"))
     before = torch.get_rng_state()
-    one, same, other = (foresee(run.agent, run.beliefs, 3, seed=seed).rolled.feature for seed in (0, 0, 1))
+    one, same, other = (
+        imagine_recorded(run.agent, run.beliefs, 3, seed=seed).rolled.feature for seed in (0, 0, 1)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.get_rng_state().equal(before)
 
