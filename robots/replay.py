@@ -32,13 +32,13 @@ class Config(RobotConfig):
 
     Attributes:
         dataset: a recipe, a Minari id or a path.
-        data: how it is read, as JSON of the options `--dataset.*`.
+        dataset_options: how it is read, as JSON of the options `--dataset.*`.
         seed: of a dataset that is made.
         episode: the first that is shown; each reset shows the next.
     """
 
     dataset: str = ""
-    data: str = ""
+    dataset_options: str = ""
     seed: int = 0
     episode: int = 0
 
@@ -54,7 +54,7 @@ def make(config: Config) -> "Replay":
         raise UsageError("nothing to replay: add --robot.dataset NAME")
     from o2o.data.load import DataConfig, load  # it takes torch along, which a list of robots need not
 
-    data = from_dict(DataConfig, json_option("data", config.data))
+    data = from_dict(DataConfig, json_option("dataset_options", config.dataset_options))
     recording = load(config.dataset, data, config.seed)
     if not 0 <= config.episode < len(recording.episodes):
         raise UsageError(f"episode {config.episode} is not here; have 0 to {len(recording.episodes) - 1}")

@@ -23,7 +23,7 @@ class Preset:
     Attributes:
         about: one sentence for `o2o list`.
         agent: world model, critic, behaviour, planner, balance, replay.
-        data: how the dataset is read.
+        dataset_options: how the dataset is read.
         updates: offline gradient steps.
         threads: CPU threads; 0: one for each core.
         plan: it acts with the planner; else its policy acts alone.
@@ -33,7 +33,7 @@ class Preset:
 
     about: str
     agent: AgentConfig
-    data: DataConfig = DataConfig()
+    dataset_options: DataConfig = DataConfig()
     updates: int = 25_000
     updates_per_step: float = 1.0
     threads: int = 0

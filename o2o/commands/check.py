@@ -32,14 +32,14 @@ class CheckConfig(RobotChoice):
 
     Attributes:
         dataset: a recipe, a Minari id or a path.
-        data: how the dataset is read.
+        dataset_options: how the dataset is read.
         out: folder for `check.json` and `check.png` of the dataset; None: they are not written.
         steps: decisions that a robot is driven with random actions; 0 only looks at its spaces.
         move: drive a real robot too. Without it one is connected and read, and does not move.
     """
 
     dataset: str = ""
-    data: DataFlags = field(default_factory=DataConfig)
+    dataset_options: DataFlags = field(default_factory=DataConfig)
     out: Path | None = None
     steps: int = 100
     move: bool = False
@@ -61,7 +61,7 @@ def check(config: CheckConfig) -> None:
     if not config.dataset and not config.robot:
         raise UsageError("nothing to check: add --dataset NAME or --robot NAME")
     choice = choose_robot(config, None) if config.robot else None
-    recording = load(config.dataset, config.data) if config.dataset else None
+    recording = load(config.dataset, config.dataset_options) if config.dataset else None
     with closing(_connect(choice)) if choice else nullcontext() as robot:
         if recording is not None:
             check_dataset(recording, config, robot)
@@ -82,9 +82,11 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     Raises:
         DataError: naming every error that was found.
     """
-    border = transform(recording, config.data, (lambda: (robot.low, robot.high)) if robot else None)
+    border = transform(
+        recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
+    )
     report = [*summary.stored(recording), *summary.content(recording), *summary.learned(recording, border)]
-    found = findings(recording, border, config.data, robot)
+    found = findings(recording, border, config.dataset_options, robot)
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
         print(summary.line(label, text))
     if config.out is not None:

@@ -60,10 +60,10 @@ def demo(config: DemoConfig) -> Path:
     begin = time.monotonic()
     folder = run_folder(config.out, "demo", config.dataset)
     preset = presets.get(config.preset)
-    data = replace(preset.data, max_episodes=config.recordings)
+    dataset_options = replace(preset.dataset_options, max_episodes=config.recordings)
     before = pretrain(
         PretrainConfig(
-            dataset=config.dataset, preset=config.preset, agent=preset.agent, data=data,
+            dataset=config.dataset, preset=config.preset, agent=preset.agent, dataset_options=dataset_options,
             updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
             out=folder / "pretrain", evaluate_every=500, evaluate_episodes=25, evaluate_film=False,
             patience=3,
@@ -81,7 +81,7 @@ def demo(config: DemoConfig) -> Path:
                 evaluate_film=False,
             )
         )  # fmt: skip
-        rows = {"the data": Score.of(load(config.dataset, data, config.seed).episodes)}
+        rows = {"the data": Score.of(load(config.dataset, dataset_options, config.seed).episodes)}
         rows["policy alone"], rows["planner, offline"] = policy(), planner()
     with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
         rows["planner, online"] = planner()

@@ -35,7 +35,7 @@ class InspectConfig:
     Attributes:
         run: folder of `o2o pretrain` or `o2o finetune`, or one of its checkpoints.
         dataset: look at these recordings; empty: at those it was trained on, the held-out ones of them.
-        data: how that dataset is read.
+        dataset_options: how that dataset is read.
         episode: which one is looked at step by step: of the robot's own, if there are any, else recorded.
         plans: folder of `o2o evaluate --record-plans`; empty: what `o2o finetune --record-plans` kept.
         only: the questions to ask, such as `contrast price`; empty: all.
@@ -46,7 +46,7 @@ class InspectConfig:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     dataset: str = ""
-    data: DataFlags = field(default_factory=DataConfig)
+    dataset_options: DataFlags = field(default_factory=DataConfig)
     episode: int = 0
     plans: Path | None = None
     only: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ def report(config: InspectConfig) -> Path:
         StorageError: the folder cannot be written.
     """
     tune(MachineConfig(threads=config.threads))
-    run = inspect.open(config.run, config.dataset, config.data, config.plans, config.device)
+    run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
     answers: dict[str, Result] = {}
     refused: dict[str, str] = {}

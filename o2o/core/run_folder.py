@@ -122,7 +122,8 @@ def read_run_info(folder: Path | None) -> dict:
 
 
 def check_same(saved: dict, config, free: set[str]) -> None:
-    """A resumed run is the same run, except for the fields in `free`, such as `updates` or `data.memory`.
+    """A resumed run is the same run, except for the fields in `free`,
+    such as `updates` or `dataset_options.memory`.
 
     Raises:
         UsageError: naming every field that changed.

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-PAIR = r"^(held_out/)?loss/{}$"  # a loss on what is learned from, and on held-out episodes
+PAIR = r"^(validation/)?loss/{}$"  # a loss on what is learned from, and on held-out episodes
 UNSEEN = "Does the model fit unseen episodes?"
 SECTIONS = {  # question -> chart -> the tags in it
     "Does it get better?": {
@@ -23,8 +23,8 @@ SECTIONS = {  # question -> chart -> the tags in it
         "Length of an episode, decisions": r"^(episode|evaluate)/length$",
     },
     "How sure is the plan?": {
-        "Share of the penalty in what the plan is worth": r"^plan/penalty_share$",
-        "How far the critics disagree": r"^plan/spread",
+        "Share of the penalty in what the plan is worth": r"^plan/penalty_fraction$",
+        "How far the critics disagree": r"^plan/disagreement",
         "Value of the plan, and the penalty in it": r"^plan/(value|penalty)$",
         "Iterations of the search": r"^plan/iterations$",
     },
@@ -33,7 +33,7 @@ SECTIONS = {  # question -> chart -> the tags in it
         "Length of the gradients before they are clipped": r"^grad_norm/",
         "Losses as they are weighed": r"^balance/weighted_",
         "Sigma of each loss: it counts 1 / sigma": r"^balance/sigma_",
-        "Actions that the guard had to clip": r"^episode/num_clipped$",
+        "Actions that the guard had to clip": r"^guard/action_bounds$",
     },
 }
 NUM_BINS = 40  # of a histogram
@@ -165,7 +165,9 @@ class EventFile:
 
 def charts(tags: set[str]) -> dict[str, dict[str, str]]:
     """Question -> chart -> pattern of its tags; of `SECTIONS` and the losses, what these tags can fill."""
-    unseen = sorted(tag.removeprefix("held_out/loss/") for tag in tags if tag.startswith("held_out/loss/"))
+    unseen = sorted(
+        tag.removeprefix("validation/loss/") for tag in tags if tag.startswith("validation/loss/")
+    )
     full = SECTIONS | {UNSEEN: {_title(loss): PAIR.format(re.escape(loss)) for loss in unseen}}
     found = {
         question: {t: p for t, p in titles.items() if any(re.match(p, tag) for tag in tags)}

@@ -48,15 +48,15 @@ class StageTimer:
         return np.percentile(took, QUANTILES) if took else np.full(len(QUANTILES), np.nan)
 
     def numbers(self) -> dict[str, float]:
-        """`time/plan_p99_ms` and the like, and the share of late ticks; empty where there was no tick."""
+        """`timing/plan_p99_ms` and the like, and the share of late ticks; empty where there was no tick."""
         if not self.num_ticks:
             return {}
         each = {
-            f"time/{name}_p{q}_ms": 1e3 * float(value)
+            f"timing/{name}_p{q}_ms": 1e3 * float(value)
             for name in self._took
             for q, value in zip(QUANTILES, self.quantiles(name), strict=True)
         }
-        return each | {"time/late": self.num_late / self.num_ticks}
+        return each | {"timing/late_fraction": self.num_late / self.num_ticks}
 
     def line(self) -> str:
         """One line for a person: every stage's median, 95th and 99th percentile."""

@@ -32,13 +32,13 @@ class TrainingData:
         recording: what is remembered of it; its steps are in the replays alone.
         transform: its border.
         replay: training episodes, behind the border.
-        held_out: the rest; may be empty.
+        validation: the rest; may be empty.
     """
 
     recording: RecordingInfo
     transform: Transform
     replay: Replay
-    held_out: Replay
+    validation: Replay
 
     @property
     def mean_return(self) -> float:
@@ -74,6 +74,7 @@ def read(
     allocate = memory_plan.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
     stores, home = [], {}
+    # these names seed the replay streams; another name would change every drawn batch
     for name, numbers in zip(("train", "held_out"), parts, strict=True):
         rows = sum(len(episodes[number]) + 1 for number in numbers)
         draws = derive(seed, "offline", name)
@@ -104,7 +105,7 @@ def papers(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo
     path = Path(dataset)
     return {
         "dataset": str(path.resolve()) if path.exists() else dataset,
-        "data": {name: value for name, value in to_dict(config).items() if name not in MEMORY},
+        "dataset_options": {name: value for name, value in to_dict(config).items() if name not in MEMORY},
         "seed": seed,
         "format": recording.format,
         "border": recording.border,
@@ -126,7 +127,7 @@ def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: st
         UsageError: its content has changed since.
         DataError: it is gone or broken.
     """
-    data = from_dict(DataConfig, saved["data"] | where)
+    data = from_dict(DataConfig, saved["dataset_options"] | where)
     return read(saved["dataset"], data, replay, saved["seed"], border, saved=saved)
 
 

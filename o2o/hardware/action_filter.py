@@ -68,7 +68,8 @@ class ActionFilter:
         return np.clip(at, self.motion.low, self.motion.high)
 
     def check(self, action: np.ndarray, place: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
-        """The action that may be sent, and what changed it: `box`, `acceleration`, `velocity`, `workspace`.
+        """The action that may be sent, and what changed it: `action bounds`, `acceleration`,
+        `velocity`, `workspace`.
 
         Args:
             action: (A,) physical and finite.
@@ -77,7 +78,7 @@ class ActionFilter:
         motion, limits = self.motion, self.limits
         safe, reasons = np.clip(action, motion.low, motion.high), []
         if np.abs(safe - action).max() > SLACK:
-            reasons.append("box")
+            reasons.append("action bounds")
         if motion.hz and motion.command and (limits.velocity or limits.acceleration):
             safe = self._slow(safe, reasons)
         if limits.workspace and place is not None and motion.ends:

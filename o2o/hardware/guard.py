@@ -114,7 +114,7 @@ class Guard(gymnasium.Wrapper):
             safe, reasons = self._vet(action)
             if reasons:
                 self.interventions.update(reasons)
-                self.num_clipped += "box" in reasons
+                self.num_clipped += "action bounds" in reasons
                 if self.report:
                     self.report(reasons, action, safe)
             if self.shadow:

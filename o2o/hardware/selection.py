@@ -77,7 +77,9 @@ def rehearsed(choice: Choice, data: dict) -> Choice:
     Args:
         data: `offline.papers` of the recordings.
     """
-    shown = plugins.load("robots", "replay").Config(data["dataset"], json.dumps(data["data"]), data["seed"])
+    shown = plugins.load("robots", "replay").Config(
+        data["dataset"], json.dumps(data["dataset_options"]), data["seed"]
+    )
     return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=LimitOverrides())
 
 

@@ -177,7 +177,7 @@ def set_auto_penalty_weight(agent: Agent, data: TrainingData, tell: Callable[[st
     """
     if agent.config.planner.uncertainty != "auto":
         return
-    source = data.held_out if len(data.held_out) else data.replay
+    source = data.validation if len(data.validation) else data.replay
     found = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MOST_STEPS)))
     agent.settle(found.price.value)
     tell(found.line)

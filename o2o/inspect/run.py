@@ -94,7 +94,7 @@ def open(
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
     learned = training_data.read_again(meta["dataset"], agent.config.replay, agent.transform)
-    source, unseen = learned.held_out, True
+    source, unseen = learned.validation, True
     if dataset:
         source = other(agent, dataset, data or DataConfig())
     elif not len(source):

@@ -101,7 +101,7 @@ class Session:
             return None
         can_hold = bool(commands(self.robot.metadata, len(self.robot.low)))
         ask = (lambda question: operator.answer(str(question))) if operator else None
-        return UncertaintyGuard(limit, OodResponse(config.ood_action, config.unsure, can_hold, ask))
+        return UncertaintyGuard(limit, OodResponse(config.ood_action, config.ood, can_hold, ask))
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
         plans_budget: room for that on the disk; over it every second episode's is let go.
         rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
-        operator: the person beside the robot, who may say what came out; as of `o2o finetune`.
+        teleop: the person beside the robot, who may say what came out; as of `o2o finetune`.
         shadow: plan and log, but hold the robot still.
         dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
     """
@@ -71,7 +71,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     record_plans: Path | None = None
     plans_budget: str = "200MB"
     rerun: str = ""
-    operator: str = "auto"
+    teleop: str = "auto"
     shadow: bool = False
     dry_run: bool = False
 
@@ -276,7 +276,7 @@ def evaluate(config: EvaluateConfig) -> Score:
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
 
         def person(robot: Guard) -> Operator | None:
-            operator = open_teleop(config.operator, robot.low, robot.high, 1.0, not robot.simulated)
+            operator = open_teleop(config.teleop, robot.low, robot.high, 1.0, not robot.simulated)
             if operator:
                 last.callback(operator.close)
             return operator

@@ -31,7 +31,7 @@ from o2o.training.safe_start import SafeStartConfig
 NO_SAFE_START = {  # as published: everything from the first episode on
     "max_online_oversampling": 0.0,
     "safe_start": SafeStartConfig(0, 0, 0),
-    "gate": RollbackConfig(window=0),
+    "rollback": RollbackConfig(window=0),
 }
 RESUMABLE_FIELDS = {
     "out",
@@ -43,7 +43,7 @@ RESUMABLE_FIELDS = {
     "plans_budget",
     "rerun",
     "limits",
-    "operator",
+    "teleop",
     *LEARNER_FIELDS,
 }
 
@@ -67,7 +67,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
         evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
-        operator: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
+        teleop: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
             lines, or `none`. `auto`: keys, for a real robot in a terminal. See
             `o2o.hardware.teleop.operator`.
         teleop_reward: of the step at which the operator says that the task is done.
@@ -86,7 +86,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     evaluate_every: int = 0
     evaluate_episodes: int = 20
     evaluate_film: bool = True
-    operator: str = "auto"
+    teleop: str = "auto"
     teleop_reward: float = 1.0
 
     def __post_init__(self):
@@ -106,13 +106,13 @@ def finetune(config: FinetuneConfig) -> Path:
     the robot doing them again. Killed within an episode, it keeps that one as far as it came, cut short,
     and the robot goes on with the next.
 
-    With `--learner between`, killed between episodes, it ends with the weights of a run that was never
-    killed: scenes, noise and batches come from seeds by episode. With `--learner beside` scenes and noise
+    With `--learner sync`, killed between episodes, it ends with the weights of a run that was never
+    killed: scenes, noise and batches come from seeds by episode. With `--learner async` scenes and noise
     do too, but which weights act when is a matter of time, so no two runs are alike to the bit.
 
     Raises:
-        O2OError: see the exit codes in the README. With `--learner beside`, what ended the learner for good:
-            after the running episode (`--on-learner-failure hold`), or after the last one (`go-on`).
+        O2OError: see the exit codes in the README. With `--learner async`, what ended the learner for good:
+            after the running episode (`--on-learner-failure hold`), or after the last one (`continue`).
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
     tune(config)
@@ -120,7 +120,7 @@ def finetune(config: FinetuneConfig) -> Path:
     if config.dry_run:
         config = replace(rehearsed(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
-    fast, beside = compiles(config, _num_updates(config, meta["dataset"])), config.learner == "beside"
+    fast, beside = compiles(config, _num_updates(config, meta["dataset"])), config.learner == "async"
     moving = config.compile == "yes" if beside else fast  # a robot in motion cannot wait for a compiler
     agent = Agent.from_state(tensors, meta, config.device, config.agent, moving)
     facts = {
@@ -148,7 +148,7 @@ def finetune(config: FinetuneConfig) -> Path:
         write_run_info(folder, "finetune", config, facts)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         operator = open_teleop(
-            config.operator, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped
+            config.teleop, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped
         )  # fmt: skip
         if operator:
             last.callback(operator.close)
@@ -181,7 +181,7 @@ def finetune(config: FinetuneConfig) -> Path:
         progress = Progress(config.episodes, "episodes", done)
 
         def goes_on() -> bool:
-            held = learner.lost and config.on_learner_failure == "hold"
+            held = learner.lost and config.on_learner_failure == "stop"
             over = stopped() or (operator is not None and operator.stopped)
             return done < config.episodes and not held and not over
 

@@ -63,7 +63,7 @@ class LearnerConfig(MachineConfig):
         learner: `between` learns after each episode while the robot waits, and runs repeat to the bit;
             `beside` in a process of its own while the robot goes on.
         learner_threads: of the CPU, for a learner beside; `threads` are the robot's.
-        on_learner_failure: if the learner beside dies, `go-on` while it is started again, at most three
+        on_learner_failure: if the learner beside dies, `continue` while it is started again, at most three
         times, or
             `hold`: the run ends after the episode.
     """
@@ -73,16 +73,16 @@ class LearnerConfig(MachineConfig):
     offline_ratio: float = 0.5
     max_online_oversampling: float = 10.0
     safe_start: SafeStartConfig = field(default_factory=SafeStartConfig)
-    gate: RollbackConfig = field(default_factory=RollbackConfig)
-    ood_action: Do = "go"
-    unsure: OodConfig = field(default_factory=OodConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    ood_action: Do = "continue"
+    ood: OodConfig = field(default_factory=OodConfig)
     seed: int = 0
     memory_budget: str = "50%"
     checkpoint_every: int = 5
     keep_checkpoints: int = 5
-    learner: Literal["between", "beside"] = "between"
+    learner: Literal["sync", "async"] = "sync"
     learner_threads: int = 1
-    on_learner_failure: Literal["go-on", "hold"] = "go-on"
+    on_learner_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self):
         MachineConfig.__post_init__(self)
@@ -123,7 +123,7 @@ class Learner:
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)
         self.mix = Mix(self.data.replay, self.online, config.offline_ratio, config.max_online_oversampling)
         self.action_range = action_range(self.data.replay.actions(), config.safe_start.action_range_quantile)
-        self.gate = PerformanceMonitor(config.gate, config.episodes, config.safe_start.episodes)
+        self.gate = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
         self.limit: Limit | None = None
         self.done, self.owed, self.facts = 0, 0.0, {}
         self._kept = 0  # episodes in the last checkpoint
@@ -212,9 +212,9 @@ class Learner:
 
     def _look(self) -> None:
         """Learns from the recordings how unsure is unsure, for the agent as it is now."""
-        if self.config.ood_action != "go":
+        if self.config.ood_action != "continue":
             plan = bool(self.facts.get("plan", True))
-            self.limit = learn(self.agent, self.data, self.config.unsure.quantile, plan)
+            self.limit = learn(self.agent, self.data, self.config.ood.quantile, plan)
 
 
 class SyncLearner:

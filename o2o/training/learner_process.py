@@ -192,14 +192,14 @@ class AsyncLearner:
         error = self._why()
         self._pass_on(log)
         self._leave()
-        if self.config.on_learner_failure == "go-on" and self._restarts < RESTARTS:
+        if self.config.on_learner_failure == "continue" and self._restarts < RESTARTS:
             self._restarts += 1
             again = f"started again from the last checkpoint, {self._restarts} of {RESTARTS} times"
             log.line(f"{error}; the learner is {again}; {self._kept()}")
             self._start()
             return
         self.lost = error
-        if self.config.on_learner_failure == "go-on":
+        if self.config.on_learner_failure == "continue":
             log.line(f"{error}; the learner is not started again; {self._kept()}, its episodes are kept")
 
     # ---- what goes through the pipes

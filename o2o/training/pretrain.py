@@ -40,7 +40,7 @@ RESUMABLE_FIELDS = {
     "keep_checkpoints",
     "evaluate_film",
 }
-RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"data.{name}" for name in training_data.MEMORY)}
+RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in training_data.MEMORY)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
     Attributes:
         dataset: a recipe from `o2o list`, a Minari id, or a path.
         preset: where the defaults come from; see `o2o list`.
-        data: how the dataset is read.
+        dataset_options: how the dataset is read.
         agent: the system that learns.
         updates: gradient steps in all; FOWM 25,000 (xArm), 500,000 (D4RL).
         seed: of weights, batches and noise.
@@ -69,7 +69,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
 
     dataset: str = ""
     preset: str = "small"
-    data: training_data.DataFlags = field(default_factory=DataConfig)
+    dataset_options: training_data.DataFlags = field(default_factory=DataConfig)
     agent: Flat = field(default_factory=AgentConfig)
     updates: int = 5000
     seed: int = 0
@@ -104,12 +104,14 @@ def pretrain(config: PretrainConfig) -> Path:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
     ask = robot_limits(config) if config.robot else None
-    data = training_data.read(config.dataset, config.data, config.agent.replay, config.seed, robot_limits=ask)
+    data = training_data.read(
+        config.dataset, config.dataset_options, config.agent.replay, config.seed, robot_limits=ask
+    )
     fast = compiles(config, config.updates)
     system = fitted(config.agent, max(map(len, data.recording.episodes)))
     agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
-        "dataset": training_data.papers(config.dataset, config.data, config.seed, data.recording),
+        "dataset": training_data.papers(config.dataset, config.dataset_options, config.seed, data.recording),
         "robot": training_data.robot_of(config, data.recording),
         "preset": config.preset,
         "plan": presets.get(config.preset).plan,
@@ -121,7 +123,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
     windows = system.batch_size, system.window
-    validation = data.held_out.sample(*windows) if len(data.held_out) else None
+    validation = data.validation.sample(*windows) if len(data.validation) else None
 
     def keep() -> None:
         tensors, meta = pack(agent, offline=data.replay)
@@ -170,7 +172,7 @@ def pretrain(config: PretrainConfig) -> Path:
         if stopped() and agent.num_updates < config.updates:
             log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
             raise KeyboardInterrupt
-        shown = data.held_out if len(data.held_out) else data.replay
+        shown = data.validation if len(data.validation) else data.replay
         if picture(agent, shown.episode(0), folder / "open_loop.png"):
             log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
         if loss_curves.picture(folder, folder / "losses.png"):
@@ -210,7 +212,7 @@ def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
     recorded, random = agent.doubts(batch)
     told = {"spread": recorded.median(), "spread_of_random_actions": random.median(),
             "spread_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy())}  # fmt: skip
-    return {f"held_out/{name}": float(value) for name, value in (agent.validate(batch) | told).items()}
+    return {f"validation/{name}": float(value) for name, value in (agent.validate(batch) | told).items()}
 
 
 def _log_doubts(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:

@@ -31,21 +31,21 @@ class RollbackConfig:
     Attributes:
         window: last episodes that are judged, and twice as many, by their success, or by their return
             where none succeeds. 0: never go back.
-        level: chance, at most, that a run goes back although nothing got worse.
-        most: times that it goes back; after the last, it acts on as it is and learns no more, for what
+        alpha: chance, at most, that a run goes back although nothing got worse.
+        max_count: times that it goes back; after the last, it acts on as it is and learns no more, for what
             made it worse so often would do so again.
     """
 
     window: int = 6
-    level: float = 0.1
-    most: int = 2
+    alpha: float = 0.1
+    max_count: int = 2
 
     def __post_init__(self):
-        at_least(self, window=0, most=1)
+        at_least(self, window=0, max_count=1)
         if self.window == 1:
             raise UsageError("window is 1, wanted 0 (never go back) or at least 2 episodes")
-        if not 0 < self.level < 1:
-            raise UsageError(f"level is {self.level}, wanted a chance between 0 and 1")
+        if not 0 < self.alpha < 1:
+            raise UsageError(f"alpha is {self.alpha}, wanted a chance between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class PerformanceMonitor:
     @property
     def learns(self) -> bool:
         """Whether the run is to learn from what comes."""
-        return self.num_returns < self.config.most
+        return self.num_returns < self.config.max_count
 
     def add(self, success: bool, total: float) -> Rollback | None:
         """Takes an episode in; what to do if it should go back, else None. The gate then takes it as done."""
@@ -185,10 +185,10 @@ class PerformanceMonitor:
         parts = [(self._outcomes[-last:], self._outcomes[-last - before : -last]) for last, before in pairs]
         (chance, succeeds), number = min((compare(*part), i) for i, part in enumerate(parts))
         looks = sum(self._looks(number) for number in range(1, max(self.episodes, self._count) + 1))
-        if chance * looks * len(pairs) > self.config.level:
+        if chance * looks * len(pairs) > self.config.alpha:
             return None
         why = _why(*parts[number], chance, succeeds, self.best)
-        if self.num_returns + 1 == self.config.most:
+        if self.num_returns + 1 == self.config.max_count:
             why += ", and nothing more is learned: it got worse too often"
         return Rollback(self.best, why, chance)
 

@@ -70,15 +70,15 @@ class EpisodeResult:
         thoughts = {
             "plan/value": self.plan_value,
             "plan/penalty": self.plan_penalty,
-            "plan/penalty_share": self.plan_share,
+            "plan/penalty_fraction": self.plan_share,
             "plan/iterations": self.plan_iterations,
         }
         mean, high = self.plan_spread
-        doubts = {} if np.isnan(mean) else {"plan/spread": mean, "plan/spread_p95": high}
+        doubts = {} if np.isnan(mean) else {"plan/disagreement": mean, "plan/disagreement_p95": high}
         planned = {} if np.isnan(self.plan_value) else thoughts | doubts
         held = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
-        held.pop("guard/box", None)  # they are `num_clipped`
-        return {**planned, **held, **self.stages.numbers(), **self.doubts, "num_clipped": self.num_clipped}
+        held["guard/action_bounds"] = float(self.num_clipped)
+        return {**planned, **held, **self.stages.numbers(), **self.doubts}
 
 
 def timing_report(stages: StageTimer, interventions: Counter[str], decisions: int) -> list[str]:

@@ -33,8 +33,8 @@ NUM_STEPS = 2000  # of the recordings that are walked through for them
 ROWS = 4096  # candidates that are rolled out side by side
 ROUNDING = 2.0**-17  # of a spread in units of its limit, see `is_ood`
 
-Result = Literal["go", "slow", "hold"]
-Do = Literal["go", "slow", "hold", "ask"]
+Result = Literal["continue", "slow", "hold"]
+Do = Literal["continue", "slow", "hold", "ask"]
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
         plan: whether the planner acts.
         seed: of the plans.
     """
-    unseen = len(data.held_out) > 0
+    unseen = len(data.validation) > 0
     steps = beliefs(
-        agent, select_episodes(data.held_out if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS
+        agent, select_episodes(data.validation if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS
     )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
@@ -185,7 +185,7 @@ class OodResponse:
         Raises:
             UsageError: it could not do what it should.
         """
-        if do != "go" and not can_hold:
+        if do != "continue" and not can_hold:
             raise UsageError(
                 f"--ood-action {do} needs a robot that says what its actions are, in "
                 "metadata['command'], for nobody knows how it holds still; have go"
@@ -199,7 +199,7 @@ class OodResponse:
     def start(self) -> None:
         """An episode starts."""
         self.held = self._steps = 0
-        self._counts = {"unsure": 0, "slow": 0, "hold": 0, "ask": 0}
+        self._counts = {"ood": 0, "slow": 0, "hold": 0, "queries": 0}
         self._answer: Result | None = None
         self._most = 0.0
 
@@ -217,25 +217,27 @@ class OodResponse:
         if not is_ood(relative_disagreement):
             self.held, self._answer = 0, None
             return action
-        self._counts["unsure"] += 1
-        do = self._choose(Question(step, relative_disagreement, self.held)) if hold is not None else "go"
+        self._counts["ood"] += 1
+        do = (
+            self._choose(Question(step, relative_disagreement, self.held)) if hold is not None else "continue"
+        )
         self.held = self.held + 1 if do == "hold" else 0
-        if hold is None or do == "go":
+        if hold is None or do == "continue":
             return action
         self._counts[do] += 1
         return hold + (self.config.speed if do == "slow" else 0.0) * (action - hold)
 
     def metrics(self) -> dict[str, float]:
         """Of the episode: shares of its decisions, and the most unsure of them."""
-        shares = {f"unsure/{name}": count / max(self._steps, 1) for name, count in self._counts.items()}
-        return {"unsure/share": shares.pop("unsure/unsure"), **shares, "unsure/most": self._most}
+        shares = {f"ood/{name}": count / max(self._steps, 1) for name, count in self._counts.items()}
+        return {"ood/fraction": shares.pop("ood/ood"), **shares, "ood/max": self._most}
 
     def _choose(self, question: Question) -> Result:
         if self.do != "ask":
             return self.do
         assert self.ask is not None
         if self._answer is None:
-            self._counts["ask"] += not question.held
+            self._counts["queries"] += not question.held
             self._answer = self.ask(question)
         return self._answer or "hold"
 

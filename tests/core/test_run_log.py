@@ -187,20 +187,20 @@ def test_names_without_a_group_are_grouped_as_those_of_an_episode(tmp_path):
 def test_charts_are_laid_out_by_question_as_far_as_there_are_numbers(tmp_path):
     folder = tmp_path / "tensorboard" / "online"
     with RunLog(tmp_path) as run:
-        run.write(1, "online", {"loss/q": 1.0, "held_out/loss/q": 1.5, "held_out/loss/a+b": 1.5})
+        run.write(1, "online", {"loss/q": 1.0, "validation/loss/q": 1.5, "validation/loss/a+b": 1.5})
         unseen = {
-            "a+b: learned from, and held out": [r"^(held_out/)?loss/a\+b$"],
-            "q: learned from, and held out": ["^(held_out/)?loss/q$"],
+            "a+b: learned from, and held out": [r"^(validation/)?loss/a\+b$"],
+            "q: learned from, and held out": ["^(validation/)?loss/q$"],
         }
         assert pages(folder) == {"Does the model fit unseen episodes?": unseen}
-        run.write(2, "online", {"return": 3.0, "plan/spread_p95": 0.1})
+        run.write(2, "online", {"return": 3.0, "plan/disagreement_p95": 0.1})
     assert list(pages(folder)) == [
         "Does it get better?",
         "How sure is the plan?",
         "Does the model fit unseen episodes?",
     ]
     assert pages(folder)["Does it get better?"] == {"Return of an episode": ["^(episode|evaluate)/return$"]}
-    assert pages(folder)["How sure is the plan?"] == {"How far the critics disagree": ["^plan/spread"]}
+    assert pages(folder)["How sure is the plan?"] == {"How far the critics disagree": ["^plan/disagreement"]}
 
 
 def test_resumed_run_keeps_the_charts_of_what_it_wrote_before(tmp_path):
@@ -230,9 +230,9 @@ def test_histogram_counts_what_is_finite(tmp_path):
 
 def test_name_of_a_number_is_refused_for_a_histogram(tmp_path):
     with RunLog(tmp_path) as run:
-        run.write(1, "online", {"plan/spread": 1.0})
-        with pytest.raises(ValueError, match="plan/spread is the name of a number"):
-            run.histogram(1, "online", "plan/spread", np.ones(3))
+        run.write(1, "online", {"plan/disagreement": 1.0})
+        with pytest.raises(ValueError, match="plan/disagreement is the name of a number"):
+            run.histogram(1, "online", "plan/disagreement", np.ones(3))
 
 
 def test_pixels_and_figures_are_pictures(tmp_path):

@@ -14,7 +14,12 @@ def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
     assert stages.quantiles("plan") == pytest.approx([0.05, 0.095, 0.099])
     assert stages.line() == "ms (p50/p95/p99): plan 50.0/95.0/99.0; 1 of 101 ticks late"
     assert stages.numbers() == pytest.approx(
-        {"time/plan_p50_ms": 50, "time/plan_p95_ms": 95, "time/plan_p99_ms": 99, "time/late": 1 / 101}
+        {
+            "timing/plan_p50_ms": 50,
+            "timing/plan_p95_ms": 95,
+            "timing/plan_p99_ms": 99,
+            "timing/late_fraction": 1 / 101,
+        }
     )
 
 

@@ -38,7 +38,7 @@ def path(tmp_path):
 
 def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
     data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
-    for store, episodes in zip((data.replay, data.held_out), split(range(40), 0.3, 1), strict=True):
+    for store, episodes in zip((data.replay, data.validation), split(range(40), 0.3, 1), strict=True):
         assert store.num_episodes == len(episodes)
         batch = store.sample(2000, 3)
         first = batch.obs["state"][0, :, 0]
@@ -99,7 +99,7 @@ def test_a_budget_is_of_the_machine_and_not_of_the_data(path):
     config = DataConfig(holdout=0.3, memory_budget="1TB", memory="ram")
     data = training_data.read(str(path), config, REPLAY, seed=1)
     papers = training_data.papers(str(path), config, 1, data.recording)
-    assert not {"memory", "memory_budget"} & papers["data"].keys()
+    assert not {"memory", "memory_budget"} & papers["dataset_options"].keys()
     with pytest.raises(DataError, match=r"budget (is|of) 1 B"):
         training_data.read_again(papers, REPLAY, data.transform, memory_budget="1B")
 
@@ -180,7 +180,7 @@ def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch
     monkeypatch.setattr(memory, "in_file", lambda *asked: files.append(asked[0]) or np.empty(*asked))
     data = training_data.read("a.dat", config, REPLAY, seed=1)
     assert files == [(36 * 26, 3, 16, 16), (4 * 26, 3, 16, 16)]
-    assert data.replay.num_episodes + data.held_out.num_episodes == EPISODES
+    assert data.replay.num_episodes + data.validation.num_episodes == EPISODES
 
 
 def test_what_fits_nowhere_is_refused_before_an_image_is_read(camera, monkeypatch):

@@ -37,7 +37,9 @@ def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp
 
 def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained):
     last = read_metrics(pretrained)[-1]
-    assert {"loss/q", "loss/dynamics", "loss/policy", "held_out/loss/reward", "grad_norm/world"} <= set(last)
+    assert {"loss/q", "loss/dynamics", "loss/policy", "validation/loss/reward", "grad_norm/world"} <= set(
+        last
+    )
     papers = json.loads((pretrained / "run.json").read_text())
     assert papers["dataset"]["fingerprint"] and papers["versions"]["torch"]
     assert list((pretrained / "tensorboard").rglob("events*"))
@@ -208,10 +210,10 @@ def test_resume_with_another_config_names_what_changed(dataset, pretrained):
     with pytest.raises(UsageError, match=r"seed: 0 -> 3"):
         o2o.pretrain(pretrain_config(dataset, pretrained, seed=3, resume=True))
     other = replace(
-        pretrain_config(dataset, pretrained).data, holdout=0.3, memory="disk", memory_budget="30%"
+        pretrain_config(dataset, pretrained).dataset_options, holdout=0.3, memory="disk", memory_budget="30%"
     )
-    with pytest.raises(UsageError, match=r"these changed: data.holdout: [\d.]+ -> 0.3$"):
-        o2o.pretrain(pretrain_config(dataset, pretrained, data=other, resume=True))
+    with pytest.raises(UsageError, match=r"these changed: dataset_options.holdout: [\d.]+ -> 0.3$"):
+        o2o.pretrain(pretrain_config(dataset, pretrained, dataset_options=other, resume=True))
 
 
 def test_existing_folder_is_not_overwritten(dataset, pretrained):
@@ -376,7 +378,7 @@ def test_images_go_the_whole_way(obs, tmp_path):
     agent = replace(TINY, batch_size=4, window=2)
     config = pretrain_config(
         data, tmp_path / "pre", robot="sim", robot_options=options, agent=agent, updates=2,
-        data=DataConfig(image_size=48, normalize=True),
+        dataset_options=DataConfig(image_size=48, normalize=True),
     )  # fmt: skip
     run_folder = o2o.pretrain(config)
     assert checkpoint.load(run_folder / "checkpoint")[1]["transform"]["fields"]["camera"]["size"] == 48

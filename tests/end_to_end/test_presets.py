@@ -140,7 +140,7 @@ def test_padding_teaches_nothing(name):
 def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path):
     settings = {
         "dataset": str(dataset), "robot": ROBOT, "agent": tiny(name), "preset": name, "device": "cpu",
-        "log_every": 4, "checkpoint_every": 4, "data": presets.get(name).data,
+        "log_every": 4, "checkpoint_every": 4, "dataset_options": presets.get(name).dataset_options,
     }  # fmt: skip
     whole = o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=tmp_path / "whole"))
     part = o2o.pretrain(o2o.PretrainConfig(**settings, updates=4, out=tmp_path / "part"))

@@ -86,7 +86,7 @@ def test_a_shadowed_evaluation_says_what_was_asked_for(dataset, pretrained, caps
     assert "shadow: the robot was held; plans asked for " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("learner", ["between", "beside"])
+@pytest.mark.parametrize("learner", ["sync", "async"])
 def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop(
     dataset,
     pretrained,
@@ -152,7 +152,7 @@ def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path
     words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says(*words))
     config = EvaluateConfig(
-        checkpoint=pretrained, episodes=9, operator=str(tmp_path / "box"), device="cpu", threads=1
+        checkpoint=pretrained, episodes=9, teleop=str(tmp_path / "box"), device="cpu", threads=1
     )
     score = evaluate(config)
     assert score.successes.tolist() == [True, False] and score.lengths.tolist() == [2, 2]

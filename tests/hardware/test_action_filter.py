@@ -32,7 +32,7 @@ def test_what_lies_inside_everything_is_left_alone():
 
 def test_the_action_box_comes_first():
     safe, reasons = safety().check(np.array([2.0, -0.5]))
-    assert safe.tolist() == [1.0, -0.5] and reasons == ["box"]
+    assert safe.tolist() == [1.0, -0.5] and reasons == ["action bounds"]
 
 
 def test_a_displacement_is_a_velocity_times_the_period():

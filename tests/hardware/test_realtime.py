@@ -63,7 +63,7 @@ def test_hardware_keeps_its_rate_and_stores_what_was_sent(hand):
         time.sleep(0.005)  # thinking
         *_, info = robot.step([0.2])
     assert time.monotonic() - begin_s == pytest.approx(0.5)  # not 25 x (20 + 5) ms
-    assert info["executed_action"].tolist() == [0.1] and info["interventions"] == ["box"]
+    assert info["executed_action"].tolist() == [0.1] and info["interventions"] == ["action bounds"]
     assert set(info["stages"]) == {"send", "observe"}
 
 

@@ -73,7 +73,7 @@ def halted(tally: Tally) -> str:
 
 def begin_beside(rig: Rig, served: Served, module: str = "o2o") -> Child:
     """A run with a learner beside, which has handed weights over already."""
-    client = rig.finetune(served, "--learner", "beside", "--updates-per-step", "1", module=module)
+    client = rig.finetune(served, "--learner", "async", "--updates-per-step", "1", module=module)
     client.hears(SWAPPED, 120)
     return client
 

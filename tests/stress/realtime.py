@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.stress.realtime --hz 10 --ticks 2000
 
 The robot is a point that moves in wall-clock time (`o2o.hardware.realtime`), the agent one of preset `small`
-whose plans have a budget of two fifths of a period, the loop `o2o finetune --learner beside`. What is timed
+whose plans have a budget of two fifths of a period, the loop `o2o finetune --learner async`. What is timed
 is the robot's own side: when it was looked at, and when an action came. The first episode is left out, for
 the learner has nothing to do yet; so are the pauses between episodes.
 """
@@ -131,7 +131,7 @@ def measure(hz: float, ticks: int, updates_per_step: float, folder: Path) -> Non
         o2o.finetune(
             o2o.FinetuneConfig(
                 checkpoint=run, robot=str(Path(__file__).resolve()), robot_options=options, agent=agent,
-                max_steps=STEPS, episodes=10**6, updates_per_step=updates_per_step, learner="beside",
+                max_steps=STEPS, episodes=10**6, updates_per_step=updates_per_step, learner="async",
                 device="cpu", threads=1, compile="no", out=out,
             )
         )  # fmt: skip

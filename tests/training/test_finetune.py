@@ -57,7 +57,7 @@ def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
         return Rollback(0, "the last 2 episodes failed", 0.01)
 
     monkeypatch.setattr(learner.PerformanceMonitor, "add", add)
-    folder = run(pretrained, tmp_path / "run", episodes=3, gate=RollbackConfig(window=2))
+    folder = run(pretrained, tmp_path / "run", episodes=3, rollback=RollbackConfig(window=2))
     assert "the last 2 episodes failed" in capsys.readouterr().out
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     before, _ = checkpoint.load(checkpoint_folder(pretrained))
@@ -76,7 +76,7 @@ def test_after_its_last_return_a_run_learns_no_more(pretrained, tmp_path, monkey
 def test_an_unsure_robot_slows_down_and_counts_it(pretrained, tmp_path, capsys):
     folder = run(pretrained, tmp_path / "run", episodes=2, ood_action="hold")
     lines = [line for line in read_metrics(folder) if "return" in line]
-    assert all(0 <= line["unsure/hold"] <= line["unsure/share"] <= 1 for line in lines)
+    assert all(0 <= line["ood/hold"] <= line["ood/fraction"] <= 1 for line in lines)
     assert "unsure is what critics disagree about by more than" in capsys.readouterr().out
 
 
@@ -87,7 +87,7 @@ def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatc
     source = Says(*words)
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: source)
     with pytest.raises(KeyboardInterrupt):
-        run(pretrained, tmp_path / "run", episodes=9, operator=str(tmp_path / "box"))
+        run(pretrained, tmp_path / "run", episodes=9, teleop=str(tmp_path / "box"))
     first, second, *rest = load(str(tmp_path / "run" / "online"), DataConfig()).episodes
     assert first.success and first.terminated and not second.success and second.truncated
     assert len(rest) == 1  # cut short by `stop`, and kept

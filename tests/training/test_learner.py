@@ -44,7 +44,7 @@ def source(pretrained) -> Path:
 def config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
     one = o2o.FinetuneConfig(
         checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2,
-        learner="beside",
+        learner="async",
     )  # fmt: skip
     return replace(one, **changes)
 
@@ -123,7 +123,7 @@ def test_a_learner_beside_goes_back_to_the_best_weights_and_the_robot_takes_them
     out = o2o.finetune(
         config(
             source, tmp_path / "run", robot=TIRING_ROBOT, episodes=12,
-            gate=RollbackConfig(window=2, level=0.9, most=1), safe_start=SafeStartConfig(0, 0, 0),
+            rollback=RollbackConfig(window=2, alpha=0.9, max_count=1), safe_start=SafeStartConfig(0, 0, 0),
         )
     )  # fmt: skip
     said = capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_a_robot_that_holds_ends_after_the_episode_and_resume_goes_on(source, tm
     with monkeypatch.context() as patch:
         after_episode(patch, 3, kill)
         with pytest.raises(O2OError, match=r"killed by SIGKILL.*are kept; go on with --resume --out") as told:
-            o2o.finetune(config(source, out, on_learner_failure="hold"))
+            o2o.finetune(config(source, out, on_learner_failure="stop"))
     assert told.value.exit_code == 1 and num_episodes(out) == 3
     first = [episode.action for episode in episodes_of(out)]
     o2o.finetune(config(source, out, resume=True))
@@ -160,7 +160,7 @@ def test_without_any_learner_the_robot_goes_on_and_its_episodes_are_learned_late
         with pytest.raises(O2OError, match="killed by SIGKILL"):
             o2o.finetune(config(source, out))
     assert num_episodes(out) == 5 and capsys.readouterr().out.count("started again") == 3 + 1
-    o2o.finetune(config(source, out, resume=True, learner="between"))
+    o2o.finetune(config(source, out, resume=True, learner="sync"))
     assert learned(out) == ALL
 
 
@@ -173,7 +173,7 @@ def test_ctrl_c_ends_both_with_a_checkpoint_and_resume_goes_on(source, tmp_path,
     episodes, updates, owed = learned(out)
     assert episodes == num_episodes(out) == 2 and updates + owed == BEFORE + 2 * STEPS
     assert f"stopped after 2 episodes; go on with --resume --out {out}" in capsys.readouterr().out
-    o2o.finetune(config(source, out, resume=True, learner="between"))
+    o2o.finetune(config(source, out, resume=True, learner="sync"))
     assert learned(out) == ALL
 
 
@@ -207,7 +207,7 @@ DYING = """
         return real(self, action)
     Guard.step = dying
     o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=5,
-        device="cpu", threads=1, checkpoint_every=2, learner="beside"))
+        device="cpu", threads=1, checkpoint_every=2, learner="async"))
 """
 
 
@@ -256,7 +256,7 @@ def test_a_learner_that_diverges_hands_nothing_on(source, tmp_path):
     agent = replace(TINY, learning_rate=1e30)
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"not finite.*--resume") as told:
-        o2o.finetune(config(source, out, agent=agent, on_learner_failure="hold"))
+        o2o.finetune(config(source, out, agent=agent, on_learner_failure="stop"))
     assert told.value.exit_code == 5
     tensors, meta = checkpoint.load(out / "checkpoint")
     assert meta["num_updates"] == BEFORE

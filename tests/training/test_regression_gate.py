@@ -181,7 +181,7 @@ def test_score_prefers_success_and_then_return():
 
 
 @pytest.mark.parametrize(
-    ("config", "words"), [({"window": 1}, "window is 1"), ({"level": 0.0}, "level is 0")]
+    ("config", "words"), [({"window": 1}, "window is 1"), ({"alpha": 0.0}, "alpha is 0")]
 )
 def test_a_gate_that_cannot_judge_is_refused(config, words):
     with pytest.raises(UsageError, match=words):

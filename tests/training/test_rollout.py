@@ -172,7 +172,7 @@ def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
 
 def test_a_policy_has_no_plan_to_report():
     _, (played,) = go()
-    assert played.metrics() == {"num_clipped": 4}
+    assert played.metrics() == {"guard/action_bounds": 4}
 
 
 # ---- attaching
@@ -228,7 +228,7 @@ def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
     _, (played,) = go(agent=Hurried())
     assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5
     assert played.metrics()["plan/iterations"] == 1.5
-    assert played.metrics()["plan/spread"] == played.metrics()["plan/spread_p95"] == 0.25
-    assert played.metrics()["plan/penalty_share"] == pytest.approx(0.5 / (0.5 + 5.5))
+    assert played.metrics()["plan/disagreement"] == played.metrics()["plan/disagreement_p95"] == 0.25
+    assert played.metrics()["plan/penalty_fraction"] == pytest.approx(0.5 / (0.5 + 5.5))
     _, (played,) = go()
     assert "plan/value" not in played.metrics()

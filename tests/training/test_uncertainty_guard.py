@@ -34,7 +34,7 @@ def data(agent: Agent, held_out: bool = True):
     for replay in replays[: 1 + held_out]:
         for episode in episodes():
             replay.add(episode)
-    return SimpleNamespace(replay=replays[0], held_out=replays[1])
+    return SimpleNamespace(replay=replays[0], validation=replays[1])
 
 
 def learned(agent: Agent, **how) -> Limit:
@@ -138,20 +138,20 @@ def test_a_limit_goes_through_plain_data_and_can_be_said():
 def test_sure_decisions_are_carried_out_as_they_are():
     caution = OodResponse("hold", OodConfig(), can_hold=True)
     assert caution.judge(1.0, WANTED, STILL) is WANTED
-    assert caution.metrics() == {"unsure/share": 0, "unsure/slow": 0, "unsure/hold": 0, "unsure/ask": 0,
-                                 "unsure/most": 1.0}  # fmt: skip
+    assert caution.metrics() == {"ood/fraction": 0, "ood/slow": 0, "ood/hold": 0, "ood/queries": 0,
+                                 "ood/max": 1.0}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("do", "want"), [("go", WANTED), ("slow", [0.2, 0.05]), ("hold", STILL)]
+    ("do", "want"), [("continue", WANTED), ("slow", [0.2, 0.05]), ("hold", STILL)]
 )  # a quarter of the way from still to wanted
 def test_unsure_decisions_go_on_slow_down_or_hold(do, want):
     caution = OodResponse(do, OodConfig(speed=0.25), can_hold=True)
     np.testing.assert_allclose(caution.judge(1.5, WANTED, STILL), want)
     caution.judge(0.5, WANTED, STILL)
     found = caution.metrics()
-    assert found["unsure/share"] == 0.5 and found["unsure/most"] == 1.5
-    assert found.get(f"unsure/{do}", 0.5) == 0.5
+    assert found["ood/fraction"] == 0.5 and found["ood/max"] == 1.5
+    assert found.get(f"ood/{do}", 0.5) == 0.5
 
 
 def test_a_decision_on_its_limit_is_not_over_it_whichever_way_it_was_rounded():
@@ -183,9 +183,9 @@ def test_the_operator_is_asked_until_there_is_an_answer_and_it_counts_while_it_i
     assert did == [STILL.tolist()] * 2 + [pytest.approx([0.2, 0.05])] * 3
     assert asked == [(0, 0), (1, 1), (2, 2)]
     assert caution.judge(0.5, WANTED, STILL) is WANTED
-    answers.append("go")
+    answers.append("continue")
     assert caution.judge(3.0, WANTED, STILL) is WANTED and asked[-1] == (6, 0)
-    assert caution.metrics()["unsure/ask"] == 2 / 7
+    assert caution.metrics()["ood/queries"] == 2 / 7
     assert str(Question(3, 2.5, 0)) == "step 3: 2.5 times as unsure as the limit: go, slow or hold?"
 
 
@@ -195,7 +195,7 @@ def test_decisions_held_in_a_row_are_counted_and_a_new_episode_forgets():
         caution.judge(2.0, WANTED, STILL)
     assert caution.held == 3
     caution.start()
-    assert caution.held == 0 and caution.metrics()["unsure/share"] == 0
+    assert caution.held == 0 and caution.metrics()["ood/fraction"] == 0
 
 
 def test_what_the_robot_or_nobody_can_do_is_refused():
@@ -205,4 +205,4 @@ def test_what_the_robot_or_nobody_can_do_is_refused():
         OodResponse("ask", OodConfig(), can_hold=True)
     with pytest.raises(UsageError, match=r"quantile is 1\.5"):
         OodConfig(quantile=1.5)
-    OodResponse("go", OodConfig(), can_hold=False)
+    OodResponse("continue", OodConfig(), can_hold=False)

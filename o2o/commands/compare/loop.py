@@ -83,7 +83,11 @@ def of_preset(name: str, flags: Sequence[str] = ()) -> PretrainConfig:
     if flags:
         raise UsageError(f"flags {list(flags)} are for the command line; from Python, give `read`")
     return PretrainConfig(
-        preset=name, agent=preset.agent, data=preset.data, updates=preset.updates, threads=preset.threads
+        preset=name,
+        agent=preset.agent,
+        dataset_options=preset.dataset_options,
+        updates=preset.updates,
+        threads=preset.threads,
     )
 
 
@@ -104,7 +108,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     if len(systems) < max(len(config.presets), 1):
         some = "a preset is given twice" if systems else "no presets given"
         raise UsageError(f"{some}: add --presets NAME NAME (`o2o list presets` shows names)")
-    data, choice = _look(config, next(iter(systems.values())).data)
+    data, choice = _look(config, next(iter(systems.values())).dataset_options)
     folder = _folder(config)
     write_run_info(folder, "compare", config, {})
     trials = [

@@ -23,7 +23,7 @@ A, B, X, Y, BACK, START = 0, 1, 2, 3, 4, 6
 LEFT_SHOULDER, RIGHT_SHOULDER, PAD_UP, PAD_DOWN, PAD_LEFT = 9, 10, 11, 12, 13
 SAYS = {
     A: "pause", B: "failure", X: "undo", Y: "success", RIGHT_SHOULDER: "turn",
-    PAD_UP: "go", PAD_LEFT: "slow", PAD_DOWN: "hold",
+    PAD_UP: "continue", PAD_LEFT: "slow", PAD_DOWN: "hold",
 }  # fmt: skip
 SAYS_LATE = {BACK: "again", START: "stop"}  # once held for `LONG_S`: no thumb does that by accident
 LONG_S = 1.0

@@ -14,7 +14,7 @@ from o2o.hardware.teleop.operator import Operator, Source, move
 
 KEYS = {
     " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "c": "turn",
-    "q": "stop", "1": "go", "2": "slow", "3": "hold",
+    "q": "stop", "1": "continue", "2": "slow", "3": "hold",
 }  # fmt: skip
 STRIDES = {"i": (1, 0, 0), "k": (-1, 0, 0), "j": (0, 1, 0), "l": (0, -1, 0), "o": (0, 0, 1), "m": (0, 0, -1)}
 STRIDE = 0.5  # of an entry's reach, for one key

@@ -10,7 +10,7 @@
 | t     | LB, L1; while it is held    | `take`    | takes the robot over, and gives it back                |
 | c     | RB, R1                      | `turn`    | turns the last entry over: closes and opens a gripper  |
 | q     | Start, Options; for 1 s     | `stop`    | ends the episode and the run, with a checkpoint        |
-| 1     | pad up                      | `go`      | about an unsure decision, with `--ood-action ask`     |
+| 1     | pad up                      | `continue`| about an unsure decision, with `--ood-action ask`     |
 | 2     | pad left                    | `slow`    | the same                                               |
 | 3     | pad down                    | `hold`    | the same                                               |
 
@@ -31,7 +31,10 @@ import numpy as np
 
 from o2o.core.episode import Episode
 
-COMMANDS = ("again", "failure", "go", "hold", "pause", "slow", "stop", "success", "take", "turn", "undo")
+COMMANDS = (
+    *("again", "continue", "failure", "hold", "pause", "slow"),
+    *("stop", "success", "take", "turn", "undo"),
+)
 MOVED = 3  # entries that keys and sticks move; the last of more than those is a gripper
 WAIT_S = 0.02  # between two looks while nothing is to be done
 
@@ -79,7 +82,7 @@ class Operator:
         """A new episode."""
         self.label: bool | None = None
         self.paused = self.taken = self.again = self.undone = False
-        self._answer: Literal["go", "slow", "hold"] | None = None
+        self._answer: Literal["continue", "slow", "hold"] | None = None
         self._asked = False
         self._forget()
 
@@ -103,7 +106,7 @@ class Operator:
                 self.again = True
             elif line == "stop":
                 self.stopped = True
-            elif line in ("go", "slow", "hold"):
+            elif line in ("continue", "slow", "hold"):
                 self._answer = line
             else:
                 logger.warning("the operator said %r; have %s, move", line, ", ".join(COMMANDS))
@@ -139,8 +142,8 @@ class Operator:
             action[-1] = self._gripper
         return action
 
-    def answer(self, question: str) -> Literal["go", "slow", "hold"] | None:
-        """What was said of an unsure decision: `go`, `slow` or `hold`; asked once, never waited for."""
+    def answer(self, question: str) -> Literal["continue", "slow", "hold"] | None:
+        """What was said of an unsure decision: `continue`, `slow` or `hold`; asked once, never waited for."""
         if question and not self._asked:
             logger.warning("%s", question)
             self._asked = True

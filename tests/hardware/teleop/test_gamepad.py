@@ -128,7 +128,7 @@ def test_a_stick_moves_by_how_far_it_is_pushed_beyond_its_dead_zone(pad, value, 
     ("button", "word"),
     [
         ("A", "pause"), ("B", "failure"), ("X", "undo"), ("Y", "success"), ("RIGHTSHOULDER", "turn"),
-        ("DPAD_UP", "go"), ("DPAD_LEFT", "slow"), ("DPAD_DOWN", "hold"),
+        ("DPAD_UP", "continue"), ("DPAD_LEFT", "slow"), ("DPAD_DOWN", "hold"),
     ],
 )  # fmt: skip
 def test_a_button_says_its_word_once_for_each_time_it_is_pressed(pad, button, word):

@@ -226,7 +226,7 @@ def test_ctrl_c_ends_a_wait():
 
 def test_ctrl_c_in_a_pause_ends_the_episode():
     asked = threading.Event()
-    operator = Operator(Says("go", "go", "pause"), LOW, HIGH, interrupted=asked.is_set)
+    operator = Operator(Says("continue", "continue", "pause"), LOW, HIGH, interrupted=asked.is_set)
     threading.Timer(0.1, asked.set).start()
     sled = Sled()
     (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
@@ -238,10 +238,8 @@ def test_words_that_mean_nothing_are_told_and_harmless(tmp_path, caplog):
     _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="take maybe")
     assert len(done) == 6
     said = [record.getMessage() for record in caplog.records]
-    assert (
-        "said 'sucess'; have again, failure, go, hold, pause, slow, stop, success, take, turn, undo, move"
-        in said[0]
-    )
+    commands = "again, continue, failure, hold, pause, slow, stop, success, take, turn, undo"
+    assert f"said 'sucess'; have {commands}, move" in said[0]
     assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2] and "'take maybe'" in said[3]
 
 
@@ -434,7 +432,7 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         terminal.until(lambda: terminal.said.count(words) == count, repr(words))
 
     flags = {
-        "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "operator": "keys",
+        "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "teleop": "keys",
         "episodes": 5, "max-steps": 1000, "updates-per-step": 0, "device": "cpu", "threads": 1,
     }  # fmt: skip
     argv = [part for name, value in flags.items() for part in (f"--{name}", str(value))]

@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 SETTLED_S = 0.6  # of an episode, before a fault may come
 FAST_MM_S = 150  # that the arm moves at when a fault comes
 NO_SAFE_START = [  # full speed from the first episode on
-    word for name in ("explore", "agency", "envelope") for word in (f"--safe-start.{name}-episodes", "0")
+    word for name in ("noise", "planner", "action-range") for word in (f"--safe-start.{name}-episodes", "0")
 ]
 
 
