@@ -32,7 +32,7 @@ def candidates(
     again: bool = False,
     seed: int = 0,
 ) -> Candidates:
-    """Where the planner's candidates lead, coloured by how unsure the critic is of them.
+    """Where the planner's candidates lead, colored by how unsure the critic is of them.
 
     As it was recorded with `--record-plans`; where it was not, the planner is asked again at the same belief.
 
@@ -44,7 +44,7 @@ def candidates(
         entries: one to three of the observed vectors to draw, such as `state[0]`, by the read-out; none: the
             end effector's way where the robot says how actions move it (see `paths`), else those that are
             read out best among those in which the plans differ.
-        along: colour the paths step by step.
+        along: color the paths step by step.
         again: ask again even where it was recorded.
         seed: of plans that are made again.
     Raises:

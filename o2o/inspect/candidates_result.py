@@ -6,11 +6,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from o2o.agent.plan_record import PlanRecord
-from o2o.inspect.charts.chart import CHOSEN, DATA, POLICY, RIM, Chart, Frames, Paths, Picture, Points
+from o2o.inspect.charts.chart import (
+    CHOSEN,
+    DATA,
+    OUTLINE,
+    POLICY,
+    BackgroundImage,
+    Chart,
+    Frames,
+    Paths,
+    Points,
+)
 from o2o.inspect.probe import Probe
 from o2o.inspect.result import Result
 
-ENDS = (0.02, 0.98)  # quantiles of the doubt that the colours reach to
+ENDS = (0.02, 0.98)  # quantiles of the doubt that the colors reach to
 SHAPE = 1.3  # width by height of the part of a picture that is shown
 
 
@@ -46,7 +56,7 @@ class Candidates(Result):
         axes: (D,) what is drawn, with units.
         where: the episode, in words.
         recorded: whether this is what the planner thought then; else it was asked again.
-        along: whether paths are coloured step by step, and not as a whole.
+        along: whether paths are colored step by step, and not as a whole.
         probe: that the paths come from; None where they are commands added up.
         entries: of the read-out that are drawn.
         missed: (D,) root mean square error of the read-out at these very moments; NaN where nobody knows.
@@ -167,7 +177,7 @@ class Candidates(Result):
         return (low, high) if low < high else (low - 0.5, low + 0.5)
 
     def _doubt(self, moment: PlanRecord) -> np.ndarray:
-        """What colours the paths, (S,) or (S, H+1)."""
+        """What colors the paths, (S,) or (S, H+1)."""
         return moment.spread.T if self.along else moment.doubt
 
     def _flat(self, look: Look) -> Chart:
@@ -179,21 +189,23 @@ class Candidates(Result):
         a, b = self._plane()
         flat, equal = look.path[..., [a, b]], self.probe is None
         marks = self._marks(look, flat)
-        return Chart(title, self.axes[a], self.axes[b], marks, caption, value=self._value(), equal=equal)
+        return Chart(
+            title, self.axes[a], self.axes[b], marks, caption, value=self._value(), equal_aspect=equal
+        )
 
     def _deep(self, look: Look) -> Chart:
         x, y, z = self.axes
         title, equal = "Where its candidate plans lead, in space", self.probe is None
         marks = self._marks(look, look.path)
-        return Chart(title, x, y, marks, self._caption(), z=z, value=self._value(), equal=equal)
+        return Chart(title, x, y, marks, self._caption(), z=z, value=self._value(), equal_aspect=equal)
 
     def _pictured(self, look: Look) -> Chart:
         assert look.picture is not None and look.pixel is not None
         high, wide = look.picture.shape[:2]
-        marks = [Picture(look.picture, (0, wide, high, 0)), *self._marks(look, look.pixel)]
+        marks = [BackgroundImage(look.picture, (0, wide, high, 0)), *self._marks(look, look.pixel)]
         title = "Its candidate plans, as the camera sees them"
         ranges = {"x_range": (0, wide), "y_range": self._rows(wide, high)}
-        return Chart(title, "", "", marks, self._caption(), value=self._value(), equal=True, **ranges)
+        return Chart(title, "", "", marks, self._caption(), value=self._value(), equal_aspect=True, **ranges)
 
     def _rows(self, wide: int, high: int) -> tuple[float, float]:
         """(bottom, top) of the part of the pictures that is shown, the plans in its middle."""
@@ -214,13 +226,13 @@ class Candidates(Result):
             Paths(path[:-2][elite], doubt[elite], f"best {int(elite.sum())}", 2.0),
         ]
         own = (happened, "what happened", DATA), (policy, "the policy's plan", POLICY)
-        for line, name, colour in (*own, (best, "chosen", CHOSEN)):
+        for line, name, color in (*own, (best, "chosen", CHOSEN)):
             if np.isfinite(line).all(-1).sum() > 1:
-                rim = Paths(line, width=4.4, colour=RIM)  # apart from plans of any colour
-                marks += [rim, Paths(line, name=name, width=2.6, colour=colour)]
+                rim = Paths(line, width=4.4, color=OUTLINE)  # apart from plans of any color
+                marks += [rim, Paths(line, name=name, width=2.6, color=color)]
         start = best[0, 0]
         deep = {"z": start[2:]} if len(start) == 3 else {}
-        return [*marks, Points(start[:1], start[1:2], colour=CHOSEN, size=7.0, **deep)]
+        return [*marks, Points(start[:1], start[1:2], color=CHOSEN, size=7.0, **deep)]
 
     def _plane(self) -> tuple[int, int]:
         """The two axes along which the plans of all moments reach furthest."""

@@ -21,7 +21,7 @@ from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import SIDE_BY_SIDE, beliefs
-from o2o.inspect.charts.chart import DATA, MODEL, POLICY, QUIET, Chart, Rule, Spans
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
 from o2o.inspect.result import Result
@@ -129,9 +129,9 @@ class CheckpointRanking(Result):
         order = sorted(range(len(self.done)), key=lambda i: (self.lost[i], -self.low[i]))
         names = [self._label(i) for i in order]
 
-        def found(what: list[Estimate], name: str, colour: str) -> Spans:
+        def found(what: list[Estimate], name: str, color: str) -> Intervals:
             ends = np.array([(m.value, m.low, m.high) for m in what])[order].T
-            return Spans(names, *ends, name=name, colour=colour)
+            return Intervals(names, *ends, name=name, color=color)
 
         ends = (each[order] for each in (self.value, self.low, self.high))
         who = "planner" if self.planned else "policy"
@@ -141,8 +141,8 @@ class CheckpointRanking(Result):
                 "estimated return of an episode, discounted, scaled",
                 "",
                 [
-                    Rule(x=self.recorded, name="recorded episodes", colour=DATA),
-                    Spans(names, *ends, name=f"its {who}", colour=POLICY),
+                    Rule(x=self.recorded, name="recorded episodes", color=DATA),
+                    Intervals(names, *ends, name=f"its {who}", color=POLICY),
                 ],
                 "From recordings alone, with 95 % intervals; the recommended one is at the top. * acts where "
                 "the recordings say nothing, so its estimate does not count.",
@@ -151,7 +151,7 @@ class CheckpointRanking(Result):
                 "Does its own value come true?",
                 "value less achieved return, scaled",
                 "",
-                [Rule(x=0.0, name="exact", colour=QUIET), found(self.bias, "bias", MODEL)],
+                [Rule(x=0.0, name="exact", color=MUTED), found(self.bias, "bias", MODEL)],
                 "Right of the line it expects more than recorded episodes achieved; some of that is meant, "
                 "as it is fitted to their better actions.",
             ),
@@ -159,7 +159,7 @@ class CheckpointRanking(Result):
                 "Does its own value rank what is achieved?",
                 "rank correlation of value and achieved return",
                 "",
-                [Rule(x=0.0, name="by chance", colour=QUIET), found(self.rank, "correlation", MODEL)],
+                [Rule(x=0.0, name="by chance", color=MUTED), found(self.rank, "correlation", MODEL)],
                 "1 is the same order.",
             ),
         ]

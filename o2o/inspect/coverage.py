@@ -13,7 +13,7 @@ from o2o.core.seeding import Stream, derive
 from o2o.core.spec import is_image
 from o2o.core.stats import correlation
 from o2o.inspect.beliefs import Beliefs, beliefs, ensemble_disagreement
-from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Bars, Chart, Points, Rule
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Histogram, Points, Rule
 from o2o.inspect.estimate import (
     CLEAR,
     Estimate,
@@ -38,7 +38,7 @@ FLOOR = 0.01  # of the middle deviation: entries that hardly ever change do not 
 NUM_NAMED = 3  # entries of observations
 HELD_OUT, OWN = "held-out steps", "the robot's own steps"
 POLICY_AHEAD, PLANNED = "imagined by the policy", "imagined by plans"
-COLOURS = {HELD_OUT: DATA, OWN: MODEL, POLICY_AHEAD: POLICY, PLANNED: PLAN}
+COLORS = {HELD_OUT: DATA, OWN: MODEL, POLICY_AHEAD: POLICY, PLANNED: PLAN}
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +121,13 @@ class Coverage(Result):
     def charts(self) -> list[Chart]:
         every = np.concatenate([self.distance, *(group.distance for group in self.groups.values())])
         edges = np.linspace(0, _top(every), NUM_BARS + 1)
-        kinds = {"training steps": (self.distance, QUIET)}
-        kinds |= {name: (group.distance, COLOURS[name]) for name, group in self.groups.items()}
+        kinds = {"training steps": (self.distance, MUTED)}
+        kinds |= {name: (group.distance, COLORS[name]) for name, group in self.groups.items()}
         bars = [
-            Bars(
-                edges, 100 * np.histogram(far.clip(max=edges[-1]), edges)[0] / max(len(far), 1), name, colour
+            Histogram(
+                edges, 100 * np.histogram(far.clip(max=edges[-1]), edges)[0] / max(len(far), 1), name, color
             )
-            for name, (far, colour) in kinds.items()
+            for name, (far, color) in kinds.items()
         ]
         return [
             Chart(
@@ -155,13 +155,13 @@ class Coverage(Result):
             ],
             f"The two directions in which training steps differ most; they show "
             f"{format_percent(self.shown)} of "
-            "the differences. Where coloured dots lie on no grey ones, there are no data.",
+            "the differences. Where colored dots lie on no grey ones, there are no data.",
             value="ensemble spread",
             value_range=(low, high) if high > low else None,
         )
 
     def _spreads(self) -> tuple[float, float]:
-        """Range of the colours, the same on all maps; outliers share the last colour."""
+        """Range of the colors, the same on all maps; outliers share the last color."""
         every = np.concatenate([group.spread for group in self.groups.values()])
         return float(every.min()), float(np.percentile(every, 98))
 

@@ -5,7 +5,7 @@ import numpy as np
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement
-from o2o.inspect.charts.chart import MODEL, PLAN, POLICY, QUIET, Chart, Paths, Points
+from o2o.inspect.charts.chart import MODEL, MUTED, PLAN, POLICY, Chart, Paths, Points
 
 
 def decision_chart(
@@ -20,7 +20,7 @@ def decision_chart(
     worth = Chart(
         "What the candidates promised, and how sure", "doubt along the plan", "return before penalty",
         [
-            Points(doubt[~moment.by_policy], gain[~moment.by_policy], "drawn", QUIET),
+            Points(doubt[~moment.by_policy], gain[~moment.by_policy], "drawn", MUTED),
             Points(doubt[moment.by_policy], gain[moment.by_policy], "the policy's", POLICY),
             Points(doubt[[chosen]], gain[[chosen]], "chosen", MODEL, size=9),
         ],
@@ -34,8 +34,8 @@ def decision_chart(
         "Where the candidates lead, from above", "x, m", "y, m",
         [
             Paths(paths, doubt),
-            Paths(paths[[chosen]], name="chosen", colour=PLAN, width=3.0),
+            Paths(paths[[chosen]], name="chosen", color=PLAN, width=3.0),
         ],
-        "Commands added up; colour: doubt along the plan.", value="doubt", equal=True,
+        "Commands added up; color: doubt along the plan.", value="doubt", equal_aspect=True,
     )  # fmt: skip
     return [seen, worth]

@@ -10,7 +10,7 @@ from o2o.core.video import write_picture
 WEIGHTED, SIGMA = "balance/weighted_", "balance/sigma_"
 NUM_POINTS = 400  # of a curve, however long the run
 WIDTH, HEIGHT = 6.5, 4.2  # inches of a panel
-COLOURS = {
+COLORS = {
     "obs": "#33415c", "dynamics": "#e4572e", "reward": "#17a398", "discount": "#f3a712", "q": "#7d5ba6",
     "v": "#c08497", "consistency": "#5c9ead", "entropy": "#6a994e",
 }  # fmt: skip
@@ -77,9 +77,9 @@ def _show(axes, entries: dict[str, Curve]) -> None:
     bottom, top, end = 1.0, 1.0, 0
     for name, (steps, values) in entries.items():
         step, low, mean, high = _thinned(steps, values)
-        colour = COLOURS.get(name, OTHER)
-        axes.fill_between(step, low, high, color=colour, alpha=0.18, lw=0)
-        axes.plot(step, mean, color=colour, lw=1.6, marker="" if len(step) > 1 else "o", label=name)
+        color = COLORS.get(name, OTHER)
+        axes.fill_between(step, low, high, color=color, alpha=0.18, lw=0)
+        axes.plot(step, mean, color=color, lw=1.6, marker="" if len(step) > 1 else "o", label=name)
         bottom, top, end = min(bottom, mean.min()), max(top, mean.max()), max(end, step[-1])
     axes.set(yscale="log", ylim=(bottom / 2, top * 2), xlim=(0, 1.02 * end), xlabel="updates")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -12,7 +12,7 @@ from o2o.agent.planner.imagine import Roll, roll
 from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import Beliefs
-from o2o.inspect.charts.chart import DATA, MODEL, QUIET, RANDOM, Chart, Line
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, RANDOM, Chart, Line
 from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number, format_percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -205,7 +205,7 @@ class ModelError(Result):
     def charts(self) -> list[Chart]:
         features = [
             _curve(self.shuffled, "with another moment's actions", RANDOM),
-            _curve(self.still, "as if nothing changed", QUIET),
+            _curve(self.still, "as if nothing changed", MUTED),
             _curve(self.feature, "imagined", MODEL, band=True),
         ]
         if self.draws:
@@ -223,7 +223,7 @@ class ModelError(Result):
                 "Reward",
                 "scaled reward",
                 [
-                    _curve(self.dull_reward, "always the average", QUIET),
+                    _curve(self.dull_reward, "always the average", MUTED),
                     _curve(self.reward, "imagined", MODEL, band=True),
                 ],
                 "Of the reward imagined for that one step.",
@@ -232,7 +232,7 @@ class ModelError(Result):
                 "Return so far",
                 "scaled return",
                 [
-                    _curve(self.dull_gain, "always the average", QUIET),
+                    _curve(self.dull_gain, "always the average", MUTED),
                     _curve(self.gain, "imagined", MODEL, band=True),
                 ],
                 "Of all that was imagined to be earned up to there, discounted, as the planner adds it up.",
@@ -242,7 +242,7 @@ class ModelError(Result):
 
     def _drawn_chart(self, name: str) -> Chart:
         lines = [
-            _curve(self.obs_still[name], "as if nothing changed", QUIET),
+            _curve(self.obs_still[name], "as if nothing changed", MUTED),
             _curve(self.obs[name], "drawn by the model", MODEL, band=True),
         ]
         words = "Of the observation that the model draws from its imagination."
@@ -365,7 +365,7 @@ def _chart(title: str, unit: str, lines: Sequence[Line], caption: str) -> Chart:
     return Chart(title, "steps ahead", f"error, {unit}", lines, caption, y_range=from_zero(lines))
 
 
-def _curve(errors: np.ndarray, name: str, colour: str, band: bool = False) -> Line:
+def _curve(errors: np.ndarray, name: str, color: str, band: bool = False) -> Line:
     quarter, half, most = _quantiles(errors)
     steps = np.arange(1, len(errors) + 1)
-    return Line(steps, half, name, colour, low=quarter if band else None, high=most if band else None)
+    return Line(steps, half, name, color, low=quarter if band else None, high=most if band else None)

@@ -8,7 +8,7 @@ import torch
 from o2o.core.seeding import Stream, derive
 from o2o.core.stats import auroc
 from o2o.inspect.beliefs import ensemble_disagreement
-from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Bars, Chart, Rule, Spans
+from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Chart, Histogram, Intervals, Rule
 from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_percent
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -68,8 +68,8 @@ class OodDetection(Result):
                 "ensemble spread",
                 "share of the steps, %",
                 [
-                    Bars(edges, _shares(spread, edges), f"{name} actions", colour)
-                    for name, (spread, colour) in shown.items()
+                    Histogram(edges, _shares(spread, edges), f"{name} actions", color)
+                    for name, (spread, color) in shown.items()
                 ],
                 "How far the critics disagree about recorded, random and the policy's actions at the same "
                 "steps. The further apart, the better it knows where its data end.",
@@ -81,7 +81,7 @@ class OodDetection(Result):
                 "",
                 [
                     Rule(x=0.5, name="coin toss"),
-                    Spans([_LONG.get(n, n) for n in names], middle, low, high, DATA),
+                    Intervals([_LONG.get(n, n) for n in names], middle, low, high, DATA),
                 ],
                 "1: always higher than that of a recorded action; 0: always lower. Bars are 95 % intervals "
                 "over episodes.",

@@ -16,7 +16,7 @@ from o2o.core.video import write_picture
 
 NUM_COLUMNS, NUM_LINES, LINES_A_ROW = 10, 8, 4
 WIDTH, IMAGES_HEIGHT, LINE_HEIGHT = 12.0, 3.7, 1.6  # inches
-REAL, MODEL, SEEN = "#33415c", "#e4572e", "#eef1f5"  # colours
+REAL, MODEL, SEEN = "#33415c", "#e4572e", "#eef1f5"  # colors
 
 
 @dataclass(frozen=True)
@@ -168,5 +168,5 @@ def _times(length: int, num_context: int) -> np.ndarray:
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     """(C, h, w) as (h, w, 3): grey of one channel, or the first three."""
-    colours = image[:3] if len(image) >= 3 else image[:1].repeat(3, 0)
-    return colours.transpose(1, 2, 0)
+    colors = image[:3] if len(image) >= 3 else image[:1].repeat(3, 0)
+    return colors.transpose(1, 2, 0)

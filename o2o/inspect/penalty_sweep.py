@@ -10,7 +10,7 @@ from torch import Tensor
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.errors import UsageError
 from o2o.inspect.beliefs import Beliefs, beliefs
-from o2o.inspect.charts.chart import DATA, PLAN, POLICY, QUIET, Chart, Line, Rule
+from o2o.inspect.charts.chart import DATA, MUTED, PLAN, POLICY, Chart, Line, Rule
 from o2o.inspect.plans import distance, recorded, replan
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -104,7 +104,7 @@ class PenaltySweep(Result):
         low, middle, high = np.quantile(self.data_spread, (BAND[0], 0.5, BAND[1]))
         flat = np.ones(len(self.price) - 1)
         band = {"low": low * flat, "high": high * flat}
-        again = Line(self.price[1:], self.recorded_changed[1:], "recorded, ranked again", QUIET, dash=True)
+        again = Line(self.price[1:], self.recorded_changed[1:], "recorded, ranked again", MUTED, dash=True)
         return [
             Chart(
                 "How sure the chosen plans are", LABEL, "spread of the critic",
@@ -200,16 +200,16 @@ class PenaltySweep(Result):
             "Only candidates that were kept can win there."
         ]
 
-    def _line(self, value: np.ndarray, name: str, colour: str) -> Line:
+    def _line(self, value: np.ndarray, name: str, color: str) -> Line:
         """Median of (P, K) against the price."""
-        return Line(self.price[1:], np.median(value, 1)[1:], name, colour)
+        return Line(self.price[1:], np.median(value, 1)[1:], name, color)
 
-    def _lines(self, value: np.ndarray, name: str, colour: str = PLAN) -> list[Line | Rule]:
+    def _lines(self, value: np.ndarray, name: str, color: str = PLAN) -> list[Line | Rule]:
         """Medians against the price, those of the robot's own moments apart, and what no price gives."""
         recorded, own = value[:, ~self.by_robot], value[:, self.by_robot]
-        found = [self._line(recorded, name, colour), Rule(y=float(np.median(recorded[0])), colour=colour)]
+        found = [self._line(recorded, name, color), Rule(y=float(np.median(recorded[0])), color=color)]
         if own.size:
-            line = self._line(own, f"{name}, robot's own steps", colour)
+            line = self._line(own, f"{name}, robot's own steps", color)
             found.append(replace(line, dash=True))
         return found
 

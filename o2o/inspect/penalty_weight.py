@@ -19,7 +19,7 @@ from o2o.core.errors import DivergedError
 from o2o.core.seeding import Stream, derive
 from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import Beliefs, beliefs
-from o2o.inspect.charts.chart import PLAN, POLICY, QUIET, Chart, Line, Mark, Rule
+from o2o.inspect.charts.chart import MUTED, PLAN, POLICY, Chart, Line, Mark, Rule
 from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number
 from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
@@ -116,8 +116,8 @@ class PenaltyWeight(Result):
     def charts(self) -> list[Chart]:
         grid, excess, doubt = self.grid[1:], self.excess[1:], self.doubt[1:]
         prices: list[Mark] = [
-            Rule(x=self.price.value, name="suggested", colour=PLAN),
-            Rule(x=self.own if self.own > 0 else float("nan"), name="the agent's own", colour=QUIET),
+            Rule(x=self.price.value, name="suggested", color=PLAN),
+            Rule(x=self.own if self.own > 0 else float("nan"), name="the agent's own", color=MUTED),
         ]
         low, high = np.percentile(excess, (25, 75), axis=1)
         least, most = np.percentile(doubt, (25, 75), axis=1)
@@ -128,7 +128,7 @@ class PenaltyWeight(Result):
                 "scaled return",
                 [
                     Line(grid, excess.mean(1), "plans, mean", PLAN, low=low, high=high),
-                    Rule(y=0.0, name="the best of the policy's tries", colour=POLICY),
+                    Rule(y=0.0, name="the best of the policy's tries", color=POLICY),
                     *prices,
                 ],
                 "Return that the chosen plans promise, less the best of what the policy itself would try. "
@@ -142,7 +142,7 @@ class PenaltyWeight(Result):
                 "ensemble spread along the plan",
                 [
                     Line(grid, np.median(doubt, 1), "plans, middle", PLAN, low=least, high=most),
-                    Rule(y=float(np.median(self.tried)), name="the policy's tries, middle", colour=POLICY),
+                    Rule(y=float(np.median(self.tried)), name="the policy's tries, middle", color=POLICY),
                     *prices,
                 ],
                 "How far the critics disagree on the way of the chosen plans, added up.",

@@ -11,7 +11,7 @@ from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.agent.planner.mppi import MPPI
 from o2o.core.errors import DataError
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.charts.chart import DATA, MODEL, PLAN, POLICY, QUIET, Chart, Line, Points
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Line, Points
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 from o2o.nn.world_model import State, index
@@ -139,7 +139,7 @@ class Decisions(Result):
                 Line(self.t, self.reward, "imagined reward", MODEL),
                 Line(self.t, self.leaf, "value of its end", DATA),
                 Line(self.t, -self.penalty, "penalty", PLAN),
-                Line(self.t, self.reward + self.leaf - self.penalty, "all of it", QUIET, dash=True),
+                Line(self.t, self.reward + self.leaf - self.penalty, "all of it", MUTED, dash=True),
             ],
             "The three parts of the value by which the planner chose, discounted.",
         )  # fmt: skip
@@ -160,8 +160,8 @@ class Decisions(Result):
         steps = dict.fromkeys([0, horizon // 2, horizon])  # in order, once each
         names = {0: "its first action", horizon: "its end"}
         lines = [
-            Line(self.t, self.spread[:, step], names.get(step, f"{step} steps on"), colour)
-            for step, colour in zip(steps, (DATA, PLAN, MODEL), strict=False)
+            Line(self.t, self.spread[:, step], names.get(step, f"{step} steps on"), color)
+            for step, color in zip(steps, (DATA, PLAN, MODEL), strict=False)
         ]
         return Chart(
             "How sure the critic was of the chosen plan", STEP, "spread of the critic", lines,

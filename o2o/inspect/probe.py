@@ -15,7 +15,7 @@ from o2o.agent.planner.imagine import roll
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import beliefs
-from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Line, Spans
+from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Intervals, Line
 from o2o.inspect.end_effector_paths import vectors
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, select_episodes
@@ -96,15 +96,15 @@ class Probe(Result):
         names, r2 = [self.names[i] for i in order], self.r2[order]
         steps = np.arange(len(self.error))
         lines = [
-            Line(steps, self.error[:, i] / self.scale[i], self.names[i], colour)
-            for i, colour in zip(order, PALETTE[:SHOWN], strict=False)
+            Line(steps, self.error[:, i] / self.scale[i], self.names[i], color)
+            for i, color in zip(order, PALETTE[:SHOWN], strict=False)
         ]
         return [
             Chart(
                 "What the model's belief tells about the robot",
                 "share of the variance explained",
                 "",
-                [Spans(names, r2, np.full(len(r2), np.nan), np.full(len(r2), np.nan), MODEL)],
+                [Intervals(names, r2, np.full(len(r2), np.nan), np.full(len(r2), np.nan), MODEL)],
                 f"Read-out fitted afterwards, tested on {self.num_tested} steps it was not fitted on. "
                 "1: the belief tells the entry exactly; 0: it tells no more than the mean does.",
                 x_range=(min(-0.02, max(-1.0, float(np.min(r2, initial=0.0)))), 1.02),

@@ -11,7 +11,7 @@ from o2o.agent.planner.imagine import Roll
 from o2o.core.errors import UsageError
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import ensemble_disagreement
-from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Rule, Spans
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, Chart, Intervals, Line, Rule
 from o2o.inspect.estimate import CLEAR, FEW, Estimate, estimate, few_episodes_warning, format_number
 from o2o.inspect.model_error import from_zero, imagine_recorded
 from o2o.inspect.result import Result
@@ -80,7 +80,7 @@ class Reliability(Result):
                 "Is the spread high where the error is?",
                 "rank correlation of spread and error",
                 "",
-                [Rule(x=0.0), Spans(list(rows), middle, low, high, DATA)],
+                [Rule(x=0.0), Intervals(list(rows), middle, low, high, DATA)],
                 "1: always; 0: no connection; below 0: misleading. Steps are those imagined ahead. Bars are "
                 "95 % intervals over episodes.",
                 x_range=(-1.0, 1.0),
@@ -96,9 +96,9 @@ class Reliability(Result):
                 x,
                 self.multiple * x,
                 f"{format_number(self.multiple)} times the spread: {COVERED} % lie below",
-                QUIET,
+                MUTED,
             ),
-            Line(x, x, "as large as the spread", QUIET, dash=True),
+            Line(x, x, "as large as the spread", MUTED, dash=True),
             Line(x, y, "mean |TD error|, middle half", MODEL, low=low, high=high),
         ]
         return Chart(

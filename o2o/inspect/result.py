@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from o2o.inspect.charts.chart import Chart, Frames, still
+from o2o.inspect.charts.chart import Chart, Frames, to_matplotlib
 
 
 class Result(ABC):
@@ -23,7 +23,7 @@ class Result(ABC):
 
     def plot(self, columns: int = 2):
         """All charts in one matplotlib figure."""
-        return still(self.charts(), columns)
+        return to_matplotlib(self.charts(), columns)
 
     def __str__(self) -> str:
         return "\n".join(self.text())

@@ -74,7 +74,7 @@ class Uncertainty(Result):
             Line(t, self.spread, "the action taken", DATA),
             Points(self.top, self.spread[self.top], "most unsure", MODEL, size=7),
             Rule(y=float(self.typical[1]), name="typical of the recordings"),
-            Rule(y=float(self.typical[2]), name="95 % of the recordings lie below", colour=MODEL),
+            Rule(y=float(self.typical[2]), name="95 % of the recordings lie below", color=MODEL),
         ]
         value = [
             Line(t, self.v, "value of where it was", MODEL),

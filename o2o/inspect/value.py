@@ -6,7 +6,7 @@ import numpy as np
 
 from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import Beliefs
-from o2o.inspect.charts.chart import DATA, MODEL, QUIET, Chart, Line, Points
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, Chart, Line, Points
 from o2o.inspect.estimate import FEW, Estimate, estimate, few_episodes_warning, format_number, format_percent
 from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
@@ -105,7 +105,7 @@ class Value(Result):
                 "value of the state, scaled return",
                 "achieved, scaled return",
                 [
-                    Points(self.v[some], self.achieved[some], "a step", QUIET, size=2.5),
+                    Points(self.v[some], self.achieved[some], "a step", MUTED, size=2.5),
                     _exact(self.v, self.achieved),
                     Line(x, y, "mean of V's tenths, middle half", MODEL, low=quarter, high=most),
                     Line(qx, qy, "mean of Q's tenths", DATA),
@@ -189,7 +189,7 @@ def _after(steps: Beliefs) -> np.ndarray:
 def _exact(one: np.ndarray, other: np.ndarray) -> Line:
     both = np.concatenate([one, other])
     ends = np.array([both.min(), both.max()]) if len(both) else np.zeros(0)
-    return Line(ends, ends, "exact", QUIET, dash=True)
+    return Line(ends, ends, "exact", MUTED, dash=True)
 
 
 def _ranking(found: Estimate) -> str:

@@ -28,7 +28,7 @@ from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator, after_episode
-from o2o.inspect.charts.chart import still
+from o2o.inspect.charts.chart import to_matplotlib
 from o2o.inspect.decision_chart import decision_chart
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training import planned_vs_executed
@@ -237,7 +237,10 @@ def watch(
         shown = thoughts[len(thoughts) // 2]
         obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
         log.picture(
-            step, phase, "plans/fan", still(decision_chart(shown, obs, agent.transform, played[0].moves))
+            step,
+            phase,
+            "plans/fan",
+            to_matplotlib(decision_chart(shown, obs, agent.transform, played[0].moves)),
         )
     return result
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from o2o.core.transform import channels_first
-from o2o.inspect.charts.spec import DATA, MODEL, QUIET, SCALE
+from o2o.inspect.charts.spec import COLORMAP, DATA, MODEL, MUTED
 
 JPEG_QUALITY = 85
 MOST_LINES, MOST_NAMES = 64, 6  # entries of a vector that are drawn, and up to which a legend names them
@@ -34,7 +34,7 @@ class Page:
         self._shown: dict[str, tuple[str, str]] = {}  # entity -> (kind of view, title)
         self._laid_out: dict[str, tuple[str, str]] = {}
         self._named = {"reward"}  # lines that have their legend, or need none
-        self._scale = np.array([_rgb(colour) for colour in SCALE])
+        self._scale = np.array([_rgb(colour) for colour in COLORMAP])
 
     def episode(self, number: int, about: str) -> None:
         self._episode, self._offset_s = number, self._time_s + self._gap_s
@@ -80,7 +80,7 @@ class Page:
         self._name("value", ["value", "without the penalty"], [MODEL, DATA])
         self._curves("value", np.array([value, value + penalty]))
         names = ["chosen plan", "median candidate", "least sure candidate"]
-        self._name("uncertainty", names, [MODEL, QUIET, SCALE[-1]])
+        self._name("uncertainty", names, [MODEL, MUTED, COLORMAP[-1]])
         self._curves("uncertainty", np.array([spread[chosen], np.median(spread), spread.max()]))
         self._log("price", "", "", rr.Scalars(price))
         if paths is None:

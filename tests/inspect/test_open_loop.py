@@ -115,6 +115,6 @@ def test_columns_show_both_sides_of_the_border_and_the_end():
 
 
 @pytest.mark.parametrize(("channels", "want"), [(1, [0, 0, 0]), (3, [0, 1, 2]), (4, [0, 1, 2])])
-def test_images_of_any_channels_become_colours(channels, want):
+def test_images_of_any_channels_become_colors(channels, want):
     image = np.arange(channels)[:, None, None] * np.ones((1, 2, 5))
     assert _rgb(image).shape == (2, 5, 3) and _rgb(image)[1, 4].tolist() == want

@@ -22,7 +22,7 @@ from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.guard import connect
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.candidates import candidates
-from o2o.inspect.charts.chart import Frames, Picture
+from o2o.inspect.charts.chart import BackgroundImage, Frames
 from o2o.inspect.end_effector_paths import Displacement, displacement, facts, vectors
 from o2o.inspect.penalty_sweep import PenaltySweep, _affordable, penalty_sweep
 from o2o.inspect.plans import distance, plans, replan
@@ -234,8 +234,8 @@ def test_a_fan_is_made_again_where_nothing_was_recorded(tmp_path, system):
     np.testing.assert_allclose(found.looks[1].path[-1], seen[6:10, entries], rtol=1e-6)  # what happened
     assert np.isnan(found.looks[2].path[-1, 2:]).all()  # nobody knows
     flat, deep = found.charts()
-    assert isinstance(flat, Frames) and not flat.charts[0].deep and deep.charts[0].deep  # type: ignore
-    assert found.plot() and flat.live() and all(np.isfinite(list(found.metrics().values())[:5]))
+    assert isinstance(flat, Frames) and not flat.charts[0].is_3d and deep.charts[0].is_3d  # type: ignore
+    assert found.plot() and flat.to_plotly() and all(np.isfinite(list(found.metrics().values())[:5]))
 
 
 def test_a_single_moment_is_the_one_the_walk_comes_to(run):
@@ -310,7 +310,7 @@ def test_the_arms_plans_are_drawn_over_its_picture(played):
     found = candidates(run, frames=2, robot=robot)
     assert found.recorded and found.axes == ("x (m)", "y (m)", "z (m)") and found.replay_error < 1e-6
     picture = found.charts()[0]
-    assert isinstance(picture, Frames) and isinstance(picture.charts[0].marks[0], Picture)
+    assert isinstance(picture, Frames) and isinstance(picture.charts[0].marks[0], BackgroundImage)
     last = found.looks[-1]
     arm = robot.unwrapped  # stands where the last moment was
     np.testing.assert_allclose(last.path[0, 0], arm.grip, atol=1e-6)

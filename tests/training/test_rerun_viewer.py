@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import StorageError, UsageError
-from o2o.inspect.charts.spec import SCALE
+from o2o.inspect.charts.spec import COLORMAP
 from o2o.training import rerun_viewer
 from o2o.training.rerun_viewer import open_stream
 
@@ -94,7 +94,7 @@ def test_candidates_are_lines_in_space_from_sure_to_unsure_and_the_chosen_one_is
     rows = read(tmp_path / "run.rrd")
     (fan,), (best,) = rows["/plan/candidates"], rows["/plan/chosen"]
     assert fan["LineStrips3D:strips"][2] == [[0, 0, 0], [1, 1, 0]]
-    sure, unsure = (int(SCALE[i][1:] + "ff", 16) for i in (0, -1))
+    sure, unsure = (int(COLORMAP[i][1:] + "ff", 16) for i in (0, -1))
     assert fan["LineStrips3D:colors"] == [sure, unsure, unsure]
     assert best["LineStrips3D:strips"] == [[[0, 0, 0], [1, 0, 0]]] and best["LineStrips3D:colors"] == [sure]
     assert abs(best["LineStrips3D:radii"][0]) > 3 * abs(fan["LineStrips3D:radii"][0])
@@ -107,7 +107,7 @@ def test_colours_mean_the_same_at_every_step_once_the_range_is_known(tmp_path):
             shown.step(t, {})
             shown.plan(PATHS, np.array(spread, float), 0, value=0.0, penalty=0.0, price=1.0)
     fans = read(tmp_path / "run.rrd")["/plan/candidates"]
-    first, second, third = (int(SCALE[i][1:], 16) << 8 for i in (0, 3, -1))
+    first, second, third = (int(COLORMAP[i][1:], 16) << 8 for i in (0, 3, -1))
     assert colour(fans[1]["LineStrips3D:colors"][0]) == colour(first)
     assert colour(fans[2]["LineStrips3D:colors"][0]) == pytest.approx(colour(second), abs=6)
     assert colour(fans[3]["LineStrips3D:colors"][0]) == colour(third)

@@ -1,8 +1,8 @@
 """A chart said once and drawn twice: still, for PNGs and notebooks, and live, for the interactive page.
 
 chart = Chart("Reward", "step", "reward", [Line(x, y, "real", DATA), Line(x, told, "model", MODEL)])
-chart.draw()  # a matplotlib figure
-chart.live()  # a plotly figure
+chart.to_matplotlib()  # a matplotlib figure
+chart.to_plotly()  # a plotly figure
 """
 
 import io
@@ -11,55 +11,55 @@ from dataclasses import dataclass, replace
 
 from o2o.inspect.charts.spec import (
     CHOSEN,
+    COLORMAP,
     DATA,
     MODEL,
+    MUTED,
+    OUTLINE,
     PALETTE,
     PLAN,
     POLICY,
-    QUIET,
     RANDOM,
-    RIM,
-    SCALE,
-    Bars,
+    BackgroundImage,
+    ChartSpec,
+    Histogram,
+    Intervals,
     Line,
     Mark,
     Paths,
-    Picture,
     Points,
     Rule,
-    Spans,
-    Words,
 )
 
 __all__ = [
     "CHOSEN",
+    "COLORMAP",
     "DATA",
     "MODEL",
+    "MUTED",
+    "OUTLINE",
     "PALETTE",
     "PLAN",
     "POLICY",
-    "QUIET",
     "RANDOM",
-    "RIM",
-    "SCALE",
-    "Bars",
+    "BackgroundImage",
     "Chart",
     "Frames",
+    "Histogram",
+    "Intervals",
     "Line",
     "Mark",
     "Paths",
-    "Picture",
     "Points",
     "Rule",
-    "Spans",
-    "still",
+    "to_matplotlib",
 ]
 
 
-class Chart(Words):
-    """What a chart says (see `Words`), and how to see it. As the last line of a cell it shows itself."""
+class Chart(ChartSpec):
+    """What a chart says (see `ChartSpec`), and how to see it. As the last line of a cell it shows itself."""
 
-    def draw(self, axes=None):
+    def to_matplotlib(self, axes=None):
         """Draws with matplotlib.
 
         Args:
@@ -74,19 +74,19 @@ class Chart(Words):
         draw(self, axes)
         return axes.figure
 
-    def live(self):
+    def to_plotly(self):
         """A plotly figure."""
         from o2o.inspect.charts.plotly_backend import figure
 
         return figure([self], [""], 0)
 
     def _repr_png_(self) -> bytes:
-        return _png(self.draw())
+        return _png(self.to_matplotlib())
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The same chart at several moments, on the same axes and colours; live, with a slider.
+    """The same chart at several moments, on the same axes and colors; live, with a slider.
 
     Attributes:
         charts: one a moment; their ranges become one.
@@ -104,7 +104,7 @@ class Frames:
             raise ValueError(f"{len(charts)} charts and {len(names)} names, wanted as many, and at least one")
         first = charts[0]
         for chart in charts[1:]:
-            for field in ("deep", "categories", "log_x", "log_y", "equal"):
+            for field in ("is_3d", "categories", "log_x", "log_y", "equal_aspect"):
                 if getattr(chart, field) != getattr(first, field):
                     raise ValueError(f"chart {chart.title!r} has another {field} than the first moment's")
         shown = len(charts) // 2 if self.shown is None else self.shown
@@ -124,26 +124,26 @@ class Frames:
         return self.charts[0].caption
 
     @property
-    def moment(self) -> Chart:
+    def shown_chart(self) -> Chart:
         """The chart that a still shows; its title names the moment."""
         shown = self.shown or 0
         return replace(self.charts[shown], title=f"{self.charts[shown].title}: {self.names[shown]}")
 
-    def draw(self, axes=None):
+    def to_matplotlib(self, axes=None):
         """Draws the moment to show with matplotlib, as `Chart.draw` does."""
-        return self.moment.draw(axes)
+        return self.shown_chart.to_matplotlib(axes)
 
-    def live(self):
+    def to_plotly(self):
         """A plotly figure with a slider."""
         from o2o.inspect.charts.plotly_backend import figure
 
         return figure(self.charts, self.names, self.shown or 0)
 
     def _repr_png_(self) -> bytes:
-        return _png(self.draw())
+        return _png(self.to_matplotlib())
 
 
-def still(charts: Sequence[Chart | Frames], columns: int = 2):
+def to_matplotlib(charts: Sequence[Chart | Frames], columns: int = 2):
     """One matplotlib figure of several charts, row by row.
 
     Raises:
@@ -153,12 +153,12 @@ def still(charts: Sequence[Chart | Frames], columns: int = 2):
 
     if not charts or columns < 1:
         raise ValueError(f"{len(charts)} charts in {columns} columns, wanted at least one of each")
-    return figure_of([chart.moment if isinstance(chart, Frames) else chart for chart in charts], columns)
+    return figure_of([chart.shown_chart if isinstance(chart, Frames) else chart for chart in charts], columns)
 
 
 def _axes(chart: Chart) -> list[str]:
     """The axes whose ranges frames must share."""
-    return ["x", *([] if chart.categories else ["y"]), *(["z"] if chart.deep else []), "value"]
+    return ["x", *([] if chart.categories else ["y"]), *(["z"] if chart.is_3d else []), "value"]
 
 
 def _common(charts: Sequence[Chart], axis: str) -> tuple[float, float]:

@@ -1,5 +1,5 @@
 "use strict";
-// Draws each chart when it comes near the window, in the colours that the reader's system asks for.
+// Draws each chart when it comes near the window, in the colors that the reader's system asks for.
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const touch = matchMedia("(pointer: coarse)").matches;

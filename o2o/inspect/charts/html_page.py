@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from o2o.core.checkpoint import write_bytes
-from o2o.inspect.charts.chart import CHOSEN, DATA, PLAN, QUIET, RIM, Chart, Frames
+from o2o.inspect.charts.chart import CHOSEN, DATA, MUTED, OUTLINE, PLAN, Chart, Frames
 
 SECURITY = "; ".join(
     [
@@ -148,8 +148,8 @@ def _figure(chart: Chart | Frames) -> str:
     """A chart's title, place, data and caption; the script of the page draws it."""
     from o2o.inspect.charts.plotly_backend import CLEAR, PAPER
 
-    figure = chart.live()
-    moment = chart.moment if isinstance(chart, Frames) else chart
+    figure = chart.to_plotly()
+    moment = chart.shown_chart if isinstance(chart, Frames) else chart
     named = any(getattr(mark, "name", "") for mark in moment.marks)
     figure.update_layout(title=None, margin={"t": WITH_LEGEND if named else WITHOUT})
     data = str(figure.to_json()).replace("<", "\\u003c").replace(PAPER, CLEAR)
@@ -194,11 +194,11 @@ def _footer(facts: dict[str, str], size: int) -> str:
 
 
 def _dark() -> str:
-    """Pairs of colours in the figures' data, light and dark, for the script of the page."""
+    """Pairs of colors in the figures' data, light and dark, for the script of the page."""
     from o2o.inspect.charts.plotly_backend import FAINT, GRID, INK, faded
 
     dark = {INK: "#e3e7ee", FAINT: "#97a1b3", GRID: "#2c333f"}
-    dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", QUIET: "#5f6979", CHOSEN: "#ffffff", RIM: "#0b0e14"}
+    dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", MUTED: "#5f6979", CHOSEN: "#ffffff", OUTLINE: "#0b0e14"}
     pairs = list(dark.items())
-    pairs += [tuple(faded(colour, 0).removesuffix("0)") for colour in pair) for pair in dark.items()]
+    pairs += [tuple(faded(color, 0).removesuffix("0)") for color in pair) for pair in dark.items()]
     return f'<script type="application/json" id="dark">{json.dumps(pairs)}</script>'

@@ -15,9 +15,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-from o2o.inspect.charts.spec import SCALE, Bars, Line, Paths, Picture, Points, Rule, Spans, Words
+from o2o.inspect.charts.spec import (
+    COLORMAP,
+    BackgroundImage,
+    ChartSpec,
+    Histogram,
+    Intervals,
+    Line,
+    Paths,
+    Points,
+    Rule,
+)
 
-WIDTH, HEIGHT, DEEP_HEIGHT, ROW = 6.4, 4.0, 5.4, 0.3  # inches of a chart; ROW of a category
+WIDTH, HEIGHT, HEIGHT_3D, ROW = 6.4, 4.0, 5.4, 0.3  # inches of a chart; ROW of a category
 INK, FAINT, GRID = "#2b3240", "#667085", "#e4e8ee"
 FILL, BAND = 0.28, 0.18  # opacity of bars and of bands
 LETTER, KEY = 0.061, 0.45  # inches of a letter of 8 points, and of a legend's key
@@ -26,7 +36,7 @@ ELEVATION, AZIMUTH = 22, -58  # degrees, of the eye on a three-dimensional chart
 ZOOM = 0.86  # of its box, so that the names of the axes have room
 
 
-def figure_of(charts: Sequence[Words], columns: int):
+def figure_of(charts: Sequence[ChartSpec], columns: int):
     """A matplotlib figure of charts, row by row."""
     columns = min(columns, len(charts))
     rows = [charts[i : i + columns] for i in range(0, len(charts), columns)]
@@ -35,27 +45,27 @@ def figure_of(charts: Sequence[Words], columns: int):
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # type: ignore[union-attr]
     cells = figure.subfigures(len(rows), columns, height_ratios=heights, squeeze=False).flatten()
     for chart, cell in zip(charts, cells, strict=False):
-        draw(chart, cell.add_subplot(projection="3d" if chart.deep else None))
+        draw(chart, cell.add_subplot(projection="3d" if chart.is_3d else None))
     return figure
 
 
-def draw(chart: Words, axes) -> None:
+def draw(chart: ChartSpec, axes) -> None:
     """Draws a chart into matplotlib axes.
 
     Raises:
         ValueError: a three-dimensional chart is to go into flat axes, or the other way about.
     """
-    if chart.deep != hasattr(axes, "get_zlim"):
-        have, wanted = 3 - chart.deep, 2 + chart.deep
+    if chart.is_3d != hasattr(axes, "get_zlim"):
+        have, wanted = 3 - chart.is_3d, 2 + chart.is_3d
         raise ValueError(f"chart {chart.title!r} wants axes of {wanted} dimensions, these have {have}")
     handles = {}
-    for place, (mark, colour) in enumerate(zip(chart.marks, chart.colours, strict=True)):
-        handle = _DRAW[type(mark)](axes, chart, mark, colour, 2 + place / 100)
+    for place, (mark, color) in enumerate(zip(chart.marks, chart.colors, strict=True)):
+        handle = _DRAW[type(mark)](axes, chart, mark, color, 2 + place / 100)
         if handle is not None and mark.name:  # type: ignore[union-attr]
             handles[handle] = plain(mark.name)  # type: ignore[union-attr]
     _set_axes(axes, chart)
-    if chart.deep:
-        _set_deep_axes(axes, chart)
+    if chart.is_3d:
+        _set_3d_axes(axes, chart)
     else:
         _set_flat_axes(axes, chart)
     if len(chart.data("value")):
@@ -68,72 +78,78 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _line(axes, chart: Words, mark: Line, colour: str, zorder: float):
+def _line(axes, chart: ChartSpec, mark: Line, color: str, zorder: float):
     x, y = chart.visible("x", mark.x), chart.visible("y", mark.y)
     if mark.low is not None and mark.high is not None:
         low, high = chart.on_floor(mark.low), chart.on_floor(mark.high)
-        axes.fill_between(x, low, high, color=colour, alpha=BAND, lw=0, zorder=zorder)
+        axes.fill_between(x, low, high, color=color, alpha=BAND, lw=0, zorder=zorder)
     alone = np.isfinite(y).sum() == 1
     style = {"ls": "--" if mark.dash else "-", "marker": "o" if alone else "", "ms": 4}
-    return axes.plot(x, y, color=colour, lw=1.6, zorder=zorder, **style)[0]
+    return axes.plot(x, y, color=color, lw=1.6, zorder=zorder, **style)[0]
 
 
-def _points(axes, chart: Words, mark: Points, colour: str, zorder: float):
+def _points(axes, chart: ChartSpec, mark: Points, color: str, zorder: float):
     place = [chart.visible("x", mark.x), chart.visible("y", mark.y), *([] if mark.z is None else [mark.z])]
-    style: dict = {"color": colour} if mark.value is None else {"c": mark.value, **_colouring(chart)}
+    style: dict = {"color": color} if mark.value is None else {"c": mark.value, **_coloring(chart)}
     return axes.scatter(*place, s=mark.size**2, linewidths=0, alpha=0.85, zorder=zorder, **style)
 
 
-def _bars(axes, chart: Words, mark: Bars, colour: str, zorder: float):
+def _histogram(axes, chart: ChartSpec, mark: Histogram, color: str, zorder: float):
     height, base = chart.on_floor(np.nan_to_num(mark.height)), chart.on_floor(np.zeros(1))[0]
-    style = {"edgecolor": colour, "facecolor": to_rgba(colour, FILL)}
+    style = {"edgecolor": color, "facecolor": to_rgba(color, FILL)}
     return axes.stairs(height, mark.edges, baseline=base, fill=True, lw=1.4, zorder=zorder, **style)
 
 
-def _rule(axes, chart: Words, mark: Rule, colour: str, zorder: float):
+def _rule(axes, chart: ChartSpec, mark: Rule, color: str, zorder: float):
     at = chart.place(mark)
     if not np.isfinite(at):
         return None
     draw_at = axes.axvline if mark.y is None else axes.axhline
-    return draw_at(at, color=colour, lw=1.3, ls=(0, (4, 3)), zorder=zorder)
+    return draw_at(at, color=color, lw=1.3, ls=(0, (4, 3)), zorder=zorder)
 
 
-def _spans(axes, chart: Words, mark: Spans, colour: str, zorder: float):
+def _intervals(axes, chart: ChartSpec, mark: Intervals, color: str, zorder: float):
     rows = chart.rows(mark)
-    axes.hlines(rows, mark.low, mark.high, color=colour, lw=2.2, alpha=0.55, zorder=zorder)
-    return axes.plot(mark.middle, rows, "o", color=colour, ms=5.5, zorder=zorder)[0]
+    axes.hlines(rows, mark.low, mark.high, color=color, lw=2.2, alpha=0.55, zorder=zorder)
+    return axes.plot(mark.middle, rows, "o", color=color, ms=5.5, zorder=zorder)[0]
 
 
-def _paths(axes, chart: Words, mark: Paths, colour: str, zorder: float):
+def _paths(axes, chart: ChartSpec, mark: Paths, color: str, zorder: float):
     strokes, value = mark.strokes()
-    kind: type = Line3DCollection if chart.deep else LineCollection
-    style = {"color": colour} if value is None else {"array": value, **_colouring(chart)}
+    kind: type = Line3DCollection if chart.is_3d else LineCollection
+    style = {"color": color} if value is None else {"array": value, **_coloring(chart)}
     lines = kind(strokes, linewidths=mark.width, alpha=0.9, capstyle="round", zorder=zorder, **style)
     axes.add_collection(lines, autolim=False)
-    shade = colour if value is None else SCALE[len(SCALE) // 2]  # of the legend
+    shade = color if value is None else COLORMAP[len(COLORMAP) // 2]  # of the legend
     return Line2D([], [], color=shade, lw=max(mark.width, 1.2))
 
 
-def _picture(axes, chart: Words, mark: Picture, colour: str, zorder: float):
+def _background_image(axes, chart: ChartSpec, mark: BackgroundImage, color: str, zorder: float):
     axes.imshow(mark.image, extent=mark.extent, aspect="auto", zorder=zorder)
 
 
 _DRAW = {
-    Line: _line, Points: _points, Bars: _bars, Rule: _rule, Spans: _spans, Paths: _paths, Picture: _picture,
-}  # fmt: skip
+    Line: _line,
+    Points: _points,
+    Histogram: _histogram,
+    Rule: _rule,
+    Intervals: _intervals,
+    Paths: _paths,
+    BackgroundImage: _background_image,
+}
 
 
-def _height(chart: Words) -> float:
-    return max(DEEP_HEIGHT if chart.deep else HEIGHT, 1.6 + ROW * len(chart.categories))
+def _height(chart: ChartSpec) -> float:
+    return max(HEIGHT_3D if chart.is_3d else HEIGHT, 1.6 + ROW * len(chart.categories))
 
 
-def _colouring(chart: Words) -> dict:
-    scale = LinearSegmentedColormap.from_list("o2o", SCALE)
+def _coloring(chart: ChartSpec) -> dict:
+    scale = LinearSegmentedColormap.from_list("o2o", COLORMAP)
     return {"cmap": scale, "norm": Normalize(*chart.limits("value"))}
 
 
-def _set_axes(axes, chart: Words) -> None:
-    for axis in "xyz" if chart.deep else "xy":
+def _set_axes(axes, chart: ChartSpec) -> None:
+    for axis in "xyz" if chart.is_3d else "xy":
         getattr(axes, f"set_{axis}lim")(chart.limits(axis))
         getattr(axes, f"set_{axis}label")(plain(getattr(chart, axis)), fontsize=9, color=INK)
         if chart.whole(axis):
@@ -143,7 +159,7 @@ def _set_axes(axes, chart: Words) -> None:
     axes.tick_params(labelsize=8, color=FAINT, labelcolor=FAINT)
 
 
-def _set_flat_axes(axes, chart: Words) -> None:
+def _set_flat_axes(axes, chart: ChartSpec) -> None:
     for axis in "xy":
         if getattr(chart, f"log_{axis}"):
             _set_log(axes, chart, axis)
@@ -151,15 +167,15 @@ def _set_flat_axes(axes, chart: Words) -> None:
         names = [plain(textwrap.fill(name, CATEGORY)) for name in chart.categories]
         axes.set_yticks(range(len(names)), names, color=INK)
         axes.tick_params(axis="y", length=0)
-    axes.set_aspect("equal" if chart.equal else "auto")
+    axes.set_aspect("equal" if chart.equal_aspect else "auto")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.set_axisbelow(True)
-    if not any(isinstance(mark, Picture) for mark in chart.marks):
+    if not any(isinstance(mark, BackgroundImage) for mark in chart.marks):
         axes.grid(color=GRID, lw=0.8)
 
 
-def _set_log(axes, chart: Words, axis: str) -> None:
+def _set_log(axes, chart: ChartSpec, axis: str) -> None:
     low, high = sorted(chart.limits(axis))
     getattr(axes, f"set_{axis}scale")("log")
     getattr(axes, f"set_{axis}lim")(chart.limits(axis))  # before, it was linear
@@ -169,24 +185,24 @@ def _set_log(axes, chart: Words, axis: str) -> None:
     lines.set_minor_formatter(NullFormatter())
 
 
-def _set_deep_axes(axes, chart: Words) -> None:
+def _set_3d_axes(axes, chart: ChartSpec) -> None:
     axes.computed_zorder = False  # or a path that matters may lie under a hundred that do not
     axes.view_init(ELEVATION, AZIMUTH)
-    box = [abs(high - low) for low, high in map(chart.limits, "xyz")] if chart.equal else None
+    box = [abs(high - low) for low, high in map(chart.limits, "xyz")] if chart.equal_aspect else None
     axes.set_box_aspect(box, zoom=ZOOM)
     for lines in (axes.xaxis, axes.yaxis, axes.zaxis):
         lines.set_pane_color("#f7f8fa")
 
 
-def _add_scale(axes, chart: Words) -> None:
-    style = {"aspect": 32, "shrink": 0.7, "pad": 0.1} if chart.deep else {"aspect": 28, "pad": 0.03}
-    bar = axes.figure.colorbar(ScalarMappable(**_colouring(chart)), ax=axes, **style)
+def _add_scale(axes, chart: ChartSpec) -> None:
+    style = {"aspect": 32, "shrink": 0.7, "pad": 0.1} if chart.is_3d else {"aspect": 28, "pad": 0.03}
+    bar = axes.figure.colorbar(ScalarMappable(**_coloring(chart)), ax=axes, **style)
     bar.set_label(plain(chart.value), fontsize=9, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=FAINT)
 
 
-def _add_words(axes, chart: Words, handles: dict) -> None:
+def _add_words(axes, chart: ChartSpec, handles: dict) -> None:
     """Title, legend and caption, in as many lines as the width asks for."""
     width = axes.bbox.width / axes.figure.dpi  # inches
     num_rows = 0
@@ -200,7 +216,7 @@ def _add_words(axes, chart: Words, handles: dict) -> None:
     title = textwrap.fill(chart.title, int(width / (1.25 * LETTER)))
     axes.set_title(plain(title), fontsize=10.5, color=INK, loc="left", pad=6 + 13 * num_rows)
     if chart.caption:
-        below = -24 - 14 * bool(chart.x) if not chart.deep else -6  # points, under the ticks and their name
+        below = -24 - 14 * bool(chart.x) if not chart.is_3d else -6  # points, under the ticks and their name
         caption = plain(textwrap.fill(chart.caption, int(width / LETTER)))
         style = {"fontsize": 8, "color": FAINT, "va": "top", "annotation_clip": False}
         axes.annotate(caption, (0, 0), (0, below), "axes fraction", "offset points", **style)

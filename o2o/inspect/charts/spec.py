@@ -1,4 +1,4 @@
-"""What charts are made of: marks, colours that mean something, and what a chart says. Draws nothing.
+"""What charts are made of: marks, colors that mean something, and what a chart says. Draws nothing.
 
 `o2o.inspect.charts.chart` adds the drawing and gives every name of this file; it is the one to import.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 DATA, MODEL, POLICY = "#33415c", "#e4572e", "#17a398"  # recorded or real; what a model says; the policy
-RANDOM, PLAN, QUIET = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; what is beside
-CHOSEN, RIM = "#10151f", "#fdfdfd"  # what was decided, and what sets a line apart from a picture under it
-PALETTE = (DATA, MODEL, POLICY, RANDOM, PLAN, QUIET)
+RANDOM, PLAN, MUTED = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; what is beside
+CHOSEN, OUTLINE = "#10151f", "#fdfdfd"  # what was decided, and what sets a line apart from a picture under it
+PALETTE = (DATA, MODEL, POLICY, RANDOM, PLAN, MUTED)
 # From certain (dark blue) to unsure (bright orange); lightness rises evenly, so grey prints still read.
-SCALE = ("#31509f", "#6c53a5", "#a3559c", "#d25e80", "#ee785d", "#f99a43", "#fcc13c")
+COLORMAP = ("#31509f", "#6c53a5", "#a3559c", "#d25e80", "#ee785d", "#f99a43", "#fcc13c")
 BESIDE = 0.22  # rows between the intervals of two marks in one category
 PAD = 0.04  # of an axis beyond the data, at either end
 
@@ -28,7 +28,7 @@ class Line:
         x: (n,).
         y: (n,); NaN is a gap, as in every array of a chart, and so is an infinity.
         name: in the legend; none, no entry.
-        colour: "#rrggbb"; none, the next one of the palette.
+        color: "#rrggbb"; none, the next one of the palette.
         dash: whether it is dashed.
         low, high: (n,) the band; both or neither.
     """
@@ -36,7 +36,7 @@ class Line:
     x: np.ndarray
     y: np.ndarray
     name: str = ""
-    colour: str = ""
+    color: str = ""
     dash: bool = False
     low: np.ndarray | None = None
     high: np.ndarray | None = None
@@ -62,8 +62,8 @@ class Points:
     Attributes:
         x, y: (n,).
         name: in the legend.
-        colour: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
-        value: (n,) numbers that the colour scale shows.
+        color: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
+        value: (n,) numbers that the color scale shows.
         label: n texts, shown under the pointer.
         z: (n,); the chart is three-dimensional.
         size: diameter in points.
@@ -72,7 +72,7 @@ class Points:
     x: np.ndarray
     y: np.ndarray
     name: str = ""
-    colour: str = ""
+    color: str = ""
     value: np.ndarray | None = None
     label: Sequence[str] | None = None
     z: np.ndarray | None = None
@@ -90,20 +90,20 @@ class Points:
 
 
 @dataclass(frozen=True, eq=False)
-class Bars:
+class Histogram:
     """A histogram: outlined and translucent, so that two or three lie over each other readably.
 
     Attributes:
         edges: (n+1,) rising borders, as `np.histogram` gives them.
         height: (n,).
         name: in the legend.
-        colour: "#rrggbb"; none, the next one of the palette.
+        color: "#rrggbb"; none, the next one of the palette.
     """
 
     edges: np.ndarray
     height: np.ndarray
     name: str = ""
-    colour: str = ""
+    color: str = ""
 
     def __post_init__(self):
         n = _keep(self, "edges", (None,))[0]
@@ -123,13 +123,13 @@ class Rule:
         x: where it stands upright.
         y: where it lies; one of the two.
         name: in the legend.
-        colour: "#rrggbb"; none, `QUIET`.
+        color: "#rrggbb"; none, `MUTED`.
     """
 
     x: float | None = None
     y: float | None = None
     name: str = ""
-    colour: str = ""
+    color: str = ""
 
     def __post_init__(self):
         if (self.x is None) == (self.y is None):
@@ -140,14 +140,14 @@ class Rule:
 
 
 @dataclass(frozen=True, eq=False)
-class Spans:
+class Intervals:
     """Horizontal intervals, one a category, the first at the top: rankings.
 
     Attributes:
-        names: n categories; the same ones in every `Spans` of a chart.
+        names: n categories; the same ones in every `Intervals` of a chart.
         middle: (n,) where the dot is.
         low, high: (n,) where the bar begins and ends; NaN draws the dot alone.
-        colour: "#rrggbb"; none, the next one of the palette.
+        color: "#rrggbb"; none, the next one of the palette.
         name: in the legend.
     """
 
@@ -155,7 +155,7 @@ class Spans:
     middle: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    colour: str = ""
+    color: str = ""
     name: str = ""
 
     def __post_init__(self):
@@ -169,21 +169,21 @@ class Spans:
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Polylines coloured by a value: the candidates of a planner, episodes through space.
+    """Polylines colored by a value: the candidates of a planner, episodes through space.
 
     Attributes:
         points: (S, n, 2), or (S, n, 3): then the chart is three-dimensional.
-        value: (S,) a number of each path, or (S, n) one of each corner, that the colour scale shows.
+        value: (S,) a number of each path, or (S, n) one of each corner, that the color scale shows.
         name: in the legend.
         width: of the lines, in points.
-        colour: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
+        color: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
     """
 
     points: np.ndarray
     value: np.ndarray | None = None
     name: str = ""
     width: float = 1.0
-    colour: str = ""
+    color: str = ""
 
     def __post_init__(self):
         shape = _keep(self, "points", (None, None, None))
@@ -195,7 +195,7 @@ class Paths:
         return list(self.points.reshape(-1, self.points.shape[2]).T)
 
     def strokes(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """What is drawn in one colour each: lines (K, m, 2 or 3), and their values (K,), rising.
+        """What is drawn in one color each: lines (K, m, 2 or 3), and their values (K,), rising.
 
         A path with one value is one stroke. With a value at each corner it is n - 1 strokes, each of the
         mean of its two ends. Strokes without a finite value are left out.
@@ -212,7 +212,7 @@ class Paths:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class BackgroundImage:
     """An image behind the other marks of a flat chart.
 
     Attributes:
@@ -227,10 +227,10 @@ class Picture:
     def __post_init__(self):
         image = np.asarray(self.image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"Picture: image is {image.dtype} {image.shape}, wanted uint8 (h, w, 3)")
+            raise ValueError(f"BackgroundImage: image is {image.dtype} {image.shape}, wanted uint8 (h, w, 3)")
         left, right, bottom, top = map(float, self.extent)
         if left == right or bottom == top or not np.isfinite([left, right, bottom, top]).all():
-            raise ValueError(f"Picture: extent is {self.extent}, wanted (left, right, bottom, top)")
+            raise ValueError(f"BackgroundImage: extent is {self.extent}, wanted (left, right, bottom, top)")
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "extent", (left, right, bottom, top))
 
@@ -238,11 +238,11 @@ class Picture:
         return [np.array(self.extent[:2]), np.array(self.extent[2:])]
 
 
-Mark = Line | Points | Bars | Rule | Spans | Paths | Picture
+Mark = Line | Points | Histogram | Rule | Intervals | Paths | BackgroundImage
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class ChartSpec:
     """What a chart says, whoever draws it.
 
     Attributes:
@@ -251,9 +251,9 @@ class Words:
         marks: what is drawn, the first one lowest.
         caption: a sentence or two on how to read it.
         z: name of the third axis of a three-dimensional chart.
-        value: name of what the colour scale shows.
+        value: name of what the color scale shows.
         log_x, log_y: logarithmic axes; numbers that are not above zero are gaps there.
-        equal: one unit is as long on x as on y (and z).
+        equal_aspect: one unit is as long on x as on y (and z).
         x_range, y_range, z_range, value_range: (low, high); none, as far as the data go.
     """
 
@@ -266,7 +266,7 @@ class Words:
     value: str = ""
     log_x: bool = False
     log_y: bool = False
-    equal: bool = False
+    equal_aspect: bool = False
     x_range: Range | None = None
     y_range: Range | None = None
     z_range: Range | None = None
@@ -283,13 +283,13 @@ class Words:
             raise ValueError(f"{here} has marks of two and of three dimensions, wanted one kind")
         if deep and (self.log_x or self.log_y):
             raise ValueError(f"{here} has three dimensions, where no axis can be logarithmic")
-        ranked = {mark.names for mark in self.marks if isinstance(mark, Spans)}
+        ranked = {mark.names for mark in self.marks if isinstance(mark, Intervals)}
         if len(ranked) > 1:
             raise ValueError(f"{here} has intervals of different categories, wanted the same ones")
         if ranked and self.log_y:
             raise ValueError(f"{here} has categories on y, which cannot be logarithmic")
-        if (self.log_x or self.log_y) and any(isinstance(mark, Picture) for mark in self.marks):
-            raise ValueError(f"{here} has a picture, which no logarithmic axis can show")
+        if (self.log_x or self.log_y) and any(isinstance(mark, BackgroundImage) for mark in self.marks):
+            raise ValueError(f"{here} has a background image, which no logarithmic axis can show")
         for axis in ("x", "y", "z", "value"):
             self._check_range(axis, getattr(self, f"{axis}_range"))
 
@@ -303,34 +303,34 @@ class Words:
             raise ValueError(f"chart {self.title!r}: {axis}_range is {given}, wanted above 0 on a log axis")
 
     @property
-    def deep(self) -> bool:
+    def is_3d(self) -> bool:
         """Whether it has three dimensions."""
         return any(len(mark.reach()) == 3 for mark in self.marks)
 
     @property
     def categories(self) -> Sequence[str]:
         """What the places 0, 1, … on y stand for; empty where y is a number."""
-        return next((mark.names for mark in self.marks if isinstance(mark, Spans)), ())
+        return next((mark.names for mark in self.marks if isinstance(mark, Intervals)), ())
 
     @property
-    def colours(self) -> list[str]:
-        """A colour for each mark: its own, or the next of the palette that no mark has asked for."""
-        taken = {mark.colour for mark in self.marks if not isinstance(mark, Picture)}
-        free = [colour for colour in PALETTE if colour not in taken] or list(PALETTE)
+    def colors(self) -> list[str]:
+        """A color for each mark: its own, or the next of the palette that no mark has asked for."""
+        taken = {mark.color for mark in self.marks if not isinstance(mark, BackgroundImage)}
+        free = [color for color in PALETTE if color not in taken] or list(PALETTE)
         chosen, num_free = [], 0
         for mark in self.marks:
             if isinstance(mark, Rule):
-                chosen.append(mark.colour or QUIET)
-            elif isinstance(mark, Picture) or getattr(mark, "value", None) is not None:
-                chosen.append(QUIET)
+                chosen.append(mark.color or MUTED)
+            elif isinstance(mark, BackgroundImage) or getattr(mark, "value", None) is not None:
+                chosen.append(MUTED)
             else:
-                chosen.append(mark.colour or free[num_free % len(free)])
-                num_free += not mark.colour
+                chosen.append(mark.color or free[num_free % len(free)])
+                num_free += not mark.color
         return chosen
 
-    def rows(self, spans: Spans) -> np.ndarray:
+    def rows(self, spans: Intervals) -> np.ndarray:
         """(n,) heights of a mark's intervals; those of several marks lie close beside each other."""
-        every = [mark for mark in self.marks if isinstance(mark, Spans)]
+        every = [mark for mark in self.marks if isinstance(mark, Intervals)]
         return np.arange(len(spans.names)) + BESIDE * (every.index(spans) - (len(every) - 1) / 2)
 
     def visible(self, axis: str, numbers: np.ndarray) -> np.ndarray:
@@ -352,7 +352,7 @@ class Words:
         return bool(len(data)) and not getattr(self, f"log_{axis}", False) and bool((data % 1 == 0).all())
 
     def data(self, axis: str) -> np.ndarray:
-        """All finite numbers on x, y, z or the colour scale, (n,); above zero on a logarithmic axis."""
+        """All finite numbers on x, y, z or the color scale, (n,); above zero on a logarithmic axis."""
         if axis == "value":
             given = [getattr(mark, "value", None) for mark in self.marks]
             every = [value for value in given if value is not None]
@@ -369,7 +369,7 @@ class Words:
             return float(given[0]), float(given[1])
         if axis == "y" and self.categories:
             return len(self.categories) - 0.5, -0.5  # the first at the top
-        picture = next((mark for mark in self.marks if isinstance(mark, Picture)), None)
+        picture = next((mark for mark in self.marks if isinstance(mark, BackgroundImage)), None)
         if picture is not None and axis in "xy":
             return picture.extent[:2] if axis == "x" else picture.extent[2:]
         data, log = self.data(axis), getattr(self, f"log_{axis}", False)
@@ -381,7 +381,9 @@ class Words:
         if log:
             low, high = np.log10(low), np.log10(high)
         pad = PAD * (high - low) or (0.3 if log else 0.5 * abs(low) or 0.5)
-        sits = axis == "y" and not log and low == 0 and any(isinstance(mark, Bars) for mark in self.marks)
+        sits = (
+            axis == "y" and not log and low == 0 and any(isinstance(mark, Histogram) for mark in self.marks)
+        )
         low, high = low - pad * (not sits), high + pad
         return (10**low, 10**high) if log else (low, high)
 

@@ -12,21 +12,21 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from o2o.inspect.charts.chart import (
+    COLORMAP,
     DATA,
     MODEL,
+    MUTED,
     POLICY,
-    QUIET,
-    SCALE,
-    Bars,
+    BackgroundImage,
     Chart,
     Frames,
+    Histogram,
+    Intervals,
     Line,
     Paths,
-    Picture,
     Points,
     Rule,
-    Spans,
-    still,
+    to_matplotlib,
 )
 
 NAN = np.nan
@@ -41,13 +41,13 @@ def chart(*marks, **more) -> Chart:
 
 def drawn(*marks, **more):
     """Axes with the marks, saved once, so that whatever cannot be drawn fails here."""
-    figure = chart(*marks, **more).draw()
+    figure = chart(*marks, **more).to_matplotlib()
     figure.savefig(io.BytesIO(), format="png", dpi=30)
     return figure.axes[0]
 
 
 def live(*marks, **more):
-    return chart(*marks, **more).live()
+    return chart(*marks, **more).to_plotly()
 
 
 def same(got, wanted) -> bool:
@@ -61,27 +61,29 @@ WRONG = {
     "y is not an array of numbers": lambda: Line([0, 1], ["a", "b"]),
     "value has shape": lambda: Points([0, 1], [0, 1], value=[1]),
     "1 labels of 2 points": lambda: Points([0, 1], [0, 1], label=["a"]),
-    "height has shape": lambda: Bars([0, 1], [1, 2]),
-    "edges do not rise": lambda: Bars([0, 2, 1], [1, 2]),
+    "height has shape": lambda: Histogram([0, 1], [1, 2]),
+    "edges do not rise": lambda: Histogram([0, 2, 1], [1, 2]),
     "wanted either x or y": lambda: Rule(x=1, y=1),
-    "middle has shape": lambda: Spans(["a", "b"], [1], [0, 0], [1, 1]),
+    "middle has shape": lambda: Intervals(["a", "b"], [1], [0, 0], [1, 1]),
     r"points have shape \(2, 3, 4\)": lambda: Paths(np.zeros((2, 3, 4))),
     r"value has shape \(3,\), wanted \(2\)": lambda: Paths(FAN, [1, 2, 3]),
-    r"image is float64 \(2, 3, 3\)": lambda: Picture(IMAGE / 255, (0, 1, 0, 1)),
-    "extent is": lambda: Picture(IMAGE, (0, 0, 0, 1)),
+    r"image is float64 \(2, 3, 3\)": lambda: BackgroundImage(IMAGE / 255, (0, 1, 0, 1)),
+    "extent is": lambda: BackgroundImage(IMAGE, (0, 0, 0, 1)),
     "str is no mark; have Line, Points": lambda: chart("line"),
     "two and of three dimensions": lambda: chart(Paths(DEEP), Line([0], [0])),
     "no axis can be logarithmic": lambda: chart(Paths(DEEP), log_x=True),
-    "different categories": lambda: chart(*(Spans([name], [1], [0], [2]) for name in "ab")),
-    "categories on y": lambda: chart(Spans(["a"], [1], [0], [2]), log_y=True),
-    "has a picture": lambda: chart(Picture(IMAGE, (1, 2, 1, 2)), log_y=True),
+    "different categories": lambda: chart(*(Intervals([name], [1], [0], [2]) for name in "ab")),
+    "categories on y": lambda: chart(Intervals(["a"], [1], [0], [2]), log_y=True),
+    "has a background image": lambda: chart(BackgroundImage(IMAGE, (1, 2, 1, 2)), log_y=True),
     "x_range is": lambda: chart(x_range=(1, 1)),
     "above 0 on a log axis": lambda: chart(log_y=True, y_range=(0, 1)),
     "1 charts and 2 names": lambda: Frames([chart()], ["a", "b"]),
     "moment 2 is to be shown, have 0 to 0": lambda: Frames([chart()], ["a"], 2),
     "has another log_x than the first": lambda: Frames([chart(), chart(log_x=True)], ["a", "b"]),
-    "0 charts in 2 columns": lambda: still([]),
-    "wants axes of 3 dimensions, these have 2": lambda: chart(Paths(DEEP)).draw(Figure().add_subplot()),
+    "0 charts in 2 columns": lambda: to_matplotlib([]),
+    "wants axes of 3 dimensions, these have 2": lambda: chart(Paths(DEEP)).to_matplotlib(
+        Figure().add_subplot()
+    ),
 }
 
 
@@ -101,9 +103,9 @@ def test_a_chart_keeps_its_numbers_when_the_caller_changes_theirs():
         line.y[0] = 9
 
 
-def test_marks_without_a_colour_take_those_that_no_mark_has_asked_for():
-    marks = [Line([0], [0]), Line([0], [0], colour=DATA), Points([0], [0]), Rule(x=0)]
-    assert chart(*marks).colours == [MODEL, DATA, POLICY, QUIET]
+def test_marks_without_a_color_take_those_that_no_mark_has_asked_for():
+    marks = [Line([0], [0]), Line([0], [0], color=DATA), Points([0], [0]), Rule(x=0)]
+    assert chart(*marks).colors == [MODEL, DATA, POLICY, MUTED]
 
 
 def test_a_line_has_its_gaps_and_its_band_in_both():
@@ -125,7 +127,7 @@ def test_points_have_their_values_and_labels_in_both():
     points = Points([0, 1], [2, 3], "states", value=[5, 7], label=["<a>", "b"])
     axes = drawn(points, value="spread")
     assert same(axes.collections[0].get_offsets(), [[0, 2], [1, 3]])
-    assert [to_hex(colour) for colour in axes.collections[0].get_facecolor()] == [SCALE[0], SCALE[-1]]
+    assert [to_hex(color) for color in axes.collections[0].get_facecolor()] == [COLORMAP[0], COLORMAP[-1]]
     assert axes.figure.axes[1].get_ylabel() == "spread"
     figure = live(points, value="spread")
     key, shown = figure.data
@@ -134,7 +136,7 @@ def test_points_have_their_values_and_labels_in_both():
     assert key.showlegend and key.x == (None,) and not shown.showlegend
     scale = figure.layout.coloraxis
     assert (scale.cmin, scale.cmax, scale.colorbar.title.text) == (5, 7, "spread")
-    assert [colour for _, colour in scale.colorscale] == list(SCALE)
+    assert [color for _, color in scale.colorscale] == list(COLORMAP)
 
 
 def test_many_points_are_drawn_by_the_graphics_card():
@@ -145,7 +147,7 @@ def test_many_points_are_drawn_by_the_graphics_card():
 
 
 def test_bars_stand_on_their_edges_in_both():
-    bars = Bars([0, 1, 3], [4, 2], "recorded", DATA)
+    bars = Histogram([0, 1, 3], [4, 2], "recorded", DATA)
     axes = drawn(bars)
     height, edges, base = axes.patches[0].get_data()
     assert same(height, [4, 2]) and same(edges, [0, 1, 3]) and base == 0
@@ -156,7 +158,7 @@ def test_bars_stand_on_their_edges_in_both():
 
 
 def test_rules_cross_the_chart_in_both_and_nan_draws_none():
-    rules = [Rule(x=2, name="here"), Rule(y=5, colour=MODEL), Rule(x=NAN, name="nowhere")]
+    rules = [Rule(x=2, name="here"), Rule(y=5, color=MODEL), Rule(x=NAN, name="nowhere")]
     axes = drawn(Line([0, 1], [0, 1]), *rules)
     assert same(axes.lines[1].get_xdata(), [2, 2]) and same(axes.lines[2].get_ydata(), [5, 5])
     assert len(axes.lines) == 3 and [text.get_text() for text in axes.get_legend().get_texts()] == ["here"]
@@ -173,7 +175,7 @@ def test_rules_cross_the_chart_in_both_and_nan_draws_none():
 
 
 def test_intervals_stand_in_their_categories_from_the_top_in_both():
-    marks = [Spans(["a", "b <c> $d$"], [1, 2], [0, NAN], [3, NAN], name=name) for name in ("one", "two")]
+    marks = [Intervals(["a", "b <c> $d$"], [1, 2], [0, NAN], [3, NAN], name=name) for name in ("one", "two")]
     axes = drawn(*marks)
     assert [text.get_text() for text in axes.get_yticklabels()] == ["a", r"b <c> \$d\$"]
     assert axes.get_ylim() == (1.5, -0.5)
@@ -189,7 +191,7 @@ def test_intervals_stand_in_their_categories_from_the_top_in_both():
     assert np.allclose(other.y - dots.y, 0.22) and np.allclose(np.add(dots.y, other.y) / 2, [0, 1])
 
 
-def test_flat_paths_have_the_colour_of_their_value_in_both():
+def test_flat_paths_have_the_color_of_their_value_in_both():
     paths = Paths(FAN[[1, 0, 0]], [7, 5, NAN], "plans")  # what has no value is left out
     axes = drawn(paths, value="uncertainty")
     (lines,) = axes.collections
@@ -199,30 +201,31 @@ def test_flat_paths_have_the_colour_of_their_value_in_both():
     assert same(low.x, [0, 1, 2, NAN]) and same(low.y, [0, 1, 3, NAN]) and same(low.customdata, [5] * 4)
     assert same(high.y, [0, -1, -4, NAN]) and same(high.customdata, [7] * 4)
     ends = [
-        list(bytes.fromhex(colour[1:])) for colour in (low.line.color, high.line.color, SCALE[0], SCALE[-1])
+        list(bytes.fromhex(color[1:]))
+        for color in (low.line.color, high.line.color, COLORMAP[0], COLORMAP[-1])
     ]
     assert np.abs(np.subtract(ends[:2], ends[2:])).max() <= 10  # half of one of 24 levels
     assert ask.marker.coloraxis == "coloraxis" and key.showlegend and not low.showlegend
 
 
-def test_a_value_at_each_corner_colours_each_stretch_by_the_mean_of_its_ends():
+def test_a_value_at_each_corner_colors_each_stretch_by_the_mean_of_its_ends():
     strokes, value = Paths(FAN, [[0, 2, 4], [10, 10, NAN]]).strokes()
     assert same(value, [1, 3, 10])
     assert same(strokes, [FAN[0, :2], FAN[0, 1:], FAN[1, :2]])
 
 
-def test_paths_without_a_value_have_one_colour_in_both():
+def test_paths_without_a_value_have_one_color_in_both():
     assert to_hex(drawn(Paths(FAN)).collections[0].get_colors()[0]) == DATA
-    (lines,) = live(Paths(FAN, colour=MODEL)).data
+    (lines,) = live(Paths(FAN, color=MODEL)).data
     assert lines.line.color == MODEL and same(lines.y, [0, 1, 3, NAN, 0, -1, -4, NAN])
 
 
 def test_paths_through_space_make_the_chart_three_dimensional_in_both():
     marks = [Paths(DEEP, [5, 7], "plans"), Paths(DEEP[:1]), Points([0], [0], "arm", z=[1])]
-    axes = drawn(*marks, z="z, m", value="uncertainty", equal=True)
+    axes = drawn(*marks, z="z, m", value="uncertainty", equal_aspect=True)
     assert axes.name == "3d" and axes.get_zlabel() == "z, m"
     assert same(axes.collections[0].get_array(), [5, 7])
-    figure = live(*marks, z="z, m", value="uncertainty", equal=True)
+    figure = live(*marks, z="z, m", value="uncertainty", equal_aspect=True)
     key, plans, chosen, arm = figure.data
     assert {trace.type for trace in figure.data} == {"scatter3d"}
     assert same(plans.z, [1, 1, 1, NAN] * 2) and same(plans.line.color, [5] * 4 + [7] * 4)
@@ -234,8 +237,8 @@ def test_paths_through_space_make_the_chart_three_dimensional_in_both():
 
 
 def test_a_picture_lies_behind_with_its_first_row_at_the_top_in_both():
-    picture = Picture(IMAGE, (0, 3, 2, 0))  # in pixels: y runs down
-    axes = drawn(picture, Points([1], [1]), equal=True)
+    picture = BackgroundImage(IMAGE, (0, 3, 2, 0))  # in pixels: y runs down
+    axes = drawn(picture, Points([1], [1]), equal_aspect=True)
     assert np.array_equal(axes.images[0].get_array(), IMAGE) and list(axes.images[0].get_extent()) == [
         0,
         3,
@@ -243,7 +246,7 @@ def test_a_picture_lies_behind_with_its_first_row_at_the_top_in_both():
         0,
     ]
     assert axes.get_ylim() == (2, 0) and axes.get_aspect() == 1
-    figure = live(picture, Points([1], [1]), equal=True)
+    figure = live(picture, Points([1], [1]), equal_aspect=True)
     (image,) = figure.layout.images
     data = base64.b64decode(image.source.removeprefix("data:image/png;base64,"))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), IMAGE)
@@ -255,13 +258,13 @@ def test_logarithmic_axes_leave_out_what_they_cannot_show_in_both():
     line = Line([1, 10, 100], [0.1, 0, 1000], low=[-1, -1, 500], high=[1, 1, 2000])
     more = {"log_x": True, "log_y": True}
     rules = [Rule(y=-1), Rule(x=10)]
-    axes = drawn(line, Bars([1, 2, 3], [0, 5]), *rules, **more)
+    axes = drawn(line, Histogram([1, 2, 3], [0, 5]), *rules, **more)
     assert len(axes.lines) == 2 and same(axes.lines[1].get_xdata(), [10, 10])
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert same(axes.lines[0].get_ydata(), [0.1, NAN, 1000])
     low, high = axes.get_ylim()
     assert 0 < low < 0.1 and 2000 < high < 1e4
-    figure = live(line, Bars([1, 2, 3], [0, 5]), *rules, **more)
+    figure = live(line, Histogram([1, 2, 3], [0, 5]), *rules, **more)
     assert [shape.x0 for shape in figure.layout.shapes] == [10]
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
     assert np.allclose(figure.layout.yaxis.range, np.log10([low, high]))
@@ -272,7 +275,10 @@ def test_logarithmic_axes_leave_out_what_they_cannot_show_in_both():
 
 def test_given_ranges_are_kept_and_others_hold_the_data():
     both = chart(Line([0, 10], [1, 2]), x_range=(10, 0), y_range=(0, 5))
-    assert both.draw().axes[0].get_xlim() == (10, 0) and both.live().layout.yaxis.range == (0, 5)
+    assert both.to_matplotlib().axes[0].get_xlim() == (10, 0) and both.to_plotly().layout.yaxis.range == (
+        0,
+        5,
+    )
     free = chart(Line([0, 10], [1, 2], low=[0, 0], high=[4, 4]))
     assert free.limits("x") == pytest.approx((-0.4, 10.4)) and free.limits("y") == pytest.approx(
         (-0.16, 4.16)
@@ -302,13 +308,13 @@ def test_whole_numbers_have_whole_ticks_in_both():
 
 def test_text_is_shown_as_it_is_in_both():
     said = Chart("a $b$ <i>c</i>", "", "", [Line([0, 1], [0, 1], "_$x_1$ <b>")], "100 % $d$")
-    figure = said.draw()
+    figure = said.to_matplotlib()
     figure.savefig(io.BytesIO(), format="png", dpi=30)
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == r"a \$b\$ <i>c</i>"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [r"_\$x_1\$ <b>"]
-    assert said.live().data[0].name == "_&#36;x_1&#36; &lt;b&gt;"
-    assert said.live().layout.title.text == "a &#36;b&#36; &lt;i&gt;c&lt;/i&gt;"
+    assert said.to_plotly().data[0].name == "_&#36;x_1&#36; &lt;b&gt;"
+    assert said.to_plotly().layout.title.text == "a &#36;b&#36; &lt;i&gt;c&lt;/i&gt;"
 
 
 def test_numbers_are_halved_only_where_nobody_sees_it():
@@ -319,7 +325,7 @@ def test_numbers_are_halved_only_where_nobody_sees_it():
 
 
 def moments() -> Frames:
-    picture = Picture(IMAGE, (0, 3, 0, 2))
+    picture = BackgroundImage(IMAGE, (0, 3, 0, 2))
     charts = [
         chart(
             picture, Line([0, 1 + k], [0, k], "plan"), Points([k], [k], value=[k]), Rule(y=k), value="spread"
@@ -329,7 +335,7 @@ def moments() -> Frames:
     return Frames(charts, ["t = 0", "t = 1", "t = 2"])
 
 
-def test_moments_share_their_axes_and_colours():
+def test_moments_share_their_axes_and_colors():
     charts = [chart(Line([0, 1], [0, k]), Points([0], [0], value=[k])) for k in (1, 5, 3)]
     shared = Frames([*charts, chart(Line([], []))], "abcd").charts
     assert {each.y_range for each in shared} == {charts[1].limits("y")}
@@ -338,7 +344,7 @@ def test_moments_share_their_axes_and_colours():
 
 def test_the_slider_shows_one_moment_at_a_time():
     frames = moments()
-    figure = frames.live()
+    figure = frames.to_plotly()
     (slider,) = figure.layout.sliders
     assert slider.active == 1 and [step.label for step in slider.steps] == ["t = 0", "t = 1", "t = 2"]
     assert [trace.visible for trace in figure.data] == [False] * 3 + [True] * 3 + [False] * 3
@@ -351,17 +357,17 @@ def test_the_slider_shows_one_moment_at_a_time():
 
 def test_a_still_shows_the_middle_moment_or_the_chosen_one():
     frames = moments()
-    assert same(frames.draw().axes[0].lines[0].get_xdata(), [0, 2])
-    assert frames.moment.title == "title: t = 1"
+    assert same(frames.to_matplotlib().axes[0].lines[0].get_xdata(), [0, 2])
+    assert frames.shown_chart.title == "title: t = 1"
     chosen = Frames(frames.charts, frames.names, 0)
     assert (
-        same(chosen.draw().axes[0].lines[0].get_xdata(), [0, 1])
-        and chosen.live().layout.sliders[0].active == 0
+        same(chosen.to_matplotlib().axes[0].lines[0].get_xdata(), [0, 1])
+        and chosen.to_plotly().layout.sliders[0].active == 0
     )
 
 
 def test_a_still_of_several_charts_has_them_in_order():
-    figure = still([chart(Line([0, 1], [0, 1])), moments(), chart(Paths(DEEP))], columns=2)
+    figure = to_matplotlib([chart(Line([0, 1], [0, 1])), moments(), chart(Paths(DEEP))], columns=2)
     places = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
     titles = [axes.get_title(loc="left") for axes in places]
     assert titles == ["title", "title: t = 1", "title"] and places[2].name == "3d"
@@ -371,7 +377,7 @@ def test_a_still_of_several_charts_has_them_in_order():
 def test_a_chart_draws_into_the_axes_of_others():
     figure = Figure()
     axes = figure.add_subplot()
-    assert chart(Line([0, 1], [0, 1])).draw(axes) is figure and len(axes.lines) == 1
+    assert chart(Line([0, 1], [0, 1])).to_matplotlib(axes) is figure and len(axes.lines) == 1
 
 
 def test_a_chart_shows_itself_in_a_notebook():

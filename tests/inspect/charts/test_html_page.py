@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import StorageError
-from o2o.inspect.charts.chart import DATA, Bars, Chart, Frames, Line, Paths, Picture, Points, Rule, Spans
+from o2o.inspect.charts.chart import (
+    DATA,
+    BackgroundImage,
+    Chart,
+    Frames,
+    Histogram,
+    Intervals,
+    Line,
+    Paths,
+    Points,
+    Rule,
+)
 from o2o.inspect.charts.html_page import Section, write
 
 EVIL = "<script>alert('me')</script> & </style>"
@@ -26,9 +37,9 @@ def every_chart() -> list[Chart | Frames]:
     marks = {
         "line": [Line([0, 1, 2], NUMBERS, EVIL, DATA, low=[0, 0, 0], high=[4, 4, 4]), Rule(x=1, name="here")],
         "points": [Points([0, 1, 2], NUMBERS, value=NUMBERS, label=[EVIL, "b", "c"])],
-        "bars": [Bars([0, 1, 2, 3], NUMBERS)],
-        "spans": [Spans(["a", "b", EVIL], NUMBERS, [0, 0, 0], [5, 5, 5])],
-        "paths": [Picture(IMAGE, (0, 1, 0, 1)), Paths(fan, [1])],
+        "bars": [Histogram([0, 1, 2, 3], NUMBERS)],
+        "spans": [Intervals(["a", "b", EVIL], NUMBERS, [0, 0, 0], [5, 5, 5])],
+        "paths": [BackgroundImage(IMAGE, (0, 1, 0, 1)), Paths(fan, [1])],
         "deep": [Paths(deep, [1])],
     }
     charts = [
@@ -126,7 +137,7 @@ def test_no_button_sends_data_away(read):
 
 
 def test_words_are_words_and_never_markup(page, read):
-    assert len(read.scripts) == len(every_chart()) + 3  # figures; colours, plotly, ours
+    assert len(read.scripts) == len(every_chart()) + 3  # figures; colors, plotly, ours
     assert page.count("<script>alert") == 0 and "alert" not in "".join(
         text for kind, text in read.scripts[-1:]
     )
@@ -153,7 +164,7 @@ def test_the_contents_lead_to_every_section(read):
     assert links == ["part-1", "part-2"] and set(links) <= ids
 
 
-def test_colours_of_the_light_page_have_their_dark_ones(read):
+def test_colors_of_the_light_page_have_their_dark_ones(read):
     pairs = dict(next(json.loads(text) for kind, text in read.scripts if kind.get("id") == "dark"))
     assert pairs[DATA] != DATA and pairs["rgba(51,65,92,"].startswith("rgba(")
     used = json.dumps(figures(read))
