@@ -11,7 +11,7 @@ import gymnasium
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
-from o2o.hardware.guard import RobotConfig, json_option
+from o2o.hardware.guard import RobotConfig, parse_json_option
 
 ROBOTICS = (  # how the ids begin that gymnasium-robotics brings
     "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",
@@ -40,7 +40,7 @@ def make(config: Config) -> gymnasium.Env:
     """
     if not config.id:
         raise UsageError("the robot 'gym' needs the id of an environment, such as --robot.id Hopper-v5")
-    kwargs = json_option("kwargs", config.kwargs)
+    kwargs = parse_json_option("kwargs", config.kwargs)
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # must be set before MuJoCo is imported
     creator = _creator(config.id)

@@ -5,7 +5,8 @@ Observations: `state` (J,), the joints in LeRobot's units in the order of its `a
 for each camera. Actions: (J,) goal positions in the same units. Say the units' range with `--robot.low` and
 `--robot.high`: as LeRobot normalises them, -100 to 100 for joints and 0 to 100 for the gripper.
 
-Nobody knows from joints alone whether the task is done: a person says so, or `judge` of a subclass.
+Joints alone do not tell whether the task is done: an operator labels it, or a subclass implements
+`reward_and_success`.
 """
 
 import importlib
@@ -21,8 +22,8 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
-from o2o.hardware.guard import RobotConfig, json_option
-from o2o.hardware.realtime import Hardware
+from o2o.hardware import RealTimeRobot
+from o2o.hardware.guard import RobotConfig, parse_json_option
 
 HOMING_HZ = 50.0
 
@@ -69,7 +70,7 @@ def make(config: Config) -> "Arm":
     return Arm(_driver(config), config)
 
 
-class Arm(Hardware):
+class Arm(RealTimeRobot):
     """A LeRobot robot as a robot of o2o.
 
     It is read and commanded in the loop's own thread, as LeRobot's loops do: its buses are not to be shared.
@@ -102,7 +103,7 @@ class Arm(Hardware):
         limits |= {"max_age_s": 3 / config.control_hz + 0.1, "frozen_s": 1.0}
         limits |= {"patience": 5, "watchdog_s": 1.0}
         self.metadata = {
-            **Hardware.metadata, "control_hz": config.control_hz, "command": "position",
+            **RealTimeRobot.metadata, "control_hz": config.control_hz, "command": "position",
             "measured": {"state": tuple(range(count))}, "limits": limits,
         }  # fmt: skip
         self._bus = threading.Lock()
@@ -154,7 +155,10 @@ def _driver(config: Config):
     for module in pkgutil.iter_modules(robots.__path__, "lerobot.robots."):
         with suppress(ImportError):  # each registers its kinds; some need packages that this arm does not
             importlib.import_module(module.name)
-    options = json_option("options", config.options) | {"port": config.port, "cameras": _cameras(config)}
+    options = parse_json_option("options", config.options) | {
+        "port": config.port,
+        "cameras": _cameras(config),
+    }
     if config.id:
         options["id"] = config.id
     try:
@@ -167,7 +171,7 @@ def _driver(config: Config):
 
 
 def _cameras(config: Config) -> dict:
-    asked = json_option("cameras", config.cameras)
+    asked = parse_json_option("cameras", config.cameras)
     if not asked:
         return {}
     kind = importlib.import_module("lerobot.cameras.opencv").OpenCVCameraConfig

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import RobotError, UsageError
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
 from o2o.hardware.remote.realtime_sim import rest
@@ -57,7 +57,7 @@ def make(config: Config) -> "Remote":
     return Remote(config)
 
 
-class Remote(Hardware):
+class Remote(RealTimeRobot):
     """The robot at the other end.
 
     Two threads: one reads, and connects again after a loss; one writes the newest action. So `observe` and
@@ -149,7 +149,7 @@ class Remote(Hardware):
         self._between = terminated or truncated
         return obs, reward, terminated, truncated, info
 
-    def judge(self, obs) -> tuple[float, bool, bool]:
+    def reward_and_success(self, obs) -> tuple[float, bool, bool]:
         with self._lock:
             fields = self._newest.fields
             return self._newest.number("reward"), fields.get("success") is True, fields.get("over") is True
@@ -259,7 +259,7 @@ class Remote(Hardware):
         except (ConnectionClosed, TimeoutError, OSError) as error:
             socket.close()
             raise RobotError(f"{where} is no robot server of o2o: it does not say what it is") from error
-        except protocol.WireError as error:
+        except protocol.ProtocolError as error:
             socket.close()
             raise RobotError(f"{where} is no robot server of o2o: {error}") from error
         except RobotError:
@@ -343,7 +343,7 @@ class Remote(Hardware):
             value = message.arrays.get(name)
             if value is None or value.shape != space.shape or value.dtype != space.dtype:
                 have = "none" if value is None else f"{value.dtype} {value.shape}"
-                raise protocol.WireError(
+                raise protocol.ProtocolError(
                     f"observation {name!r} is {have}, wanted {space.dtype} {space.shape}"
                 )
         now_s, age_s = message.number("now_s"), message.number("age_s")
@@ -364,7 +364,7 @@ class Remote(Hardware):
     def _action(self, message: protocol.Message) -> np.ndarray:
         action = message.arrays.get("action")
         if action is None or action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise protocol.WireError("the executed action has another shape, or is not finite")
+            raise protocol.ProtocolError("the executed action has another shape, or is not finite")
         return action
 
     def _write(self) -> None:

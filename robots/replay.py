@@ -19,8 +19,8 @@ from gymnasium.spaces import Box, Dict
 
 from o2o.core.config import from_dict
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.guard import RobotConfig, json_option
-from o2o.hardware.realtime import Hardware
+from o2o.hardware import RealTimeRobot
+from o2o.hardware.guard import RobotConfig, parse_json_option
 
 if TYPE_CHECKING:
     from o2o.data.formats.recording import Recording
@@ -54,14 +54,14 @@ def make(config: Config) -> "Replay":
         raise UsageError("nothing to replay: add --robot.dataset NAME")
     from o2o.data.load import DataConfig, load  # it takes torch along, which a list of robots need not
 
-    data = from_dict(DataConfig, json_option("dataset_options", config.dataset_options))
+    data = from_dict(DataConfig, parse_json_option("dataset_options", config.dataset_options))
     recording = load(config.dataset, data, config.seed)
     if not 0 <= config.episode < len(recording.episodes):
         raise UsageError(f"episode {config.episode} is not here; have 0 to {len(recording.episodes) - 1}")
     return Replay(recording, config)
 
 
-class Replay(Hardware):
+class Replay(RealTimeRobot):
     """See the top of the file."""
 
     def __init__(self, recording: "Recording", config: Config):
@@ -76,8 +76,8 @@ class Replay(Hardware):
         spaces: dict[str, gymnasium.Space] = {name: _space(values) for name, values in first.obs.items()}
         self.observation_space = Dict(spaces)
         self.metadata = {
-            **Hardware.metadata, "control_hz": recording.control_hz, "limits": {}, "command": "displacement",
-            "resets_itself": True,
+            **RealTimeRobot.metadata, "control_hz": recording.control_hz, "command": "displacement",
+            "limits": {}, "resets_itself": True,
         }  # fmt: skip
         self.t = 0
 
@@ -92,7 +92,7 @@ class Replay(Hardware):
         self.t += 1
         return self._episode.action[self.t - 1]
 
-    def judge(self, obs):
+    def reward_and_success(self, obs):
         last = self.t == len(self._episode)
         return float(self._episode.reward[self.t - 1]), last and bool(self._episode.success), last
 

@@ -18,9 +18,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import RobotError, UsageError
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
 from o2o.hardware.latest import LatestValue
-from o2o.hardware.realtime import Hardware
 
 POSITION, VELOCITY = 0, 5  # modes of the controller
 READY, STOP = 0, 4  # states that can be set
@@ -79,7 +79,7 @@ def make(config: Config) -> "Arm":
     return Arm(api, config)
 
 
-class Arm(Hardware):
+class Arm(RealTimeRobot):
     """See the top of the file."""
 
     def __init__(self, api, config: Config):
@@ -97,7 +97,7 @@ class Arm(Hardware):
             spaces["camera"] = Box(0, 255, (config.image_size, config.image_size, 3), np.uint8)
         self.observation_space = Dict(spaces)
         self.metadata = {
-            **Hardware.metadata, "control_hz": config.control_hz,
+            **RealTimeRobot.metadata, "control_hz": config.control_hz,
             "command": ("velocity",) * 3 + ("position",), "measured": {"state": (-1, -1, -1, 3)},
             "displacement": {
                 "actions": (0, 1, 2), "metres_by_action": 1 / config.control_hz,

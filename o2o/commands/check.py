@@ -19,8 +19,8 @@ from o2o.data.fit_transform import transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import DataFlags
-from o2o.hardware.guard import Guard, Stopping, connect
-from o2o.hardware.realtime import Hardware
+from o2o.hardware import RealTimeRobot
+from o2o.hardware.guard import Guard, StopOnError, connect
 from o2o.hardware.selection import RobotChoice, choose_robot
 
 READ_S = 2.0  # that a robot in real time is looked at
@@ -131,7 +131,7 @@ def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None
     stop = "yes" if robot.can_stop else "none (fine for a simulator)"
     print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
     print(f"limits: {robot.limits or 'the action box alone'}")
-    if isinstance(robot.unwrapped, Hardware):
+    if isinstance(robot.unwrapped, RealTimeRobot):
         _read(robot)
     if steps and not robot.simulated and not move:
         print("it was not moved; --move drives it with random actions inside its limits")
@@ -146,14 +146,14 @@ def _read(robot: Guard) -> None:
     """How often something new is seen, how old it is, and how long a look takes; nothing moves."""
     ages_s, took_s, seen = [], [], set()
     end_s = time.monotonic() + READ_S
-    with Stopping(robot):
+    with StopOnError(robot):
         while (begin_s := time.monotonic()) < end_s:
             obs, measured_s = robot.unwrapped.observe()  # type: ignore[attr-defined]
             took_s.append(time.monotonic() - begin_s)
             ages_s.append(time.monotonic() - measured_s)
             seen.add(measured_s)
             time.sleep(0.002)
-        robot.check_seen(obs)
+        robot.check_obs(obs)
     age, took = (1e3 * np.percentile(times, (50, 99)) for times in (ages_s, took_s))
     rate = len(seen) / READ_S
     print(
@@ -164,11 +164,11 @@ def _read(robot: Guard) -> None:
 
 def _contract(robot: Guard) -> list[str]:
     """What Gymnasium's own checker has to say; it resets with seeds, so it is not for robots in real time."""
-    if isinstance(robot.unwrapped, Hardware):
+    if isinstance(robot.unwrapped, RealTimeRobot):
         return []
     from gymnasium.utils.env_checker import check_env
 
-    with Stopping(robot), warnings.catch_warnings():
+    with StopOnError(robot), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             check_env(robot.env.unwrapped, skip_render_check=True)

@@ -29,7 +29,7 @@ from o2o.core import checkpoint, plugins
 from o2o.core.config import from_dict
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import checkpoint_folder, read_run_info
-from o2o.hardware.guard import RobotConfig, options
+from o2o.hardware.guard import RobotConfig, default_config
 from o2o.hardware.selection import choose_robot
 from o2o.nn.world_model import ModelConfig
 from o2o.training.evaluate import EvaluateConfig, evaluate
@@ -137,7 +137,7 @@ def _saved(argv: list[str], command: str, kind: type):
         )
     data = papers["config"]
     robot = data.get("robot", "")
-    robot_kind = type(options(robot)) if robot and data["robot_options"] else RobotConfig
+    robot_kind = type(default_config(robot)) if robot and data["robot_options"] else RobotConfig
     agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
     plain = {name: value for name, value in data.items() if name != "agent"}
     return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
@@ -230,7 +230,7 @@ def _serve(argv: list[str]) -> ServeConfig:
     if not any(word.startswith("--robot") for word in argv):
         return ServeConfig()
     name = _given(argv, "--robot") or ServeConfig.robot
-    return ServeConfig(robot=name, robot_options=options(name))
+    return ServeConfig(robot=name, robot_options=default_config(name))
 
 
 def _bench(argv: list[str]) -> BenchConfig:

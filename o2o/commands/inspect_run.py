@@ -20,7 +20,7 @@ from o2o.core.video import write_picture
 from o2o.data.load import DataConfig
 from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, attach, choose_robot
+from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
 from o2o.inspect.charts.html_page import Section, write
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -159,7 +159,9 @@ def _simulator(run: Run, stack: ExitStack) -> Guard | None:
     if not saved.get("simulated"):
         return None
     try:
-        return stack.enter_context(closing(attach(run.agent.transform, choose_robot(RobotChoice(), saved))))
+        return stack.enter_context(
+            closing(connect_robot(run.agent.transform, choose_robot(RobotChoice(), saved)))
+        )
     except O2OError as error:
         logger.warning("no pictures of the simulator: %s", error)
         return None

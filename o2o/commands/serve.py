@@ -16,9 +16,9 @@ from o2o.core import plugins
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import stop_requested
-from o2o.hardware.guard import RobotConfig, connect, options
-from o2o.hardware.realtime import Hardware
-from o2o.hardware.remote.realtime_sim import Stepped, WallClock, World
+from o2o.hardware import RealTimeRobot
+from o2o.hardware.guard import RobotConfig, connect, default_config
+from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, World
 from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 logger = logging.getLogger("o2o")
@@ -76,25 +76,25 @@ def serve(config: ServeConfig) -> None:
         print("the robot was stopped", flush=True)
 
 
-def _build(config: ServeConfig) -> Hardware:
+def _build(config: ServeConfig) -> RealTimeRobot:
     """The robot, real or moving like a real one."""
     chosen = config.robot_options
     if type(chosen) is RobotConfig:
-        chosen = options(config.robot)
+        chosen = default_config(config.robot)
     module = plugins.load("robots", config.robot)
     if hasattr(module, "live"):
-        return WallClock(module.live(chosen, config.show_state), config.camera_hz)
+        return RealTimeSimulation(module.live(chosen, config.show_state), config.camera_hz)
     guard = connect(config.robot, chosen)
     robot = guard.env.unwrapped
-    if isinstance(robot, Hardware):
+    if isinstance(robot, RealTimeRobot):
         return robot
     if not config.show_state:
         guard.close()
         raise UsageError(
             f"robot {config.robot!r} cannot hide its state as a real one would: add --show-state"
         )
-    world: World = Stepped(guard.env)
-    return WallClock(world, config.camera_hz)
+    world: World = EnvWorld(guard.env)
+    return RealTimeSimulation(world, config.camera_hz)
 
 
 def orders(path: Path | None) -> list[str]:

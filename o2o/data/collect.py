@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.spec import as_dict
 from o2o.data.formats import minari
-from o2o.hardware.guard import Guard, succeeded
+from o2o.hardware.guard import Guard, is_success
 
 
 def collect(
@@ -89,7 +89,7 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
         seen.append(_copy(obs))
         actions.append(np.array(info.get("executed_action", action), np.float32))
         rewards.append(reward)
-        success = success or succeeded(info)
+        success = success or is_success(info)
     return Episode(
         obs={name: _narrow(np.stack([entry[name] for entry in seen])) for name in seen[0]},
         action=np.stack(actions),

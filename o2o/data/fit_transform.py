@@ -22,14 +22,14 @@ logger = logging.getLogger("o2o")
 
 
 def transform(
-    recording: Recording, config: DataConfig, robot_limits: Callable[[], ActionBounds] | None = None
+    recording: Recording, config: DataConfig, read_action_bounds: Callable[[], ActionBounds] | None = None
 ) -> Transform:
     """The border between this recording (and the robot it serves) and the model.
 
     Args:
         recording: from `load`.
         config: see `DataConfig`.
-        robot_limits: asks the robot that will run the model for its ((A,), (A,)) action limits; called
+        read_action_bounds: asks the robot that will run the model for its ((A,), (A,)) action limits; called
             only where flags, recipe and file state none. None without a robot.
     Raises:
         UsageError: limits or names of observations that do not fit the data.
@@ -38,7 +38,7 @@ def transform(
     """
     check_same(recording)
     episodes = recording.episodes
-    low, high = _limits(recording, config, robot_limits)
+    low, high = _limits(recording, config, read_action_bounds)
     scale, shift = _reward(recording, config)
     result = Transform(
         fields=_fields(episodes, config),

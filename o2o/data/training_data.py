@@ -48,7 +48,7 @@ class TrainingData:
 
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
-    robot_limits: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
+    read_action_bounds: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
 ) -> TrainingData:  # fmt: skip
     """Loads a dataset.
 
@@ -57,7 +57,7 @@ def read(
         replay: how it will be drawn from.
         seed: of a dataset that is made, of the split and of the draws.
         border: of a checkpoint; None to make one from the data.
-        robot_limits: asks the robot for its action limits, for data that state none.
+        read_action_bounds: asks the robot for its action limits, for data that state none.
         saved: `papers` of the data that these must be.
     Raises:
         O2OError: see `load`, `check_fingerprint`, `check_shapes`, `transform` and `room.choose`.
@@ -69,7 +69,7 @@ def read(
     if border:
         check_shapes(border, recording)
     else:
-        border = transform(recording, config, robot_limits)
+        border = transform(recording, config, read_action_bounds)
     outline, episodes = replace(recording.outline(), border=_facts(border)), recording.episodes
     allocate = memory_plan.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)

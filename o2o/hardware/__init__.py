@@ -1,11 +1,10 @@
-"""All that stands between an action and a motor: guard, limits, rate, watchdog; robots by network and by
-hand.
+"""Contains everything between an action and a motor: guard, limits, control rate, watchdog, network, teleop.
 
-A robot's file needs two names of it: `RobotConfig`, the base of its options, and `Hardware`, the base of a
-robot that moves in real time.
+A robot file imports two names from here: `RobotConfig`, the base class of its options, and `RealTimeRobot`,
+the base class of a robot that moves in real time. `Hardware` is an alias of `RealTimeRobot`.
 """
 
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.realtime import Hardware
+from o2o.hardware.realtime import Hardware, RealTimeRobot
 
-__all__ = ["Hardware", "RobotConfig"]
+__all__ = ["Hardware", "RealTimeRobot", "RobotConfig"]

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.hardware.limits import Limits
+from o2o.hardware.limits import RobotLimits
 
 SLACK = 1e-6  # of rounding, in action units
 
 
 @dataclass(frozen=True)
-class Motion:
+class ActionModel:
     """How a robot's actions move it.
 
     Attributes:
@@ -36,7 +36,7 @@ class ActionFilter:
     The order is that of rising importance: the workspace has the last word.
     """
 
-    def __init__(self, motion: Motion, limits: Limits):
+    def __init__(self, motion: ActionModel, limits: RobotLimits):
         self.motion, self.limits = motion, limits
         count = len(motion.low)
         known = motion.command or ("displacement",) * count

@@ -18,7 +18,7 @@ def sleep(seconds: float) -> None:
         pass
 
 
-class Clock:
+class RateKeeper:
     """Ticks `period_s` apart, counted from `start`; never a sleep added to work.
 
     Attributes:

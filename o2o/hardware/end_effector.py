@@ -49,7 +49,7 @@ class Displacement:
         return start + np.concatenate([np.zeros_like(way[:, :1]), way], 1)
 
 
-def displacement(
+def read_displacement(
     shapes: Mapping[str, tuple[int, ...]], action_dim: int, said: dict | None, repeat: int = 1
 ) -> Displacement | None:
     """How actions move a robot; None where it does not say, or where it is cannot be seen.

@@ -14,13 +14,15 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.spec import as_dict, space_shapes
-from o2o.hardware.action_filter import ActionFilter, Motion, measured
-from o2o.hardware.end_effector import displacement
+from o2o.hardware.action_filter import ActionFilter, ActionModel, measured
+from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.frozen_camera import FrozenCameraDetector
-from o2o.hardware.limits import LimitOverrides, Limits, commands, read, tighten
+from o2o.hardware.limits import LimitOverrides, RobotLimits, apply_overrides, command_types, read_limits
 from o2o.hardware.watchdog import Watchdog
 
-Report = Callable[[list[str], np.ndarray, np.ndarray], None]  # reasons, (A,) asked for, (A,) sent
+InterventionCallback = Callable[
+    [list[str], np.ndarray, np.ndarray], None
+]  # reasons, (A,) asked for, (A,) sent
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Guard(gymnasium.Wrapper):
         control_hz: decisions a second after `action_repeat`, None where the robot does not say.
     """
 
-    def __init__(self, env: gymnasium.Env, action_repeat: int = 1, tighter: LimitOverrides | None = None):
+    def __init__(self, env: gymnasium.Env, action_repeat: int = 1, overrides: LimitOverrides | None = None):
         super().__init__(env)
         space = env.action_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -67,23 +69,23 @@ class Guard(gymnasium.Wrapper):
         self.shapes = space_shapes(env.observation_space)
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
-        self.report: Report | None = None
+        self.on_intervention: InterventionCallback | None = None
         self.shadow = False
         self.simulated = bool(env.metadata.get("simulated", False))
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
-        self.limits = read(env.metadata, len(self.low))
-        if tighter is not None and tighter != LimitOverrides():
-            self.limits = tighten(self.limits or Limits(), tighter)
-        self._safety = self._make_safety(self.limits or Limits())
+        self.limits = read_limits(env.metadata, len(self.low))
+        if overrides is not None and overrides != LimitOverrides():
+            self.limits = apply_overrides(self.limits or RobotLimits(), overrides)
+        self._safety = self._make_safety(self.limits or RobotLimits())
         self._watchdog: Watchdog | None = None
         self._still, self._frozen = FrozenCameraDetector(), ("", 0.0)
         self._seen_s, self._age_s, self._place, self._held = time.monotonic(), 0.0, None, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """(obs, info); obs is name -> array."""
-        with Stopping(self):
-            self.rest()
+        with StopOnError(self):
+            self.pause_watchdog()
             obs, info = self.env.reset(seed=seed, options=options)
             self._still.forget()
             seen = self._seen(obs, info)
@@ -103,7 +105,7 @@ class Guard(gymnasium.Wrapper):
             RobotError: an action, observation or reward of a wrong shape or not finite, an action that is
                 held too often, or any failure inside the robot.
         """
-        with Stopping(self):
+        with StopOnError(self):
             action = np.asarray(action, dtype=np.float64)
             if action.shape != self.low.shape:
                 raise RobotError(f"action has shape {action.shape}, the robot wants {self.low.shape}")
@@ -115,8 +117,8 @@ class Guard(gymnasium.Wrapper):
             if reasons:
                 self.interventions.update(reasons)
                 self.num_clipped += "action bounds" in reasons
-                if self.report:
-                    self.report(reasons, action, safe)
+                if self.on_intervention:
+                    self.on_intervention(reasons, action, safe)
             if self.shadow:
                 still = self._safety.hold(safe)
                 if still is None:
@@ -129,7 +131,7 @@ class Guard(gymnasium.Wrapper):
                 obs, reward, terminated, truncated, info = self.env.step(safe)
                 total += float(reward)
                 executed.append(np.asarray(info.get("executed_action", safe), dtype=np.float64))
-                success = success or succeeded(info)
+                success = success or is_success(info)
                 takeover = takeover or bool(info.get("takeover", False))
                 if terminated or truncated:
                     break
@@ -142,7 +144,7 @@ class Guard(gymnasium.Wrapper):
             info = {**info, "executed_action": done, "success": success, "takeover": takeover}
             info["interventions"] = reasons
             seen = self._seen(obs, info)
-            self.finish() if terminated or truncated else self._feed()
+            self.end_episode() if terminated or truncated else self._feed()
             return seen, total, bool(terminated), bool(truncated), info
 
     def _vet(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -152,7 +154,7 @@ class Guard(gymnasium.Wrapper):
             self._held = 0
             return self._safety.check(action, self._place)
         self._held += 1
-        hold, patience = self._safety.hold(action), (self.limits or Limits()).patience
+        hold, patience = self._safety.hold(action), (self.limits or RobotLimits()).patience
         if hold is None or self._held > patience:
             often = f", {self._held} times in a row" if hold is not None else ""
             raise RobotError(f"action is {why}{often}: {action.tolist()}; the robot was stopped")
@@ -166,44 +168,44 @@ class Guard(gymnasium.Wrapper):
             since_s = time.monotonic() - self._seen_s
             if self.control_hz and since_s > 1 / (self.control_hz * self.action_repeat):
                 return f"late ({since_s:.3f} s after what it was made from)"
-            if self._age_s + since_s > (self.limits or Limits()).max_age_s:
+            if self._age_s + since_s > (self.limits or RobotLimits()).max_age_s:
                 return f"stale (made from an observation {self._age_s + since_s:.3f} s old)"
             name, since_s = self._frozen
-            if since_s > (self.limits or Limits()).frozen_s:
+            if since_s > (self.limits or RobotLimits()).frozen_s:
                 return f"frozen ({name!r} has been the same picture for {since_s:.1f} s)"
         return ""
 
-    def _make_safety(self, limits: Limits) -> ActionFilter:
+    def _make_safety(self, limits: RobotLimits) -> ActionFilter:
         metadata, count = self.env.metadata, len(self.low)
         hz = float(metadata.get("control_hz") or 0)
-        words = commands(metadata, count)
+        words = command_types(metadata, count)
         if (limits.velocity or limits.acceleration) and not (hz and words):
             raise RobotError("a robot that limits velocity must state metadata['control_hz'] and ['command']")
-        self._moves = displacement(self.shapes, count, metadata.get("displacement"), self.action_repeat)
+        self._moves = read_displacement(self.shapes, count, metadata.get("displacement"), self.action_repeat)
         if limits.workspace and self._moves is None:
             raise RobotError("a robot with a workspace must state metadata['displacement']: where its end is")
         if limits.workspace and self._moves and len(self._moves.origin) > len(limits.workspace[0]):
             raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
         ends = (self._moves.actions, self._moves.metres_by_action) if self._moves else ((), 1.0)
-        return ActionFilter(Motion(self.low, self.high, words, hz, *ends), limits)
+        return ActionFilter(ActionModel(self.low, self.high, words, hz, *ends), limits)
 
     def _feed(self) -> None:
         if self.limits and self.limits.watchdog_s:
             self._watchdog = self._watchdog or Watchdog(self.limits.watchdog_s, self.stop)
             self._watchdog.feed()
 
-    def rest(self) -> None:
+    def pause_watchdog(self) -> None:
         """Nothing is asked of the robot until the next step: the watchdog does not wait for it."""
         if self._watchdog:
             self._watchdog.rest()
 
-    def finish(self) -> None:
+    def end_episode(self) -> None:
         """The episode is over: the robot stands still, and nothing is asked of it until the next reset."""
-        self.rest()
+        self.pause_watchdog()
         if not self.simulated:
             self.stop()
 
-    def hold(self, asked: np.ndarray | None = None) -> np.ndarray | None:
+    def hold_action(self, asked: np.ndarray | None = None) -> np.ndarray | None:
         """(A,) the action that keeps the robot where it is; None where nobody can tell.
 
         Args:
@@ -217,7 +219,7 @@ class Guard(gymnasium.Wrapper):
         Raises:
             RobotError: the robot draws none.
         """
-        with Stopping(self):
+        with StopOnError(self):
             try:
                 picture = self.env.render()
             except NotImplementedError:
@@ -227,7 +229,7 @@ class Guard(gymnasium.Wrapper):
             return picture
 
     @property
-    def is_put_back_by_hand(self) -> bool:
+    def needs_manual_reset(self) -> bool:
         """Whether a person has to put things back before an episode; not where `metadata` says otherwise."""
         return not (self.simulated or self.env.metadata.get("resets_itself", False))
 
@@ -253,10 +255,10 @@ class Guard(gymnasium.Wrapper):
         if self._watchdog:
             self._watchdog.close()
         self.stop()
-        with Stopping(self):
+        with StopOnError(self):
             super().close()
 
-    def check_seen(self, obs) -> dict[str, np.ndarray]:
+    def check_obs(self, obs) -> dict[str, np.ndarray]:
         """The observation by name, held to what the robot's observation space promises.
 
         Copied: a driver may write every observation into the same array.
@@ -276,7 +278,7 @@ class Guard(gymnasium.Wrapper):
 
     def _seen(self, obs, info: dict) -> dict[str, np.ndarray]:
         """The observation; when it was seen and where the arm's end is are remembered."""
-        seen = self.check_seen(obs)
+        seen = self.check_obs(obs)
         self._seen_s, self._age_s = time.monotonic(), float(info.get("age_s", 0.0))
         if self.limits and self.limits.frozen_s < np.inf:
             self._frozen = self._still.look(seen, self._seen_s)
@@ -284,7 +286,7 @@ class Guard(gymnasium.Wrapper):
         return seen
 
 
-class Stopping:
+class StopOnError:
     """Calls `guard.stop()` when anything at all goes wrong inside, an interrupt included."""
 
     def __init__(self, guard: Guard):
@@ -308,12 +310,12 @@ class Stopping:
         return False
 
 
-def succeeded(info: dict) -> bool:
+def is_success(info: dict) -> bool:
     """Whether the robot reports the task done at this step (`success`, or Fetch's `is_success`)."""
     return bool(np.any(info.get("success", info.get("is_success", False))))
 
 
-def json_option(name: str, text: str) -> dict[str, Any]:
+def parse_json_option(name: str, text: str) -> dict[str, Any]:
     """What an option `--robot.NAME` says in JSON; nothing is an empty object.
 
     Raises:
@@ -328,7 +330,7 @@ def json_option(name: str, text: str) -> dict[str, Any]:
     return found
 
 
-def options(name: str) -> RobotConfig:
+def default_config(name: str) -> RobotConfig:
     """The default options of a robot.
 
     Raises:
@@ -353,7 +355,7 @@ def connect(
     name: str,
     config: RobotConfig | None = None,
     action_repeat: int = 1,
-    tighter: LimitOverrides | None = None,
+    overrides: LimitOverrides | None = None,
 ) -> Guard:
     """A robot, guarded. A robot file holds `make(config) -> gymnasium.Env`, and maybe a `Config`.
 
@@ -364,11 +366,11 @@ def connect(
     module = _load(name)
     if not hasattr(module, "make"):
         raise UsageError(f"robot {name!r} ({module.__file__}) has no function `make(config)`")
-    config = config if config is not None else options(name)
+    config = config if config is not None else default_config(name)
     env = None
     try:
         env = module.make(config)
-        guard = Guard(env, action_repeat, tighter)
+        guard = Guard(env, action_repeat, overrides)
         if guard.limits is None and not guard.simulated:
             raise RobotError(
                 f"robot {name!r} is no simulation (metadata['simulated']) and states no metadata['limits']; "

@@ -4,7 +4,7 @@ A robot's `metadata` holds, beside `control_hz`,
 
 * `command`: what the entries of an action are, one word for all or one for each: a `displacement` (units a
   decision), a `velocity` (units a second) or a `position`;
-* `limits`: a dict of fields of `Limits`; a number stands for every entry;
+* `limits`: a dict of fields of `RobotLimits`; a number stands for every entry;
 * `measured`: for positions, observation name -> the entries that hold them, in the action's units and order,
   -1 where there is none. So the first command of an episode starts from where the robot is.
 """
@@ -24,7 +24,7 @@ Box = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Limits:
+class RobotLimits:
     """Bounds that every action is brought into before it is sent.
 
     Attributes:
@@ -80,7 +80,7 @@ class LimitOverrides:
                 raise UsageError(f"--limits.{name.replace('_', '-')} is below 0")
 
 
-def read(metadata: Mapping, action_dim: int) -> Limits | None:
+def read_limits(metadata: Mapping, action_dim: int) -> RobotLimits | None:
     """The limits that a robot states; None where it states none.
 
     Raises:
@@ -89,7 +89,7 @@ def read(metadata: Mapping, action_dim: int) -> Limits | None:
     said = metadata.get("limits")
     if said is None:
         return None
-    names = [field.name for field in fields(Limits)]
+    names = [field.name for field in fields(RobotLimits)]
     try:
         unknown = [name for name in said if name not in names]
         if unknown:
@@ -104,14 +104,14 @@ def read(metadata: Mapping, action_dim: int) -> Limits | None:
             each["workspace"] = _box(np.asarray(said["workspace"], float))
     except (TypeError, ValueError) as error:
         raise RobotError(f"metadata['limits'] of the robot cannot be read: {error}") from error
-    found = Limits(**each)
+    found = RobotLimits(**each)
     positive = [*found.velocity, *found.acceleration, found.max_age_s, found.frozen_s, found.patience]
     if not all(value > 0 for value in positive) or found.watchdog_s < 0:
         raise RobotError(f"metadata['limits'] of the robot must be above 0: {dict(said)}")
     return found
 
 
-def tighten(own: Limits, asked: LimitOverrides) -> Limits:
+def apply_overrides(own: RobotLimits, asked: LimitOverrides) -> RobotLimits:
     """The robot's limits with what was asked for, which may not be looser.
 
     Raises:
@@ -140,7 +140,7 @@ def tighten(own: Limits, asked: LimitOverrides) -> Limits:
     return found
 
 
-def commands(metadata: Mapping, action_dim: int) -> tuple[str, ...]:
+def command_types(metadata: Mapping, action_dim: int) -> tuple[str, ...]:
     """(A,) what each entry of an action is; empty where the robot does not say.
 
     Raises:

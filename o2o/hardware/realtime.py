@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o.hardware.clock import Clock
+from o2o.hardware.clock import RateKeeper
 
 
-class Hardware(gymnasium.Env):
+class RealTimeRobot(gymnasium.Env):
     """A real robot, or anything else that does not wait: its clock is the wall's.
 
     A robot's file subclasses it and sets, before or in its `__init__`,
@@ -21,8 +21,8 @@ class Hardware(gymnasium.Env):
       and
       `metadata["displacement"]` where actions move a gripper through space (see `o2o.hardware.end_effector`).
 
-    It writes `observe`, `send` and `stop`; `home` and `judge` where there is something to do. No method but
-    `home` may take longer than a few milliseconds: a driver that blocks reads in a thread of its own.
+    It writes `observe`, `send` and `stop`; `home` and `reward_and_success` where there is something to do.
+    No method but `home` may take longer than a few milliseconds: a blocking driver reads in its own thread.
     """
 
     metadata: dict[str, Any] = {"simulated": False, "real_time": True}  # noqa: RUF012
@@ -49,7 +49,7 @@ class Hardware(gymnasium.Env):
     def home(self) -> None:
         """Brings the robot to where an episode starts. May take seconds, and may ask a person."""
 
-    def judge(self, obs: Mapping[str, np.ndarray]) -> tuple[float, bool, bool]:
+    def reward_and_success(self, obs: Mapping[str, np.ndarray]) -> tuple[float, bool, bool]:
         """(reward, success, whether that ends the episode) of an observation; a person may decide later."""
         return 0.0, False, False
 
@@ -57,7 +57,7 @@ class Hardware(gymnasium.Env):
         """(obs, info) after `home`. A real robot has no seed; it goes to NumPy's draws alone."""
         super().reset(seed=seed)
         self.home()
-        self.clock = Clock(1 / float(self.metadata["control_hz"]))
+        self.clock = RateKeeper(1 / float(self.metadata["control_hz"]))
         obs, age_s = self._look()
         return obs, {"age_s": age_s}
 
@@ -74,7 +74,7 @@ class Hardware(gymnasium.Env):
         woken = time.monotonic()
         obs, age_s = self._look()
         stages = {"send": sent - begin, "observe": time.monotonic() - woken}
-        reward, success, over = self.judge(obs)
+        reward, success, over = self.reward_and_success(obs)
         info = {"success": success, "age_s": age_s, "late_s": late_s, "stages": stages}
         if did is not None:
             info["executed_action"] = np.asarray(did)
@@ -86,3 +86,6 @@ class Hardware(gymnasium.Env):
     def _look(self) -> tuple[dict[str, np.ndarray], float]:
         obs, measured_s = self.observe()
         return dict(obs), max(0.0, time.monotonic() - measured_s)
+
+
+Hardware = RealTimeRobot

@@ -14,7 +14,7 @@ from o2o.core.config import at_least, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_rate
-from o2o.hardware.guard import Guard, RobotConfig, connect, options
+from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.limits import LimitOverrides
 
 
@@ -62,7 +62,7 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
         name = str(Path(name).expanduser().resolve())  # a checkpoint is used from other folders too
     given = choice.robot_options
     if type(given) is RobotConfig:
-        given = options(name)
+        given = default_config(name)
         if name == saved.get("robot"):
             given = from_dict(type(given), to_dict(given) | saved.get("robot_options", {}))
     repeat = choice.action_repeat or saved.get("action_repeat", 0) or 1
@@ -71,7 +71,7 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
     return replace(choice, **changes)
 
 
-def rehearsed(choice: Choice, data: dict) -> Choice:
+def choose_replay(choice: Choice, data: dict) -> Choice:
     """The choice of no robot: an episode of recordings passes by in real time; see `robots/replay`.
 
     Args:
@@ -93,7 +93,7 @@ def robot_info(choice: RobotChoice) -> dict:
     }
 
 
-def attach(transform: Transform, choice: RobotChoice) -> Guard:
+def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
     """A guarded robot that fits what the agent was trained on.
 
     Raises:
@@ -112,7 +112,7 @@ def attach(transform: Transform, choice: RobotChoice) -> Guard:
     return robot
 
 
-def robot_limits(choice: RobotChoice) -> Callable[[], ActionBounds]:
+def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
     """A question to the chosen robot: its ((A,), (A,)) action limits, physical."""
 
     def ask() -> ActionBounds:

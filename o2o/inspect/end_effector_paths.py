@@ -25,7 +25,7 @@ def displacement(run: Run, robot: Guard | None = None) -> Displacement | None:
     said = (robot.metadata if robot else facts(papers.get("robot", ""))).get("displacement")
     repeat = robot.action_repeat if robot else papers.get("action_repeat", 1)
     border = run.agent.transform
-    return bricks.displacement(border.shapes, border.spec.action_dim, said, repeat)
+    return bricks.read_displacement(border.shapes, border.spec.action_dim, said, repeat)
 
 
 def facts(name: str) -> dict:

@@ -7,11 +7,11 @@ import numpy as np
 
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, attach, choose_robot
+from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
 from o2o.inspect.end_effector_paths import facts
 from o2o.inspect.run import Run
 
-PICTURE = 512  # pixels, of robots that have an option `picture_size`
+PICTURE = 512  # pixels, of robots that have an option `render_size`
 
 
 def simulator(run: Run) -> Guard | None:
@@ -25,9 +25,9 @@ def simulator(run: Run) -> Guard | None:
         return None
     choice = choose_robot(RobotChoice(), papers)
     options = choice.robot_options
-    if any(field.name == "picture_size" for field in fields(options)):
-        options = replace(options, **{"picture_size": PICTURE})
-    return attach(run.agent.transform, replace(choice, robot_options=options))
+    if any(field.name == "render_size" for field in fields(options)):
+        options = replace(options, **{"render_size": PICTURE})
+    return connect_robot(run.agent.transform, replace(choice, robot_options=options))
 
 
 def replay(robot: Guard, seed: int, action: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

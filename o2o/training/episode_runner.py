@@ -18,9 +18,9 @@ from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
 from o2o.data.online_dataset import Online
 from o2o.data.plan_store import Plans
-from o2o.hardware.guard import Guard, Report
-from o2o.hardware.limits import commands
-from o2o.hardware.teleop.operator import Operator, after_episode
+from o2o.hardware.guard import Guard, InterventionCallback
+from o2o.hardware.limits import command_types
+from o2o.hardware.teleop.operator import Operator, review_episode
 from o2o.training.learner import LearnerConfig, SyncLearner
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.rerun_viewer import Stream
@@ -82,12 +82,12 @@ class Session:
             self._interventions += played.interventions
             episode: Episode | None = played.episode
             if self.operator:
-                episode = after_episode(self.operator, episode, self.robot.is_put_back_by_hand, self.tell)
+                episode = review_episode(self.operator, episode, self.robot.needs_manual_reset, self.tell)
             if episode is not None:
                 self.own.add(episode, scene)
                 return replace(played, episode=episode)
             self.own.discard()
-            if self.operator and self.operator.stopped:
+            if self.operator and self.operator.stop_requested:
                 return None
             self.tell(f"episode {number + 1} is recorded again")
 
@@ -99,13 +99,13 @@ class Session:
         limit, config, operator = self.learner.limit, self.config, self.operator
         if limit is None:
             return None
-        can_hold = bool(commands(self.robot.metadata, len(self.robot.low)))
-        ask = (lambda question: operator.answer(str(question))) if operator else None
+        can_hold = bool(command_types(self.robot.metadata, len(self.robot.low)))
+        ask = (lambda question: operator.answer_query(str(question))) if operator else None
         return UncertaintyGuard(limit, OodResponse(config.ood_action, config.ood, can_hold, ask))
 
 
 @contextmanager
-def interventions(path: Path, own: Online) -> Iterator[Report]:
+def interventions(path: Path, own: Online) -> Iterator[InterventionCallback]:
     """Inside, each action that the guard changed or held becomes a line of JSON in a file.
 
     Raises:

@@ -25,9 +25,9 @@ from o2o.core.video import write_film
 from o2o.data import training_data
 from o2o.data.plan_store import Plans
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed
+from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot
 from o2o.hardware.teleop.inputs import open_teleop
-from o2o.hardware.teleop.operator import Operator, after_episode
+from o2o.hardware.teleop.operator import Operator, review_episode
 from o2o.inspect.charts.chart import to_matplotlib
 from o2o.inspect.decision_chart import decision_chart
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
@@ -163,7 +163,7 @@ def score(
     with ExitStack() as stack:
 
         def fresh() -> Guard:
-            return stack.enter_context(closing(attach(agent.transform, choice)))
+            return stack.enter_context(closing(connect_robot(agent.transform, choice)))
 
         robots = [at_work if at_work is not None and not at_work.simulated else fresh()]
         if num_films is None:
@@ -191,15 +191,15 @@ def _one_by_one(
 ) -> list[EpisodeResult]:
     """Each scene with a person beside the robot, who labels it, has it repeated, or ends the evaluation."""
     done, stages = [], StageTimer()
-    while len(done) < len(seeds) and not operator.stopped:
+    while len(done) < len(seeds) and not operator.stop_requested:
         number = len(done)
         (played,) = play(
             agent, [robot], [seeds[number]], derive(seed, "evaluate", number), operator=operator,
             num_films=int(number < num_films), **how,
         )  # fmt: skip
         stages.merge(played.stages)
-        cut = operator.stopped  # in the middle: an episode that says nothing
-        episode = after_episode(operator, played.episode, robot.is_put_back_by_hand, print)
+        cut = operator.stop_requested  # in the middle: an episode that says nothing
+        episode = review_episode(operator, played.episode, robot.needs_manual_reset, print)
         if episode is not None and not cut:
             done.append(replace(played, episode=episode, stages=stages))
     return done
@@ -265,7 +265,7 @@ def evaluate(config: EvaluateConfig) -> Score:
     tune(config)
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     if config.dry_run:
-        config = replace(rehearsed(config, meta["dataset"]), episodes=1)
+        config = replace(choose_replay(config, meta["dataset"]), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:

@@ -15,7 +15,7 @@ from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import Online
 from o2o.data.plan_store import Plans
-from o2o.hardware.selection import RobotChoice, attach, choose_robot, rehearsed, robot_info
+from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
 from o2o.training.episode_runner import Session, interventions
@@ -118,7 +118,7 @@ def finetune(config: FinetuneConfig) -> Path:
     tune(config)
     folder, tensors, meta, resumed = _begin(config)
     if config.dry_run:
-        config = replace(rehearsed(config, meta["dataset"]), episodes=1, evaluate_every=0)
+        config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
     fast, beside = compiles(config, _num_updates(config, meta["dataset"])), config.learner == "async"
     moving = config.compile == "yes" if beside else fast  # a robot in motion cannot wait for a compiler
@@ -138,7 +138,7 @@ def finetune(config: FinetuneConfig) -> Path:
         closing(learner),
         closing(Online(folder / "online")) as own,
         show(config.rerun, str(folder)) as stream,
-        closing(attach(agent.transform, choice)) as robot,
+        closing(connect_robot(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
         ExitStack() as last,
@@ -152,7 +152,7 @@ def finetune(config: FinetuneConfig) -> Path:
         )  # fmt: skip
         if operator:
             last.callback(operator.close)
-        robot.report = last.enter_context(interventions(folder / "guard.jsonl", own))
+        robot.on_intervention = last.enter_context(interventions(folder / "guard.jsonl", own))
         session = Session(
             config, agent, robot, own, learner, config.plan, choice.max_steps or None, log.line,
             plans, stream, operator,
@@ -182,7 +182,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
         def goes_on() -> bool:
             held = learner.lost and config.on_learner_failure == "stop"
-            over = stopped() or (operator is not None and operator.stopped)
+            over = stopped() or (operator is not None and operator.stop_requested)
             return done < config.episodes and not held and not over
 
         while goes_on():

@@ -25,7 +25,7 @@ from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.core.stats import auroc
 from o2o.data import training_data
 from o2o.data.load import DataConfig
-from o2o.hardware.selection import RobotChoice, choose_robot, robot_limits
+from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
 from o2o.inspect.open_loop import picture
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
@@ -103,9 +103,9 @@ def pretrain(config: PretrainConfig) -> Path:
     folder = _folder(config)
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
-    ask = robot_limits(config) if config.robot else None
+    ask = action_bounds_reader(config) if config.robot else None
     data = training_data.read(
-        config.dataset, config.dataset_options, config.agent.replay, config.seed, robot_limits=ask
+        config.dataset, config.dataset_options, config.agent.replay, config.seed, read_action_bounds=ask
     )
     fast = compiles(config, config.updates)
     system = fitted(config.agent, max(map(len, data.recording.episodes)))

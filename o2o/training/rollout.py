@@ -18,8 +18,8 @@ from o2o.core.errors import RobotError
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.step_record import leaves, row, row_type, to_episode
-from o2o.hardware.end_effector import Displacement, displacement
-from o2o.hardware.guard import Guard, Stopping
+from o2o.hardware.end_effector import Displacement, read_displacement
+from o2o.hardware.guard import Guard, StopOnError
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rerun_viewer import Stream
 from o2o.training.safe_start import ExplorationLimits
@@ -213,7 +213,7 @@ class _Worker:
         self.doubter: UncertaintyGuard | None = None
         self.stages = StageTimer()
         said = robot.metadata.get("displacement")
-        self.moves = displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
+        self.moves = read_displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
         boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
         seen = boxes if write else {name: boxes[name] for name in transform.fields}
         self.kind = row_type(seen, len(robot.low))
@@ -222,7 +222,7 @@ class _Worker:
     def begin(self, place: int, seed: int, num_films: int) -> None:
         self.place, self.seed, self.film = place, seed, place < num_films
         if self.operator:
-            self.operator.begin()
+            self.operator.begin_episode()
         if self.doubter:
             self.doubter.start()
         raw, _ = self.robot.reset(seed=seed)
@@ -266,7 +266,7 @@ class _Worker:
         self._see(raw)
         self.running = not (terminated or truncated)
         if not self.running and not stands:
-            self.robot.finish()
+            self.robot.end_episode()
         return not self.running
 
     def _ask(self, intended: np.ndarray) -> np.ndarray:
@@ -277,19 +277,19 @@ class _Worker:
         operator = self.operator
         if not (operator or self.doubter):
             return intended
-        hold = self.robot.hold(intended)
+        hold = self.robot.hold_action(intended)
         if self.doubter:
             intended = self.doubter.judge(intended, hold)
         if operator is None:
             return intended
-        operator.listen()
+        operator.read_commands()
         if self.resting:
-            self.robot.rest()
-            operator.wait(lambda: not operator.paused)
+            self.robot.pause_watchdog()
+            operator.wait_until(lambda: not operator.paused)
         resting, self.resting = self.resting, operator.paused
-        if not (resting or operator.paused or operator.taken):
+        if not (resting or operator.paused or operator.takeover):
             return intended
-        asked = operator.action(hold) if operator.taken and not operator.paused else None
+        asked = operator.next_action(hold) if operator.takeover and not operator.paused else None
         found = hold if asked is None else asked
         if found is None:
             raise RobotError("nobody can tell how this robot holds: it states no metadata['command']")
@@ -301,9 +301,9 @@ class _Worker:
         """What the step was, once the person has spoken."""
         operator = self.operator
         assert operator is not None
-        info = {**info, "takeover": info.get("takeover", False) or operator.taken}
-        operator.listen()
-        if not operator.over:
+        info = {**info, "takeover": info.get("takeover", False) or operator.takeover}
+        operator.read_commands()
+        if not operator.episode_over:
             return reward, terminated, truncated, info
         done = operator.label is True
         if done and not info["success"]:
@@ -340,7 +340,7 @@ class _Worker:
             self.moments = []
 
     def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
-        with Stopping(self.robot):  # a full disk stops the robot at once
+        with StopOnError(self.robot):  # a full disk stops the robot at once
             self.rows.append(row(self.kind, raw, seed=self.seed, **step, **self._clock()))
             if self.write:
                 self.write(self.rows[-1])

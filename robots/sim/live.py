@@ -85,7 +85,7 @@ class Live:
     def feel(self):
         return self.arm.feel()
 
-    def judge(self):
+    def reward_and_success(self):
         return self.arm._reward(self._executed), self.arm._success(), False
 
     def snapshot(self):

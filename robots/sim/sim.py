@@ -77,14 +77,14 @@ class Config(RobotConfig):
             feels) or `both`.
         reward: `shaped` (paid for the way there, too) or `success` (1 while the task is done, else 0).
         image_size: side of the observed image, pixels.
-        picture_size: side of what `render()` returns, for videos, pixels; at most 512.
+        render_size: side of what `render()` returns, for videos, pixels; at most 512.
     """
 
     task: str = "lift"
     obs: str = "state"
     reward: str = "shaped"
     image_size: int = 84
-    picture_size: int = 320
+    render_size: int = 320
 
 
 def make(config: Config) -> "Arm":
@@ -99,7 +99,7 @@ def make(config: Config) -> "Arm":
         raise UsageError(not_found("kind of observation", config.obs, list(OBS)))
     if config.reward not in REWARDS:
         raise UsageError(not_found("kind of reward", config.reward, list(REWARDS)))
-    for name in ("image_size", "picture_size"):
+    for name in ("image_size", "render_size"):
         if not 16 <= getattr(config, name) <= 512:
             raise UsageError(f"{name} is {getattr(config, name)}, wanted 16 to 512 pixels")
     return Arm(config)
@@ -208,10 +208,10 @@ class Arm(gymnasium.Env):
         self.data.ctrl[:5] = self.data.qpos[:5]
 
     def render(self) -> np.ndarray:
-        """(picture_size, picture_size, 3) uint8, drawn at twice the size and averaged."""
+        """(render_size, render_size, 3) uint8, drawn at twice the size and averaged."""
         if self._painter is None:
-            self._painter = _Eye(self.mujoco, self.model, "picture", 2 * self.config.picture_size)
-        size = self.config.picture_size
+            self._painter = _Eye(self.mujoco, self.model, "picture", 2 * self.config.render_size)
+        size = self.config.render_size
         fine = self._painter(self.data).reshape(size, 2, size, 2, 3)
         return (fine.mean((1, 3)) + 0.5).astype(np.uint8)
 
@@ -224,7 +224,7 @@ class Arm(gymnasium.Env):
         turn = self.data.cam_xmat[eye].reshape(3, 3)  # columns: right, up, backwards
         right, up, back = ((np.asarray(points, np.float64) - self.data.cam_xpos[eye]) @ turn).T
         depth = np.where(back < 0, -back, np.nan)
-        middle = self.config.picture_size / 2
+        middle = self.config.render_size / 2
         reach = middle / math.tan(math.radians(self.model.cam_fovy[eye]) / 2)  # pixels at depth 1
         return np.stack([middle + reach * right / depth, middle - reach * up / depth], 1)
 

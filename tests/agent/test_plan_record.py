@@ -104,7 +104,7 @@ class Robot:
         self.count = 0
         return {"state": np.zeros(5, np.float32), "goal": np.zeros(2, np.float32)}, {}
 
-    def finish(self):
+    def end_episode(self):
         pass
 
     def step(self, action):

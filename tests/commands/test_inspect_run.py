@@ -66,7 +66,7 @@ def test_a_real_robot_is_not_touched(recorded, monkeypatch):
 
     run = inspect.open(recorded)
     run.meta = {**run.meta, "robot": {**run.meta["robot"], "simulated": False}}
-    monkeypatch.setattr("o2o.commands.inspect_run.attach", touched)
+    monkeypatch.setattr("o2o.commands.inspect_run.connect_robot", touched)
     monkeypatch.setattr("o2o.inspect.open", lambda *_: run)
     report(InspectConfig(run=recorded, only=("fan",), device="cpu"))
     assert replace(InspectConfig(run=recorded), episode=1).episode == 1

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from o2o.hardware.action_filter import ActionFilter, Motion, measured
-from o2o.hardware.limits import Limits
+from o2o.hardware.action_filter import ActionFilter, ActionModel, measured
+from o2o.hardware.limits import RobotLimits
 
 LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
 
 
 def safety(command: str | tuple = "displacement", hz: float = 10.0, **limits) -> ActionFilter:
     words = (command,) * 2 if isinstance(command, str) else command
-    return ActionFilter(Motion(LOW, HIGH, words, hz, ends=(0, 1), metres=0.1), Limits(**limits))
+    return ActionFilter(ActionModel(LOW, HIGH, words, hz, ends=(0, 1), metres=0.1), RobotLimits(**limits))
 
 
 def run(guard: ActionFilter, *actions) -> list[list[float]]:
@@ -92,7 +92,7 @@ def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
     assert guard.hold().tolist() == [0.0, 0.3]  # type: ignore[union-attr]
     guard.sent(np.array([0.5, -0.2]))
     assert guard.hold().tolist() == [0.0, -0.2]  # type: ignore[union-attr]
-    assert ActionFilter(Motion(LOW, HIGH), Limits()).hold() is None
+    assert ActionFilter(ActionModel(LOW, HIGH), RobotLimits()).hold() is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.guard import Guard, RobotConfig, connect, options
+from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
 from tests.support.paths import POINT_ROBOT
 
@@ -215,7 +215,7 @@ def test_an_option_without_default_is_named(tmp_path):
         "@dataclass(frozen=True)\nclass Config(RobotConfig):\n    port: str\n"
     )
     with pytest.raises(RobotError, match=r"needs a default.*port"):
-        options(robot_file(tmp_path, text))
+        default_config(robot_file(tmp_path, text))
 
 
 def test_an_unknown_robot_is_answered_with_what_exists():
@@ -254,14 +254,14 @@ def test_gaps_of_a_choice_are_filled_from_the_checkpoint():
 
 def test_what_the_user_says_wins_over_the_checkpoint():
     saved = {"robot": "sim", "robot_options": {"task": "push"}, "action_repeat": 2, "max_steps": 7}
-    given = options("sim")
+    given = default_config("sim")
     choice = choose_robot(RobotChoice("sim", given, action_repeat=1, max_steps=3), saved)
     assert (choice.robot_options, choice.action_repeat, choice.max_steps) == (given, 1, 3)
 
 
 def test_options_of_another_robot_are_not_taken_over():
     choice = choose_robot(RobotChoice("gym"), {"robot": "sim", "robot_options": {"task": "push"}})
-    assert choice.robot_options == options("gym") and choice.action_repeat == 1
+    assert choice.robot_options == default_config("gym") and choice.action_repeat == 1
 
 
 def test_no_robot_anywhere_is_answered_with_what_exists():

@@ -3,15 +3,17 @@
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.limits import LimitOverrides, Limits, commands, read, tighten
+from o2o.hardware.limits import LimitOverrides, RobotLimits, apply_overrides, command_types, read_limits
 
 BOX = ((0.2, -0.2, 0.0), (0.6, 0.2, 0.3))
 
 
 def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
-    assert read({}, 2) is None
-    found = read({"limits": {"velocity": 0.5, "acceleration": [1, 2], "workspace": BOX, "patience": 3}}, 2)
-    assert found == Limits((0.5, 0.5), (1.0, 2.0), BOX, patience=3)
+    assert read_limits({}, 2) is None
+    found = read_limits(
+        {"limits": {"velocity": 0.5, "acceleration": [1, 2], "workspace": BOX, "patience": 3}}, 2
+    )
+    assert found == RobotLimits((0.5, 0.5), (1.0, 2.0), BOX, patience=3)
 
 
 @pytest.mark.parametrize(
@@ -30,16 +32,20 @@ def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
 )
 def test_limits_that_are_none_are_refused_in_one_line(said, match):
     with pytest.raises(RobotError, match=match):
-        read({"limits": said}, 2)
+        read_limits({"limits": said}, 2)
 
 
 def test_flags_tighten_and_leave_the_rest():
-    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
+    own = RobotLimits((1.0,), (4.0,), BOX, max_age_s=0.2, patience=5, watchdog_s=1.0)
     inner = (0.3, -0.1, 0.1, 0.5, 0.1, 0.2)
-    found = tighten(own, LimitOverrides(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
-    assert found == Limits((0.5,), (2.0,), (inner[:3], inner[3:]), max_age_s=0.1, patience=5, watchdog_s=0.5)
-    assert tighten(own, LimitOverrides()) == own
-    assert tighten(Limits(), LimitOverrides(watchdog_s=2.0)).watchdog_s == 2.0  # where there was none
+    found = apply_overrides(own, LimitOverrides(speed=0.5, workspace=inner, max_age_s=0.1, watchdog_s=0.5))
+    assert found == RobotLimits(
+        (0.5,), (2.0,), (inner[:3], inner[3:]), max_age_s=0.1, patience=5, watchdog_s=0.5
+    )
+    assert apply_overrides(own, LimitOverrides()) == own
+    assert (
+        apply_overrides(RobotLimits(), LimitOverrides(watchdog_s=2.0)).watchdog_s == 2.0
+    )  # where there was none
 
 
 @pytest.mark.parametrize(
@@ -53,9 +59,9 @@ def test_flags_tighten_and_leave_the_rest():
     ],
 )
 def test_what_would_loosen_is_refused(asked):
-    own = Limits((1.0,), (4.0,), BOX, max_age_s=0.2, frozen_s=1.0, patience=5, watchdog_s=1.0)
+    own = RobotLimits((1.0,), (4.0,), BOX, max_age_s=0.2, frozen_s=1.0, patience=5, watchdog_s=1.0)
     with pytest.raises(UsageError, match=r"looser than the robot's own .*flags only tighten"):
-        tighten(own, asked)
+        apply_overrides(own, asked)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +75,13 @@ def test_flags_that_mean_nothing_are_refused(flags):
 
 def test_a_share_of_an_unknown_speed_is_refused():
     with pytest.raises(UsageError, match="states none"):
-        tighten(Limits(), LimitOverrides(speed=0.5))
+        apply_overrides(RobotLimits(), LimitOverrides(speed=0.5))
 
 
 def test_commands_are_one_word_for_all_or_one_each():
-    assert commands({"command": "velocity"}, 2) == ("velocity", "velocity")
-    assert commands({"command": ("displacement", "position")}, 2) == ("displacement", "position")
-    assert commands({}, 2) == ()
+    assert command_types({"command": "velocity"}, 2) == ("velocity", "velocity")
+    assert command_types({"command": ("displacement", "position")}, 2) == ("displacement", "position")
+    assert command_types({}, 2) == ()
     for wrong in ("torque", ("velocity",), ("velocity", "speed")):
         with pytest.raises(RobotError, match="wanted one of displacement, velocity, position"):
-            commands({"command": wrong}, 2)
+            command_types({"command": wrong}, 2)

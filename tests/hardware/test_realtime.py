@@ -11,10 +11,10 @@ import pytest
 
 from o2o.commands.check import check_robot
 from o2o.core.errors import RobotError
-from o2o.hardware.clock import Clock
+from o2o.hardware import RealTimeRobot
+from o2o.hardware.clock import RateKeeper
 from o2o.hardware.guard import Guard
 from o2o.hardware.limits import LimitOverrides
-from o2o.hardware.realtime import Hardware
 from o2o.hardware.watchdog import Watchdog
 from tests.support.robots import Box, Slide, Time
 
@@ -25,15 +25,15 @@ def hand(monkeypatch) -> Time:
     hand = Time()
     hand.now_s = 100.0
     moved = SimpleNamespace(monotonic=hand.now, sleep=hand.sleep)
-    for name in (Hardware.__module__, Guard.__module__, Slide.__module__, __name__):
+    for name in (RealTimeRobot.__module__, Guard.__module__, Slide.__module__, __name__):
         monkeypatch.setattr(sys.modules[name], "time", moved)
-    monkeypatch.setattr(Clock.__init__, "__defaults__", (hand.now, hand.sleep))
+    monkeypatch.setattr(RateKeeper.__init__, "__defaults__", (hand.now, hand.sleep))
     return hand
 
 
 def test_ticks_stay_where_they_were_however_long_the_work_takes():
     hand = Time()
-    clock = Clock(0.1, hand.now, hand.sleep)
+    clock = RateKeeper(0.1, hand.now, hand.sleep)
     for work_s in (0.03, 0.09, 0.0, 0.05):
         hand.now_s += work_s
         assert clock.wait() == 0
@@ -43,7 +43,7 @@ def test_ticks_stay_where_they_were_however_long_the_work_takes():
 
 def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
     hand = Time()
-    clock = Clock(0.1, hand.now, hand.sleep)
+    clock = RateKeeper(0.1, hand.now, hand.sleep)
     hand.now_s = 0.25
     assert clock.wait() == pytest.approx(0.15) and clock.num_late == 1
     assert clock.wait() == 0 and hand.now_s == pytest.approx(0.3)
@@ -51,7 +51,7 @@ def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
 
 def test_a_tick_of_the_wall_is_not_early():
     begin_s = time.monotonic()
-    Clock(0.03).wait()
+    RateKeeper(0.03).wait()
     assert time.monotonic() - begin_s >= 0.03
 
 
@@ -70,7 +70,7 @@ def test_hardware_keeps_its_rate_and_stores_what_was_sent(hand):
 def test_a_late_plan_is_held_and_too_many_stop_the_robot(hand):
     arm = Slide(hz=50, patience=2)
     robot, told = Guard(arm), []
-    robot.report = lambda *args: told.append(args[0])
+    robot.on_intervention = lambda *args: told.append(args[0])
     robot.reset()
     robot.step([0.05])
     time.sleep(0.05)
@@ -219,7 +219,7 @@ def test_a_watchdog_that_cannot_stop_the_robot_says_so(caplog):
 
 
 def test_flags_tighten_the_guard():
-    robot = Guard(Slide(velocity=4.0), tighter=LimitOverrides(speed=0.5))  # 2 units/s at 50 Hz: 0.04
+    robot = Guard(Slide(velocity=4.0), overrides=LimitOverrides(speed=0.5))  # 2 units/s at 50 Hz: 0.04
     robot.reset()
     *_, info = robot.step([0.09])
     assert info["executed_action"] == pytest.approx([0.04]) and info["interventions"] == ["velocity"]

@@ -296,7 +296,7 @@ def played(tmp_path):
     with torch.no_grad():
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-    robot = connect("sim", sim.Config(task="reach", picture_size=64))
+    robot = connect("sim", sim.Config(task="reach", render_size=64))
     store = Plans(folder)
     own = rollout.play(agent, [robot], [11], 0, max_steps=6, record=plan_writer(store, agent, [11]))[
         0
@@ -350,7 +350,7 @@ def test_the_runs_own_simulator_is_built_for_pictures(tmp_path):
     arm = inspected(arm_agent(), tmp_path, [], meta=ARM)
     assert simulator(replace(arm, meta={})) is None  # nobody knows its robot
     robot = simulator(arm)
-    assert robot is not None and robot.get_wrapper_attr("config").picture_size == 512
+    assert robot is not None and robot.get_wrapper_attr("config").render_size == 512
     robot.close()
 
 

@@ -36,7 +36,7 @@ def test_check_env_passes(task, obs):
     name = f"o2o/arm-{task}-{obs}-v0"
 
     def entry(render_mode=None):
-        return build(task=task, obs=obs, picture_size=64)
+        return build(task=task, obs=obs, render_size=64)
 
     gymnasium.register(name, entry_point=entry)
     try:
@@ -164,7 +164,7 @@ def test_camera_survives_closing_another_env():
 
 
 def test_picture_has_the_asked_size():
-    arm = build(picture_size=96)
+    arm = build(render_size=96)
     arm.reset(seed=0)
     picture = arm.render()
     assert picture.shape == (96, 96, 3) and picture.dtype == np.uint8 and picture.std() > 20
@@ -173,7 +173,7 @@ def test_picture_has_the_asked_size():
 
 @pytest.mark.parametrize("goal", [(0.40, 0.0, 0.15), (0.30, 0.15, 0.10), (0.50, -0.15, 0.25)])
 def test_projected_points_lie_where_the_picture_shows_them(goal):
-    arm = build(task="reach", picture_size=256)
+    arm = build(task="reach", render_size=256)
     arm.reset(seed=0)
     arm._place(np.array([0.3, 0.0, 0.26]), sim.CENTRE, 0.0, np.array(goal))
     picture = arm.render().astype(int)

@@ -26,7 +26,7 @@ from o2o.training.shared_weights import all_finite
 from tests.stress.faults.claims import Broken, Tally, claim, until
 from tests.stress.faults.disk import as_done, held, in_order, num_stored, stored
 from tests.stress.faults.rig import Child, Rig, Served
-from tests.stress.faults.trace import HOLD, HOMING, TICK_S, SearchTrace
+from tests.stress.faults.trace import HOLD, HOMING, TICK_S, ArmTrace
 
 DECISIONS = 100  # of an episode, so that a loss begins and ends in it
 GONE_S, STALL_S, LATCHED_S = 3.0, 0.8, 4.0  # how long the way is lost; the e-stop pressed
@@ -44,7 +44,7 @@ SWAPPED = r"weights version \d+ .* act from now on"
 
 def halt(
     tally: Tally,
-    trace: SearchTrace,
+    trace: ArmTrace,
     fault_s: float,
     within_ms: float,
     hold_s: float = 0.0,
@@ -94,7 +94,7 @@ def moving(served: Served, since_s: float) -> float:
     return until(found, 60, "the arm in motion again")
 
 
-def nothing_old(trace: SearchTrace, found_s: float, again_s: float) -> None:
+def nothing_old(trace: ArmTrace, found_s: float, again_s: float) -> None:
     """No action from before a loss is done after it.
 
     Args:

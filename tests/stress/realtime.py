@@ -21,8 +21,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.realtime import Hardware
 
 STEPS = 100  # of an episode
 
@@ -42,11 +42,11 @@ class Config(RobotConfig):
     episodes: int = 0
 
 
-class Point(Hardware):
+class Point(RealTimeRobot):
     """A point in a plane; actions are its velocity, m/s."""
 
     def __init__(self, config: Config):
-        self.metadata = Hardware.metadata | {
+        self.metadata = RealTimeRobot.metadata | {
             "control_hz": config.hz,
             "command": "velocity",
             "limits": {"velocity": 1.0, "acceleration": 100.0, "max_age_s": 0.5, "watchdog_s": 2.0},
@@ -76,7 +76,7 @@ class Point(Hardware):
         self.asked[-1].append(time.monotonic())
         self.velocity = np.asarray(action, float)
 
-    def judge(self, obs):
+    def reward_and_success(self, obs):
         distance = float(np.linalg.norm(obs["state"][:2]))
         return -distance, distance < 0.1, False
 

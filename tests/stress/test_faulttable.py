@@ -17,17 +17,17 @@ from tests.stress.faults.claims import Broken, Tally, claim, until
 from tests.stress.faults.disk import as_done, in_order, num_stored, stored
 from tests.stress.faults.network import Network
 from tests.stress.faults.rig import Rig
-from tests.stress.faults.trace import ACTION, HOLD, HOMING, ROW, TICK, SearchTrace
+from tests.stress.faults.trace import ACTION, HOLD, HOMING, ROW, TICK, ArmTrace
 
 ARM = Path(__file__).with_name("faults") / "arm.py"
 
 
-def trace_of(*rows) -> SearchTrace:
+def trace_of(*rows) -> ArmTrace:
     """Rows (time, what, place along x, action along x)."""
-    return SearchTrace(np.array([(t, what, (x, 0, 0), (a, 0, 0, 1)) for t, what, x, a in rows], ROW))
+    return ArmTrace(np.array([(t, what, (x, 0, 0), (a, 0, 0, 1)) for t, what, x, a in rows], ROW))
 
 
-def braking() -> SearchTrace:
+def braking() -> ArmTrace:
     """An arm at 100 mm/s that is told to hold at 1.0 s and slides 1 mm until 1.02 s, in ticks of 20 ms."""
     ticks = [(round(0.02 * i, 2), TICK, min(0.002 * i, 0.101), 0) for i in range(101)]
     return trace_of(*sorted([*ticks, (1.0, HOLD, 0.1, 0)], key=lambda row: row[0]))
@@ -66,8 +66,8 @@ def test_between_two_episodes_the_arm_goes_home():
 def test_a_trace_is_read_while_it_is_written(tmp_path):
     path, rows = tmp_path / "trace", braking().rows
     path.write_bytes(rows.tobytes() + b"half of a row")
-    assert len(SearchTrace.read(path).rows) == len(rows)
-    assert (SearchTrace.read(path, last=3).rows == rows[-3:]).all()
+    assert len(ArmTrace.read(path).rows) == len(rows)
+    assert (ArmTrace.read(path, last=3).rows == rows[-3:]).all()
 
 
 def test_the_witness_writes_what_the_arm_does(tmp_path):
@@ -80,7 +80,7 @@ def test_the_witness_writes_what_the_arm_does(tmp_path):
             world.advance(tick)
         world.hold()
         place = world.arm.grip
-    rows = SearchTrace.read(log).rows
+    rows = ArmTrace.read(log).rows
     assert world.metadata["max_decisions"] == 7
     assert rows["what"].tolist() == [ACTION, *[TICK] * 5, HOLD]
     assert rows["action"][0] == pytest.approx(did) and rows["place"][-1] == pytest.approx(place)
@@ -109,7 +109,7 @@ def test_a_claim_that_does_not_hold_says_so():
         until(lambda: 0, 0.01, "the arm")
 
 
-def recorded(folder: Path, episodes: int) -> SearchTrace:
+def recorded(folder: Path, episodes: int) -> ArmTrace:
     """A run of the robot of `tests.stress.kill`, and what a witness of it would have written."""
     robot, rows = kill.Robot(), []
     with closing(Online(folder / "online")) as own:
@@ -119,7 +119,7 @@ def recorded(folder: Path, episodes: int) -> SearchTrace:
             own.add(played.episode, scene)
             rows.append((len(rows), HOMING, (0, 0, 0), (0, 0, 0, 0)))
             rows += [(len(rows), ACTION, (0, 0, 0), (*a, 0, 0)) for a in played.episode.action]
-    return SearchTrace(np.array(rows, ROW))
+    return ArmTrace(np.array(rows, ROW))
 
 
 def test_steps_are_counted_on_the_disk_and_held_against_the_arm(tmp_path, monkeypatch):
@@ -130,11 +130,11 @@ def test_steps_are_counted_on_the_disk_and_held_against_the_arm(tmp_path, monkey
     with pytest.raises(Broken, match="episode 0 has 1 steps, wanted 8"):
         num_stored(tmp_path, each=8)
     assert as_done(trace, tmp_path) == (0, 0)
-    more = SearchTrace(np.concatenate([trace.rows, trace.rows[-1:]]))
+    more = ArmTrace(np.concatenate([trace.rows, trace.rows[-1:]]))
     assert as_done(more, tmp_path, cut=1) == (1, 0)
     with pytest.raises(Broken, match="episode 1: of 9 steps that the arm did 1 are lost"):
         as_done(more, tmp_path)
-    assert as_done(SearchTrace(trace.rows[:-1]), tmp_path) == (0, 1)
+    assert as_done(ArmTrace(trace.rows[:-1]), tmp_path) == (0, 1)
     wide[1]["sequence"] = wide[0]["sequence"]
     with pytest.raises(Broken, match="missing, there twice"):
         num_stored(tmp_path)

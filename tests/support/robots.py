@@ -7,7 +7,7 @@ import numpy as np
 
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Field, Transform
-from o2o.hardware.realtime import Hardware
+from o2o.hardware import RealTimeRobot
 from tests.support.paths import POINT_ROBOT
 
 
@@ -71,14 +71,19 @@ class Time:
         self.now_s += seconds
 
 
-class Slide(Hardware):
+class Slide(RealTimeRobot):
     """A sled on a rail: one displacement in, its place out."""
 
     observation_space = gymnasium.spaces.Dict({"place": Box(-9, 9, (1,), np.float64)})
     action_space = Box(-0.1, 0.1, (1,), np.float64)
 
     def __init__(self, hz: float = 50.0, **limits):
-        self.metadata = {**Hardware.metadata, "control_hz": hz, "command": "displacement", "limits": limits}
+        self.metadata = {
+            **RealTimeRobot.metadata,
+            "control_hz": hz,
+            "command": "displacement",
+            "limits": limits,
+        }
         self.place, self.sent, self.stops = 0.0, [], 0
         self.measured_s: float | None = None
 

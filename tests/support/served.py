@@ -7,13 +7,13 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core import plugins
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import connect
-from o2o.hardware.realtime import Hardware
 from o2o.hardware.remote.fault_injection import FaultConfig
 from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 
-class Slider(Hardware):
+class Slider(RealTimeRobot):
     """x moves by the action (displacement), y is the action (position). It remembers what it was told."""
 
     metadata = {  # noqa: RUF012
@@ -45,7 +45,7 @@ class Slider(Hardware):
         self.homes += 1
         self.place = np.zeros(2)
 
-    def judge(self, obs):
+    def reward_and_success(self, obs):
         return 2.5, bool(obs["state"][0] > 0.5), False
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.realtime import Hardware
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Config(RobotConfig):
     log: str = ""
 
 
-class Arm(Hardware):
+class Arm(RealTimeRobot):
     metadata = {  # noqa: RUF012
-        **Hardware.metadata, "control_hz": 5, "command": ("displacement",) * 3 + ("position",),
+        **RealTimeRobot.metadata, "control_hz": 5, "command": ("displacement",) * 3 + ("position",),
         "measured": {"state": (-1, -1, -1, 3)}, "limits": {"patience": 50},
     }  # fmt: skip
     observation_space = Dict(state=Box(-9, 9, (4,), np.float32))

@@ -269,7 +269,7 @@ def test_recordings_that_changed_are_one_line_before_the_robot_is_touched(source
     tensors, meta = checkpoint.load(source / "checkpoint")
     meta["dataset"] |= {"fingerprint": "0" * 64}
     checkpoint.save(changed / "checkpoint", tensors, meta)
-    monkeypatch.setattr(sys.modules["o2o.training.finetune"], "attach", lambda *args: pytest.fail("attached"))
+    monkeypatch.setattr("o2o.training.finetune.connect_robot", lambda *args: pytest.fail("it connects"))
     with pytest.raises(UsageError, match="is not the one the checkpoint was trained on"):
         o2o.finetune(config(changed, tmp_path / "run"))
 

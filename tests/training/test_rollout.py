@@ -12,7 +12,7 @@ from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.transform import Field, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, attach
+from o2o.hardware.selection import RobotChoice, connect_robot
 from o2o.training.rollout import play
 from tests.support.robots import BORDER, POINT, Script
 
@@ -183,7 +183,7 @@ def border(**changes) -> Transform:
 
 
 def test_a_robot_that_fits_is_attached():
-    robot = attach(border(), RobotChoice(POINT, action_repeat=1))
+    robot = connect_robot(border(), RobotChoice(POINT, action_repeat=1))
     assert robot.shapes == {"state": (2,)} and robot.control_hz == 10
 
 
@@ -199,11 +199,11 @@ def test_a_robot_that_fits_is_attached():
 )
 def test_a_robot_that_differs_is_refused_with_what_would_help(changes, repeat, said):
     with pytest.raises(UsageError, match=said):
-        attach(border(**changes), RobotChoice(POINT, action_repeat=repeat))
+        connect_robot(border(**changes), RobotChoice(POINT, action_repeat=repeat))
 
 
 def test_holding_actions_brings_a_fast_robot_to_the_rate_of_the_data():
-    assert attach(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
+    assert connect_robot(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
 
 
 def test_a_robot_that_fails_in_an_episode_is_one_error():

@@ -18,7 +18,7 @@ from o2o.core.seeding import derive
 from o2o.data.fit_transform import transform
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import recipe_robot
-from o2o.hardware.selection import RobotChoice, attach, choose_robot, robot_limits
+from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain import PretrainConfig
 
 FREE = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed: it grows
@@ -171,7 +171,7 @@ def _look(config: CompareConfig, how: DataConfig) -> tuple[dict, RobotChoice]:
     recording = load(config.dataset, how, config.first_seed)
     outlines, recipe = [recording.outline()], recording.recipe
     choice = choose_robot(config, recipe_robot(outlines[0]))
-    attach(transform(recording, how, robot_limits(choice)), choice).close()
+    connect_robot(transform(recording, how, action_bounds_reader(choice)), choice).close()
     if recipe is not None and recipe.make is not None:  # from a seed, so that each has data of its own
         outlines += [load(config.dataset, how, seed).outline() for seed in _seeds(config)[1:]]
     return result.of_data([episode for outline in outlines for episode in outline.episodes]), choice

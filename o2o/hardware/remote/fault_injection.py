@@ -1,4 +1,4 @@
-"""Faults of a robot and of the way to it, drawn from a seed: what a rehearsal should survive."""
+"""FaultInjector of a robot and of the way to it, drawn from a seed: what a rehearsal should survive."""
 
 import heapq
 import itertools
@@ -54,7 +54,7 @@ class FaultConfig:
         at_most(self, drop=1, duplicate=1, **dict.fromkeys(times, 1e6))
 
 
-class Faults:
+class FaultInjector:
     """Draws the faults of one `FaultConfig`. Times are those of `time.monotonic`, s."""
 
     def __init__(self, config: FaultConfig, now_s: float | None = None):

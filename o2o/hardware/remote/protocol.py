@@ -57,7 +57,7 @@ SILENCE_S = 1.0  # without any message: the connection counts as lost
 logger = logging.getLogger("o2o")
 
 
-class WireError(RobotError):
+class ProtocolError(RobotError):
     """A message that is not what the schema says."""
 
 
@@ -73,11 +73,11 @@ class Message:
         """A finite number of the fields.
 
         Raises:
-            WireError: it is missing, or something else.
+            ProtocolError: it is missing, or something else.
         """
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
-            raise WireError(f"message {self.kind!r} has {name} {value!r:.60}, wanted a finite number")
+            raise ProtocolError(f"message {self.kind!r} has {name} {value!r:.60}, wanted a finite number")
         return value
 
     def text(self, name: str) -> str:
@@ -97,22 +97,22 @@ def encode(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     """A message as bytes.
 
     Raises:
-        WireError: an array of a kind that does not travel, or fields that are too large or no plain data.
+        ProtocolError: an array of a kind that does not travel, or fields that are too large or no plain data.
     """
     parts: list[bytes] = []
     heads: list[list] = []
     for name, each in (arrays or {}).items():
         value = np.asarray(each)
         if value.dtype.name not in DTYPES:
-            raise WireError(f"array {name!r} is {value.dtype}, only {', '.join(DTYPES)} travel")
+            raise ProtocolError(f"array {name!r} is {value.dtype}, only {', '.join(DTYPES)} travel")
         heads.append([name, value.dtype.name, list(value.shape)])
         parts.append(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
     try:
         header: Any = _msgpack().packb({**fields, "kind": kind, "arrays": heads})
     except (TypeError, ValueError, OverflowError) as error:
-        raise WireError(f"message {kind!r} holds what is no plain data: {error}") from error
+        raise ProtocolError(f"message {kind!r} holds what is no plain data: {error}") from error
     if len(header) > MAX_HEADER:
-        raise WireError(f"the header of {kind!r} has {len(header)} bytes, at most {MAX_HEADER} travel")
+        raise ProtocolError(f"the header of {kind!r} has {len(header)} bytes, at most {MAX_HEADER} travel")
     return b"".join([struct.pack(">I", len(header)), header, *parts])
 
 
@@ -124,34 +124,36 @@ def decode(data: bytes | str, kinds: Collection[str], most: int = MAX_MESSAGE) -
         kinds: that may come.
         most: bytes.
     Raises:
-        WireError: anything that is not as the top of this file says.
+        ProtocolError: anything that is not as the top of this file says.
     """
     if not isinstance(data, bytes):
-        raise WireError("a text message, wanted a binary one")
+        raise ProtocolError("a text message, wanted a binary one")
     if not 4 <= len(data) <= most:
-        raise WireError(f"a message of {len(data)} bytes, wanted 4 to {most}")
+        raise ProtocolError(f"a message of {len(data)} bytes, wanted 4 to {most}")
     (size,) = struct.unpack_from(">I", data)
     if size > min(MAX_HEADER, len(data) - 4):
-        raise WireError(f"a header of {size} bytes in a message of {len(data)}, at most {MAX_HEADER}")
+        raise ProtocolError(f"a header of {size} bytes in a message of {len(data)}, at most {MAX_HEADER}")
     header = _header(data[4 : 4 + size])
     kind, heads = header.pop("kind", None), header.pop("arrays", None)
     if not isinstance(kind, str) or kind not in kinds:
-        raise WireError(f"kind {kind!r:.60}, wanted one of {', '.join(kinds)}")
+        raise ProtocolError(f"kind {kind!r:.60}, wanted one of {', '.join(kinds)}")
     if not isinstance(heads, list) or len(heads) > MAX_ARRAYS:
-        raise WireError(f"arrays of {kind!r} are no list of at most {MAX_ARRAYS}")
+        raise ProtocolError(f"arrays of {kind!r} are no list of at most {MAX_ARRAYS}")
     arrays, at = {}, 4 + size
     for head in heads:
         name, dtype, shape = _array_head(head)
         if name in arrays:
-            raise WireError(f"array {printable(name, 60)!r} comes twice")
+            raise ProtocolError(f"array {printable(name, 60)!r} comes twice")
         count = math.prod(shape)
         length = count * dtype.itemsize
         if length > len(data) - at:
-            raise WireError(f"array {printable(name, 60)!r} wants {length} bytes, {len(data) - at} are left")
+            raise ProtocolError(
+                f"array {printable(name, 60)!r} wants {length} bytes, {len(data) - at} are left"
+            )
         arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
         at += length
     if at != len(data):
-        raise WireError(f"{len(data) - at} bytes too many after the arrays")
+        raise ProtocolError(f"{len(data) - at} bytes too many after the arrays")
     return Message(kind, header, arrays)
 
 
@@ -159,21 +161,21 @@ def _header(data: bytes) -> dict[str, Any]:
     try:
         header = _msgpack().unpackb(data, ext_hook=_no_extension, strict_map_key=True)
     except Exception as error:  # whatever a decoder makes of a stranger's bytes
-        raise WireError(f"the header is no msgpack map ({type(error).__name__})") from error
+        raise ProtocolError(f"the header is no msgpack map ({type(error).__name__})") from error
     if not isinstance(header, dict):
-        raise WireError("the header is no msgpack map")
+        raise ProtocolError("the header is no msgpack map")
     _plain(header, MAX_DEPTH)
     return header
 
 
 def _no_extension(code, data):
-    raise WireError(f"msgpack extension {code}")
+    raise ProtocolError(f"msgpack extension {code}")
 
 
 def _plain(value, depth: int) -> None:
     """Only maps by name, lists, short text, numbers, bools and nothing, and not too deep."""
     if depth == 0:
-        raise WireError(f"the header is nested more than {MAX_DEPTH} deep")
+        raise ProtocolError(f"the header is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for name, inner in value.items():
             _plain(name, depth - 1) if isinstance(name, str) else _refuse(name)
@@ -183,25 +185,25 @@ def _plain(value, depth: int) -> None:
             _plain(inner, depth - 1)
     elif isinstance(value, str):
         if len(value) > MAX_TEXT:
-            raise WireError(f"text of {len(value)} characters, at most {MAX_TEXT}")
+            raise ProtocolError(f"text of {len(value)} characters, at most {MAX_TEXT}")
     elif value is not None and not isinstance(value, (bool, int, float)):
         _refuse(value)
 
 
 def _refuse(value) -> None:
-    raise WireError(f"a {type(value).__name__} in the header")
+    raise ProtocolError(f"a {type(value).__name__} in the header")
 
 
 def _array_head(head) -> tuple[str, np.dtype, list[int]]:
     if not isinstance(head, list) or len(head) != 3:
-        raise WireError("an array is announced as [name, dtype, shape]")
+        raise ProtocolError("an array is announced as [name, dtype, shape]")
     name, dtype, shape = head
     if not isinstance(name, str) or dtype not in DTYPES:
-        raise WireError(f"array of dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
+        raise ProtocolError(f"array of dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMS:
-        raise WireError(f"shape of {printable(name, 60)!r} is no list of at most {MAX_DIMS} sizes")
+        raise ProtocolError(f"shape of {printable(name, 60)!r} is no list of at most {MAX_DIMS} sizes")
     if not all(type(n) is int and 0 <= n <= MAX_MESSAGE for n in shape):
-        raise WireError(f"shape {shape!r:.60} of {printable(name, 60)!r}")
+        raise ProtocolError(f"shape {shape!r:.60} of {printable(name, 60)!r}")
     return name, np.dtype(dtype).newbyteorder("<"), shape
 
 

@@ -10,9 +10,9 @@ import gymnasium
 import numpy as np
 
 from o2o.core.errors import RobotError
-from o2o.hardware.clock import Clock
-from o2o.hardware.limits import commands
-from o2o.hardware.realtime import Hardware
+from o2o.hardware.clock import RateKeeper
+from o2o.hardware.limits import command_types
+from o2o.hardware.realtime import RealTimeRobot
 
 MOST_TICKS = 25  # caught up in one go; a longer pause of the machine stops the world for its rest
 
@@ -52,7 +52,7 @@ class World(Protocol):
         """Every observation that is no picture."""
         ...
 
-    def judge(self) -> tuple[float, bool, bool]:
+    def reward_and_success(self) -> tuple[float, bool, bool]:
         """(reward, success, whether that ends the episode)."""
         ...
 
@@ -71,7 +71,7 @@ class World(Protocol):
 
 def rest(metadata: Mapping, space: gymnasium.spaces.Box, last: np.ndarray | None) -> np.ndarray:
     """(A,) the action that moves nothing: no displacement, no velocity, positions as in the `last` one."""
-    words = commands(metadata, space.shape[0])
+    words = command_types(metadata, space.shape[0])
     stay = np.zeros(space.shape, np.float64)
     if last is not None:
         position = [i for i, word in enumerate(words) if word == "position"]
@@ -79,7 +79,7 @@ def rest(metadata: Mapping, space: gymnasium.spaces.Box, last: np.ndarray | None
     return np.clip(stay, space.low, space.high).astype(space.dtype)
 
 
-class WallClock(Hardware):
+class RealTimeSimulation(RealTimeRobot):
     """A `World` as a robot: it goes on while nobody looks, and has neither seed nor teleport.
 
     Physics and pictures have a thread each. A picture is drawn from a copy, so physics never waits for it,
@@ -95,7 +95,7 @@ class WallClock(Hardware):
         self._tick, self._homing = world.num_ticks, False
         self._open, self._failed = True, ""
         self._felt, self._felt_s = dict(world.feel()), time.monotonic()
-        self._judged = world.judge()
+        self._judged = world.reward_and_success()
         self._seen, self._seen_s = {}, time.monotonic()
         self.num_ticks_lost = 0
         self._draws = world.snapshot() is not None
@@ -143,7 +143,7 @@ class WallClock(Hardware):
             if not self._arrived:
                 raise RobotError("the robot was stopped on its way home")
 
-    def judge(self, obs) -> tuple[float, bool, bool]:
+    def reward_and_success(self, obs) -> tuple[float, bool, bool]:
         with self._lock:
             return self._judged
 
@@ -171,7 +171,7 @@ class WallClock(Hardware):
 
     def _live(self) -> None:
         period_s = 1 / (float(self.metadata["control_hz"]) * self._world.num_ticks)
-        clock = Clock(period_s)
+        clock = RateKeeper(period_s)
         while self._open:
             missed = int(clock.wait() // period_s)
             self.num_ticks_lost += max(0, missed + 1 - MOST_TICKS)
@@ -179,7 +179,7 @@ class WallClock(Hardware):
                 for _ in range(min(missed + 1, MOST_TICKS)):
                     self._move()
                 self._felt, self._felt_s = dict(self._world.feel()), time.monotonic()
-                self._judged = self._world.judge()
+                self._judged = self._world.reward_and_success()
 
     def _move(self) -> None:
         self._tick += 1
@@ -191,7 +191,7 @@ class WallClock(Hardware):
             self._changed.notify_all()
 
     def _film(self) -> None:
-        clock = Clock(1 / self._camera_hz)
+        clock = RateKeeper(1 / self._camera_hz)
         try:
             while self._open:
                 with self._lock:
@@ -205,7 +205,7 @@ class WallClock(Hardware):
             self._world.close()
 
 
-class Stepped:
+class EnvWorld:
     """Any Gymnasium environment as a `World`: it takes whole decisions and resets at once to come home.
 
     An action goes on until the next one; to `hold` is to send one that moves nothing (see `rest`).
@@ -245,7 +245,7 @@ class Stepped:
     def feel(self):
         return {"state": self._obs} if self._flat else self._obs
 
-    def judge(self):
+    def reward_and_success(self):
         return (*self._label, self._over)
 
     def snapshot(self):

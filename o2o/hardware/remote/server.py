@@ -15,10 +15,10 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import O2OError, RobotError
-from o2o.hardware.clock import Clock
-from o2o.hardware.realtime import Hardware
+from o2o.hardware.clock import RateKeeper
+from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.remote import protocol
-from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, Faults
+from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from o2o.hardware.remote.handshake import encode_spec
 from o2o.hardware.remote.realtime_sim import rest
 from o2o.hardware.watchdog import Watchdog
@@ -66,7 +66,7 @@ class RobotServer:
         port: that it listens at.
     """
 
-    def __init__(self, robot: Hardware, config: ServerConfig, name: str = "robot"):
+    def __init__(self, robot: RealTimeRobot, config: ServerConfig, name: str = "robot"):
         """Listens from now on.
 
         Args:
@@ -75,7 +75,7 @@ class RobotServer:
             UsageError: a token or an address that cannot be, or a fault that the robot cannot have.
             RobotError: actions that do not travel, or a port that cannot be taken.
         """
-        self.robot, self.config, self.faults = robot, config, Faults(config.faults)
+        self.robot, self.config, self.faults = robot, config, FaultInjector(config.faults)
         self._name = name
         self._lock = threading.RLock()  # all below
         self._client, self._gone_until_s = None, 0.0
@@ -221,7 +221,7 @@ class RobotServer:
             self._send(client, "spec", self._spec())
             if hello.fields.get("version") != protocol.VERSION:
                 version = protocol.printable(str(hello.fields.get("version")), 20)
-                raise protocol.WireError(
+                raise protocol.ProtocolError(
                     f"speaks version {version} of the protocol, this is {protocol.VERSION}"
                 )
             logger.info("%s is connected", name)
@@ -247,7 +247,7 @@ class RobotServer:
         """What one message asks for.
 
         Raises:
-            WireError: it makes no sense.
+            ProtocolError: it makes no sense.
             RobotError: the robot failed.
         """
         if message.kind == "act":
@@ -268,9 +268,9 @@ class RobotServer:
         action, space = message.arrays.get("action"), self._space
         if action is None or action.shape != space.shape or action.dtype.kind != "f":
             have = "none" if action is None else f"{action.dtype} {action.shape}"
-            raise protocol.WireError(f"action is {have}, wanted floats {space.shape}")
+            raise protocol.ProtocolError(f"action is {have}, wanted floats {space.shape}")
         if not np.isfinite(action).all():
-            raise protocol.WireError("action is not finite")
+            raise protocol.ProtocolError("action is not finite")
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
     def _later(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
@@ -330,11 +330,11 @@ class RobotServer:
 
     def _tell(self, client, over: threading.Event) -> None:
         """Sends observations until the connection ends."""
-        clock = Clock(1 / self.config.observe_hz)
+        clock = RateKeeper(1 / self.config.observe_hz)
         while not over.is_set():
             try:
                 obs, measured_s = self.robot.observe()
-                reward, success, done = self.robot.judge(obs)
+                reward, success, done = self.robot.reward_and_success(obs)
                 seen, measured_s = self.faults.observe(dict(obs), measured_s, time.monotonic())
                 with self._lock:
                     flags = {"estop": self._estop, "holding": self._holding, "homing": self._homing}

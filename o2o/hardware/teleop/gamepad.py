@@ -35,7 +35,7 @@ PATIENCE_S = 1.0  # for a wireless gamepad to report
 logger = logging.getLogger("o2o")
 
 
-class Gamepad:
+class GamepadInput:
     """The first gamepad there is; when it goes away, the next."""
 
     def __init__(self, reach: np.ndarray):

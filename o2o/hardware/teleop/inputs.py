@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.hardware.teleop.operator import Operator, Source, move
+from o2o.hardware.teleop.operator import CommandSource, Operator, move
 
 KEYS = {
     " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "c": "turn",
@@ -42,16 +42,16 @@ def open_teleop(
         return None
     reach = (high - low) / 2
     if how == "gamepad":
-        from o2o.hardware.teleop.gamepad import Gamepad
+        from o2o.hardware.teleop.gamepad import GamepadInput
 
-        pad = Gamepad(reach)
-        source = Both(pad, Keys(reach)) if sys.stdin.isatty() else pad
+        pad = GamepadInput(reach)
+        source = CombinedInput(pad, KeyboardInput(reach)) if sys.stdin.isatty() else pad
     else:
-        source = Keys(reach) if how in ("auto", "keys") else FileInput(Path(how))
+        source = KeyboardInput(reach) if how in ("auto", "keys") else FileInput(Path(how))
     return Operator(source, low, high, reward, interrupted)
 
 
-class Keys:
+class KeyboardInput:
     """Single keys in the terminal that the program runs in."""
 
     def __init__(self, reach: np.ndarray):
@@ -111,10 +111,10 @@ class FileInput:
         self._file.close()
 
 
-class Both:
+class CombinedInput:
     """Two sources, heard one after the other."""
 
-    def __init__(self, one: Source, other: Source):
+    def __init__(self, one: CommandSource, other: CommandSource):
         self._sources = one, other
 
     def read(self) -> list[str]:

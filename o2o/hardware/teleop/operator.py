@@ -41,7 +41,7 @@ WAIT_S = 0.02  # between two looks while nothing is to be done
 logger = logging.getLogger("o2o")
 
 
-class Source(Protocol):
+class CommandSource(Protocol):
     """Where lines come from."""
 
     def read(self) -> list[str]:
@@ -63,7 +63,7 @@ class Operator:
 
     def __init__(
         self,
-        source: Source,
+        source: CommandSource,
         low: np.ndarray,
         high: np.ndarray,
         reward: float = 1.0,
@@ -75,18 +75,18 @@ class Operator:
         """
         self.source, self.low, self.high, self.reward = source, low, high, reward
         self.interrupted = interrupted
-        self.stopped = False
-        self.begin()
+        self.stop_requested = False
+        self.begin_episode()
 
-    def begin(self) -> None:
+    def begin_episode(self) -> None:
         """A new episode."""
         self.label: bool | None = None
-        self.paused = self.taken = self.again = self.undone = False
+        self.paused = self.takeover = self.rerecord = self.label_undone = False
         self._answer: Literal["continue", "slow", "hold"] | None = None
         self._asked = False
         self._forget()
 
-    def listen(self) -> None:
+    def read_commands(self) -> None:
         """Takes in what was said since the last time."""
         for line in self.source.read():
             word, *rest = line.split()
@@ -95,36 +95,36 @@ class Operator:
             elif line in ("pause", "pause on", "pause off"):
                 self.paused = not self.paused if not rest else rest == ["on"]
             elif line in ("take", "take on", "take off"):
-                self._take(not self.taken if not rest else rest == ["on"])
+                self._take(not self.takeover if not rest else rest == ["on"])
             elif line == "turn":
                 self._turn_over()
             elif line in ("success", "failure"):
-                self.label, self.undone = line == "success", False
+                self.label, self.label_undone = line == "success", False
             elif line == "undo":
-                self.undone = True
+                self.label_undone = True
             elif line == "again":
-                self.again = True
+                self.rerecord = True
             elif line == "stop":
-                self.stopped = True
+                self.stop_requested = True
             elif line in ("continue", "slow", "hold"):
                 self._answer = line
             else:
                 logger.warning("the operator said %r; have %s, move", line, ", ".join(COMMANDS))
 
     @property
-    def over(self) -> bool:
+    def episode_over(self) -> bool:
         """Whether the episode is to end now."""
-        return self.label is not None or self.again or self.stopped
+        return self.label is not None or self.rerecord or self.stop_requested
 
-    def wait(self, until: Callable[[], bool]) -> None:
+    def wait_until(self, until: Callable[[], bool]) -> None:
         """Listens until that holds, or the run is to end."""
         idle = threading.Event()
-        while not (until() or self.stopped):
+        while not (until() or self.stop_requested):
             idle.wait(WAIT_S)
-            self.listen()
-            self.stopped = self.stopped or self.interrupted()
+            self.read_commands()
+            self.stop_requested = self.stop_requested or self.interrupted()
 
-    def action(self, hold: np.ndarray | None = None) -> np.ndarray | None:
+    def next_action(self, hold: np.ndarray | None = None) -> np.ndarray | None:
         """(A,) the move that was asked for since the last time; None: the robot is to hold.
 
         Args:
@@ -142,7 +142,7 @@ class Operator:
             action[-1] = self._gripper
         return action
 
-    def answer(self, question: str) -> Literal["continue", "slow", "hold"] | None:
+    def answer_query(self, question: str) -> Literal["continue", "slow", "hold"] | None:
         """What was said of an unsure decision: `continue`, `slow` or `hold`; asked once, never waited for."""
         if question and not self._asked:
             logger.warning("%s", question)
@@ -156,8 +156,8 @@ class Operator:
         self.source.close()
 
     def _take(self, taken: bool) -> None:
-        if taken != self.taken:
-            self.taken = taken
+        if taken != self.takeover:
+            self.takeover = taken
             self._forget()
             logger.info("the operator %s the robot", "has" if taken else "gives back")
 
@@ -168,7 +168,7 @@ class Operator:
         self._turned = False
 
     def _turn_over(self) -> None:
-        if self.taken and len(self.low) > MOVED:
+        if self.takeover and len(self.low) > MOVED:
             self._turned = not self._turned
             self._move = np.full(len(self.low), np.nan) if self._move is None else self._move
 
@@ -179,7 +179,7 @@ class Operator:
             said = [np.nan]
         if len(entries) != len(self.low) or not np.isfinite(said).all():
             logger.warning("the operator's move %s is not %d numbers", entries, len(self.low))
-        elif self.taken:
+        elif self.takeover:
             asked = np.array([np.nan if entry == "-" else float(entry) for entry in entries])
             self._move = np.clip(asked, self.low, self.high)
 
@@ -198,7 +198,7 @@ def move(shares: Sequence[float], reach: np.ndarray) -> str:
     return " ".join(["move", *said])
 
 
-def after_episode(
+def review_episode(
     operator: Operator, episode: Episode, waits: bool, tell: Callable[[str], object]
 ) -> Episode | None:
     """What becomes of an episode once the person has spoken.
@@ -209,11 +209,11 @@ def after_episode(
     Returns:
         The episode, perhaps without its label; None where it is to be recorded again.
     """
-    if waits and not operator.again and not operator.stopped:
+    if waits and not operator.rerecord and not operator.stop_requested:
         _wait(operator, episode, tell)
-    if operator.again:
+    if operator.rerecord:
         return None
-    return without_label(episode, operator.reward) if operator.undone and operator.label else episode
+    return without_label(episode, operator.reward) if operator.label_undone and operator.label else episode
 
 
 def _wait(operator: Operator, episode: Episode, tell: Callable[[str], object]) -> None:
@@ -223,7 +223,7 @@ def _wait(operator: Operator, episode: Episode, tell: Callable[[str], object]) -
         "goes on, u takes the label back, r records it again, q ends (gamepad: A, X, Back, Start)"
     )
     operator.paused = True
-    operator.wait(lambda: not operator.paused or operator.again)
+    operator.wait_until(lambda: not operator.paused or operator.rerecord)
 
 
 def without_label(episode: Episode, reward: float) -> Episode:

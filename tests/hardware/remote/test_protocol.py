@@ -61,13 +61,13 @@ def test_the_bytes_are_those_of_the_table():
     "value", [np.array([object()]), np.array(["a"]), np.array([1j]), np.array([1], "M8[s]")]
 )
 def test_other_arrays_do_not_leave(value):
-    with pytest.raises(protocol.WireError, match="travel"):
+    with pytest.raises(protocol.ProtocolError, match="travel"):
         protocol.encode("observe", {}, {"a": value})
 
 
 @pytest.mark.parametrize("fields", [{"a": object()}, {"a": 2**70}, {"a": "x" * 70_000}])
 def test_other_fields_do_not_leave(fields):
-    with pytest.raises(protocol.WireError):
+    with pytest.raises(protocol.ProtocolError):
         protocol.encode("observe", fields)
 
 
@@ -125,7 +125,7 @@ NO_ACTION = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_bytes_are_one_clear_error(what):
-    with pytest.raises(protocol.WireError) as error:
+    with pytest.raises(protocol.ProtocolError) as error:
         protocol.decode(HOSTILE[what], protocol.FROM_CLIENT, protocol.MAX_COMMAND)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
@@ -141,14 +141,14 @@ def test_random_and_mutated_bytes_never_raise_anything_else():
         for data in (bytes(broken), honest[: rng.integers(len(honest))], noise, raw(noise)):
             try:
                 protocol.decode(data, protocol.FROM_CLIENT, protocol.MAX_COMMAND)
-            except protocol.WireError:
+            except protocol.ProtocolError:
                 continue
 
 
 def test_text_and_too_long_messages_are_refused():
-    with pytest.raises(protocol.WireError, match="text message"):
+    with pytest.raises(protocol.ProtocolError, match="text message"):
         protocol.decode("hello", protocol.FROM_CLIENT)
-    with pytest.raises(protocol.WireError, match="wanted 4 to 100"):
+    with pytest.raises(protocol.ProtocolError, match="wanted 4 to 100"):
         protocol.decode(bytes(101), protocol.FROM_CLIENT, 100)
 
 

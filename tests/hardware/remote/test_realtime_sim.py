@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict
 from o2o.commands.serve import ServeConfig, _build
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.remote.realtime_sim import Stepped, WallClock, rest
+from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, rest
 from tests.support.served import until
 
 sim = plugins.load("robots", "sim")
@@ -49,7 +49,7 @@ class Counting:
     def feel(self):
         return {"count": np.array([self.count], np.float32)}
 
-    def judge(self):
+    def reward_and_success(self):
         return 0.0, self.count > 5, False
 
     def snapshot(self):
@@ -67,7 +67,7 @@ class Counting:
 @pytest.fixture
 def arm():
     """A live arm at reach that shows its state; observed as `arm.observe()[0]["state"][:3]`, decimetres."""
-    robot = WallClock(sim.live(sim.Config(task="reach"), show_state=True))
+    robot = RealTimeSimulation(sim.live(sim.Config(task="reach"), show_state=True))
     yield robot
     robot.close()
 
@@ -80,7 +80,7 @@ def place(robot) -> np.ndarray:
 
 def test_time_passes_by_the_wall_whatever_drawing_takes():
     world = Counting(draw_s=0.25)
-    robot = WallClock(world)
+    robot = RealTimeSimulation(world)
     begin, first = time.monotonic(), world.count
     time.sleep(1.0)
     passed, counted = time.monotonic() - begin, world.count - first
@@ -91,7 +91,7 @@ def test_time_passes_by_the_wall_whatever_drawing_takes():
 
 
 def test_a_picture_is_as_old_as_what_it_shows():
-    robot = WallClock(Counting(draw_s=0.3), camera_hz=100)
+    robot = RealTimeSimulation(Counting(draw_s=0.3), camera_hz=100)
     time.sleep(0.5)
     seen, measured_s = robot.observe()
     age_s = time.monotonic() - measured_s
@@ -102,7 +102,7 @@ def test_a_picture_is_as_old_as_what_it_shows():
 
 def test_ticks_count_from_the_newest_action_and_stay_at_the_last():
     world = Counting()
-    robot = WallClock(world)
+    robot = RealTimeSimulation(world)
     np.testing.assert_allclose(robot.send(np.array([0.5])), [0.25])
     assert until(lambda: 1 in world.ticks and world.ticks[-8:].count(5) == 8)
     start = world.ticks.index(1)
@@ -112,7 +112,7 @@ def test_ticks_count_from_the_newest_action_and_stay_at_the_last():
 
 def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
     world = Counting()
-    robot = WallClock(world)
+    robot = RealTimeSimulation(world)
     robot.home()
     world.homing = lambda tick: False
     said = []
@@ -135,7 +135,7 @@ def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
 
 
 def test_a_simulator_that_fails_is_said_to_whoever_calls_next():
-    robot = WallClock(Counting(fails_at=4))
+    robot = RealTimeSimulation(Counting(fails_at=4))
     assert until(lambda: robot._failed)
     for call in (robot.observe, robot.home, lambda: robot.send(np.zeros(1))):
         with pytest.raises(RobotError, match="the simulator failed: ValueError: it blew up"):
@@ -205,12 +205,12 @@ def test_nothing_can_be_seeded():
 def test_state_and_reward_are_hidden_unless_asked_for(task):
     world = sim.live(sim.Config(task=task), show_state=False)
     assert set(world.observation_space) == {"camera", "proprio"} and set(world.feel()) == {"proprio"}
-    assert world.judge()[0] == float(world.judge()[1])
-    assert sim.live(sim.Config(task=task), show_state=True).judge()[0] not in (0.0, 1.0)
+    assert world.reward_and_success()[0] == float(world.reward_and_success()[1])
+    assert sim.live(sim.Config(task=task), show_state=True).reward_and_success()[0] not in (0.0, 1.0)
 
 
 def test_a_held_cube_stays_held_while_nothing_comes():
-    robot = WallClock(sim.live(sim.Config(task="lift"), show_state=True))
+    robot = RealTimeSimulation(sim.live(sim.Config(task="lift"), show_state=True))
     world = robot._world.arm
     try:
         for _ in range(40):
@@ -218,9 +218,9 @@ def test_a_held_cube_stays_held_while_nothing_comes():
                 action = sim.expert(world)
             robot.send(action)
             time.sleep(0.1)
-            if robot.judge({})[1]:
+            if robot.reward_and_success({})[1]:
                 break
-        assert robot.judge({})[1], "the expert lifts in real time as it does in its own"
+        assert robot.reward_and_success({})[1], "the expert lifts in real time as it does in its own"
         robot.stop()
         time.sleep(0.1)
         height = world.cube[2]
@@ -249,13 +249,13 @@ class Walk(gymnasium.Env):
 
 
 def test_any_environment_steps_whole_decisions_until_it_is_over():
-    robot = WallClock(Stepped(Walk()))
+    robot = RealTimeSimulation(EnvWorld(Walk()))
     robot.send(np.array([0.5], np.float32))
-    assert until(lambda: robot.judge({})[1:] == (True, True))
+    assert until(lambda: robot.reward_and_success({})[1:] == (True, True))
     time.sleep(0.1)
     assert robot.observe()[0]["state"][0] == 3
     robot.home()
-    assert robot.observe()[0]["state"][0] == 0 and robot.judge({}) == (0.0, False, False)
+    assert robot.observe()[0]["state"][0] == 0 and robot.reward_and_success({}) == (0.0, False, False)
     robot.close()
 
 

@@ -18,7 +18,7 @@ from o2o.commands.serve import orders
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.remote import protocol
-from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, Faults
+from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from tests.support.served import Slider, remote, served, until
 
 MOVE = np.array([0.01, 0.5])
@@ -181,7 +181,7 @@ def after_label(word: str):
         client.step(MOVE)
         station.obey(f"{word}\n")
         far = client.env.unwrapped
-        assert until(lambda: far.judge({})[1] or far._flags["failure"])
+        assert until(lambda: far.reward_and_success({})[1] or far._flags["failure"])
         _, reward, terminated, truncated, info = client.step(MOVE)
         said = reward, terminated, truncated, info["success"]
         client.reset()
@@ -312,7 +312,9 @@ def test_a_server_of_something_else_is_one_line():
 
 def test_faults_repeat_with_their_seed_and_do_not_shift_each_other():
     def draws(**changes):
-        faults = Faults(FaultConfig(seed=3, drop=0.3, duplicate=0.3, jitter_ms=10, **changes), now_s=0.0)
+        faults = FaultInjector(
+            FaultConfig(seed=3, drop=0.3, duplicate=0.3, jitter_ms=10, **changes), now_s=0.0
+        )
         return [faults.delays("observe") for _ in range(200)]
 
     plain, noisy, late = draws(), draws(noise=1.0, disconnect_s=1.0), draws(latency_ms=50)
@@ -322,7 +324,9 @@ def test_faults_repeat_with_their_seed_and_do_not_shift_each_other():
 
 
 def test_faults_are_as_frequent_as_they_say():
-    faults = Faults(FaultConfig(latency_ms=20, jitter_ms=10, drop=0.2, duplicate=0.1, e_stop_s=5, noise=0.5))
+    faults = FaultInjector(
+        FaultConfig(latency_ms=20, jitter_ms=10, drop=0.2, duplicate=0.1, e_stop_s=5, noise=0.5)
+    )
     ways = [faults.delays("act") for _ in range(4000)]
     assert sum(not way for way in ways) / 4000 == pytest.approx(0.2, abs=0.03)
     assert sum(len(way) == 2 for way in ways) / 3200 == pytest.approx(0.1, abs=0.03)
@@ -337,7 +341,7 @@ def test_faults_are_as_frequent_as_they_say():
 
 def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
     def films(times, **changes):
-        faults = Faults(FaultConfig(**changes), now_s=0.0)
+        faults = FaultInjector(FaultConfig(**changes), now_s=0.0)
         for now in times:
             picture = np.full((2, 2, 3), round(now * 10), np.uint8)
             seen, measured = faults.observe({"camera": picture, "x": np.ones(1) * now}, now, now)

@@ -17,7 +17,7 @@ import pytest
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.teleop import gamepad
-from o2o.hardware.teleop.gamepad import Gamepad
+from o2o.hardware.teleop.gamepad import GamepadInput
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rollout import play
@@ -79,9 +79,9 @@ def virtual(monkeypatch):
 
 @pytest.fixture
 def pad(virtual):
-    """(virtual gamepad, the `Gamepad` that reads it)."""
+    """(virtual gamepad, the `GamepadInput` that reads it)."""
     virtual.attach()
-    reader = Gamepad(REACH)
+    reader = GamepadInput(REACH)
     assert reader.read() == []
     return virtual, reader
 
@@ -210,7 +210,7 @@ def test_an_episode_with_a_gamepad_that_is_pulled_out_and_put_back(virtual):
         virtual.button(gamepad.A)
 
     sled.step = moved  # type: ignore[method-assign]
-    operator = Operator(Gamepad(np.array([2.0])), np.array([-2.0]), np.array([2.0]))
+    operator = Operator(GamepadInput(np.array([2.0])), np.array([-2.0]), np.array([2.0]))
     (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
     assert sled.sent == pytest.approx([2, 2, 1, 1, 0, 0], abs=1e-3)  # the plan asks for 2; a pause is at rest
     assert played.episode.infos["takeover"][1:].tolist() == [False, False, True, True, False, False]
@@ -232,10 +232,10 @@ def test_reading_takes_no_time(pad):
 
 def test_without_a_gamepad_one_line_says_so(virtual):
     with pytest.raises(UsageError, match="no gamepad is attached, or it is switched off"):
-        Gamepad(REACH)
+        GamepadInput(REACH)
     virtual.attach(WHEEL)
     with pytest.raises(UsageError, match="a joystick is attached, but SDL does not know"):
-        Gamepad(REACH)
+        GamepadInput(REACH)
 
 
 def test_without_pygame_one_line_says_what_to_install(monkeypatch):
@@ -253,10 +253,10 @@ def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
         assert operator is not None
         os.write(ours, b"s")
         virtual.button(gamepad.LEFT_SHOULDER)
-        until(lambda: operator.listen() or operator.label)
+        until(lambda: operator.read_commands() or operator.label)
         operator.close()
     os.close(ours)
-    assert operator.taken and operator.label is True
+    assert operator.takeover and operator.label is True
 
 
 def test_sdl_leaves_standard_output_and_signals_to_the_run(virtual):

@@ -23,11 +23,11 @@ from o2o.core.errors import UsageError
 from o2o.core.timing import StageTimer
 from o2o.data.formats import minari
 from o2o.data.online_dataset import Online
+from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import Guard
-from o2o.hardware.realtime import Hardware
 from o2o.hardware.teleop import operator as operator_module
-from o2o.hardware.teleop.inputs import KEYS, Both, FileInput, Keys, open_teleop
-from o2o.hardware.teleop.operator import COMMANDS, Operator, after_episode
+from o2o.hardware.teleop.inputs import KEYS, CombinedInput, FileInput, KeyboardInput, open_teleop
+from o2o.hardware.teleop.operator import COMMANDS, Operator, review_episode
 from o2o.training.rollout import play
 from tests.support.paths import STEERED_ROBOT
 from tests.support.robots import Script, Sled
@@ -37,14 +37,14 @@ from tests.support.tiny_runs import TINY
 LOW, HIGH = np.array([-2.0]), np.array([2.0])
 
 
-class Cart(Hardware):
+class Cart(RealTimeRobot):
     """Moves by velocity until it is told otherwise, in real time; an episode is eight decisions."""
 
     observation_space = gymnasium.spaces.Dict(
         {"state": gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
     )
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
-    metadata = {**Hardware.metadata, "control_hz": 20, "command": "velocity", "limits": {"patience": 50}}  # noqa: RUF012
+    metadata = {**RealTimeRobot.metadata, "control_hz": 20, "command": "velocity", "limits": {"patience": 50}}  # noqa: RUF012
 
     def __init__(self):
         self.sent, self.stops, self.velocity = [], 0, 0.0
@@ -60,7 +60,7 @@ class Cart(Hardware):
         self._at, self._since_s, self.velocity = self.place(), time.monotonic(), float(action[0])
         self.sent.append(self.velocity)
 
-    def judge(self, obs):
+    def reward_and_success(self, obs):
         return 0.0, False, len(self.sent) == 8
 
     def stop(self):
@@ -99,7 +99,7 @@ def test_success_ends_the_episode_with_its_reward_and_terminates(tmp_path):
 def test_other_ends_are_truncations(tmp_path, line):
     _, operator, done = episode(tmp_path, s2=line)
     assert len(done) == 2 and not done.success and done.truncated and not done.terminated
-    assert (operator.stopped, operator.again) == (line == "stop", line == "again")
+    assert (operator.stop_requested, operator.rerecord) == (line == "stop", line == "again")
 
 
 def test_a_takeover_is_what_was_done_and_is_marked(tmp_path):
@@ -166,7 +166,7 @@ def taken(low, high, *lines):
     """An operator that has the robot, and has said so much more."""
     operator = Operator(Says("take", *lines), np.array(low), np.array(high))
     for _ in range(len(lines) + 1):
-        operator.listen()
+        operator.read_commands()
     return operator
 
 
@@ -175,22 +175,26 @@ AS_IT_IS = np.array([0.0, 0.0, 0.0, 2.0])
 
 
 def test_what_nobody_moves_stays_as_it_is():
-    assert taken(*FOUR).action(AS_IT_IS) is None
+    assert taken(*FOUR).next_action(AS_IT_IS) is None
     operator = taken(*FOUR, "move 0.5 - -3 -")
-    assert operator.action(AS_IT_IS).tolist() == [0.5, 0, -1, 2] and operator.action(AS_IT_IS) is None
-    assert taken(*FOUR, "move 0.5 - 0 -").action(None) is None  # nobody can tell how it stands: no jump
-    assert taken(*FOUR, "move 0.5 0 0 1").action(None).tolist() == [0.5, 0, 0, 1]
+    assert (
+        operator.next_action(AS_IT_IS).tolist() == [0.5, 0, -1, 2] and operator.next_action(AS_IT_IS) is None
+    )
+    assert taken(*FOUR, "move 0.5 - 0 -").next_action(None) is None  # nobody can tell how it stands: no jump
+    assert taken(*FOUR, "move 0.5 0 0 1").next_action(None).tolist() == [0.5, 0, 0, 1]
 
 
 def test_a_gripper_turns_to_its_other_end_and_stays_there():
     operator = taken(*FOUR, "turn")  # 2 of 8 cm: nearly closed, so it opens
-    assert operator.action(AS_IT_IS).tolist() == [0, 0, 0, 8]
+    assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 8]
     operator.source.words = ["move 0.5 - - -", "turn"]
-    operator.listen()
-    assert operator.action(AS_IT_IS).tolist() == [0.5, 0, 0, 8]
-    operator.listen()
-    assert operator.action(AS_IT_IS).tolist() == [0, 0, 0, 0]
-    assert taken([-1.0] * 3, [1.0] * 3, "turn").action(np.zeros(3)) is None  # three entries: all are moved
+    operator.read_commands()
+    assert operator.next_action(AS_IT_IS).tolist() == [0.5, 0, 0, 8]
+    operator.read_commands()
+    assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 0]
+    assert (
+        taken([-1.0] * 3, [1.0] * 3, "turn").next_action(np.zeros(3)) is None
+    )  # three entries: all are moved
 
 
 def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
@@ -200,8 +204,8 @@ def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
     )
     states = []
     for _ in range(6):
-        operator.listen()
-        states.append((operator.taken, operator.paused))
+        operator.read_commands()
+        states.append((operator.takeover, operator.paused))
     assert states == [(1, 0), (1, 0), (1, 1), (1, 1), (0, 1), (0, 0)]
     told = [record.getMessage() for record in caplog.records]
     assert told == ["the operator has the robot", "the operator gives back the robot"]
@@ -211,8 +215,8 @@ def test_what_was_said_before_a_takeover_does_not_move_the_robot_in_it():
     for before in (["move 1"], ["take", "move 1", "take off"]):
         operator = Operator(Says(*before, "take on"), LOW, HIGH)
         for _ in range(len(before) + 1):
-            operator.listen()
-        assert operator.taken and operator.action(np.zeros(1)) is None
+            operator.read_commands()
+        assert operator.takeover and operator.next_action(np.zeros(1)) is None
 
 
 def test_ctrl_c_ends_a_wait():
@@ -220,8 +224,8 @@ def test_ctrl_c_ends_a_wait():
     operator = Operator(Says("pause"), LOW, HIGH, interrupted=asked.is_set)
     threading.Timer(0.1, asked.set).start()
     begin_s = time.monotonic()
-    operator.wait(lambda: False)
-    assert 0.05 < time.monotonic() - begin_s < 2 and operator.stopped and operator.over
+    operator.wait_until(lambda: False)
+    assert 0.05 < time.monotonic() - begin_s < 2 and operator.stop_requested and operator.episode_over
 
 
 def test_ctrl_c_in_a_pause_ends_the_episode():
@@ -261,20 +265,20 @@ def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
     for words, success, rewards in ((["pause"], True, [0, 1]), (["undo", "pause"], False, [0, 0])):
         operator, told = Operator(Says(*words), LOW, HIGH), []
         operator.label = True
-        kept = after_episode(operator, done, True, told.append)
+        kept = review_episode(operator, done, True, told.append)
         assert kept is not None and kept.success is success and kept.reward.tolist() == rewards
         assert kept.terminated is success and kept.truncated is not success
         assert told[0].startswith("2 steps, return 1, success. Put things back")
     operator = Operator(Says("again"), LOW, HIGH)
-    assert after_episode(operator, done, True, lambda text: None) is None
+    assert review_episode(operator, done, True, lambda text: None) is None
 
 
 def test_an_answer_to_an_unsure_decision_is_used_once(caplog):
     operator = Operator(Says("slow"), LOW, HIGH)
-    assert operator.answer("why so unsure?") is None and operator.answer("why so unsure?") is None
+    assert operator.answer_query("why so unsure?") is None and operator.answer_query("why so unsure?") is None
     assert [record.getMessage() for record in caplog.records] == ["why so unsure?"]  # asked once
-    operator.listen()
-    assert operator.answer("why so unsure?") == "slow" and operator.answer("") is None
+    operator.read_commands()
+    assert operator.answer_query("why so unsure?") == "slow" and operator.answer_query("") is None
 
 
 def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):
@@ -298,7 +302,7 @@ def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        keys = Keys(np.array([0.04, 0.04, 0.04, 1.0]))
+        keys = KeyboardInput(np.array([0.04, 0.04, 0.04, 1.0]))
         os.write(ours, b" sTxkc")
         lines = []
         until(lambda: lines.extend(keys.read()) or len(lines) >= 5)
@@ -321,7 +325,7 @@ def test_two_sources_are_heard_as_one():
             self.closed = True
 
     one, other = Box("take on"), Box("success")
-    both = Both(one, other)
+    both = CombinedInput(one, other)
     assert both.read() == ["take on", "success"] and both.read() == []
     both.close()
     assert one.closed and other.closed

@@ -9,7 +9,7 @@ import numpy as np
 
 from o2o.data import journal
 from tests.stress.faults.claims import claim
-from tests.stress.faults.trace import SearchTrace
+from tests.stress.faults.trace import ArmTrace
 
 HOLDS = ("stale", "late", "not finite")  # reasons of the guard to hold
 
@@ -46,7 +46,7 @@ def num_stored(run: Path, each: int = 0) -> int:
     return sum(len(episode["action"]) for episode in episodes)
 
 
-def as_done(trace: SearchTrace, run: Path, cut: int = -1) -> tuple[int, int]:
+def as_done(trace: ArmTrace, run: Path, cut: int = -1) -> tuple[int, int]:
     """(steps that the arm did and nobody wrote down, stored steps that never reached the arm).
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.stress.faults.claims import claim, until
 from tests.stress.faults.network import Network
-from tests.stress.faults.trace import HOMING, SearchTrace
+from tests.stress.faults.trace import HOMING, ArmTrace
 from tests.support.paths import ROOT
 
 SETTLED_S = 0.6  # of an episode, before a fault may come
@@ -93,8 +93,8 @@ class Served:
         self.network = Network(port)
         self.address = f"127.0.0.1:{self.network.port}"
 
-    def trace(self, last: int = 0) -> SearchTrace:
-        return SearchTrace.read(self.folder / "trace", last)
+    def trace(self, last: int = 0) -> ArmTrace:
+        return ArmTrace.read(self.folder / "trace", last)
 
     def order(self, line: str) -> float:
         """Writes a line to the control file, as a person does; when."""

@@ -10,7 +10,7 @@ TICK_S = 0.02  # of the arm
 REST_MM, REST_S = 0.1, 0.1  # that it may still move in so long a time to count as at rest
 
 
-class SearchTrace:
+class ArmTrace:
     """Rows of `ROW`: `time_s` by `time.monotonic`, one clock for all processes of a machine; `place` in m."""
 
     def __init__(self, rows: np.ndarray):
@@ -18,7 +18,7 @@ class SearchTrace:
         self.moves = rows[(rows["what"] == TICK) | (rows["what"] == HOMING)]
 
     @classmethod
-    def read(cls, path: Path, last: int = 0) -> "SearchTrace":
+    def read(cls, path: Path, last: int = 0) -> "ArmTrace":
         """All that a witness has written so far, or the last rows of it."""
         with path.open("rb") as file:
             size = path.stat().st_size // ROW.itemsize
