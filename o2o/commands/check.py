@@ -1,4 +1,4 @@
-"""`o2o check`: look a robot or a dataset over before trusting it."""
+"""`o2o check`: checks a dataset, a robot, or both against each other, before they are trusted."""
 
 import time
 import warnings
@@ -23,19 +23,20 @@ from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import Guard, StopOnError, connect
 from o2o.hardware.selection import RobotChoice, choose_robot
 
-READ_S = 2.0  # that a robot in real time is looked at
+READ_S = 2.0  # seconds for which a real-time robot is observed
 
 
 @dataclass(frozen=True)
 class CheckConfig(RobotChoice):
-    """Looks over a dataset, a robot, or both.
+    """Which dataset and which robot are checked.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        dataset_options: how the dataset is read.
-        out: folder for `check.json` and `check.png` of the dataset; None: they are not written.
-        steps: decisions that a robot is driven with random actions; 0 only looks at its spaces.
-        move: drive a real robot too. Without it one is connected and read, and does not move.
+        dataset: Dataset to check: a recipe from `o2o list`, a Minari id, or a path.
+        dataset_options: How the dataset is read.
+        out: Folder for the report on the dataset, `check.json` and `check.png`; None writes none.
+        steps: Number of random actions to execute on the robot; 0 only inspects its spaces.
+        move: Also execute the random actions on a real robot, inside its limits. Without this flag a real
+            robot is connected and observed, and does not move.
     """
 
     dataset: str = ""
@@ -50,11 +51,12 @@ class CheckConfig(RobotChoice):
 
 
 def check(config: CheckConfig) -> None:
-    """Prints what it found. A robot is compared with the dataset, and driven only if that has no error.
+    """Prints the findings. The robot is compared with the dataset, and moves only if the dataset has no
+    error.
 
     Raises:
         UsageError: nothing to check.
-        DataError: the dataset has an error that learning would suffer from.
+        DataError: the dataset has an error that would impair learning.
         RobotError: the robot breaks the contract.
         StorageError: the report cannot be written.
     """
@@ -77,10 +79,10 @@ def _connect(choice: RobotChoice) -> Guard:
 
 
 def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None = None) -> None:
-    """Prints facts and findings, and writes them where `config.out` says.
+    """Prints facts and findings about a recording, and writes them to `config.out`.
 
     Raises:
-        DataError: naming every error that was found.
+        DataError: the line names every error that was found.
     """
     border = transform(
         recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
@@ -90,16 +92,16 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
         print(summary.line(label, text))
     if config.out is not None:
-        write_json(config.out / "check.json", _papers(recording, report, found))
+        write_json(config.out / "check.json", _report(recording, report, found))
         plot.draw(config.out / "check.png", recording, border)
         print(f"written to {config.out}")
     errors = [finding.about for finding in found if finding.severity == "error"]
     if errors:
-        raise DataError(f"{recording.name} has what learning would suffer from: {'; '.join(errors)}")
+        raise DataError(f"{recording.name} has errors that would impair learning: {'; '.join(errors)}")
     print("no error found")
 
 
-def _papers(recording: Recording, report: list[summary.Fact], found: list[Finding]) -> dict:
+def _report(recording: Recording, report: list[summary.Fact], found: list[Finding]) -> dict:
     return {
         "dataset": recording.name,
         "path": str(recording.path),
@@ -118,11 +120,11 @@ def _papers(recording: Recording, report: list[summary.Fact], found: list[Findin
 
 
 def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None:
-    """Spaces, limits, seeds, executed actions, rate: what the loops rely on.
+    """Checks spaces, limits, seeding, executed actions and control rate, on which the training loops rely.
 
     Args:
-        steps: random decisions; 0 drives nothing.
-        move: a robot that is no simulation is driven too.
+        steps: number of random actions; 0 executes none.
+        move: also move a robot that is not simulated.
     Raises:
         RobotError: the robot breaks the contract.
     """
@@ -130,11 +132,11 @@ def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None
         print(f"{what}: {space}")
     stop = "yes" if robot.can_stop else "none (fine for a simulator)"
     print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
-    print(f"limits: {robot.limits or 'the action box alone'}")
+    print(f"limits: {robot.limits or 'action bounds only'}")
     if isinstance(robot.unwrapped, RealTimeRobot):
         _read(robot)
     if steps and not robot.simulated and not move:
-        print("it was not moved; --move drives it with random actions inside its limits")
+        print("the robot was not moved; --move executes random actions inside its limits")
         steps = 0
     wrong = [*_contract(robot), *_drive(robot, steps)] if steps else []
     if wrong:
@@ -143,7 +145,7 @@ def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None
 
 
 def _read(robot: Guard) -> None:
-    """How often something new is seen, how old it is, and how long a look takes; nothing moves."""
+    """Prints the rate, age and duration of observations; the robot does not move."""
     ages_s, took_s, seen = [], [], set()
     end_s = time.monotonic() + READ_S
     with StopOnError(robot):
@@ -158,12 +160,12 @@ def _read(robot: Guard) -> None:
     rate = len(seen) / READ_S
     print(
         f"reading: {rate:.0f} new observations a second, {age[0]:.1f} ms old (p99 {age[1]:.1f}), "
-        f"a look takes {took[0]:.2f} ms (p99 {took[1]:.2f})"
+        f"an observation takes {took[0]:.2f} ms (p99 {took[1]:.2f})"
     )
 
 
 def _contract(robot: Guard) -> list[str]:
-    """What Gymnasium's own checker has to say; it resets with seeds, so it is not for robots in real time."""
+    """Errors of Gymnasium's environment checker, which resets with seeds and so skips real-time robots."""
     if isinstance(robot.unwrapped, RealTimeRobot):
         return []
     from gymnasium.utils.env_checker import check_env
@@ -193,5 +195,5 @@ def _drive(robot: Guard, steps: int) -> list[str]:
         successes += info["success"]
         if terminated or truncated:
             robot.reset()
-    print(f"{steps} random decisions: {1000 * seconds / steps:.2f} ms each, success in {successes}")
+    print(f"{steps} random actions: {1000 * seconds / steps:.2f} ms each, success in {successes}")
     return wrong

@@ -1,4 +1,4 @@
-"""The whole journey on a simulated arm: make data, pretrain, evaluate, fine-tune, evaluate again."""
+"""`o2o demo`: records a simulated arm, pretrains, evaluates, fine-tunes and evaluates again."""
 
 import subprocess
 import sys
@@ -22,19 +22,21 @@ from o2o.training.pretrain import PretrainConfig, pretrain
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """From a dataset to a fine-tuned arm in under three minutes on two CPU cores.
+    """Sizes of a run from dataset to fine-tuned arm that takes under three minutes on two CPU cores.
 
     Attributes:
-        dataset: a recipe that can be made and names its robot.
-        recordings: episodes used of the dataset. All 200 of `sim-lift` make the offline agent so good
+        dataset: Recipe from `o2o list` that makes its data and names its robot.
+        recordings: Number of recorded episodes to use. With all 200 of `sim-lift` the offline agent is so
+        good
             that little is left to gain online.
-        preset: of the system; see `o2o list presets`.
-        updates: most offline gradient steps; they end earlier when the evaluation is flat.
-        episodes: online episodes.
-        evaluate_episodes: fixed scenes of each row of the table.
-        seed: of data, weights, batches and training scenes; the evaluation scenes stay the same.
-        out: folder for everything; default `runs/demo-DATASET-TIME`.
-        device: `cpu`, `cuda` or `auto`.
+        preset: Preset of the agent; `o2o list presets` shows them.
+        updates: Maximum number of offline gradient steps; pretraining ends earlier when the evaluation is
+        flat.
+        episodes: Number of online episodes.
+        evaluate_episodes: Number of fixed scenes behind each row of the table.
+        seed: Seed of data, weights, batches and training scenes; the evaluation scenes do not depend on it.
+        out: Output folder; by default `runs/demo-DATASET-TIME`.
+        device: Device of the networks: `cpu`, `cuda` or `auto`.
     """
 
     dataset: str = "sim-lift"
@@ -52,7 +54,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> Path:
-    """Runs the journey, prints one small table, and returns the folder with pictures and videos.
+    """Runs all stages, prints one table, and returns the folder with curves and videos.
 
     Raises:
         O2OError: see the exit codes in the README.
@@ -72,7 +74,7 @@ def demo(config: DemoConfig) -> Path:
     with (
         _evaluation(before, config, folder / "policy_offline.json", "--no-plan") as policy,
         _evaluation(before, config, folder / "planner_offline.json", "--film", "before.mp4") as planner,
-    ):  # on the other core, while the arm goes on learning
+    ):  # on the other core, while fine-tuning runs
         after = finetune(
             FinetuneConfig(
                 checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
@@ -98,7 +100,7 @@ def demo(config: DemoConfig) -> Path:
 
 @contextmanager
 def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterator[Callable[[], Score]]:
-    """`o2o evaluate` as a process of its own; the yielded function waits for its result."""
+    """Starts `o2o evaluate` in its own process; the yielded function waits for its result."""
     films = [str(out.parent / flag) if flag.endswith(".mp4") else flag for flag in flags]
     command = [
         *(sys.executable, "-m", "o2o", "evaluate", "--checkpoint", str(run), "--out", str(out)),
@@ -107,9 +109,9 @@ def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterat
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
 
         def result() -> Score:
-            _, said = process.communicate()
+            _, errors = process.communicate()
             if process.returncode:
-                raise RobotError(f"the evaluation of {run} failed: {said.strip().splitlines()[-1]}")
+                raise RobotError(f"the evaluation of {run} failed: {errors.strip().splitlines()[-1]}")
             return Score.load(out)
 
         try:
@@ -152,7 +154,7 @@ def _result(config: DemoConfig, rows: dict[str, Score], gains: dict) -> dict:
 
 
 def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
-    """Success over offline updates and online episodes, with the data's own success."""
+    """Draws success over offline updates and online episodes, beside the success rate of the recordings."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")

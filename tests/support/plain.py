@@ -147,7 +147,7 @@ class Plain:
 
     def slow_q(self, joint: Tensor, pair) -> Tensor:
         """(N,) the lesser of two slow members; only these two are evaluated."""
-        return torch.minimum(*(self.head(f"critic.slow_q_heads.copy.{i}", joint) for i in pair))
+        return torch.minimum(*(self.head(f"critic.target_q_heads.copy.{i}", joint) for i in pair))
 
     def v(self, z: Tensor) -> Tensor:
         return self.head("critic.v_head.0", z)

@@ -1,4 +1,4 @@
-"""One table of `o2o bench`: the contenders at the same jobs, in turn."""
+"""Times the contenders of one table of `o2o bench` at the same jobs, in turn."""
 
 import time
 from collections import defaultdict
@@ -14,19 +14,19 @@ from o2o.commands.bench.worker import Worker
 from o2o.core.config import to_dict
 from o2o.core.transform import Transform
 
-TURN_S = 0.4  # of one contender at one job, before the next one's turn
+TURN_S = 0.4  # seconds of one contender at one job, before the next contender's turn
 OURS = ""  # the name of the contender that stands for o2o as it is run
 
 
 @dataclass(frozen=True)
 class Case:
-    """One system to measure.
+    """One agent to measure.
 
     Attributes:
-        config: its sizes.
-        transform: what it sees and does.
-        checkpoint: folder of its weights; empty: weights in a stated condition are made.
-        steps: in the replay that updates draw from.
+        config: config of the agent.
+        transform: its observations and actions.
+        checkpoint: folder of its weights; empty uses synthetic weights (see `synthetic_weights`).
+        steps: number of steps in the replay buffer that updates draw from.
     """
 
     config: AgentConfig
@@ -35,7 +35,7 @@ class Case:
     checkpoint: str = ""
 
     def setup(self, threads: int, device: str, **changes) -> Setup:
-        """What a contender is made of; `changes` are fields of the agent's config."""
+        """Setup of a contender; `changes` are fields of the agent's config."""
         config = to_dict(self.config) | changes
         return Setup(config, self.transform.to_json(), threads, device, self.steps, self.checkpoint)
 
@@ -46,7 +46,7 @@ class Case:
             f"obs {obs}, action {spec.action_dim}, batch {config.batch_size}, window {config.window}, "
             f"{config.critic.num_q} Qs of {config.critic.hidden_dim}, {config.planner.num_samples} + "
             f"{config.planner.num_policy} candidates over {config.planner.horizon} steps, "
-            f"weights {f'of {self.checkpoint}' if self.checkpoint else 'made'}"
+            f"weights {f'of {self.checkpoint}' if self.checkpoint else 'synthetic'}"
         )
 
 
@@ -55,11 +55,11 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        seconds: of turns.
-        rounds: of turns, at least.
-        compile: whether the agent is compiled as well.
-        tune: whether o2o's processes are set up as its commands do it.
-        methods: of planning, to time beside the agent's own.
+        seconds: duration of all turns.
+        rounds: minimum number of rounds of turns.
+        compile: whether the compiled agent is measured as well.
+        tune: whether o2o's processes use the same process settings as its commands.
+        methods: planner methods to time beside the agent's own.
     """
 
     seconds: float
@@ -70,7 +70,7 @@ class Effort:
 
 
 def compare(case: Case, threads: int, device: str, effort: Effort) -> dict[str, float]:
-    """Figures of one table, keys without the table's name."""
+    """Returns the figures of one table; keys have no table prefix."""
     ours = "compiled" if effort.compile else "eager"
     jobs, turn = _jobs(case, effort, ours), min(TURN_S, effort.seconds)
     with ExitStack() as stack:
@@ -82,10 +82,10 @@ def compare(case: Case, threads: int, device: str, effort: Effort) -> dict[str, 
             workers[name] = stack.enter_context(Worker(name, Plain if name == "plain" else Ours, setup))
         gemm = stack.enter_context(Worker("gemm", Gemm, threads, device))
         for worker in (*workers.values(), gemm):
-            worker.hear()
+            worker.receive()
         for name, worker in workers.items():
-            worker.tell("warm", jobs[name])
-        first = {name: worker.hear() for name, worker in workers.items()}
+            worker.send("warm", jobs[name])
+        first = {name: worker.receive() for name, worker in workers.items()}
         spent, rates = _turns(workers, gemm, jobs, effort)
         split = workers[ours].ask("split", 5 * turn)
         shares = {job: workers[ours].ask("evaluated", job) for job in jobs[ours] if job != "update"}
@@ -102,7 +102,8 @@ def compare(case: Case, threads: int, device: str, effort: Effort) -> dict[str, 
 
 
 def floors(case: Case, gflops: float) -> dict[str, float]:
-    """Milliseconds that the arithmetic of each job takes at that rate; empty for unknown systems."""
+    """Milliseconds of each job's arithmetic at that rate; empty for agents whose operations are not
+    counted."""
     if not counted(case.config):
         return {}
     flops = {"update": update_flops(case.transform.spec, case.config)}
@@ -111,7 +112,7 @@ def floors(case: Case, gflops: float) -> dict[str, float]:
 
 
 def _jobs(case: Case, effort: Effort, ours: str) -> dict[str, list[str]]:
-    """What each contender is timed at; `ours` has all jobs there are."""
+    """Jobs of each contender; `ours` has all of them."""
     names = ["plain"] * (counted(case.config) and PLAIN.is_file())
     names += ["eager", *["compiled"] * effort.compile, "bf16"]
     jobs = {name: ["update", "plan1", "plan6"] for name in names}
@@ -120,7 +121,7 @@ def _jobs(case: Case, effort: Effort, ours: str) -> dict[str, list[str]]:
 
 
 def _turns(workers: dict[str, Worker], gemm: Worker, jobs: dict[str, list[str]], effort: Effort):
-    """Milliseconds by (contender, job), and the rates of bare products between the rounds."""
+    """Milliseconds by (contender, job), and the rates of matrix products between the rounds."""
     spent, rates, turn = defaultdict(list), [], min(TURN_S, effort.seconds)
     begin = time.monotonic()
     while len(rates) < effort.rounds or time.monotonic() - begin < effort.seconds:
@@ -133,7 +134,7 @@ def _turns(workers: dict[str, Worker], gemm: Worker, jobs: dict[str, list[str]],
 
 
 def _figures(spent: dict[tuple[str, str], list[float]], floor: dict[str, float]) -> dict[str, float]:
-    """Medians, quartiles and ratios; a planner of another kind is held against plain's six iterations."""
+    """Medians, quartiles and ratios; other planner methods are compared with six iterations of plain."""
     figures = {f"{job}_floor_ms": ms for job, ms in floor.items()}
     for (name, job), values in spent.items():
         key = f"{name}_{job}" if name else job

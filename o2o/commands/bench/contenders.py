@@ -1,4 +1,4 @@
-"""The contenders of `o2o bench`: agents as o2o runs them, plain PyTorch, and bare products."""
+"""The contenders of `o2o bench`: o2o's agent, plain PyTorch, and matrix products."""
 
 import importlib.util
 import re
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from o2o.agent.agent import Agent, AgentConfig, pick_device, read_config
 from o2o.agent.planner.mppi import PlannerConfig
-from o2o.commands.bench.flops import gemm_gflops, timed, wait
+from o2o.commands.bench.flops import gemm_gflops, synchronize, timed
 from o2o.core import checkpoint, plugins
 from o2o.core.compute import MachineConfig, tune
 from o2o.core.episode import Episode
@@ -23,26 +23,24 @@ from o2o.core.transform import Transform
 from o2o.data import training_data
 from o2o.data.replay_buffer import Replay
 
-PLAIN = (
-    plugins.PACKAGE.parent / "tests" / "support" / "plain.py"
-)  # in a checkout; an installed package has none
-EPISODE = 100  # steps of a made episode
-MEMBER_NOISE = 0.1  # see `lived_in`
+PLAIN = plugins.PACKAGE.parent.joinpath("tests", "support", "plain.py")  # exists in a checkout only
+EPISODE = 100  # steps of a synthetic episode
+MEMBER_NOISE = 0.1  # see `synthetic_weights`
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a contender is made of, as plain data: a stranger's classes do not travel between processes.
+    """Setup of a contender as plain data, because classes of plug-ins cannot be sent between processes.
 
     Attributes:
         config: an `AgentConfig`, by `to_dict`.
         transform: a `Transform`, by `to_json`.
-        threads: of the CPU.
-        device: of the weights.
-        steps: in the replay.
-        checkpoint: folder with the weights; empty: as `lived_in` makes them.
+        threads: number of CPU threads.
+        device: device of the weights.
+        steps: number of steps in the replay buffer.
+        checkpoint: folder with the weights; empty uses `synthetic_weights`.
         compile: whether the agent is compiled.
-        tune: whether the process is set up as o2o's commands do it.
+        tune: whether the process uses the settings of o2o's commands.
     """
 
     config: dict
@@ -56,7 +54,7 @@ class Setup:
 
 
 class Contender:
-    """What all have in common: the same data, the same weights, and jobs that are timed one by one."""
+    """Base of the contenders: the same data, the same weights, and jobs that are timed one by one."""
 
     def __init__(self, setup: Setup):
         self.setup, self.device = setup, pick_device(setup.device)
@@ -71,19 +69,20 @@ class Contender:
         raise NotImplementedError
 
     def warm(self, names: list[str]) -> dict[str, float]:
-        """Does each job twice; seconds of the first time, by name."""
+        """Runs each job twice; returns the seconds of the first run, by name."""
         return {name: timed(self.job(name), 0, self.device, least=2)[0] / 1000 for name in names}
 
     def time(self, name: str, seconds: float) -> list[float]:
-        """Milliseconds of each call of a job, as many as fit into `seconds`.
+        """Milliseconds of each call of a job, as many calls as fit into `seconds`.
 
-        The first does not count: it finds the caches full of another contender's data.
+        The first call does not count: the caches still hold another contender's data.
         """
         return timed(self.job(name), seconds, self.device, least=2)[1:]
 
 
 class Ours(Contender):
-    """An `Agent`, tuned as o2o's commands tune it. Jobs: `update`, `plan6`, `plan6_unpruned`, `plan_NAME`."""
+    """An `Agent` with the process settings of o2o's commands. Jobs: `update`, `plan6`, `plan6_unpruned`,
+    `plan_NAME`."""
 
     def __init__(self, setup: Setup):
         tune(MachineConfig(threads=setup.threads, tune=setup.tune))
@@ -109,7 +108,7 @@ class Ours(Contender):
         def run() -> None:
             begin = time.perf_counter()
             for name in phases(self.agent, self.replay):
-                wait(self.device)
+                synchronize(self.device)
                 now = time.perf_counter()
                 spent.setdefault(name, []).append(1000 * (now - begin))
                 begin = now
@@ -120,13 +119,13 @@ class Ours(Contender):
         return spent
 
     def evaluated(self, name: str) -> float:
-        """Share of the ensemble's evaluations that the last plan of a job made."""
+        """Fraction of the ensemble's evaluations that the last plan of a job computed."""
         plan = self.planners[name].last_plan
         assert plan is not None
         return plan.evaluated
 
     def size(self) -> int:
-        """Number of weights that learn."""
+        """Number of trained weights."""
         return sum(p.numel() for optimizer in self.agent.optimizers.values() for p in optimizer.parameters)
 
     def deadline(self, plans: int, hz: float, budget_ms: float) -> list[tuple[float, int]]:
@@ -148,7 +147,7 @@ class Ours(Contender):
         return agent
 
     def _planner(self, config: PlannerConfig) -> Agent:
-        """An agent that only plans. All share their networks, which are then compiled once."""
+        """Returns an agent that only plans. All share their networks, which are compiled once."""
         agent = self._make(replace(self.config, planner=config))
         for other in self.planners.values():
             agent.model, agent.critic, agent.policy = other.model, other.critic, other.policy
@@ -191,7 +190,7 @@ class Plain(Contender):
 
 
 class Gemm:
-    """The rate of bare products, which floors are reckoned from."""
+    """Measures the rate of matrix products, from which the floors are computed."""
 
     def __init__(self, threads: int, device: str):
         torch.set_num_threads(threads)
@@ -201,7 +200,7 @@ class Gemm:
         return gemm_gflops(self.device, seconds)
 
 
-# ---- what they are made from
+# ---- weights, data and jobs
 
 
 def load_plain():
@@ -214,15 +213,15 @@ def load_plain():
 
 
 def reference(setup: Setup) -> Agent:
-    """An eager agent on the CPU with the weights that all contenders start from."""
+    """Returns an eager agent on the CPU with the weights that all contenders start from."""
     config, transform = read_config(setup.config), Transform.from_json(setup.transform)
     if setup.checkpoint:
         return Agent.from_state(*checkpoint.load(Path(setup.checkpoint)), config=config)
-    return lived_in(Agent(transform, config))
+    return synthetic_weights(Agent(transform, config))
 
 
 def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Replay:
-    """What updates draw from and plans start at: the data of the checkpoint, or noise."""
+    """Replay buffer of the checkpoint's data, or of noise."""
     if setup.checkpoint:
         _, meta = checkpoint.load(Path(setup.checkpoint))
         return training_data.read_again(meta["dataset"], config.replay, transform).replay
@@ -232,13 +231,13 @@ def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Repla
     return replay
 
 
-def lived_in(agent: Agent) -> Agent:
-    """The agent with weights of a realistic condition: outputs that differ, members that nearly agree.
+def synthetic_weights(agent: Agent) -> Agent:
+    """Sets realistic weights: outputs that differ, ensemble members that nearly agree. Returns the agent.
 
-    A fresh agent's rewards and Qs are zero and its members agree on that, so the search has nothing to
-    prefer and pruning would look better than it is. Here the members are one random network, each
-    moved by noise of a tenth of its weights' size. Of the ensemble's evaluations, exact pruning then
-    needs about half at a price of 1; an agent trained on `sim-lift` needs a quarter (`--checkpoint`).
+    A new agent's rewards and Qs are zero and its members agree, so all candidates are equal and pruning
+    would look better than it is. Here the members are copies of one random network, each with noise of a
+    tenth of its weights' size. Exact pruning then computes about half of the ensemble's evaluations at a
+    penalty weight of 1; for an agent trained on `sim-lift` it computes a quarter (`--checkpoint`).
     """
     heads, noise = agent.critic.q_heads, torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -252,14 +251,14 @@ def lived_in(agent: Agent) -> Agent:
 
 
 def _outputs(model: nn.Module) -> list[Tensor]:
-    """Output weights of the reward head, where the model has one of the usual kind."""
+    """Output weights of the reward head, if the model has one that ends in a linear layer."""
     reward = getattr(model, "reward", None)
     last = reward[-1] if isinstance(reward, nn.Sequential) else None
     return [last.weight] if isinstance(last, nn.Linear) else []
 
 
 def variant(planner: PlannerConfig, job: str) -> PlannerConfig:
-    """The planner that a job names: `plan6`, `plan6_unpruned`, `plan_METHOD`."""
+    """Planner config of a job: `plan6`, `plan6_unpruned`, `plan_METHOD`."""
     match = re.fullmatch(r"plan(\d*)(?:_(\w+))?", job)
     assert match is not None, job
     iterations, name = match.groups()
@@ -271,7 +270,7 @@ def variant(planner: PlannerConfig, job: str) -> PlannerConfig:
 
 
 def phases(agent: Agent, replay: Replay) -> Iterator[str]:
-    """One `Agent.learn`, in pieces; yields the name of each piece when it is done."""
+    """Runs one `Agent.learn` phase by phase; yields the name of each phase when it is done."""
     batch = replay.sample(agent.config.batch_size, agent.config.window)
     yield "sample"
     with agent.learning.use():
@@ -289,7 +288,7 @@ def phases(agent: Agent, replay: Replay) -> Iterator[str]:
 
 
 def episodes(spec: Spec, steps: int, length: int) -> Iterator[Episode]:
-    """So many steps of noise, cut into episodes."""
+    """Yields episodes of noise with this number of steps in total."""
     rng = np.random.default_rng(0)
     for begin in range(0, steps, length):
         num = min(length, steps - begin)

@@ -1,4 +1,4 @@
-"""What `o2o bench` asks of replay and loading: how fast, and how much memory. A fresh process each."""
+"""Measures speed and memory of replay buffer and loading for `o2o bench`, each in a new process."""
 
 import os
 import time
@@ -26,19 +26,19 @@ STATUS = Path("/proc/self/status")
 
 
 class DataJobs:
-    """Jobs on data in the shape of D4RL's: vectors of `obs_dim` and actions of `action_dim` numbers.
+    """Jobs on data in D4RL's layout: a state vector and an action vector per step.
 
     Attributes:
-        can_weigh: whether this system says how much memory a process uses (Linux).
+        can_measure_memory: whether this system reports the memory of a process (Linux).
     """
 
     def __init__(self, spec: Spec, batch_size: int, window: int):
         torch.set_num_threads(1)
         self.spec, self.batch_size, self.window = spec, batch_size, window
-        self.can_weigh = STATUS.exists()
+        self.can_measure_memory = STATUS.exists()
 
     def replay(self, steps: int, seconds: float) -> dict[str, float]:
-        """Milliseconds of drawing a batch and of giving it new priorities."""
+        """Milliseconds of drawing a batch and of updating its priorities."""
         replay = self._filled(steps)
         rng, drawn, updated = np.random.default_rng(0), [], []
 
@@ -56,27 +56,27 @@ class DataJobs:
         }  # fmt: skip
 
     def load(self, path: Path) -> dict[str, float]:
-        """Milliseconds from a file to the first batch, and the memory that took at its peak."""
+        """Milliseconds from a file to the first batch, and the peak memory of it, MB."""
         before, config = self._forget_peak(), DataConfig(action_low=(-1.0,), action_high=(1.0,))
         begin = time.perf_counter()
         data = training_data.read(str(path), config, ReplayConfig(), seed=0)
         data.replay.sample(self.batch_size, self.window)
         figures = {"first_batch_ms": 1000 * (time.perf_counter() - begin)}
-        if self.can_weigh:
+        if self.can_measure_memory:
             figures["peak_mb"] = (_status("VmHWM") - before) / MB
         return figures
 
     def memory(self, steps: int) -> dict[str, float]:
-        """Megabytes of a full replay: of its arrays, and of the process."""
+        """Megabytes of a full replay buffer: of its arrays, and of the process."""
         before = self._forget_peak()
         replay = self._filled(steps)
         figures = {"replay_mb": array_bytes(replay) / MB}
-        if self.can_weigh:
+        if self.can_measure_memory:
             figures["replay_process_mb"] = (_status("VmRSS") - before) / MB
         return figures
 
     def image_bytes(self, steps: int = 1000) -> float:
-        """What one camera adds to a replay, for each step."""
+        """Bytes per step that one camera adds to a replay buffer."""
         without = array_bytes(self._filled(steps))
         self.spec = Spec({**self.spec.obs, "camera": FRAME}, self.spec.action_dim)
         return (array_bytes(self._filled(steps)) - without) / steps
@@ -89,8 +89,8 @@ class DataJobs:
         return replay
 
     def _forget_peak(self) -> float:
-        """Bytes in use now; the peak counts from here."""
-        if not self.can_weigh:
+        """Resets the peak and returns the bytes in use now."""
+        if not self.can_measure_memory:
             return 0.0
         if os.access("/proc/self/clear_refs", os.W_OK):
             Path("/proc/self/clear_refs").write_text("5")
@@ -104,7 +104,7 @@ def _status(name: str) -> float:
 
 
 def array_bytes(thing) -> int:
-    """Bytes of the arrays that an object keeps, at any depth."""
+    """Bytes of all arrays that an object holds, at any depth."""
     if isinstance(thing, np.ndarray):
         return thing.nbytes
     if isinstance(thing, Mapping):
@@ -115,7 +115,7 @@ def array_bytes(thing) -> int:
 
 
 def write_d4rl(path: Path, steps: int, spec: Spec) -> None:
-    """A flat HDF5 file of noise with the columns of D4RL's, `next_observations` included."""
+    """Writes a flat HDF5 file of noise with D4RL's columns, including `next_observations`."""
     widths = {"observations": spec.obs["state"], "actions": (spec.action_dim,), "rewards": ()}
     rng, ends = np.random.default_rng(0), np.arange(1, steps + 1) % EPISODE == 0
     with h5py.File(path, "w") as file:

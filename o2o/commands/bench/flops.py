@@ -1,6 +1,6 @@
-"""The least time that the arithmetic allows: its floating-point operations, over this machine's rate.
+"""Counts floating-point operations and measures this machine's rate, for the floor of `o2o bench`.
 
-Only products of matrices and convolutions are counted, a multiplication and an addition as two; the
+Only matrix products and convolutions are counted, a multiplication and an addition as two operations; the
 rest is under one per cent at FOWM's sizes.
 """
 
@@ -20,11 +20,11 @@ KERNELS = ((7, 2), (5, 2), (3, 2), (3, 2))  # (side, stride) of the image encode
 SHAPES = ((1280, 512, 512), (2048, 2048, 2048))  # (rows, in, out): a layer of an update; a big square
 ROUTES = ("highest", "medium")  # torch's two ways to a float32 product on a CPU: MKL and oneDNN
 FLOAT32_ERROR = 1e-5  # relative; bfloat16 errs by 1e-3
-OPTIONS = ("predict_end", "simnorm", "num_bins", "target")  # of the model, which FOWM does without
+OPTIONS = ("predict_end", "simnorm", "num_bins", "target")  # options of the model that FOWM does not use
 
 
 def counted(config: AgentConfig) -> bool:
-    """Whether the operations of this system are known: FOWM's, of any size."""
+    """Whether the operations of this agent can be counted: FOWM's architecture at any size."""
     world, plain = config.world, tdmpc.Config()
     return (
         isinstance(world, tdmpc.Config)
@@ -35,10 +35,11 @@ def counted(config: AgentConfig) -> bool:
 
 
 def update_flops(spec: Spec, config: AgentConfig) -> float:
-    """Of one update: T B windows through every network.
+    """Operations of one update: T B windows through every network.
 
     With a gradient: encoder (first observation only), dynamics, reward, every Q, V, policy. Without:
-    both encoders and V on what follows, two slow Qs each for V and for the policy, V for the advantage.
+    both encoders and V on the next observations, two target Qs each for V and for the policy, V for the
+    advantage.
     """
     cost, rows = _costs(spec, config), config.window * config.batch_size
     learned = cost["dynamics"] + cost["reward"] + config.critic.num_q * cost["q"] + cost["v"] + cost["policy"]
@@ -49,7 +50,7 @@ def update_flops(spec: Spec, config: AgentConfig) -> float:
 
 
 def plan_flops(spec: Spec, config: AgentConfig, iterations: int) -> float:
-    """Of one plan of MPPI for one robot, every candidate scored in full."""
+    """Operations of one MPPI plan for one robot, with every candidate evaluated in full."""
     cost, cfg = _costs(spec, config), config.planner
     ensemble = config.critic.num_q * cost["q"]
     candidate = cfg.horizon * (cost["dynamics"] + cost["reward"] + ensemble) + cost["policy"] + ensemble
@@ -59,7 +60,7 @@ def plan_flops(spec: Spec, config: AgentConfig, iterations: int) -> float:
 
 
 def _costs(spec: Spec, config: AgentConfig) -> dict[str, float]:
-    """Operations of one row through each network, forward; `_input`: of its first layer."""
+    """Forward operations of one row through each network; `_input` is its first layer alone."""
     world = config.world
     assert isinstance(world, tdmpc.Config)
     latent, joint = world.latent_dim, world.latent_dim + spec.action_dim
@@ -81,7 +82,7 @@ def _layers(*dims: int) -> float:
 
 
 def _encoder(shape: tuple[int, ...], world: tdmpc.Config) -> tuple[float, float]:
-    """Operations of one observation, and those of the first layer among them."""
+    """Operations of encoding one observation, and those of the first layer."""
     if len(shape) == 1:
         return _layers(shape[0], world.encoder_dim, world.latent_dim), _layers(shape[0], world.encoder_dim)
     channels, side, costs = shape[0], shape[1], []
@@ -93,7 +94,7 @@ def _encoder(shape: tuple[int, ...], world: tdmpc.Config) -> tuple[float, float]
 
 
 def gemm_gflops(device: torch.device, seconds: float) -> float:
-    """The best rate of a float32 product, over shapes and routes; the precision setting is put back."""
+    """Best rate of a float32 matrix product over shapes and backends; restores the precision setting."""
     before, best = torch.get_float32_matmul_precision(), 0.0
     try:
         for route in ROUTES if device.type == "cpu" else ROUTES[:1]:
@@ -114,25 +115,25 @@ def _rate(shape: tuple[int, int, int], device: torch.device, seconds: float) -> 
 
 
 def _error(device: torch.device) -> float:
-    """Of a product by the route that is set, relative to its largest entry."""
+    """Error of a product with the current precision setting, relative to its largest entry."""
     a, b = torch.randn(256, 512, device=device), torch.randn(512, 256, device=device)
     exact = a.double() @ b.double()
     return ((a @ b - exact).abs().max() / exact.abs().max()).item()
 
 
 def timed(work: Callable[[], object], seconds: float, device: torch.device, least: int = 1) -> list[float]:
-    """Milliseconds of each call, as many as fit into `seconds`."""
+    """Milliseconds of each call, as many calls as fit into `seconds`."""
     spent: list[float] = []
     while len(spent) < least or sum(spent) < 1000 * seconds:
-        wait(device)
+        synchronize(device)
         begin = time.perf_counter()
         work()
-        wait(device)
+        synchronize(device)
         spent.append(1000 * (time.perf_counter() - begin))
     return spent
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,9 +1,9 @@
-"""`o2o bench`: how fast this machine learns and plans, beside plain PyTorch and its own arithmetic.
+"""`o2o bench`: measures updates and plans beside plain PyTorch and the arithmetic floor of the machine.
 
-Contenders are asked in turn, A B C A B C, and the median of each is taken. Keys of the figures:
-`state.t2.update_ms` is an update from vectors with two threads; `plain_`, `eager_`, `compiled_` and
-`bf16_` name a contender, and without such a name the agent is as o2o runs it: compiled, unless that
-was turned off. `_p25` and `_p75` are quartiles.
+Contenders run in turn, A B C A B C, and each figure is a median. Keys of the figures:
+`state.t2.update_ms` is an update from vectors with two threads; the prefixes `plain_`, `eager_`, `compiled_`
+and `bf16_` name a contender; without a prefix the agent runs as in o2o's commands: compiled, unless
+`--no-compile` is given. `_p25` and `_p75` are quartiles.
 """
 
 import os
@@ -40,8 +40,8 @@ FIELDS = {
     "state": {"state": Field((OBS_DIM,))},
     "pixels": {"camera": Field((84, 84, 3), image=True, size=84), "state": Field((OBS_DIM,))},
 }
-STEPS = {"state": 20_000, "pixels": 2_000}  # in the replay that updates draw from
-REPEATS = 3  # fresh processes that load a file
+STEPS = {"state": 20_000, "pixels": 2_000}  # in the replay buffer that updates draw from
+REPEATS = 3  # new processes that load a file
 HZ = 10.0
 
 
@@ -50,23 +50,23 @@ class BenchConfig:
     """Measures updates, plans, replay and loading on this machine.
 
     Attributes:
-        only: groups to measure; `deadline` is measured only when it is named.
-        agent: the system; FOWM's sizes by default, or those of the checkpoint.
-        checkpoint: run folder whose weights to measure; else weights in a stated condition are made.
-        threads: of the CPU, one table for each.
-        seconds: spent on each table of contenders.
-        rounds: in which each contender has its turn, at least.
-        compile: also measure the compiled agent, which costs a minute or two of compiling.
-        tune: set o2o's processes up as its commands do; plain's are never.
-        methods: planner methods to time beside the agent's own.
-        sizes: steps in a replay; the largest is also the length of the file that is loaded.
-        device: `cpu`, `cuda` or `auto`.
-        preset: whose agent plans under a deadline.
-        plans: under a deadline, at 10 Hz.
-        budget_ms: of one plan under a deadline.
-        json: write every figure here, under flat keys.
-        baseline: an earlier output to compare with.
-        save_baseline: write the figures here, for a later `--baseline`.
+        only: Groups to measure; `deadline` is measured only if it is named.
+        agent: Agent to measure; by default FOWM's sizes, or those of the checkpoint.
+        checkpoint: Run folder whose weights are measured; by default synthetic weights are used.
+        threads: Numbers of CPU threads, one table for each.
+        seconds: Seconds spent on each table of contenders.
+        rounds: Minimum number of rounds in which each contender takes a turn.
+        compile: Also measure the compiled agent, which takes a minute or two to compile.
+        tune: Use the process settings of o2o's commands for o2o's contenders; plain PyTorch never gets them.
+        methods: Planner methods to time beside the agent's own.
+        sizes: Numbers of steps in a replay buffer; the largest is also the length of the file that is loaded.
+        device: Device of the networks: `cpu`, `cuda` or `auto`.
+        preset: Preset of the agent that plans under a deadline.
+        plans: Number of plans under a deadline, at 10 Hz.
+        budget_ms: Time budget of one plan under a deadline, milliseconds.
+        json: JSON file for every figure, under flat keys.
+        baseline: JSON file of an earlier run to compare with.
+        save_baseline: JSON file for the figures of this run, for a later `--baseline`.
     """
 
     only: tuple[Group, ...] = ("state", "pixels", "replay", "load", "memory")
@@ -97,16 +97,16 @@ def bench(config: BenchConfig) -> dict[str, float]:
     """Measures, prints tables, and returns every figure.
 
     Raises:
-        UsageError: a baseline that is none, a checkpoint or device that is not there.
+        UsageError: an invalid baseline, or a missing checkpoint or device.
     """
     baseline = table.load(config.baseline) if config.baseline else {}
     words = {"machine.cpu": _cpu(), "machine.torch": torch.__version__, "machine.device": config.device}
     figures = {table.FORMAT: 1.0, "machine.cores": float(os.cpu_count() or 1)}
     print(f"{words['machine.cpu']}, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
     if baseline and baseline.get("machine.cpu") != words["machine.cpu"]:
-        print(f"the baseline is of another machine: {baseline.get('machine.cpu')}")
+        print(f"the baseline comes from another machine: {baseline.get('machine.cpu')}")
     if not PLAIN.is_file():
-        print(f"plain is left out: {PLAIN.name} is part of a checkout, and o2o runs from a package")
+        print(f"plain PyTorch is left out: {PLAIN.name} exists in a checkout only, not in a package")
     for group in ("state", "pixels"):
         if group not in config.only:
             continue
@@ -124,12 +124,12 @@ def bench(config: BenchConfig) -> dict[str, float]:
 
 
 def _table(config: BenchConfig, group: str, threads: int, before: dict, baseline: dict) -> dict[str, float]:
-    """Figures of one table of contenders, printed as well."""
+    """Measures and prints one table of contenders; returns its figures."""
     case = _case(config, group)
     if case is None:
         return {}
     if not counted(case.config):
-        print("plain and floors are left out: they are known for FOWM's own model alone")
+        print("plain PyTorch and floors are left out: they exist for FOWM's model only")
     prefix = f"{group}.t{threads}."
     effort = Effort(config.seconds, config.rounds, config.compile, config.tune, config.methods)
     own = compare(case, threads, config.device, effort)
@@ -141,7 +141,7 @@ def _table(config: BenchConfig, group: str, threads: int, before: dict, baseline
 
 
 def _case(config: BenchConfig, group: str) -> Case | None:
-    """What a group measures; None where the checkpoint belongs to the other group."""
+    """The agent that a group measures; None if the checkpoint belongs to the other group."""
     if config.checkpoint is None:
         return Case(_agent(config), _made(group), STEPS[group])
     folder = checkpoint_folder(config.checkpoint)
@@ -164,10 +164,10 @@ def _made(group: str) -> Transform:
 
 
 def replay(config: BenchConfig) -> dict[str, float]:
-    """A batch drawn and its priorities updated, by the length of the replay."""
+    """Measures drawing a batch and updating its priorities, by the length of the replay buffer."""
     figures = {}
     with Worker("replay", DataJobs, *_sizes(config)) as worker:
-        worker.hear()
+        worker.receive()
         for steps in config.sizes:
             own = worker.ask("replay", steps, min(5 * TURN_S, config.seconds))
             figures |= {f"{_count(steps)}.{key}": value for key, value in own.items()}
@@ -175,7 +175,7 @@ def replay(config: BenchConfig) -> dict[str, float]:
 
 
 def load(config: BenchConfig) -> dict[str, float]:
-    """From an HDF5 file that was read before to the first batch, each time in a fresh process."""
+    """Measures loading an HDF5 file in the page cache up to the first batch, each time in a new process."""
     spec, _, _ = sizes = _sizes(config)
     steps, runs = max(config.sizes), []
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +183,7 @@ def load(config: BenchConfig) -> dict[str, float]:
         write_d4rl(path, steps, spec)
         for _ in range(REPEATS):
             with Worker("load", DataJobs, *sizes) as worker:
-                worker.hear()
+                worker.receive()
                 runs.append(worker.ask("load", path))
         figures = {key: median(run[key] for run in runs) for key in runs[0]}
         figures["file_mb"] = path.stat().st_size / 1e6
@@ -191,10 +191,10 @@ def load(config: BenchConfig) -> dict[str, float]:
 
 
 def memory(config: BenchConfig) -> dict[str, float]:
-    """Of a full replay, and of one camera in it."""
+    """Measures the memory of a full replay buffer, and of one camera in it."""
     steps = max(config.sizes)
     with Worker("memory", DataJobs, *_sizes(config)) as worker:
-        worker.hear()
+        worker.receive()
         figures = {f"{_count(steps)}.{key}": value for key, value in worker.ask("memory", steps).items()}
         return figures | {"image_bytes_per_step": worker.ask("image_bytes")}
 
@@ -216,24 +216,24 @@ def _count(steps: int) -> str:
 
 
 def deadline(config: BenchConfig) -> dict[str, float]:
-    """Plans at a fixed rate with a budget of time, beside a process that learns all the while.
+    """Measures plans at a fixed rate with a time budget, beside a process that trains all the time.
 
-    One thread each, eager. The overrun is what a plan took beyond its budget, and is weighed against one
-    iteration of the search, measured beside the same learner: a sixth plan less a first, by five.
+    One thread each, eager. The overrun of a plan is its time beyond the budget. It is compared with one
+    iteration of the search, measured beside the same learner: (six iterations - one iteration) / 5.
     """
     agent = presets.get(config.preset).agent
     setup = Case(agent, _made("state"), STEPS["state"]).setup(1, config.device)
     setup = replace(setup, tune=config.tune)
     with Worker("learner", Ours, setup) as learner, Worker("planner", Ours, setup) as planner:
-        learner.hear()
-        planner.hear()
-        learner.tell("repeat", "learn")
+        learner.receive()
+        planner.receive()
+        learner.send("repeat", "learn")
         planner.ask("warm", ["plan1", "plan6"])
         one, six = (median(planner.ask("time", f"plan{n}", TURN_S)) for n in (1, 6))
         plans = planner.ask("deadline", config.plans, HZ, config.budget_ms)
         weights = planner.ask("size")
-        learner.tell("size")
-        updates = learner.hear()
+        learner.send("size")
+        updates = learner.receive()
     iteration, overrun = (six - one) / 5, np.array([ms for ms, _ in plans]) - config.budget_ms
     return {
         "plans": float(len(plans)), "budget_ms": config.budget_ms, "million_weights": weights / 1e6,
@@ -244,7 +244,7 @@ def deadline(config: BenchConfig) -> dict[str, float]:
 
 
 def _cpu() -> str:
-    """Name of the processor, as the system gives it."""
+    """Name of the processor, as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

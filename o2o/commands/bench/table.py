@@ -1,4 +1,4 @@
-"""The figures of `o2o bench` as tables, and a saved run of it to compare with."""
+"""Formats the figures of `o2o bench` as tables, and saves and loads baselines."""
 
 import json
 import re
@@ -8,31 +8,31 @@ from o2o.core.checkpoint import write_json
 from o2o.core.errors import UsageError
 
 FORMAT = "bench.format"
-ROWS = {  # key -> what it is called; plans follow in the order of their keys
+ROWS = {  # key -> label; plans follow in the order of their keys
     "update": "update", "update_sample": "  sample", "update_forward": "  forward",
-    "update_backward": "  backward", "update_optimiser": "  optimiser", "update_priority": "  priority",
+    "update_backward": "  backward", "update_optimizer": "  optimizer", "update_priority": "  priority",
 }  # fmt: skip
 COLUMNS = ("floor", "plain", "eager", "compiled", "bf16")
 GAP = "-"
 
 
 def save(path: Path, figures: dict[str, float], words: dict[str, str]) -> None:
-    """Writes figures, and words on where they come from, under flat keys."""
+    """Writes figures and descriptions of the machine under flat keys."""
     write_json(path, {**words, **figures})
 
 
 def load(path: Path) -> dict[str, float | str]:
-    """What `save` wrote.
+    """Reads a file of `save`.
 
     Raises:
-        UsageError: the file is not readable, or no output of `o2o bench`.
+        UsageError: the file is not readable, or not an output of `o2o bench`.
     """
     try:
         data = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no baseline of `o2o bench`: {error}") from error
+        raise UsageError(f"{path} is not a baseline of `o2o bench`: {error}") from error
     if not isinstance(data, dict) or FORMAT not in data:
-        raise UsageError(f"{path} is no baseline of `o2o bench`: it has no {FORMAT!r}")
+        raise UsageError(f"{path} is not a baseline of `o2o bench`: it has no {FORMAT!r}")
     return data
 
 
@@ -41,7 +41,7 @@ def contenders(title: str, prefix: str, figures: dict[str, float], baseline: dic
 
     Args:
         prefix: of the keys, such as `state.t1.`.
-        baseline: of an earlier run; may be empty.
+        baseline: figures of an earlier run; may be empty.
     """
     own = {key[len(prefix) :]: value for key, value in figures.items() if key.startswith(prefix)}
     columns = [name for name in COLUMNS if any(_column(key) == name for key in own)]
@@ -72,7 +72,7 @@ def _key(column: str, row: str) -> str:
 
 
 def _column(key: str) -> str:
-    """The contender that a key is of; empty for what is reckoned from others."""
+    """Contender of a key; empty for derived figures."""
     if key.endswith("_floor_ms"):
         return "floor"
     return key.split("_")[0] if key.endswith("_ms") else ""
@@ -83,7 +83,7 @@ def _headline(columns: list[str]) -> str:
 
 
 def _plans(own: dict[str, float]) -> list[str]:
-    """Jobs of planning, without their floors and quartiles."""
+    """Planning jobs, without their floors and quartiles."""
     named = [key for key in own if re.fullmatch(r"plan\w*_ms", key)]
     return [key.removesuffix("_ms") for key in named if not re.search(r"_(floor|p25|p75)_ms", key)]
 
@@ -106,7 +106,7 @@ def _times(value: float | None) -> str:
 
 
 def _align(rows: list[list[str]]) -> str:
-    """Lines of columns: words to the left, numbers to the right."""
+    """Aligns columns: text to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:

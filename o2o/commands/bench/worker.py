@@ -1,6 +1,7 @@
-"""Processes of `o2o bench`: each contender has one of its own, and is asleep until it is asked.
+"""Runs each contender of `o2o bench` in its own process, which sleeps until it gets a job.
 
-Plain must run under torch's own settings, while o2o tunes its process: so they cannot share one.
+Plain PyTorch must run under torch's default settings, while o2o changes those of its process, so they cannot
+share one.
 """
 
 import contextlib
@@ -12,16 +13,16 @@ from o2o.core.errors import O2OError
 
 
 class Worker:
-    """The parent's end of one contender. The job `repeat` does another one until the next message.
+    """The parent's side of one contender. The job `repeat` repeats another job until the next message.
 
     Attributes:
-        name: for messages.
+        name: name of the contender, for error messages.
     """
 
     def __init__(self, name: str, kind: type, *args):
         """
         Args:
-            kind: the class whose methods can be asked for; made in the process from `args`.
+            kind: class whose methods are the jobs; it is built in the process from `args`.
         """
         self.name, context = name, multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -30,18 +31,18 @@ class Worker:
         theirs.close()
 
     def ask(self, job: str, *args):
-        """What the contender's method `job` returns."""
-        self.tell(job, *args)
-        return self.hear()
+        """Runs the contender's method `job` and returns its result."""
+        self.send(job, *args)
+        return self.receive()
 
-    def tell(self, job: str, *args) -> None:
+    def send(self, job: str, *args) -> None:
         self._pipe.send((job, args))
 
-    def hear(self):
-        """The next answer; the first one says that the contender is ready.
+    def receive(self):
+        """Returns the next answer; the first one means that the contender is ready.
 
         Raises:
-            O2OError: what the contender raised, or that its process is gone.
+            O2OError: the contender raised it, or its process ended.
         """
         try:
             answer = self._pipe.recv()
@@ -62,7 +63,7 @@ class Worker:
 
 
 def serve(pipe, kind: type, *args) -> None:
-    """Answers until the other end is closed."""
+    """Runs jobs until the other end of the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     with contextlib.suppress(EOFError, ConnectionError):
         try:
@@ -78,10 +79,10 @@ def serve(pipe, kind: type, *args) -> None:
             pipe.send(error)
 
 
-def _repeat(job: Callable[[], object], asked: Callable[[], bool]) -> int:
-    """Does a job until there is another message; how often."""
+def _repeat(job: Callable[[], object], interrupted: Callable[[], bool]) -> int:
+    """Repeats a job until there is another message; returns the number of calls."""
     num_calls = 0
-    while not num_calls or not asked():
+    while not num_calls or not interrupted():
         job()
         num_calls += 1
     return num_calls

@@ -1,4 +1,4 @@
-"""A comparison as a picture: how each preset learned, and how good it was before and after."""
+"""Draws a comparison: learning curves of each preset, and its scores before and after fine-tuning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ DATA, SIGN = "#8d99ae", "#4a4e57"
 WIDTH, HEIGHT = 12.0, 6.4  # inches
 SMOOTH = 0.2  # share of the episodes in a running mean
 
-Curve = tuple[np.ndarray, np.ndarray]  # steps (n,) and what was reached there (n,)
+Curve = tuple[np.ndarray, np.ndarray]  # steps (n,) and values (n,)
 
 
 def draw(path: Path, result: dict, trials: Sequence[Trial]) -> None:
-    """Writes the picture, a colour for each preset, as a PNG.
+    """Writes the chart as a PNG, with one colour per preset.
 
     Raises:
         StorageError: the file cannot be written.
@@ -38,7 +38,7 @@ def _figure(result: dict, trials: Sequence[Trial]):
     _show_learning(left, colours, result["data"]["return"], trials)
     _show_scores(right, colours, result)
     legend = [
-        Line2D([], [], color=SIGN, lw=2.4, label="mean of the seeds, which are thin"),
+        Line2D([], [], color=SIGN, lw=2.4, label="mean over seeds (thin lines: seeds)"),
         Line2D([], [], color=DATA, ls="--", label="the data"),
         Line2D([], [], color=SIGN, marker="o", ls="", ms=8, mfc="white", label="after pretraining"),
         Line2D([], [], color=SIGN, marker="o", ls="", ms=8, label="after fine-tuning"),
@@ -52,7 +52,7 @@ def _figure(result: dict, trials: Sequence[Trial]):
 
 
 def _show_learning(part, colours: dict[str, str], level: float, trials: Sequence[Trial]) -> None:
-    """Return over online episodes, and above it over offline updates where there were evaluations."""
+    """Draws return over online episodes and, where there were evaluations, over offline updates."""
     share = f"running mean over {SMOOTH:.0%} of them"
     kinds = {
         ("pretrain", "evaluate/return"): ("evaluations while pretraining", "updates", 0.0),
@@ -77,7 +77,7 @@ def _show_learning(part, colours: dict[str, str], level: float, trials: Sequence
 
 
 def _curve(folder: Path, stage: str, name: str, share: float) -> Curve:
-    """What a stage's metrics say of a name, as the mean over that share of the points around each."""
+    """A metric of a stage, smoothed by a running mean over a fraction of its points."""
     lines = read_metrics(folder / stage) if (folder / stage / METRICS).exists() else []
     points = [(line["step"], line[name]) for line in lines if name in line]
     if not points:
@@ -88,7 +88,7 @@ def _curve(folder: Path, stage: str, name: str, share: float) -> Curve:
 
 
 def _show_seeds(axes, colour: str, lines: list[Curve]) -> None:
-    """Each seed thin, and their mean thick as far as all of them go."""
+    """Draws each seed as a thin line, and their mean as a thick line as far as all seeds reach."""
     if not lines:
         return
     marker = "o" if max(len(steps) for steps, _ in lines) < 20 else ""
@@ -104,7 +104,7 @@ def _show_seeds(axes, colour: str, lines: list[Curve]) -> None:
 
 
 def _show_scores(part, colours: dict[str, str], result: dict) -> None:
-    """Success, unless nothing ever succeeded, and return, each before and after the robot."""
+    """Draws success (unless all are zero) and return, each before and after fine-tuning."""
     rows = [
         result["data"],
         *(row[stage] for row in result["presets"].values() for stage in ("offline", "online")),
@@ -125,11 +125,11 @@ def _show_scores(part, colours: dict[str, str], result: dict) -> None:
 
 
 def _show_pair(axes, place: int, colour: str, row: dict, kind: str) -> None:
-    """Offline above online, with their intervals."""
+    """Draws offline above online scores, with their intervals."""
     stages = {stage: row[stage] for stage in ("offline", "online") if row[stage]}
     if not stages:
         where = axes.get_yaxis_transform()
-        axes.text(0.5, place, "no run got so far", color=colour, fontsize=8, ha="center", transform=where)
+        axes.text(0.5, place, "no finished run", color=colour, fontsize=8, ha="center", transform=where)
         return
     heights = {"offline": place - 0.14, "online": place + 0.14}
     means = [(figures[kind], heights[stage]) for stage, figures in stages.items()]
@@ -144,7 +144,7 @@ def _show_pair(axes, place: int, colour: str, row: dict, kind: str) -> None:
 
 
 def _name_rows(axes, colours: dict[str, str]) -> None:
-    """Names in the middle of the picture, in the colours of the curves to their left; variants in lines."""
+    """Labels the rows in the colours of the curves; the flags of a variant get a line each."""
     axes.set_ylim(len(colours) - 0.5, -0.5)
     axes.set_yticks(range(len(colours)), [name.replace(":", "\n").replace(",", "\n") for name in colours])
     for label, colour in zip(axes.get_yticklabels(), colours.values(), strict=True):

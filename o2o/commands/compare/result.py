@@ -1,4 +1,4 @@
-"""What a comparison has measured: means over seeds with intervals, and every run by itself, as plain data."""
+"""Results of a comparison as plain data: means over seeds with intervals, and every run."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from o2o.training.evaluate import Score
 
 
 def of_data(episodes: Sequence[Summary]) -> dict:
-    """What the recordings reached themselves; no success where they do not say."""
+    """Return and success of the recordings; success is left out where it is not recorded."""
     returns = [episode.episode_return for episode in episodes]
     judged = [episode.success for episode in episodes if episode.success is not None]
     found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": stats.mean(returns)}
@@ -23,7 +23,7 @@ def of_data(episodes: Sequence[Summary]) -> dict:
 
 
 def of_preset(trials: Sequence[Trial]) -> dict:
-    """One preset over its seeds; each figure is of the runs that got so far, and None where none did."""
+    """Figures of one preset over its seeds, each over the runs that finished that stage; None without any."""
     runs = [_run(trial) for trial in trials]
     done = {stage: [run for run in runs if stage in run["done"]] for stage in trials[0].stages}
     scores = [(trial.score("offline"), trial.score("online")) for trial in trials]
@@ -64,8 +64,8 @@ def _mean(runs: Sequence[dict], name: str) -> float | None:
 
 
 def _rates(scores: Sequence[Score]) -> dict | None:
-    """Figures of some seeds; an interval of successes is no narrower than Wilson's over all their episodes,
-    lest a few seeds that all succeed look like certainty."""
+    """Figures over seeds. The interval of success is at least as wide as Wilson's over all episodes, so that
+    a few seeds that all succeed do not look certain."""
     if not scores:
         return None
     found, successes = _figures(_table(scores)), np.stack([score.successes for score in scores])
@@ -74,13 +74,13 @@ def _rates(scores: Sequence[Score]) -> dict | None:
 
 
 def _gain(pairs: Sequence[tuple[Score, Score]]) -> dict:
-    """Figures of the second less the first, by seed and scene."""
+    """Figures of the second minus the first score, paired by seed and scene."""
     before, after = (_table(scores) for scores in zip(*pairs, strict=True))
     return _figures(after - before)
 
 
 def _table(scores: Sequence[Score]) -> np.ndarray:
-    """(2, S, N) successes and returns of S seeds in N scenes."""
+    """Successes and returns of S seeds in N scenes, (2, S, N)."""
     return np.array([[score.successes for score in scores], [score.returns for score in scores]], float)
 
 
@@ -95,14 +95,14 @@ def _figures(table: np.ndarray) -> dict:
 
 
 def crossed(values: np.ndarray, num_resamples: int = 10_000) -> tuple[float, float]:
-    """95 % interval of the mean of (S seeds, N scenes), both resampled, a scene for all seeds alike.
+    """95 % interval of the mean of (S seeds, N scenes); seeds and scenes are both resampled.
 
-    Of one seed it is the bootstrap over scenes. Source: Owen 2007, the pigeonhole bootstrap.
+    With one seed it is the bootstrap over scenes. Source: Owen 2007, the pigeonhole bootstrap.
     """
     rng, draws = np.random.default_rng(0), []
     for num in values.shape:
         draws.append(rng.multinomial(num, np.full(num, 1 / num), num_resamples))
-    seeds, scenes = draws  # how often each is drawn
+    seeds, scenes = draws  # counts of each draw
     means = (seeds @ values * scenes).sum(1) / values.size
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

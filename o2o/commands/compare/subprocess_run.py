@@ -1,4 +1,4 @@
-"""A command of o2o in a process of its own: watched, stopped politely, and its end put into words."""
+"""Runs an `o2o` command in its own process, watches and stops it, and explains how it ended."""
 
 import signal
 import subprocess
@@ -10,34 +10,34 @@ POLL_S = 0.2
 
 
 def run(words: Sequence[str], log: Path, watch: Callable[[int], bool]) -> int:
-    """Exit code of `o2o WORDS`, negative for a signal; what it says is added to the file `log`.
+    """Runs `o2o WORDS` and returns its exit code, negative for a signal; its output is appended to `log`.
 
     Args:
-        watch: is told the number of the process a few times a second; at the first False the command is
-            asked to stop, as by Ctrl-C, and may take its time to write a checkpoint.
+        watch: called with the process id a few times a second; when it returns False, the command is stopped
+            as by Ctrl-C and has the time to write a checkpoint.
     """
     command = [sys.executable, "-m", "o2o.commands.compare.subprocess_main", *words]
     with (
-        log.open("ab") as said,
+        log.open("ab") as output,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=said, stderr=said,
+            command, stdin=subprocess.PIPE, stdout=output, stderr=output,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which passes it on
         ) as process,
     ):  # fmt: skip
-        asked = False
+        stopping = False
         while True:
             try:
                 return process.wait(POLL_S)
             except subprocess.TimeoutExpired:
-                if not asked and not watch(process.pid):
+                if not stopping and not watch(process.pid):
                     process.terminate()
-                    asked = True
+                    stopping = True
 
 
 def peak_mb(pid: int) -> float:
-    """Most main memory that a process has held so far, MB; 0 where the system does not tell.
+    """Peak resident memory of a process, MB; 0 where the system does not report it.
 
-    Not `ru_maxrss`, which a child starts with at what its parent held.
+    `ru_maxrss` is not used, because a child inherits its parent's value.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -48,10 +48,10 @@ def peak_mb(pid: int) -> float:
 
 
 def reason(code: int, log: Path) -> str:
-    """Why a command ended with that code: the last thing it said, or the signal that killed it."""
+    """Why a command ended with that code: its last line of output, or the signal that killed it."""
     if code < 0:
         name = signal.Signals(-code).name
-        return f"killed by {name}{', maybe for memory' if name == 'SIGKILL' else ''}"
+        return f"killed by {name}{', possibly for lack of memory' if name == 'SIGKILL' else ''}"
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
     return last.strip().removeprefix("o2o: error: ")

@@ -1,20 +1,20 @@
-"""A comparison as one table, and what has to be known to read it."""
+"""Formats a comparison as one Markdown table with notes."""
 
 from pathlib import Path
 
 from o2o.core.run_log import clock
 
 GAP = "-"
-HEAD = ("", "acts by", "runs", "success offline", "success online", "return offline", "return online",
+HEAD = ("", "acts with", "runs", "success offline", "success online", "return offline", "return online",
         "updates", "time", "memory", "weights")  # fmt: skip
 NOTES = (
     "Means over seeds; 95 % intervals over seeds and scenes, both resampled (of the data: over episodes).",
-    "Time: of learning, offline + online, a mean run's. Memory: the most that any run held.",
+    "Time: learning time, offline + online, mean over runs. Memory: peak over runs.",
 )
 
 
 def text(result: dict) -> str:
-    """Markdown, aligned so that it also reads well as it is."""
+    """The table as aligned Markdown."""
     rows = [HEAD, _data(result["data"]), *(_row(name, row) for name, row in result["presets"].items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, tuple("-" * width for width in widths))
@@ -23,7 +23,7 @@ def text(result: dict) -> str:
 
 
 def title(result: dict) -> str:
-    """What was compared, and what every run was given."""
+    """Dataset, robot, seeds and budget of the comparison, in one line."""
     config = result["config"]
     budget = "each preset's own number of updates"
     if config["updates"]:
@@ -54,12 +54,12 @@ def _data(row: dict) -> tuple[str, ...]:
 
 
 def _row(name: str, row: dict) -> tuple[str, ...]:
-    over, asked = sum(run["finished"] for run in row["runs"]), len(row["runs"])
+    finished, total = sum(run["finished"] for run in row["runs"]), len(row["runs"])
     offline, online = row["offline"] or {}, row["online"] or {}
     return (
         name,
         row["acts"],
-        f"{over}" if over == asked else f"{over} of {asked}",
+        f"{finished}" if finished == total else f"{finished} of {total}",
         *(_success(offline), _success(online), _return(offline), _return(online)),
         GAP if row["updates"] is None else f"{row['updates']:.0f}",
         " + ".join(clock(row[stage]) for stage in ("pretrain_s", "finetune_s") if row[stage]) or GAP,

@@ -1,4 +1,4 @@
-"""One system with one seed: pretrain, evaluate, fine-tune, evaluate again, each in a process of its own."""
+"""Runs one preset with one seed: pretrain, evaluate, fine-tune, evaluate, each in its own process."""
 
 import json
 import math
@@ -17,17 +17,17 @@ from o2o.training.evaluate import Score
 from o2o.training.finetune import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain import PretrainConfig
 
-STOPPED = 130  # exit code of a command that wrote its checkpoint and ended because it was asked to
+STOPPED = 130  # exit code of a command that was stopped and wrote its checkpoint
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage.
+    """Cost of one stage.
 
     Attributes:
-        seconds: that the updates took which its checkpoint holds; not those of starting the process, of
-            reading the data, or of updates that a kill lost.
-        peak_mb: most main memory that its process held.
+        seconds: duration of the updates that its checkpoint holds, without starting the process, reading the
+            data, and updates lost by a kill.
+        peak_mb: peak resident memory of its process, MB.
     """
 
     seconds: float = 0.0
@@ -36,14 +36,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Record:
-    """What a trial has come to; it is on disk after every stage.
+    """State of a trial, written to disk after every stage.
 
     Attributes:
-        done: stages that are over.
-        costs: of the stages so far.
-        updates: offline gradient steps.
-        weights: number of them that learn.
-        failed: stage and reason; empty if none did.
+        done: names of the finished stages.
+        costs: cost of each stage so far.
+        updates: number of offline gradient steps.
+        weights: number of trained weights.
+        failed: stage and reason of a failure; empty without one.
     """
 
     done: tuple[str, ...] = ()
@@ -61,15 +61,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Trial:
-    """One line of a comparison for one seed.
+    """One preset or variant with one seed.
 
     Attributes:
-        name: of the system.
-        config: of its pretraining, seed and folder included.
-        folder: of everything; stages and their results have their names in it.
-        episodes: online; 0: none.
-        scenes: of an evaluation.
-        seconds: of pretraining; infinite where updates are the budget.
+        name: name of the preset or variant.
+        config: its pretraining config, with seed and folder.
+        folder: output folder, with a subfolder or file for each stage.
+        episodes: number of online episodes; 0 trains offline only.
+        scenes: number of scenes of an evaluation.
+        seconds: time limit of pretraining; infinite where updates are the budget.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Trial:
         return ("pretrain", "offline", "finetune", "online") if self.episodes else ("pretrain", "offline")
 
     def score(self, stage: str) -> Score | None:
-        """Of the evaluation `offline` or `online`; None where there is none yet."""
+        """Score of the evaluation `offline` or `online`; None if it has not run yet."""
         path = self.folder / f"{stage}.json"
         return Score.load(path) if path.exists() else None
 
@@ -101,19 +101,19 @@ class Trial:
         return record
 
 
-def go(trial: Trial, stopped: Callable[[], bool]) -> Record:
-    """Does what is left of a trial. A stage that failed is tried again from its last checkpoint.
+def run(trial: Trial, stopped: Callable[[], bool]) -> Record:
+    """Runs the remaining stages of a trial. A failed stage is retried from its last checkpoint.
 
     Args:
-        stopped: whether to end early.
+        stopped: returns whether to end early.
     Raises:
-        KeyboardInterrupt: it was stopped; what is done is on disk.
+        KeyboardInterrupt: the trial was stopped; finished work is on disk.
     """
     trial.folder.mkdir(parents=True, exist_ok=True)
     record = trial.save(replace(trial.record(), failed=""))
     for stage in trial.stages:
         if stage not in record.done:
-            record = trial.save(_do(trial, stage, record, stopped))
+            record = trial.save(_run_stage(trial, stage, record, stopped))
             if stopped():
                 raise KeyboardInterrupt
             print(f"  {_outcome(trial, stage, record)}", flush=True)
@@ -122,8 +122,8 @@ def go(trial: Trial, stopped: Callable[[], bool]) -> Record:
     return record
 
 
-def _do(trial: Trial, stage: str, record: Record, stopped: Callable[[], bool]) -> Record:
-    """The record after one stage."""
+def _run_stage(trial: Trial, stage: str, record: Record, stopped: Callable[[], bool]) -> Record:
+    """Runs one stage and returns the new record."""
     words, log = _words(trial, stage), trial.folder / "log.txt"
     meter = _Meter(trial.folder / stage, record.cost(stage))
     limit = trial.seconds if stage == "pretrain" else math.inf
@@ -145,7 +145,8 @@ def _do(trial: Trial, stage: str, record: Record, stopped: Callable[[], bool]) -
 
 
 def _words(trial: Trial, stage: str) -> list[str]:
-    """The command line of a stage. Learning always resumes: papers alone are a run that has not begun."""
+    """Command line of a stage. Training always resumes: a folder with only `run.json` is a run not yet
+    begun."""
     folder, config = trial.folder / stage, trial.config
     source = trial.folder / ("finetune" if stage == "online" else "pretrain")
     if stage in ("offline", "online"):
@@ -161,19 +162,19 @@ def _words(trial: Trial, stage: str) -> list[str]:
 
 
 def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
-    """Fine-tuning of what was pretrained, as its preset has it; the robot is the checkpoint's."""
+    """Fine-tuning config of the pretrained agent, with its preset's settings and the checkpoint's robot."""
     config, preset = trial.config, presets.get(trial.config.preset)
     meta = checkpoint.load(source / "checkpoint")[1]
     return FinetuneConfig(
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
         updates_per_step=preset.updates_per_step, plan=preset.plan, seed=config.seed,
         device=config.device, threads=config.threads, compile=config.compile, tune=config.tune,
-        **NO_SAFE_START,  # systems are compared as published, without what is built around them
+        **NO_SAFE_START,  # presets are compared as published, without safe start
     )  # fmt: skip
 
 
 def _facts(folder: Path) -> dict[str, int]:
-    """How long and how large what was pretrained is."""
+    """Number of updates and of trained weights of a pretrained run."""
     tensors, meta = checkpoint.load(folder / "checkpoint")
     optimizers = Agent.from_state(tensors, meta).optimizers.values()
     weights = sum(weight.numel() for optimizer in optimizers for weight in optimizer.parameters)
@@ -191,22 +192,22 @@ def _outcome(trial: Trial, stage: str, record: Record) -> str:
 
 
 class _Meter:
-    """Time and memory of a process that learns in a run folder, read off the files it writes there.
+    """Measures time and memory of a training process from the files it writes in its run folder.
 
     Attributes:
-        kept: cost of what the checkpoint holds.
-        spent_s: seconds of learning so far; 0 until the process learns.
+        kept: cost of the updates that the checkpoint holds.
+        spent_s: seconds of training so far; 0 until training starts.
     """
 
     def __init__(self, folder: Path, before: Cost):
-        self._papers, self._checkpoint = folder / RUN_INFO, folder / "checkpoint" / checkpoint.META
-        self._old, self._before = _written_s(self._papers), before
+        self._run_info, self._checkpoint = folder / RUN_INFO, folder / "checkpoint" / checkpoint.META
+        self._old, self._before = _written_s(self._run_info), before
         self.kept, self.spent_s = before, 0.0
 
     def read(self, pid: int | None = None) -> Cost:
-        """`kept`, brought up to date; `pid` while the process lives."""
-        begin, saved, seconds = _written_s(self._papers), _written_s(self._checkpoint), self.kept.seconds
-        if begin != self._old:  # the run writes its papers when it begins to learn
+        """Updates and returns `kept`; `pid` is given while the process runs."""
+        begin, saved, seconds = _written_s(self._run_info), _written_s(self._checkpoint), self.kept.seconds
+        if begin != self._old:  # the run writes `run.json` when training starts
             self.spent_s = self._before.seconds + time.time() - begin
             seconds = self._before.seconds + max(saved - begin, 0.0)
         peak = max(self.kept.peak_mb, subprocess_run.peak_mb(pid) if pid else 0.0)
@@ -215,5 +216,5 @@ class _Meter:
 
 
 def _written_s(path: Path) -> float:
-    """When a file was last written; 0 if it is not there."""
+    """Time of the last write of a file; 0 if it does not exist."""
     return path.stat().st_mtime if path.exists() else 0.0

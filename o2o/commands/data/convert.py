@@ -1,4 +1,4 @@
-"""`o2o data convert`: any recording as a Minari dataset."""
+"""`o2o data convert`: writes any recording as a Minari dataset."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,14 +10,14 @@ from o2o.data.load import Source, load
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Writes a recording as a Minari dataset.
+    """Which recording is converted, and to where.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        out: folder to write, a Minari dataset of that name.
-        source: how the recording is read.
-        jpeg: store images as JPEG, far smaller and with loss; else raw, bit for bit.
-        drop_copies: leave out episodes that repeat an earlier one.
+        dataset: Recording to convert: a recipe from `o2o list`, a Minari id, or a path.
+        out: New folder for the Minari dataset; the dataset gets the folder's name.
+        source: How the recording is read.
+        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
+        drop_copies: Leave out episodes that repeat an earlier one.
     """
 
     dataset: Dataset
@@ -28,10 +28,10 @@ class ConvertConfig:
 
 
 def convert(config: ConvertConfig) -> None:
-    """Writes every episode with everything that was recorded of it; images pass by one episode at a time.
+    """Writes every episode with all recorded columns; images are copied one episode at a time.
 
     Raises:
-        UsageError: the folder exists, or its name is no name for a dataset.
+        UsageError: the folder exists, or its name cannot name a dataset.
         DataError: the episodes differ in layout.
         StorageError: it cannot be written.
     """

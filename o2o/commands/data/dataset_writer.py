@@ -1,4 +1,4 @@
-"""What every verb writes: a Minari dataset."""
+"""Writes recordings as Minari datasets, for every command of `o2o data`."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from o2o.data.formats.recording import Recording
 
 
 def check_free(*folders: Path) -> None:
-    """To be called before anything is read.
+    """Checks the output folders before anything is read.
 
     Raises:
         UsageError: one exists already, or two are the same.
@@ -33,8 +33,8 @@ def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) ->
 
     Args:
         folder: new; the dataset's id is its name, with `-v0` where that has no version.
-        about: where it comes from.
-        jpeg: store images smaller, with loss.
+        about: origin of the data, stored as the dataset's description.
+        jpeg: store images as lossy JPEG.
     Raises:
         UsageError: the folder exists, or Minari refuses its name.
         DataError: the episodes differ in layout.
@@ -60,14 +60,14 @@ def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) ->
 
 
 def _kept_space(recording: Recording) -> gymnasium.Space | None:
-    """That of a Minari dataset, with its bounds and nesting, if the episodes still have its layout."""
+    """The observation space of a Minari source, if the episodes still have its layout; else None."""
     folder = minari.data_folder(recording.path)
-    papers = folder / "metadata.json" if folder else None
-    if papers is None or not papers.is_file():
+    metadata = folder / "metadata.json" if folder else None
+    if metadata is None or not metadata.is_file():
         return None
     from minari.serialization import deserialize_space
 
-    space = deserialize_space(json.loads(papers.read_bytes())["observation_space"])
+    space = deserialize_space(json.loads(metadata.read_bytes())["observation_space"])
     shapes = {name: value.shape[1:] for name, value in recording.episodes[0].obs.items()}
     return space if {name: part.shape for name, (_, part) in leaves(space, "{}").items()} == shapes else None
 
@@ -76,7 +76,9 @@ def _observations(recording: Recording) -> gymnasium.Space:
     boxes = {}
     for name, value in recording.episodes[0].obs.items():
         if "/" in name:
-            raise DataError(f"Minari has no room for the name {name!r}; give --dataset.obs NAME={name}")
+            raise DataError(
+                f"Minari cannot store an observation named {name!r}; rename it with --dataset.obs NAME={name}"
+            )
         boxes[name] = spaces.Box(*_bounds(value.dtype), value.shape[1:], value.dtype.type)
     return boxes[next(iter(boxes))] if list(boxes) in (["state"], ["camera"]) else spaces.Dict(boxes)
 
@@ -88,7 +90,7 @@ def _bounds(dtype: np.dtype) -> tuple[float, float]:
 
 
 def limits(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) and (A,) that the file states, else the recipe; infinite where nothing does."""
+    """Action limits, (A,) and (A,), of the file, else of the recipe, else infinite."""
     low, high = recording.action_low, recording.action_high
     if recording.recipe and (low is None or high is None):
         low, high = recording.recipe.action_low, recording.recipe.action_high

@@ -1,4 +1,4 @@
-"""Flags that the verbs share: what they read, and where they write."""
+"""Flags that the commands of `o2o data` share: the recording to read and the folder to write."""
 
 from pathlib import Path
 from typing import Annotated

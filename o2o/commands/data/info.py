@@ -1,4 +1,4 @@
-"""`o2o data info`: what is in a recording."""
+"""`o2o data info`: prints the columns, sizes and rates of a recording."""
 
 from dataclasses import dataclass, field
 
@@ -9,11 +9,11 @@ from o2o.data.load import Source, load
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """Says what is in a recording.
+    """Which recording is described.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        source: how it is read.
+        dataset: Recording to describe: a recipe from `o2o list`, a Minari id, or a path.
+        source: How the recording is read.
     """
 
     dataset: Dataset
@@ -21,7 +21,7 @@ class InfoConfig:
 
 
 def info(config: InfoConfig) -> None:
-    """Prints what is there, how large, and at what rate; no image is read."""
+    """Prints columns, sizes and control rate; reads no image."""
     recording = load(config.dataset, config.source)
     stated = "none stated"
     if recording.action_low is not None and recording.action_high is not None:

@@ -1,4 +1,4 @@
-"""A person looks at each episode and says whether it succeeded."""
+"""Asks a person for the success of each episode of a recording."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +14,22 @@ from o2o.core.video import write_film
 from o2o.data.formats.recording import Recording
 
 ANSWERS = {"s": True, "f": False, "k": None}
-PROMPT = "s success, f failure, k leave it, u undo, q stop: "
-FPS = 10  # of films of recordings of unknown rate
-NUM_SHOWN = 12  # numbers of a state
+PROMPT = "s success, f failure, k keep as it is, u undo, q quit: "
+FPS = 10  # of videos of recordings whose rate is unknown
+NUM_SHOWN = 12  # entries of a state vector
 
 
 def ask(recording: Recording, saved: Path, films: Path, answer: Callable[[str], str]) -> bool:
-    """Asks for each episode that `saved` has no label of, and saves each answer before the next.
+    """Asks about each episode without a label in `saved`, and saves each answer before the next question.
 
-    Images are shown as a film, written into a folder; states by their first and last values.
+    Camera images are written as a video; state vectors are printed at the first and last step.
 
     Args:
-        saved: file of labels, of this recording if it is there.
-        films: folder for films, written as they are asked for.
-        answer: shows a prompt and gives what was typed, as `input` does.
+        saved: file of labels; if it exists, it must belong to this recording.
+        films: folder for the videos, each written when its episode is shown.
+        answer: shows a prompt and returns the typed line, like `input`.
     Returns:
-        Whether every episode has been asked for; False if the person stopped before.
+        Whether every episode is labelled; False if the person quit before the end.
     Raises:
         UsageError: `saved` is of another recording.
         StorageError: labels or a film cannot be written.
@@ -48,9 +48,7 @@ def ask(recording: Recording, saved: Path, films: Path, answer: Callable[[str], 
         except EOFError:
             typed = "q"
         if typed == "q":
-            print(
-                f"{number} of {len(recording.episodes)} episodes have labels in {saved}; run again to go on"
-            )
+            print(f"{number} of {len(recording.episodes)} episodes have labels in {saved}; rerun to continue")
             return False
         if typed in ANSWERS:
             known.append(Label(number, ANSWERS[typed]))
@@ -64,7 +62,7 @@ def ask(recording: Recording, saved: Path, films: Path, answer: Callable[[str], 
 
 
 def show(episode: Episode, number: int, control_hz: float | None, films: Path) -> None:
-    """Prints what an episode is, and its film's path or its states."""
+    """Prints length, return and ending of an episode, and the path of its video or its states."""
     seconds = f", {len(episode) / control_hz:.1f} s" if control_hz else ""
     success = {True: ", a success", False: ", no success", None: ""}[episode.success]
     ended = "terminated" if episode.terminated else "cut off"
@@ -73,11 +71,11 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
     path = films / f"episode_{number:04d}.mp4"
     try:
         if not path.exists():
-            write_film(path, [pictures(episode)], round(control_hz or FPS))
+            write_film(path, [frames(episode)], round(control_hz or FPS))
     except DataError as error:
-        print(f"  no film: {error}")
+        print(f"  no video: {error}")
     if path.exists():
-        print(f"  film {path}")
+        print(f"  video {path}")
         return
     for name, value in episode.obs.items():
         if value.dtype != np.uint8:
@@ -86,8 +84,8 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
                 print(f"  {name} {when:<5} {numbers}" + (" ..." if row.size > NUM_SHOWN else ""))
 
 
-def pictures(episode: Episode) -> list[np.ndarray]:
-    """(h, w, 3) frames, cameras side by side as far as they are as high as the first; empty without any."""
+def frames(episode: Episode) -> list[np.ndarray]:
+    """Frames (h, w, 3) with the cameras of the first one's height side by side; empty without cameras."""
     cameras = [np.asarray(v) for v in episode.obs.values() if v.dtype == np.uint8 and v.ndim == 4]
     cameras = [c.transpose(0, 2, 3, 1) if channels_first(c.shape[1:]) else c for c in cameras]
     cameras = [np.repeat(c, 3, axis=3) if c.shape[3] == 1 else c[..., :3] for c in cameras]

@@ -1,4 +1,4 @@
-"""Labels by functions in a Python file of the user's."""
+"""Labels episodes by functions of a user's Python file."""
 
 import runpy
 import traceback
@@ -15,15 +15,16 @@ NAMES = ("reward", "success", "terminated")
 
 
 def apply(path: Path, episodes: list[Episode]) -> list[Episode]:
-    """The episodes, with what the functions `reward`, `success` and `terminated` of the file say of each.
+    """Returns the episodes with labels from the file's functions `reward`, `success` and `terminated`.
 
-    Each function gets the episode as it was recorded: physical actions, raw observations, images as
-    arrays that are read when asked for. `reward` gives one number for each action.
+    Each function gets the episode as recorded: physical actions, raw observations, images as lazily read
+    arrays. `reward` returns one number per action.
 
     Raises:
-        UsageError: the file does not run or has none of them, or one fails or gives something else.
+        UsageError: the file does not run or has none of these functions, or one fails or returns a wrong
+        shape.
     """
-    with _blamed(path, "the file"):
+    with _located_errors(path, "the file"):
         functions = {name: f for name, f in runpy.run_path(str(path)).items() if name in NAMES}
     if not functions:
         raise UsageError(f"{path} has no function {', '.join(NAMES)}; wanted at least one of them")
@@ -31,21 +32,23 @@ def apply(path: Path, episodes: list[Episode]) -> list[Episode]:
 
 
 def _labelled(path: Path, functions: dict[str, Callable], number: int, episode: Episode) -> Episode:
-    said = {}
+    values = {}
     for name, function in functions.items():
-        with _blamed(path, f"{name}(episode {number})"):
-            said[name] = np.asarray(function(episode), np.float32 if name == "reward" else bool)
+        with _located_errors(path, f"{name}(episode {number})"):
+            values[name] = np.asarray(function(episode), np.float32 if name == "reward" else bool)
         want = (len(episode),) if name == "reward" else ()
-        if said[name].shape != want:
-            raise UsageError(f"{path}: {name}(episode {number}) has shape {said[name].shape}, wanted {want}")
-        if not np.isfinite(said[name]).all():
+        if values[name].shape != want:
+            raise UsageError(
+                f"{path}: {name}(episode {number}) has shape {values[name].shape}, wanted {want}"
+            )
+        if not np.isfinite(values[name]).all():
             raise UsageError(f"{path}: {name}(episode {number}) is not finite")
-    changes = {name: value if name == "reward" else bool(value) for name, value in said.items()}
+    changes = {name: value if name == "reward" else bool(value) for name, value in values.items()}
     return replace(episode, **changes)
 
 
-class _blamed:
-    """Turns any error of the user's code into one line that says where it was."""
+class _located_errors:
+    """Turns any error of the user's code into one line that names the file and line."""
 
     def __init__(self, path: Path, what: str):
         self.path, self.what = path, what

@@ -1,4 +1,4 @@
-"""Labels of episodes in a file: what a person, or another program, says of them."""
+"""Reads, writes and applies files of episode labels: success and rewards."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ WORDS = {"true": True, "yes": True, "s": True, "1": True, "false": False, "no": 
 
 @dataclass(frozen=True)
 class Label:
-    """What is said of one episode, or of one step of it.
+    """Label of one episode, or of one of its steps.
 
     Attributes:
-        episode: its number in the recording, from 0.
-        success: None leaves it.
-        reward: of the step; the episode's steps that no label speaks of get 0. None leaves all of them.
-        step: of the reward, from 0; None: the last.
+        episode: number of the episode in the recording, from 0.
+        success: whether it succeeded; None keeps the recorded value.
+        reward: reward of the step; the episode's steps without a label get 0. None keeps all rewards.
+        step: step of the reward, from 0; None is the last step.
     """
 
     episode: int
@@ -34,12 +34,13 @@ class Label:
 
 
 def read(path: Path, fingerprint: str = "") -> list[Label]:
-    """The labels of a .csv with a header, or of a .json: a list of objects, or what `write` wrote.
+    """Reads labels from a .csv with a header, from a .json list of objects, or from a file of `write`.
 
     Args:
-        fingerprint: of the recording that they are for; checked where the file says one.
+        fingerprint: fingerprint of the recording to label; checked if the file states one.
     Raises:
-        UsageError: not readable, of another recording, or a field that is unknown or makes no sense.
+        UsageError: the file is not readable or belongs to another recording, or a field is unknown or
+        invalid.
     """
     try:
         if path.suffix == ".csv":
@@ -49,12 +50,12 @@ def read(path: Path, fingerprint: str = "") -> list[Label]:
             rows = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(rows, dict) and "labels" in rows:
                 if fingerprint and rows.get("fingerprint", fingerprint) != fingerprint:
-                    raise UsageError(f"{path} has labels of another recording")
+                    raise UsageError(f"{path} holds labels of another recording")
                 rows = rows["labels"]
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path} is no readable file of labels: {error}") from error
+        raise UsageError(f"{path} is not a readable label file: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} is no list of labels, such as [{{'episode': 0, 'success': true}}]")
+        raise UsageError(f"{path} is not a list of labels such as [{{'episode': 0, 'success': true}}]")
     return [_label(row, f"{path}, label {number}") for number, row in enumerate(rows, 1)]
 
 
@@ -68,15 +69,17 @@ def write(path: Path, labels: Sequence[Label], fingerprint: str) -> None:
 
 
 def apply(episodes: list[Episode], labels: Sequence[Label]) -> list[Episode]:
-    """The episodes, with what the labels say of them; what none speaks of stays.
+    """Returns the episodes with the labels applied; what has no label stays as recorded.
 
     Raises:
-        UsageError: a label of an episode or step that is not there.
+        UsageError: a label names an episode or step that does not exist.
     """
     result, rewards = list(episodes), {}
     for label in labels:
         if not 0 <= label.episode < len(episodes):
-            raise UsageError(f"a label is of episode {label.episode}, there are 0 to {len(episodes) - 1}")
+            raise UsageError(
+                f"a label names episode {label.episode}, the recording has episodes 0 to {len(episodes) - 1}"
+            )
         steps = len(episodes[label.episode])
         if label.success is not None:
             result[label.episode] = replace(result[label.episode], success=label.success)
@@ -84,7 +87,7 @@ def apply(episodes: list[Episode], labels: Sequence[Label]) -> list[Episode]:
             step = steps - 1 if label.step is None else label.step
             if not 0 <= step < steps:
                 raise UsageError(
-                    f"a label is of step {step} of episode {label.episode}, there are 0 to {steps - 1}"
+                    f"a label names step {step} of episode {label.episode}, which has steps 0 to {steps - 1}"
                 )
             rewards.setdefault(label.episode, np.zeros(steps, np.float32))[step] = label.reward
     for number, reward in rewards.items():
@@ -96,7 +99,7 @@ def _label(row: dict, where: str) -> Label:
     names = [field.name for field in fields(Label)]
     unknown = [str(name) for name in row if name not in names]
     if unknown or "episode" not in row:
-        wrong = not_found("field", unknown[0], names) if unknown else "says no episode"
+        wrong = not_found("field", unknown[0], names) if unknown else "it has no field 'episode'"
         raise UsageError(f"{where}: {wrong}")
     try:
         given = {name: value for name, value in row.items() if value not in ("", None)}
@@ -107,9 +110,9 @@ def _label(row: dict, where: str) -> Label:
             step=_whole(given["step"]) if "step" in given else None,
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{where} makes no sense: {row}") from error
+        raise UsageError(f"{where} is invalid: {row}") from error
     if label.reward is not None and not np.isfinite(label.reward):
-        raise UsageError(f"{where} makes no sense: {row}")
+        raise UsageError(f"{where} is invalid: {row}")
     return label
 
 

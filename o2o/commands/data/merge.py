@@ -1,4 +1,4 @@
-"""`o2o data merge`: several recordings of one robot as one."""
+"""`o2o data merge`: merges several recordings of one robot into one dataset."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -21,11 +21,11 @@ logger = logging.getLogger("o2o")
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Writes several recordings as one.
+    """Which recordings are merged, and into which folder.
 
     Attributes:
-        paths: recordings, each a recipe, a Minari id or a path, and last the folder to write.
-        source: how each of them is read.
+        paths: Recordings to merge, each a recipe, a Minari id or a path; the last argument is the new folder.
+        source: How each recording is read.
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SRC SRC ... DST")] = ()
@@ -33,11 +33,11 @@ class MergeConfig:
 
 
 def merge(config: MergeConfig) -> None:
-    """Writes all episodes, those of the first recording first.
+    """Writes the episodes of all recordings in order.
 
     Raises:
         UsageError: fewer than two recordings, or the folder exists.
-        DataError: they differ in layout or rate; the line says in what.
+        DataError: the recordings differ in layout or rate; the line names the difference.
         StorageError: it cannot be written.
     """
     sources, out = config.paths[:-1], Path("".join(config.paths[-1:]))
@@ -49,7 +49,7 @@ def merge(config: MergeConfig) -> None:
     for other in recordings[1:]:
         wrong = differences(first, other)
         if wrong:
-            raise DataError(f"{other.path} is not like {first.path}: {'; '.join(wrong)}")
+            raise DataError(f"{other.path} differs from {first.path}: {'; '.join(wrong)}")
     low, high = _limits(recordings)
     episodes = [episode for recording in recordings for episode in recording.episodes]
     merged = replace(first, episodes=episodes, action_low=low, action_high=high)
@@ -57,7 +57,7 @@ def merge(config: MergeConfig) -> None:
 
 
 def differences(one: Recording, other: Recording) -> list[str]:
-    """What keeps two recordings from being one, a phrase each."""
+    """Differences that prevent merging two recordings, one phrase each."""
     wrong = []
     ours, theirs = _layout(one), _layout(other)
     for name in dict.fromkeys([*ours, *theirs]):
@@ -66,11 +66,11 @@ def differences(one: Recording, other: Recording) -> list[str]:
             wrong.append(f"{name} is {have} there and {want} here")
     if one.control_hz is None or other.control_hz is None:
         if one.control_hz != other.control_hz:
-            wrong.append("one of their rates is unknown; --dataset.control-hz says that of both")
+            wrong.append("one of the control rates is unknown; --dataset.control-hz states that of both")
     elif abs(other.control_hz / one.control_hz - 1) > RATE_TOLERANCE:
         wrong.append(
-            f"it has {other.control_hz:g} decisions a second and not {one.control_hz:g}; "
-            "--dataset.resample-hz brings both to a rate that is a whole part of theirs"
+            f"its control rate is {other.control_hz:g} Hz, not {one.control_hz:g} Hz; "
+            "--dataset.resample-hz brings both to a rate that divides theirs"
         )
     return wrong
 
@@ -85,9 +85,9 @@ def _layout(recording: Recording) -> dict[str, str]:
 
 
 def _limits(recordings: list[Recording]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The widest, of the limits that files or recipes state for every one; else none."""
+    """The widest action limits that files or recipes state."""
     pairs = [dataset_writer.limits(recording) for recording in recordings]
     low, high = np.min([pair[0] for pair in pairs], 0), np.max([pair[1] for pair in pairs], 0)
     if any((pair[0] != low).any() or (pair[1] != high).any() for pair in pairs):
-        logger.warning("the recordings state different action limits; the widest are taken")
+        logger.warning("the recordings state different action limits; the widest are used")
     return low, high

@@ -1,4 +1,4 @@
-"""`o2o data relabel`: rewards, successes and endings given anew."""
+"""`o2o data relabel`: writes a recording with new rewards, successes and endings."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,42 +15,53 @@ from o2o.data.load import Source, load
 
 @dataclass(frozen=True)
 class RelabelConfig:
-    """Writes a recording with other labels.
+    """Which recording is relabelled, and by what.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        out: folder to write.
-        source: how the recording is read.
-        by: Python file with any of `reward(episode)` (a number for each action), `success(episode)` and
-            `terminated(episode)`; or .csv or .json labels with an `episode`, from 0, and its `success`, its
-            `reward`, or both, and the `step` of the reward where it is not the last.
-        keys: look at each episode, its film or its states, and type whether it succeeded. The answers are
-            kept beside DST in `DST.labels.json` at once; run again to go on.
-        pay: reward of the last step of a success; all other steps get 0. None: rewards stay.
-        terminate: the world ends with a success, and with nothing else.
-        jpeg: store images as JPEG, far smaller and with loss; else raw, bit for bit.
+        dataset: Recording to relabel: a recipe from `o2o list`, a Minari id, or a path.
+        out: New folder for the relabelled dataset.
+        source: How the recording is read.
+        by: Source of the labels. Either a Python file with any of the functions `reward(episode)` (one
+        number per
+            action), `success(episode)` and `terminated(episode)`, or a .csv or .json file whose rows have an
+            `episode` (from 0), its `success`, its `reward`, or both, and the reward's `step` if it is not
+            the last.
+        interactive: Show each episode (a video, or its states) and ask in the terminal whether it succeeded.
+        Each
+            answer is saved at once in `DST.labels.json`; run the command again to continue.
+        success_reward: Reward of the last step of a successful episode; all other steps get 0. None keeps the
+            rewards.
+        terminate: Mark an episode as terminated if it succeeded, and only then.
+        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
     """
 
     dataset: Dataset
     out: Output
     source: SourceFlags = field(default_factory=Source)
     by: Path | None = None
-    keys: bool = False
-    pay: float | None = None
+    interactive: bool = False
+    success_reward: float | None = None
     terminate: bool = False
     jpeg: bool = False
 
 
 def relabel(config: RelabelConfig) -> None:
-    """Writes the recording with its new labels, first those of `by`, then `keys`, `pay` and `terminate`.
+    """Writes the recording with new labels: `by`, then `interactive`, `success_reward` and `terminate`.
 
     Raises:
-        UsageError: nothing says how to label, or what does is wrong; or the folder exists.
+        UsageError: no source of labels is given, or it is invalid, or the folder exists.
         DataError: an episode's success is needed and unknown.
         StorageError: it cannot be written.
     """
-    if config.by is None and not config.keys and config.pay is None and not config.terminate:
-        raise UsageError("nothing says how to label: add --by FILE, --keys, --pay NUMBER or --terminate")
+    if (
+        config.by is None
+        and not config.interactive
+        and config.success_reward is None
+        and not config.terminate
+    ):
+        raise UsageError(
+            "no labels given: add --by FILE, --interactive, --success-reward NUMBER or --terminate"
+        )
     dataset_writer.check_free(config.out)
     recording = load(config.dataset, config.source)
     episodes = recording.episodes
@@ -58,15 +69,17 @@ def relabel(config: RelabelConfig) -> None:
         episodes = label_by_script.apply(config.by, episodes)
     elif config.by is not None:
         episodes = labels.apply(episodes, labels.read(config.by, recording.fingerprint))
-    if config.keys:
+    if config.interactive:
         saved, films = (config.out.with_name(config.out.name + end) for end in (".labels.json", ".films"))
         if not label_by_hand.ask(recording, saved, films, input):
             return
         episodes = labels.apply(episodes, labels.read(saved, recording.fingerprint))
-    if config.pay is not None or config.terminate:
+    if config.success_reward is not None or config.terminate:
         _check_known(episodes)
-    if config.pay is not None:
-        episodes = [replace(episode, reward=_paid(episode, config.pay)) for episode in episodes]
+    if config.success_reward is not None:
+        episodes = [
+            replace(episode, reward=_sparse_reward(episode, config.success_reward)) for episode in episodes
+        ]
     if config.terminate:
         episodes = [replace(episode, terminated=bool(episode.success)) for episode in episodes]
     print(changes(recording.episodes, episodes))
@@ -77,34 +90,35 @@ def relabel(config: RelabelConfig) -> None:
 
 
 def changes(before: list[Episode], after: list[Episode]) -> str:
-    """What became of the labels, in one line."""
+    """Summary of the changed labels, in one line."""
     pairs = list(zip(before, after, strict=True))
     counts = {
         "rewards": sum(not np.array_equal(a.reward, b.reward) for a, b in pairs),
         "success": sum(a.success != b.success for a, b in pairs),
         "ending": sum(a.terminated != b.terminated for a, b in pairs),
     }
-    said = ", ".join(f"{name} of {count}" for name, count in counts.items())
-    return f"changed of {len(before)} episodes: {said}; {sum(b.success is True for b in after)} succeed"
+    changed = ", ".join(f"{name} of {count}" for name, count in counts.items())
+    return f"changed of {len(before)} episodes: {changed}; {sum(b.success is True for b in after)} succeed"
 
 
 def _check_known(episodes: list[Episode]) -> None:
     unknown = [number for number, episode in enumerate(episodes) if episode.success is None]
     if unknown:
         raise DataError(
-            f"nobody says whether {len(unknown)} of {len(episodes)} episodes succeed, the first is "
-            f"{unknown[0]}; --by or --keys does"
+            f"the success of {len(unknown)} of {len(episodes)} episodes is unknown, the first is "
+            f"{unknown[0]}; label them with --by or --interactive"
         )
 
 
-def _paid(episode: Episode, reward: float) -> np.ndarray:
+def _sparse_reward(episode: Episode, reward: float) -> np.ndarray:
     result = np.zeros(len(episode), np.float32)
     result[-1] = reward if episode.success else 0
     return result
 
 
 def _ended(before: Episode, episode: Episode) -> Episode:
-    """The episode, cut off if it no longer terminates, before a last step whose successor is unknown."""
+    """The episode with a matching ending: if it no longer terminates and its last observation is unknown,
+    the last step is dropped."""
     if episode.terminated == before.terminated:
         return episode
     if episode.terminated or episode.last_obs_known or len(episode) == 1:

@@ -1,4 +1,4 @@
-"""`o2o data split`: one recording as two, whole episodes in each."""
+"""`o2o data split`: splits a recording into two datasets of whole episodes."""
 
 import shutil
 from dataclasses import dataclass, field, replace
@@ -16,15 +16,17 @@ from o2o.data.load import Source, load
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Writes a recording as two.
+    """Which recording is split, and how.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        rest: folder for the greater part.
-        part: folder for the share.
-        source: how the recording is read.
-        share: of the episodes that go to PART; a run with this holdout and seed holds out the same.
-        seed: of the choice.
+        dataset: Recording to split: a recipe from `o2o list`, a Minari id, or a path.
+        rest: New folder for the remaining episodes.
+        part: New folder for the drawn share.
+        source: How the recording is read.
+        share: Fraction of the episodes that go to PART. Training with `--dataset.holdout` of this value and
+        the
+            same seed holds out the same episodes.
+        seed: Seed of the draw.
     """
 
     dataset: Dataset
@@ -36,11 +38,11 @@ class SplitConfig:
 
     def __post_init__(self):
         if not 0 < self.share < 1:
-            raise UsageError(f"share is {self.share:g}, wanted above 0 and below 1")
+            raise UsageError(f"--share is {self.share:g}, wanted above 0 and below 1")
 
 
 def split(config: SplitConfig) -> None:
-    """Writes both parts or none, the episodes of each in their order.
+    """Writes both parts or none; each keeps the order of its episodes.
 
     Raises:
         UsageError: a folder exists.
@@ -51,7 +53,7 @@ def split(config: SplitConfig) -> None:
     whole = load(config.dataset, config.source)
     rest, part = recordings.split(whole.episodes, config.share, config.seed)
     if not part:
-        raise DataError(f"{whole.name} has one episode only, which cannot be split")
+        raise DataError(f"{whole.name} has only one episode and cannot be split")
     about = f"of {whole.name}, seed {config.seed}"
     dataset_writer.write(config.rest, replace(whole, episodes=rest), f"all but {config.share:g} {about}")
     try:

@@ -15,7 +15,7 @@ from o2o.agent.policy import PolicyConfig
 from o2o.commands.bench import compare as compare_file
 from o2o.commands.bench import measure, table
 from o2o.commands.bench.compare import Case, floors
-from o2o.commands.bench.contenders import Ours, Plain, Setup, lived_in, variant
+from o2o.commands.bench.contenders import Ours, Plain, Setup, synthetic_weights, variant
 from o2o.commands.bench.data import DataJobs, array_bytes, write_d4rl
 from o2o.commands.bench.flops import gemm_gflops, plan_flops, update_flops
 from o2o.commands.bench.measure import FIELDS, BenchConfig, bench
@@ -53,15 +53,15 @@ class Here:
         self.contender, self.answers = kind(*args), [None]
 
     def ask(self, job: str, *args):
-        self.tell(job, *args)
+        self.send(job, *args)
         return self.answers.pop()
 
-    def tell(self, job: str, *args) -> None:
+    def send(self, job: str, *args) -> None:
         repeated = job == "repeat"
         answer = getattr(self.contender, args[0] if repeated else job)(*([] if repeated else args))
         self.answers.append(1 if repeated else answer)
 
-    def hear(self):
+    def receive(self):
         return self.answers.pop(0)
 
     def __enter__(self):
@@ -88,7 +88,7 @@ def test_a_run_reports_flat_positive_figures_and_compares_with_an_earlier_one(he
     expected = [
         "update_ms", "update_floor_ms", "plain_update_ms", "eager_update_ms", "update_speedup",
         "update_over_floor", "update_p25_ms", "update_sample_ms", "update_forward_ms", "update_backward_ms",
-        "update_optimiser_ms", "plan1_ms", "plan6_ms", "plain_plan1_ms", "plain_plan6_ms", "plan6_floor_ms",
+        "update_optimizer_ms", "plan1_ms", "plan6_ms", "plain_plan1_ms", "plain_plan6_ms", "plan6_floor_ms",
         "plan6_speedup", "plan6_unpruned_ms", "plan_icem_ms", "bf16_update_ms",
     ]  # fmt: skip
     assert {f"state.t1.{name}" for name in expected} <= figures.keys()
@@ -109,7 +109,7 @@ def test_what_is_no_baseline_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "before.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UsageError, match="no baseline of `o2o bench`") as error:
+    with pytest.raises(UsageError, match="not a baseline of `o2o bench`") as error:
         bench(BenchConfig(baseline=path))
     assert "\n" not in str(error.value)
 
@@ -189,7 +189,7 @@ def test_the_phases_of_an_update_are_an_update():
 
 
 def test_made_weights_let_the_ensemble_nearly_agree_about_values_that_differ():
-    agent = lived_in(Agent(make_case("state").transform, AgentConfig()))
+    agent = synthetic_weights(Agent(make_case("state").transform, AgentConfig()))
     joint = torch.cat([torch.rand(200, 50), torch.rand(200, 4) * 2 - 1], -1)
     q = agent.critic.q_heads(joint)
     assert 0.02 < (q.std(0).mean() / q.mean(0).std()).item() < 1
@@ -205,12 +205,12 @@ def test_planners_are_named_by_their_job():
 
 def test_a_contender_in_its_own_process_repeats_a_job_until_asked_and_says_in_one_line_what_fails():
     with Worker("data", DataJobs, Spec({"state": (3,)}, 2), 4, 2) as worker:
-        worker.hear()
-        worker.tell("repeat", "image_bytes")
-        worker.tell("load", "/nowhere.hdf5")
-        assert worker.hear() >= 1
+        worker.receive()
+        worker.send("repeat", "image_bytes")
+        worker.send("load", "/nowhere.hdf5")
+        assert worker.receive() >= 1
         with pytest.raises(O2OError, match=r"dataset file .* does not exist"):
-            worker.hear()
+            worker.receive()
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_a_half_that_cannot_be_written_takes_the_other_with_it(source, tmp_path)
     with pytest.raises(UsageError, match="twice"):
         split(SplitConfig(source, tmp_path / "rest", tmp_path / "rest"))
     one = write(tmp_path / "one", make_episodes()[:1])
-    with pytest.raises(DataError, match="one episode only"):
+    with pytest.raises(DataError, match="only one episode"):
         split(SplitConfig(one, tmp_path / "rest", tmp_path / "part"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "src"]
     for share in (0.0, 1.0, float("nan")):
@@ -229,9 +229,9 @@ def test_what_does_not_belong_together_is_not_merged(source, tmp_path):
         other = write(tmp_path / name, *more, **changes)
         merge(MergeConfig((source, other, str(tmp_path / "all"))))
 
-    with pytest.raises(DataError, match=r"it has 10 decisions a second and not 20; --dataset.resample-hz"):
+    with pytest.raises(DataError, match=r"its control rate is 10 Hz, not 20 Hz; --dataset.resample-hz"):
         merged("slow", make_episodes(), control_hz=10.0)
-    with pytest.raises(DataError, match="one of their rates is unknown"):
+    with pytest.raises(DataError, match="one of the control rates is unknown"):
         merged("unknown", make_episodes(), control_hz=None)
     angle = [replace(e, obs={"state": e.obs["arm.angle"]}) for e in make_episodes()]
     with pytest.raises(DataError) as caught:
@@ -314,13 +314,13 @@ def test_labels_are_read_from_csv_and_json(tmp_path):
 
 WRONG = {
     "episode,sucess\n0,1": "field 'sucess' not found; did you mean 'success'?",
-    "success\n1": "says no episode",
-    "episode,success\n0,maybe": "label 1 makes no sense",
-    "episode,success\n0.5,1": "label 1 makes no sense",
-    "episode,reward\n0,nan": "label 1 makes no sense",
-    "episode,success\n0,1\n9,1": "of episode 9, there are 0 to 5",
-    "episode,success\n-1,1": "of episode -1",
-    "episode,reward,step\n1,1,3": "of step 3 of episode 1, there are 0 to 2",
+    "success\n1": "no field 'episode'",
+    "episode,success\n0,maybe": "label 1 is invalid",
+    "episode,success\n0.5,1": "label 1 is invalid",
+    "episode,reward\n0,nan": "label 1 is invalid",
+    "episode,success\n0,1\n9,1": "episode 9, the recording has episodes 0 to 5",
+    "episode,success\n-1,1": "episode -1",
+    "episode,reward,step\n1,1,3": "step 3 of episode 1, which has steps 0 to 2",
 }
 
 
@@ -332,12 +332,12 @@ def test_labels_that_are_wrong_are_one_line(tmp_path, text):
     assert WRONG[text] in str(caught.value)
     for name, content in {"b.json": "[", "c.json": "3", "d.json": "[3]", "e.csv": "\xff\x00"}.items():
         (tmp_path / name).write_text(content, encoding="latin-1")
-        with pytest.raises(UsageError, match=r"no readable file of labels|no list of labels|field"):
+        with pytest.raises(UsageError, match=r"not a readable label file|not a list of labels|field"):
             labels.read(tmp_path / name)
 
 
 def test_successes_are_paid_and_end_the_world(source, tmp_path):
-    relabel(RelabelConfig(source, tmp_path / "new", pay=2.0, terminate=True))
+    relabel(RelabelConfig(source, tmp_path / "new", success_reward=2.0, terminate=True))
     for number, episode in enumerate(read(tmp_path / "new").episodes):
         done = number % 2 == 0
         assert episode.reward.tolist() == [0] * (len(episode) - 1) + [2 * done]
@@ -346,9 +346,9 @@ def test_successes_are_paid_and_end_the_world(source, tmp_path):
 
 def test_what_needs_a_success_asks_for_it(tmp_path):
     unlabelled = write(tmp_path / "src", [replace(e, success=None) for e in make_episodes()])
-    with pytest.raises(DataError, match="nobody says whether 6 of 6"):
-        relabel(RelabelConfig(unlabelled, tmp_path / "new", pay=1.0))
-    with pytest.raises(UsageError, match="nothing says how to label"):
+    with pytest.raises(DataError, match="the success of 6 of 6"):
+        relabel(RelabelConfig(unlabelled, tmp_path / "new", success_reward=1.0))
+    with pytest.raises(UsageError, match="no labels given"):
         relabel(RelabelConfig(unlabelled, tmp_path / "new"))
 
 
@@ -405,7 +405,7 @@ def test_no_answer_is_lost_and_the_next_run_goes_on(source, tmp_path):
 
 
 def test_the_whole_way_with_keys_and_pay(source, tmp_path, monkeypatch, capsys):
-    config = RelabelConfig(source, tmp_path / "new", keys=True, pay=1.0)
+    config = RelabelConfig(source, tmp_path / "new", interactive=True, success_reward=1.0)
     monkeypatch.setattr("builtins.input", Typed("s", "q"))
     relabel(config)
     assert "1 of 6 episodes have labels" in capsys.readouterr().out and not (tmp_path / "new").exists()
@@ -426,5 +426,5 @@ def test_cameras_of_one_height_are_shown_side_by_side():
     wide = np.full((3, 4, 6, 3), 1, np.uint8)
     grey = np.full((3, 1, 4, 2), 2, np.uint8)
     tall = np.full((3, 9, 6, 3), 3, np.uint8)
-    frames = label_by_hand.pictures(make_episode(2, obs={"wide": wide, "grey": grey, "tall": tall}))
+    frames = label_by_hand.frames(make_episode(2, obs={"wide": wide, "grey": grey, "tall": tall}))
     assert len(frames) == 3 and frames[0].shape == (4, 8, 3) and set(frames[0][0, :, 0]) == {1, 2}
