@@ -21,7 +21,7 @@ from o2o.data.load import DataConfig
 from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
-from o2o.inspect.charts.html_page import Section, write
+from o2o.inspect.charts.html_page import Section, write_page
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
@@ -130,7 +130,7 @@ def report(config: InspectConfig) -> Path:
             write_picture(out / f"{name}.png", answer.plot())
     checkpoint.write_json(out / NUMBERS, {name: answer.metrics() for name, answer in answers.items()})
     lead = _lead(answers)
-    write(out / PAGE, f"Inside {config.run}", lead, sections, _facts(run))
+    write_page(out / PAGE, f"Inside {config.run}", lead, sections, _facts(run))
     for question, said in lead:
         print(f"\n{question}\n  {said}")
     print(f"\nthe page: {out / PAGE}")

@@ -1,1 +1,1 @@
-"""Charts described once and drawn twice: by matplotlib as a PNG, by plotly in a page."""
+"""Defines charts once and draws them twice: with matplotlib as PNG, with plotly on a page."""

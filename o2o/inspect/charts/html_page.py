@@ -1,8 +1,7 @@
-"""One HTML page that needs nothing else: words, tables and live charts, for a laptop or a phone.
+"""Writes a self-contained HTML page of text, tables and interactive charts.
 
-The page holds its own plotly.js and its data. A policy inside it forbids the browser every connection, so
-it looks the same from a memory stick as on the day it was written. Its style is in `page.css`, what draws
-the charts in `page.js`.
+The page includes plotly.js and its data, and its content security policy forbids every connection, so it
+looks the same without a network. `html_page.css` holds its style, and `html_page.js` draws its charts.
 """
 
 import json
@@ -19,12 +18,12 @@ from o2o.inspect.charts.chart import CHOSEN, DATA, MUTED, OUTLINE, PLAN, Chart, 
 SECURITY = "; ".join(
     [
         "default-src 'none'",
-        "script-src 'unsafe-inline' 'unsafe-eval'",  # plotly compiles what it hands to the graphics card
+        "script-src 'unsafe-inline' 'unsafe-eval'",  # plotly compiles its WebGL code
         "style-src 'unsafe-inline'",
         "img-src data: blob:",
     ]
 )
-WITH_LEGEND, WITHOUT = 56, 24  # pixels above a chart; its title stands outside
+MARGIN_WITH_LEGEND, MARGIN = 56, 24  # pixels above a chart; the title is outside of it
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -38,25 +37,25 @@ HEAD = """<!doctype html>
 {style}</style>
 </head>
 <body>
-<noscript><p>The charts need JavaScript; the words and tables do not.</p></noscript>"""
+<noscript><p>The charts need JavaScript; the text and tables do not.</p></noscript>"""
 
 Cell = str | int | float | None
-Result = str | tuple[str, str]
+SummaryItem = str | tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of the page, with a line in its table of contents.
+    """A section of the page, listed in the table of contents.
 
     Attributes:
-        title: a few plain words.
-        words: paragraphs of plain text.
-        charts: two beside each other where there is room; a last odd one takes the whole width.
-        table: (header, rows); numbers are set to four digits, None is a dash.
+        title: heading.
+        text: paragraphs of plain text.
+        charts: charts, two per row on wide screens.
+        table: (header, rows); numbers have four digits, None is a dash.
     """
 
     title: str
-    words: Sequence[str] = ()
+    text: Sequence[str] = ()
     charts: Sequence[Chart | Frames] = ()
     table: tuple[Sequence[str], Sequence[Sequence[Cell]]] | None = None
 
@@ -67,23 +66,23 @@ class Section:
                 raise ValueError(f"section {self.title!r}: a row of {len(row)} cells, wanted {len(header)}")
 
 
-def write(
+def write_page(
     path: Path,
     title: str,
-    lead: Sequence[Result],
+    summary: Sequence[SummaryItem],
     sections: Sequence[Section],
-    facts: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
 ) -> int:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically.
 
     Args:
-        path: of the page, usually `index.html`.
-        title: its heading.
-        lead: the answers at the top, in plain words: paragraphs, or pairs of a question and its answer.
-        sections: what they rest on.
-        facts: what was looked at, and with what; at the foot.
+        path: file of the page, usually `index.html`.
+        title: heading of the page.
+        summary: text at the top: paragraphs, or pairs of a question and its answer.
+        sections: sections with the details.
+        metadata: name -> text in the footer, such as the run and the dataset.
     Returns:
-        Its size in bytes, nearly all of it plotly.js.
+        The size of the page in bytes, nearly all of it plotly.js.
     Raises:
         StorageError: the file cannot be written.
     """
@@ -91,18 +90,18 @@ def write(
 
     body = "".join(
         [
-            f"<header>\n<h1>{_text(title)}</h1>\n{_answers(lead)}{_contents(sections)}</header>\n<main>\n",
+            f"<header>\n<h1>{_text(title)}</h1>\n{_summary(summary)}{_contents(sections)}</header>\n<main>\n",
             *(_section(section, number) for number, section in enumerate(sections, 1)),
             "</main>\n",
         ]
     )
-    head = HEAD.format(security=SECURITY, title=_text(title), style=_beside(".css"))
-    scripts = [f"<script>{get_plotlyjs()}</script>", f"<script>{_beside('.js')}</script>"]
+    head = HEAD.format(security=SECURITY, title=_text(title), style=_read_sibling(".css"))
+    scripts = [f"<script>{get_plotlyjs()}</script>", f"<script>{_read_sibling('.js')}</script>"]
     if not any(section.charts for section in sections):
         scripts = []
     size = sum(len(part.encode()) for part in (head, body, *scripts))
-    foot = _footer(facts or {}, size)
-    data = "\n".join([head, body, foot, _dark(), *scripts, "</body>\n</html>\n"]).encode()
+    footer = _footer(metadata or {}, size)
+    data = "\n".join([head, body, footer, _dark_colors(), *scripts, "</body>\n</html>\n"]).encode()
     write_bytes(path, data)
     return len(data)
 
@@ -111,19 +110,19 @@ def _text(text: Cell) -> str:
     return escape(str(text))
 
 
-def _beside(suffix: str) -> str:
-    """A file of this one's name."""
+def _read_sibling(suffix: str) -> str:
+    """Returns the text of the file with the same name and this suffix."""
     return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
 
 
-def _answers(lead: Sequence[Result]) -> str:
+def _summary(items: Sequence[SummaryItem]) -> str:
     parts = []
-    for answer in lead:
-        if isinstance(answer, str):
-            parts.append(f'<p class="alone">{_text(answer)}</p>\n')
+    for item in items:
+        if isinstance(item, str):
+            parts.append(f'<p class="full-width">{_text(item)}</p>\n')
         else:
-            parts.append(f"<div><h2>{_text(answer[0])}</h2><p>{_text(answer[1])}</p></div>\n")
-    return f'<div class="answers">\n{"".join(parts)}</div>\n' if parts else ""
+            parts.append(f"<div><h2>{_text(item[0])}</h2><p>{_text(item[1])}</p></div>\n")
+    return f'<div class="summary">\n{"".join(parts)}</div>\n' if parts else ""
 
 
 def _contents(sections: Sequence[Section]) -> str:
@@ -136,7 +135,7 @@ def _contents(sections: Sequence[Section]) -> str:
 
 def _section(section: Section, number: int) -> str:
     parts = [f'<section id="part-{number}">\n<h2>{_text(section.title)}</h2>\n']
-    parts += [f"<p>{_text(words)}</p>\n" for words in section.words]
+    parts += [f"<p>{_text(paragraph)}</p>\n" for paragraph in section.text]
     if section.charts:
         parts += ['<div class="charts">\n', *map(_figure, section.charts), "</div>\n"]
     if section.table:
@@ -145,14 +144,14 @@ def _section(section: Section, number: int) -> str:
 
 
 def _figure(chart: Chart | Frames) -> str:
-    """A chart's title, place, data and caption; the script of the page draws it."""
-    from o2o.inspect.charts.plotly_backend import CLEAR, PAPER
+    """Returns a chart's title, container, data and caption; `html_page.js` draws it."""
+    from o2o.inspect.charts.plotly_backend import BACKGROUND, TRANSPARENT
 
     figure = chart.to_plotly()
-    moment = chart.shown_chart if isinstance(chart, Frames) else chart
-    named = any(getattr(mark, "name", "") for mark in moment.marks)
-    figure.update_layout(title=None, margin={"t": WITH_LEGEND if named else WITHOUT})
-    data = str(figure.to_json()).replace("<", "\\u003c").replace(PAPER, CLEAR)
+    shown = chart.shown_chart if isinstance(chart, Frames) else chart
+    has_legend = any(getattr(mark, "name", "") for mark in shown.marks)
+    figure.update_layout(title=None, margin={"t": MARGIN_WITH_LEGEND if has_legend else MARGIN})
+    data = str(figure.to_json()).replace("<", "\\u003c").replace(BACKGROUND, TRANSPARENT)
     parts = [
         f"<h3>{_text(chart.title)}</h3>",
         f'<div class="plot" style="height: {figure.layout["height"]}px"></div>',
@@ -165,13 +164,14 @@ def _figure(chart: Chart | Frames) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     numeric = [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(header))]
 
-    def line(tag: str, cells: Sequence[Cell]) -> str:
-        kinds = [' class="number"' if right else "" for right in numeric]
-        inside = (f"<{tag}{kind}>{_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-        return f"<tr>{''.join(inside)}</tr>\n"
+    def row_html(tag: str, cells: Sequence[Cell]) -> str:
+        classes = [' class="number"' if is_number else "" for is_number in numeric]
+        pairs = zip(classes, cells, strict=True)
+        cells_html = (f"<{tag}{class_}>{_cell(cell)}</{tag}>" for class_, cell in pairs)
+        return f"<tr>{''.join(cells_html)}</tr>\n"
 
-    body = "".join(line("td", row) for row in rows)
-    head = line("th", header)
+    body = "".join(row_html("td", row) for row in rows)
+    head = row_html("th", header)
     return f'<div class="table"><table><thead>{head}</thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
@@ -187,18 +187,18 @@ def _cell(cell: Cell) -> str:
     return f"{float(cell):,.4g}"
 
 
-def _footer(facts: dict[str, str], size: int) -> str:
-    lines = "".join(f"<dt>{_text(name)}</dt><dd>{_text(fact)}</dd>\n" for name, fact in facts.items())
-    note = f"This page of {size / 1e6:.1f} MB holds all it shows; it opens without a network."
+def _footer(metadata: dict[str, str], size: int) -> str:
+    lines = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>\n" for name, value in metadata.items())
+    note = f"This page ({size / 1e6:.1f} MB) is self-contained and opens without a network."
     return f"<footer>\n{f'<dl>{lines}</dl>' if lines else ''}\n<p>{note}</p>\n</footer>"
 
 
-def _dark() -> str:
-    """Pairs of colors in the figures' data, light and dark, for the script of the page."""
-    from o2o.inspect.charts.plotly_backend import FAINT, GRID, INK, faded
+def _dark_colors() -> str:
+    """Returns a script element with pairs of colors of the figures: in the light and in the dark theme."""
+    from o2o.inspect.charts.plotly_backend import GRID, TEXT, TICK, with_opacity
 
-    dark = {INK: "#e3e7ee", FAINT: "#97a1b3", GRID: "#2c333f"}
+    dark = {TEXT: "#e3e7ee", TICK: "#97a1b3", GRID: "#2c333f"}
     dark |= {DATA: "#c6d3ec", PLAN: "#ab8fd6", MUTED: "#5f6979", CHOSEN: "#ffffff", OUTLINE: "#0b0e14"}
     pairs = list(dark.items())
-    pairs += [tuple(faded(color, 0).removesuffix("0)") for color in pair) for pair in dark.items()]
+    pairs += [tuple(with_opacity(color, 0).removesuffix("0)") for color in pair) for pair in dark.items()]
     return f'<script type="application/json" id="dark">{json.dumps(pairs)}</script>'

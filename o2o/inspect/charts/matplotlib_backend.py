@@ -1,6 +1,6 @@
-"""Charts as matplotlib draws them: for PNGs and notebooks.
+"""Draws charts with matplotlib, for PNGs and notebooks.
 
-Matplotlib is heavy, so nothing imports this file before it draws.
+Matplotlib is slow to import, so other modules import this one only when they draw.
 """
 
 import textwrap
@@ -27,17 +27,17 @@ from o2o.inspect.charts.spec import (
     Rule,
 )
 
-WIDTH, HEIGHT, HEIGHT_3D, ROW = 6.4, 4.0, 5.4, 0.3  # inches of a chart; ROW of a category
-INK, FAINT, GRID = "#2b3240", "#667085", "#e4e8ee"
-FILL, BAND = 0.28, 0.18  # opacity of bars and of bands
-LETTER, KEY = 0.061, 0.45  # inches of a letter of 8 points, and of a legend's key
-CATEGORY = 26  # letters in a line of a category's name
-ELEVATION, AZIMUTH = 22, -58  # degrees, of the eye on a three-dimensional chart
-ZOOM = 0.86  # of its box, so that the names of the axes have room
+WIDTH, HEIGHT, HEIGHT_3D, ROW_HEIGHT = 6.4, 4.0, 5.4, 0.3  # inches of a chart and of a category
+TEXT, TICK, GRID = "#2b3240", "#667085", "#e4e8ee"  # colors
+BIN_OPACITY, BAND_OPACITY = 0.28, 0.18
+LETTER_WIDTH, KEY_WIDTH = 0.061, 0.45  # inches of a letter of 8 points and of a legend key
+CATEGORY_WIDTH = 26  # characters per line of a category name
+ELEVATION, AZIMUTH = 22, -58  # degrees, view of a three-dimensional chart
+ZOOM = 0.86  # scale of its box, which leaves room for the axis labels
 
 
-def figure_of(charts: Sequence[ChartSpec], columns: int):
-    """A matplotlib figure of charts, row by row."""
+def make_figure(charts: Sequence[ChartSpec], columns: int):
+    """Returns a matplotlib figure of the charts, row by row."""
     columns = min(columns, len(charts))
     rows = [charts[i : i + columns] for i in range(0, len(charts), columns)]
     heights = [max(map(_height, row)) for row in rows]
@@ -53,75 +53,76 @@ def draw(chart: ChartSpec, axes) -> None:
     """Draws a chart into matplotlib axes.
 
     Raises:
-        ValueError: a three-dimensional chart is to go into flat axes, or the other way about.
+        ValueError: the chart is three-dimensional and the axes are not, or the reverse.
     """
     if chart.is_3d != hasattr(axes, "get_zlim"):
         have, wanted = 3 - chart.is_3d, 2 + chart.is_3d
-        raise ValueError(f"chart {chart.title!r} wants axes of {wanted} dimensions, these have {have}")
+        raise ValueError(f"chart {chart.title!r} needs axes of {wanted} dimensions, these have {have}")
     handles = {}
-    for place, (mark, color) in enumerate(zip(chart.marks, chart.colors, strict=True)):
-        handle = _DRAW[type(mark)](axes, chart, mark, color, 2 + place / 100)
+    for i, (mark, color) in enumerate(zip(chart.marks, chart.colors, strict=True)):
+        handle = _DRAW[type(mark)](axes, chart, mark, color, 2 + i / 100)
         if handle is not None and mark.name:  # type: ignore[union-attr]
-            handles[handle] = plain(mark.name)  # type: ignore[union-attr]
+            handles[handle] = escape(mark.name)  # type: ignore[union-attr]
     _set_axes(axes, chart)
     if chart.is_3d:
         _set_3d_axes(axes, chart)
     else:
-        _set_flat_axes(axes, chart)
-    if len(chart.data("value")):
-        _add_scale(axes, chart)
-    _add_words(axes, chart, handles)
+        _set_2d_axes(axes, chart)
+    if len(chart.finite_values("value")):
+        _add_color_bar(axes, chart)
+    _add_text(axes, chart, handles)
 
 
-def plain(text: str) -> str:
-    """Text that matplotlib shows as it is."""
+def escape(text: str) -> str:
+    """Returns the text with its dollar signs escaped, so that matplotlib reads no formula in it."""
     return text.replace("$", r"\$")
 
 
 def _line(axes, chart: ChartSpec, mark: Line, color: str, zorder: float):
-    x, y = chart.visible("x", mark.x), chart.visible("y", mark.y)
+    x, y = chart.mask_hidden("x", mark.x), chart.mask_hidden("y", mark.y)
     if mark.low is not None and mark.high is not None:
-        low, high = chart.on_floor(mark.low), chart.on_floor(mark.high)
-        axes.fill_between(x, low, high, color=color, alpha=BAND, lw=0, zorder=zorder)
-    alone = np.isfinite(y).sum() == 1
-    style = {"ls": "--" if mark.dash else "-", "marker": "o" if alone else "", "ms": 4}
+        low, high = chart.clip_to_y_axis(mark.low), chart.clip_to_y_axis(mark.high)
+        axes.fill_between(x, low, high, color=color, alpha=BAND_OPACITY, lw=0, zorder=zorder)
+    single = np.isfinite(y).sum() == 1
+    style = {"ls": "--" if mark.dash else "-", "marker": "o" if single else "", "ms": 4}
     return axes.plot(x, y, color=color, lw=1.6, zorder=zorder, **style)[0]
 
 
 def _points(axes, chart: ChartSpec, mark: Points, color: str, zorder: float):
-    place = [chart.visible("x", mark.x), chart.visible("y", mark.y), *([] if mark.z is None else [mark.z])]
-    style: dict = {"color": color} if mark.value is None else {"c": mark.value, **_coloring(chart)}
-    return axes.scatter(*place, s=mark.size**2, linewidths=0, alpha=0.85, zorder=zorder, **style)
+    z = [] if mark.z is None else [mark.z]
+    coordinates = [chart.mask_hidden("x", mark.x), chart.mask_hidden("y", mark.y), *z]
+    style: dict = {"color": color} if mark.value is None else {"c": mark.value, **_color_mapping(chart)}
+    return axes.scatter(*coordinates, s=mark.size**2, linewidths=0, alpha=0.85, zorder=zorder, **style)
 
 
 def _histogram(axes, chart: ChartSpec, mark: Histogram, color: str, zorder: float):
-    height, base = chart.on_floor(np.nan_to_num(mark.height)), chart.on_floor(np.zeros(1))[0]
-    style = {"edgecolor": color, "facecolor": to_rgba(color, FILL)}
+    height, base = chart.clip_to_y_axis(np.nan_to_num(mark.height)), chart.clip_to_y_axis(np.zeros(1))[0]
+    style = {"edgecolor": color, "facecolor": to_rgba(color, BIN_OPACITY)}
     return axes.stairs(height, mark.edges, baseline=base, fill=True, lw=1.4, zorder=zorder, **style)
 
 
 def _rule(axes, chart: ChartSpec, mark: Rule, color: str, zorder: float):
-    at = chart.place(mark)
+    at = chart.rule_position(mark)
     if not np.isfinite(at):
         return None
-    draw_at = axes.axvline if mark.y is None else axes.axhline
-    return draw_at(at, color=color, lw=1.3, ls=(0, (4, 3)), zorder=zorder)
+    draw_line = axes.axvline if mark.y is None else axes.axhline
+    return draw_line(at, color=color, lw=1.3, ls=(0, (4, 3)), zorder=zorder)
 
 
 def _intervals(axes, chart: ChartSpec, mark: Intervals, color: str, zorder: float):
-    rows = chart.rows(mark)
+    rows = chart.interval_rows(mark)
     axes.hlines(rows, mark.low, mark.high, color=color, lw=2.2, alpha=0.55, zorder=zorder)
-    return axes.plot(mark.middle, rows, "o", color=color, ms=5.5, zorder=zorder)[0]
+    return axes.plot(mark.center, rows, "o", color=color, ms=5.5, zorder=zorder)[0]
 
 
 def _paths(axes, chart: ChartSpec, mark: Paths, color: str, zorder: float):
-    strokes, value = mark.strokes()
+    segments, value = mark.segments()
     kind: type = Line3DCollection if chart.is_3d else LineCollection
-    style = {"color": color} if value is None else {"array": value, **_coloring(chart)}
-    lines = kind(strokes, linewidths=mark.width, alpha=0.9, capstyle="round", zorder=zorder, **style)
+    style = {"color": color} if value is None else {"array": value, **_color_mapping(chart)}
+    lines = kind(segments, linewidths=mark.width, alpha=0.9, capstyle="round", zorder=zorder, **style)
     axes.add_collection(lines, autolim=False)
-    shade = color if value is None else COLORMAP[len(COLORMAP) // 2]  # of the legend
-    return Line2D([], [], color=shade, lw=max(mark.width, 1.2))
+    legend_color = color if value is None else COLORMAP[len(COLORMAP) // 2]
+    return Line2D([], [], color=legend_color, lw=max(mark.width, 1.2))
 
 
 def _background_image(axes, chart: ChartSpec, mark: BackgroundImage, color: str, zorder: float):
@@ -140,36 +141,36 @@ _DRAW = {
 
 
 def _height(chart: ChartSpec) -> float:
-    return max(HEIGHT_3D if chart.is_3d else HEIGHT, 1.6 + ROW * len(chart.categories))
+    return max(HEIGHT_3D if chart.is_3d else HEIGHT, 1.6 + ROW_HEIGHT * len(chart.categories))
 
 
-def _coloring(chart: ChartSpec) -> dict:
-    scale = LinearSegmentedColormap.from_list("o2o", COLORMAP)
-    return {"cmap": scale, "norm": Normalize(*chart.limits("value"))}
+def _color_mapping(chart: ChartSpec) -> dict:
+    colormap = LinearSegmentedColormap.from_list("o2o", COLORMAP)
+    return {"cmap": colormap, "norm": Normalize(*chart.limits("value"))}
 
 
 def _set_axes(axes, chart: ChartSpec) -> None:
     for axis in "xyz" if chart.is_3d else "xy":
         getattr(axes, f"set_{axis}lim")(chart.limits(axis))
-        getattr(axes, f"set_{axis}label")(plain(getattr(chart, axis)), fontsize=9, color=INK)
-        if chart.whole(axis):
+        getattr(axes, f"set_{axis}label")(escape(getattr(chart, axis)), fontsize=9, color=TEXT)
+        if chart.has_integers(axis):
             lines = getattr(axes, f"{axis}axis")
             lines.set_major_locator(MaxNLocator("auto", integer=True))
             lines.set_major_formatter("{x:,.0f}")
-    axes.tick_params(labelsize=8, color=FAINT, labelcolor=FAINT)
+    axes.tick_params(labelsize=8, color=TICK, labelcolor=TICK)
 
 
-def _set_flat_axes(axes, chart: ChartSpec) -> None:
+def _set_2d_axes(axes, chart: ChartSpec) -> None:
     for axis in "xy":
         if getattr(chart, f"log_{axis}"):
             _set_log(axes, chart, axis)
     if chart.categories:
-        names = [plain(textwrap.fill(name, CATEGORY)) for name in chart.categories]
-        axes.set_yticks(range(len(names)), names, color=INK)
+        names = [escape(textwrap.fill(name, CATEGORY_WIDTH)) for name in chart.categories]
+        axes.set_yticks(range(len(names)), names, color=TEXT)
         axes.tick_params(axis="y", length=0)
     axes.set_aspect("equal" if chart.equal_aspect else "auto")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.spines[["left", "bottom"]].set_color(TICK)
     axes.set_axisbelow(True)
     if not any(isinstance(mark, BackgroundImage) for mark in chart.marks):
         axes.grid(color=GRID, lw=0.8)
@@ -178,7 +179,7 @@ def _set_flat_axes(axes, chart: ChartSpec) -> None:
 def _set_log(axes, chart: ChartSpec, axis: str) -> None:
     low, high = sorted(chart.limits(axis))
     getattr(axes, f"set_{axis}scale")("log")
-    getattr(axes, f"set_{axis}lim")(chart.limits(axis))  # before, it was linear
+    getattr(axes, f"set_{axis}lim")(chart.limits(axis))  # set_xscale resets them
     lines = getattr(axes, f"{axis}axis")
     lines.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e2 * low else (1,)))
     lines.set_major_formatter("{x:g}")
@@ -186,7 +187,7 @@ def _set_log(axes, chart: ChartSpec, axis: str) -> None:
 
 
 def _set_3d_axes(axes, chart: ChartSpec) -> None:
-    axes.computed_zorder = False  # or a path that matters may lie under a hundred that do not
+    axes.computed_zorder = False  # or the chosen path may be hidden by a hundred others
     axes.view_init(ELEVATION, AZIMUTH)
     box = [abs(high - low) for low, high in map(chart.limits, "xyz")] if chart.equal_aspect else None
     axes.set_box_aspect(box, zoom=ZOOM)
@@ -194,29 +195,31 @@ def _set_3d_axes(axes, chart: ChartSpec) -> None:
         lines.set_pane_color("#f7f8fa")
 
 
-def _add_scale(axes, chart: ChartSpec) -> None:
+def _add_color_bar(axes, chart: ChartSpec) -> None:
     style = {"aspect": 32, "shrink": 0.7, "pad": 0.1} if chart.is_3d else {"aspect": 28, "pad": 0.03}
-    bar = axes.figure.colorbar(ScalarMappable(**_coloring(chart)), ax=axes, **style)
-    bar.set_label(plain(chart.value), fontsize=9, color=INK)
+    bar = axes.figure.colorbar(ScalarMappable(**_color_mapping(chart)), ax=axes, **style)
+    bar.set_label(escape(chart.value), fontsize=9, color=TEXT)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=FAINT, labelcolor=FAINT)
+    bar.ax.tick_params(labelsize=8, color=TICK, labelcolor=TICK)
 
 
-def _add_words(axes, chart: ChartSpec, handles: dict) -> None:
-    """Title, legend and caption, in as many lines as the width asks for."""
+def _add_text(axes, chart: ChartSpec, handles: dict) -> None:
+    """Adds title, legend and caption, wrapped to the width of the axes."""
     width = axes.bbox.width / axes.figure.dpi  # inches
     num_rows = 0
     if handles:
-        widths = [KEY + LETTER * len(name) for name in handles.values()]
+        widths = [KEY_WIDTH + LETTER_WIDTH * len(name) for name in handles.values()]
         columns = len(handles) if sum(widths) < width else max(1, int(width / max(widths)))
         num_rows = -(-len(handles) // columns)
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0.2, "borderaxespad": 0.1}
-        style = {"frameon": False, "fontsize": 8, "labelcolor": INK, "handlelength": 1.5}
-        axes.legend(list(handles), list(handles.values()), ncols=columns, **place, **style)
-    title = textwrap.fill(chart.title, int(width / (1.25 * LETTER)))
-    axes.set_title(plain(title), fontsize=10.5, color=INK, loc="left", pad=6 + 13 * num_rows)
+        position = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0.2, "borderaxespad": 0.1}
+        style = {"frameon": False, "fontsize": 8, "labelcolor": TEXT, "handlelength": 1.5}
+        axes.legend(list(handles), list(handles.values()), ncols=columns, **position, **style)
+    title = textwrap.fill(chart.title, int(width / (1.25 * LETTER_WIDTH)))
+    axes.set_title(escape(title), fontsize=10.5, color=TEXT, loc="left", pad=6 + 13 * num_rows)
     if chart.caption:
-        below = -24 - 14 * bool(chart.x) if not chart.is_3d else -6  # points, under the ticks and their name
-        caption = plain(textwrap.fill(chart.caption, int(width / LETTER)))
-        style = {"fontsize": 8, "color": FAINT, "va": "top", "annotation_clip": False}
+        below = (
+            -24 - 14 * bool(chart.x) if not chart.is_3d else -6
+        )  # points below the axes: ticks and axis label
+        caption = escape(textwrap.fill(chart.caption, int(width / LETTER_WIDTH)))
+        style = {"fontsize": 8, "color": TICK, "va": "top", "annotation_clip": False}
         axes.annotate(caption, (0, 0), (0, below), "axes fraction", "offset points", **style)

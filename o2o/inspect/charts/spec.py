@@ -1,6 +1,6 @@
-"""What charts are made of: marks, colors that mean something, and what a chart says. Draws nothing.
+"""Describes charts as marks, colors and axis labels, independently of any plotting library.
 
-`o2o.inspect.charts.chart` adds the drawing and gives every name of this file; it is the one to import.
+`o2o.inspect.charts.chart` adds the plotting methods and re-exports every name; import from there.
 """
 
 from collections.abc import Sequence
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DATA, MODEL, POLICY = "#33415c", "#e4572e", "#17a398"  # recorded or real; what a model says; the policy
-RANDOM, PLAN, MUTED = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; what is beside
-CHOSEN, OUTLINE = "#10151f", "#fdfdfd"  # what was decided, and what sets a line apart from a picture under it
+DATA, MODEL, POLICY = "#33415c", "#e4572e", "#17a398"  # recorded or measured; model predictions; the policy
+RANDOM, PLAN, MUTED = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; secondary information
+CHOSEN, OUTLINE = "#10151f", "#fdfdfd"  # the chosen plan; the outline that separates a line from an image
 PALETTE = (DATA, MODEL, POLICY, RANDOM, PLAN, MUTED)
-# From certain (dark blue) to unsure (bright orange); lightness rises evenly, so grey prints still read.
+# From low (dark blue) to high (bright orange); lightness rises evenly, so grayscale prints stay readable.
 COLORMAP = ("#31509f", "#6c53a5", "#a3559c", "#d25e80", "#ee785d", "#f99a43", "#fcc13c")
-BESIDE = 0.22  # rows between the intervals of two marks in one category
-PAD = 0.04  # of an axis beyond the data, at either end
+ROW_OFFSET = 0.22  # rows between the intervals of two marks in one category
+AXIS_MARGIN = 0.04  # fraction of the axis length that is added beyond the data at either end
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A curve, with a band around it if wanted.
+    """A curve with an optional band around it.
 
     Attributes:
-        x: (n,).
-        y: (n,); NaN is a gap, as in every array of a chart, and so is an infinity.
-        name: in the legend; none, no entry.
-        color: "#rrggbb"; none, the next one of the palette.
-        dash: whether it is dashed.
-        low, high: (n,) the band; both or neither.
+        x: (n,) horizontal coordinates.
+        y: (n,) vertical coordinates; NaN or infinity makes a gap, as in every array of a chart.
+        name: legend entry; empty, none.
+        color: "#rrggbb"; empty, the next color of the palette.
+        dash: whether the line is dashed.
+        low, high: (n,) lower and upper edge of the band; both or neither.
     """
 
     x: np.ndarray
@@ -42,31 +42,31 @@ class Line:
     high: np.ndarray | None = None
 
     def __post_init__(self):
-        n = _keep(self, "x", (None,))[0]
-        _keep(self, "y", (n,))
+        n = _set_array(self, "x", (None,))[0]
+        _set_array(self, "y", (n,))
         if (self.low is None) != (self.high is None):
-            raise ValueError(f"{_label(self)}: a band wants both low and high")
-        _keep(self, "low", (n,))
-        _keep(self, "high", (n,))
+            raise ValueError(f"{_describe(self)}: a band needs both low and high")
+        _set_array(self, "low", (n,))
+        _set_array(self, "high", (n,))
 
-    def reach(self) -> list[np.ndarray]:
-        """All numbers along x, and all along y."""
+    def coordinates(self) -> list[np.ndarray]:
+        """Returns all x values and all y values, as the axis limits need them."""
         band = [self.low, self.high] if self.low is not None and self.high is not None else []
         return [self.x, np.concatenate([self.y, *band])]
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Dots.
+    """A scatter plot.
 
     Attributes:
-        x, y: (n,).
-        name: in the legend.
-        color: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
-        value: (n,) numbers that the color scale shows.
-        label: n texts, shown under the pointer.
-        z: (n,); the chart is three-dimensional.
-        size: diameter in points.
+        x, y: (n,) coordinates.
+        name: legend entry.
+        color: "#rrggbb"; empty, the next color of the palette. Unused if `value` is given.
+        value: (n,) numbers that the colormap shows.
+        label: n hover texts.
+        z: (n,) third coordinates; they make the chart three-dimensional.
+        size: diameter in typographic points.
     """
 
     x: np.ndarray
@@ -79,25 +79,25 @@ class Points:
     size: float = 5.0
 
     def __post_init__(self):
-        n = _keep(self, "x", (None,))[0]
+        n = _set_array(self, "x", (None,))[0]
         for field in ("y", "value", "z"):
-            _keep(self, field, (n,))
+            _set_array(self, field, (n,))
         if self.label is not None and len(self.label) != n:
-            raise ValueError(f"{_label(self)}: {len(self.label)} labels of {n} points")
+            raise ValueError(f"{_describe(self)}: {len(self.label)} labels of {n} points")
 
-    def reach(self) -> list[np.ndarray]:
+    def coordinates(self) -> list[np.ndarray]:
         return [self.x, self.y] if self.z is None else [self.x, self.y, self.z]
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """A histogram: outlined and translucent, so that two or three lie over each other readably.
+    """A histogram, outlined and translucent so that two or three stay readable on top of each other.
 
     Attributes:
-        edges: (n+1,) rising borders, as `np.histogram` gives them.
-        height: (n,).
-        name: in the legend.
-        color: "#rrggbb"; none, the next one of the palette.
+        edges: (n+1,) increasing bin edges, as `np.histogram` gives them.
+        height: (n,) heights of the bins.
+        name: legend entry.
+        color: "#rrggbb"; empty, the next color of the palette.
     """
 
     edges: np.ndarray
@@ -106,24 +106,24 @@ class Histogram:
     color: str = ""
 
     def __post_init__(self):
-        n = _keep(self, "edges", (None,))[0]
-        _keep(self, "height", (n - 1,))
+        n = _set_array(self, "edges", (None,))[0]
+        _set_array(self, "height", (n - 1,))
         if not (np.diff(self.edges) > 0).all():
-            raise ValueError(f"{_label(self)}: edges do not rise, wanted rising finite numbers")
+            raise ValueError(f"{_describe(self)}: edges do not increase, wanted increasing finite numbers")
 
-    def reach(self) -> list[np.ndarray]:
+    def coordinates(self) -> list[np.ndarray]:
         return [self.edges, np.append(self.height, 0)]
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """A straight line across the whole chart, at an x or at a y; NaN draws none.
+    """A straight line across the whole chart at one x or one y; NaN draws none.
 
     Attributes:
-        x: where it stands upright.
-        y: where it lies; one of the two.
-        name: in the legend.
-        color: "#rrggbb"; none, `MUTED`.
+        x: position of a vertical line.
+        y: position of a horizontal line; exactly one of the two is given.
+        name: legend entry.
+        color: "#rrggbb"; empty, `MUTED`.
     """
 
     x: float | None = None
@@ -133,26 +133,26 @@ class Rule:
 
     def __post_init__(self):
         if (self.x is None) == (self.y is None):
-            raise ValueError(f"{_label(self)}: wanted either x or y")
+            raise ValueError(f"{_describe(self)}: wanted either x or y")
 
-    def reach(self) -> list[np.ndarray]:
+    def coordinates(self) -> list[np.ndarray]:
         return [np.array([] if at is None else [at], float) for at in (self.x, self.y)]
 
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """Horizontal intervals, one a category, the first at the top: rankings.
+    """Horizontal intervals, one per category, the first at the top.
 
     Attributes:
-        names: n categories; the same ones in every `Intervals` of a chart.
-        middle: (n,) where the dot is.
-        low, high: (n,) where the bar begins and ends; NaN draws the dot alone.
-        color: "#rrggbb"; none, the next one of the palette.
-        name: in the legend.
+        names: n categories; the same ones in all `Intervals` of a chart.
+        center: (n,) positions of the dots.
+        low, high: (n,) ends of the bars; NaN draws the dot alone.
+        color: "#rrggbb"; empty, the next color of the palette.
+        name: legend entry.
     """
 
     names: Sequence[str]
-    middle: np.ndarray
+    center: np.ndarray
     low: np.ndarray
     high: np.ndarray
     color: str = ""
@@ -160,23 +160,23 @@ class Intervals:
 
     def __post_init__(self):
         object.__setattr__(self, "names", tuple(self.names))
-        for field in ("middle", "low", "high"):
-            _keep(self, field, (len(self.names),))
+        for field in ("center", "low", "high"):
+            _set_array(self, field, (len(self.names),))
 
-    def reach(self) -> list[np.ndarray]:
-        return [np.concatenate([self.middle, self.low, self.high]), np.zeros(0)]
+    def coordinates(self) -> list[np.ndarray]:
+        return [np.concatenate([self.center, self.low, self.high]), np.zeros(0)]
 
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Polylines colored by a value: the candidates of a planner, episodes through space.
+    """Polylines colored by a value, such as the candidates of a planner or episodes in space.
 
     Attributes:
-        points: (S, n, 2), or (S, n, 3): then the chart is three-dimensional.
-        value: (S,) a number of each path, or (S, n) one of each corner, that the color scale shows.
-        name: in the legend.
-        width: of the lines, in points.
-        color: "#rrggbb"; none, the next one of the palette. Not used where there is a value.
+        points: (S, n, 2), or (S, n, 3) for a three-dimensional chart.
+        value: (S,) one number per path or (S, n) one per vertex, which the colormap shows.
+        name: legend entry.
+        width: line width in typographic points.
+        color: "#rrggbb"; empty, the next color of the palette. Unused if `value` is given.
     """
 
     points: np.ndarray
@@ -186,19 +186,20 @@ class Paths:
     color: str = ""
 
     def __post_init__(self):
-        shape = _keep(self, "points", (None, None, None))
+        shape = _set_array(self, "points", (None, None, None))
         if shape[2] not in (2, 3):
-            raise ValueError(f"{_label(self)}: points have shape {shape}, wanted (S, n, 2) or (S, n, 3)")
-        _keep(self, "value", shape[:1] if np.ndim(self.value) < 2 else shape[:2])  # type: ignore[arg-type]
+            raise ValueError(f"{_describe(self)}: points have shape {shape}, wanted (S, n, 2) or (S, n, 3)")
+        value_shape = shape[:1] if np.ndim(self.value) < 2 else shape[:2]  # type: ignore[arg-type]
+        _set_array(self, "value", value_shape)
 
-    def reach(self) -> list[np.ndarray]:
+    def coordinates(self) -> list[np.ndarray]:
         return list(self.points.reshape(-1, self.points.shape[2]).T)
 
-    def strokes(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """What is drawn in one color each: lines (K, m, 2 or 3), and their values (K,), rising.
+    def segments(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the single-colored segments: lines (K, m, 2 or 3) and their increasing values (K,).
 
-        A path with one value is one stroke. With a value at each corner it is n - 1 strokes, each of the
-        mean of its two ends. Strokes without a finite value are left out.
+        A path with one value is one segment. With one value per vertex it is n - 1 segments, each with the
+        mean of the values at its two ends. Segments without a finite value are left out.
         """
         lines, value = self.points, self.value
         if value is None:
@@ -207,18 +208,18 @@ class Paths:
             lines = np.stack([lines[:, :-1], lines[:, 1:]], 2)  # (S, n-1, 2, 2 or 3)
             lines = lines.reshape(-1, 2, lines.shape[3])
             value = ((value[:, :-1] + value[:, 1:]) / 2).reshape(-1)
-        order = np.argsort(value, kind="stable")[: np.isfinite(value).sum()]  # NaN comes last
+        order = np.argsort(value, kind="stable")[: np.isfinite(value).sum()]  # NaN is sorted last
         return lines[order], value[order]
 
 
 @dataclass(frozen=True, eq=False)
 class BackgroundImage:
-    """An image behind the other marks of a flat chart.
+    """An image behind the other marks of a two-dimensional chart.
 
     Attributes:
-        image: (h, w, 3) uint8, its first row at the top.
-        extent: (left, right, bottom, top) in the chart's units; bottom > top turns the y axis over, so
-            (0, w, h, 0) is for marks in pixels.
+        image: (h, w, 3) uint8, the first row at the top.
+        extent: (left, right, bottom, top) in the units of the axes; bottom > top flips the y axis, so
+            (0, w, h, 0) is right for marks in pixels.
     """
 
     image: np.ndarray
@@ -234,7 +235,7 @@ class BackgroundImage:
         object.__setattr__(self, "image", image)
         object.__setattr__(self, "extent", (left, right, bottom, top))
 
-    def reach(self) -> list[np.ndarray]:
+    def coordinates(self) -> list[np.ndarray]:
         return [np.array(self.extent[:2]), np.array(self.extent[2:])]
 
 
@@ -243,18 +244,19 @@ Mark = Line | Points | Histogram | Rule | Intervals | Paths | BackgroundImage
 
 @dataclass(frozen=True, eq=False)
 class ChartSpec:
-    """What a chart says, whoever draws it.
+    """The content of a chart, independent of the plotting library.
 
     Attributes:
-        title: one line, plain words.
-        x, y: names of the axes, with their units.
-        marks: what is drawn, the first one lowest.
-        caption: a sentence or two on how to read it.
-        z: name of the third axis of a three-dimensional chart.
-        value: name of what the color scale shows.
-        log_x, log_y: logarithmic axes; numbers that are not above zero are gaps there.
-        equal_aspect: one unit is as long on x as on y (and z).
-        x_range, y_range, z_range, value_range: (low, high); none, as far as the data go.
+        title: one line of plain text.
+        x, y: axis labels with units.
+        marks: what is drawn, from back to front.
+        caption: one or two sentences on how to read the chart.
+        z: label of the third axis of a three-dimensional chart.
+        value: label of the color bar.
+        log_x, log_y: whether the axis is logarithmic; numbers that are not positive are gaps there.
+        equal_aspect: whether one unit has the same length on all axes.
+        x_range, y_range, z_range, value_range: (low, high) of an axis or of the color bar; None, the range
+            of the data.
     """
 
     title: str
@@ -274,22 +276,22 @@ class ChartSpec:
 
     def __post_init__(self):
         object.__setattr__(self, "marks", tuple(self.marks))
-        here = f"chart {self.title!r}"
+        described = f"chart {self.title!r}"
         for mark in self.marks:
             if not isinstance(mark, Mark):
-                raise ValueError(f"{here}: {type(mark).__name__} is no mark; have {_kinds()}")
-        deep = [mark for mark in self.marks if len(mark.reach()) == 3]
-        if deep and len(deep) < len(self.marks):
-            raise ValueError(f"{here} has marks of two and of three dimensions, wanted one kind")
-        if deep and (self.log_x or self.log_y):
-            raise ValueError(f"{here} has three dimensions, where no axis can be logarithmic")
-        ranked = {mark.names for mark in self.marks if isinstance(mark, Intervals)}
-        if len(ranked) > 1:
-            raise ValueError(f"{here} has intervals of different categories, wanted the same ones")
-        if ranked and self.log_y:
-            raise ValueError(f"{here} has categories on y, which cannot be logarithmic")
+                raise ValueError(f"{described}: {type(mark).__name__} is no mark; have {_mark_names()}")
+        marks_3d = [mark for mark in self.marks if len(mark.coordinates()) == 3]
+        if marks_3d and len(marks_3d) < len(self.marks):
+            raise ValueError(f"{described} has marks of two and of three dimensions, wanted one kind")
+        if marks_3d and (self.log_x or self.log_y):
+            raise ValueError(f"{described} has three dimensions, where no axis can be logarithmic")
+        categories = {mark.names for mark in self.marks if isinstance(mark, Intervals)}
+        if len(categories) > 1:
+            raise ValueError(f"{described} has intervals of different categories, wanted the same ones")
+        if categories and self.log_y:
+            raise ValueError(f"{described} has categories on y, which cannot be logarithmic")
         if (self.log_x or self.log_y) and any(isinstance(mark, BackgroundImage) for mark in self.marks):
-            raise ValueError(f"{here} has a background image, which no logarithmic axis can show")
+            raise ValueError(f"{described} has a background image, which no logarithmic axis can show")
         for axis in ("x", "y", "z", "value"):
             self._check_range(axis, getattr(self, f"{axis}_range"))
 
@@ -304,118 +306,119 @@ class ChartSpec:
 
     @property
     def is_3d(self) -> bool:
-        """Whether it has three dimensions."""
-        return any(len(mark.reach()) == 3 for mark in self.marks)
+        """Whether the chart is three-dimensional."""
+        return any(len(mark.coordinates()) == 3 for mark in self.marks)
 
     @property
     def categories(self) -> Sequence[str]:
-        """What the places 0, 1, … on y stand for; empty where y is a number."""
+        """Names of the positions 0, 1, ... on y; empty if y is a number."""
         return next((mark.names for mark in self.marks if isinstance(mark, Intervals)), ())
 
     @property
     def colors(self) -> list[str]:
-        """A color for each mark: its own, or the next of the palette that no mark has asked for."""
+        """The color of each mark: its own, or the next one of the palette that no mark has requested."""
         taken = {mark.color for mark in self.marks if not isinstance(mark, BackgroundImage)}
         free = [color for color in PALETTE if color not in taken] or list(PALETTE)
-        chosen, num_free = [], 0
+        colors, num_free = [], 0
         for mark in self.marks:
             if isinstance(mark, Rule):
-                chosen.append(mark.color or MUTED)
+                colors.append(mark.color or MUTED)
             elif isinstance(mark, BackgroundImage) or getattr(mark, "value", None) is not None:
-                chosen.append(MUTED)
+                colors.append(MUTED)
             else:
-                chosen.append(mark.color or free[num_free % len(free)])
+                colors.append(mark.color or free[num_free % len(free)])
                 num_free += not mark.color
-        return chosen
+        return colors
 
-    def rows(self, spans: Intervals) -> np.ndarray:
-        """(n,) heights of a mark's intervals; those of several marks lie close beside each other."""
-        every = [mark for mark in self.marks if isinstance(mark, Intervals)]
-        return np.arange(len(spans.names)) + BESIDE * (every.index(spans) - (len(every) - 1) / 2)
+    def interval_rows(self, intervals: Intervals) -> np.ndarray:
+        """Returns the (n,) y positions of a mark's intervals; several marks lie close to each other."""
+        all_intervals = [mark for mark in self.marks if isinstance(mark, Intervals)]
+        shift = all_intervals.index(intervals) - (len(all_intervals) - 1) / 2
+        return np.arange(len(intervals.names)) + ROW_OFFSET * shift
 
-    def visible(self, axis: str, numbers: np.ndarray) -> np.ndarray:
-        """The numbers, with NaN for what a logarithmic axis cannot show."""
-        return np.where(numbers > 0, numbers, np.nan) if getattr(self, f"log_{axis}", False) else numbers
+    def mask_hidden(self, axis: str, values: np.ndarray) -> np.ndarray:
+        """Returns the values with NaN in place of those that a logarithmic axis cannot show."""
+        return np.where(values > 0, values, np.nan) if getattr(self, f"log_{axis}", False) else values
 
-    def place(self, rule: Rule) -> float:
-        """Where a rule crosses its axis; NaN where it cannot."""
+    def rule_position(self, rule: Rule) -> float:
+        """Returns where a rule crosses its axis; NaN where it cannot."""
         axis, at = ("x", rule.x) if rule.y is None else ("y", rule.y)
-        return float(self.visible(axis, np.asarray(at, float)))
+        return float(self.mask_hidden(axis, np.asarray(at, float)))
 
-    def on_floor(self, numbers: np.ndarray) -> np.ndarray:
-        """The numbers along y, with the axis' lower end for what a logarithmic axis cannot show."""
-        return np.where(numbers <= 0, min(self.limits("y")), numbers) if self.log_y else numbers
+    def clip_to_y_axis(self, values: np.ndarray) -> np.ndarray:
+        """Returns y values with the lower end of the axis in place of those that a log axis cannot show."""
+        return np.where(values <= 0, min(self.limits("y")), values) if self.log_y else values
 
-    def whole(self, axis: str) -> bool:
-        """Whether an axis counts: all its data are whole numbers."""
-        data = self.data(axis)
-        return bool(len(data)) and not getattr(self, f"log_{axis}", False) and bool((data % 1 == 0).all())
+    def has_integers(self, axis: str) -> bool:
+        """Returns whether an axis shows whole numbers only."""
+        values = self.finite_values(axis)
+        is_log = getattr(self, f"log_{axis}", False)
+        return bool(len(values)) and not is_log and bool((values % 1 == 0).all())
 
-    def data(self, axis: str) -> np.ndarray:
-        """All finite numbers on x, y, z or the color scale, (n,); above zero on a logarithmic axis."""
+    def finite_values(self, axis: str) -> np.ndarray:
+        """Returns all finite numbers (n,) on x, y, z or the color bar; positive ones on a log axis."""
         if axis == "value":
             given = [getattr(mark, "value", None) for mark in self.marks]
-            every = [value for value in given if value is not None]
+            arrays = [value for value in given if value is not None]
         else:
-            place = "xyz".index(axis)
-            every = [mark.reach()[place] for mark in self.marks if place < len(mark.reach())]
-        numbers = np.concatenate([np.zeros(0), *(part.reshape(-1) for part in every)])
-        return numbers[np.isfinite(numbers) & ((numbers > 0) | (not getattr(self, f"log_{axis}", False)))]
+            i = "xyz".index(axis)
+            arrays = [mark.coordinates()[i] for mark in self.marks if i < len(mark.coordinates())]
+        values = np.concatenate([np.zeros(0), *(array.reshape(-1) for array in arrays)])
+        return values[np.isfinite(values) & ((values > 0) | (not getattr(self, f"log_{axis}", False)))]
 
     def limits(self, axis: str) -> Range:
-        """(low, high) of an axis: the range that was given, or that of the data and a little more."""
+        """Returns (low, high) of an axis: the given range, or that of the data plus a margin."""
         given = getattr(self, f"{axis}_range")
         if given is not None:
             return float(given[0]), float(given[1])
         if axis == "y" and self.categories:
             return len(self.categories) - 0.5, -0.5  # the first at the top
-        picture = next((mark for mark in self.marks if isinstance(mark, BackgroundImage)), None)
-        if picture is not None and axis in "xy":
-            return picture.extent[:2] if axis == "x" else picture.extent[2:]
-        data, log = self.data(axis), getattr(self, f"log_{axis}", False)
-        if not len(data):
+        image = next((mark for mark in self.marks if isinstance(mark, BackgroundImage)), None)
+        if image is not None and axis in "xy":
+            return image.extent[:2] if axis == "x" else image.extent[2:]
+        values, log = self.finite_values(axis), getattr(self, f"log_{axis}", False)
+        if not len(values):
             return (1.0, 10.0) if log else (0.0, 1.0)
-        low, high = float(data.min()), float(data.max())
+        low, high = float(values.min()), float(values.max())
         if axis == "value":
             return (low, high) if low < high else (low - 0.5, high + 0.5)
         if log:
             low, high = np.log10(low), np.log10(high)
-        pad = PAD * (high - low) or (0.3 if log else 0.5 * abs(low) or 0.5)
-        sits = (
-            axis == "y" and not log and low == 0 and any(isinstance(mark, Histogram) for mark in self.marks)
-        )
-        low, high = low - pad * (not sits), high + pad
+        margin = AXIS_MARGIN * (high - low) or (0.3 if log else 0.5 * abs(low) or 0.5)
+        has_bins = any(isinstance(mark, Histogram) for mark in self.marks)
+        starts_at_0 = axis == "y" and not log and low == 0 and has_bins
+        low, high = low - margin * (not starts_at_0), high + margin
         return (10**low, 10**high) if log else (low, high)
 
 
-def _keep(mark, field: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Makes a field of a mark an array of the shape, and gives its shape; None stays None.
+def _set_array(mark, field: str, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    """Makes a field of a mark a read-only array of the given shape and returns its shape; None stays None.
 
     Raises:
-        ValueError: it has another shape, or holds no numbers.
+        ValueError: the field has another shape or holds no numbers.
     """
     given = getattr(mark, field)
     if given is None:
         return ()
     try:
-        array = np.array(given, float)  # a copy: later changes of the caller's array are not the chart's
+        array = np.array(given, float)  # a copy: later changes of the caller's array do not reach the chart
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{_label(mark)}: {field} is not an array of numbers ({error})") from None
+        raise ValueError(f"{_describe(mark)}: {field} is not an array of numbers ({error})") from None
     array[~np.isfinite(array)] = np.nan
     if array.ndim != len(shape) or any(
         want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
     ):
         wanted = ", ".join("n" if want is None else str(want) for want in shape)
-        raise ValueError(f"{_label(mark)}: {field} has shape {array.shape}, wanted ({wanted})")
+        raise ValueError(f"{_describe(mark)}: {field} has shape {array.shape}, wanted ({wanted})")
     array.flags.writeable = False
     object.__setattr__(mark, field, array)
     return array.shape
 
 
-def _label(mark) -> str:
+def _describe(mark) -> str:
     name = getattr(mark, "name", "")
     return f"{type(mark).__name__} {name!r}" if name else type(mark).__name__
 
 
-def _kinds() -> str:
+def _mark_names() -> str:
     return ", ".join(kind.__name__ for kind in Mark.__args__)

@@ -1,4 +1,4 @@
-"""The page: all in one file, nothing from outside, and every number in it."""
+"""Tests that the HTML page is self-contained and holds every number of its charts."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from o2o.inspect.charts.chart import (
     Points,
     Rule,
 )
-from o2o.inspect.charts.html_page import Section, write
+from o2o.inspect.charts.html_page import Section, write_page
 
 EVIL = "<script>alert('me')</script> & </style>"
 IMAGE = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
@@ -32,15 +32,15 @@ NUMBERS = [1.5, -2.25, 3.125]  # exact in any precision
 
 
 def every_chart() -> list[Chart | Frames]:
-    fan = np.stack([[0, 1, 2], NUMBERS], 1)[None]
-    deep = np.concatenate([fan, np.ones((1, 3, 1))], 2)
+    paths = np.stack([[0, 1, 2], NUMBERS], 1)[None]
+    paths_3d = np.concatenate([paths, np.ones((1, 3, 1))], 2)
     marks = {
         "line": [Line([0, 1, 2], NUMBERS, EVIL, DATA, low=[0, 0, 0], high=[4, 4, 4]), Rule(x=1, name="here")],
         "points": [Points([0, 1, 2], NUMBERS, value=NUMBERS, label=[EVIL, "b", "c"])],
         "bars": [Histogram([0, 1, 2, 3], NUMBERS)],
         "spans": [Intervals(["a", "b", EVIL], NUMBERS, [0, 0, 0], [5, 5, 5])],
-        "paths": [BackgroundImage(IMAGE, (0, 1, 0, 1)), Paths(fan, [1])],
-        "deep": [Paths(deep, [1])],
+        "paths": [BackgroundImage(IMAGE, (0, 1, 0, 1)), Paths(paths, [1])],
+        "paths_3d": [Paths(paths_3d, [1])],
     }
     charts = [
         Chart(f"the {name} {EVIL}", "x", EVIL, these, f"how to read {name}") for name, these in marks.items()
@@ -49,7 +49,7 @@ def every_chart() -> list[Chart | Frames]:
 
 
 class Reader(HTMLParser):
-    """Tags, attributes, texts, and the contents of scripts."""
+    """Collects tags, attributes, text and the contents of scripts."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -77,10 +77,10 @@ def page(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("page") / "deep" / "index.html"
     table = (["name", EVIL, "number"], [["a", "", 12345], ["b", None, 1.23456]])
     sections = [
-        Section("Charts", [EVIL, "some words"], every_chart()),
+        Section("Charts", [EVIL, "some text"], every_chart()),
         Section(f"Table {EVIL}", table=table),
     ]
-    size = write(path, f"Title {EVIL}", [EVIL, ("Why?", "Because.")], sections, {"run": EVIL})
+    size = write_page(path, f"Title {EVIL}", [EVIL, ("Why?", "Because.")], sections, {"run": EVIL})
     assert path.stat().st_size == size
     return path.read_text(encoding="utf-8")
 
@@ -95,7 +95,7 @@ def figures(read: Reader) -> list[dict]:
 
 
 def numbers(data) -> list:
-    """All numbers in plotly's JSON; its arrays are base64 of little-endian numbers."""
+    """Returns all numbers in plotly's JSON, whose arrays are base64 of little-endian numbers."""
     if isinstance(data, dict) and "bdata" in data:
         return np.frombuffer(base64.b64decode(data["bdata"]), data["dtype"]).tolist()
     if isinstance(data, dict):
@@ -105,22 +105,22 @@ def numbers(data) -> list:
     return [data] if isinstance(data, int | float) else []
 
 
-def test_every_chart_is_valid_json_that_holds_its_numbers(read):
-    found = figures(read)
-    assert len(found) == len(every_chart()) == read.tags.count("figure")
-    for figure in found:
+def test_every_chart_is_valid_json_with_its_numbers(read):
+    data = figures(read)
+    assert len(data) == len(every_chart()) == read.tags.count("figure")
+    for figure in data:
         assert set(NUMBERS) <= set(numbers(figure["data"]))
-    assert len(found[-1]["layout"]["sliders"][0]["steps"]) == 2
-    assert [image["source"][:22] for image in found[4]["layout"]["images"]] == ["data:image/png;base64,"]
+    assert len(data[-1]["layout"]["sliders"][0]["steps"]) == 2
+    assert [image["source"][:22] for image in data[4]["layout"]["images"]] == ["data:image/png;base64,"]
 
 
-def test_there_is_one_plotly_and_it_comes_before_what_calls_it(page, read):
+def test_plotly_is_included_once_and_before_its_use(page, read):
     assert page.count("* plotly.js v") == 1
     code = [text for kind, text in read.scripts if not kind]
     assert len(code) == 2 and "plotly.js v" in code[0] and "Plotly.react" in code[1]
 
 
-def test_nothing_comes_from_outside(page, read):
+def test_nothing_is_loaded_from_outside(page, read):
     ours = page.replace(max((text for _, text in read.scripts), key=len), "")
     assert "http:" not in ours and "https:" not in ours
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|sendBeacon", ours)
@@ -136,19 +136,19 @@ def test_no_button_sends_data_away(read):
     assert "showSendToCloud: false" in code and "modeBarButtons: buttons" in code
 
 
-def test_words_are_words_and_never_markup(page, read):
+def test_text_is_never_markup(page, read):
     assert len(read.scripts) == len(every_chart()) + 3  # figures; colors, plotly, ours
     assert page.count("<script>alert") == 0 and "alert" not in "".join(
         text for kind, text in read.scripts[-1:]
     )
     assert read.tags.count("style") == 1 and "style" not in read.tags[read.tags.index("body") :]
-    places = {"title": 1, "h1": 1, "lead": 1, "contents": 1, "words": 1, "h2": 1, "h3": 6, "th": 1, "dd": 1}
-    assert read.text.count(EVIL) == sum(places.values())
-    for words in ("Title", "some words", "Why?", "Because.", "how to read deep", "frames", "Table"):
-        assert words in read.text
+    counts = {"title": 1, "h1": 1, "summary": 1, "contents": 1, "text": 1, "h2": 1, "h3": 6, "th": 1, "dd": 1}
+    assert read.text.count(EVIL) == sum(counts.values())
+    for text in ("Title", "some text", "Why?", "Because.", "how to read paths_3d", "frames", "Table"):
+        assert text in read.text
 
 
-def test_titles_stand_once_and_over_the_chart(read):
+def test_titles_appear_once_and_above_the_chart(read):
     assert not any(figure["layout"].get("title") for figure in figures(read))
     assert read.text.count("the bars") == 1
 
@@ -158,54 +158,52 @@ def test_numbers_in_a_table_are_readable(page):
     assert "<td>&ndash;</td>" in page and '<th class="number">number</th>' in page
 
 
-def test_the_contents_lead_to_every_section(read):
+def test_the_contents_link_to_every_section(read):
     ids = {value for name, value in read.attributes if name == "id"}
     links = [value[1:] for name, value in read.attributes if name == "href" and value.startswith("#")]
     assert links == ["part-1", "part-2"] and set(links) <= ids
 
 
-def test_colors_of_the_light_page_have_their_dark_ones(read):
+def test_light_colors_have_dark_counterparts(read):
     pairs = dict(next(json.loads(text) for kind, text in read.scripts if kind.get("id") == "dark"))
     assert pairs[DATA] != DATA and pairs["rgba(51,65,92,"].startswith("rgba(")
     used = json.dumps(figures(read))
     assert all(light in used for light in ("#2b3240", "#667085", "#e4e8ee", DATA, "rgba(51,65,92,"))
-    assert not set(pairs) & set(pairs.values())  # one exchange never feeds another
+    assert not set(pairs) & set(pairs.values())  # no replacement is replaced again
 
 
 def test_a_page_without_charts_is_small(tmp_path):
-    assert write(tmp_path / "a.html", "Title", ["All is well."], [Section("One", ["word"])]) < 10_000
+    assert write_page(tmp_path / "a.html", "Title", ["All is well."], [Section("One", ["word"])]) < 10_000
     page = (tmp_path / "a.html").read_text()
     assert "<nav" not in page and "<script>" not in page and "All is well." in page
 
 
-def test_a_row_of_another_length_is_refused():
+def test_a_row_of_another_length_raises():
     with pytest.raises(ValueError, match="section 'T': a row of 1 cells, wanted 2"):
         Section("T", table=(["a", "b"], [["only"]]))
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "index.html"
     path.write_text("old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(StorageError, match=r"index\.html"):
-        write(path, "new", [], [])
+        write_page(path, "new", [], [])
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow
-def test_a_browser_draws_every_chart_without_a_complaint(page, tmp_path):
+def test_a_browser_draws_every_chart_without_errors(page, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("needs chromium")
     (tmp_path / "index.html").write_text(page, encoding="utf-8")
-    words = "--headless --no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-    words += "--enable-logging=stderr --virtual-time-budget=20000 --window-size=1200,6000 --dump-dom"
-    command = [browser, *words.split(), (tmp_path / "index.html").as_uri()]
+    options = "--headless --no-sandbox --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    options += "--enable-logging=stderr --virtual-time-budget=20000 --window-size=1200,6000 --dump-dom"
+    command = [browser, *options.split(), (tmp_path / "index.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     dom = Reader(done.stdout)
     classes = [value for name, value in dom.attributes if name == "class" and value]
     assert sum("js-plotly-plot" in value.split() for value in classes) == len(every_chart())
-    complaints = [
-        line for line in done.stderr.splitlines() if "CONSOLE" in line and "willReadFreq" not in line
-    ]
-    assert not complaints, complaints
+    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "willReadFreq" not in line]
+    assert not errors, errors
