@@ -1,4 +1,4 @@
-"""`o2o inspect RUN`: every question asked once, and the answers on one page."""
+"""Runs `o2o inspect RUN`: answers every question about a run on one HTML page."""
 
 import logging
 import time
@@ -25,23 +25,24 @@ from o2o.inspect.charts.html_page import Section, write_page
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
-PAGE, NUMBERS = "index.html", "numbers.json"
+PAGE, METRICS = "index.html", "numbers.json"
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """Looks into a run and writes what it found: a page, pictures and numbers.
+    """Inspects a run and writes the results: an HTML page, a chart of each result, and their metrics.
 
     Attributes:
-        run: folder of `o2o pretrain` or `o2o finetune`, or one of its checkpoints.
-        dataset: look at these recordings; empty: at those it was trained on, the held-out ones of them.
-        dataset_options: how that dataset is read.
-        episode: which one is looked at step by step: of the robot's own, if there are any, else recorded.
-        plans: folder of `o2o evaluate --record-plans`; empty: what `o2o finetune --record-plans` kept.
-        only: the questions to ask, such as `contrast price`; empty: all.
-        out: folder for the page; default `RUN/inspect`.
-        device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: as torch has it.
+        run: Folder of `o2o pretrain` or `o2o finetune`, or of one of its checkpoints.
+        dataset: Dataset to evaluate on; empty: the validation episodes of the run's own dataset.
+        dataset_options: Options for reading --dataset.
+        episode: Episode to show step by step, counted from 0 among the robot's episodes, or among the
+            recorded episodes if the robot has played none.
+        plans: Folder of `o2o evaluate --record-plans`; empty: the plans of `o2o finetune --record-plans`.
+        only: Questions to answer, such as `ood_detection penalty_weight`; empty: all.
+        out: Folder for the page; default `RUN/inspect`.
+        device: Device of the agent: `cpu`, `cuda` or `auto`.
+        threads: Number of CPU threads; 0: the default of torch.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -56,105 +57,123 @@ class InspectConfig:
 
     def __post_init__(self):
         at_least(self, episode=0, threads=0)
-        for name in self.only:
+        for name in self.questions:
             if name not in QUESTIONS:
                 raise UsageError(not_found("question", name, list(QUESTIONS)))
 
+    @property
+    def questions(self) -> list[str]:
+        """Returns the names of the questions to answer, former names replaced by current ones."""
+        return list(dict.fromkeys(inspect.ALIASES.get(name, name) for name in self.only or QUESTIONS))
 
-Ask = Callable[[Run, InspectConfig, Guard | None], Result]
 
-# name -> title on the page, and how to ask; in the order of the page
-QUESTIONS: dict[str, tuple[str, Ask]] = {
-    "plans": ("What did the penalty do?", lambda s, c, r: inspect.plans(s, c.episode)),
-    "sweep": ("What would other prices of doubt have chosen?", lambda s, c, r: inspect.penalty_sweep(s)),
-    "fan": ("What did it consider at one moment?", lambda s, c, r: inspect.candidates(s, c.episode, robot=r)),
+Answer = Callable[[Run, InspectConfig, Guard | None], Result]
+
+# Name -> title on the page, and function that answers the question; in the order of the page.
+QUESTIONS: dict[str, tuple[str, Answer]] = {
+    "plans": ("What did the penalty change?", lambda run, c, robot: inspect.plans(run, c.episode)),
+    "penalty_sweep": (
+        "What would other penalty weights have chosen?",
+        lambda run, c, robot: inspect.penalty_sweep(run),
+    ),
+    "candidates": (
+        "Which candidate plans did the planner compare?",
+        lambda run, c, robot: inspect.candidates(run, c.episode, robot=robot),
+    ),
     "uncertainty": (
-        "Where was it unsure?",
-        lambda s, c, r: inspect.uncertainty(s, c.episode, own=bool(s.robot_episodes)),
+        "Where did the ensemble disagree?",
+        lambda run, c, robot: inspect.uncertainty(run, c.episode, from_robot=bool(run.robot_episodes)),
     ),
-    "coverage": ("Where are there no data?", lambda s, c, r: inspect.coverage(s)),
-    "contrast": (
-        "Does it tell what was recorded from what was not?",
-        lambda s, c, r: inspect.ood_detection(s),
+    "coverage": ("Which states do the data not cover?", lambda run, c, robot: inspect.coverage(run)),
+    "ood_detection": (
+        "Does disagreement tell recorded actions from others?",
+        lambda run, c, robot: inspect.ood_detection(run),
     ),
-    "reliability": ("Does its doubt say where it is wrong?", lambda s, c, r: inspect.reliability(s)),
-    "model_error": ("How far can the model see?", lambda s, c, r: inspect.model_error(s)),
-    "value": ("Are its values what was achieved?", lambda s, c, r: inspect.value(s)),
-    "price": ("Which price of doubt do the data suggest?", lambda s, c, r: inspect.penalty_weight(s)),
-    "choice": ("Which checkpoint belongs on the robot?", lambda s, c, r: inspect.rank_checkpoints(s)),
+    "reliability": ("Is disagreement high where errors are?", lambda run, c, robot: inspect.reliability(run)),
+    "model_error": ("How far ahead does the model predict?", lambda run, c, robot: inspect.model_error(run)),
+    "value": ("Do values match achieved returns?", lambda run, c, robot: inspect.value(run)),
+    "penalty_weight": (
+        "Which penalty weight do the data suggest?",
+        lambda run, c, robot: inspect.penalty_weight(run),
+    ),
+    "rank_checkpoints": (
+        "Which checkpoint should run on the robot?",
+        lambda run, c, robot: inspect.rank_checkpoints(run),
+    ),
 }
-LEAD = {  # question at the top -> whose first words answer it, the first that has any
-    "What did the penalty do?": ("plans", "sweep"),
-    "Where was the agent unsure?": ("uncertainty", "coverage"),
-    "Can its uncertainty be trusted on these data?": ("reliability", "contrast"),
-    "Which lambda do the data suggest?": ("price",),
-    "Which checkpoint belongs on the robot?": ("choice",),
+# Question at the top of the page -> results that can answer it; the first sentence of the first one is shown.
+SUMMARY = {
+    "What did the penalty change?": ("plans", "penalty_sweep"),
+    "Where did the ensemble disagree?": ("uncertainty", "coverage"),
+    "Can disagreement be trusted on these data?": ("reliability", "ood_detection"),
+    "Which penalty weight do the data suggest?": ("penalty_weight",),
+    "Which checkpoint should run on the robot?": ("rank_checkpoints",),
 }
 
 logger = logging.getLogger("o2o")
 
 
 def report(config: InspectConfig) -> Path:
-    """Asks every question, and writes `index.html`, a PNG for each answer, and `numbers.json`.
+    """Answers the questions and writes `index.html`, a PNG of each result, and `numbers.json`.
 
-    A question that this run cannot answer says why in its place.
+    If a question cannot be answered for this run, its section states the reason.
 
     Returns:
-        The page.
+        Path of the page.
     Raises:
-        UsageError: no such run, recordings that do not fit it, or not one question can be answered.
-        DataError: the recordings are gone or broken.
+        UsageError: there is no such run, the dataset does not fit it, or no question can be answered.
+        DataError: the dataset is missing or broken.
         StorageError: the folder cannot be written.
     """
     tune(MachineConfig(threads=config.threads))
     run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
-    answers: dict[str, Result] = {}
-    refused: dict[str, str] = {}
+    results: dict[str, Result] = {}
+    failures: dict[str, str] = {}
     with ExitStack() as stack:
         robot = _simulator(run, stack)
-        for name in config.only or QUESTIONS:
-            title, ask = QUESTIONS[name]
+        for name in config.questions:
+            title, answer = QUESTIONS[name]
             begin_s = time.monotonic()
             try:
-                answers[name] = ask(run, config, robot)
+                results[name] = answer(run, config, robot)
             except O2OError as error:
-                refused[name] = str(error)
-            why = f"   not answered: {refused[name]}" if name in refused else ""
-            print(f"{title:<52} {time.monotonic() - begin_s:5.1f} s{why}", flush=True)
-    if not answers:
-        raise UsageError("no question could be answered; nothing is written")
-    sections = [_section(name, answers.get(name), refused) for name in config.only or QUESTIONS]
-    for name, answer in answers.items():
-        if answer.charts():
-            write_picture(out / f"{name}.png", answer.plot())
-    checkpoint.write_json(out / NUMBERS, {name: answer.metrics() for name, answer in answers.items()})
-    lead = _lead(answers)
-    write_page(out / PAGE, f"Inside {config.run}", lead, sections, _facts(run))
-    for question, said in lead:
-        print(f"\n{question}\n  {said}")
-    print(f"\nthe page: {out / PAGE}")
+                failures[name] = str(error)
+            reason = f"   not answered: {failures[name]}" if name in failures else ""
+            print(f"{title:<54} {time.monotonic() - begin_s:5.1f} s{reason}", flush=True)
+    if not results:
+        raise UsageError("no question could be answered, so no page is written; the reasons are above")
+    sections = [_section(name, results.get(name), failures) for name in config.questions]
+    for name, result in results.items():
+        if result.charts():
+            write_picture(out / f"{name}.png", result.plot())
+    checkpoint.write_json(out / METRICS, {name: result.metrics() for name, result in results.items()})
+    summary = _summary(results)
+    write_page(out / PAGE, f"Inspection of {config.run}", summary, sections, _facts(run))
+    for question, sentence in summary:
+        print(f"\n{question}\n  {sentence}")
+    print(f"\npage: {out / PAGE}")
     return out / PAGE
 
 
-def _section(name: str, answer: Result | None, refused: dict[str, str]) -> Section:
-    if answer is None:
-        return Section(QUESTIONS[name][0], [f"Not answered: {refused[name]}."])
-    return Section(QUESTIONS[name][0], answer.text(), answer.charts())
+def _section(name: str, result: Result | None, failures: dict[str, str]) -> Section:
+    if result is None:
+        return Section(QUESTIONS[name][0], [f"Not answered: {failures[name]}."])
+    return Section(QUESTIONS[name][0], result.text(), result.charts())
 
 
-def _lead(answers: dict[str, Result]) -> list[tuple[str, str]]:
-    """The answers at the top of the page."""
-    lead = []
-    for question, names in LEAD.items():
-        words = [answers[name].text()[0] for name in names if name in answers]
-        if words:
-            lead.append((question, words[0]))
-    return lead
+def _summary(results: dict[str, Result]) -> list[tuple[str, str]]:
+    """Returns the questions and answers at the top of the page."""
+    summary = []
+    for question, names in SUMMARY.items():
+        sentences = [results[name].text()[0] for name in names if name in results]
+        if sentences:
+            summary.append((question, sentences[0]))
+    return summary
 
 
 def _simulator(run: Run, stack: ExitStack) -> Guard | None:
-    """The run's simulator, to draw plans over its picture. A real robot is not even connected."""
+    """Returns the run's simulator, to draw plans over its images; a real robot is never connected."""
     saved = run.meta.get("robot", {})
     if not saved.get("simulated"):
         return None
@@ -163,19 +182,19 @@ def _simulator(run: Run, stack: ExitStack) -> Guard | None:
             closing(connect_robot(run.agent.transform, choose_robot(RobotChoice(), saved)))
         )
     except O2OError as error:
-        logger.warning("no pictures of the simulator: %s", error)
+        logger.warning("plans are not drawn over images of the simulator: %s", error)
         return None
 
 
 def _facts(run: Run) -> dict[str, str]:
     data, agent = run.meta["dataset"], run.agent
-    seen = "held out from training" if run.unseen else "it was trained on"
+    split = "not used in training" if run.unseen else "used in training"
     return {
         "run": str(run.folder),
         "system": f"{run.meta.get('preset') or agent.config.model}, {agent.num_updates} updates",
         "dataset": f"{data['dataset']} (sha256 {data['fingerprint'][:12]})",
-        "looked at": f"{len(run.episodes)} episodes, {len(run.beliefs)} steps, {seen}",
-        "the robot's own": f"{len(run.robot_episodes)} episodes",
-        "lambda": f"{agent.price:g}",
-        "acts by": "planner" if run.uses_planner else "policy",
+        "evaluated on": f"{len(run.episodes)} episodes, {len(run.beliefs)} steps, {split}",
+        "robot episodes": str(len(run.robot_episodes)),
+        "penalty weight": f"{agent.price:g}",
+        "acts with": "planner" if run.uses_planner else "policy",
     }

@@ -1,8 +1,11 @@
-"""Look into an agent: one call a question, each gives arrays, says what they mean, and draws itself.
+"""Inspects a trained agent: each function answers one question with arrays, sentences, metrics and charts.
 
 from o2o import inspect
 run = inspect.open("runs/door")
 print(inspect.ood_detection(run))
+
+A function and its module may share a name: `o2o.inspect.plans` is the function, because this file imports it
+after the module. Import the module with `importlib.import_module("o2o.inspect.plans")`.
 """
 
 from o2o.core.stats import auroc, correlation
@@ -24,7 +27,7 @@ from o2o.inspect.run import Run, open
 from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 
-# Names of the previous vocabulary; they go with the next release.
+# Former name -> function. The former names still work and will be removed in the next release.
 ALIASES = {
     "choice": "rank_checkpoints",
     "contrast": "ood_detection",

@@ -1,4 +1,4 @@
-"""Recorded episodes as an agent sees them: what it believed at every step, and what its critic said."""
+"""Replays recorded episodes through an agent and keeps its beliefs and critic values at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,31 +13,31 @@ from o2o.core.episode import Episode
 from o2o.core.seeding import Stream, derive
 from o2o.nn.world_model import State, index
 
-SIDE_BY_SIDE = 16  # episodes that are walked through at once
-NUM_STARTS = 512  # steps whose whole state is kept
-BLOCK = 2048  # rows that the critic is asked about at once
+NUM_PARALLEL = 16  # episodes that are replayed in one batch
+NUM_STARTS = 512  # steps whose whole model state is kept
+MAX_ROWS = 2048  # rows of one batch for the policy and the critic
 
 
 @dataclass(frozen=True)
 class Beliefs:
-    """M steps of some episodes, one after the other. Returns and values are in units of the scaled reward.
+    """Beliefs and values at the M steps of some episodes, in order; values are in units of the scaled reward.
 
     Attributes:
-        episode, t: (M,) which episode, and steps since its start.
-        steps_left: (M,) steps to the end of the episode, this one included.
-        feature: (M, F) tensor, of the belief before the action; the belief was told what was executed.
-        next_feature: (M, F) tensor, of the belief after it.
-        action: (M, A) tensor, as recorded, in [-1, 1].
-        policy_action: (M, A) tensor, what the policy would have done.
-        reward: (M,).
-        terminated: (M,) bool, the world ended after the action.
+        episode, t: (M,) index of the episode, and steps since its start.
+        steps_left: (M,) steps to the end of the episode, including this one.
+        feature: (M, F) tensor, feature of the belief before the action; beliefs follow the executed actions.
+        next_feature: (M, F) tensor, feature of the belief after the action.
+        action: (M, A) tensor, recorded action in [-1, 1].
+        policy_action: (M, A) tensor, action of the policy at `feature`, in [-1, 1].
+        reward: (M,) scaled reward.
+        terminated: (M,) bool, whether the episode terminated after the action.
         next_obs_known: (M,) bool, whether the next observation was recorded.
-        q: (E, M) of the recorded action by each member.
-        disagreement: (M,) their standard deviation.
-        v, next_v: (M,) before and after the action.
-        starts: (K,) the steps whose `state` is kept.
-        state: leading axis K.
-        discount: of one step.
+        q: (E, M) value of the recorded action by each Q-function of the ensemble.
+        disagreement: (M,) standard deviation of `q` over the ensemble.
+        v, next_v: (M,) state value before and after the action.
+        starts: (K,) indices of the steps whose model state is kept.
+        state: model states at `starts`, leading axis K.
+        discount: discount factor of one step.
     """
 
     episode: np.ndarray
@@ -63,20 +63,20 @@ class Beliefs:
 
     @property
     def td_error_known(self) -> np.ndarray:
-        """(M,) bool, whether the TD error means something: what came after was recorded, or the end was."""
+        """(M,) bool, whether the TD error is defined: the next observation or a termination was recorded."""
         return self.next_obs_known | self.terminated
 
     @property
     def td_error(self) -> np.ndarray:
-        """(M,) mean Q less reward and discounted V of what came after: what learning made small."""
+        """(M,) mean Q minus reward minus discounted V of the next belief, which training minimizes."""
         return self.q.mean(0) - (self.reward + self.discount * ~self.terminated * self.next_v)
 
     def returns(self) -> tuple[np.ndarray, np.ndarray]:
-        """What was achieved from each step on.
+        """Returns the discounted return achieved from each step on.
 
         Returns:
-            achieved: (M,) discounted return to the end of the recording of the episode.
-            missing: (M,) weight of what came after it and was not recorded: 0 where the world ended.
+            achieved: (M,) discounted return up to the end of the recorded episode.
+            missing: (M,) discounted weight of the value after the recorded end; 0 if the episode terminated.
         """
         achieved, missing = np.zeros(len(self)), np.zeros(len(self))
         for i in reversed(range(len(self))):
@@ -87,7 +87,7 @@ class Beliefs:
         return achieved, missing
 
     def rows(self, episode: int) -> np.ndarray:
-        """(T,) the rows of an episode."""
+        """Returns the (T,) row indices of an episode."""
         return np.flatnonzero(self.episode == episode)
 
 
@@ -95,12 +95,15 @@ class Beliefs:
 def beliefs(
     agent: Agent, episodes: Sequence[Episode], seed: int = 0, num_starts: int = NUM_STARTS
 ) -> Beliefs:
-    """Lets an agent see episodes as if it were there, without acting. Its random streams stay as they are.
+    """Replays episodes through an agent's world model and returns its beliefs and values at every step.
+
+    The agent does not act, and its random streams stay unchanged.
 
     Args:
-        episodes: as the model sees them.
-        seed: of latents that are drawn, and of the choice of starts.
-        num_starts: steps whose state is kept, at most; evenly over all.
+        agent: the agent.
+        episodes: episodes in the model's units.
+        seed: seed of the sampled latents.
+        num_starts: maximum number of steps whose model state is kept; evenly spaced over all steps.
     """
     lengths = np.array([len(episode) for episode in episodes])
     first = np.concatenate([[0], lengths.cumsum()])  # row of each episode's first step
@@ -111,20 +114,20 @@ def beliefs(
     states: dict[int, State] = {}
     order = np.argsort(lengths, kind="stable")
     with Stream(derive(seed, "walk"), agent.device).use(), agent.precision():
-        for begin in range(0, len(order), SIDE_BY_SIDE):
-            group = order[begin : begin + SIDE_BY_SIDE]
-            seen, kept = _see(agent, [episodes[i] for i in group], first[group], starts)
+        for begin in range(0, len(order), NUM_PARALLEL):
+            group = order[begin : begin + NUM_PARALLEL]
+            features, kept = _observe(agent, [episodes[i] for i in group], first[group], starts)
             states |= kept
-            for place, i in enumerate(group.tolist()):
-                before[i], after[i] = seen[: lengths[i], place], seen[1 : lengths[i] + 1, place]
+            for column, i in enumerate(group.tolist()):
+                before[i], after[i] = features[: lengths[i], column], features[1 : lengths[i] + 1, column]
         feature, next_feature = (
             torch.cat([part[i] for i in range(len(episodes))]) for part in (before, after)
         )
         action = torch.cat([torch.as_tensor(episode.action, device=agent.device) for episode in episodes])
-        policy, q, v, next_v = _ask(agent, feature, next_feature, action)
+        policy, q, v, next_v = _predict(agent, feature, next_feature, action)
     last = np.zeros(num, bool)
     last[first[1:] - 1] = True
-    ended, told = (
+    ended, last_obs_known = (
         np.repeat([getattr(e, name) for e in episodes], lengths) for name in ("terminated", "last_obs_known")
     )
     t = np.concatenate([np.arange(length) for length in lengths])
@@ -138,7 +141,7 @@ def beliefs(
         policy_action=policy,
         reward=np.concatenate([episode.reward for episode in episodes]).astype(np.float64),
         terminated=last & ended,
-        next_obs_known=~last | told,
+        next_obs_known=~last | last_obs_known,
         q=q.cpu().numpy(),
         disagreement=spread(q).cpu().numpy(),
         v=v.cpu().numpy(),
@@ -153,18 +156,21 @@ def beliefs(
 
 @torch.no_grad()
 def ensemble_disagreement(agent: Agent, feature: Tensor, action: Tensor) -> np.ndarray:
-    """(...) spread of the ensemble at feature (..., F) and action (..., A)."""
-    flat = zip(feature.flatten(0, -2).split(BLOCK), action.flatten(0, -2).split(BLOCK), strict=True)
+    """Returns the (...) disagreement of the Q-ensemble at feature (..., F) and action (..., A)."""
+    flat = zip(feature.flatten(0, -2).split(MAX_ROWS), action.flatten(0, -2).split(MAX_ROWS), strict=True)
     with agent.precision():
-        found = torch.cat([agent.critic.uncertainty(f, a) for f, a in flat])
-    return found.double().cpu().numpy().reshape(feature.shape[:-1])
+        disagreement = torch.cat([agent.critic.uncertainty(f, a) for f, a in flat])
+    return disagreement.double().cpu().numpy().reshape(feature.shape[:-1])
 
 
-def _see(
+def _observe(
     agent: Agent, episodes: Sequence[Episode], first: np.ndarray, starts: np.ndarray
 ) -> tuple[Tensor, dict[int, State]]:
-    """(T+1, N, F) features of N episodes, of which short ones stay at their end; states of the starts."""
-    n, wanted = len(episodes), set(starts.tolist())
+    """Returns (T+1, N, F) features of N episodes and the model states at the starts.
+
+    Episodes shorter than T repeat their last step.
+    """
+    n, start_rows = len(episodes), set(starts.tolist())
     lengths = [len(episode) for episode in episodes]
     belief, features, states = agent.model.start(n), [], {}
     for t in range(max(lengths) + 1):
@@ -175,25 +181,26 @@ def _see(
             )
             for name in agent.transform.fields
         }
-        back = [max(i - 1, 0) for i in at]  # at first the model reads neither action nor reward
+        back = [max(i - 1, 0) for i in at]  # the model ignores action and reward at the first step
         action = np.stack([e.action[i] for e, i in zip(episodes, back, strict=True)])
         reward = np.array([e.reward[i] for e, i in zip(episodes, back, strict=True)], np.float32)
-        told = (torch.as_tensor(value, device=agent.device) for value in (action, reward, np.full(n, t == 0)))
-        prev_action, prev_reward, begin = told
+        prev_action, prev_reward, begin = (
+            torch.as_tensor(value, device=agent.device) for value in (action, reward, np.full(n, t == 0))
+        )
         belief = agent.model.observe(belief, prev_action, prev_reward, obs, begin)
         features.append(agent.model.feature(belief).float())
-        for place, row in enumerate((first + t).tolist()):
-            if t < lengths[place] and row in wanted:
-                states[row] = index(belief, torch.tensor([place], device=agent.device))
+        for column, row in enumerate((first + t).tolist()):
+            if t < lengths[column] and row in start_rows:
+                states[row] = index(belief, torch.tensor([column], device=agent.device))
     return torch.stack(features), states
 
 
-def _ask(agent: Agent, feature: Tensor, next_feature: Tensor, action: Tensor) -> tuple[Tensor, ...]:
-    """policy (M, A), q (E, M), v (M,), v of what came after (M,)."""
-    rows = zip(feature.split(BLOCK), next_feature.split(BLOCK), action.split(BLOCK), strict=True)
-    found = [
+def _predict(agent: Agent, feature: Tensor, next_feature: Tensor, action: Tensor) -> tuple[Tensor, ...]:
+    """Returns policy action (M, A), q (E, M), v (M,) and v of the next belief (M,)."""
+    rows = zip(feature.split(MAX_ROWS), next_feature.split(MAX_ROWS), action.split(MAX_ROWS), strict=True)
+    parts = [
         (agent.policy.act(f), agent.critic.q(f, a), agent.critic.v(f), agent.critic.v(after))
         for f, after, a in rows
     ]
-    policy, q, v, next_v = zip(*found, strict=True)
+    policy, q, v, next_v = zip(*parts, strict=True)
     return torch.cat(policy).float(), torch.cat(q, 1).float(), torch.cat(v).float(), torch.cat(next_v).float()

@@ -24,7 +24,7 @@ def candidates(
     run: Run,
     episode: int = 0,
     t: int | None = None,
-    own: bool | None = None,
+    from_robot: bool | None = None,
     frames: int = 9,
     robot: Guard | None = None,
     entries: Sequence[str] = (),
@@ -39,7 +39,7 @@ def candidates(
     Args:
         episode: number of it.
         t: step of it; None, `frames` moments evenly over the episode.
-        own: of the robot's own episodes, not the recordings'; None: if there are any.
+        from_robot: of the robot's own episodes, not the recordings'; None: if there are any.
         robot: a simulator, to draw the plans over its picture of the moment; see `replay.simulator`.
         entries: one to three of the observed vectors to draw, such as `state[0]`, by the read-out; none: the
             end effector's way where the robot says how actions move it (see `paths`), else those that are
@@ -51,8 +51,8 @@ def candidates(
         UsageError: an episode, step or entry that does not exist, or a robot that cannot be drawn over.
     """
     kept = run.plans.numbers()
-    own = bool(kept or run.robot_episodes) if own is None else own
-    scene = _scene(run, episode, t, own, max(1, frames), again or episode not in kept, seed)
+    from_robot = bool(kept or run.robot_episodes) if from_robot is None else from_robot
+    scene = _scene(run, episode, t, from_robot, max(1, frames), again or episode not in kept, seed)
     moves = None if entries else displacement(run, robot)
     if robot is not None:
         scene = _shown(scene, robot, moves)
@@ -95,17 +95,19 @@ class _Scene:
     seed: int | None
 
 
-def _scene(run: Run, number: int, t: int | None, own: bool, frames: int, again: bool, seed: int) -> _Scene:
+def _scene(
+    run: Run, number: int, t: int | None, from_robot: bool, frames: int, again: bool, seed: int
+) -> _Scene:
     agent = run.agent
-    if own and not again:
+    if from_robot and not again:
         return _recorded(run, number, t, frames)
-    have = len(run.robot_episodes) if own else len(run.episodes)
-    kind = "the robot's own episodes" if own else "the recorded episodes that are looked at"
+    have = len(run.robot_episodes) if from_robot else len(run.episodes)
+    kind = "the robot's own episodes" if from_robot else "the recorded episodes that are looked at"
     if not 0 <= number < have:
         known = f"have 0 to {have - 1}" if have else "there are none"
-        hint = "; with `--record-plans`, evaluations can be looked at too" if own and not have else ""
+        hint = "; with `--record-plans`, evaluations can be looked at too" if from_robot and not have else ""
         raise UsageError(f"episode {number} is not one of {kind}; {known}{hint}")
-    raw = run.robot_episodes[number] if own else None
+    raw = run.robot_episodes[number] if from_robot else None
     episode = agent.transform.episode(raw) if raw else run.episodes[number]
     _check_step(t, len(episode))
     state, steps = _believed(agent, episode, t, frames)
@@ -113,7 +115,7 @@ def _scene(run: Run, number: int, t: int | None, own: bool, frames: int, again: 
         replace(moment, t=np.array(step, np.int32))
         for moment, step in zip(replan(agent, state, seed=seed), steps, strict=True)
     ]
-    where = f"{'the robot' if own else 'recorded'} episode {number}".replace("robot ", "robot's ")
+    where = f"{'the robot' if from_robot else 'recorded'} episode {number}".replace("robot ", "robot's ")
     action = agent.transform.physical_action(episode.action)
     return _Scene(
         moments, where, False, agent.num_updates, vectors(agent.transform, episode), action, _seed(raw)

@@ -20,7 +20,7 @@ from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, kept
 from o2o.core.seeding import Stream, derive
-from o2o.inspect.beliefs import SIDE_BY_SIDE, beliefs
+from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import Recorded, evaluate, shift
@@ -322,8 +322,8 @@ def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor
     """(M, A) what the planner would do before and after each step; its belief follows what was executed."""
     lengths = np.array([len(episode) for episode in episodes])
     order, found = np.argsort(lengths, kind="stable"), {}
-    for begin in range(0, len(order), SIDE_BY_SIDE):
-        numbers = order[begin : begin + SIDE_BY_SIDE].tolist()
+    for begin in range(0, len(order), NUM_PARALLEL):
+        numbers = order[begin : begin + NUM_PARALLEL].tolist()
         group = [episodes[number] for number in numbers]
         agent.start(len(group), derive(seed, "choice", begin))
         actions = []
@@ -346,14 +346,14 @@ def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor
 @torch.no_grad()
 def _plan_s(agent: Agent) -> float:
     """Seconds that a plan takes, where many are made side by side."""
-    first = torch.ones(SIDE_BY_SIDE, dtype=torch.bool, device=agent.device)
-    state = agent.model.start(SIDE_BY_SIDE)
+    first = torch.ones(NUM_PARALLEL, dtype=torch.bool, device=agent.device)
+    state = agent.model.start(NUM_PARALLEL)
     parts = state, agent.model, agent.critic, agent.policy, None, first, False
     with Stream(derive(0, "choice"), agent.device).use(), agent.precision():
         agent.planner.plan(*parts)  # the first one is slower
         begin_s = time.perf_counter()
         agent.planner.plan(*parts).action.cpu()
-        return (time.perf_counter() - begin_s) / SIDE_BY_SIDE
+        return (time.perf_counter() - begin_s) / NUM_PARALLEL
 
 
 def _list(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A number with its interval, and how numbers read in a sentence."""
+"""Estimates quantities over episodes with confidence intervals, and formats numbers for sentences."""
 
 import math
 from collections.abc import Callable
@@ -8,18 +8,18 @@ import numpy as np
 
 from o2o.core.stats import interval
 
-CLEAR = 0.3  # a rank correlation from which on an order is worth relying on
-FEW = 5  # episodes; of fewer, an interval is a guess
+CLEAR = 0.3  # rank correlation above which an order is reliable
+FEW = 5  # episodes; intervals from fewer are not reliable
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number that was measured over episodes; NaN where there was nothing to measure.
+    """A quantity estimated over episodes; NaN if there were no data.
 
     Attributes:
-        value: over all of them.
-        low, high: 95 % interval, as if other episodes of the kind had come; NaN of a single one.
-        num_episodes: that it rests on.
+        value: estimate from all episodes.
+        low, high: ends of the 95 % bootstrap interval over episodes; NaN for a single episode.
+        num_episodes: number of episodes behind the estimate.
     """
 
     value: float
@@ -32,7 +32,7 @@ class Estimate:
         return math.isfinite(self.value)
 
     def side(self, base: float = 0.0) -> int:
-        """1 or -1 where the whole interval lies above or below `base`, else 0: it cannot be told."""
+        """Returns 1 or -1 if the whole interval lies above or below `base`, and 0 if it does not."""
         return int(self.low > base) - int(self.high < base)
 
     def __str__(self) -> str:
@@ -43,16 +43,17 @@ class Estimate:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
     def metrics(self, name: str) -> dict[str, float]:
-        """For `Result.metrics`."""
+        """Returns value and interval under a name, for `Result.metrics`."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 def estimate(function: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray) -> Estimate:
-    """`function(*arrays)` with its interval.
+    """Returns `function(*arrays)` with its 95 % bootstrap interval over episodes.
 
     Args:
-        groups: (n,) the episode of each entry.
-        arrays: (n,) each; nothing is known where n is 0.
+        function: maps the arrays to one number.
+        groups: (n,) episode of each entry.
+        arrays: n entries each; the estimate is NaN if n is 0.
     """
     if not len(groups):
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -61,7 +62,7 @@ def estimate(function: Callable[..., float], groups: np.ndarray, *arrays: np.nda
 
 
 def format_number(number: float) -> str:
-    """A number as a sentence has it: two digits that count, no exponent; `unknown` of none."""
+    """Formats a number with two significant digits and no exponent; `unknown` if it is not finite."""
     if not math.isfinite(number):
         return "unknown"
     if abs(number) >= 100:
@@ -71,19 +72,19 @@ def format_number(number: float) -> str:
     return f"{float(f'{number:.2g}'):.6f}".rstrip("0").rstrip(".")
 
 
-def format_percent(share: float) -> str:
-    """0.123 as `12 %`."""
-    if not math.isfinite(share):
-        return "an unknown share"
-    return "under 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+def format_percent(fraction: float) -> str:
+    """Formats a fraction as a percentage: 0.123 as `12 %`."""
+    if not math.isfinite(fraction):
+        return "an unknown fraction"
+    return "under 1 %" if 0 < fraction < 0.01 else f"{100 * fraction:.0f} %"
 
 
 def few_episodes_warning(num_episodes: int) -> list[str]:
-    """A sentence where so few episodes were looked at that intervals mean little."""
+    """Returns a warning if there are too few episodes for reliable intervals, else no sentence."""
     if num_episodes >= FEW:
         return []
     count = "a single episode" if num_episodes == 1 else f"only {num_episodes} episodes"
     return [
-        f"This rests on {count}: take it as a hint. More of them come by --dataset, or by training with a "
-        "larger --dataset.holdout."
+        f"This result is based on {count}, so its intervals are not reliable. To use more episodes, give "
+        "--dataset, or train with a larger --dataset.holdout."
     ]

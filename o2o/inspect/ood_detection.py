@@ -1,4 +1,4 @@
-"""Can the ensemble tell actions that were recorded from others?"""
+"""Measures whether ensemble disagreement separates recorded actions from out-of-distribution actions."""
 
 from dataclasses import dataclass
 
@@ -13,148 +13,158 @@ from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, forma
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
-NEAR = (0.1, 0.3)  # standard deviation of noise on recorded actions, which reach from -1 to 1
-NUM_BARS = 48
+NOISE = (0.1, 0.3)  # standard deviation of noise added to recorded actions, which lie in [-1, 1]
+NUM_BINS = 48
 
 
 @dataclass(frozen=True, eq=False)
 class OodDetection(Result):
-    """The ensemble's spread at M recorded steps, of the recorded action and of others.
+    """Disagreement of the Q-ensemble at M recorded steps, at the recorded action and at other actions.
 
     Attributes:
-        recorded: (M,) of the recorded actions, in units of the scaled reward.
-        others: name -> (M,) `random`, uniform; `noise 0.1` and `0.3`, recorded ones with noise; `policy`.
-        told: name -> how often an action of that kind has a higher spread than a recorded one of any step.
-        same_step: name -> how often it has a higher spread than the recorded one of the same step.
-        num_episodes: that were looked at.
+        recorded: (M,) disagreement at the recorded actions, in units of the scaled reward.
+        others: name -> (M,) disagreement at other actions: `random` (uniform), `noise 0.1` and `noise 0.3`
+            (recorded actions with Gaussian noise), and `policy`.
+        auroc: name -> probability that an action of that kind has a higher disagreement than the recorded
+            action of any step.
+        same_step: name -> fraction of steps where it has a higher disagreement than the recorded action of
+            the same step.
+        num_episodes: number of episodes evaluated.
     """
 
     recorded: np.ndarray
     others: dict[str, np.ndarray]
-    told: dict[str, Estimate]
+    auroc: dict[str, Estimate]
     same_step: dict[str, float]
     num_episodes: int
 
     def text(self) -> list[str]:
-        if not any(spread.any() for spread in (self.recorded, *self.others.values())):
+        if not any(disagreement.any() for disagreement in (self.recorded, *self.others.values())):
             return [
-                "The ensemble cannot tell anything: its members agree everywhere, as one member alone or "
-                "members that have not learned do."
+                "The ensemble cannot separate any actions: its Q-functions agree everywhere, because there "
+                "is only one or they have not been trained."
             ]
-        random = self.told["random"]
-        near = ", ".join(
-            f"{self.told[name]} with {name.replace(' ', ' of ')}"
+        random = self.auroc["random"]
+        noise = ", ".join(
+            f"{self.auroc[name]} for {name.replace(' ', ' of ')}"
             for name in self.others
             if name.startswith("noise")
         )
         return [
-            f"{_judge(random)}: the chance that a random action has a higher spread than a "
-            f"recorded one is {random}; 0.5 is a coin toss, 1 is always. At the same step it is higher in "
-            f"{format_percent(self.same_step['random'])} of the cases.",
-            f"Of actions near the recorded ones that chance is {near} (actions reach from -1 to 1).",
-            f"{_judge_policy(self.told['policy'])} (chance of a higher spread {self.told['policy']}).",
+            f"{_judge_random(random)}: the probability that a random action has a higher disagreement than a "
+            f"recorded one (AUROC) is {random}; 0.5 is chance, 1 is perfect. At the same step a random "
+            f"action has the higher disagreement in {format_percent(self.same_step['random'])} of the cases.",
+            f"For recorded actions with added noise the AUROC is {noise} (actions lie in [-1, 1]).",
+            f"{_judge_policy(self.auroc['policy'])}. The AUROC is {self.auroc['policy']}.",
             *few_episodes_warning(self.num_episodes),
         ]
 
     def charts(self) -> list[Chart]:
         shown = {"recorded": (self.recorded, DATA), "policy": (self.others["policy"], POLICY)}
         shown["random"] = (self.others["random"], RANDOM)
-        edges, log = _edges(np.concatenate([spread for spread, _ in shown.values()]))
-        names, told = list(self.told), list(self.told.values())
-        middle, low, high = np.array([(m.value, m.low, m.high) for m in told]).T
+        edges, log = _edges(np.concatenate([disagreement for disagreement, _ in shown.values()]))
+        names, estimates = list(self.auroc), list(self.auroc.values())
+        value, low, high = np.array([(m.value, m.low, m.high) for m in estimates]).T
         return [
             Chart(
-                "Does it know what was recorded?",
-                "ensemble spread",
-                "share of the steps, %",
+                "Disagreement by kind of action",
+                "ensemble disagreement",
+                "fraction of the steps, %",
                 [
-                    Histogram(edges, _shares(spread, edges), f"{name} actions", color)
-                    for name, (spread, color) in shown.items()
+                    Histogram(edges, _percentages(disagreement, edges), f"{name} actions", color)
+                    for name, (disagreement, color) in shown.items()
                 ],
-                "How far the critics disagree about recorded, random and the policy's actions at the same "
-                "steps. The further apart, the better it knows where its data end.",
+                "Disagreement at recorded, random and policy actions at the same steps. The less the "
+                "distributions overlap, the better the ensemble detects actions that the data do not "
+                "contain.",
                 log_x=log,
             ),
             Chart(
-                "Told from recorded actions by their spread",
-                "chance that the spread is higher (AUROC)",
+                "Separation from recorded actions",
+                "probability of a higher disagreement (AUROC)",
                 "",
                 [
-                    Rule(x=0.5, name="coin toss"),
-                    Intervals([_LONG.get(n, n) for n in names], middle, low, high, DATA),
+                    Rule(x=0.5, name="chance"),
+                    Intervals([_LABELS.get(n, n) for n in names], value, low, high, DATA),
                 ],
-                "1: always higher than that of a recorded action; 0: always lower. Bars are 95 % intervals "
-                "over episodes.",
+                "1: always higher than at a recorded action; 0: always lower. Bars are 95 % intervals over "
+                "episodes.",
                 x_range=(0.0, 1.0),
             ),
         ]
 
     def metrics(self) -> dict[str, float]:
-        numbers = {"spread_recorded": float(np.median(self.recorded))}
-        for name, spread in self.others.items():
+        metrics = {"disagreement_recorded": float(np.median(self.recorded))}
+        for name, disagreement in self.others.items():
             key = name.replace(" ", "_")
-            numbers[f"spread_{key}"] = float(np.median(spread))
-            numbers |= self.told[name].metrics(f"auroc_{key}")
-            numbers[f"same_step_{key}"] = self.same_step[name]
-        return numbers
+            metrics[f"disagreement_{key}"] = float(np.median(disagreement))
+            metrics |= self.auroc[name].metrics(f"auroc_{key}")
+            metrics[f"same_step_{key}"] = self.same_step[name]
+        return metrics
 
 
-_LONG = {
+_LABELS = {
     "random": "random actions",
     "noise 0.1": "recorded, noise 0.1",
     "noise 0.3": "recorded, noise 0.3",
-    "policy": "the policy's actions",
+    "policy": "policy actions",
 }
 
 
 def ood_detection(run: Run) -> OodDetection:
-    """The spread at recorded actions against random ones, ones near the recorded ones, and the policy's."""
+    """Compares the disagreement at recorded actions with that at random, noisy and policy actions.
+
+    Args:
+        run: the run to inspect.
+    """
     agent, steps = run.agent, run.beliefs
     with Stream(derive(0, "contrast"), agent.device).use():
         actions = {"random": 2 * torch.rand_like(steps.action) - 1}
-        for noise in NEAR:
-            near = steps.action + noise * torch.randn_like(steps.action)
-            actions[f"noise {noise}"] = near.clamp(-1, 1)
+        for noise in NOISE:
+            noisy = steps.action + noise * torch.randn_like(steps.action)
+            actions[f"noise {noise}"] = noisy.clamp(-1, 1)
     actions["policy"] = steps.policy_action
     recorded = steps.disagreement.astype(np.float64)
     others = {name: ensemble_disagreement(agent, steps.feature, action) for name, action in actions.items()}
-    told = {name: estimate(auroc, steps.episode, recorded, spread) for name, spread in others.items()}
-    same = {
-        name: float((spread > recorded).mean() + (spread == recorded).mean() / 2)
-        for name, spread in others.items()
+    estimates = {name: estimate(auroc, steps.episode, recorded, other) for name, other in others.items()}
+    same_step = {
+        name: float((other > recorded).mean() + (other == recorded).mean() / 2)
+        for name, other in others.items()
     }
-    return OodDetection(recorded, others, told, same, len(run.episodes))
+    return OodDetection(recorded, others, estimates, same_step, len(run.episodes))
 
 
-def _judge(random: Estimate) -> str:
-    """Of random actions, whose spread should be higher."""
+def _judge_random(random: Estimate) -> str:
+    """Describes the AUROC of random actions, which should be high."""
     if random.value >= 0.9:
-        return "The ensemble tells random actions from recorded ones well"
+        return "Disagreement separates random actions from recorded ones well"
     if random.value >= 0.7:
-        return "The ensemble tells random actions from recorded ones most of the time"
+        return "Disagreement separates random actions from recorded ones in most cases"
     if random.side(0.5) < 0:
-        return "Beware, the ensemble is surer of random actions than of recorded ones"
-    return "The ensemble hardly tells random actions from recorded ones"
+        return "Warning: disagreement is lower at random actions than at recorded ones"
+    return "Disagreement hardly separates random actions from recorded ones"
 
 
 def _judge_policy(policy: Estimate) -> str:
-    """Of the policy's actions, whose spread should not be higher."""
+    """Describes the AUROC of the policy's actions, which should not be above 0.5."""
     if policy.side(0.5) > 0 and policy.value >= 0.6:
-        return "It is less sure of the policy's actions than of recorded ones: the policy leaves the data"
+        return (
+            "Disagreement is higher at the policy's actions than at recorded ones: the policy leaves the data"
+        )
     if policy.side(0.5) < 0:
-        return "It is surer of the policy's actions than of recorded ones, as of a policy within the data"
-    return "It is about as sure of the policy's actions as of recorded ones"
+        return "Disagreement is lower at the policy's actions than at recorded ones: the policy stays in data"
+    return "Disagreement is about equal at the policy's actions and at recorded ones"
 
 
-def _edges(spread: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Borders of the bars, and whether they are on a logarithmic axis."""
-    seen = spread[spread > 0]
-    if len(seen) and seen.max() > seen.min():
-        low, high = np.percentile(seen, 0.1), seen.max()
-        return np.geomspace(max(low, high * 1e-6), high * 1.0001, NUM_BARS + 1), True
-    return np.linspace(0, 2 * (seen.max() if len(seen) else 0.5), NUM_BARS + 1), False
+def _edges(disagreement: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Returns the edges of the bins, and whether their axis is logarithmic."""
+    positive = disagreement[disagreement > 0]
+    if len(positive) and positive.max() > positive.min():
+        low, high = np.percentile(positive, 0.1), positive.max()
+        return np.geomspace(max(low, high * 1e-6), high * 1.0001, NUM_BINS + 1), True
+    return np.linspace(0, 2 * (positive.max() if len(positive) else 0.5), NUM_BINS + 1), False
 
 
-def _shares(spread: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """% of the entries in each bar; what lies below the first counts there."""
-    return 100 * np.histogram(spread.clip(edges[0]), edges)[0] / len(spread)
+def _percentages(disagreement: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Returns the percentage of entries in each bin; entries below the first bin count as in it."""
+    return 100 * np.histogram(disagreement.clip(edges[0]), edges)[0] / len(disagreement)

@@ -23,7 +23,7 @@ from o2o.inspect.charts.chart import MUTED, PLAN, POLICY, Chart, Line, Mark, Rul
 from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number
 from o2o.inspect.model_error import evenly_spaced
 from o2o.inspect.result import Result
-from o2o.inspect.run import MOST_STEPS, Run, select_episodes
+from o2o.inspect.run import MAX_STEPS, Run, select_episodes
 from o2o.nn.world_model import index
 
 GRID = np.geomspace(0.1, 1000, 9)  # two a decade
@@ -178,7 +178,7 @@ def set_auto_penalty_weight(agent: Agent, data: TrainingData, tell: Callable[[st
     if agent.config.planner.uncertainty != "auto":
         return
     source = data.validation if len(data.validation) else data.replay
-    found = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MOST_STEPS)))
+    found = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MAX_STEPS)))
     agent.settle(found.price.value)
     tell(found.line)
 

@@ -1,4 +1,4 @@
-"""Can the ensemble's spread be trusted: is it high where the agent is wrong?"""
+"""Measures whether ensemble disagreement is high where critic and world model are wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,76 +13,76 @@ from o2o.core.stats import bins, correlation
 from o2o.inspect.beliefs import ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, Chart, Intervals, Line, Rule
 from o2o.inspect.estimate import CLEAR, FEW, Estimate, estimate, few_episodes_warning, format_number
-from o2o.inspect.model_error import from_zero, imagine_recorded
+from o2o.inspect.model_error import imagine_recorded, range_from_zero
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
-KINDS = {"feature": "where it leads", "reward": "the reward there", "value": "the value there"}
+KINDS = {"feature": "predicted feature", "reward": "predicted reward", "value": "predicted value"}
 UNITS = {"feature": "standard deviations", "reward": "scaled reward", "value": "scaled return"}
-SLIGHT = 0.1  # one nearer to zero says nothing, however sure it is
-COVERED = 90  # % of the errors that a multiple of the spread is to hold
+WEAK = 0.1  # a rank correlation closer to zero than this is irrelevant, even with a narrow interval
+COVERED = 90  # % of the TD errors that the calibrated multiple of the disagreement covers
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability(Result):
-    """Does the spread order errors? Rank correlations: 1 always, 0 not at all, below 0 the wrong way round.
+    """Rank correlations of disagreement and error: 1 is the same order, 0 unrelated, -1 the reverse order.
 
     Attributes:
-        spread, td_error: (M,) of the steps whose TD error is known, and |error|; scaled reward.
+        disagreement, td_error: (M,) disagreement and |TD error| at the steps where the TD error is defined,
+            in units of the scaled reward.
         td: their rank correlation.
-        multiple: this many times the spread holds 90 % of the TD errors; NaN where there is no spread.
-        horizons: steps imagined ahead, rising.
-        path_spread: horizon -> (n,) discounted spread along what was imagined, its end included, as the
-            planner pays it.
-        error: (kind, horizon) -> (n,) |error| of `feature` (in its standard deviations), `reward`, `value`;
-            NaN where it is not known.
-        ahead: (kind, horizon) -> their rank correlation with `path_spread`.
-        num_episodes: that were looked at.
+        multiple: this multiple of the disagreement covers 90 % of the TD errors; NaN without disagreement.
+        horizons: numbers of imagined steps, ascending.
+        path_disagreement: horizon -> (n,) discounted disagreement along the imagined trajectory including its
+            end, as in the planner's penalty.
+        error: (kind, horizon) -> (n,) |error| of `feature` (in its standard deviations), `reward` and
+            `value`; NaN where it is unknown.
+        ahead: (kind, horizon) -> rank correlation of `error` and `path_disagreement`.
+        num_episodes: number of episodes evaluated.
     """
 
-    spread: np.ndarray
+    disagreement: np.ndarray
     td_error: np.ndarray
     td: Estimate
     multiple: float
     horizons: tuple[int, ...]
-    path_spread: dict[int, np.ndarray]
+    path_disagreement: dict[int, np.ndarray]
     error: dict[tuple[str, int], np.ndarray]
     ahead: dict[tuple[str, int], Estimate]
     num_episodes: int
 
     def text(self) -> list[str]:
-        if not self.spread.any():
+        if not self.disagreement.any():
             return [
-                "The ensemble has no spread, so there is nothing to trust: its members agree everywhere, as "
-                "one member alone or members that have not learned do."
+                "The ensemble has no disagreement, so it predicts no errors: its Q-functions agree "
+                "everywhere, because there is only one or they have not been trained."
             ]
-        words = [
-            f"For what the critic gets wrong at a step (its TD error) the spread is {_told(self.td)}. Told "
-            "by rank correlation: 1 is always higher where the error is, 0 has nothing to do with it.",
-            *(self._ahead(k) for k in dict.fromkeys((self.horizons[0], self.horizons[-1]))),
+        sentences = [
+            f"As a predictor of the critic's TD error, disagreement is {_describe(self.td)}. The number is "
+            "the rank correlation with the error: 1 is the same order, 0 is unrelated.",
+            *(self._describe_ahead(k) for k in dict.fromkeys((self.horizons[0], self.horizons[-1]))),
         ]
         if np.isfinite(self.multiple):
-            words.append(
-                f"{format_number(self.multiple)} times the spread holds {COVERED} % of the TD errors."
-            )
-        return [*words, *few_episodes_warning(self.num_episodes)]
+            multiple = format_number(self.multiple)
+            sentences.append(f"{COVERED} % of the TD errors are below {multiple} times the disagreement.")
+        return [*sentences, *few_episodes_warning(self.num_episodes)]
 
-    def _ahead(self, k: int) -> str:
-        found = [_told(self.ahead[kind, k], f" for {KINDS[kind]}") for kind in KINDS]
-        return f"For what the model gets wrong {_steps(k)} ahead it is {'; '.join(found)}."
+    def _describe_ahead(self, k: int) -> str:
+        kinds = [_describe(self.ahead[kind, k], f" for the {KINDS[kind]}") for kind in KINDS]
+        return f"As a predictor of the model's error {_steps(k)} ahead, it is {'; '.join(kinds)}."
 
     def charts(self) -> list[Chart]:
         rows = {"TD error": self.td}
-        rows |= {f"{KINDS[kind]}, {_steps(k)}": found for (kind, k), found in self.ahead.items()}
-        middle, low, high = np.array([(m.value, m.low, m.high) for m in rows.values()]).T
+        rows |= {f"{KINDS[kind]}, {_steps(k)}": estimated for (kind, k), estimated in self.ahead.items()}
+        value, low, high = np.array([(m.value, m.low, m.high) for m in rows.values()]).T
         return [
             Chart(
-                "Is the spread high where the error is?",
-                "rank correlation of spread and error",
+                "Correlation of disagreement and error",
+                "rank correlation of disagreement and error",
                 "",
-                [Rule(x=0.0), Intervals(list(rows), middle, low, high, DATA)],
-                "1: always; 0: no connection; below 0: misleading. Steps are those imagined ahead. Bars are "
-                "95 % intervals over episodes.",
+                [Rule(x=0.0), Intervals(list(rows), value, low, high, DATA)],
+                "1: same order; 0: unrelated; below 0: misleading. Steps are imagined steps. Bars are 95 % "
+                "intervals over episodes.",
                 x_range=(-1.0, 1.0),
             ),
             self._td_chart(),
@@ -90,84 +90,84 @@ class Reliability(Result):
         ]
 
     def _td_chart(self) -> Chart:
-        x, y, low, _, high = bins(self.spread, self.td_error)
+        x, mean, low, _, high = bins(self.disagreement, self.td_error)
+        name = f"{format_number(self.multiple)} times the disagreement: covers {COVERED} %"
         lines = [
-            Line(
-                x,
-                self.multiple * x,
-                f"{format_number(self.multiple)} times the spread: {COVERED} % lie below",
-                MUTED,
-            ),
-            Line(x, x, "as large as the spread", MUTED, dash=True),
-            Line(x, y, "mean |TD error|, middle half", MODEL, low=low, high=high),
+            Line(x, self.multiple * x, name, MUTED),
+            Line(x, x, "equal to the disagreement", MUTED, dash=True),
+            Line(x, mean, "mean |TD error|, middle half", MODEL, low=low, high=high),
         ]
         return Chart(
-            "The critic's error against its spread",
-            "ensemble spread",
+            "TD error against disagreement",
+            "ensemble disagreement",
             "|TD error|, scaled return",
             lines,
-            "Steps sorted by spread, ten groups of as many each. A curve that rises means that the spread "
-            "says something.",
+            "Steps are sorted by disagreement into ten groups of equal size. If the curve rises, "
+            "disagreement predicts the error.",
             log_x=bool((x > 0).all()),
-            y_range=from_zero(lines),
+            y_range=range_from_zero(lines),
         )
 
     def _ahead_chart(self, kind: str) -> Chart:
         lines = []
         for k in self.horizons:
-            there = np.isfinite(self.error[kind, k])
-            x, y, *_ = bins(self.path_spread[k][there], self.error[kind, k][there])
+            known = np.isfinite(self.error[kind, k])
+            x, y, *_ = bins(self.path_disagreement[k][known], self.error[kind, k][known])
             lines.append(Line(x, y, f"{_steps(k)} ahead"))
         return Chart(
-            f"The model's error against the spread on the way: {KINDS[kind]}",
-            "discounted spread along the imagined way",
+            f"Model error against disagreement: {KINDS[kind]}",
+            "discounted disagreement along the imagined trajectory",
             f"mean error, {UNITS[kind]}",
             lines,
-            "Recorded actions imagined from recorded steps, sorted by the spread that the planner would have "
-            "charged for.",
+            "Recorded actions imagined from recorded steps, sorted by the disagreement that the planner "
+            "would penalize.",
             log_x=all(bool((line.x > 0).all()) for line in lines),
-            y_range=from_zero(lines),
+            y_range=range_from_zero(lines),
         )
 
     def metrics(self) -> dict[str, float]:
-        numbers = {**self.td.metrics("td"), "td_multiple": self.multiple}
-        for (kind, k), found in self.ahead.items():
-            numbers |= found.metrics(f"{kind}_{k}")
-        return numbers
+        metrics = {**self.td.metrics("td"), "td_multiple": self.multiple}
+        for (kind, k), estimated in self.ahead.items():
+            metrics |= estimated.metrics(f"{kind}_{k}")
+        return metrics
 
 
 def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliability:
-    """Whether the spread is high where the critic and the model are wrong.
+    """Measures whether disagreement is high where the critic and the world model are wrong.
 
     Args:
-        horizons: steps ahead; those longer than every episode are left out.
+        run: the run to inspect.
+        horizons: numbers of imagined steps; each is limited to the length of the longest episode.
     Raises:
-        UsageError: a horizon below 1, or none.
+        UsageError: a horizon is below 1, or there is none.
     """
     if not horizons or min(horizons) < 1:
-        raise UsageError(f"horizons are {tuple(horizons)}, wanted steps ahead, each at least 1")
+        raise UsageError(f"horizons are {tuple(horizons)}, wanted numbers of steps of at least 1")
     agent, steps = run.agent, run.beliefs
     longest = int(steps.steps_left[steps.starts].max())
     horizons = tuple(sorted({min(k, longest) for k in horizons}))
-    told = imagine_recorded(agent, steps, horizons[-1])
-    price = _path_spread(agent, told.rolled)
-    path_spread = {k: price[k - 1] for k in horizons}
-    every = {"feature": told.feature, "reward": told.reward, "value": told.value}
-    error = {(kind, k): abs(every[kind][k - 1]) for kind in KINDS for k in horizons}
+    imagined = imagine_recorded(agent, steps, horizons[-1])
+    along = _path_disagreement(agent, imagined.rolled)
+    path_disagreement = {k: along[k - 1] for k in horizons}
+    errors = {"feature": imagined.feature, "reward": imagined.reward, "value": imagined.value}
+    error = {(kind, k): abs(errors[kind][k - 1]) for kind in KINDS for k in horizons}
     ahead = {}
-    for (kind, k), wrong in error.items():
-        there = np.isfinite(wrong)
-        groups = steps.episode[told.start][there]
-        ahead[kind, k] = estimate(correlation, groups, path_spread[k][there], wrong[there])
+    for (kind, k), values in error.items():
+        known = np.isfinite(values)
+        groups = steps.episode[imagined.start][known]
+        ahead[kind, k] = estimate(correlation, groups, path_disagreement[k][known], values[known])
     rows = steps.td_error_known
-    spread, td_error = steps.disagreement[rows].astype(np.float64), abs(steps.td_error[rows])
+    disagreement, td_error = steps.disagreement[rows].astype(np.float64), abs(steps.td_error[rows])
+    positive, multiple = disagreement > 0, np.nan
+    if disagreement.any():
+        multiple = float(np.percentile(td_error[positive] / disagreement[positive], COVERED))
     return Reliability(
-        spread,
+        disagreement,
         td_error,
-        estimate(correlation, steps.episode[rows], spread, td_error),
-        float(np.percentile(td_error[spread > 0] / spread[spread > 0], COVERED)) if spread.any() else np.nan,
+        estimate(correlation, steps.episode[rows], disagreement, td_error),
+        multiple,
         horizons,
-        path_spread,
+        path_disagreement,
         error,
         ahead,
         len(run.episodes),
@@ -175,31 +175,32 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
 
 
 @torch.no_grad()
-def _path_spread(agent: Agent, rolled: Roll) -> np.ndarray:
-    """(H, K) discounted spread of the first k actions, and of the policy's where they end."""
+def _path_disagreement(agent: Agent, rolled: Roll) -> np.ndarray:
+    """Returns (H, K) discounted disagreement of the first k actions and of the policy's next action."""
     discount = torch.cat([torch.ones_like(rolled.decay[:1]), rolled.decay.cumprod(0)]).double().cpu().numpy()
     with agent.precision():
         last = agent.policy.act(rolled.feature[1:]).float()
-    way = discount[:-1] * ensemble_disagreement(agent, rolled.feature[:-1], rolled.action)
-    return way.cumsum(0) + discount[1:] * ensemble_disagreement(agent, rolled.feature[1:], last)
+    along = discount[:-1] * ensemble_disagreement(agent, rolled.feature[:-1], rolled.action)
+    return along.cumsum(0) + discount[1:] * ensemble_disagreement(agent, rolled.feature[1:], last)
 
 
-def judge(found: Estimate) -> str:
-    """A rank correlation in a word or two: how far the spread is a sign of an error."""
-    if not found.known:
-        return "not to be judged"
-    if not np.isfinite(found.low):
+def judge(estimated: Estimate) -> str:
+    """Describes in one or two words how well disagreement predicts an error, given their rank correlation."""
+    if not estimated.known:
+        return "not measurable"
+    if not np.isfinite(estimated.low):
         return "unproven"
     word = "weak"
-    if found.side() > 0 and found.value >= CLEAR:
-        word = "trustworthy"
-    elif found.side() < 0 and found.value <= -SLIGHT:
+    if estimated.side() > 0 and estimated.value >= CLEAR:
+        word = "reliable"
+    elif estimated.side() < 0 and estimated.value <= -WEAK:
         word = "misleading"
-    return f"perhaps {word}" if found.num_episodes < FEW else word
+    return f"perhaps {word}" if estimated.num_episodes < FEW else word
 
 
-def _told(found: Estimate, what: str = "") -> str:
-    return f"{judge(found)}{what}, {found}" if found.known else f"{judge(found)}{what}"
+def _describe(estimated: Estimate, kind: str = "") -> str:
+    word = judge(estimated)
+    return f"{word}{kind}, {estimated}" if estimated.known else f"{word}{kind}"
 
 
 def _steps(k: int) -> str:

@@ -1,4 +1,4 @@
-"""What is inspected: a checkpoint, the episodes to look at it on, and what its planner left written."""
+"""Opens a run for inspection: its checkpoint, the episodes to evaluate it on, and its plan records."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,23 +17,24 @@ from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay
 from o2o.inspect.beliefs import Beliefs, beliefs
 
-MOST_STEPS = 6000  # of the recordings that are walked through, whole episodes
+MAX_STEPS = 6000  # recorded steps to compute beliefs for; whole episodes
 
 
 @dataclass
 class Run:
-    """A run under inspection.
+    """A run to inspect.
 
     Attributes:
-        folder: of the run.
-        agent: as its checkpoint has it.
-        meta: what the checkpoint says of itself.
-        train: the recordings that it learned from.
-        episodes: recorded ones to look at, as the model sees them; it has not learned from them if `unseen`.
-        unseen: whether they were held out, or are another dataset's.
-        robot_episodes: episodes that the robot played, as recorded (physical units), in order; empty for a
+        folder: folder of the run.
+        agent: the agent as its checkpoint holds it.
+        meta: metadata of the checkpoint.
+        train: the recordings that the agent learned from.
+        episodes: recorded episodes to evaluate on, in the model's units.
+        unseen: whether the agent has not learned from `episodes`, because they are validation episodes or
+            come from another dataset.
+        robot_episodes: the episodes that the robot played, in physical units, in order; empty for a
             pretrained run.
-        plans: the plan records of its planner, if it was recorded.
+        plans: the plan records of its planner; empty if none were recorded.
     """
 
     folder: Path
@@ -47,25 +48,25 @@ class Run:
 
     @cached_property
     def beliefs(self) -> Beliefs:
-        """All steps of `episodes`, walked through once."""
+        """Returns the beliefs at all steps of `episodes`, computed once."""
         return beliefs(self.agent, self.episodes)
 
     @cached_property
     def transformed_robot_episodes(self) -> list[Episode]:
-        """What the robot did itself, as the model sees it."""
+        """Returns the episodes that the robot played, in the model's units."""
         return [self.agent.transform.episode(episode) for episode in self.robot_episodes]
 
     def plan_records(self, number: int) -> list[PlanRecord]:
-        """What the planner thought in the robot's `number`-th episode.
+        """Returns the plan records of the robot's `number`-th episode.
 
         Raises:
-            DataError: that was not recorded.
+            DataError: no plans of that episode were recorded.
         """
         return unpack(self.plans.read(number)[0])
 
     @property
     def uses_planner(self) -> bool:
-        """Whether the run acts with the planner."""
+        """Returns whether the run acts with the planner rather than the policy alone."""
         return bool(self.meta.get("plan", True))
 
 
@@ -75,20 +76,21 @@ def open(
     data: DataConfig | None = None,
     plans: Path | None = None,
     device: str = "cpu",
-    max_steps: int = MOST_STEPS,
+    max_steps: int = MAX_STEPS,
 ) -> Run:
-    """A run made ready for inspection.
+    """Opens a run for inspection.
 
     Args:
-        run: folder of `o2o pretrain` or `o2o finetune`, or of a checkpoint.
-        dataset: look at these recordings; empty, at those it was trained on, the held-out ones of them.
-        data: how that dataset is read, for one that the run was not trained on.
-        plans: folder of `o2o evaluate --record-plans`; None, the run's own.
+        run: folder of `o2o pretrain` or `o2o finetune`, or folder of a checkpoint.
+        dataset: dataset to evaluate on; empty selects the validation episodes of the dataset that the run was
+            trained on, or its training episodes if none were held out.
+        data: options for reading `dataset`, if it is not the one the run was trained on.
+        plans: folder of `o2o evaluate --record-plans`; None selects the run's own.
         device: `cpu`, `cuda` or `auto`.
-        max_steps: most recorded steps to look at; whole episodes, evenly.
+        max_steps: maximum number of recorded steps to evaluate on; whole episodes, evenly spaced.
     Raises:
-        UsageError: no such run, or recordings that do not fit it.
-        DataError: the recordings are gone or broken.
+        UsageError: there is no such run, or the dataset does not fit it.
+        DataError: the dataset is missing or broken.
     """
     folder = Path(run)
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
@@ -96,7 +98,7 @@ def open(
     learned = training_data.read_again(meta["dataset"], agent.config.replay, agent.transform)
     source, unseen = learned.validation, True
     if dataset:
-        source = other(agent, dataset, data or DataConfig())
+        source = load_other_dataset(agent, dataset, data or DataConfig())
     elif not len(source):
         source, unseen = learned.replay, False
     online = folder / "online"
@@ -112,16 +114,16 @@ def open(
     )
 
 
-def other(agent: Agent, dataset: str, config: DataConfig) -> Replay:
-    """All episodes of another dataset, as the agent sees them."""
+def load_other_dataset(agent: Agent, dataset: str, config: DataConfig) -> Replay:
+    """Returns all episodes of another dataset, in the model's units."""
     return training_data.read(
         dataset, replace(config, holdout=0.0), agent.config.replay, 0, agent.transform
     ).replay
 
 
 def select_episodes(replay: Replay, max_steps: int) -> list[Episode]:
-    """Whole episodes, evenly over a replay, of about so many steps in all; at least one."""
-    share = min(1.0, max_steps / len(replay))
-    count = max(1, round(share * replay.num_episodes))
-    places = np.linspace(0, replay.num_episodes - 1, count).round().astype(int)
-    return [replay.episode(place) for place in np.unique(places).tolist()]
+    """Returns evenly spaced whole episodes of a replay buffer, at least one and about `max_steps` steps."""
+    fraction = min(1.0, max_steps / len(replay))
+    count = max(1, round(fraction * replay.num_episodes))
+    indices = np.linspace(0, replay.num_episodes - 1, count).round().astype(int)
+    return [replay.episode(index) for index in np.unique(indices).tolist()]

@@ -81,7 +81,7 @@ def test_doubt_is_the_spread_of_any_shape_in_blocks(monkeypatch):
     feature, action = torch.randn(3, 5, agent.model.feature_dim), torch.rand(3, 5, 2)
     with torch.no_grad():
         want = agent.critic.uncertainty(feature, action).numpy()
-    monkeypatch.setattr(importlib.import_module("o2o.inspect.beliefs"), "BLOCK", 4)
+    monkeypatch.setattr(importlib.import_module("o2o.inspect.beliefs"), "MAX_ROWS", 4)
     assert ensemble_disagreement(agent, feature, action) == pytest.approx(want, rel=1e-5)
     assert ensemble_disagreement(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx(
         [0.5, 0.25]

@@ -76,7 +76,7 @@ def test_numbers_read_well():
     said = [format_number(x) for x in (0.0, 1e-9, 0.01234, 1.26, 12.0, 99.7, 1234.5, -0.5, math.nan)]
     assert said == ["0", "0", "0.012", "1.3", "12", "100", "1,234", "-0.5", "unknown"]
     told = [format_percent(x) for x in (0, 0.004, 0.126, 1, math.nan)]
-    assert told == ["0 %", "under 1 %", "13 %", "100 %", "an unknown share"]
+    assert told == ["0 %", "under 1 %", "13 %", "100 %", "an unknown fraction"]
 
 
 def test_few_episodes_are_said_to_be_few():

@@ -239,7 +239,7 @@ def test_a_fan_is_made_again_where_nothing_was_recorded(tmp_path, system):
 
 
 def test_a_single_moment_is_the_one_the_walk_comes_to(run):
-    alone = candidates(run, t=7, own=False).looks[0].moment
+    alone = candidates(run, t=7, from_robot=False).looks[0].moment
     assert int(alone.t) == 7
     steps = beliefs(run.agent, run.episodes)
     np.testing.assert_allclose(alone.feature[0, 0], steps.feature[7].numpy(), atol=1e-3)  # kept in half
@@ -280,11 +280,11 @@ def test_an_episode_or_step_that_does_not_exist_says_what_does(run, tmp_path):
     with pytest.raises(UsageError, match="episode 5 is not one of the robot's own episodes; have 0 to 1"):
         candidates(run, 5)
     with pytest.raises(UsageError, match="recorded episodes that are looked at; have 0 to 0"):
-        candidates(run, 1, own=False)
+        candidates(run, 1, from_robot=False)
     with pytest.raises(UsageError, match="step 12 is not in that episode; have 0 to 11"):
         candidates(run, t=12)
     with pytest.raises(UsageError, match=r"there are none.*--record-plans"):
-        candidates(inspected(run.agent, tmp_path / "x", recordings(2)), own=True)
+        candidates(inspected(run.agent, tmp_path / "x", recordings(2)), from_robot=True)
     with pytest.raises(UsageError, match="4 entries are to be drawn, wanted 1 to 3"):
         candidates(run, entries=[f"state[{i}]" for i in range(4)])
 
@@ -334,7 +334,7 @@ def test_a_robot_that_cannot_be_drawn_over_says_why(played, tmp_path):
     arm, robot = played
     run = inspected(doubtful("small"), tmp_path / "other", recordings(2))
     with pytest.raises(UsageError, match="which seed recorded episode 0 began with"):
-        candidates(arm, own=False, robot=robot)
+        candidates(arm, from_robot=False, robot=robot)
     with pytest.raises(UsageError, match="leave the robot and the entries out"):
         candidates(arm, robot=robot, entries=("state[0]",))
     bare = SimpleNamespace(has_wrapper_attr=lambda name: False, simulated=False, metadata={}, action_repeat=1)

@@ -1,4 +1,4 @@
-"""What an agent is asked: answers that can be worked out by hand, and every question to every model."""
+"""Tests the questions of `o2o.inspect` on cases solvable by hand, and every question on every model."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.core.transform import Transform
 from o2o.data.plan_store import Plans
-from o2o.inspect.coverage import HELD_OUT, OWN, PLANNED, POLICY_AHEAD, coverage, latest, nearest
+from o2o.inspect.coverage import IMAGINED, PLANNED, ROBOT, VALIDATION, coverage, latest, nearest
 from o2o.inspect.model_error import imagine_recorded, model_error
 from o2o.inspect.ood_detection import ood_detection
 from o2o.inspect.reliability import reliability
@@ -24,7 +24,16 @@ from o2o.inspect.uncertainty import uncertainty
 from o2o.inspect.value import value
 from o2o.nn.world_model import ModelConfig
 from tests.support.episodes import make_batch
-from tests.support.inspected import POLICY, Blind, Line, Mute, drive, episode, make_agent, make_run
+from tests.support.inspected import (
+    POLICY,
+    CertainCritic,
+    LineModel,
+    NoDecoder,
+    drive,
+    episode,
+    make_agent,
+    make_run,
+)
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.preset_agents import PIXELS, STATE, doubtful, make, tiny
 
@@ -43,132 +52,134 @@ def noisy(num: int = 6, steps: int = 40, **options) -> list[Episode]:
 # ---- uncertainty
 
 
-def test_uncertainty_names_the_moments_that_stand_out():
+def test_uncertainty_names_the_steps_of_highest_disagreement():
     actions = np.full(50, 0.1)
     actions[[10, 11, 30, 45]] = 0.9, 0.8, -0.7, 0.6
-    answer = uncertainty(make_run([drive(np.full(50, 0.1)), drive(actions)]), episode=1)
-    assert answer.spread == pytest.approx(abs(actions)) and answer.policy == pytest.approx(POLICY)
-    assert answer.top.tolist() == [10, 30, 45]  # 11 is the same moment as 10
-    assert answer.typical == pytest.approx(0.1) and answer.unusual == 4 / 50
-    assert "step 10, 1.0 s (spread 0.9)" in answer.text()[1]
-    quarter, half, most = np.median(answer.random, axis=1)
-    assert [quarter, half, most] == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
+    result = uncertainty(make_run([drive(np.full(50, 0.1)), drive(actions)]), episode=1)
+    assert result.disagreement == pytest.approx(abs(actions)) and result.policy == pytest.approx(POLICY)
+    assert result.peaks.tolist() == [10, 30, 45]  # 11 is too close to 10
+    assert result.recorded == pytest.approx(0.1) and result.fraction_high == 4 / 50
+    assert "step 10, 1.0 s (disagreement 0.9)" in result.text()[1]
+    assert np.median(result.random, axis=1) == pytest.approx([0.25, 0.5, 0.75], abs=0.06)
 
 
 def test_uncertainty_shows_value_and_reward_of_each_step():
-    answer = uncertainty(make_run([episode([3, 2, 1], reward=[5, 6])]))
-    assert answer.v.tolist() == [3, 2] == answer.q.tolist() and answer.reward.tolist() == [5, 6]
+    result = uncertainty(make_run([episode([3, 2, 1], reward=[5, 6])]))
+    assert result.v.tolist() == [3, 2] == result.q.tolist() and result.reward.tolist() == [5, 6]
 
 
-def test_uncertainty_of_the_robots_own_episode_is_held_against_the_recordings():
+def test_uncertainty_of_a_robot_episode_is_compared_with_the_recordings():
     recorded = [drive(np.full(20, 0.1))]
-    answer = uncertainty(make_run(recorded, own=[drive([0.1, 0.5, 0.1])]), own=True)
-    assert answer.spread == pytest.approx([0.1, 0.5, 0.1], abs=1e-4)
-    assert answer.name == "the robot's own episode 0" and answer.typical[2] == pytest.approx(0.1)
+    result = uncertainty(make_run(recorded, robot_episodes=[drive([0.1, 0.5, 0.1])]), from_robot=True)
+    assert result.disagreement == pytest.approx([0.1, 0.5, 0.1], abs=1e-4)
+    assert result.name == "robot episode 0" and result.recorded[2] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"episode": 2}, "episode 2 is not here; have 0 to 1"),
-        ({"episode": -1}, "episode -1 is not here; have 0 to 1"),
-        ({"own": True}, "run run has no episodes of the robot's own; it is not fine-tuned"),
+        ({"episode": 2}, "there is no episode 2; have 0 to 1"),
+        ({"episode": -1}, "there is no episode -1; have 0 to 1"),
+        ({"from_robot": True}, "run run has no robot episodes: it was not fine-tuned on a robot"),
     ],
 )
-def test_an_episode_that_is_not_there_is_one_line(flags, line):
+def test_a_missing_episode_is_reported_in_one_line(flags, line):
     with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
         uncertainty(make_run(noisy(2, 5)), **flags)
 
 
-# ---- contrast
+# ---- OOD detection
 
 
-def test_contrast_is_the_chance_of_a_larger_action():
+def test_auroc_is_the_probability_of_a_larger_action():
     """Recorded actions are 0.1 large; of random ones nine in ten are larger."""
-    answer = ood_detection(make_run([drive(np.tile([0.1, -0.1], 100)) for _ in range(5)]))
-    assert answer.told["random"].value == pytest.approx(0.9, abs=0.03)
-    assert answer.told["policy"].value == 1 == answer.same_step["policy"]
-    assert answer.told["noise 0.1"].value < answer.told["noise 0.3"].value < answer.told["random"].value
-    low, high = answer.told["random"].low, answer.told["random"].high
-    assert 0.8 < low < answer.told["random"].value < high < 1
-    words = answer.text()
-    assert "tells random actions from recorded ones" in words[0] and "leaves the data" in words[2]
+    result = ood_detection(make_run([drive(np.tile([0.1, -0.1], 100)) for _ in range(5)]))
+    assert result.auroc["random"].value == pytest.approx(0.9, abs=0.03)
+    assert result.auroc["policy"].value == 1 == result.same_step["policy"]
+    assert result.auroc["noise 0.1"].value < result.auroc["noise 0.3"].value < result.auroc["random"].value
+    low, high = result.auroc["random"].low, result.auroc["random"].high
+    assert 0.8 < low < result.auroc["random"].value < high < 1
+    sentences = result.text()
+    assert "separates random actions from recorded ones" in sentences[0]
+    assert "the policy leaves the data" in sentences[2]
 
 
-def test_an_ensemble_of_one_mind_cannot_tell_anything():
-    answer = ood_detection(make_run(noisy(), agent=make_agent(critic=Blind())))
-    assert all(found.value == 0.5 for found in answer.told.values())
-    assert answer.text() == [answer.text()[0]] and "cannot tell anything" in answer.text()[0]
+def test_an_ensemble_without_disagreement_separates_nothing():
+    result = ood_detection(make_run(noisy(), agent=make_agent(critic=CertainCritic())))
+    assert all(found.value == 0.5 for found in result.auroc.values())
+    assert result.text() == [result.text()[0]] and "cannot separate any actions" in result.text()[0]
 
 
-def test_a_surer_guess_at_random_is_a_warning():
-    class Odd(Blind):
-        def doubt(self, feature, action):
+def test_lower_disagreement_at_random_actions_is_a_warning():
+    class InvertedCritic(CertainCritic):
+        def disagreement(self, feature, action):
             return 1 - action[..., 0].abs()
 
-    answer = ood_detection(
-        make_run([drive(np.tile([0.1, -0.1], 20)) for _ in range(5)], agent=make_agent(critic=Odd()))
+    result = ood_detection(
+        make_run(
+            [drive(np.tile([0.1, -0.1], 20)) for _ in range(5)], agent=make_agent(critic=InvertedCritic())
+        )
     )
-    assert answer.text()[0].startswith("Beware")
+    assert result.text()[0].startswith("Warning")
 
 
 # ---- reliability
 
 
-def errs(actions, error) -> Episode:
-    """Standing at zero, where the TD error is the reward's negative."""
+def with_td_errors(actions, error) -> Episode:
+    """Returns an episode that stays at zero, where the TD error is the negative reward."""
     return episode(np.zeros(len(actions) + 1), actions, -np.asarray(error))
 
 
-def test_a_spread_that_orders_the_td_errors_is_trustworthy():
-    shown = [errs(a, 2 * abs(a)) for a in uniform(-1, 1, (6, 30))]
-    answer = reliability(make_run(shown))
-    assert answer.td.value == pytest.approx(1) and answer.multiple == pytest.approx(2, rel=1e-5)
-    assert "is trustworthy" in answer.text()[0]
+def test_disagreement_that_orders_the_td_errors_is_reliable():
+    shown = [with_td_errors(a, 2 * abs(a)) for a in uniform(-1, 1, (6, 30))]
+    result = reliability(make_run(shown))
+    assert result.td.value == pytest.approx(1) and result.multiple == pytest.approx(2, rel=1e-5)
+    assert "is reliable" in result.text()[0]
 
 
-def test_a_spread_that_is_low_where_errors_are_high_is_misleading():
-    shown = [errs(a, 2 - abs(a)) for a in uniform(-1, 1, (6, 30))]
-    answer = reliability(make_run(shown))
-    assert answer.td.value == pytest.approx(-1) and "is misleading" in answer.text()[0]
+def test_disagreement_that_is_low_where_errors_are_high_is_misleading():
+    shown = [with_td_errors(a, 2 - abs(a)) for a in uniform(-1, 1, (6, 30))]
+    result = reliability(make_run(shown))
+    assert result.td.value == pytest.approx(-1) and "is misleading" in result.text()[0]
 
 
-def test_a_spread_that_has_nothing_to_do_with_errors_is_weak():
-    shown = [errs(a, e) for a, e in uniform(0.1, 1, (6, 2, 30))]
-    answer = reliability(make_run(shown))
-    assert abs(answer.td.value) < 0.3 and "is weak" in answer.text()[0]
+def test_disagreement_that_is_unrelated_to_errors_is_weak():
+    shown = [with_td_errors(a, e) for a, e in uniform(0.1, 1, (6, 2, 30))]
+    result = reliability(make_run(shown))
+    assert abs(result.td.value) < 0.3 and "is weak" in result.text()[0]
 
 
-def test_a_step_with_an_unknown_end_is_not_judged():
-    shown = [replace(errs(a, abs(a)), last_obs_known=False) for a in uniform(-1, 1, (5, 8))]
+def test_a_step_with_an_unknown_end_has_no_td_error():
+    shown = [replace(with_td_errors(a, abs(a)), last_obs_known=False) for a in uniform(-1, 1, (5, 8))]
     assert len(reliability(make_run(shown)).td_error) == 5 * 7
 
 
-def test_the_spread_of_a_way_is_what_the_planner_pays():
-    """Discount 0.5: the actions on the way, and the policy's 0.5 at its end."""
-    answer = reliability(make_run([drive([0.2, 0.4, 0.8])]), horizons=(2, 1))
-    assert answer.horizons == (1, 2)
-    assert answer.path_spread[1] == pytest.approx([0.2 + 0.25, 0.4 + 0.25, 0.8 + 0.25])
-    assert answer.path_spread[2][:2] == pytest.approx([0.2 + 0.2 + 0.125, 0.4 + 0.4 + 0.125])
-    assert np.isnan(answer.error["value", 2][2]) and np.isfinite(answer.error["value", 1][2])
+def test_path_disagreement_is_what_the_planner_penalizes():
+    """Uses discount 0.5: the actions along the trajectory, and the policy's 0.5 at its end."""
+    result = reliability(make_run([drive([0.2, 0.4, 0.8])]), horizons=(2, 1))
+    assert result.horizons == (1, 2)
+    assert result.path_disagreement[1] == pytest.approx([0.2 + 0.25, 0.4 + 0.25, 0.8 + 0.25])
+    assert result.path_disagreement[2][:2] == pytest.approx([0.2 + 0.2 + 0.125, 0.4 + 0.4 + 0.125])
+    assert np.isnan(result.error["value", 2][2]) and np.isfinite(result.error["value", 1][2])
 
 
-def test_a_wind_that_grows_with_the_action_is_foretold_by_the_spread():
+def test_an_error_that_grows_with_the_action_is_predicted_by_disagreement():
     shown = []
     for action in uniform(-1, 1, (6, 30)):
         x = np.append(0, np.cumsum(0.1 * action + 0.3 * abs(action)))
         shown.append(episode(x, action, action))
-    answer = reliability(make_run(shown), horizons=(1,))
-    assert answer.ahead["feature", 1].value == pytest.approx(1) == answer.ahead["value", 1].value
-    assert not answer.ahead["reward", 1].known  # it is always right
-    assert "trustworthy for where it leads, 1.00" in answer.text()[1]
-    assert "not to be judged for the reward there;" in answer.text()[1]
+    result = reliability(make_run(shown), horizons=(1,))
+    assert result.ahead["feature", 1].value == pytest.approx(1) == result.ahead["value", 1].value
+    assert not result.ahead["reward", 1].known  # it is always right
+    assert "reliable for the predicted feature, 1.00" in result.text()[1]
+    assert "not measurable for the predicted reward;" in result.text()[1]
 
 
-def test_horizons_are_cut_to_the_episodes_and_must_look_ahead():
+def test_horizons_are_limited_to_the_episodes_and_at_least_one():
     run = make_run(noisy(3, 4))
     assert reliability(run, horizons=(1, 3, 10, 20)).horizons == (1, 3, 4)
-    with pytest.raises(UsageError, match=r"^horizons are \(0, 2\), wanted steps ahead, each at least 1$"):
+    with pytest.raises(UsageError, match=r"^horizons are \(0, 2\), wanted numbers of steps of at least 1$"):
         reliability(run, horizons=(0, 2))
     with pytest.raises(UsageError, match=r"^horizons are \(\)"):
         reliability(run, horizons=())
@@ -177,65 +188,66 @@ def test_horizons_are_cut_to_the_episodes_and_must_look_ahead():
 # ---- model error
 
 
-def test_a_steady_wind_adds_up_step_by_step():
-    """Off by 0.02 a step, and by 0.3 in every reward."""
+def test_a_constant_error_adds_up_step_by_step():
+    """The model is off by 0.02 per step, and by 0.3 in every reward."""
     rng = np.random.default_rng(1)
     shown = []
     for action in rng.uniform(-1, 1, (6, 40)):
         shown.append(drive(action, wind=0.02, reward=action + 0.3))
     run = make_run(shown)
-    answer = model_error(run, horizon=4)
+    result = model_error(run, horizon=4)
     x = np.concatenate([e.obs["state"][:-1, 0] for e in shown])
     for k in (1, 2, 4):
-        errors = answer.feature[k - 1]
+        errors = result.feature[k - 1]
         assert errors[np.isfinite(errors)] == pytest.approx(k * 0.02 / x.std(), rel=1e-3)
-    assert np.nanmedian(answer.reward, 1) == pytest.approx(0.3, rel=1e-4)
-    assert np.nanmedian(answer.gain, 1) == pytest.approx(0.3 * np.array([1, 1.5, 1.75, 1.875]), rel=1e-4)
-    assert answer.chance.tolist() == [0] * 4 and not answer.draws
+    assert np.nanmedian(result.reward, 1) == pytest.approx(0.3, rel=1e-4)
+    assert np.nanmedian(result.return_, 1) == pytest.approx(0.3 * np.array([1, 1.5, 1.75, 1.875]), rel=1e-4)
+    assert result.sampling.tolist() == [0] * 4 and not result.stochastic
 
 
 def test_imagination_ends_where_the_recording_does():
-    answer = model_error(make_run([drive([0.5, 0.5, 0.5])]), horizon=9)
-    assert answer.feature.shape == (3, 3)  # no farther ahead than the episode is long
-    assert np.isfinite(answer.feature).tolist() == [[True] * 3, [True, True, False], [True, False, False]]
-    assert np.isfinite(answer.reward).tolist() == np.isfinite(answer.feature).tolist()
+    result = model_error(make_run([drive([0.5, 0.5, 0.5])]), horizon=9)
+    assert result.feature.shape == (3, 3)  # no more steps than the episode has
+    assert np.isfinite(result.feature).tolist() == [[True] * 3, [True, True, False], [True, False, False]]
+    assert np.isfinite(result.reward).tolist() == np.isfinite(result.feature).tolist()
 
 
-def test_a_model_that_listens_to_the_actions_is_told_from_one_that_does_not():
-    class Deaf(Line):
+def test_a_model_that_responds_to_actions_is_distinguished_from_one_that_does_not():
+    class IgnoresActions(LineModel):
         def step(self, state, action):
             return super().step(state, 0 * action)
 
-    listens = model_error(make_run(noisy()))
-    assert listens.listens.value > 0.95 and listens.text()[1].startswith("It listens to the actions:")
-    assert listens.nearer.tolist() == list(range(1, 16))
-    deaf = model_error(make_run(noisy(), agent=make_agent(Deaf())))
-    assert deaf.listens.value == 0.5 and "cannot be told" in deaf.text()[1]
-    assert np.nanmedian(deaf.feature[4]) == pytest.approx(np.nanmedian(deaf.still[4]))
+    responds = model_error(make_run(noisy()))
+    assert responds.action_sensitivity.value > 0.95
+    assert responds.text()[1].startswith("The model responds to the actions:")
+    assert responds.useful_steps.tolist() == list(range(1, 16))
+    ignores = model_error(make_run(noisy(), agent=make_agent(IgnoresActions())))
+    assert ignores.action_sensitivity.value == 0.5 and "not clear" in ignores.text()[1]
+    assert np.nanmedian(ignores.feature[4]) == pytest.approx(np.nanmedian(ignores.persistence[4]))
 
 
-def test_a_model_that_draws_its_future_is_not_blamed_for_chance():
-    class Dice(Line):
+def test_a_stochastic_model_is_compared_with_its_own_samples():
+    class StochasticModel(LineModel):
         def step(self, state, action):
             state, reward, discount = super().step(state, action)
             return {"x": state["x"] + torch.randn_like(state["x"])}, reward, discount
 
-    answer = model_error(make_run(noisy(), agent=make_agent(Dice())))
-    assert answer.draws and answer.text()[0].startswith("This model draws what may happen")
-    assert answer.charts()[0].marks[0].name == "by chance alone"
+    result = model_error(make_run(noisy(), agent=make_agent(StochasticModel())))
+    assert result.stochastic and result.text()[0].startswith("This model samples its predictions")
+    assert result.charts()[0].marks[0].name == "between two samples"
 
 
-def test_what_a_model_draws_is_compared_by_name():
+def test_decoded_observations_are_compared_by_name():
     shown = noisy(wind=0.02)
-    answer = model_error(make_run(shown), horizon=3)
-    ratio = answer.obs["state"][:, 0] / answer.obs["state"][0, 0]
+    result = model_error(make_run(shown), horizon=3)
+    ratio = result.obs["state"][:, 0] / result.obs["state"][0, 0]
     assert ratio == pytest.approx([1, 2, 3], rel=1e-3)
-    assert len(answer.charts()) == 4 and "observations that it draws" in answer.text()[3]
-    mute = model_error(make_run(shown, agent=make_agent(Mute())), horizon=3)
-    assert not mute.obs and len(mute.charts()) == 3
+    assert len(result.charts()) == 4 and "decoded observations" in result.text()[3]
+    no_decoder = model_error(make_run(shown, agent=make_agent(NoDecoder())), horizon=3)
+    assert not no_decoder.obs and len(no_decoder.charts()) == 3
 
 
-def test_foreseeing_is_fixed_by_its_seed_and_draws_from_no_other_stream():
+def test_imagination_is_fixed_by_its_seed_and_uses_no_other_stream():
     run = make_run(episodes_for(make("dreamerv3"), 2, 6), agent=make("dreamerv3"))
     before = torch.get_rng_state()
     one, same, other = (
@@ -248,126 +260,128 @@ def test_foreseeing_is_fixed_by_its_seed_and_draws_from_no_other_stream():
 # ---- value
 
 
-def counted(rewards, off: float = 0.0) -> Episode:
-    """An episode that the world ends; it stands where its return is, less `off`; discount 0.5."""
+def with_values(rewards, off: float = 0.0) -> Episode:
+    """Returns a terminated episode whose value is its return plus `off`; discount 0.5."""
     returns = [0.0]
     for reward in reversed(rewards):
         returns.append(reward + 0.5 * returns[-1])
     return episode(np.array(returns[::-1]) + off, reward=rewards, terminated=True)
 
 
-def test_value_that_is_one_too_high_is_biased_by_one_and_in_order():
-    answer = value(make_run([counted(r, off=1) for r in uniform(0, 1, (8, 10))]))
-    assert answer.bias_v.value == pytest.approx(1, abs=1e-5) == answer.bias_q.value
-    assert answer.rank_v.value == pytest.approx(1) == answer.rank_episodes.value
-    assert answer.closed == 1 and not answer.completed and len(answer.first_v) == 8
-    assert "optimistic" in answer.text()[1] and "expectile 0.9" in answer.text()[1]
+def test_values_that_are_one_too_high_have_a_bias_of_one_and_the_right_order():
+    result = value(make_run([with_values(r, off=1) for r in uniform(0, 1, (8, 10))]))
+    assert result.bias_v.value == pytest.approx(1, abs=1e-5) == result.bias_q.value
+    assert result.rank_v.value == pytest.approx(1) == result.rank_episodes.value
+    assert result.fraction_complete == 1 and not result.bootstrapped and len(result.first_v) == 8
+    assert "optimistic" in result.text()[1] and "expectile 0.9" in result.text()[1]
 
 
-def test_value_of_the_wrong_sign_is_a_warning():
-    shown = [counted(r) for r in uniform(0, 1, (8, 10))]
+def test_values_of_the_wrong_sign_are_a_warning():
+    shown = [with_values(r) for r in uniform(0, 1, (8, 10))]
     shown = [replace(e, obs={"state": -e.obs["state"]}) for e in shown]
-    answer = value(make_run(shown))
-    assert answer.rank_v.value == pytest.approx(-1) and answer.text()[0].startswith("Beware")
+    result = value(make_run(shown))
+    assert result.rank_v.value == pytest.approx(-1) and result.text()[0].startswith("Warning")
 
 
-def test_returns_that_were_not_recorded_to_their_end_are_left_out():
-    """Of 40 steps at discount 0.5 the last three miss more than a tenth."""
-    answer = value(make_run([episode(np.zeros(41), reward=np.ones(40))]))
-    assert answer.closed == 37 / 40 and len(answer.v) == 37 and not answer.completed
-    assert answer.achieved == pytest.approx(2, abs=0.21)
+def test_incompletely_recorded_returns_are_left_out():
+    """The last three of 40 steps at discount 0.5 miss more than 10 %."""
+    result = value(make_run([episode(np.zeros(41), reward=np.ones(40))]))
+    assert result.fraction_complete == 37 / 40 and len(result.v) == 37 and not result.bootstrapped
+    assert result.achieved == pytest.approx(2, abs=0.21)
 
 
-def test_where_too_few_returns_were_recorded_the_agents_own_value_stands_in():
-    """Two steps to an end where V is 8."""
-    answer = value(make_run([episode([0, 0, 8], reward=[1, 1]) for _ in range(5)]))
-    assert answer.completed and answer.closed == 0
-    assert answer.achieved[:2] == pytest.approx([1 + 0.5 + 0.25 * 8, 1 + 0.5 * 8])
-    assert any("stands for the rest" in sentence for sentence in answer.text())
+def test_too_few_complete_returns_are_bootstrapped_with_the_agents_value():
+    """Two steps lead to an end where V is 8."""
+    result = value(make_run([episode([0, 0, 8], reward=[1, 1]) for _ in range(5)]))
+    assert result.bootstrapped and result.fraction_complete == 0
+    assert result.achieved[:2] == pytest.approx([1 + 0.5 + 0.25 * 8, 1 + 0.5 * 8])
+    assert any("stands in for the rest" in sentence for sentence in result.text())
 
 
 # ---- coverage
 
 
-def test_nearest_leaves_out_its_own_part():
+def test_nearest_leaves_out_rows_of_the_same_part():
     rows = torch.tensor([[0.0], [1.0], [5.0]])
     part = torch.tensor([0, 0, 1])
-    distance, place = nearest(rows, rows, part, part)
-    assert distance.tolist() == [5, 4, 4] and place.tolist() == [2, 2, 1]
+    distance, indices = nearest(rows, rows, part, part)
+    assert distance.tolist() == [5, 4, 4] and indices.tolist() == [2, 2, 1]
     assert nearest(rows, rows)[0].tolist() == [0, 0, 0]
     assert np.isinf(nearest(rows[:2], rows[:2], part[:2], part[:2])[0]).all()
 
 
 def grid(offset: float, columns: int = 2) -> Episode:
-    """Twenty steps along a line, one apart; other entries are small noise."""
+    """Returns twenty steps along a line, one apart; other entries are small noise."""
     x = np.random.default_rng(0).normal(0, 0.1, (21, columns))
     x[:, 0] = np.arange(21) + offset
     return episode(x, np.full(20, 0.1))
 
 
-def test_steps_far_from_the_recordings_lie_outside_and_their_entries_are_named():
+def test_steps_far_from_the_recordings_are_outside_and_their_entries_are_named():
     train = [grid(0), grid(0.2), grid(0.4)]
     agent = make_agent(size=2)
     far = grid(100)
     far.obs["state"][:, 1] += 500
-    answer = coverage(make_run([grid(0.1)], train, own=[far], agent=agent))
+    result = coverage(make_run([grid(0.1)], train, robot_episodes=[far], agent=agent))
     scale = np.concatenate([e.obs["state"][:-1, 0] for e in train]).std()
-    assert answer.limit * scale == pytest.approx(0.2, abs=0.01)  # each lies between two episodes 0.2 away
-    assert answer.groups[HELD_OUT].outside.value == 0 and answer.groups[OWN].outside.value == 1
-    assert answer.groups[HELD_OUT].distance * scale == pytest.approx(0.1, abs=1e-4)
-    assert answer.groups[OWN].distance[0] * scale == pytest.approx(100 - 19.4, rel=1e-4)
-    assert list(answer.unusual) == ["state[1]", "state[0]"]
-    assert answer.text()[0].startswith("Of the robot's own steps 100 % lie outside the training data")
-    assert "state[1]" in answer.text()[1]
+    assert result.limit * scale == pytest.approx(0.2, abs=0.01)  # each lies between two episodes 0.2 away
+    assert result.groups[VALIDATION].outside.value == 0 and result.groups[ROBOT].outside.value == 1
+    assert result.groups[VALIDATION].distance * scale == pytest.approx(0.1, abs=1e-4)
+    assert result.groups[ROBOT].distance[0] * scale == pytest.approx(100 - 19.4, rel=1e-4)
+    assert list(result.unusual) == ["state[1]", "state[0]"]
+    assert result.text()[0].startswith("100 % of the robot steps are outside the training data")
+    assert "state[1]" in result.text()[1]
 
 
-def test_a_spread_that_grows_with_the_distance_is_noticed():
-    class Distant(Blind):
-        def doubt(self, feature, action):
+def test_disagreement_that_rises_with_the_distance_is_reported():
+    class DistanceCritic(CertainCritic):
+        def disagreement(self, feature, action):
             return (feature[..., 0] - 10).abs() + 0 * action[..., 0]
 
     shown = [episode(np.linspace(20, 60, 21) + i) for i in range(6)]
     train = [grid(0.1 * i, 1) for i in range(6)]
-    answer = coverage(make_run(shown, train, agent=make_agent(critic=Distant())))
-    assert answer.groups[HELD_OUT].follows.value == pytest.approx(1, abs=0.02)
-    assert any(sentence.startswith("The ensemble notices: among held-out") for sentence in answer.text())
-    assert set(answer.groups) == {HELD_OUT, POLICY_AHEAD}
+    result = coverage(make_run(shown, train, agent=make_agent(critic=DistanceCritic())))
+    assert result.groups[VALIDATION].correlation.value == pytest.approx(1, abs=0.02)
+    assert any(
+        s.startswith("Disagreement rises with the distance: for the validation") for s in result.text()
+    )
+    assert set(result.groups) == {VALIDATION, IMAGINED}
 
 
-def test_recordings_that_were_learned_from_are_not_held_against_themselves():
-    answer = coverage(make_run([grid(0, 1), grid(0.2, 1)], unseen=False))
-    assert set(answer.groups) == {POLICY_AHEAD} and np.isfinite(answer.limit)
+def test_training_episodes_are_not_compared_with_themselves():
+    result = coverage(make_run([grid(0, 1), grid(0.2, 1)], unseen=False))
+    assert set(result.groups) == {IMAGINED} and np.isfinite(result.limit)
 
 
-def test_the_latest_episodes_are_looked_at_first():
+def test_the_latest_episodes_are_selected():
     shown = [drive(np.zeros(n)) for n in (5, 6, 7)]
     assert [len(e) for e in latest(shown, 13)] == [6, 7]
     assert [len(e) for e in latest(shown, 2)] == [7] and latest([], 5) == []
 
 
-def test_plans_that_were_recorded_are_looked_at(tmp_path):
+def test_recorded_plans_are_a_group(tmp_path):
     agent = doubtful("small")
     run = make_run(episodes_for(agent, 3, 8), agent=agent)
     run.plans = Plans(tmp_path / "plans")
     agent.start(1, seed=0)
     obs = {name: value[0].numpy() for name, value in make_batch(agent.transform.spec, 1, 1).obs.items()}
-    moments = []
+    records = []
     for t in range(3):
         agent.act(obs, np.zeros((1, 2)), np.zeros(1), np.array([t == 0]), trace=True)
-        moments += record_plan(agent, agent.last_plan.trace, agent.last_plan.action)
-    run.plans.add(0, pack(moments), {})
-    answer = coverage(run)
-    assert len(answer.groups[PLANNED].distance) == 3 * agent.config.planner.horizon
-    assert POLICY_AHEAD not in answer.groups
+        records += record_plan(agent, agent.last_plan.trace, agent.last_plan.action)
+    run.plans.add(0, pack(records), {})
+    result = coverage(run)
+    assert len(result.groups[PLANNED].distance) == 3 * agent.config.planner.horizon
+    assert IMAGINED not in result.groups
 
 
-# ---- every question to every model
+# ---- every question on every model
 
 
 def episodes_for(agent: Agent, num: int, steps: int, raw: bool = False, reward: float | None = None):
-    """Random recordings that fit an agent, as the model sees them or as a robot gives them."""
+    """Returns random episodes that fit an agent, in the model's units or in physical units (`raw`)."""
     rng = np.random.default_rng(7)
-    made = []
+    result = []
     for _ in range(num):
         obs = {}
         for name, field in agent.transform.fields.items():
@@ -375,12 +389,12 @@ def episodes_for(agent: Agent, num: int, steps: int, raw: bool = False, reward: 
             image = rng.integers(0, 256, shape, dtype=np.uint8)
             obs[name] = image if field.image else rng.normal(size=shape).astype(np.float32)
         action = rng.uniform(-0.9, 0.9, (steps, 2)).astype(np.float32)
-        paid = rng.normal(size=steps) if reward is None else np.full(steps, reward)
-        made.append(Episode(obs, action, paid.astype(np.float32), False, True))
-    return made
+        rewards = rng.normal(size=steps) if reward is None else np.full(steps, reward)
+        result.append(Episode(obs, action, rewards.astype(np.float32), False, True))
+    return result
 
 
-def agent_of(model: str, fields) -> Agent:
+def make_agent_for(model: str, fields) -> Agent:
     if not model.endswith(".py"):
         return make({"tdmpc": "small", "rssm": "dreamerv3"}.get(model, model), fields)
     world = getattr(plugins.load("models", model), "Config", ModelConfig)()
@@ -389,39 +403,36 @@ def agent_of(model: str, fields) -> Agent:
     )
 
 
-def unsettle(agent: Agent) -> None:
-    """An untrained ensemble agrees; this one does not."""
+def make_disagree(agent: Agent) -> None:
+    """Adds noise to the Q-functions, because an untrained ensemble agrees."""
     with torch.no_grad(), Stream(1, agent.device).use():
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.5 * torch.randn_like(weight))
 
 
-def check(answer) -> None:
-    words = answer.text()
-    assert words and all(not sentence[0].islower() and sentence.endswith(".") for sentence in words)
-    assert not re.search(r"\bnan\b|\binf\b|np\.|array\(", " ".join(words), re.IGNORECASE)
-    assert all(isinstance(number, float) for number in answer.metrics().values())
-    charts = answer.charts()
+def check(result) -> None:
+    sentences = result.text()
+    assert sentences and all(not s[0].islower() and s.endswith(".") for s in sentences)
+    assert not re.search(r"\bnan\b|\binf\b|np\.|array\(", " ".join(sentences), re.IGNORECASE)
+    assert all(isinstance(number, float) for number in result.metrics().values())
+    charts = result.charts()
     assert charts and len({chart.title for chart in charts}) == len(charts)
-    assert str(answer) == "\n".join(words)
-
-
-STRANGER = RECURRENT_MODEL
+    assert str(result) == "\n".join(sentences)
 
 
 @pytest.mark.parametrize(
     ("model", "fields"),
     [
         (m, f)
-        for m in ("tdmpc", "rssm", "twm", STRANGER)
+        for m in ("tdmpc", "rssm", "twm", RECURRENT_MODEL)
         for f in (STATE, PIXELS)
-        if (m, f) != (STRANGER, PIXELS)
+        if (m, f) != (RECURRENT_MODEL, PIXELS)
     ],
     ids=lambda x: Path(x).stem if isinstance(x, str) else "pixels" if "camera" in x else "vectors",
 )
-def test_every_question_is_answered_by_every_model(model, fields):
-    agent = agent_of(model, fields)
-    unsettle(agent)
+def test_every_question_is_answered_for_every_model(model, fields):
+    agent = make_agent_for(model, fields)
+    make_disagree(agent)
     run = make_run(
         episodes_for(agent, 2, 7), episodes_for(agent, 3, 7), episodes_for(agent, 2, 5, raw=True), agent
     )
@@ -429,7 +440,7 @@ def test_every_question_is_answered_by_every_model(model, fields):
     streams = torch.get_rng_state()
     for question in QUESTIONS:
         check(question(run))
-    check(uncertainty(run, 1, own=True))
+    check(uncertainty(run, 1, from_robot=True))
     assert torch.get_rng_state().equal(streams)
     after = agent.state()[0]
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
@@ -437,7 +448,7 @@ def test_every_question_is_answered_by_every_model(model, fields):
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
 @pytest.mark.parametrize(
-    "poor",
+    "data",
     [
         {"num": 1, "steps": 6},
         {"num": 1, "steps": 1},
@@ -446,22 +457,22 @@ def test_every_question_is_answered_by_every_model(model, fields):
     ],
     ids=["one episode", "one step", "one reward", "one step and reward"],
 )
-@pytest.mark.parametrize("learned", [True, False], ids=["learned", "untrained"])
-def test_poor_data_are_answered_in_plain_words(question, poor, learned):
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "untrained"])
+def test_little_data_gives_plain_sentences(question, data, trained):
     agent = make("small")
-    if learned:
-        unsettle(agent)
-    check(question(make_run(episodes_for(agent, **poor), agent=agent)))
+    if trained:
+        make_disagree(agent)
+    check(question(make_run(episodes_for(agent, **data), agent=agent)))
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
-def test_unknown_ends_of_single_steps_leave_little_to_say(question):
+def test_single_steps_with_unknown_ends_are_answered(question):
     shown = [replace(drive([0.5]), last_obs_known=False) for _ in range(2)]
     check(question(make_run(shown)))
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
-def test_an_answer_draws_itself(question):
-    figure = question(make_run(noisy(3, 12), own=noisy(1, 5))).plot()
+def test_a_result_plots_its_charts(question):
+    figure = question(make_run(noisy(3, 12), robot_episodes=noisy(1, 5))).plot()
     assert len(figure.get_axes()) >= 2
     figure.canvas.draw()

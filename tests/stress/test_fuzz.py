@@ -46,10 +46,10 @@ class Reader:
     def __init__(self, do):
         self.do = do
 
-    def matches(self, path):
+    def recognise(self, path):
         return True
 
-    def read(self, path, request):
+    def read(self, path, wanted):
         return self.do()
 
 

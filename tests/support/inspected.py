@@ -1,7 +1,8 @@
-"""A robot on a line whose agent can be worked out in the head, and runs of it to inspect.
+"""Builds runs to inspect of a robot on a line whose agent has closed-form predictions.
 
-It believes that an action moves it by 0.1 and pays itself; its V and mean Q are where it is, its ensemble
-of two is as unsure as the action is large, and its policy always does 0.5.
+The model predicts that an action moves the robot by 0.1 times the action and gives the action as reward. V
+and mean Q are the position, the disagreement of the two Q-functions is the absolute action, and the policy
+always returns 0.5.
 """
 
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ from tests.support.episodes import make_episode
 STEP, POLICY, DISCOUNT, HZ = 0.1, 0.5, 0.5, 10.0
 
 
-class Line:
+class LineModel:
     feature_dim = 1
 
     def start(self, n):
@@ -42,39 +43,39 @@ class Line:
         return {"state": state["x"]}
 
 
-class Mute(Line):
-    """Cannot draw."""
+class NoDecoder(LineModel):
+    """A model without a decoder."""
 
     def decode(self, state):
         return None
 
 
-class Sure:
+class LineCritic:
     def q(self, feature, action):
-        apart = self.doubt(feature, action) / 2**0.5
+        apart = self.disagreement(feature, action) / 2**0.5
         return torch.stack([feature[..., 0] + apart, feature[..., 0] - apart])
 
     def v(self, feature):
         return feature[..., 0]
 
-    def doubt(self, feature, action):
+    def disagreement(self, feature, action):
         return action[..., 0].abs()
 
     def uncertainty(self, feature, action):
         return spread(self.q(feature, action))
 
 
-class Blind(Sure):
-    """As unsure everywhere: not at all."""
+class CertainCritic(LineCritic):
+    """A critic whose Q-functions agree everywhere."""
 
-    def doubt(self, feature, action):
+    def disagreement(self, feature, action):
         return 0 * action[..., 0]
 
 
 def make_agent(model=None, critic=None, size: int = 1) -> Any:
     return SimpleNamespace(
-        model=model or Line(),
-        critic=critic or Sure(),
+        model=model or LineModel(),
+        critic=critic or LineCritic(),
         policy=SimpleNamespace(act=lambda feature, explore=False: torch.full_like(feature[..., :1], POLICY)),
         transform=Transform({"state": Field((size,))}, (-1.0,), (1.0,), control_hz=HZ),
         device=torch.device("cpu"),
@@ -89,7 +90,7 @@ AGENT = make_agent()
 
 
 def episode(x, action=None, reward=None, terminated: bool = False, known: bool = True) -> Episode:
-    """Of positions (T+1,) or states (T+1, D); actions 0 and rewards 0 unless given."""
+    """Returns an episode of positions (T+1,) or states (T+1, D); actions and rewards default to 0."""
     x = np.asarray(x, np.float32)
     x = x[:, None] if x.ndim == 1 else x
     zeros = np.zeros(len(x) - 1, np.float32)
@@ -99,27 +100,27 @@ def episode(x, action=None, reward=None, terminated: bool = False, known: bool =
 
 
 def drive(action, start: float = 0.0, wind: float = 0.0, reward=None) -> Episode:
-    """What the world makes of actions: what the model believes, and a wind."""
+    """Returns the episode that actions lead to: the model's prediction plus a wind."""
     action = np.asarray(action, np.float64)
     x = start + np.append(0, np.cumsum(STEP * action + wind))
     return episode(x, action, action if reward is None else reward)
 
 
-def make_run(episodes, train=None, own=(), agent=AGENT, unseen=True) -> Run:
+def make_run(episodes, train=None, robot_episodes=(), agent=AGENT, unseen=True) -> Run:
     train = list(train or episodes)
     replay = Replay(agent.transform.spec, sum(len(e) + 1 for e in train), 0, ReplayConfig())
     for one in train:
         replay.add(one)
-    return Run(Path("run"), agent, {}, replay, list(episodes), unseen, list(own))
+    return Run(Path("run"), agent, {}, replay, list(episodes), unseen, list(robot_episodes))
 
 
 LENGTHS = (7, 3, 5)
 
 
 def episodes(fields=(("state", 5), ("goal", 2))):
-    made = [make_episode(length, seed=i) for i, length in enumerate(LENGTHS)]
+    episodes = [make_episode(length, seed=i) for i, length in enumerate(LENGTHS)]
     rng = np.random.default_rng(0)
     return [
         replace(e, obs={n: rng.normal(size=(len(e) + 1, d)).astype(np.float32) for n, d in fields})
-        for e in made
+        for e in episodes
     ]

@@ -1,1 +1,1 @@
-"""Dataset readers, one module per format; each returns a `Recording` whose images stay on disk."""
+"""Readers, one a format, and what every reader returns: a `Recording` of episodes with arrays on disk."""
