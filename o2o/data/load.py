@@ -12,7 +12,7 @@ from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import home
 from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
-from o2o.data.formats.lazy_array import ReadRequest, wanted
+from o2o.data.formats.lazy_array import ReadRequest, parse_request
 from o2o.data.formats.recording import Recording
 from o2o.data.resample import factor, resample
 
@@ -111,7 +111,7 @@ def load(dataset: str, config: Source, seed: int = 0) -> Recording:
     """
     known = plugins.names("datasets")
     budget = memory.budget(config.memory_budget)
-    asked = wanted(config.obs, config.action, config.reward, budget)
+    asked = parse_request(config.obs, config.action, config.reward, budget)
     if dataset in known or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = _recipe(dataset)
@@ -140,14 +140,14 @@ def _make(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
     text = place.read_bytes() if isinstance(place, Path) else place.value.encode()
     version = hashlib.sha256(text).hexdigest()[:8]  # another recipe makes other data
     folder = home() / "datasets" / f"{name}-{version}-seed{seed}"
-    if minari.data_folder(folder) is not None:
+    if minari.find_data_folder(folder) is not None:
         logger.info("dataset %r was made before, in %s", name, folder)
         return folder
     logger.info("making dataset %r with seed %d in %s", name, seed, folder)
     try:
         recipe.make(seed, folder)
     except O2OError:
-        if minari.data_folder(folder) is None:
+        if minari.find_data_folder(folder) is None:
             raise
         logger.info("another process has made %s in the meantime", folder)
     return folder
@@ -184,7 +184,7 @@ def _find(dataset: str, known: list[str], download: bool, asked: ReadRequest) ->
 
 def _read(path: Path, asked: ReadRequest) -> Recording:
     """A file or folder, its format recognised by its content."""
-    form = registry.of(path)
+    form = registry.detect_format(path)
     logger.info("%s is read as %s", path, form.NAME)
     return replace(form.read(path, asked), format=form.NAME)
 

@@ -8,7 +8,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.transform import RATE_TOLERANCE
-from o2o.data.formats.lazy_array import take
+from o2o.data.formats.lazy_array import gather
 
 
 def factor(data_hz: float, wanted_hz: float) -> int:
@@ -48,7 +48,7 @@ def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> E
         totals /= np.diff(rows)[:, None]
     return replace(
         episode,
-        obs={name: take(value, rows) for name, value in episode.obs.items()},
+        obs={name: gather(value, rows) for name, value in episode.obs.items()},
         action=totals.astype(np.float32),
         infos={name: value[rows] for name, value in episode.infos.items()},
         reward=np.add.reduceat(episode.reward[:steps].astype(np.float64), starts).astype(np.float32),

@@ -19,7 +19,7 @@ from o2o.data.formats import minari_spaces
 def leaves(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:
     """Flat name, as of `spec.as_dict` -> (place in a Minari episode, box), of an observation space."""
     flat = {}
-    for name, (place, box) in minari_spaces.leaves(space, "_index_{}").items():
+    for name, (place, box) in minari_spaces.flatten_space(space, "_index_{}").items():
         assert isinstance(box, Box), box  # `Guard` lets no other robot in
         flat[name] = place, box
     return flat

@@ -70,7 +70,7 @@ def read(
         check_shapes(border, recording)
     else:
         border = transform(recording, config, read_action_bounds)
-    outline, episodes = replace(recording.outline(), border=_facts(border)), recording.episodes
+    outline, episodes = replace(recording.info(), transform=_facts(border)), recording.episodes
     allocate = memory_plan.choose(episodes, border.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
     stores, home = [], {}
@@ -108,7 +108,7 @@ def papers(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo
         "dataset_options": {name: value for name, value in to_dict(config).items() if name not in MEMORY},
         "seed": seed,
         "format": recording.format,
-        "border": recording.border,
+        "border": recording.transform,
         "fingerprint": recording.fingerprint,
         "episodes": len(recording.episodes),
         "steps": sum(len(episode) for episode in recording.episodes),

@@ -12,7 +12,7 @@ from o2o.core.recipe import Recipe, RewardRule
 from o2o.core.transform import check_rate
 from o2o.data import fit_transform as module
 from o2o.data.fit_transform import seen, transform
-from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from tests.support.paths import REAL_DATA
@@ -125,7 +125,9 @@ def test_images_are_read_in_pieces_and_look_the_same(chunk, monkeypatch):
         np.ones((6, 1), np.float32), np.ones(6, np.float32), True, False, infos={"time_s": np.arange(7)},
     )  # fmt: skip
     border = transform(make_recording([episode]), DataConfig(image_size=16), None)
-    episode.obs["camera"] = on_disk(frames.shape, lambda *rows: read.append(rows) or frames[slice(*rows)])
+    episode.obs["camera"] = make_lazy_array(
+        frames.shape, lambda *rows: read.append(rows) or frames[slice(*rows)]
+    )
     whole, pieces = border.episode(episode), seen(episode, border)
     assert list(pieces.obs) == list(whole.obs) and not pieces.infos
     for name, value in whole.obs.items():

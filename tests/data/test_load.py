@@ -131,7 +131,7 @@ def test_unknown_name_lists_what_exists(workplace):
         load("test/other-v0", DataConfig())
     with pytest.raises(DataError, match="does not exist"):
         load("missing.hdf5", DataConfig())
-    with pytest.raises(DataError, match="is no dataset"):
+    with pytest.raises(DataError, match="is not a dataset of a known format"):
         load(str(workplace / "datasets"), DataConfig())
 
 
@@ -170,11 +170,11 @@ def test_readers_are_told_the_budget(workplace, monkeypatch):
     class Large:
         NAME = "large"
 
-        def recognise(self, path):
+        def matches(self, path):
             return True
 
-        def read(self, path, wanted):
-            wanted.claim(3e6, path)
+        def read(self, path, request):
+            request.check_memory(3e6, path)
             raise AssertionError("read over the budget")
 
     monkeypatch.setattr(registry, "FORMATS", (Large(),))

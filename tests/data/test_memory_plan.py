@@ -10,7 +10,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.spec import Spec
 from o2o.data import memory_plan
-from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import Replay, ReplayConfig
 
@@ -20,7 +20,7 @@ ROW = 3 * 16 * 16 + 8 * 4  # bytes of observations
 
 def make_episode(steps: int = 99) -> Episode:
     """100 rows, their raw images of 32 by 32 on disk: 307,200 bytes that are never read here."""
-    camera = on_disk((steps + 1, 32, 32, 3), lambda start, stop: pytest.fail("read"))
+    camera = make_lazy_array((steps + 1, 32, 32, 3), lambda start, stop: pytest.fail("read"))
     obs = {"camera": camera, "state": np.zeros((steps + 1, 8), np.float32)}
     return Episode(obs, np.zeros((steps, 2), np.float32), np.zeros(steps, np.float32), True, False)
 

@@ -15,7 +15,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data import fit_transform, training_data
 from o2o.data.formats import flat_table, registry
-from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording, split
 from o2o.data.load import DataConfig, load
 from o2o.data.replay_buffer import ReplayConfig
@@ -48,7 +48,7 @@ def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
 
 
 def test_what_was_read_is_let_go(path, monkeypatch):
-    monkeypatch.setattr(flat_table, "STRETCH_BYTES", 400)
+    monkeypatch.setattr(flat_table, "BLOCK_BYTES", 400)
     seen = []
 
     def loaded(*words):
@@ -119,11 +119,11 @@ class Camera:
     def __init__(self):
         self.read_images = []
 
-    def recognise(self, path):
+    def matches(self, path):
         return True
 
-    def read(self, path, wanted):
-        wanted.claim(EPISODES * STEPS * 8, path)
+    def read(self, path, request):
+        request.check_memory(EPISODES * STEPS * 8, path)
         return Recording([self._episode(number) for number in range(EPISODES)], path, "x", "0")
 
     def _episode(self, number):
@@ -132,7 +132,7 @@ class Camera:
             return np.full((stop - start, SIDE, SIDE, 3), number, np.uint8)
 
         action = np.linspace(-1, 1, STEPS, dtype=np.float32)[:, None]
-        camera = on_disk((STEPS + 1, SIDE, SIDE, 3), read)
+        camera = make_lazy_array((STEPS + 1, SIDE, SIDE, 3), read)
         return Episode({"camera": camera}, action, np.ones(STEPS, np.float32), False, True)
 
 
@@ -167,7 +167,7 @@ def test_resampling_choosing_and_splitting_read_no_images(camera):
     flags |= {"resample_hz": 25, "max_episodes": 12, "normalize": True}
     recording = load("a.dat", DataConfig(**flags))
     training_data.transform(recording, DataConfig(**flags))
-    recording.outline()
+    recording.info()
     assert not form.read_images and len(recording.episodes) == 12
     training_data.read("a.dat", DataConfig(**flags), REPLAY, seed=1)
     assert form.read_images == list(range(12))
@@ -208,12 +208,12 @@ def status(name):
 
 class Large:
     NAME = "large"
-    recognise = staticmethod(lambda path: True)
+    matches = staticmethod(lambda path: True)
 
-    def read(self, path, wanted):
+    def read(self, path, request):
         steps, shape = VECTORS, (VECTORS + 1, 480, 640, 3)
-        wanted.claim(4e3 * steps, path)
-        camera = lazy_array.on_disk(shape, lambda *_: 1 / 0)
+        request.check_memory(4e3 * steps, path)
+        camera = lazy_array.make_lazy_array(shape, lambda *_: 1 / 0)
         obs = {"state": np.ones((steps + 1, 1000), np.float32), "camera": camera}
         episode = Episode(obs, np.ones((steps, 1), np.float32), np.ones(steps, np.float32), True, False)
         return recording.Recording([episode], path, "x", "0")

@@ -196,7 +196,7 @@ def content(recording: Recording) -> str:
 
 def look(path: Path) -> str:
     """`content` of what the reader of a path finds."""
-    return content(registry.of(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
+    return content(registry.detect_format(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
 
 
 # Damages. Each changes a file in place and says what it did; those of `BYTES` know nothing of its format.

@@ -46,10 +46,10 @@ class Reader:
     def __init__(self, do):
         self.do = do
 
-    def recognise(self, path):
+    def matches(self, path):
         return True
 
-    def read(self, path, wanted):
+    def read(self, path, request):
         return self.do()
 
 

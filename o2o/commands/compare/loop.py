@@ -177,11 +177,11 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
     pick_device(config.device)
     compiles(config, 0)
     recording = load(config.dataset, how, config.first_seed)
-    outlines, recipe = [recording.outline()], recording.recipe
+    outlines, recipe = [recording.info()], recording.recipe
     choice = choose_robot(config, recipe_robot(outlines[0]))
     connect_robot(transform(recording, how, action_bounds_reader(choice)), choice).close()
     if recipe is not None and recipe.make is not None:  # made from a seed, so each seed has its own data
-        outlines += [load(config.dataset, how, seed).outline() for seed in _seeds(config)[1:]]
+        outlines += [load(config.dataset, how, seed).info() for seed in _seeds(config)[1:]]
     return result.of_data([episode for outline in outlines for episode in outline.episodes]), choice
 
 

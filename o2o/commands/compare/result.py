@@ -7,11 +7,11 @@ import numpy as np
 from o2o.agent import presets
 from o2o.commands.compare.trial import Trial
 from o2o.core import stats
-from o2o.data.formats.recording import Summary
+from o2o.data.formats.recording import EpisodeSummary
 from o2o.training.evaluate import Score
 
 
-def of_data(episodes: Sequence[Summary]) -> dict:
+def of_data(episodes: Sequence[EpisodeSummary]) -> dict:
     """Return and success of the recordings; success is left out where it is not recorded."""
     returns = [episode.episode_return for episode in episodes]
     judged = [episode.success for episode in episodes if episode.success is not None]

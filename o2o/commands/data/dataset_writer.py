@@ -11,7 +11,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.memory import size
 from o2o.data.audit.summary import on_disk
 from o2o.data.formats import minari
-from o2o.data.formats.minari_spaces import leaves
+from o2o.data.formats.minari_spaces import flatten_space
 from o2o.data.formats.recording import Recording
 
 
@@ -61,7 +61,7 @@ def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) ->
 
 def _kept_space(recording: Recording) -> gymnasium.Space | None:
     """The observation space of a Minari source, if the episodes still have its layout; else None."""
-    folder = minari.data_folder(recording.path)
+    folder = minari.find_data_folder(recording.path)
     metadata = folder / "metadata.json" if folder else None
     if metadata is None or not metadata.is_file():
         return None
@@ -69,7 +69,11 @@ def _kept_space(recording: Recording) -> gymnasium.Space | None:
 
     space = deserialize_space(json.loads(metadata.read_bytes())["observation_space"])
     shapes = {name: value.shape[1:] for name, value in recording.episodes[0].obs.items()}
-    return space if {name: part.shape for name, (_, part) in leaves(space, "{}").items()} == shapes else None
+    return (
+        space
+        if {name: part.shape for name, (_, part) in flatten_space(space, "{}").items()} == shapes
+        else None
+    )
 
 
 def _observations(recording: Recording) -> gymnasium.Space:

@@ -9,7 +9,7 @@ from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, la
 from o2o.commands.data.flags import Dataset, Output, SourceFlags
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.lazy_array import take
+from o2o.data.formats.lazy_array import gather
 from o2o.data.load import Source, load
 
 
@@ -126,8 +126,8 @@ def _ended(before: Episode, episode: Episode) -> Episode:
     rows = np.arange(len(episode))
     return replace(
         episode,
-        obs={name: take(value, rows) for name, value in episode.obs.items()},
-        infos={name: take(value, rows) for name, value in episode.infos.items()},
+        obs={name: gather(value, rows) for name, value in episode.obs.items()},
+        infos={name: gather(value, rows) for name, value in episode.infos.items()},
         action=episode.action[:-1],
         reward=episode.reward[:-1],
         truncated=True,

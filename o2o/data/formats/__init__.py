@@ -1,1 +1,1 @@
-"""Readers, one a format, and what every reader returns: a `Recording` of episodes with arrays on disk."""
+"""Dataset readers, one module per format; each returns a `Recording` whose images stay on disk."""

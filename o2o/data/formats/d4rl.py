@@ -1,4 +1,4 @@
-"""D4RL's flat HDF5: one long table of steps, cut into episodes by `terminals` and `timeouts`."""
+"""Reads D4RL's flat HDF5 files: one table of steps, cut into episodes by `terminals` and `timeouts`."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -10,132 +10,136 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5
-from o2o.data.formats.lazy_array import ALL, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "D4RL"
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-LEAP, USUAL, LEAP_ROWS = 6.0, 0.8, 100  # see `leaps`; of fewer rows nothing is said
+RESET_FACTOR, USUAL_QUANTILE, MIN_ROWS = 6.0, 0.8, 100  # thresholds of `suspected_resets`
 
 logger = logging.getLogger("o2o")
 
 
-def recognise(path: Path) -> bool:
-    """Whether it is HDF5 with any of the columns; what is missing is told by `read`."""
+def matches(path: Path) -> bool:
+    """Whether the file is HDF5 with any of the required columns; `read` reports the missing ones."""
     try:
         with h5py.File(path, "r") as file:
             names = set(file)
-    except hdf5.BROKEN:
+    except hdf5.H5PY_ERRORS:
         return False
     return "data" not in names and not names.isdisjoint(REQUIRED)
 
 
-def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
-    """The episodes of a flat HDF5 file.
+def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
+    """Reads the episodes of a flat HDF5 file.
 
-    An episode ends at a terminal, a timeout, or the end of the file; where no timeouts are marked
-    but `next_observations` exist, also where these jump (FOWM's rule). What a step led to comes from
-    `next_observations`, else from the next row of the same episode. Without the former,
+    Layout: the tables `observations`, `actions`, `rewards` and `terminals` of N rows, one row per step,
+    and optionally `timeouts` and `next_observations`. Rewards and flags may be (N,) or (N, 1). The request
+    may name any table of the file, such as `infos/goal`. Images stay in the file.
 
-    - a terminal's successor is unknown: the episode keeps the step and says `last_obs_known=False`;
-    - a timeout's successor is unknown too, the next row being of another episode: since its value is
-      needed and not zero, the step is dropped (as in D4RL's own reader), and likewise the last row.
+    Rule for the end of an episode: a terminal, a timeout, or the end of the file; if no timeouts are marked
+    but `next_observations` exist, also a row whose next row is not its next observation (FOWM's rule).
 
-    Rewards and flags may be (N,) or (N, 1). `wanted` may name any table of the file, such as `infos/goal`;
-    of one that never changes within an episode every successor is known. Images stay in the file.
+    Rule for the next observation: `next_observations`, else the next row of the same episode; a table that
+    is constant within episodes is its own next observation. Without `next_observations`,
+
+    - the next observation of a terminal is unknown: the step is kept with `last_obs_known=False`;
+    - the next observation of a timeout and of the last row is unknown too, and its value is needed and not
+      zero, so the step is dropped (as in D4RL's own reader).
 
     Raises:
-        UsageError: a name that is asked for is not there.
-        DataError: not this format, broken, over the budget, or in disagreement with itself.
+        UsageError: a requested name is not in the file.
+        DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
-    with hdf5.opened(path) as file, ThreadPoolExecutor(1) as aside:
-        columns = _columns(file, path, wanted)
-        wanted.claim(flat_table.vector_bytes(columns), path)
-        digest = aside.submit(fingerprint, path)  # neither hashing nor reading holds the interpreter
+    with hdf5.open_file(path) as file, ThreadPoolExecutor(1) as pool:
+        columns = _columns(file, path, request)
+        request.check_memory(flat_table.vector_bytes(columns), path)
+        digest = pool.submit(fingerprint, path)  # hashing and reading both release the interpreter lock
         return Recording(_episodes(columns, path), path, path.stem, digest.result())
 
 
-def _columns(file: h5py.File, path: Path, wanted: ReadRequest) -> dict[str, flat_table.Column]:
-    """Tables of N rows, values not yet read: actions, rewards and ends, `obs.NAME` and `next_obs.NAME`."""
-    tables = hdf5.tables(file, path)
-    chosen = {"observations": wanted.obs, "actions": wanted.action, "rewards": wanted.reward}
+def _columns(file: h5py.File, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
+    """Returns tables of N rows, not read yet: actions, rewards, flags, `obs.NAME` and `next_obs.NAME`."""
+    tables = hdf5.numeric_tables(file, path)
+    chosen = {"observations": request.obs, "actions": request.action, "rewards": request.reward}
     missing = [name for name in REQUIRED if name not in file and not chosen.get(name)]
     if missing:
         listed = ", ".join(map(repr, missing))
         raise DataError(f"{path} has no {listed}; it has {', '.join(sorted(file)) or 'nothing'}")
     for name in REQUIRED[1:]:
         if not chosen.get(name) and name not in tables:
-            raise DataError(f"{path}: '/{name}' is no table of numbers")
+            raise DataError(f"{path}: '/{name}' is not a table of numbers")
     columns: dict[str, flat_table.Column] = {
-        "actions": flat_table.choose("action", wanted.action or "actions", tables, str(path)),
-        "rewards": flat_table.choose("reward", wanted.reward or "rewards", tables, str(path)),
+        "actions": flat_table.find_column("action", request.action or "actions", tables, str(path)),
+        "rewards": flat_table.find_column("reward", request.reward or "rewards", tables, str(path)),
         "terminals": tables["terminals"],
     }
     if "timeouts" in tables:
         columns["timeouts"] = tables["timeouts"]
-    columns |= flat_table.observations(tables, len(columns["actions"]), wanted, path)
-    flat_table.check(columns, str(path))
+    columns |= flat_table.obs_columns(tables, len(columns["actions"]), request, path)
+    flat_table.check_columns(columns, str(path))
     return columns
 
 
 def _episodes(columns: dict[str, flat_table.Column], path: Path) -> list[Episode]:
-    terminal = flat_table.flags(columns["terminals"], "terminals", str(path))
+    terminal = flat_table.read_flags(columns["terminals"], "terminals", str(path))
     has_timeouts = "timeouts" in columns
     end = (
-        flat_table.flags(columns["timeouts"], "timeouts", str(path))
+        flat_table.read_flags(columns["timeouts"], "timeouts", str(path))
         if has_timeouts
         else np.zeros_like(terminal)
     )
-    marked, after = bool(end.any()), flat_table.named(columns, "next_obs.")
-    if after and not marked:
-        end = flat_table.jumps(columns)
-    columns = flat_table.with_all_successors(columns, terminal | end, path)
-    episodes = flat_table.episodes(columns, terminal, end, str(path))
+    marked, next_obs = bool(end.any()), flat_table.with_prefix(columns, "next_obs.")
+    if next_obs and not marked:
+        end = flat_table.find_jumps(columns)
+    columns = flat_table.complete_next_obs(columns, terminal | end, path)
+    episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
     if not episodes:
-        raise DataError(f"{path} has no step whose successor is known; it has {len(terminal)} rows")
-    if not after and not marked:
-        _warn(episodes, has_timeouts, path)
+        raise DataError(f"{path} has no step with a known next observation; it has {len(terminal)} rows")
+    if not next_obs and not marked:
+        _warn_about_resets(episodes, has_timeouts, path)
     return episodes
 
 
-def _warn(episodes: list[Episode], has_timeouts: bool, path: Path) -> None:
-    """Says where episodes may run into one another: a reset taught as what an action led to."""
+def _warn_about_resets(episodes: list[Episode], has_timeouts: bool, path: Path) -> None:
+    """Warns where an episode may contain a reset, which a model would learn as the effect of an action."""
     if not has_timeouts:
-        logger.warning("%s has no timeouts: episodes end at its terminals only", path)
-    rows = leaps(episodes)
+        logger.warning("%s has no timeouts: episodes end at terminals only", path)
+    rows = suspected_resets(episodes)
     if len(rows):
         logger.warning(
-            "%s: observations leap after %d rows, first after row %d, as they do at a reset; if these are "
-            "ends of episodes, mark them in 'timeouts', or the leaps are learned as what an action led to",
+            "%s: observations change abruptly after %d rows, first after row %d, as at a reset; if episodes "
+            "end there, mark them in 'timeouts', or the model learns the resets as effects of actions",
             path, len(rows), rows[0],
         )  # fmt: skip
 
 
-def leaps(episodes: list[Episode]) -> np.ndarray:
-    """Rows of the file after which the observations change far more than anywhere else.
+def suspected_resets(episodes: list[Episode]) -> np.ndarray:
+    """Returns the rows of the file after which the observations change far more than usual.
 
-    The change is the mean over the entries of vectors, each in its standard deviations, and is far where it
-    is `LEAP` times what a share `USUAL` of all changes stays below. With all ends taken away that finds 24 of
-    24 in D4RL's door-human, 222 of 235 in 100,000 steps of a hopper, and nothing else in either. No more rows
-    are looked at than make `flat.STRETCH_BYTES`.
+    The change is the mean over the vector entries of the absolute difference, each in its standard
+    deviations. It is far more than usual above `RESET_FACTOR` times the `USUAL_QUANTILE` of all changes.
+    With all episode ends removed this finds 24 of 24 resets in D4RL's door-human, 222 of 235 in 100,000
+    steps of a hopper, and no false ones in either. At most `flat_table.BLOCK_BYTES` of rows are examined;
+    with fewer than `MIN_ROWS` rows nothing is reported.
     """
     names = [name for name, value in episodes[0].obs.items() if value.dtype != np.uint8]
     if not names:
         return np.zeros(0, int)
-    left = flat_table.STRETCH_BYTES // sum(episodes[0].obs[name][0].nbytes for name in names)
-    values, known = [], []
+    left = flat_table.BLOCK_BYTES // sum(episodes[0].obs[name][0].nbytes for name in names)
+    values, lengths = [], []
     for episode in episodes:
         num = min(len(episode) + episode.last_obs_known, left)
         values.append(np.concatenate([episode.obs[name][:num].reshape(num, -1) for name in names], 1))
-        known.append(num)
+        lengths.append(num)
         left -= num
         if not left:
             break
-    if sum(known) < LEAP_ROWS:
+    if sum(lengths) < MIN_ROWS:
         return np.zeros(0, int)
     entries = np.concatenate(values)  # (N, F)
-    spread = entries.std(0, dtype=np.float64)
-    change = (np.abs(np.diff(entries, axis=0)) / np.where(spread > 0, spread, 1)).mean(1)
-    change[np.cumsum(known)[:-1] - 1] = 0  # from one episode to the next
-    usual = np.quantile(change, USUAL)
-    return np.flatnonzero(change > LEAP * usual) if usual else np.zeros(0, int)
+    std = entries.std(0, dtype=np.float64)
+    change = (np.abs(np.diff(entries, axis=0)) / np.where(std > 0, std, 1)).mean(1)
+    change[np.cumsum(lengths)[:-1] - 1] = 0  # from one episode to the next
+    usual = np.quantile(change, USUAL_QUANTILE)
+    return np.flatnonzero(change > RESET_FACTOR * usual) if usual else np.zeros(0, int)

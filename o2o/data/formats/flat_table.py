@@ -1,4 +1,4 @@
-"""A long table of steps, of whatever file, cut into episodes; images stay where they are."""
+"""Cuts a flat table of steps of any format into episodes; images stay on disk."""
 
 import logging
 import math
@@ -13,19 +13,19 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
-from o2o.data.formats.lazy_array import ReadRequest, on_disk
+from o2o.data.formats.lazy_array import ReadRequest, make_lazy_array
 
-FLAT = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number a row
+SCALAR_COLUMNS = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number per row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this
-STRETCH_BYTES = 2**25  # read at once, or one episode where that is longer
-PAGES_BYTES = 2**20  # below this the memory is malloc's: a process may have 65,530 mappings only
+BLOCK_BYTES = 2**25  # bytes read at once, or one episode if that is longer
+MMAP_BYTES = 2**20  # smaller arrays use malloc: Linux allows a process 65,530 mappings only
 
 
 logger = logging.getLogger("o2o")
 
 
 class Column(Protocol):
-    """N rows of numbers, their values not yet read."""
+    """A column of N rows of numbers whose values are not read yet."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -48,68 +48,79 @@ def is_image(column: Column) -> bool:
     return column.dtype == np.uint8 and len(column.shape) == 4
 
 
-def lone(column: Column) -> str:
-    """The name of the observations of a file that names none."""
+def default_obs_name(column: Column) -> str:
+    """Returns the name of the single observation of a file that has no names for it."""
     return "camera" if is_image(column) else "state"
 
 
-def named(columns: Columns, prefix: str) -> dict[str, Column]:
+def with_prefix(columns: Columns, prefix: str) -> dict[str, Column]:
+    """Returns the columns whose name starts with the prefix, under their names without it."""
     return {name[len(prefix) :]: column for name, column in columns.items() if name.startswith(prefix)}
 
 
-def choose(what: str, name: str, have: Mapping[str, Column], label: str) -> Column:
-    """The column of this name.
-
-    Raises:
-        UsageError: it is not there.
-    """
-    if name not in have:
-        raise UsageError(f"{label}: {not_found(what, name, list(have))}")
-    return have[name]
-
-
-def observations(
-    tables: Mapping[str, Column], rows: int, wanted: ReadRequest, path: Path
-) -> dict[str, Column]:
-    """The columns `obs.NAME` and `next_obs.NAME` that are asked for.
+def find_column(what: str, name: str, available: Mapping[str, Column], label: str) -> Column:
+    """Returns the column of this name.
 
     Args:
-        tables: path in the file -> table; `observations` is one, or several as `observations/NAME`, and what
-            they lead to lies at the same path of `next_observations`.
-        rows: of the table of steps; `wanted` may name any table that has as many, by its path.
+        what: kind of column, for the error message, such as `action`.
+        name: name of the column.
+        available: name -> column.
+        label: file, for the error message.
     Raises:
-        UsageError: one is asked for that is not there.
-        DataError: there are none.
+        UsageError: there is no column of this name.
     """
-    own = [name for name in tables if name.partition("/")[0] == "observations"]
-    names = {name.partition("/")[2] or lone(tables[name]): name for name in own}
-    if wanted.obs:
+    if name not in available:
+        raise UsageError(f"{label}: {not_found(what, name, list(available))}")
+    return available[name]
+
+
+def obs_columns(
+    tables: Mapping[str, Column], rows: int, request: ReadRequest, path: Path
+) -> dict[str, Column]:
+    """Returns the requested observations as columns `obs.NAME` and `next_obs.NAME`.
+
+    Args:
+        tables: path in the file -> table; observations are `observations` or `observations/NAME`, and next
+            observations have the same path under `next_observations`.
+        rows: rows of the table of steps; the request may name any table of as many rows by its path.
+        request: names of the observations.
+        path: file, for errors.
+    Raises:
+        UsageError: a requested observation is not in the file.
+        DataError: the file has no observations.
+    """
+    default = [name for name in tables if name.partition("/")[0] == "observations"]
+    names = {name.partition("/")[2] or default_obs_name(tables[name]): name for name in default}
+    if request.obs:
         names = {name: name for name, table in tables.items() if len(table) == rows} | names
     elif not names:
-        raise DataError(f"{path}: '/observations' is no table of numbers")
+        raise DataError(f"{path}: '/observations' is not a table of numbers")
     columns = {}
-    for name, inside in wanted.pick(names, path).items():
+    for name, inside in request.resolve_names(names, path).items():
         columns[f"obs.{name}"] = tables[names[inside]]
         if f"next_{names[inside]}" in tables:
             columns[f"next_obs.{name}"] = tables[f"next_{names[inside]}"]
     return columns
 
 
-def with_all_successors(columns: dict[str, Column], end: np.ndarray, path: Path) -> dict[str, Column]:
-    """Columns where every observation has a successor, or none has.
+def complete_next_obs(columns: dict[str, Column], end: np.ndarray, path: Path) -> dict[str, Column]:
+    """Returns columns in which every observation has a next observation, or none has.
 
-    One that changes between episodes only, such as a goal, is its own successor.
+    An observation that is constant within episodes, such as a goal, is its own next observation. If any
+    other observation lacks one, all next observations are left out.
 
     Args:
-        end: (N,) whether an episode ends.
+        columns: `obs.NAME` and `next_obs.NAME` among others.
+        end: (N,) whether an episode ends at the row.
+        path: file, for the log.
     """
-    after = named(columns, "next_obs.")
-    lacking = sorted(named(columns, "obs.").keys() - after.keys()) if after else []
+    next_obs = with_prefix(columns, "next_obs.")
+    lacking = sorted(with_prefix(columns, "obs.").keys() - next_obs.keys()) if next_obs else []
     for name in lacking:
         column = columns[f"obs.{name}"]
         if is_image(column) or not _is_constant(np.asarray(column[:]), end):
             logger.warning(
-                "%s has no successors of %r, so the last step of an episode is dropped", path, name
+                "%s has no next observations of %r, so the last step of each episode is dropped", path, name
             )
             return {name: column for name, column in columns.items() if not name.startswith("next_obs.")}
     return columns | {f"next_obs.{name}": columns[f"obs.{name}"] for name in lacking}
@@ -120,10 +131,11 @@ def _is_constant(value: np.ndarray, end: np.ndarray) -> bool:
     return not (changes & ~end[:-1]).any()
 
 
-def check(columns: Columns, label: str) -> None:
-    """
+def check_columns(columns: Columns, label: str) -> None:
+    """Checks the lengths and shapes of the columns.
+
     Raises:
-        DataError: columns that differ in length or have not the shape of what they stand for.
+        DataError: columns differ in length, or a column has a shape that its role does not allow.
     """
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -134,129 +146,141 @@ def check(columns: Columns, label: str) -> None:
     for name, column in columns.items():
         if name == "actions" and len(column.shape) != 2:
             raise DataError(f"{label}: {name!r} has shape {column.shape}, wanted (N, A)")
-        if name in FLAT and column.shape[1:] not in ((), (1,)):
+        if name in SCALAR_COLUMNS and column.shape[1:] not in ((), (1,)):
             raise DataError(f"{label}: {name!r} has shape {column.shape}, wanted (N,) or (N, 1)")
         if 0 in column.shape:
-            raise DataError(f"{label}: {name!r} has shape {column.shape}, so it holds nothing")
-    obs, after = named(columns, "obs."), named(columns, "next_obs.")
-    for name in after:
-        one, next_one = obs[name], after[name]
+            raise DataError(f"{label}: {name!r} has shape {column.shape}, so it is empty")
+    obs, next_obs = with_prefix(columns, "obs."), with_prefix(columns, "next_obs.")
+    for name in next_obs:
+        one, next_one = obs[name], next_obs[name]
         if one.shape != next_one.shape or is_image(one) != is_image(next_one):
             raise DataError(
                 f"{label}: observation {name!r} is {one.dtype} of shape {one.shape}, "
-                f"the next one {next_one.dtype} of shape {next_one.shape}"
+                f"the next observation is {next_one.dtype} of shape {next_one.shape}"
             )
 
 
 def vector_bytes(columns: Columns) -> int:
-    """That `episodes` takes of memory, to be claimed before."""
+    """Returns the bytes of memory that `cut_episodes` will take, for `ReadRequest.check_memory`."""
     kept = {name: column for name, column in columns.items() if not name.startswith("next_obs.")}
     return sum(4 * math.prod(column.shape) for column in kept.values() if not is_image(column))
 
 
-def numbers(column: Column, name: str, label: str) -> np.ndarray:
-    """(N,) float32 of a column of (N,) or (N, 1)."""
+def read_floats(column: Column, name: str, label: str) -> np.ndarray:
+    """Reads a column of shape (N,) or (N, 1) as (N,) float32.
+
+    Raises:
+        DataError: a value is not finite.
+    """
     value = np.asarray(column[:]).astype(np.float32).reshape(len(column))
     _check_finite(value, name, range(len(value)), label)
     return value
 
 
-def flags(column: Column, name: str, label: str) -> np.ndarray:
-    """(N,) bool of a column of (N,) or (N, 1) that is 0 or 1.
+def read_flags(column: Column, name: str, label: str) -> np.ndarray:
+    """Reads a column of zeros and ones of shape (N,) or (N, 1) as (N,) bool.
 
     Raises:
-        DataError: it is anything else.
+        DataError: a value is neither 0 nor 1.
     """
     raw = np.asarray(column[:])
-    value = numbers(raw.view(np.uint8) if raw.dtype == np.bool_ else raw, name, label)
+    value = read_floats(raw.view(np.uint8) if raw.dtype == np.bool_ else raw, name, label)
     wrong = np.flatnonzero((value != 0) & (value != 1))
     if len(wrong):
         raise DataError(f"{label}: {name!r} is {value[wrong[0]]:g} in row {wrong[0]}, wanted 0 or 1")
     return value.astype(bool)
 
 
-def jumps(columns: Columns) -> np.ndarray:
-    """(N,) whether the row that follows is not what the step led to; images are looked at only if alone."""
-    num, rows = len(columns["actions"]), _rows(columns)
-    after = named(columns, "next_obs.")
-    pairs = [(column, after[name]) for name, column in named(columns, "obs.").items() if name in after]
+def find_jumps(columns: Columns) -> np.ndarray:
+    """Returns (N,) whether the next row differs from the next observation of the row by more than `JUMP`.
+
+    Images are compared only if there are no vectors.
+    """
+    num, rows = len(columns["actions"]), _block_rows(columns)
+    next_obs = with_prefix(columns, "next_obs.")
+    obs = with_prefix(columns, "obs.")
+    pairs = [(column, next_obs[name]) for name, column in obs.items() if name in next_obs]
     vectors = [pair for pair in pairs if not is_image(pair[0])]
     jump = np.zeros(num, bool)
     for start in range(0, num - 1, rows):
         stop = min(start + rows, num - 1)
-        for obs, led_to in vectors or pairs:
-            follows = np.asarray(obs[start + 1 : stop + 1]).astype(np.float32)
-            gap = np.abs(follows - np.asarray(led_to[start:stop]).astype(np.float32))
+        for current, following in vectors or pairs:
+            next_row = np.asarray(current[start + 1 : stop + 1]).astype(np.float32)
+            gap = np.abs(next_row - np.asarray(following[start:stop]).astype(np.float32))
             jump[start:stop] |= gap.reshape(len(gap), -1).max(1, initial=0) > JUMP
     return jump
 
 
-def episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label: str) -> list[Episode]:
-    """The episodes of a table, in its order. What a step led to is `next_obs.*`, else the next row.
+def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label: str) -> list[Episode]:
+    """Cuts a table into episodes, in its order. The next observation is `next_obs.*`, else the next row.
 
-    Without the former a terminal's last observation is a stand-in (`last_obs_known=False`), and the last
-    step of any other episode is dropped, since the value of what it led to is needed. Neighbouring episodes
-    share memory, a stretch of the file, which comes free when all of them are forgotten.
+    Without `next_obs.*` the last observation of a terminated episode is a stand-in
+    (`last_obs_known=False`), and the last step of any other episode is dropped, since the value of its next
+    observation is needed. Neighboring episodes share one block of memory, which is freed when all of them
+    are released.
 
     Args:
-        columns: checked by `check`; vectors come into memory, images are read when asked for.
-        terminal: (N,) whether the world ended after the step.
-        end: (N,) other ends of episodes; the last row is one anyway.
+        columns: columns that passed `check_columns`; vectors are read into memory, images stay on disk.
+        terminal: (N,) whether the step is terminal.
+        end: (N,) whether an episode ends for another reason; the last row always ends one.
+        label: file, for errors.
     Raises:
         DataError: a value is not finite.
     """
     last = np.flatnonzero(terminal | end | (np.arange(len(end)) == len(end) - 1))
     first, terminated = np.concatenate([[0], last[:-1] + 1]), terminal[last]
-    whole = {n: c for n, c in columns.items() if n in ("actions", "rewards") or n.startswith("obs.")}
-    images = {name: column for name, column in named(whole, "obs.").items() if is_image(column)}
-    whole = {n: c for n, c in whole.items() if n.removeprefix("obs.") not in images}
-    successors = named(columns, "next_obs.")
-    known = bool(successors)
-    keeps = terminated | known  # the last step; its successor is then one row more
-    stretch = first // _rows(whole)  # of each episode
+    kept = {n: c for n, c in columns.items() if n in ("actions", "rewards") or n.startswith("obs.")}
+    images = {name: column for name, column in with_prefix(kept, "obs.").items() if is_image(column)}
+    kept = {n: c for n, c in kept.items() if n.removeprefix("obs.") not in images}
+    next_columns = with_prefix(columns, "next_obs.")
+    has_next = bool(next_columns)
+    keeps_last = terminated | has_next  # (E,) keeps its last step; its next observation takes one more row
+    block = first // _block_rows(kept)  # (E,)
     result = []
-    for those in np.split(np.arange(len(first)), np.flatnonzero(np.diff(stretch)) + 1):
-        start, stop = int(first[those[0]]), int(last[those[-1]]) + 1
-        table = _values(whole, start, stop, len(those), label)
-        after = {}
-        for name, column in successors.items():
+    for indices in np.split(np.arange(len(first)), np.flatnonzero(np.diff(block)) + 1):
+        start, stop = int(first[indices[0]]), int(last[indices[-1]]) + 1
+        table = _read_block(kept, start, stop, len(indices), label)
+        final_obs = {}
+        for name, column in next_columns.items():
             if name not in images:
-                after[name] = np.asarray(column[last[those]]).astype(table[f"obs.{name}"].dtype, copy=False)
-                _check_finite(after[name], f"next_obs.{name}", last[those], label)
-        for i, (obs, action, reward) in _cut(
-            table, after, first[those] - start, last[those] - start + 1, keeps[those]
+                final_obs[name] = np.asarray(column[last[indices]]).astype(
+                    table[f"obs.{name}"].dtype, copy=False
+                )
+                _check_finite(final_obs[name], f"next_obs.{name}", last[indices], label)
+        for i, (obs, action, reward) in _slice_block(
+            table, final_obs, first[indices] - start, last[indices] - start + 1, keeps_last[indices]
         ):
-            number = those[i]
+            number = indices[i]
             for name, column in images.items():
-                obs[name] = _images(
+                obs[name] = _lazy_images(
                     column,
-                    successors.get(name),
+                    next_columns.get(name),
                     int(first[number]),
                     int(last[number]) + 1,
-                    bool(keeps[number]),
+                    bool(keeps_last[number]),
                 )
             ended = bool(terminated[number])
-            order = {name: obs[name] for name in named(columns, "obs.")}
-            result.append(Episode(order, action, reward, ended, not ended, known or not ended))
+            ordered = {name: obs[name] for name in with_prefix(columns, "obs.")}
+            result.append(Episode(ordered, action, reward, ended, not ended, has_next or not ended))
     return result
 
 
-def _rows(columns: Columns) -> int:
-    """How many make a stretch."""
-    return max(STRETCH_BYTES // max(sum(c.nbytes // len(c) for c in columns.values()), 1), 1)
+def _block_rows(columns: Columns) -> int:
+    """Returns the number of rows that are read at once."""
+    return max(BLOCK_BYTES // max(sum(c.nbytes // len(c) for c in columns.values()), 1), 1)
 
 
-def _values(columns: Columns, start: int, stop: int, spare: int, label: str) -> dict[str, np.ndarray]:
-    """Rows of all columns as float32, and behind them `spare` empty ones."""
+def _read_block(columns: Columns, start: int, stop: int, spare: int, label: str) -> dict[str, np.ndarray]:
+    """Reads rows of all columns as float32, followed by `spare` empty rows."""
     table = {}
     for name, column in columns.items():
-        value = _room((stop - start + spare, *column.shape[1:]))
-        if isinstance(column, hdf5.Rows):
+        value = _allocate((stop - start + spare, *column.shape[1:]))
+        if isinstance(column, hdf5.LazyTable):
             column.read_into(value[: stop - start], start, stop)
         else:
             value[: stop - start] = column[start:stop]
         _check_finite(value[: stop - start], name, range(start, stop), label)
-        table[name] = value[:, 0] if name in FLAT and value.ndim == 2 else value
+        table[name] = value[:, 0] if name in SCALAR_COLUMNS and value.ndim == 2 else value
     return table
 
 
@@ -266,44 +290,52 @@ def _check_finite(value: np.ndarray, name: str, rows: Sequence[int] | np.ndarray
         raise DataError(f"{label}: {name!r} is not finite (NaN or infinite) in row {row}")
 
 
-def _room(shape: tuple[int, ...]) -> np.ndarray:
-    """Float32, whose memory goes back to the system when it is forgotten, whatever malloc's habits."""
-    if 4 * math.prod(shape) < PAGES_BYTES:
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    """Allocates float32 memory that returns to the system when it is freed, which malloc may keep."""
+    if 4 * math.prod(shape) < MMAP_BYTES:
         return np.empty(shape, np.float32)
     memory = mmap.mmap(-1, 4 * math.prod(shape))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # pages that the replay can take over as they are
+        memory.madvise(mmap.MADV_HUGEPAGE)  # pages that the replay buffer can reuse as they are
     return np.frombuffer(memory, np.float32, math.prod(shape)).reshape(shape)
 
 
-def _cut(
-    table: dict[str, np.ndarray], after: dict, starts: np.ndarray, stops: np.ndarray, keeps: np.ndarray
+def _slice_block(
+    table: dict[str, np.ndarray],
+    final_obs: dict,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    keeps_last: np.ndarray,
 ) -> Iterator[tuple[int, tuple[dict, np.ndarray, np.ndarray]]]:
-    """(number, (obs, action, reward)) of the episodes that have a step, between these rows of a table."""
-    obs: dict[str, np.ndarray] = named(table, "obs.")  # type: ignore[assignment]
-    steps = stops - starts - ~keeps
-    begins = starts + np.cumsum(keeps) - keeps  # of the observations
-    ends = begins + steps
+    """Yields (index, (obs, action, reward)) of the episodes in a block that have a step."""
+    obs: dict[str, np.ndarray] = with_prefix(table, "obs.")  # type: ignore[assignment]
+    steps = stops - starts - ~keeps_last
+    obs_starts = starts + np.cumsum(keeps_last) - keeps_last
+    ends = obs_starts + steps
     for name, column in obs.items():
-        led_to = after[name] if after else column[stops - 1]
-        if keeps.any():  # episodes move up, the last one first
-            for start, stop, begin in zip(*(a[::-1].tolist() for a in (starts, stops, begins)), strict=True):
-                column[begin : begin + stop - start] = column[start:stop]
-            column[ends[keeps]] = led_to[keeps]
+        final = final_obs[name] if final_obs else column[stops - 1]
+        if keeps_last.any():  # episodes move up to make room for their last observation, the last one first
+            for start, stop, obs_start in zip(
+                *(a[::-1].tolist() for a in (starts, stops, obs_starts)), strict=True
+            ):
+                column[obs_start : obs_start + stop - start] = column[start:stop]
+            column[ends[keeps_last]] = final[keeps_last]
     for i in np.flatnonzero(steps).tolist():
         rows = slice(starts[i], starts[i] + steps[i])
-        seen = {name: column[begins[i] : ends[i] + 1] for name, column in obs.items()}
-        yield i, (seen, table["actions"][rows], table["rewards"][rows])
+        episode_obs = {name: column[obs_starts[i] : ends[i] + 1] for name, column in obs.items()}
+        yield i, (episode_obs, table["actions"][rows], table["rewards"][rows])
 
 
-def _images(column: Column, after: Column | None, start: int, stop: int, one_more: bool) -> np.ndarray:
-    """Rows of images, and one more that the last step led to: `after`, else the last row again."""
+def _lazy_images(
+    column: Column, next_column: Column | None, start: int, stop: int, add_last: bool
+) -> np.ndarray:
+    """Returns rows of images; with `add_last` also the last step's next one, else its own row repeated."""
     num = stop - start
 
     def read(first: int, last: int) -> np.ndarray:
         rows = np.asarray(column[start + first : start + min(last, num)])
         if last <= num:
             return rows
-        return np.concatenate([rows, (column if after is None else after)[stop - 1 : stop]])
+        return np.concatenate([rows, (column if next_column is None else next_column)[stop - 1 : stop]])
 
-    return on_disk((num + one_more, *column.shape[1:]), read)
+    return make_lazy_array((num + add_last, *column.shape[1:]), read)

@@ -1,4 +1,4 @@
-"""FOWM's `buffer.pkl`: one long table of transitions, pickled."""
+"""Reads FOWM's `buffer.pkl`: one pickled table of transitions."""
 
 import logging
 from collections.abc import Sequence
@@ -11,96 +11,96 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, safe_pickle
-from o2o.data.formats.lazy_array import ALL, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "FOWM pickle"
 PLURALS = ("observations", "next_observations", "actions", "rewards", "dones", "masks")
 MAGIC = [b"\x80" + bytes([protocol]) for protocol in range(2, 6)]
-FIRST = (b"\x95", b"}", b"]", b"(", b"c", b"")  # what a pickle of a container may go on with
+FIRST_OPCODES = (b"\x95", b"}", b"]", b"(", b"c", b"")  # first opcodes of a pickled container
 
 logger = logging.getLogger("o2o")
 
 
-def recognise(path: Path) -> bool:
-    """Whether it begins as a pickle of protocol 2 to 5; what is wrong with it is told by `read`."""
+def matches(path: Path) -> bool:
+    """Whether the file begins like a pickle of protocol 2 to 5; `read` reports what is wrong with it."""
     try:
         with open(path, "rb") as file:
             start = file.read(3)
     except OSError:
         return False
-    return start[:2] in MAGIC and start[2:] in FIRST
+    return start[:2] in MAGIC and start[2:] in FIRST_OPCODES
 
 
-def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
-    """The episodes of a pickled dict of tables.
+def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
+    """Reads the episodes of a pickled dict of tables.
 
-    Keys: `observations` and `next_observations`, each a table of N rows or a dict of them, `actions`,
-    `rewards`, `dones`, `masks`; singular names do as well. Images (N, 3, H, W) stay in the file.
+    Layout: `observations` and `next_observations`, each a table of N rows or a dict of such tables,
+    `actions`, `rewards`, `dones`, `masks`; singular names are accepted. Images (N, 3, H, W) stay in the
+    file. The pickle is parsed and never executed; see `safe_pickle`.
 
-    - An episode ends at a done, at a mask of 0, and where the next row is not what the step led to (FOWM).
-    - A mask of 0 says that the world ended. Without masks no done does: each may be a time limit, as FOWM's
-      are, and a limit taken for an end teaches that nothing is worth anything after it.
-    - Without `next_observations` the last step of an episode is dropped, unless the world ended there.
+    - An episode ends at a done, at a mask of 0, and where the next row is not the next observation (FOWM).
+    - A mask of 0 marks a terminal step. Without masks no step is terminal: a done may be a time limit, as
+      FOWM's are, and learning a time limit as terminal sets all value after it to zero.
+    - Without `next_observations` the last step of an episode is dropped, unless it is terminal.
 
     Raises:
-        UsageError: a name that is asked for is not there.
-        DataError: not this format, broken, over the budget, or it holds anything but plain data.
+        UsageError: a requested name is not in the file.
+        DataError: the file is not of this format, broken, larger than the budget, or holds anything but
+            plain data.
     """
     content = safe_pickle.load(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, wanted a dict with 'observations'")
-    columns = _columns(_tables(content, path), path, wanted)
-    wanted.claim(flat_table.vector_bytes(columns), path)
-    with ThreadPoolExecutor(1) as aside:
-        digest = aside.submit(fingerprint, path)
+    columns = _columns(_tables(content, path), path, request)
+    request.check_memory(flat_table.vector_bytes(columns), path)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(fingerprint, path)
         terminal, end = _ends(columns, path)
-        columns = flat_table.with_all_successors(columns, terminal | end, path)
-        episodes = flat_table.episodes(columns, terminal, end, str(path))
+        columns = flat_table.complete_next_obs(columns, terminal | end, path)
+        episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
         if not episodes:
-            raise DataError(f"{path} has no step whose successor is known; it has {len(end)} rows")
+            raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
         return Recording(episodes, path, path.stem, digest.result())
 
 
 def _columns(
-    tables: dict[str, flat_table.Column], path: Path, wanted: ReadRequest
+    tables: dict[str, flat_table.Column], path: Path, request: ReadRequest
 ) -> dict[str, flat_table.Column]:
-    """What is read, values not yet: actions, rewards, dones, masks, `obs.NAME` and `next_obs.NAME`."""
-    heads = {name.partition("/")[0] for name in tables}
+    """Returns the columns, not read yet: actions, rewards, dones, masks, `obs.NAME` and `next_obs.NAME`."""
+    keys = {name.partition("/")[0] for name in tables}
     ends = {"dones", "masks", "next_observations"}
-    chosen = {"observations": wanted.obs, "actions": wanted.action, "rewards": wanted.reward}
-    chosen["dones"] = heads & ends
-    missing = ", ".join(repr(name) for name, choice in chosen.items() if not choice and name not in heads)
+    chosen = {"observations": request.obs, "actions": request.action, "rewards": request.reward}
+    chosen["dones"] = keys & ends
+    missing = ", ".join(repr(name) for name, choice in chosen.items() if not choice and name not in keys)
     if missing:
-        raise DataError(f"{path} has no {missing}; it has {', '.join(sorted(heads)) or 'nothing'}")
+        raise DataError(f"{path} has no {missing}; it has {', '.join(sorted(keys)) or 'nothing'}")
     columns = {
-        "actions": flat_table.choose("action", wanted.action or "actions", tables, str(path)),
-        "rewards": flat_table.choose("reward", wanted.reward or "rewards", tables, str(path)),
+        "actions": flat_table.find_column("action", request.action or "actions", tables, str(path)),
+        "rewards": flat_table.find_column("reward", request.reward or "rewards", tables, str(path)),
     }
     columns |= {name: tables[name] for name in ("dones", "masks") if name in tables}
-    columns |= flat_table.observations(tables, len(columns["actions"]), wanted, path)
-    flat_table.check(columns, str(path))
+    columns |= flat_table.obs_columns(tables, len(columns["actions"]), request, path)
+    flat_table.check_columns(columns, str(path))
     return columns
 
 
 def _ends(columns: dict[str, flat_table.Column], path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) whether the world ended, and (N,) whether the episode did."""
-    label, end = str(path), flat_table.jumps(columns)
+    """Returns (N,) whether the step is terminal, and (N,) whether the episode ends at it."""
+    label, end = str(path), flat_table.find_jumps(columns)
     if "dones" in columns:
-        end |= flat_table.flags(columns["dones"], "dones", label)
+        end |= flat_table.read_flags(columns["dones"], "dones", label)
     if "masks" in columns:
-        return ~flat_table.flags(columns["masks"], "masks", label), end
-    logger.warning(
-        "%s has no masks: its dones are taken for the end of the recording, not of the world", path
-    )
+        return ~flat_table.read_flags(columns["masks"], "masks", label), end
+    logger.warning("%s has no masks: its dones are read as truncations, not as terminals", path)
     return np.zeros_like(end), end
 
 
 @dataclass(frozen=True)
-class Pile:
-    """N arrays of one shape and type, as if they were one."""
+class StackedArrays:
+    """N arrays of one shape and dtype, presented as a single array without copying them."""
 
-    arrays: Sequence[np.ndarray | safe_pickle.Stored]
+    arrays: Sequence[np.ndarray | safe_pickle.StoredArray]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,29 +123,31 @@ class Pile:
 
 
 def _tables(content: dict, path: Path) -> dict[str, flat_table.Column]:
-    """Path -> table of numbers, by the plural names; what is none is left out."""
+    """Returns path -> table of numbers, under the plural names; other values are left out."""
     tables = {}
     for key, value in content.items():
         key = f"{key}s" if f"{key}s" in PLURALS else str(key)
         inner = (
             {f"{key}/{name}": part for name, part in value.items()} if type(value) is dict else {key: value}
         )
-        found = {name: _table(part, name, path) for name, part in inner.items()}
-        tables |= {name: column for name, column in found.items() if column is not None}
+        columns = {name: _table(part, name, path) for name, part in inner.items()}
+        tables |= {name: column for name, column in columns.items() if column is not None}
     return tables
 
 
 def _table(value: Any, name: str, path: Path) -> flat_table.Column | None:
-    if isinstance(value, safe_pickle.Array) and value.value is not None:
+    if isinstance(value, safe_pickle.ParsedArray) and value.value is not None:
         array = value.value
         return array if array.shape and array.dtype.kind in "fiub" else None
     if not isinstance(value, (list, tuple)) or not value:
         return None
     if all(isinstance(item, (bool, int, float, np.generic)) for item in value):
         return np.asarray(value)
-    arrays = [item.value for item in value if isinstance(item, safe_pickle.Array) and item.value is not None]
+    arrays = [
+        item.value for item in value if isinstance(item, safe_pickle.ParsedArray) and item.value is not None
+    ]
     if len(arrays) < len(value) or len({(array.shape, array.dtype) for array in arrays}) > 1:
-        raise DataError(f"{path}: {name!r} is a list of unequal things, wanted a table of numbers")
+        raise DataError(f"{path}: {name!r} is a list of items of different types or shapes, wanted numbers")
     if len({id(array) for array in arrays}) < len(arrays):
-        raise DataError(f"{path}: {name!r} is a list with one array in it several times")
-    return Pile(arrays)
+        raise DataError(f"{path}: {name!r} is a list that contains the same array several times")
+    return StackedArrays(arrays)

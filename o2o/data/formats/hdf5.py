@@ -1,4 +1,4 @@
-"""HDF5 files of strangers: what is in them, one line where they are broken, rows that stay on disk."""
+"""Reads HDF5 files of unknown origin: their tables, rows that stay on disk, and one-line errors."""
 
 import math
 import subprocess
@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.data.formats.errors import reason
+from o2o.data.formats.errors import describe_read_error
 
-BROKEN = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)  # of h5py
+H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 
-TEXT_S = 10.0  # ten times what a process takes to start on a slow machine
-READ_TEXT = """
+TEXT_TIMEOUT_S = 10.0  # ten times the start of a process on a slow machine
+READ_TEXT_SCRIPT = """
 import sys, h5py
 with h5py.File(sys.argv[1], "r") as file:
     text = file[sys.argv[2]].attrs[sys.argv[3]]
@@ -26,33 +26,33 @@ with h5py.File(sys.argv[1], "r") as file:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, to be read; what h5py raises about a broken one becomes one line.
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Opens a file for reading and turns h5py's errors about broken files into one line.
 
     Raises:
-        DataError: it is no HDF5, or broken.
+        DataError: the file is not HDF5, or is broken.
     """
     try:
-        with h5py.File(path, "r", rdcc_nbytes=0) as file:  # each table is read once: nothing to keep of it
+        with h5py.File(path, "r", rdcc_nbytes=0) as file:  # each table is read once: no chunk cache
             yield file
-    except BROKEN as error:
-        raise DataError(f"{path} is not a readable HDF5 file: {reason(error, path)}") from error
+    except H5PY_ERRORS as error:
+        raise DataError(f"{path} is not a readable HDF5 file: {describe_read_error(error, path)}") from error
 
 
-def opens(path: Path) -> bool:
-    """Whether it is HDF5 that is not broken at its head."""
+def is_readable(path: Path) -> bool:
+    """Whether the file is HDF5 with an intact header."""
     try:
         with h5py.File(path, "r"):
             return True
-    except BROKEN:
+    except H5PY_ERRORS:
         return False
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A table whose rows are read when they are asked for, also after its file was closed.
+class LazyTable:
+    """A table whose rows are read when they are indexed, also after its file was closed.
 
-    Neither it nor the file is kept open by it: of an open table the HDF5 library keeps 100 kB.
+    It keeps neither the table nor the file open: the HDF5 library holds 100 kB for each open table.
     """
 
     file: h5py.File
@@ -70,59 +70,60 @@ class Rows:
 
     def __getitem__(self, key) -> np.ndarray:
         if self.file:
-            return self._table(self.file)[key]
-        with opened(self.path) as file:
-            return self._table(file)[key]
+            return self._dataset(self.file)[key]
+        with open_file(self.path) as file:
+            return self._dataset(file)[key]
 
     def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Rows as numbers of the array's type, which HDF5 makes of all but flags."""
+        """Reads rows into an array; HDF5 converts them to its dtype, except booleans."""
         if self.dtype == np.bool_:
             array[:] = self[start:stop]
         else:
-            self._table(self.file).read_direct(array, np.s_[start:stop])
+            self._dataset(self.file).read_direct(array, np.s_[start:stop])
 
-    def _table(self, file: h5py.File) -> h5py.Dataset:
+    def _dataset(self, file: h5py.File) -> h5py.Dataset:
         node = file[self.name]
         if not isinstance(node, h5py.Dataset):
-            raise KeyError(f"{self.name} is no table any more")
+            raise KeyError(f"{self.name} is no longer a table")
         return node
 
 
-def tables(group: h5py.Group, path: Path) -> dict[str, Rows]:
-    """Path inside the group -> table of numbers with at least one axis, in the order of the file."""
-    found: dict[str, Rows] = {}
+def numeric_tables(group: h5py.Group, path: Path) -> dict[str, LazyTable]:
+    """Returns path inside the group -> table, for numeric tables of one axis or more, in file order."""
+    tables: dict[str, LazyTable] = {}
 
     def visit(name: str, node) -> None:
         if isinstance(node, h5py.Dataset):
             shape, dtype = node.shape, node.dtype
             if shape and dtype.kind in "fiub":
-                found[name] = Rows(group.file, path, node.name or "", shape, dtype)
+                tables[name] = LazyTable(group.file, path, node.name or "", shape, dtype)
 
     group.visititems(visit)
-    return found
+    return tables
 
 
-def number(node: h5py.Group, name: str) -> float | None:
-    """An attribute that is one number or flag; None where there is none."""
+def read_number(node: h5py.Group, name: str) -> float | None:
+    """Reads an attribute that is a single number or boolean; None if there is none."""
     if name not in node.attrs or node.attrs.get_id(name).dtype.kind not in "fiub":
         return None
     value = np.asarray(node.attrs[name])
     return float(value) if value.shape == () else None
 
 
-def text(node: h5py.Group, name: str, path: Path) -> str:
-    """An attribute that is text; empty where there is none.
+def read_text(node: h5py.Group, name: str, path: Path) -> str:
+    """Reads an attribute that is text; empty if there is none.
 
-    Another process reads it: of text of any length in a damaged file the HDF5 library may never come back.
+    A separate process reads it, since the HDF5 library may never return from variable-length text in a
+    damaged file.
 
     Raises:
-        DataError: that process died or took longer than `TEXT_S`.
+        DataError: that process died or took longer than `TEXT_TIMEOUT_S`.
     """
     if name not in node.attrs or node.attrs.get_id(name).dtype.kind not in "OS":
         return ""
-    command = [sys.executable, "-I", "-c", READ_TEXT, str(path), node.name or "/", name]
+    command = [sys.executable, "-I", "-c", READ_TEXT_SCRIPT, str(path), node.name or "/", name]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TEXT_S, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=TEXT_TIMEOUT_S, check=True)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         raise DataError(f"{path} is broken: its attribute {name!r} cannot be read") from error
     return done.stdout.decode("utf-8", "replace")

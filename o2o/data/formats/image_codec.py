@@ -1,4 +1,4 @@
-"""JPEG and PNG files in memory, as recordings keep their camera's frames."""
+"""Encodes and decodes JPEG and PNG images in memory, as recordings store camera frames."""
 
 import io
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 
-BROKEN = (
+PILLOW_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -18,42 +18,42 @@ BROKEN = (
     struct.error,
     zlib.error,
     MemoryError,
-)  # Pillow's
+)
 
 
-def shape_of(data: bytes, label: str) -> tuple[int, ...]:
-    """(H, W, C) of a picture, from its head alone.
+def image_shape(data: bytes, label: str) -> tuple[int, ...]:
+    """Returns (H, W, C) of an encoded image, from its header alone.
 
     Raises:
-        DataError: it is neither JPEG nor PNG.
+        DataError: the data are neither JPEG nor PNG.
     """
-    with _open(data, label) as picture:
-        return picture.height, picture.width, 3 if picture.mode == "P" else len(picture.getbands())
+    with _open(data, label) as image:
+        return image.height, image.width, 3 if image.mode == "P" else len(image.getbands())
 
 
 def decode(data: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
-    """The picture, uint8, as (H, W) or (H, W, C); one of another number of colours is converted.
+    """Decodes an image to uint8 (H, W) or (H, W, C); another number of channels is converted.
 
     Raises:
-        DataError: it is broken, or of another size.
+        DataError: the image is broken or has another size.
     """
-    with _open(data, label) as picture:
-        if (picture.height, picture.width) != shape[:2]:
+    with _open(data, label) as image:
+        if (image.height, image.width) != shape[:2]:
             raise DataError(
-                f"{label} has {picture.height} x {picture.width} pixels, wanted {shape[0]} x {shape[1]}"
+                f"{label} has {image.height} x {image.width} pixels, wanted {shape[0]} x {shape[1]}"
             )
-        colours = math.prod(shape[2:])
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(colours)
+        channels = math.prod(shape[2:])
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
         if mode is None:
-            raise DataError(f"{label}: a picture of {colours} colours cannot be made; have 1, 3 and 4")
+            raise DataError(f"{label}: an image of {channels} channels is not supported; have 1, 3 and 4")
         try:
-            return np.asarray(picture.convert(mode)).reshape(shape)
-        except BROKEN as error:
+            return np.asarray(image.convert(mode)).reshape(shape)
+        except PILLOW_ERRORS as error:
             raise _broken(label, error) from error
 
 
 def encode(image: np.ndarray) -> np.ndarray:
-    """(n,) uint8 JPEG of an image (H, W) or (H, W, C) as Minari makes it, of Pillow's default quality."""
+    """Encodes an image (H, W) or (H, W, C) to (n,) uint8 JPEG of Pillow's default quality, like Minari."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -65,12 +65,12 @@ def _open(data: bytes, label: str):
     from PIL import Image
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-    except (*BROKEN, Image.DecompressionBombError) as error:
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    except (*PILLOW_ERRORS, Image.DecompressionBombError) as error:
         raise _broken(label, error) from error
-    return picture
+    return image
 
 
 def _broken(label: str, error: BaseException) -> DataError:
-    reason = "no JPEG or PNG" if "identify" in str(error) else " ".join(str(error).split())
-    return DataError(f"{label} is a broken picture: {reason or type(error).__name__}")
+    reason = "not JPEG or PNG" if "identify" in str(error) else " ".join(str(error).split())
+    return DataError(f"{label} is a broken image: {reason or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""What a reader of a format is asked for, and arrays that it may leave on disk."""
+"""Defines what a reader is asked to read, and arrays whose images stay on disk until they are indexed."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -17,13 +17,13 @@ logger = logging.getLogger("o2o")
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What a reader is asked for. Names in a file are as the format's reader shows them.
+    """Which columns to read and how much memory they may take. Names are those that the reader shows.
 
     Attributes:
-        obs: name for the model -> name in the file; empty: all that there are, named as in the file.
-        action: name in the file; empty: the format's own.
-        reward: likewise.
-        budget_bytes: main memory that may be taken; None: no limit.
+        obs: model name -> name in the file; empty: all observations, under their names in the file.
+        action: name of the action in the file; empty: the format's default.
+        reward: name of the reward in the file; empty: the format's default.
+        budget_bytes: main memory that the data may take; None: no limit.
     """
 
     obs: Mapping[str, str] = field(default_factory=dict)
@@ -31,58 +31,64 @@ class ReadRequest:
     reward: str = ""
     budget_bytes: float | None = None
 
-    def pick(self, have: Iterable[str], path: Path) -> dict[str, str]:
-        """Name for the model -> name in the file, for the observations that `have` lists.
-
-        Raises:
-            UsageError: one that is asked for is not there; the line says what is.
-        """
-        have = list(have)
-        for name in self.obs.values():
-            if name not in have:
-                raise UsageError(f"{path}: {not_found('observation', name, have)}")
-        return dict(self.obs) or {name: name for name in have}
-
-    def claim(self, num_bytes: float, path: Path) -> None:
-        """To be called before the vectors of a file are read into memory.
+    def resolve_names(self, available: Iterable[str], path: Path) -> dict[str, str]:
+        """Returns model name -> name in the file of the requested observations.
 
         Args:
-            num_bytes: that they will take; images that stay on disk do not count.
+            available: names of the observations in the file.
+            path: file, for the error message.
         Raises:
-            DataError: more than the budget.
+            UsageError: a requested name is not available; the message lists the available ones.
         """
-        logger.info("%s: %s of vectors come into memory", path, size(num_bytes))
+        available = list(available)
+        for name in self.obs.values():
+            if name not in available:
+                raise UsageError(f"{path}: {not_found('observation', name, available)}")
+        return dict(self.obs) or {name: name for name in available}
+
+    def check_memory(self, num_bytes: float, path: Path) -> None:
+        """Checks the memory budget; readers call it before they read vectors into memory.
+
+        Args:
+            num_bytes: bytes that the vectors will take; images that stay on disk do not count.
+            path: file, for the log and the error message.
+        Raises:
+            DataError: the vectors exceed the budget.
+        """
+        logger.info("%s: reading %s of vectors into memory", path, size(num_bytes))
         if self.budget_bytes is not None and num_bytes > self.budget_bytes:
             raise DataError(
                 f"{path} needs {size(num_bytes)} of memory for its vectors, the budget is "
-                f"{size(self.budget_bytes)}; raise --dataset.memory-budget, or choose with --dataset.obs"
+                f"{size(self.budget_bytes)}; raise --dataset.memory-budget, or read less with --dataset.obs"
             )
 
 
-ALL = ReadRequest()
+READ_ALL = ReadRequest()
 
 
-def wanted(
+def parse_request(
     obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None
 ) -> ReadRequest:
-    """`ReadRequest` of flags, where an observation is `NAME` or `NAME=NAME_IN_THE_FILE`.
+    """Parses flags into a `ReadRequest`; an observation is `NAME` or `NAME=NAME_IN_THE_FILE`.
 
     Raises:
-        UsageError: a name twice, or an empty one.
+        UsageError: an observation name is empty or given twice.
     """
     pairs: dict[str, str] = {}
     for text in obs:
         name, _, inside = text.partition("=")
         if not name or name in pairs or text.endswith("="):
-            raise UsageError(f"observation {text!r} is given twice or not whole; wanted NAME or NAME=INSIDE")
+            raise UsageError(
+                f"--dataset.obs {text!r} is incomplete or given twice; wanted NAME or NAME=NAME_IN_THE_FILE"
+            )
         pairs[name] = inside or name
     return ReadRequest(pairs, action, reward, budget)
 
 
 class LazyArray:
-    """Images of one episode that are read when their values are asked for, and not kept.
+    """Images of one episode, read from disk each time they are indexed and not cached.
 
-    It has the shape and type of the array that it stands for; `np.asarray` and `[...]` read.
+    It has the shape and dtype of the array that it stands for; `np.asarray` and `[...]` read the file.
     """
 
     dtype = np.dtype(np.uint8)
@@ -91,7 +97,7 @@ class LazyArray:
         """
         Args:
             shape: (T+1, H, W, C) or (T+1, C, H, W).
-            read: reads rows from a first one up to, not including, a last one.
+            read: returns the rows from `start` up to, not including, `stop`.
         """
         self.shape, self._read = tuple(shape), read
 
@@ -111,43 +117,43 @@ class LazyArray:
         return self.shape[0]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        value = self._rows(0, len(self))
+        value = self._read_rows(0, len(self))
         return value if dtype is None else value.astype(dtype, copy=False)
 
     def __getitem__(self, key):
         if isinstance(key, (int, np.integer)):
             row = range(len(self))[key]
-            return self._rows(row, row + 1)[0]
+            return self._read_rows(row, row + 1)[0]
         if isinstance(key, slice) and key.step in (None, 1):
             start, stop, _ = key.indices(len(self))
-            return self._rows(start, max(start, stop))
+            return self._read_rows(start, max(start, stop))
         return np.asarray(self)[key]
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """These rows alone; they too stay on disk."""
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Returns a lazy array of these rows; it reads nothing yet."""
 
         def read(start: int, stop: int) -> np.ndarray:
-            some = rows[start:stop]
-            first = int(some.min(initial=len(self)))
-            return self._rows(first, int(some.max(initial=first - 1)) + 1)[some - first]
+            indices = rows[start:stop]
+            first = int(indices.min(initial=len(self)))
+            return self._read_rows(first, int(indices.max(initial=first - 1)) + 1)[indices - first]
 
-        return on_disk((len(rows), *self.shape[1:]), read)
+        return make_lazy_array((len(rows), *self.shape[1:]), read)
 
-    def _rows(self, start: int, stop: int) -> np.ndarray:
+    def _read_rows(self, start: int, stop: int) -> np.ndarray:
         value = np.asarray(self._read(start, stop))
         if value.shape != (stop - start, *self.shape[1:]) or value.dtype != self.dtype:
             raise DataError(
-                f"images read as {value.dtype} {value.shape}, their file promised uint8 "
+                f"the images were read as {value.dtype} {value.shape}, the file stated uint8 "
                 f"{(stop - start, *self.shape[1:])}"
             )
         return value
 
 
-def on_disk(shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """An `LazyArray`, called an array: what takes an episode reads it with `np.asarray` before reckoning."""
+def make_lazy_array(shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> np.ndarray:
+    """Returns a `LazyArray` typed as an array; code that takes an episode calls `np.asarray` to compute."""
     return cast(np.ndarray, LazyArray(shape, read))
 
 
-def take(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Rows of an observation, wherever it lies."""
-    return value.take(rows) if isinstance(value, LazyArray) else value[rows]
+def gather(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns rows of an observation; those of a lazy array stay on disk."""
+    return value.gather(rows) if isinstance(value, LazyArray) else value[rows]

@@ -1,7 +1,7 @@
-"""LeRobot recordings, v2.1 and v3.0: parquet tables with one row a frame, and videos beside them.
+"""Reads LeRobot datasets, v2.1 and v3.0: parquet tables with one row per frame, and video files.
 
-Source: github.com/huggingface/lerobot, `lerobot_dataset.py`. Files of others drift from it: names are taken
-from the tables, files are found by looking, and what disagrees is told.
+Source: github.com/huggingface/lerobot, `lerobot_dataset.py`. Datasets from other tools deviate from it, so
+column names are taken from the tables, files are searched for in the folder, and contradictions are logged.
 """
 
 import logging
@@ -14,9 +14,9 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
-from o2o.data.formats.lazy_array import ALL, ReadRequest, take
-from o2o.data.formats.lerobot_images import Images, Rows
-from o2o.data.formats.lerobot_layout import MARKS, Layout
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, gather
+from o2o.data.formats.lerobot_images import EpisodeImages, EpisodeRows
+from o2o.data.formats.lerobot_layout import INDEX_COLUMNS, Layout
 from o2o.data.formats.parquet import Table
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -25,8 +25,8 @@ NAME = "LeRobot"
 logger = logging.getLogger("o2o")
 
 
-def recognise(path: Path) -> bool:
-    """Whether it is a folder with `meta/info.json`, be it broken, or with `meta` and tables."""
+def matches(path: Path) -> bool:
+    """Whether the folder has `meta/info.json`, even a broken one, or `meta` and parquet tables in `data`."""
     try:
         if (path / "meta" / "info.json").is_file():
             return True
@@ -35,38 +35,46 @@ def recognise(path: Path) -> bool:
         return False
 
 
-def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
-    """The episodes of a recording's folder, in the order of their numbers.
+def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
+    """Reads the episodes of a dataset's folder, in the order of their numbers.
 
-    An episode of L frames gives L observations and L - 1 actions and rewards: what the last action led to
-    was not recorded. The last step is kept, as terminated with `last_obs_known=False`, where `next.done` says
-    that the episode ended and `next.success` that it did in success (without that column: a last reward of 1
-    among rewards of 0 and 1): then nothing comes after it, and its reward is the one that counts.
+    Layout: parquet files under `data/` with one row per frame, `meta/info.json`, `meta/episodes.jsonl` (v2)
+    or `meta/episodes/` (v3), and videos or a column of images for the cameras. Frames are grouped by
+    `episode_index` and ordered by `frame_index`. Images stay in their files.
 
-    Observations are the columns called `observation.*` or `state`, and all cameras; other columns can be
-    asked for. Actions are `action` or `actions`, else the columns `action.*` joined; `wanted.action` may be
-    several names with commas between. Images stay in their files; a camera of which files are missing is left
-    out unless it is asked for. Time stamps, numbers of tasks and interventions of a human go to the infos.
+    Rule for episodes: an episode of L frames gives L observations and L - 1 actions and rewards, since the
+    observation after the last action was not recorded. The last step is kept, as terminated with
+    `last_obs_known=False`, if `next.done` marks the end of the episode and `next.success` marks success
+    (without that column: a last reward of 1 among rewards of 0 and 1): then no step follows, and its reward
+    is the important one.
+
+    Rule for names: observations are the columns called `observation.*` or `state`, and all cameras; the
+    request may name other columns. Actions are `action` or `actions`, else the columns `action.*`
+    concatenated; `request.action` may be several names separated by commas. A camera with missing files is
+    left out unless it is requested. Timestamps, task indices and human interventions go to the infos.
 
     Raises:
-        UsageError: a name that is asked for is not there, or pyarrow or PyAV is not installed.
-        DataError: broken, over the budget, or in disagreement with itself.
+        UsageError: a requested name is not in the dataset, or pyarrow or PyAV is not installed.
+        DataError: the dataset is broken, larger than the budget, or inconsistent.
     """
-    info = lerobot_meta.info(path)
-    table = parquet.table(_tables(path))
-    layout = lerobot_layout.choose(table, info, wanted, path)
-    values = _values(table, layout, wanted, path)
-    rows, meta = _rows(table, values, path), lerobot_meta.episodes(path)
-    lerobot_meta.compare({number: len(some) for number, some in rows.items()}, info, meta, path)
-    images: dict[str, Images] = {}
+    info = lerobot_meta.read_info(path)
+    table = parquet.open_table(_parquet_files(path))
+    layout = lerobot_layout.resolve_layout(table, info, request, path)
+    values = _read_values(table, layout, request, path)
+    rows, meta = _episode_rows(table, values, path), lerobot_meta.read_episodes(path)
+    lengths = {number: len(indices) for number, indices in rows.items()}
+    lerobot_meta.warn_differences(lengths, info, meta, path)
+    images: dict[str, EpisodeImages] = {}
     for name, inside in layout.obs.items():
-        if inside in table.named("picture"):
-            images[name] = lerobot_images.of_column(table, inside, rows, path)
+        if inside in table.columns_of("image"):
+            images[name] = lerobot_images.images_from_column(table, inside, rows, path)
         elif inside not in values:
-            found = lerobot_images.of_videos(path, inside, info, rows, values, meta, bool(wanted.obs))
-            images |= {name: found} if found else {}
+            frames = lerobot_images.images_from_videos(
+                path, inside, info, rows, values, meta, required=bool(request.obs)
+            )
+            images |= {name: frames} if frames else {}
     episodes = _episodes(layout, values, images, rows, path)
-    fps = lerobot_meta.rate(info)
+    fps = lerobot_meta.frame_rate(info)
     if fps is None:
         logger.warning(
             "%s: meta/info.json says fps %r, so the control rate is unknown", path, info.get("fps")
@@ -74,7 +82,7 @@ def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     return Recording(episodes, path, path.absolute().name, fingerprint(path), control_hz=fps)
 
 
-def _tables(path: Path) -> list[Path]:
+def _parquet_files(path: Path) -> list[Path]:
     folder = path / "data" if (path / "data").is_dir() else path
     files = [file for file in sorted(folder.rglob("*.parquet")) if path / "meta" not in file.parents]
     if not files:
@@ -82,22 +90,22 @@ def _tables(path: Path) -> list[Path]:
     return files
 
 
-def _values(table: Table, layout: Layout, wanted: ReadRequest, path: Path) -> dict[str, np.ndarray]:
-    """Column -> (N, *shape) float32; marks (N,) float64."""
-    marks = [name for name in MARKS if name in table.named("number")]
-    kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(marks, np.float64)
-    columns = {name: (table.shape_of(name), kind) for name, kind in kinds.items()}
+def _read_values(table: Table, layout: Layout, request: ReadRequest, path: Path) -> dict[str, np.ndarray]:
+    """Returns column -> (N, *shape) float32; index columns -> (N,) float64."""
+    index_columns = [name for name in INDEX_COLUMNS if name in table.columns_of("number")]
+    kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(index_columns, np.float64)
+    columns = {name: (table.row_shape(name), kind) for name, kind in kinds.items()}
     row_bytes = sum(np.dtype(kind).itemsize * math.prod(shape) for shape, kind in columns.values())
-    wanted.claim(len(table) * row_bytes, path)
-    values = table.numbers(columns)
-    return values | {name: _scalars(values[name], name, path) for name in marks}
+    request.check_memory(len(table) * row_bytes, path)
+    values = table.read_numbers(columns)
+    return values | {name: _to_scalars(values[name], name, path) for name in index_columns}
 
 
-def _scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """(N,) of (N,) or (N, 1).
+def _to_scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Returns (N,) of a column of shape (N,) or (N, 1).
 
     Raises:
-        DataError: several numbers a row, or one that is not finite.
+        DataError: a row has several numbers, or a number is not finite.
     """
     if value.size != len(value):
         raise DataError(f"{path}: {name!r} has rows of shape {value.shape[1:]}, wanted one number")
@@ -108,30 +116,31 @@ def _scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:
     return value
 
 
-def _flags(value: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """(N,) bool of (N,) or (N, 1) that is 0 or 1.
+def _to_flags(value: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """Returns (N,) bool of a column of zeros and ones of shape (N,) or (N, 1).
 
     Raises:
-        DataError: it is anything else.
+        DataError: a value is neither 0 nor 1.
     """
-    value = _scalars(value, name, path)
+    value = _to_scalars(value, name, path)
     wrong = np.flatnonzero((value != 0) & (value != 1))
     if len(wrong):
         raise DataError(f"{path}: {name!r} is {value[wrong[0]]:g} in row {wrong[0]}, wanted 0 or 1")
     return value.astype(bool)
 
 
-def _rows(table: Table, values: Mapping[str, np.ndarray], path: Path) -> Rows:
-    """
+def _episode_rows(table: Table, values: Mapping[str, np.ndarray], path: Path) -> EpisodeRows:
+    """Groups the rows of the table by episode and orders them by frame.
+
     Raises:
-        DataError: a frame is there twice.
+        DataError: a frame is in the table twice.
     """
     count = np.arange(len(table), dtype=np.float64)
     frame = values.get("frame_index", values.get("index", count))
     episode = values.get("episode_index")
     if episode is None:
         logger.warning(
-            "%s has no episode_index: an episode ends with its file, or where frames count anew", path
+            "%s has no episode_index: an episode ends with its file, or where the frame index restarts", path
         )
         begins = np.isin(count, table.begins)
         begins[1:] |= np.diff(frame) < 0
@@ -145,97 +154,104 @@ def _rows(table: Table, values: Mapping[str, np.ndarray], path: Path) -> Rows:
     if len(odd):
         row = order[odd[0]]
         logger.warning(
-            "%s lacks frames in %d places, first after frame %g of episode %g: one action seems to lead over "
-            "the gap", path, len(odd), frame[row], episode[row],
+            "%s lacks frames in %d places, first after frame %g of episode %g: one action spans the gap",
+            path, len(odd), frame[row], episode[row],
         )  # fmt: skip
     numbers, starts = np.unique(episode[order], return_index=True)
     return dict(zip(numbers.astype(int).tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def _episodes(
-    layout: Layout, values: Mapping[str, np.ndarray], images: Mapping[str, Images], rows: Rows, path: Path
+    layout: Layout,
+    values: Mapping[str, np.ndarray],
+    images: Mapping[str, EpisodeImages],
+    rows: EpisodeRows,
+    path: Path,
 ) -> list[Episode]:
     names = [name for name, inside in layout.obs.items() if name in images or inside in values]
     if not names:
-        raise DataError(
-            f"{path} has no observations whose files are there, of {', '.join(layout.obs.values())}"
-        )
+        raise DataError(f"{path} has no observations whose files exist, of {', '.join(layout.obs.values())}")
     num = sum(map(len, rows.values()))
     reward = (
-        _scalars(values[layout.reward], layout.reward, path) if layout.reward else np.zeros(num, np.float32)
+        _to_scalars(values[layout.reward], layout.reward, path)
+        if layout.reward
+        else np.zeros(num, np.float32)
     )
     done, success, takeover = (
-        _flags(values[name], name, path) if name else None
+        _to_flags(values[name], name, path) if name else None
         for name in (layout.done, layout.success, layout.takeover)
     )
-    won = _won(reward) if success is None else success
+    succeeded = _success_from_reward(reward) if success is None else success
     episodes, num_lost = [], 0
-    for number, some in rows.items():
-        terminated = bool(done is not None and done[some[-1]] and won[some[-1]])
-        steps = len(some) if terminated else len(some) - 1
+    for number, frames in rows.items():
+        terminated = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
+        steps = len(frames) if terminated else len(frames) - 1
         if not steps:
             continue
-        obs = {n: images[n][number] if n in images else _part(values[layout.obs[n]], some) for n in names}
+        obs = {
+            n: images[n][number] if n in images else _gather_floats(values[layout.obs[n]], frames)
+            for n in names
+        }
         infos = {}
         if "timestamp" in values:
-            infos["time_s"] = values["timestamp"][some]
+            infos["time_s"] = values["timestamp"][frames]
         if "task_index" in values:
-            infos["task_index"] = values["task_index"][some].astype(np.int64)
-        if terminated:  # a stand-in for what the last step led to
-            stay = np.append(np.arange(steps), steps - 1)
-            obs = {name: take(value, stay) for name, value in obs.items()}
-            infos = {name: value[stay] for name, value in infos.items()}
+            infos["task_index"] = values["task_index"][frames].astype(np.int64)
+        if terminated:  # the last frame is repeated as a stand-in for the unknown last observation
+            repeated = np.append(np.arange(steps), steps - 1)
+            obs = {name: gather(value, repeated) for name, value in obs.items()}
+            infos = {name: value[repeated] for name, value in infos.items()}
             if "time_s" in infos and steps > 1:
                 infos["time_s"][-1] += np.median(np.diff(infos["time_s"][:-1]))
         if takeover is not None:
-            infos["takeover"] = np.append(False, takeover[some[:steps]])
-        parts = [_part(values[name], some[:steps]).reshape(steps, -1) for name in layout.action]
-        earned = reward[some]
-        num_lost += not terminated and bool(earned[-1]) and not earned[:-1].any()
+            infos["takeover"] = np.append(False, takeover[frames[:steps]])
+        parts = [_gather_floats(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
+        rewards = reward[frames]
+        num_lost += not terminated and bool(rewards[-1]) and not rewards[:-1].any()
         episode = Episode(
             obs=obs,
             action=parts[0] if len(parts) == 1 else np.concatenate(parts, 1),
-            reward=earned[:steps],
+            reward=rewards[:steps],
             terminated=terminated,
             truncated=not terminated,
             last_obs_known=not terminated,
-            success=None if success is None else bool(success[some].any()),
+            success=None if success is None else bool(success[frames].any()),
             infos=infos,
         )
         episodes.append(episode.check(f"{path} episode {number}"))
-    _say(episodes, len(rows), num_lost, path)
+    _log_notes(episodes, len(rows), num_lost, path)
     return episodes
 
 
-def _say(episodes: list[Episode], num: int, num_lost: int, path: Path) -> None:
-    """What a person should know of them.
+def _log_notes(episodes: list[Episode], num: int, num_lost: int, path: Path) -> None:
+    """Logs dropped episodes, lost rewards and tasks, which the user should know of.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no episodes.
     """
     if not episodes:
         raise DataError(f"{path} has no episode of two frames or more")
     if len(episodes) < num:
-        logger.info("%s: %d episodes of a single frame show no action's effect", path, num - len(episodes))
+        logger.info("%s: %d episodes of a single frame are dropped", path, num - len(episodes))
     if num_lost:
         logger.warning(
             "%s: %d episodes have their only reward at their last frame, whose step is dropped; it is kept "
-            "where 'next.done' and 'next.success' say that the episode ended in success", path, num_lost,
+            "if 'next.done' and 'next.success' say that the episode ended in success", path, num_lost,
         )  # fmt: skip
     tasks = {
         int(task) for e in episodes if "task_index" in e.infos for task in np.unique(e.infos["task_index"])
     }
     if tasks:
-        logger.info("%s: %d tasks, by the numbers in infos/task_index", path, len(tasks))
+        logger.info("%s: %d tasks, numbered in infos/task_index", path, len(tasks))
 
 
-def _won(reward: np.ndarray) -> np.ndarray:
-    """(N,) whether a reward says that the task was done; none does unless all are 0 or 1."""
+def _success_from_reward(reward: np.ndarray) -> np.ndarray:
+    """Returns (N,) whether the reward is 1; all false unless every reward is 0 or 1."""
     return (reward == 1) & bool(np.isin(reward, (0, 1)).all())
 
 
-def _part(value: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """(L, *shape) float32 of these rows, (L, 1) of numbers; memory is shared where they lie in one piece."""
-    whole = len(some) > 0 and bool((np.diff(some) == 1).all())
-    part = value[some[0] : some[-1] + 1] if whole else value[some]
-    return part.astype(np.float32, copy=False).reshape(len(some), *(part.shape[1:] or (1,)))
+def _gather_floats(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns (L, *shape) float32 of these rows, (L, 1) of scalars; consecutive rows share memory."""
+    consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+    part = value[rows[0] : rows[-1] + 1] if consecutive else value[rows]
+    return part.astype(np.float32, copy=False).reshape(len(rows), *(part.shape[1:] or (1,)))

@@ -1,4 +1,4 @@
-"""Which columns and cameras of a LeRobot recording are read, and as what."""
+"""Decides which columns and cameras of a LeRobot dataset are observations, actions and rewards."""
 
 import logging
 import re
@@ -12,26 +12,32 @@ from o2o.data.formats import lerobot_meta
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.parquet import Table
 
-SEEN = ("observation", "observations", "obs", "state", "states")  # how names of observations begin
+OBS_PREFIXES = (
+    "observation",
+    "observations",
+    "obs",
+    "state",
+    "states",
+)  # first part of an observation's name
 ACTION, REWARD = ("action", "actions"), ("next.reward", "reward", "rewards")
 DONE, SUCCESS = ("next.done", "done"), ("next.success", "success")
 TAKEOVER = ("complementary_info.is_intervention", "is_intervention")
-MARKS = ("episode_index", "frame_index", "index", "task_index", "timestamp")
+INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index", "timestamp")
 
 logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is read; names of columns are empty where there is none.
+    """The columns and cameras that are read; the name of a missing column is empty.
 
     Attributes:
-        obs: name for the model -> column or camera.
-        action: columns that are joined.
-        reward: earned by the action of a frame.
-        done: whether the episode ended with it.
-        success: whether the task was done by it.
-        takeover: whether a human gave it.
+        obs: model name -> column or camera.
+        action: columns that are concatenated to the action.
+        reward: column of the reward for the frame's action.
+        done: column that is 1 at the last frame of an episode.
+        success: column that is 1 where the task succeeded.
+        takeover: column that is 1 where a human gave the action.
     """
 
     obs: Mapping[str, str]
@@ -42,41 +48,53 @@ class Layout:
     takeover: str
 
     def columns(self, table: Table) -> list[str]:
-        own = [*self.obs.values(), *self.action, self.reward, self.done, self.success, self.takeover]
-        return list(dict.fromkeys(name for name in own if name in table.named("number")))
+        """Returns the numeric columns that are read, each once."""
+        names = [*self.obs.values(), *self.action, self.reward, self.done, self.success, self.takeover]
+        return list(dict.fromkeys(name for name in names if name in table.columns_of("number")))
 
 
-def choose(table: Table, info: Mapping, wanted: ReadRequest, path: Path) -> Layout:
-    """The columns and cameras that are asked for, or the format's own.
+def resolve_layout(table: Table, info: Mapping, request: ReadRequest, path: Path) -> Layout:
+    """Returns the requested columns and cameras, or the format's defaults.
 
     Raises:
-        UsageError: one is asked for that is not there.
+        UsageError: a requested name is not in the dataset.
         DataError: there are no observations or no actions.
     """
-    numbers, images = table.named("number"), table.named("picture")
-    images += [name for name in lerobot_meta.cameras(info) if name not in table.kinds]
-    shown = [name for name in numbers if re.split(r"[./]", name)[0] in SEEN] + images
-    obs = wanted.pick([*numbers, *images] if wanted.obs else shown, path)
+    numbers, images = table.columns_of("number"), table.columns_of("image")
+    images += [name for name in lerobot_meta.camera_shapes(info) if name not in table.kinds]
+    default = [name for name in numbers if re.split(r"[./]", name)[0] in OBS_PREFIXES] + images
+    obs = request.resolve_names([*numbers, *images] if request.obs else default, path)
     if not obs:
-        raise DataError(f"{path} has no observations; --dataset.obs names them, of {', '.join(numbers)}")
+        raise DataError(
+            f"{path} has no observations; name them with --dataset.obs, from {', '.join(numbers)}"
+        )
 
-    def one(names: tuple[str, ...]) -> str:
+    def first_present(names: tuple[str, ...]) -> str:
         return next((name for name in names if name in numbers), "")
 
     parts = [name for name in numbers if name.startswith(("action.", "actions."))]
-    action = [name.strip() for name in wanted.action.split(",")] if wanted.action else [one(ACTION)]
+    action = (
+        [name.strip() for name in request.action.split(",")] if request.action else [first_present(ACTION)]
+    )
     action = parts if action == [""] else action
     if not action:
-        raise DataError(f"{path} has no actions; --dataset.action names them, of {', '.join(numbers)}")
-    for what, name in [*(("action", name) for name in action), ("reward", wanted.reward)]:
+        raise DataError(f"{path} has no actions; name them with --dataset.action, from {', '.join(numbers)}")
+    for what, name in [*(("action", name) for name in action), ("reward", request.reward)]:
         if name not in ("", *numbers):
             raise UsageError(f"{path}: {not_found(what, name, numbers)}")
-    layout = Layout(obs, action, wanted.reward or one(REWARD), one(DONE), one(SUCCESS), one(TAKEOVER))
+    layout = Layout(
+        obs,
+        action,
+        reward=request.reward or first_present(REWARD),
+        done=first_present(DONE),
+        success=first_present(SUCCESS),
+        takeover=first_present(TAKEOVER),
+    )
     if len(action) > 1:
-        logger.info("%s: actions are %s, joined", path, " + ".join(action))
+        logger.info("%s: the action is %s, concatenated", path, " + ".join(action))
     if not layout.reward:
-        logger.warning("%s has no rewards: all are zero, until `o2o data relabel` gives them", path)
-    more = [name for name in numbers if name not in (*layout.columns(table), *MARKS)]
+        logger.warning("%s has no rewards: all are read as 0; add them with `o2o data relabel`", path)
+    more = [name for name in numbers if name not in (*layout.columns(table), *INDEX_COLUMNS)]
     if more:
         logger.info("%s: --dataset.obs can also name %s", path, ", ".join(more))
     return layout

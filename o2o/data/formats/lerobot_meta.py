@@ -1,4 +1,4 @@
-"""What a LeRobot recording says of itself: `meta/info.json` and `meta/episodes`."""
+"""Reads the metadata of a LeRobot dataset, `meta/info.json` and `meta/episodes`."""
 
 import json
 import logging
@@ -9,43 +9,46 @@ from pathlib import Path
 from o2o.core.errors import DataError
 from o2o.data.formats import parquet
 
-Meta = Mapping[int, Mapping[str, float]]  # episode -> length, and where its videos lie
+EpisodeMeta = Mapping[int, Mapping[str, float]]  # episode -> its length, and the position of its videos
 
 logger = logging.getLogger("o2o")
 
 
-def info(path: Path) -> dict:
-    """Of `meta/info.json`.
+def read_info(path: Path) -> dict:
+    """Reads `meta/info.json`.
 
     Raises:
-        DataError: it is missing or broken.
+        DataError: the file is missing or broken.
     """
-    place = path / "meta" / "info.json"
-    if not place.is_file():
-        raise DataError(f"{path} has no meta/info.json, which says the rate and the cameras")
+    file = path / "meta" / "info.json"
+    if not file.is_file():
+        raise DataError(f"{path} has no meta/info.json, which states the frame rate and the cameras")
     try:
-        told = _json(place.read_bytes(), str(place))
+        info = _parse_json(file.read_bytes(), str(file))
     except OSError as error:
-        raise DataError(f"{place} cannot be read: {error.strerror}") from error
-    version = told.get("codebase_version")
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    version = info.get("codebase_version")
     if not str(version).startswith(("v2.", "v3.")):
-        logger.warning("%s says codebase_version %r; known are v2.0 to v3.0, so look twice", place, version)
-    return told
+        logger.warning(
+            "%s has codebase_version %r; the known versions are v2.0 to v3.0, so check the result",
+            file, version,
+        )  # fmt: skip
+    return info
 
 
-def _json(data: bytes, label: str) -> dict:
+def _parse_json(data: bytes, label: str) -> dict:
     try:
-        told = json.loads(data)
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{label} is no JSON: {error}") from error
-    if not isinstance(told, dict):
-        raise DataError(f"{label} is no JSON object")
-    return told
+        raise DataError(f"{label} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{label} is not a JSON object")
+    return value
 
 
-def cameras(told: Mapping) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, as it is said, of the features that are pictures; () where none is said."""
-    features = told.get("features")
+def camera_shapes(info: Mapping) -> dict[str, tuple[int, ...]]:
+    """Returns name -> stated shape of the features that are images; () if no shape is stated."""
+    features = info.get("features")
     result = {}
     for name, feature in features.items() if isinstance(features, dict) else ():
         if isinstance(feature, dict) and feature.get("dtype") in ("video", "image"):
@@ -55,46 +58,48 @@ def cameras(told: Mapping) -> dict[str, tuple[int, ...]]:
     return result
 
 
-def rate(told: Mapping) -> float | None:
-    """Frames a second; None where nothing of use is said."""
+def frame_rate(info: Mapping) -> float | None:
+    """Returns the frame rate in Hz; None if no valid one is stated."""
     try:
-        fps = float(told["fps"])
+        fps = float(info["fps"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return fps if 0 < fps < math.inf else None
 
 
-def episodes(path: Path) -> Meta:
-    """Of `meta/episodes.jsonl` (v2) or `meta/episodes/**/*.parquet` (v3); empty where neither is there.
+def read_episodes(path: Path) -> EpisodeMeta:
+    """Reads `meta/episodes.jsonl` (v2) or `meta/episodes/**/*.parquet` (v3); empty if both are missing.
 
     Raises:
-        DataError: broken.
+        DataError: a file is broken.
     """
     result: dict[int, Mapping[str, float]] = {}
-    for label, entry in _entries(path / "meta"):
+    for label, entry in _read_entries(path / "meta"):
         number = entry.get("episode_index")
         if not isinstance(number, (int, float)) or number != number // 1:
-            raise DataError(f"{label} has the episode_index {number!r}, wanted a whole number")
+            raise DataError(f"{label} has the episode_index {number!r}, wanted an integer")
         result[int(number)] = {
             k: v for k, v in entry.items() if isinstance(v, (int, float)) and math.isfinite(v)
         }
     return result
 
 
-def _entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
+def _read_entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
     lines = meta / "episodes.jsonl"
     if lines.is_file():
         for row, line in enumerate(lines.read_bytes().splitlines(), 1):
             if line.strip():
-                yield f"{lines} line {row}", _json(line, f"{lines} line {row}")
+                yield f"{lines} line {row}", _parse_json(line, f"{lines} line {row}")
     for file in sorted([*meta.glob("episodes.parquet"), *(meta / "episodes").rglob("*.parquet")]):
-        table = parquet.table([file])
+        table = parquet.open_table([file])
         names = [
-            n for n in table.named("number") if n in ("episode_index", "length") or n.startswith("videos/")
+            n
+            for n in table.columns_of("number")
+            if n in ("episode_index", "length") or n.startswith("videos/")
         ]
         if "episode_index" not in names:
             raise DataError(f"{file} has no episode_index; it has {', '.join(table.kinds)}")
-        columns = table.numbers({name: (table.shape_of(name), float) for name in names})
+        columns = table.read_numbers({name: (table.row_shape(name), float) for name in names})
         lists = {
             name: column.ravel().tolist() for name, column in columns.items() if column.size == len(table)
         }
@@ -102,23 +107,31 @@ def _entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
             yield f"{file} row {row}", {name: values[row] for name, values in lists.items()}
 
 
-def compare(lengths: Mapping[int, int], told: Mapping, meta: Meta, path: Path) -> None:
-    """Says where the recording differs from what it says of itself; the tables are believed.
+def warn_differences(lengths: Mapping[int, int], info: Mapping, meta: EpisodeMeta, path: Path) -> None:
+    """Warns where the metadata contradict the tables; the tables are used.
 
     Args:
-        lengths: episode -> frames in the tables.
+        lengths: episode -> number of frames in the tables.
+        info: content of `meta/info.json`.
+        meta: metadata per episode.
+        path: folder of the dataset, for the log.
     """
-    have = {"total_episodes": len(lengths), "total_frames": sum(lengths.values())}
-    for name, number in have.items():
-        if name in told and told[name] != number:
-            logger.warning("%s: info.json says %s %r, the tables have %d", path, name, told[name], number)
+    counted = {"total_episodes": len(lengths), "total_frames": sum(lengths.values())}
+    for name, number in counted.items():
+        if name in info and info[name] != number:
+            logger.warning("%s: info.json says %s %r, the tables have %d", path, name, info[name], number)
     other = [e for e, length in lengths.items() if meta.get(e, {}).get("length", length) != length]
     if other:
         first = other[0]
         logger.warning(
-            "%s: episode %d has %d frames, meta/episodes says %g; so with %d of %d episodes",
+            "%s: episode %d has %d frames, meta/episodes says %g; %d of %d episodes differ",
             path, first, lengths[first], meta[first]["length"], len(other), len(lengths),
         )  # fmt: skip
     absent = sorted(meta.keys() - lengths.keys())
     if absent:
-        logger.warning("%s: meta/episodes lists %d episodes more, such as %d", path, len(absent), absent[0])
+        logger.warning(
+            "%s: meta/episodes lists %d episodes that the tables lack, such as %d",
+            path,
+            len(absent),
+            absent[0],
+        )

@@ -1,4 +1,4 @@
-"""What a Minari dataset says of itself."""
+"""Reads the metadata of a Minari dataset."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.data.formats import hdf5
-from o2o.data.formats.minari_files import MAIN
+from o2o.data.formats.minari_files import MAIN_FILE
 
 NUMBERS = ("total_episodes", "total_steps")
 TEXTS = ("observation_space", "action_space", "minari_version")
@@ -18,15 +18,15 @@ TEXTS = ("observation_space", "action_space", "minari_version")
 
 @dataclass(frozen=True)
 class MinariMetadata:
-    """What is read of it.
+    """The metadata that o2o uses.
 
     Attributes:
-        observation_space: of Minari; may hold parts that are no arrays.
-        action_space: likewise.
-        data_format: of its files.
-        num_episodes: there should be.
-        num_steps: likewise; None where it is not said.
-        control_hz: decisions a second; a key of o2o's own.
+        observation_space: Gymnasium space of the observations; may contain parts that are not arrays.
+        action_space: Gymnasium space of the actions.
+        data_format: `hdf5`, `arrow` or `parquet`.
+        num_episodes: stated number of episodes.
+        num_steps: stated number of steps; None if not stated.
+        control_hz: control rate in Hz, a key that only o2o writes; None if not stated.
     """
 
     observation_space: gymnasium.Space
@@ -37,12 +37,12 @@ class MinariMetadata:
     control_hz: float | None
 
 
-def read_run_info(folder: Path) -> MinariMetadata:
-    """From `metadata.json`, or from the HDF5 file itself, where the first versions of Minari wrote them.
+def read_metadata(folder: Path) -> MinariMetadata:
+    """Reads the metadata from `metadata.json`, or from the HDF5 file, where early versions of Minari put it.
 
     Raises:
-        DataError: of a version that Minari does not read, or something is not said.
-        Exception: broken in another way.
+        DataError: Minari does not read this version, or a required entry is missing.
+        Exception: the metadata are broken in another way.
     """
     import minari
     from minari.serialization import deserialize_space
@@ -50,19 +50,19 @@ def read_run_info(folder: Path) -> MinariMetadata:
     if (folder / "metadata.json").is_file():
         data: dict[str, Any] = json.loads((folder / "metadata.json").read_bytes())
     else:
-        with hdf5.opened(folder / MAIN) as file:
-            numbers = {name: hdf5.number(file, name) for name in NUMBERS}
-            texts = {name: hdf5.text(file, name, folder / MAIN) for name in TEXTS}
+        with hdf5.open_file(folder / MAIN_FILE) as file:
+            numbers = {name: hdf5.read_number(file, name) for name in NUMBERS}
+            texts = {name: hdf5.read_text(file, name, folder / MAIN_FILE) for name in TEXTS}
         data = {name: value for name, value in (numbers | texts).items() if value not in (None, "")}
     version = data["minari_version"]
     if version not in minari.supported_dataset_versions:
         raise DataError(
-            f"{folder} is of Minari {version}; the one installed, {minari.__version__}, reads "
+            f"{folder} is a Minari {version} dataset; the installed Minari {minari.__version__} reads "
             f"{min(minari.supported_dataset_versions)} to {max(minari.supported_dataset_versions)}"
         )
     for name in ("observation_space", "action_space"):
-        if name not in data:  # Minari would make the environment to ask it, which runs code
-            raise DataError(f"{folder} does not say its {name}")
+        if name not in data:  # Minari would create the environment to get the space, which runs code
+            raise DataError(f"{folder} does not state its {name}")
     hz = data.get("control_hz")
     if hz is not None and not (np.isfinite(float(hz)) and float(hz) > 0):
         raise DataError(f"{folder}: control_hz is {hz}, wanted a rate above 0")

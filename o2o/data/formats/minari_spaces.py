@@ -1,30 +1,33 @@
-"""The observations of a Minari dataset: their names, their places in its files, their spaces."""
+"""Flattens the observation space of a Minari dataset to names and paths of its tables."""
 
 import gymnasium
 from gymnasium import spaces
 
 
-def leaves(
-    space: gymnasium.Space, entry: str, name: str = "", place: str = "observations"
+def flatten_space(
+    space: gymnasium.Space, tuple_key: str, name: str = "", path: str = "observations"
 ) -> dict[str, tuple[str, gymnasium.Space]]:
-    """Name, as of `spec.as_dict` -> (place in an episode, space), of each part that has none itself.
+    """Returns flat name, like `spec.as_dict` -> (path in an episode, space), for each part without parts.
 
     Args:
-        entry: how the place of a tuple's entry is named, such as `_index_{}`.
+        space: observation space, or a part of it.
+        tuple_key: format string for the name of a tuple's entry, such as `_index_{}`.
+        name: flat name of the space.
+        path: path of the space in an episode.
     """
     if isinstance(space, spaces.Dict):
-        parts = [(key, f"{place}/{key}", part) for key, part in space.spaces.items()]
+        parts = [(key, f"{path}/{key}", part) for key, part in space.spaces.items()]
     elif isinstance(space, spaces.Tuple):
-        parts = [(str(i), f"{place}/{entry.format(i)}", part) for i, part in enumerate(space.spaces)]
+        parts = [(str(i), f"{path}/{tuple_key.format(i)}", part) for i, part in enumerate(space.spaces)]
     else:
-        lone = "camera" if isinstance(space, spaces.Box) and len(space.shape) == 3 else "state"
-        return {name or lone: (place, space)}
+        default = "camera" if isinstance(space, spaces.Box) and len(space.shape) == 3 else "state"
+        return {name or default: (path, space)}
     flat = {}
     for key, inner, part in parts:
-        flat |= leaves(part, entry, f"{name}.{key}" if name else key, inner)
+        flat |= flatten_space(part, tuple_key, f"{name}.{key}" if name else key, inner)
     return flat
 
 
 def is_numeric(space: gymnasium.Space) -> bool:
-    """Whether it is an array of one shape."""
+    """Whether a sample of the space is an array of fixed shape."""
     return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)

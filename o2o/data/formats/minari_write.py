@@ -1,4 +1,4 @@
-"""Minari 0.5 datasets, written whole or not at all, an episode at a time, with a checksum on every array."""
+"""Writes Minari 0.5 datasets atomically, one episode at a time, with a checksum on every array."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ from o2o.core.checkpoint import sync_folder
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import image_codec
-from o2o.data.formats.minari_files import MAIN, Hdf5
-from o2o.data.formats.minari_spaces import is_numeric, leaves
+from o2o.data.formats.minari_files import MAIN_FILE, Hdf5Files
+from o2o.data.formats.minari_spaces import flatten_space, is_numeric
 
-CHUNK_BYTES, STRETCH_BYTES = 2**20, 2**25  # of an array on disk; of images in memory at once
-LAYOUT = ("v110", "v110")  # of the file: the first whose own bookkeeping carries checksums
-REPEATED = ("seed", "options/")  # infos that Minari keeps once for an episode
+CHUNK_BYTES, BLOCK_BYTES = 2**20, 2**25  # HDF5 chunk of an array; bytes copied at once
+HDF5_VERSION = ("v110", "v110")  # the first version of the file format whose metadata have checksums
+EPISODE_INFOS = ("seed", "options/")  # infos that Minari stores once per episode
 
 
 def write(
@@ -34,25 +34,26 @@ def write(
     control_hz: float | None = None,
     jpeg: bool = False,
 ) -> None:
-    """Writes `folder/data/`, which Minari loads; whole or not at all.
+    """Writes `folder/data/`, which Minari loads; either the whole dataset is written or nothing.
 
-    Arrays are stored as they are, images raw unless `jpeg`; those on disk pass by in stretches. What
-    Minari has no place for goes where it does no harm: `success` to `infos/success` (set at the last of
-    T+1 entries, unless the infos say it themselves), `last_obs_known` to `infos/obs_known`, `control_hz`
-    to a metadata key of its own. An episode that neither terminated nor was truncated counts as truncated.
+    Arrays keep their dtype, images are stored raw unless `jpeg`; arrays on disk are copied in blocks. Fields
+    that Minari does not define are stored as infos or metadata: `success` in `infos/success` (true in the
+    last of T+1 rows, unless the infos already contain it), `last_obs_known` in `infos/obs_known`,
+    `control_hz` in the metadata key `control_hz`. An episode that neither terminated nor was truncated is
+    stored as truncated.
 
     Args:
-        folder: new, or empty; called `dataset_id` under Minari's root it is found by that id.
-        episodes: as recorded, names of observations as in `o2o.core.spec.as_dict`; taken one at a time.
+        folder: new or empty folder; Minari finds it by its id if it is named `dataset_id` under its root.
+        episodes: recorded episodes, with observation names as in `o2o.core.spec.as_dict`; read one by one.
         dataset_id: `name-v0` or `namespace/name-v0`.
-        observation_space: of arrays, or Dict and Tuple of them.
+        observation_space: space of arrays, or Dict and Tuple of such spaces.
         action_space: Box of shape (A,) with the physical limits.
-        description: for `minari show`.
-        control_hz: decisions a second.
-        jpeg: store images that Minari would encode as JPEG, far smaller and with loss.
+        description: text that `minari show` prints.
+        control_hz: control rate in Hz; None if unknown.
+        jpeg: whether to store images as JPEG where Minari does, which is far smaller and lossy.
     Raises:
-        UsageError: the folder is in use, or Minari refuses the id.
-        DataError: no episodes, or episodes that do not fit the spaces.
+        UsageError: the folder is not empty, or Minari refuses the id.
+        DataError: there are no episodes, or an episode does not fit the spaces.
         StorageError: the disk is full or cannot be written.
     """
     from minari.dataset.minari_dataset import parse_dataset_id
@@ -63,32 +64,32 @@ def write(
         raise UsageError(f"Minari refuses the dataset id {dataset_id!r}; wanted name-v0") from error
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} already exists and is not empty; remove it or choose another folder")
-    places = leaves(observation_space, Hdf5.ENTRY)
-    for name, (_, space) in places.items():
+    tables = flatten_space(observation_space, Hdf5Files.TUPLE_KEY)
+    for name, (_, space) in tables.items():
         if not is_numeric(space):
-            raise DataError(f"observation {name!r} has a space that o2o does not write: {space}")
+            raise DataError(f"observation {name!r} has an unsupported space: {space}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent.resolve()))
         try:
             scratch.chmod(0o755)  # mkdtemp gives 0o700
             storage = _new_storage(scratch / "data", observation_space, action_space, jpeg)
-            with h5py.File(scratch / "data" / MAIN, "w", track_order=True, libver=LAYOUT) as file:
+            with h5py.File(scratch / "data" / MAIN_FILE, "w", track_order=True, libver=HDF5_VERSION) as file:
                 counts = [
-                    _store(file, number, episode, places, action_space, jpeg)
+                    _write_episode(file, number, episode, tables, action_space, jpeg)
                     for number, episode in enumerate(episodes)
                 ]
             if not counts:
                 raise DataError(f"no episodes to write to {folder}")
             counts = {"total_episodes": len(counts), "total_steps": sum(counts)}
-            about = _metadata(dataset_id, description, control_hz)
-            storage.update_metadata({**counts, "dataset_size": storage.get_size(), **about})
+            metadata = _metadata(dataset_id, description, control_hz)
+            storage.update_metadata({**counts, "dataset_size": storage.get_size(), **metadata})
             _sync(scratch)
             os.replace(scratch, folder)
             sync_folder(folder.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # h5py raises either
+    except (OSError, RuntimeError) as error:  # h5py raises both
         raise StorageError(f"cannot write the dataset {folder}: {error}") from error
 
 
@@ -108,17 +109,17 @@ def _metadata(dataset_id: str, description: str, control_hz: float | None) -> di
     return data | ({} if control_hz is None else {"control_hz": float(control_hz)})
 
 
-def _store(
-    file: h5py.File, number: int, episode: Episode, places: dict, action_space: spaces.Box, jpeg: bool
+def _write_episode(
+    file: h5py.File, number: int, episode: Episode, tables: dict, action_space: spaces.Box, jpeg: bool
 ) -> int:
-    """Number of steps of the episode that it writes.
+    """Writes an episode and returns its number of steps.
 
     Raises:
-        DataError: it does not fit the spaces.
+        DataError: the episode does not fit the spaces.
     """
     from minari.dataset.minari_storage import is_image_space
 
-    _check_fit(episode.check(f"episode {number}"), number, places, action_space)
+    _check_spaces(episode.check(f"episode {number}"), number, tables, action_space)
     steps = len(episode)
     ends = np.zeros((2, steps), bool)
     ends[:, -1] = episode.terminated, episode.truncated or not episode.terminated
@@ -126,30 +127,30 @@ def _store(
     group.attrs.update({"id": number, "total_steps": steps})
     group.create_group("infos")
     for name, value in episode.obs.items():
-        place, space = places[name]
+        path, space = tables[name]
         if jpeg and is_image_space(space):
-            _write_pictures(group, place, value)
+            _write_jpegs(group, path, value)
         else:
-            _write(group, place, value)
+            _write_array(group, path, value)
     for name, value in {
         "actions": episode.action,
         "rewards": episode.reward,
         "terminations": ends[0],
         "truncations": ends[1],
     }.items():
-        _write(group, name, value)
+        _write_array(group, name, value)
     for name, value in _infos(episode).items():
         if len(value) != steps + 1:
             raise DataError(f"episode {number}: info {name!r} has {len(value)} rows, wanted {steps + 1}")
-        if name.startswith(REPEATED) and (value == value[:1]).all():
+        if name.startswith(EPISODE_INFOS) and (value == value[:1]).all():
             group.attrs[name] = value[0]
         else:
-            _write(group, f"infos/{name}", value)
+            _write_array(group, f"infos/{name}", value)
     return steps
 
 
-def _check_fit(episode: Episode, number: int, places: dict, action_space: spaces.Box) -> None:
-    want = {name: space.shape for name, (_, space) in places.items()}
+def _check_spaces(episode: Episode, number: int, tables: dict, action_space: spaces.Box) -> None:
+    want = {name: space.shape for name, (_, space) in tables.items()}
     have = {name: value.shape[1:] for name, value in episode.obs.items()}
     if have != want:
         raise DataError(f"episode {number} has observations {have}, the space has {want}")
@@ -162,40 +163,40 @@ def _check_fit(episode: Episode, number: int, places: dict, action_space: spaces
 
 def _infos(episode: Episode) -> dict[str, np.ndarray]:
     infos, rows = dict(episode.infos), len(episode) + 1
-    said = infos.get("success")
-    if episode.success is not None and (said is None or bool(np.any(said)) != episode.success):
+    recorded = infos.get("success")
+    if episode.success is not None and (recorded is None or bool(np.any(recorded)) != episode.success):
         infos["success"] = np.arange(rows) == (rows - 1 if episode.success else -1)
     if not episode.last_obs_known:
         infos["obs_known"] = np.arange(rows) < rows - 1
     return infos
 
 
-def _write(group: h5py.Group, place: str, value: np.ndarray) -> None:
-    """An array, in memory or on disk; never more of it in memory than it was, or a stretch."""
+def _write_array(group: h5py.Group, path: str, value: np.ndarray) -> None:
+    """Writes an array, in memory or on disk; at most a block of an array on disk is read at once."""
     row_bytes = max(value.nbytes // max(len(value), 1), 1)
     chunk = {
         "chunks": (min(max(CHUNK_BYTES // row_bytes, 1), len(value)), *value.shape[1:]),
         "fletcher32": True,
     }
     table = group.create_dataset(
-        place, value.shape, value.dtype, maxshape=(None, *value.shape[1:]) if value.size else None,
+        path, value.shape, value.dtype, maxshape=(None, *value.shape[1:]) if value.size else None,
         **(chunk if value.size else {}),
     )  # fmt: skip
-    for start, stop in _stretches(len(value), row_bytes):
+    for start, stop in _blocks(len(value), row_bytes):
         table[start:stop] = np.asarray(value[start:stop])
 
 
-def _write_pictures(group: h5py.Group, place: str, images: np.ndarray) -> None:
+def _write_jpegs(group: h5py.Group, path: str, images: np.ndarray) -> None:
     table = group.create_dataset(
-        place, (len(images),), h5py.vlen_dtype(np.uint8), chunks=True, maxshape=(None,)
+        path, (len(images),), h5py.vlen_dtype(np.uint8), chunks=True, maxshape=(None,)
     )
-    for start, stop in _stretches(len(images), max(images.nbytes // len(images), 1)):
+    for start, stop in _blocks(len(images), max(images.nbytes // len(images), 1)):
         for row, image in enumerate(np.asarray(images[start:stop]), start):
             table[row] = image_codec.encode(image)
 
 
-def _stretches(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(STRETCH_BYTES // row_bytes, 1)
+def _blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    step = max(BLOCK_BYTES // row_bytes, 1)
     yield from ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -1,4 +1,4 @@
-"""Columns of parquet files: numbers as arrays, pictures as what rows hold of them."""
+"""Reads columns of parquet files: numbers as arrays, images as encoded bytes or paths."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import errors
+from o2o.data.formats.errors import describe_read_error
 
-BUFFER_BYTES = 2**20  # of a column that is read ahead
-ROWS, PICTURES = 2**14, 16  # of numbers and of pictures that are decoded at once
+BUFFER_BYTES = 2**20  # read-ahead per column
+NUMBER_ROWS, IMAGE_ROWS = 2**14, 16  # rows decoded at once
 
 
 def _library():
@@ -25,8 +25,8 @@ def _library():
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator:
-    """An open `ParquetFile`; what it raises becomes one line."""
+def _open(path: Path) -> Iterator:
+    """Yields an open `ParquetFile` and turns its errors into one line."""
     arrow = _library()
     try:
         with arrow.parquet.ParquetFile(
@@ -34,17 +34,19 @@ def _opened(path: Path) -> Iterator:
         ) as file:
             yield file
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise DataError(f"{path} is no readable parquet file: {errors.reason(error, path)}") from error
+        raise DataError(
+            f"{path} is not a readable parquet file: {describe_read_error(error, path)}"
+        ) from error
 
 
 @dataclass(frozen=True)
 class Table:
-    """Several files, one after another, as one table; nothing of it is kept in memory.
+    """Several parquet files, concatenated to one table; no values are kept in memory.
 
     Attributes:
-        files: that have rows.
-        begins: first row of each file, and the number of rows.
-        kinds: column -> `number`, `picture` or `other`, as in the first file.
+        files: files that have rows.
+        begins: (F + 1,) first row of each file, followed by the number of rows.
+        kinds: column -> `number`, `image` or `other`, from the first file.
     """
 
     files: Sequence[Path]
@@ -54,37 +56,38 @@ class Table:
     def __len__(self) -> int:
         return int(self.begins[-1])
 
-    def named(self, kind: str) -> list[str]:
-        return [name for name, is_of in self.kinds.items() if is_of == kind]
+    def columns_of(self, kind: str) -> list[str]:
+        """Returns the names of the columns of this kind."""
+        return [name for name, column_kind in self.kinds.items() if column_kind == kind]
 
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of one row of a column of numbers, from the first; () of one number."""
-        with _opened(self.files[0]) as file:
+    def row_shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of one row of a numeric column, from its first row; () for a scalar."""
+        with _open(self.files[0]) as file:
             for batch in file.iter_batches(1, columns=[name], use_threads=False):
                 value = batch.column(name)[0].as_py()
                 if value is None or 0 in np.shape(value):
-                    raise DataError(f"{self.files[0]}: {name!r} holds nothing in row 0")
+                    raise DataError(f"{self.files[0]}: {name!r} is empty in row 0")
                 return np.shape(value)
-        raise DataError(f"{self.files[0]} has no rows, its end says otherwise")
+        raise DataError(f"{self.files[0]} has no rows, but its footer states some")
 
-    def numbers(self, columns: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
-        """Column -> (N, *shape of a row).
+    def read_numbers(self, columns: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
+        """Reads numeric columns; returns column -> (N, *shape of a row).
 
         Args:
-            columns: column -> (shape of a row, type that it comes as).
+            columns: column -> (shape of a row, dtype of the result).
         Raises:
-            DataError: broken, a value or a column is missing, or a row is of another shape.
+            DataError: a file is broken, a value or a column is missing, or a row has another shape.
         """
         try:
             values = {name: np.empty((len(self), *shape), kind) for name, (shape, kind) in columns.items()}
         except (MemoryError, ValueError) as error:
             raise DataError(f"{self.files[0]}: {len(self)} rows do not fit into memory") from error
         for path, start, stop in zip(self.files, self.begins[:-1], self.begins[1:], strict=True):
-            _read(path, {name: value[start:stop] for name, value in values.items()})
+            _read_into(path, {name: value[start:stop] for name, value in values.items()})
         return values
 
-    def pictures(self, name: str, rows: np.ndarray) -> list[tuple[bytes | str, str]]:
-        """Of each of these rows the bytes of a picture's file, or its path, and a label for a person."""
+    def read_images(self, name: str, rows: np.ndarray) -> list[tuple[bytes | str, str]]:
+        """Returns (encoded image or path of its file, label for errors) for each of these rows."""
         number = np.searchsorted(self.begins, rows, "right") - 1
         cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(number) != 0)) + 1
         result = []
@@ -92,72 +95,76 @@ class Table:
             if len(run):
                 path, begin = self.files[int(number[run[0]])], int(self.begins[number[run[0]]])
                 first = int(rows[run[0]]) - begin
-                held = _pictures(path, name, first, first + len(run))
-                result += [(one, f"{path}: {name!r} in row {first + i}") for i, one in enumerate(held)]
+                images = _read_images(path, name, first, first + len(run))
+                result += [(one, f"{path}: {name!r} in row {first + i}") for i, one in enumerate(images)]
         return result
 
 
-def table(files: Sequence[Path]) -> Table:
-    """
+def open_table(files: Sequence[Path]) -> Table:
+    """Returns the table that the files form together; reads their schemas only.
+
     Raises:
         UsageError: pyarrow is not installed.
         DataError: a file is missing or broken, or there are no rows.
     """
-    outlines = {path: _outline(path) for path in files}
-    full = [path for path, (rows, _) in outlines.items() if rows]
+    schemas = {path: _read_schema(path) for path in files}
+    full = [path for path, (rows, _) in schemas.items() if rows]
     if not full:
         raise DataError(f"{files[0]} has no rows" if files else "no parquet files")
-    begins = np.cumsum([0, *(outlines[path][0] for path in full)], dtype=np.int64)
-    return Table(full, begins, outlines[full[0]][1])
+    begins = np.cumsum([0, *(schemas[path][0] for path in full)], dtype=np.int64)
+    return Table(full, begins, schemas[full[0]][1])
 
 
-def _outline(path: Path) -> tuple[int, dict[str, str]]:
-    """(rows, column -> kind) of a file, from its end alone."""
-    with _opened(path) as file:
+def _read_schema(path: Path) -> tuple[int, dict[str, str]]:
+    """Returns (number of rows, column -> kind) of a file, from its footer alone."""
+    with _open(path) as file:
         return file.metadata.num_rows, {field.name: _kind(field.type) for field in file.schema_arrow}
 
 
 def _kind(type_) -> str:
     types = _library().types
     if types.is_struct(type_):
-        return "picture" if any(field.name == "bytes" for field in type_) else "other"
+        return "image" if any(field.name == "bytes" for field in type_) else "other"
     if types.is_binary(type_) or types.is_large_binary(type_):
-        return "picture"
+        return "image"
     element, _ = _element(type_)
     number = types.is_integer(element) or types.is_floating(element) or types.is_boolean(element)
     return "number" if number else "other"
 
 
 def _element(type_) -> tuple[Any, int]:
-    """(type within lists, how deep it lies in them)."""
+    """Returns (type of the elements of nested lists, nesting depth)."""
     types, depth = _library().types, 0
     while types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_):
         type_, depth = type_.value_type, depth + 1
     return type_, depth
 
 
-def _read(path: Path, into: Mapping[str, np.ndarray]) -> None:
-    """Fills arrays of the length of the file with columns of numbers."""
-    start, quiet = 0, np.errstate(over="ignore", invalid="ignore")  # what is not finite is told later
-    with _opened(path) as file, quiet:
-        absent = [name for name in into if name not in file.schema_arrow.names]
+def _read_into(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Fills arrays, as long as the file, with its numeric columns."""
+    start, quiet = 0, np.errstate(over="ignore", invalid="ignore")  # non-finite values are reported later
+    with _open(path) as file, quiet:
+        absent = [name for name in arrays if name not in file.schema_arrow.names]
         if absent:
             raise DataError(f"{path} has no column {absent[0]!r}, which other files have")
-        for batch in file.iter_batches(ROWS, columns=list(into), use_threads=False):
+        for batch in file.iter_batches(NUMBER_ROWS, columns=list(arrays), use_threads=False):
             batch.validate(full=True)
             stop = start + len(batch)
-            for name, array in into.items():
-                array[start:stop] = _numbers(batch.column(name), array.shape[1:], f"{path}: {name!r}", start)
+            for name, array in arrays.items():
+                array[start:stop] = _to_numpy(batch.column(name), array.shape[1:], f"{path}: {name!r}", start)
             start = stop
         if start != file.metadata.num_rows:
-            raise DataError(f"{path} has {start} rows, its end says {file.metadata.num_rows}")
+            raise DataError(f"{path} has {start} rows, its footer states {file.metadata.num_rows}")
 
 
-def _numbers(column, shape: tuple[int, ...], label: str, start: int) -> np.ndarray:
-    """(n, *shape) of a column of numbers, or of lists of them.
+def _to_numpy(column, shape: tuple[int, ...], label: str, start: int) -> np.ndarray:
+    """Converts a column of numbers, or of nested lists of numbers, to (n, *shape).
 
     Args:
-        start: row of the file that the column begins with.
+        column: arrow array.
+        shape: expected shape of a row.
+        label: file and column, for errors.
+        start: row of the file at which the column begins.
     """
     rows = len(column)
     kind, depth = _element(column.type)
@@ -165,7 +172,7 @@ def _numbers(column, shape: tuple[int, ...], label: str, start: int) -> np.ndarr
         want = "lists of " * len(shape) + "numbers"
         raise DataError(f"{label} holds {column.type} from row {start} on, wanted {want}")
     for size in shape:
-        _check_whole(column, label, start)
+        _check_no_nulls(column, label, start)
         fixed = getattr(column.type, "list_size", None)
         lengths = (
             np.full(len(column), fixed) if fixed else column.value_lengths().to_numpy(zero_copy_only=False)
@@ -175,28 +182,28 @@ def _numbers(column, shape: tuple[int, ...], label: str, start: int) -> np.ndarr
             row = start + int(wrong[0]) * rows // len(lengths)
             raise DataError(f"{label} has {lengths[wrong[0]]} numbers in row {row}, wanted {size}")
         column = column.flatten()
-    _check_whole(column, label, start)
+    _check_no_nulls(column, label, start)
     return column.to_numpy(zero_copy_only=False).reshape(rows, *shape)
 
 
-def _check_whole(column, label: str, start: int) -> None:
+def _check_no_nulls(column, label: str, start: int) -> None:
     if column.null_count:
         raise DataError(f"{label} lacks {column.null_count} values from row {start} on")
 
 
-def _pictures(path: Path, name: str, start: int, stop: int) -> list[bytes | str]:
-    """What rows of a column of pictures hold. Only the groups of rows that they lie in are read."""
+def _read_images(path: Path, name: str, start: int, stop: int) -> list[bytes | str]:
+    """Reads rows of an image column; only the row groups that contain them are read."""
     result: list[bytes | str] = []
-    with _opened(path) as file:
+    with _open(path) as file:
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         begins = np.cumsum([0, *sizes])
         groups = [i for i, size in enumerate(sizes) if begins[i] < stop and begins[i] + size > start]
         first = int(begins[groups[0]]) if groups else 0
-        for batch in file.iter_batches(PICTURES, row_groups=groups, columns=[name], use_threads=False):
+        for batch in file.iter_batches(IMAGE_ROWS, row_groups=groups, columns=[name], use_threads=False):
             batch.validate(full=True)
             column = batch.column(name)
             for i in range(max(start - first, 0), min(stop - first, len(batch))):
-                result.append(_picture(column[i].as_py(), f"{path}: {name!r} in row {first + i}"))
+                result.append(_stored_image(column[i].as_py(), f"{path}: {name!r} in row {first + i}"))
             first += len(batch)
             if first >= stop:
                 break
@@ -205,8 +212,8 @@ def _pictures(path: Path, name: str, start: int, stop: int) -> list[bytes | str]
     return result
 
 
-def _picture(value: dict | bytes | None, label: str) -> bytes | str:
-    held = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
-    if not isinstance(held, (bytes, str)) or not held:
-        raise DataError(f"{label} is no picture")
-    return held
+def _stored_image(value: dict | bytes | None, label: str) -> bytes | str:
+    stored = (value.get("bytes") or value.get("path")) if isinstance(value, dict) else value
+    if not isinstance(stored, (bytes, str)) or not stored:
+        raise DataError(f"{label} is not an image")
+    return stored

@@ -1,4 +1,4 @@
-"""A dataset as it was recorded, and the part of it that is held out."""
+"""Holds a dataset as it was recorded, and splits its episodes into training and validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.recipe import Recipe
-from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers take both from here
+from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers import both from here
 
 Item = TypeVar("Item")
 
@@ -20,15 +20,15 @@ class Recording:
     """A dataset as it was recorded: physical actions, raw observations, raw rewards.
 
     Attributes:
-        episodes: in the order of the file.
-        path: file or folder it was read from.
-        name: for logs and for finding a recipe.
-        fingerprint: sha256 of the content in hex, so that a run can say what it learned from.
-        action_low: (A,) limit that the file itself states; None where it does not.
-        action_high: likewise.
-        control_hz: decisions a second; None where unknown.
-        recipe: facts that the file does not say; None without a recipe.
-        format: that it was read as, for a person.
+        episodes: episodes in the order of the file.
+        path: file or folder that was read.
+        name: name for logs and for finding a recipe.
+        fingerprint: sha256 of the content in hex; a run stores it to identify its data.
+        action_low: (A,) lower action limits stated in the file; None if it states none.
+        action_high: (A,) upper action limits stated in the file; None if it states none.
+        control_hz: control rate in Hz; None if unknown.
+        recipe: facts that the file does not contain; None without a recipe.
+        format: name of the format that it was read as.
     """
 
     episodes: list[Episode]
@@ -41,14 +41,15 @@ class Recording:
     recipe: Recipe | None = None
     format: str = ""
 
-    def outline(self) -> "RecordingInfo":
-        episodes = [Summary(len(e), e.episode_return, e.success) for e in self.episodes]
+    def info(self) -> "RecordingInfo":
+        """Returns the metadata and episode lengths, without the steps."""
+        episodes = [EpisodeSummary(len(e), e.episode_return, e.success) for e in self.episodes]
         return RecordingInfo(episodes, self.fingerprint, self.recipe, self.format)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What is remembered of an episode whose steps are in a replay; see `Episode`."""
+class EpisodeSummary:
+    """Length, return and success of an episode whose steps are in a replay buffer; see `Episode`."""
 
     num_steps: int
     episode_return: float
@@ -60,23 +61,32 @@ class Summary:
 
 @dataclass(frozen=True)
 class RecordingInfo:
-    """What is remembered of a `Recording` whose steps are in a replay.
+    """Metadata of a `Recording` whose steps are in a replay buffer.
 
     Attributes:
-        border: how it became the model's, as plain data for a person: limits, reward rule, rate, names.
+        episodes: length, return and success of each episode, in the order of the file.
+        fingerprint: sha256 of the content in hex.
+        recipe: facts that the file does not contain; None without a recipe.
+        format: name of the format that it was read as.
+        transform: the transform from the data to the model's units, as plain data for `run.json`: action
+            limits, reward rule, control rate, observation names.
     """
 
-    episodes: list[Summary]
+    episodes: list[EpisodeSummary]
     fingerprint: str
     recipe: Recipe | None
     format: str
-    border: dict = field(default_factory=dict)
+    transform: dict = field(default_factory=dict)
 
 
 def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """(train, held out), whole episodes (or their numbers) in their order; the same for the same seed.
+    """Returns (training, validation) episodes (or their indices), in order; the same for the same seed.
 
-    At least one episode trains; of two or more, at least one is held out unless `holdout` is 0.
+    Episodes are never cut. At least one episode trains; of two or more, at least one is held out for
+    validation unless `holdout` is 0.
+
+    Raises:
+        UsageError: `holdout` is not in [0, 1).
     """
     if not 0 <= holdout < 1:
         raise UsageError(f"--dataset.holdout is {holdout:g}, wanted at least 0 and below 1")

@@ -1,4 +1,4 @@
-"""The formats that are read, each by a file of its own, and which one a path is of."""
+"""Lists the dataset formats and detects the format of a file or folder from its content."""
 
 from pathlib import Path
 from typing import Protocol
@@ -10,44 +10,44 @@ from o2o.data.formats.recording import Recording
 
 
 class Format(Protocol):
-    """What the file of a format holds.
+    """What the module of a format provides.
 
     Attributes:
-        NAME: for a person.
+        NAME: name of the format, shown in logs and reports.
     """
 
     @property
     def NAME(self) -> str: ...
 
-    def recognise(self, path: Path) -> bool:
-        """Whether the file or folder is of this format, by its content; it never raises."""
+    def matches(self, path: Path) -> bool:
+        """Whether the content of the file or folder is of this format; never raises."""
         ...
 
-    def read(self, path: Path, wanted: ReadRequest) -> Recording:
-        """Its episodes, in the order of the file.
+    def read(self, path: Path, request: ReadRequest) -> Recording:
+        """Reads the episodes, in the order of the file.
 
         Raises:
-            UsageError: a name that is asked for is not there.
-            DataError: broken, over the budget, or in disagreement with itself.
+            UsageError: a requested name is not in the file.
+            DataError: the data are broken, larger than the memory budget, or inconsistent.
         """
         ...
 
 
-FORMATS: tuple[Format, ...] = (minari, d4rl, robomimic, lerobot, rlds, fowm)  # no path is of two
+FORMATS: tuple[Format, ...] = (minari, d4rl, robomimic, lerobot, rlds, fowm)  # each path matches one at most
 
-BY_NAME: dict[str, Format] = {".hdf5": d4rl, ".h5": d4rl, ".pkl": fowm, ".pickle": fowm}  # of broken files
+BY_SUFFIX: dict[str, Format] = {".hdf5": d4rl, ".h5": d4rl, ".pkl": fowm, ".pickle": fowm}  # broken files
 
 
-def of(path: Path) -> Format:
-    """The format of an existing file or folder, from its content; by its name only if that is broken.
+def detect_format(path: Path) -> Format:
+    """Detects the format of an existing file or folder from its content; a broken file goes by its suffix.
 
     Raises:
-        DataError: of none that is known; the line says which are.
+        DataError: no format matches; the message lists the known formats.
     """
     for form in FORMATS:
-        if form.recognise(path):
+        if form.matches(path):
             return form
-    if path.suffix in BY_NAME and path.is_file() and not hdf5.opens(path):
-        return BY_NAME[path.suffix]
+    if path.suffix in BY_SUFFIX and path.is_file() and not hdf5.is_readable(path):
+        return BY_SUFFIX[path.suffix]
     known = ", ".join(form.NAME for form in FORMATS)
-    raise DataError(f"{path} is no dataset that is known; wanted one of {known}")
+    raise DataError(f"{path} is not a dataset of a known format; wanted one of {known}")

@@ -1,8 +1,8 @@
-"""RLDS: episodes in the tfrecord files of a TensorFlow dataset, read without TensorFlow.
+"""Reads RLDS datasets: episodes in the tfrecord files of a TensorFlow dataset, without TensorFlow.
 
-Source: github.com/google-research/rlds, "Dataset Format": `action` is taken in the step's `observation`,
-`reward` is what came of it; in the step that `is_last` both are invalid, and the observation is the final
-one. It is a final state of the world if the step `is_terminal`, else the episode was cut off.
+Source: github.com/google-research/rlds, "Dataset Format": `action` is taken in the step's `observation`, and
+`reward` is its result; in the step that `is_last` both are invalid, and the observation is the final one. The
+final observation is a terminal state if the step `is_terminal`, else the episode was truncated.
 """
 
 import logging
@@ -13,59 +13,70 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import tfds, tfrecord
-from o2o.data.formats.lazy_array import ALL, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
-from o2o.data.formats.rlds_layout import STEP, Layout, is_image, layout_of, row_bytes, short
+from o2o.data.formats.rlds_layout import (
+    STEP_PREFIX,
+    Layout,
+    is_image,
+    resolve_layout,
+    row_bytes,
+    short_name,
+)
 from o2o.data.formats.tfds import Feature
-from o2o.data.formats.tfds_values import Stored, images, numbers
+from o2o.data.formats.tfds_values import StoredEpisode, lazy_images, read_numbers
 
 NAME = "RLDS"
-ABOUT = "episode_metadata/"
+METADATA_PREFIX = "episode_metadata/"
 
 logger = logging.getLogger("o2o")
 
 
-def recognise(path: Path) -> bool:
+def matches(path: Path) -> bool:
+    """Whether the path is a tfrecord file or a folder with `features.json` or tfrecord files."""
     try:
-        return tfds.folder_of(path) is not None
+        return tfds.find_folder(path) is not None
     except DataError:
-        return True  # of several versions: `read` says which
+        return True  # the folder has several versions: `read` lists them
     except OSError:
         return False
 
 
-def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
-    """The episodes of a dataset's folder (its `train` split), or of one of its files.
+def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
+    """Reads the episodes of a dataset's folder (its `train` split), or of one of its files.
 
-    An episode of L steps gives L observations and L - 1 actions and rewards. Where no step but the last
-    of an episode has a reward, as builders write "1 at the end of a success", it is what the last action
-    earned: the final observation is the one it was given for.
+    Layout: tfrecord files with one episode per record, and `features.json`, which lists their features. An
+    episode of L steps gives L observations and L - 1 actions and rewards. Images stay in the file.
 
-    Observations are the numbers and images under `steps/observation`, named by the rest of their name
-    with dots for slashes. Other features of a step can be asked for. Actions of several parts are joined
-    in the order of the file; `wanted.action` may be several names with commas between. Numbers of the
-    episode's metadata go to its infos. Images stay in the file.
+    Rule for the last reward: if no step but the last of an episode has a reward, as dataset builders write "1
+    at the end of a success", it becomes the reward of the last action, since it was given for the final
+    observation. If other steps have rewards too, it is dropped.
+
+    Rule for names: observations are the numbers and images under `steps/observation`, named by the rest of
+    their name with dots in place of slashes. The request may name other features of a step. Actions of
+    several parts are concatenated in the order of the file; `request.action` may be several names separated
+    by commas. Numbers of the episode's metadata go to the infos.
 
     Raises:
-        UsageError: a name that is asked for is not there.
-        DataError: not this format, broken, over the budget, or in disagreement with itself.
+        UsageError: a requested name is not in the dataset.
+        DataError: the dataset is not of this format, broken, larger than the budget, or inconsistent.
     """
-    split = tfds.split_of(path)
-    layout = layout_of(split.features, wanted, path)
-    stored = [episode for number in range(len(split.files)) for episode in _index(split, number, layout)]
+    split = tfds.find_split(path)
+    layout = resolve_layout(split.features, request, path)
+    stored = [episode for number in range(len(split.files)) for episode in _index_file(split, number, layout)]
     if not stored:
         raise DataError(f"{path} has no episodes")
-    lengths = [_length(episode, layout) for episode in stored]
-    wanted.claim(sum(lengths) * row_bytes(layout), path)
+    lengths = [_num_steps(episode, layout) for episode in stored]
+    request.check_memory(sum(lengths) * row_bytes(layout), path)
     episodes: list[Episode] = []
     last_rewards: list[float] = []
     for one, length in zip(stored, lengths, strict=True):
         if length > 1:
-            episode, reward = _episode(one, layout, length)
+            episode, reward = _read_episode(one, layout, length)
             episodes.append(episode)
             last_rewards.append(reward)
     if len(episodes) < len(stored):
-        logger.info("%s: %d episodes of one step show no action's effect", path, len(stored) - len(episodes))
+        logger.info("%s: %d episodes of one step are dropped", path, len(stored) - len(episodes))
     if not episodes:
         raise DataError(f"{path} has no episode of two steps or more")
     return Recording(
@@ -76,61 +87,64 @@ def read(path: Path, wanted: ReadRequest = ALL) -> Recording:
     )
 
 
-def _index(split: tfds.Split, number: int, layout: Layout) -> list[Stored]:
-    """Where the episodes of a file lie in it; their numbers are not kept."""
+def _index_file(split: tfds.Split, number: int, layout: Layout) -> list[StoredEpisode]:
+    """Returns the positions of the episodes in a file; their values are not kept in memory."""
     path, result = split.files[number], []
-    about = [name for name, feature in split.features.items() if name.startswith(ABOUT)]
-    for record, places in enumerate(tfrecord.examples(path)):
+    metadata = [name for name in split.features if name.startswith(METADATA_PREFIX)]
+    for record, spans in enumerate(tfrecord.read_examples(path)):
         label = f"{path} record {record}"
         for name in layout.columns():
-            if name not in places:
+            if name not in spans:
                 raise DataError(f"{label} has no {name!r}, which features.json lists")
-        kept = [*layout.columns(), *(name for name in about if name in places)]
-        result.append(Stored(path, label, {name: places[name] for name in kept}))
-    if split.counts is not None and len(result) != split.counts[number]:
-        raise DataError(f"{path} has {len(result)} records, dataset_info.json says {split.counts[number]}")
+        kept = [*layout.columns(), *(name for name in metadata if name in spans)]
+        result.append(StoredEpisode(path, label, {name: spans[name] for name in kept}))
+    if split.record_counts is not None and len(result) != split.record_counts[number]:
+        raise DataError(
+            f"{path} has {len(result)} records, dataset_info.json says {split.record_counts[number]}"
+        )
     return result
 
 
-def _length(stored: Stored, layout: Layout) -> int:
-    """Number of steps, by the first part of the action."""
+def _num_steps(stored: StoredEpisode, layout: Layout) -> int:
+    """Returns the number of steps, computed from the first part of the action."""
     name = layout.action[0]
-    place, feature = stored.places[name], layout.features[name]
-    if place.kind == "floats":
-        values = int((place.spans[:, 1] - place.spans[:, 0]).sum()) // 4
+    values, feature = stored.values[name], layout.features[name]
+    if values.kind == "floats":
+        num = int((values.spans[:, 1] - values.spans[:, 0]).sum()) // 4
     else:
-        values = len(place.spans) if place.kind == "bytes" else len(tfrecord.numbers(stored.path, place))
-    return values // (1 if place.kind == "bytes" else feature.size)
+        num = len(values.spans) if values.kind == "bytes" else len(tfrecord.read_numbers(stored.path, values))
+    return num // (1 if values.kind == "bytes" else feature.size)
 
 
-def _episode(stored: Stored, layout: Layout, length: int) -> tuple[Episode, float]:
-    """The episode, and the reward of its last step, which belongs to no action of it."""
+def _read_episode(stored: StoredEpisode, layout: Layout, length: int) -> tuple[Episode, float]:
+    """Returns the episode, and the reward of its last step, which has no action."""
 
     def vector(name: str) -> np.ndarray:
-        value = numbers(stored, name, layout.features[name])
+        value = read_numbers(stored, name, layout.features[name])
         if len(value) != length:
             raise DataError(f"{stored.label}: {name!r} has {len(value)} steps, {layout.action[0]!r} {length}")
         return value
 
-    def own(name: str) -> np.ndarray | None:
-        return vector(STEP + name).reshape(length, -1)[:, 0] if STEP + name in layout.columns() else None
+    def step_scalar(name: str) -> np.ndarray | None:
+        name = STEP_PREFIX + name
+        return vector(name).reshape(length, -1)[:, 0] if name in layout.columns() else None
 
-    _check_ends(own("is_first"), own("is_last"), own("is_terminal"), stored.label)
-    terminal, discount = own("is_terminal"), own("discount")
+    _check_ends(step_scalar("is_first"), step_scalar("is_last"), step_scalar("is_terminal"), stored.label)
+    terminal, discount = step_scalar("is_terminal"), step_scalar("discount")
     if terminal is not None:
         terminated = bool(terminal[-1])
-    else:  # dm_env's sign of a final state
+    else:  # dm_env marks a terminal state with a discount of 0
         terminated = discount is not None and bool(discount[-2] == 0)
     action = np.concatenate([vector(n).reshape(length, -1).astype(np.float32) for n in layout.action], 1)
     reward = np.zeros(length, np.float32)
     if layout.reward is not None:
         reward = vector(layout.reward).astype(np.float32).reshape(-1)
     if len(reward) != length:
-        raise DataError(f"{stored.label}: {layout.reward!r} is no single number a step")
-    infos = _metadata(stored, layout.features, length)
+        raise DataError(f"{stored.label}: {layout.reward!r} is not one number per step")
+    infos = _read_metadata(stored, layout.features, length)
     episode = Episode(
         obs={
-            name: images(stored, full, layout.features[full], length)
+            name: lazy_images(stored, full, layout.features[full], length)
             if is_image(layout.features[full])
             else vector(full)
             for name, full in layout.obs.items()
@@ -148,40 +162,44 @@ def _episode(stored: Stored, layout: Layout, length: int) -> tuple[Episode, floa
 def _check_ends(
     first: np.ndarray | None, last: np.ndarray | None, terminal: np.ndarray | None, label: str
 ) -> None:
-    """
+    """Checks that only the first step is marked first and only the last step is marked last.
+
     Raises:
-        DataError: a step after the end, or a start that is none.
+        DataError: a step follows the end, or a later step is marked first.
     """
     flags = {"is_last": last, "is_terminal": terminal}
     for name, flag in flags.items():
         if flag is not None and flag[:-1].any():
-            raise DataError(f"{label} goes on after step {int(flag.argmax())} of {len(flag)}, which {name}")
+            raise DataError(f"{label} continues after step {int(flag.argmax())} of {len(flag)}, which {name}")
     if first is not None and first[1:].any():
         raise DataError(f"{label} starts again at step {int(first[1:].argmax()) + 1} of {len(first)}")
 
 
-def _metadata(stored: Stored, features: dict[str, Feature], length: int) -> dict[str, np.ndarray]:
-    """Name -> (L,) the number that the episode's metadata say."""
+def _read_metadata(stored: StoredEpisode, features: dict[str, Feature], length: int) -> dict[str, np.ndarray]:
+    """Returns name -> (L,) numbers of the episode's metadata, repeated at every step."""
     infos = {}
-    for name in stored.places:
+    for name in stored.values:
         feature = features[name]
-        if name.startswith(ABOUT) and feature.is_number and not feature.shape and not feature.nested:
-            infos[short(name, ABOUT)] = np.broadcast_to(numbers(stored, name, feature)[0], length)
+        if name.startswith(METADATA_PREFIX) and feature.is_number and not feature.shape and not feature.depth:
+            number = read_numbers(stored, name, feature)[0]
+            infos[short_name(name, METADATA_PREFIX)] = np.broadcast_to(number, length)
     return infos
 
 
 def _with_last_rewards(episodes: list[Episode], last: list[float], path: Path) -> list[Episode]:
-    """Episodes whose only reward came with the final observation have it at their last action."""
+    """Moves the rewards of the last steps to the last actions, if no other step has a reward."""
     num = sum(reward != 0 for reward in last)
     if not num:
         return episodes
     if any(episode.reward.any() for episode in episodes):
         logger.warning(
-            "%s: %d episodes have a reward at their last step, where RLDS calls it invalid; as other steps "
-            "have rewards too, it is dropped", path, num,
+            "%s: %d episodes have a reward at their last step, which RLDS defines as invalid; it is dropped, "
+            "since other steps have rewards too", path, num,
         )  # fmt: skip
         return episodes
-    logger.info("%s: the only rewards, in %d episodes at their last step, go to the last action", path, num)
+    logger.info(
+        "%s: the only rewards, at the last step of %d episodes, become rewards of the last action", path, num
+    )
     for episode, reward in zip(episodes, last, strict=True):
         episode.reward[-1] = reward
     return episodes

@@ -1,4 +1,4 @@
-"""What lies in the folder of a TensorFlow dataset: its features, its splits, the files of one of them."""
+"""Reads the folder of a TensorFlow dataset: its features, its splits and the files of a split."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ FILE = re.compile(
 )
 NUMBERS = ("float", "int", "uint", "bool")
 Kind = Literal["tensor", "image", "other"]
-VERSION = "[0-9]*.[0-9]*.[0-9]*"  # TFDS names a folder after the version, inside one named after the dataset
+VERSION = "[0-9]*.[0-9]*.[0-9]*"  # TFDS puts a version folder into a folder named after the dataset
 
 logger = logging.getLogger("o2o")
 
@@ -26,18 +26,18 @@ class Feature:
     """One entry of `features.json`.
 
     Attributes:
-        kind: what it is; `other` is not read.
-        shape: without the steps; None where it differs from step to step.
-        dtype: numpy's name of the type.
-        encoding: of a tensor: `none` (as numbers), `bytes` or `zlib`.
-        nested: number of sequences that it is an entry of; 1 for a feature of a step.
+        kind: `tensor`, `image`, or `other`, which is not read.
+        shape: shape at one step; None for a size that differs between steps.
+        dtype: numpy name of the dtype.
+        encoding: encoding of a tensor: `none` (numbers), `bytes` or `zlib`.
+        depth: number of nested sequences that contain the feature; 1 for a feature of a step.
     """
 
     kind: Kind
     shape: tuple[int | None, ...]
     dtype: str
     encoding: str
-    nested: int
+    depth: int
 
     @property
     def known_shape(self) -> tuple[int, ...]:
@@ -45,13 +45,13 @@ class Feature:
 
     @property
     def size(self) -> int:
-        """How many numbers one of it is, if all of the shape is known."""
+        """Number of values at one step, if the whole shape is known."""
         return math.prod(self.known_shape)
 
     @property
     def is_number(self) -> bool:
-        whole = None not in self.shape and self.size > 0
-        return whole and self.kind == "tensor" and self.dtype.startswith(NUMBERS)
+        known = None not in self.shape and self.size > 0
+        return known and self.kind == "tensor" and self.dtype.startswith(NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,22 @@ class Split:
     """The files of one split, in order.
 
     Attributes:
-        folder: with `features.json`.
-        files: of the split.
+        folder: folder with `features.json`.
+        files: tfrecord files of the split.
         features: name, joined by `/` -> feature.
-        name: of the dataset.
-        counts: records in each file, as `dataset_info.json` says; None where it does not.
+        name: name of the dataset.
+        record_counts: number of records in each file from `dataset_info.json`; None if not stated.
     """
 
     folder: Path
     files: list[Path]
     features: dict[str, Feature]
     name: str
-    counts: list[int] | None
+    record_counts: list[int] | None
 
 
-def folder_of(path: Path) -> Path | None:
-    """The folder with `features.json` or with records that `path` means; None if it is no such dataset.
+def find_folder(path: Path) -> Path | None:
+    """Returns the folder with `features.json` or records that `path` refers to; None if there is none.
 
     Raises:
         DataError: there are several.
@@ -85,22 +85,22 @@ def folder_of(path: Path) -> Path | None:
         return None
     if (path / "features.json").is_file() or any(FILE.fullmatch(file.name) for file in path.iterdir()):
         return path
-    found = [file.parent for depth in ("", "*/") for file in path.glob(f"{depth}{VERSION}/features.json")]
-    if len(found) > 1:
-        listed = ", ".join(str(folder.relative_to(path)) for folder in sorted(found))
-        raise DataError(f"{path} holds several versions or variants: {listed}; give the path of one")
-    return found[0] if found else None
+    folders = [file.parent for depth in ("", "*/") for file in path.glob(f"{depth}{VERSION}/features.json")]
+    if len(folders) > 1:
+        listed = ", ".join(str(folder.relative_to(path)) for folder in sorted(folders))
+        raise DataError(f"{path} contains several versions or variants: {listed}; give the path of one")
+    return folders[0] if folders else None
 
 
-def split_of(path: Path) -> Split:
-    """What `path` means: a file of records, or the `train` split (else the first) of a folder.
+def find_split(path: Path) -> Split:
+    """Returns the split of `path`: a single tfrecord file, or the `train` split (else the first) of a folder.
 
     Raises:
-        DataError: files are missing, or their papers broken or of another kind.
+        DataError: files are missing, or the metadata are broken or of another kind.
     """
-    folder = folder_of(path)
+    folder = find_folder(path)
     if folder is None:
-        raise DataError(f"{path} holds no tfrecord files")
+        raise DataError(f"{path} contains no tfrecord files")
     features = _features(folder / "features.json")
     info = _json(folder / "dataset_info.json") if (folder / "dataset_info.json").is_file() else {}
     splits: dict[str, list[re.Match]] = {}
@@ -109,15 +109,15 @@ def split_of(path: Path) -> Split:
         if match:
             splits.setdefault(match["split"], []).append(match)
     if not splits:
-        raise DataError(f"{folder} holds no files named such as NAME-train.tfrecord-00000-of-00001")
+        raise DataError(f"{folder} contains no files named like NAME-train.tfrecord-00000-of-00001")
     if path.is_file():
         match = FILE.fullmatch(path.name)
         assert match is not None
         split, chosen = match["split"], [match]
     else:
         split = "train" if "train" in splits else next(iter(splits))
-        chosen = _whole(folder, split, splits[split])
-        logger.info("%s: split %r is read; there are %s", folder, split, ", ".join(splits))
+        chosen = _complete_shards(folder, split, splits[split])
+        logger.info("%s: split %r is read; the splits are %s", folder, split, ", ".join(splits))
     if chosen[0]["kind"] != "tfrecord":
         raise DataError(f"{folder} is stored as {chosen[0]['kind']}, o2o reads tfrecord")
     return Split(
@@ -125,27 +125,27 @@ def split_of(path: Path) -> Split:
         [folder / match.string for match in chosen],
         features,
         name=str(info.get("name") or chosen[0]["name"]),
-        counts=_counts(info, split, chosen, folder),
+        record_counts=_record_counts(info, split, chosen, folder),
     )
 
 
-def _whole(folder: Path, split: str, files: list[re.Match]) -> list[re.Match]:
-    """The files of a split by their numbers.
+def _complete_shards(folder: Path, split: str, files: list[re.Match]) -> list[re.Match]:
+    """Returns the files of a split in the order of their numbers.
 
     Raises:
-        DataError: one is missing.
+        DataError: a file is missing, or the split exists in two versions.
     """
-    have = {int(match["shard"] or 0): match for match in files}
+    shards = {int(match["shard"] or 0): match for match in files}
     num = int(files[0]["shards"] or 1)
-    if len(have) < len(files) or any(int(match["shards"] or 1) != num for match in files):
-        raise DataError(f"{folder}: split {split!r} is there more than once")
-    missing = next((shard for shard in range(num) if shard not in have), None)
+    if len(shards) < len(files) or any(int(match["shards"] or 1) != num for match in files):
+        raise DataError(f"{folder}: split {split!r} exists more than once")
+    missing = next((shard for shard in range(num) if shard not in shards), None)
     if missing is not None:
         raise DataError(f"{folder}: file {missing} of {num} of split {split!r} is missing")
-    return [have[shard] for shard in range(num)]
+    return [shards[shard] for shard in range(num)]
 
 
-def _counts(info: dict, split: str, files: list[re.Match], folder: Path) -> list[int] | None:
+def _record_counts(info: dict, split: str, files: list[re.Match], folder: Path) -> list[int] | None:
     try:
         for entry in info.get("splits", []):
             if entry.get("name") == split and "shardLengths" in entry:
@@ -153,7 +153,7 @@ def _counts(info: dict, split: str, files: list[re.Match], folder: Path) -> list
                 if len(lengths) == int(files[0]["shards"] or 1):
                     return [lengths[int(match["shard"] or 0)] for match in files]
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(f"{folder / 'dataset_info.json'} is broken: its splits make no sense") from error
+        raise DataError(f"{folder / 'dataset_info.json'} is broken: its splits are invalid") from error
     return None
 
 
@@ -163,18 +163,16 @@ def _json(path: Path) -> dict:
         if isinstance(value, dict):
             return value
     except OSError as error:
-        raise DataError(f"{path} is needed and cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} is required and cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is broken: {error}") from error
-    raise DataError(f"{path} is broken: it holds no object")
+    raise DataError(f"{path} is broken: it is not a JSON object")
 
 
 def _features(path: Path) -> dict[str, Feature]:
     tree, flat = _json(path), {}
     if not any(key in tree for key in ("featuresDict", "sequence")):
-        raise DataError(
-            f"{path} is of a kind that is not known; wanted a featuresDict, it has {sorted(tree)}"
-        )
+        raise DataError(f"{path} has an unknown structure; wanted a featuresDict, it has {sorted(tree)}")
     try:
         _flatten(tree, "", 0, flat)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -182,17 +180,17 @@ def _features(path: Path) -> dict[str, Feature]:
     return flat
 
 
-def _flatten(node: dict, name: str, nested: int, flat: dict[str, Feature]) -> None:
+def _flatten(node: dict, name: str, depth: int, flat: dict[str, Feature]) -> None:
     inner = next((node[key] for key in ("sequence", "dataset") if key in node), None)
     if "featuresDict" in node:
         for key, part in node["featuresDict"]["features"].items():
-            _flatten(part, f"{name}/{key}" if name else key, nested, flat)
+            _flatten(part, f"{name}/{key}" if name else key, depth, flat)
     elif inner is not None:
-        _flatten(inner["feature"], name, nested + 1, flat)
+        _flatten(inner["feature"], name, depth + 1, flat)
     else:
         kind: Kind = "image" if "image" in node else "tensor" if "tensor" in node else "other"
-        about = node.get(kind) or {}
-        sizes = [int(size) for size in about.get("shape", {}).get("dimensions", [])]
+        properties = node.get(kind) or {}
+        sizes = [int(size) for size in properties.get("shape", {}).get("dimensions", [])]
         shape = tuple(None if size < 0 else size for size in sizes)
-        dtype, encoding = str(about.get("dtype") or "uint8"), str(about.get("encoding") or "none")
-        flat[name] = Feature(kind, shape, dtype, encoding.lower(), nested)
+        dtype, encoding = str(properties.get("dtype") or "uint8"), str(properties.get("encoding") or "none")
+        flat[name] = Feature(kind, shape, dtype, encoding.lower(), depth)

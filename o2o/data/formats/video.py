@@ -1,4 +1,4 @@
-"""Frames of a video file at given times, decoded when asked for and not kept."""
+"""Decodes frames of a video file at given times; frames are not cached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import errors
+from o2o.data.formats.errors import describe_read_error
 
 DEMUXERS = {
     ".mp4": "mp4",
@@ -22,10 +22,11 @@ DEMUXERS = {
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple]:
-    """(container, its first stream of pictures, decoder made strict); FFmpeg's errors become one line.
+def _open(path: Path) -> Iterator[tuple]:
+    """Yields (container, its first video stream); the decoder is strict, FFmpeg's errors become one line.
 
-    What a file is follows from its name: a playlist that calls itself .mp4 would open other files.
+    The suffix of the name chooses the demuxer: FFmpeg would detect a playlist named .mp4 and open other
+    files.
     """
     try:
         import av
@@ -35,64 +36,70 @@ def _opened(path: Path) -> Iterator[tuple]:
     try:
         with av.open(str(path), format=DEMUXERS.get(path.suffix.lower(), "mp4")) as container:
             if not container.streams.video:
-                raise DataError(f"{path} holds no video")
+                raise DataError(f"{path} has no video stream")
             stream = container.streams.video[0]
             if stream.codec_context is None or not stream.time_base:
-                raise DataError(f"{path}: nothing here decodes its video")
+                raise DataError(f"{path}: no decoder is installed for its video")
             stream.thread_type = "AUTO"
-            stream.codec_context.options = {"err_detect": "explode"}  # else damage becomes grey blocks
+            stream.codec_context.options = {
+                "err_detect": "explode"
+            }  # by default FFmpeg decodes damage to grey blocks
             yield container, stream
     except FileNotFoundError as error:
         raise DataError(f"video {path} is missing") from error
     except (av.error.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError) as error:
-        raise DataError(f"{path} is no readable video: {errors.reason(error, path)}") from error
+        raise DataError(f"{path} is not a readable video: {describe_read_error(error, path)}") from error
 
 
-def shape_of(path: Path) -> tuple[int, int, int]:
-    """(H, W, 3) of its frames, from the head of the file.
+def frame_shape(path: Path) -> tuple[int, int, int]:
+    """Returns (H, W, 3) of the frames, from the header of the file.
 
     Raises:
         UsageError: PyAV is not installed.
         DataError: the file is missing or broken.
     """
-    with _opened(path) as (_, stream):
+    with _open(path) as (_, stream):
         height, width = stream.codec_context.height, stream.codec_context.width
         if not height or not width:
-            raise DataError(f"{path} does not say how large its frames are")
+            raise DataError(f"{path} does not state the size of its frames")
         return height, width, 3
 
 
-def num_frames(path: Path) -> int:
-    """How many it has, by the packets of the stream; none is decoded.
+def count_frames(path: Path) -> int:
+    """Returns the number of frames, counted from the packets without decoding.
 
-    Raises: as `shape_of`.
+    Raises:
+        UsageError: PyAV is not installed.
+        DataError: the file is missing or broken.
     """
-    with _opened(path) as (container, stream):
+    with _open(path) as (container, stream):
         return sum(packet.size > 0 for packet in container.demux(stream))
 
 
-def frames(path: Path, times_s: np.ndarray, shape: tuple[int, ...], tolerance_s: float) -> np.ndarray:
-    """(N, H, W, 3) uint8 RGB: for every time the frame that is nearest to it.
+def read_frames(path: Path, times_s: np.ndarray, shape: tuple[int, ...], tolerance_s: float) -> np.ndarray:
+    """Returns the frame nearest to each time, (N, H, W, 3) uint8 RGB.
 
-    The stretch is decoded once, from the key frame before it; the file is closed afterwards.
+    The frames are decoded in one pass from the key frame before the first time; the file is closed
+    afterwards.
 
     Args:
-        times_s: (N,) since the first frame, in any order.
-        shape: (H, W, 3) that is expected.
-        tolerance_s: how far off a frame may be. At half the time between frames the nearest is beyond
-            doubt, and a video of another rate or with holes is refused.
+        path: video file.
+        times_s: (N,) seconds since the first frame, in any order.
+        shape: expected (H, W, 3).
+        tolerance_s: largest accepted distance of a frame from its time in seconds. At half the frame
+            period the nearest frame is unique, and a video of another rate or with gaps is refused.
     Raises:
         UsageError: PyAV is not installed.
-        DataError: missing, broken, of another size, or without a frame at one of these times.
+        DataError: the file is missing, broken, of another size, or has no frame at one of the times.
     """
     order = np.argsort(times_s, kind="stable")
     if not len(order):
         return np.empty((0, *shape), np.uint8)
     start_s = max(float(times_s[order[0]]), 0.0)
-    with _opened(path) as (container, stream):
+    with _open(path) as (container, stream):
         out = np.empty((len(order), *shape), np.uint8)
-        for seek_s in (start_s, 0.0):  # behind some key frames of open groups frames are lost
-            gap = _fill(out, order, times_s, _decoded(container, stream, seek_s), tolerance_s, path)
+        for seek_s in (start_s, 0.0):  # open GOPs lose frames after a seek; then decode from the start
+            gap = _fill(out, order, times_s, _decode_from(container, stream, seek_s), tolerance_s, path)
             if gap is None:
                 return out
             if not seek_s:
@@ -104,8 +111,8 @@ def frames(path: Path, times_s: np.ndarray, shape: tuple[int, ...], tolerance_s:
     )
 
 
-def _decoded(container, stream, seek_s: float) -> Iterator[tuple[float, Any]]:
-    """(seconds since the first frame of the file, frame), from the key frame before a time on."""
+def _decode_from(container, stream, seek_s: float) -> Iterator[tuple[float, Any]]:
+    """Yields (seconds since the first frame of the file, frame), from the key frame before `seek_s` on."""
     base, origin = Fraction(stream.time_base), stream.start_time or 0
     container.seek(origin + int(seek_s / base), stream=stream)
     for frame in container.decode(stream):
@@ -121,14 +128,19 @@ def _fill(
     tolerance_s: float,
     path: Path,
 ) -> tuple[float, float] | None:
-    """Puts the nearest frame into every row; else a time without a frame, and when the nearest is.
+    """Writes the nearest frame into every row; else returns (time without a frame, time of the nearest).
 
     Args:
-        order: rows by their time.
+        out: (N, H, W, 3) that is filled.
+        order: (N,) row indices sorted by time.
+        times_s: (N,) seconds since the first frame.
+        decoded: (seconds, frame) pairs in order.
+        tolerance_s: largest accepted distance in seconds.
+        path: video file, for errors.
     """
     done, before, after = 0, next(decoded, None), None
     if before is None:
-        raise DataError(f"{path} has no frames where frames are wanted")
+        raise DataError(f"{path} has no frames at the requested times")
     while done < len(order):
         after = next(decoded, None)
         middle = np.inf if after is None else (before[0] + after[0]) / 2
@@ -142,8 +154,8 @@ def _fill(
     return None
 
 
-def _pixels(seen: tuple[float, Any], shape: tuple[int, ...], path: Path) -> np.ndarray:
-    time, frame = seen
+def _pixels(timed_frame: tuple[float, Any], shape: tuple[int, ...], path: Path) -> np.ndarray:
+    time, frame = timed_frame
     if frame.is_corrupt:
         raise DataError(f"{path}: the frame at {time:.3f} s is broken")
     if (frame.height, frame.width) != shape[:2]:

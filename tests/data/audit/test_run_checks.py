@@ -14,7 +14,7 @@ from o2o.data.audit.finding import Finding
 from o2o.data.audit.lag import lag
 from o2o.data.audit.run_checks import findings
 from o2o.data.fit_transform import transform
-from o2o.data.formats.lazy_array import on_disk
+from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from o2o.hardware.guard import Guard
@@ -284,7 +284,7 @@ def filmed(show, seed: int, steps: int = 30) -> Episode:
         asked.extend(range(start, stop))
         return np.stack([np.full((8, 8, 3), show(step), np.uint8) for step in range(start, stop)])
 
-    camera = on_disk((steps + 1, 8, 8, 3), read)
+    camera = make_lazy_array((steps + 1, 8, 8, 3), read)
     return make_episode(seed, steps, obs={"camera": camera}, infos={"asked": np.array([asked], object)})
 
 
@@ -314,7 +314,9 @@ def test_a_sample_of_images_is_read_and_never_all():
         read.extend(range(start, stop))
         return np.random.default_rng(start).integers(0, 256, (stop - start, 8, 8, 3)).astype(np.uint8)
 
-    episodes = [make_episode(s, 300, obs={"camera": on_disk((301, 8, 8, 3), rows)}) for s in range(20)]
+    episodes = [
+        make_episode(s, 300, obs={"camera": make_lazy_array((301, 8, 8, 3), rows)}) for s in range(20)
+    ]
     recording = make_recording(episodes)
     border = transform(recording, FLAGS)
     summary.stored(recording), summary.content(recording), summary.learned(recording, border)
@@ -326,7 +328,7 @@ def test_a_camera_that_cannot_be_read_is_an_error_beside_the_others():
     def missing(start: int, stop: int) -> np.ndarray:
         raise DataError("video 7 is not there")
 
-    episodes = [make_episode(s, obs={"camera": on_disk((11, 8, 8, 3), missing)}) for s in (0, 1)]
+    episodes = [make_episode(s, obs={"camera": make_lazy_array((11, 8, 8, 3), missing)}) for s in (0, 1)]
     only(find(episodes), "error", "'camera' cannot be read: video 7 is not there")
 
 

@@ -1,4 +1,4 @@
-"""D4RL files: where episodes end, and what a broken file says. Tables are small enough to check by hand."""
+"""Tests the D4RL reader: ends of episodes and errors of broken files, on tables checked by hand."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ import pytest
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import flat_table
-from o2o.data.formats.d4rl import leaps, read
-from o2o.data.formats.lazy_array import LazyArray, wanted
+from o2o.data.formats.d4rl import read, suspected_resets
+from o2o.data.formats.lazy_array import LazyArray, parse_request
 from tests.support.paths import REAL_DATA
 
 
-def write(path: Path, num: int = 6, terminals=(), timeouts=(), after: bool = False, **columns) -> Path:
-    """Row i has observation (i, -i), action (i / 10,), reward i; what follows row i is (i + 0.5, ...)."""
+def write(path: Path, num: int = 6, terminals=(), timeouts=(), next_obs: bool = False, **columns) -> Path:
+    """Row i has observation (i, -i), action (i / 10,), reward i and next observation (i + 0.5, ...)."""
     count = np.arange(num, dtype=np.float32)
     table = {
         "observations": np.stack([count, -count], 1),
@@ -23,7 +23,7 @@ def write(path: Path, num: int = 6, terminals=(), timeouts=(), after: bool = Fal
         "rewards": count,
         "terminals": np.isin(count, terminals),
         "timeouts": None if timeouts is None else np.isin(count, timeouts),
-        "next_observations": np.stack([count + 0.5, -count], 1) if after else None,
+        "next_observations": np.stack([count + 0.5, -count], 1) if next_obs else None,
     } | columns
     with h5py.File(path, "w") as file:
         for name, value in table.items():
@@ -36,7 +36,7 @@ def rows(episode) -> list[float]:
     return episode.obs["state"][:, 0].tolist()
 
 
-def test_terminal_without_successor_keeps_its_step_and_says_so(tmp_path):
+def test_terminal_without_next_obs_keeps_its_step_with_unknown_last_obs(tmp_path):
     first, second = read(write(tmp_path / "a.hdf5", terminals=[2, 5])).episodes
     assert rows(first) == [0, 1, 2, 2] and rows(second) == [3, 4, 5, 5]
     assert first.reward.tolist() == [0, 1, 2] and second.reward.tolist() == [3, 4, 5]
@@ -44,7 +44,7 @@ def test_terminal_without_successor_keeps_its_step_and_says_so(tmp_path):
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (True, False, False)
 
 
-def test_timeout_without_successor_loses_its_step(tmp_path):
+def test_timeout_without_next_obs_drops_its_step(tmp_path):
     first, second = read(write(tmp_path / "a.hdf5", timeouts=[2, 5])).episodes
     assert rows(first) == [0, 1, 2] and rows(second) == [3, 4, 5]
     assert first.reward.tolist() == [0, 1]
@@ -53,7 +53,7 @@ def test_timeout_without_successor_loses_its_step(tmp_path):
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
 
 
-def test_last_row_without_an_end_is_only_an_observation(tmp_path):
+def test_last_row_without_end_is_only_an_observation(tmp_path):
     first, second = read(write(tmp_path / "a.hdf5", terminals=[2])).episodes
     assert rows(second) == [3, 4, 5] and second.reward.tolist() == [3, 4]
     assert (second.terminated, second.truncated) == (False, True)
@@ -65,8 +65,8 @@ def test_episode_of_one_timeout_row_has_no_step(tmp_path):
     assert [rows(e) for e in episodes] == [[1, 2, 3], [4, 4]]
 
 
-def test_next_observations_give_every_step_its_successor(tmp_path):
-    path = write(tmp_path / "a.hdf5", terminals=[1], timeouts=[3], after=True)
+def test_next_observations_are_used_for_every_step(tmp_path):
+    path = write(tmp_path / "a.hdf5", terminals=[1], timeouts=[3], next_obs=True)
     first, second, third = read(path).episodes
     assert rows(first) == [0, 1, 1.5] and rows(second) == [2, 3, 3.5] and rows(third) == [4, 5, 5.5]
     assert [e.terminated for e in (first, second, third)] == [True, False, False]
@@ -74,10 +74,10 @@ def test_next_observations_give_every_step_its_successor(tmp_path):
     assert sum(map(len, (first, second, third))) == 6
 
 
-def test_jumps_end_episodes_where_no_timeouts_are_marked(tmp_path):
+def test_jumps_end_episodes_if_no_timeouts_are_marked(tmp_path):
     count = np.arange(6, dtype=np.float32)
     follow = np.stack([count + 1, -count - 1], 1)
-    follow[2] += 5e-7  # rounding is no jump
+    follow[2] += 5e-7  # rounding is not a jump
     follow[3, 1] = 9.0
     for timeouts in (None, ()):
         path = write(
@@ -94,20 +94,20 @@ def test_jumps_end_episodes_where_no_timeouts_are_marked(tmp_path):
 FILES = {
     "timeouts": {"timeouts": [2, 5, 11]},
     "terminals": {"terminals": [2, 5], "timeouts": [8]},
-    "successors": {"terminals": [1, 7], "timeouts": [3], "after": True},
-    "jumps": {"terminals": [1], "timeouts": None, "after": True},
+    "next_obs": {"terminals": [1, 7], "timeouts": [3], "next_obs": True},
+    "jumps": {"terminals": [1], "timeouts": None, "next_obs": True},
     "doubles": {"timeouts": [4, 9], "observations": np.linspace(0, 1, 24).reshape(12, 2)},
 }
 
 
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("rows", [1, 4, 5])
-def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch, kind, rows):
+def test_reading_in_blocks_gives_the_same_episodes(tmp_path, monkeypatch, kind, rows):
     path = write(tmp_path / "a.hdf5", num=12, **FILES[kind])
     whole = read(path)
     with h5py.File(path) as file:
         row_bytes = sum(column.nbytes // 12 for column in file.values())
-    monkeypatch.setattr(flat_table, "STRETCH_BYTES", rows * row_bytes)
+    monkeypatch.setattr(flat_table, "BLOCK_BYTES", rows * row_bytes)
     parts = read(path)
     assert parts.fingerprint == whole.fingerprint and len(parts.episodes) == len(whole.episodes) > 1
     for one, other in zip(parts.episodes, whole.episodes, strict=True):
@@ -117,13 +117,13 @@ def test_a_file_read_in_stretches_gives_the_same_episodes(tmp_path, monkeypatch,
         assert (one.terminated, one.last_obs_known) == (other.terminated, other.last_obs_known)
 
 
-def test_a_row_is_counted_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat_table, "STRETCH_BYTES", 1)
+def test_error_names_the_row_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(flat_table, "BLOCK_BYTES", 1)
     with pytest.raises(DataError, match=r"'rewards' is not finite .* in row 4"):
         read(write(tmp_path / "a.hdf5", timeouts=[1, 3], rewards=nan_at(4, 6)))
 
 
-def test_file_without_timeouts_is_warned_about(tmp_path, caplog):
+def test_file_without_timeouts_logs_a_warning(tmp_path, caplog):
     (episode,) = read(write(tmp_path / "a.hdf5", timeouts=None)).episodes
     assert len(episode) == 5 and "has no timeouts" in caplog.text
 
@@ -137,7 +137,7 @@ def test_columns_of_rewards_and_flags_are_flattened(tmp_path):
     assert [e.reward.tolist() for e in read(path).episodes] == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_extra_groups_are_passed_over(tmp_path):
+def test_extra_groups_are_ignored(tmp_path):
     path = write(tmp_path / "a.hdf5", terminals=[5])
     with h5py.File(path, "a") as file:
         file["infos/goal"] = np.zeros((6, 2))
@@ -170,18 +170,18 @@ def nan_at(row: int, shape) -> np.ndarray:
         ({"observations": nan_at(2, (6, 2))}, "'obs.state' is not finite .* in row 2"),
         ({"actions": np.zeros(6)}, r"'actions' has shape \(6,\), wanted \(N, A\)"),
         ({"rewards": np.zeros((6, 2))}, r"'rewards' has shape \(6, 2\)"),
-        ({"actions": np.array([b"left"] * 6)}, "'/actions' is no table of numbers"),
+        ({"actions": np.array([b"left"] * 6)}, "'/actions' is not a table of numbers"),
         ({"num": 0}, "has no steps"),
-        ({"num": 1}, "no step whose successor is known"),
+        ({"num": 1}, "no step with a known next observation"),
     ],
 )
-def test_broken_tables_are_one_line(tmp_path, columns, match):
+def test_broken_tables_raise_a_one_line_error(tmp_path, columns, match):
     with pytest.raises(DataError, match=match) as caught:
         read(write(tmp_path / "a.hdf5", **columns))
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_and_foreign_files_are_one_line(tmp_path):
+def test_truncated_and_foreign_files_raise_a_one_line_error(tmp_path):
     path = write(tmp_path / "a.hdf5", num=5000, terminals=[4999])
     path.write_bytes(path.read_bytes()[:20_000])
     for broken in (path, tmp_path / "text.hdf5", tmp_path / "empty.hdf5"):
@@ -192,7 +192,7 @@ def test_truncated_and_foreign_files_are_one_line(tmp_path):
         assert "\n" not in str(caught.value) and str(broken) in str(caught.value)
 
 
-def test_an_old_file_is_cut_by_its_jumps_and_flattened(tmp_path):
+def test_old_file_is_cut_at_jumps_and_flattened(tmp_path):
     count = np.arange(6, dtype=np.float32)
     follow = np.stack([count + 1, -count - 1], 1)
     follow[2] = 9, 9
@@ -205,42 +205,42 @@ def test_an_old_file_is_cut_by_its_jumps_and_flattened(tmp_path):
     assert first.obs["state"][-1].tolist() == [9, 9] and not first.terminated
 
 
-def test_names_are_mapped_and_a_goal_is_its_own_successor(tmp_path):
-    path = write(tmp_path / "a.hdf5", timeouts=[2], after=True)
+def test_names_are_mapped_and_a_constant_goal_is_its_own_next_obs(tmp_path):
+    path = write(tmp_path / "a.hdf5", timeouts=[2], next_obs=True)
     with h5py.File(path, "a") as file:
         file["infos/goal"] = np.repeat([[7.0], [8.0]], 3, 0)
         file["infos/qpos"] = np.arange(6.0)[:, None]
         file["infos/other"] = np.full((6, 3), 0.5)
         file["metadata/weight"] = np.zeros((4, 4))
-    asked = wanted(["pose=state", "goal=infos/goal"], action="infos/other", reward="infos/qpos")
-    first, second = read(path, asked).episodes
+    request = parse_request(["pose=state", "goal=infos/goal"], action="infos/other", reward="infos/qpos")
+    first, second = read(path, request).episodes
     assert list(first.obs) == ["pose", "goal"] and first.obs["pose"][:, 0].tolist() == [0, 1, 2, 2.5]
     assert first.obs["goal"][:, 0].tolist() == [7] * 4 and second.obs["goal"][:, 0].tolist() == [8] * 4
     assert first.action.shape == (3, 3)
     with pytest.raises(UsageError, match="'infos/gaol' not found; did you mean 'infos/goal'"):
-        read(path, wanted(["goal=infos/gaol"]))
+        read(path, parse_request(["goal=infos/gaol"]))
     with pytest.raises(UsageError, match="reward 'score' not found"):
-        read(path, wanted([], reward="score"))
+        read(path, parse_request([], reward="score"))
 
 
-def test_an_observation_without_successor_costs_the_last_step_and_says_so(tmp_path, caplog):
-    path = write(tmp_path / "a.hdf5", timeouts=[2], after=True)
+def test_observation_without_next_obs_drops_the_last_step_with_a_warning(tmp_path, caplog):
+    path = write(tmp_path / "a.hdf5", timeouts=[2], next_obs=True)
     with h5py.File(path, "a") as file:
         file["infos/qpos"] = np.arange(6.0)[:, None]
-    first, second = read(path, wanted(["state", "qpos=infos/qpos"])).episodes
+    first, second = read(path, parse_request(["state", "qpos=infos/qpos"])).episodes
     assert rows(first) == [0, 1, 2] and rows(second) == [3, 4, 5] and first.last_obs_known
-    assert "no successors of 'qpos'" in caplog.text
+    assert "no next observations of 'qpos'" in caplog.text
 
 
 def test_images_stay_in_the_file(tmp_path):
     pixels = np.full((6, 4, 5, 3), np.arange(6, dtype=np.uint8)[:, None, None, None])
-    after = {"terminals": [1], "timeouts": [3], "observations": pixels}
+    columns = {"terminals": [1], "timeouts": [3], "observations": pixels}
     for name, more, expected in (
         ("known", {"next_observations": pixels + 10}, [[0, 1, 11], [2, 3, 13], [4, 5, 15]]),
         ("unknown", {}, [[0, 1, 1], [2, 3], [4, 5]]),
     ):
-        path = write(tmp_path / f"{name}.hdf5", **after, **more)
-        images = [e.obs["camera"] for e in read(path, wanted([], budget=100)).episodes]
+        path = write(tmp_path / f"{name}.hdf5", **columns, **more)
+        images = [e.obs["camera"] for e in read(path, parse_request([], budget=100)).episodes]
         assert all(isinstance(image, LazyArray) for image in images)
         assert [np.asarray(image)[:, 3, 4, 2].tolist() for image in images] == expected
         assert images[0][-1].tolist() == np.asarray(images[0])[-1].tolist()
@@ -249,25 +249,25 @@ def test_images_stay_in_the_file(tmp_path):
         np.asarray(images[0])
 
 
-def test_the_budget_is_checked_before_anything_is_read(tmp_path):
+def test_memory_budget_is_checked_before_reading(tmp_path):
     path = write(tmp_path / "a.hdf5", timeouts=[5])
-    assert read(path, wanted([], budget=6 * 4 * (2 + 1 + 1 + 1 + 1))).episodes
+    assert read(path, parse_request([], budget=6 * 4 * (2 + 1 + 1 + 1 + 1))).episodes
     with pytest.raises(DataError, match="the budget is 100 B"):
-        read(path, wanted([], budget=100))
+        read(path, parse_request([], budget=100))
 
 
-def test_leaps_of_the_observations_are_warned_about(tmp_path, caplog):
-    path = walks(tmp_path / "a.hdf5", jump=5.0)
+def test_suspected_resets_are_warned_about(tmp_path, caplog):
+    path = random_walks(tmp_path / "a.hdf5", jump=5.0)
     assert len(read(path).episodes) == 1
-    assert "leap after 3 rows, first after row 49" in caplog.text
+    assert "change abruptly after 3 rows, first after row 49" in caplog.text
     caplog.clear()
-    read(walks(tmp_path / "b.hdf5", jump=0.0))
-    read(walks(tmp_path / "c.hdf5", jump=5.0, timeouts=np.arange(200) % 50 == 49))
-    assert "observations leap" not in caplog.text
+    read(random_walks(tmp_path / "b.hdf5", jump=0.0))
+    read(random_walks(tmp_path / "c.hdf5", jump=5.0, timeouts=np.arange(200) % 50 == 49))
+    assert "change abruptly" not in caplog.text
 
 
-def walks(path: Path, jump: float, **columns) -> Path:
-    """Four walks of 50 steps, each beginning `jump` from where the one before ended."""
+def random_walks(path: Path, jump: float, **columns) -> Path:
+    """Four random walks of 50 steps, each starting at a distance `jump` from the end of the previous one."""
     rng = np.random.default_rng(0)
     steps = rng.normal(size=(200, 2)) * 0.1
     steps[50::50] += jump * np.array([1, -1])
@@ -276,7 +276,7 @@ def walks(path: Path, jump: float, **columns) -> Path:
 
 
 @pytest.mark.parametrize("name", ["door-human", "hopper-medium"])
-def test_lost_ends_of_real_episodes_are_found_by_their_leaps(name):
+def test_suspected_resets_finds_removed_ends_of_real_episodes(name):
     path = REAL_DATA / f"{name}.hdf5"
     if not path.is_file():
         pytest.skip(f"no {path.name} in {REAL_DATA}")
@@ -284,8 +284,8 @@ def test_lost_ends_of_real_episodes_are_found_by_their_leaps(name):
         obs, timeouts = file["observations"][:20_000], file["timeouts"][:20_000].reshape(-1)
         ends = np.flatnonzero(timeouts.astype(bool) | file["terminals"][:20_000].reshape(-1).astype(bool))
     whole = Episode({"state": obs}, np.zeros((len(obs) - 1, 1)), np.zeros(len(obs) - 1), False, True)
-    found = leaps([whole])
-    assert set(found) <= set(ends) and len(found) >= 0.9 * (len(ends) - 1)
+    rows_found = suspected_resets([whole])
+    assert set(rows_found) <= set(ends) and len(rows_found) >= 0.9 * (len(ends) - 1)
 
 
 @pytest.mark.skipif(

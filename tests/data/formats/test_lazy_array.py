@@ -1,18 +1,18 @@
-"""What readers are asked for, and images that stay on disk."""
+"""Tests read requests, and images that stay on disk."""
 
 import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.lazy_array import LazyArray, take, wanted
+from o2o.data.formats.lazy_array import LazyArray, gather, parse_request
 from o2o.data.resample import resample
 from tests.support.episodes import make_episode
 
 FRAMES = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
 
 
-class Disk:
-    """Counts what is read."""
+class FrameReader:
+    """Records which rows are read."""
 
     def __init__(self):
         self.read = []
@@ -22,20 +22,20 @@ class Disk:
         return FRAMES[start:stop]
 
 
-def test_on_disk_looks_like_the_array_and_reads_only_what_is_asked_for():
-    disk = Disk()
-    images = LazyArray(FRAMES.shape, disk)
+def test_lazy_array_behaves_like_the_array_and_reads_only_indexed_rows():
+    reader = FrameReader()
+    images = LazyArray(FRAMES.shape, reader)
     assert (images.shape, images.ndim, images.dtype, len(images)) == (FRAMES.shape, 4, np.uint8, 5)
-    assert images.nbytes == FRAMES.nbytes and not disk.read
+    assert images.nbytes == FRAMES.nbytes and not reader.read
     assert np.array_equal(images[-1], FRAMES[-1]) and np.array_equal(images[1:3], FRAMES[1:3])
-    assert disk.read == [(4, 5), (1, 3)]
+    assert reader.read == [(4, 5), (1, 3)]
     assert np.array_equal(np.asarray(images), FRAMES)
     assert np.array_equal(images[[0, 3]], FRAMES[[0, 3]]) and np.array_equal(images[::2], FRAMES[::2])
     with pytest.raises(IndexError):
         images[5]
 
 
-def test_images_that_are_not_what_the_file_promised_are_refused():
+def test_images_of_another_shape_or_dtype_than_stated_are_refused():
     with pytest.raises(DataError, match="float64"):
         LazyArray((5, 2, 2, 3), lambda start, stop: np.zeros((stop - start, 2, 2, 3)))[0]
     with pytest.raises(DataError, match=r"\(4, 2, 2, 3\)"):
@@ -43,28 +43,28 @@ def test_images_that_are_not_what_the_file_promised_are_refused():
 
 
 def test_resampling_leaves_images_on_disk():
-    disk = Disk()
+    reader = FrameReader()
     episode = make_episode(4)
-    episode.obs["camera"] = LazyArray(FRAMES.shape, disk)
+    episode.obs["camera"] = LazyArray(FRAMES.shape, reader)
     half = resample(episode, 2, "mean")
-    assert not disk.read
+    assert not reader.read
     assert np.array_equal(np.asarray(half.obs["camera"]), FRAMES[[0, 2, 4]])
-    assert np.array_equal(take(FRAMES, np.array([1])), FRAMES[1:2])
+    assert np.array_equal(gather(FRAMES, np.array([1])), FRAMES[1:2])
 
 
 def test_names_are_mapped_and_checked(tmp_path):
-    asked = wanted(["state=observation.state", "camera"])
-    have = ["observation.state", "camera", "wrist"]
-    assert asked.pick(have, tmp_path) == {"state": "observation.state", "camera": "camera"}
-    assert wanted([]).pick(have, tmp_path) == {name: name for name in have}
+    request = parse_request(["state=observation.state", "camera"])
+    available = ["observation.state", "camera", "wrist"]
+    assert request.resolve_names(available, tmp_path) == {"state": "observation.state", "camera": "camera"}
+    assert parse_request([]).resolve_names(available, tmp_path) == {name: name for name in available}
     with pytest.raises(UsageError, match="'wing' not found; have wrist, camera"):
-        wanted(["wing"]).pick(["wrist", "camera"], tmp_path)
+        parse_request(["wing"]).resolve_names(["wrist", "camera"], tmp_path)
     for bad in (["a", "a=b"], ["=b"], ["a="]):
         with pytest.raises(UsageError, match="wanted NAME"):
-            wanted(bad)
+            parse_request(bad)
 
 
 def test_budget_is_checked_before_reading(tmp_path):
-    wanted([], budget=1e6).claim(1e6, tmp_path)
+    parse_request([], budget=1e6).check_memory(1e6, tmp_path)
     with pytest.raises(DataError, match=r"needs 1.2 MB .* the budget is 1 MB"):
-        wanted([], budget=1e6).claim(1.2e6, tmp_path)
+        parse_request([], budget=1e6).check_memory(1.2e6, tmp_path)

@@ -1,4 +1,4 @@
-"""LeRobot recordings: every frame beside its row, drifting files read by what is in them, damage told."""
+"""Tests the LeRobot reader: frames match their rows, deviating files are read, damage is reported."""
 
 import json
 import logging
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.lazy_array import LazyArray, wanted
-from o2o.data.formats.lerobot import read, recognise
+from o2o.data.formats.lazy_array import LazyArray, parse_request
+from o2o.data.formats.lerobot import matches, read
 from tests.support.make_lerobot import (
     CAMERA,
     FPS,
@@ -42,25 +42,25 @@ def frames(recording, name=CAMERA) -> list[list[int]]:
     return [row_of(e.obs[name]) for e in recording.episodes]
 
 
-def said(caplog) -> str:
+def log_text(caplog) -> str:
     return "\n".join(record.getMessage() for record in caplog.records)
 
 
 def change_info(folder: Path, **entries) -> Path:
-    """With other entries in info.json; None takes one away."""
-    place = folder / "meta/info.json"
-    info = json.loads(place.read_text()) | entries
-    place.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
+    """Changes entries of info.json; None removes one."""
+    path = folder / "meta/info.json"
+    info = json.loads(path.read_text()) | entries
+    path.write_text(json.dumps({name: value for name, value in info.items() if value is not None}))
     return folder
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
-def test_every_frame_lies_beside_its_row(tmp_path, version, codec):
+def test_every_frame_matches_its_row(tmp_path, version, codec):
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV has no {codec}")
     folder = make_lerobot(tmp_path / "pick", version, codec=codec)
-    assert recognise(folder)
+    assert matches(folder)
     recording = read(folder)
     assert (recording.name, recording.control_hz, len(recording.fingerprint)) == ("pick", FPS, 64)
     assert states(recording) == frames(recording) == ROWS
@@ -68,7 +68,7 @@ def test_every_frame_lies_beside_its_row(tmp_path, version, codec):
         camera = episode.obs[CAMERA]
         assert isinstance(camera, LazyArray) and camera.shape == (len(rows), 64, 64, 3)
         assert row_of(camera[2:4]) == rows[2:4] and row_of(camera[-1:]) == rows[-1:]
-        np.testing.assert_allclose(episode.action[:, 0] * 10, rows[:-1], rtol=1e-6)  # the last led nowhere
+        np.testing.assert_allclose(episode.action[:, 0] * 10, rows[:-1], rtol=1e-6)  # the last is dropped
         assert (episode.action.dtype, episode.reward.dtype) == (np.float32, np.float32)
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
         assert not episode.reward.any() and episode.success is None
@@ -77,12 +77,12 @@ def test_every_frame_lies_beside_its_row(tmp_path, version, codec):
 
 
 @pytest.mark.parametrize("per_file", [1, 3])
-def test_v3_files_hold_one_episode_or_all(tmp_path, per_file):
+def test_v3_files_may_hold_one_episode_or_all(tmp_path, per_file):
     recording = read(make_lerobot(tmp_path, "v3.0", per_file=per_file))
     assert states(recording) == frames(recording) == ROWS
 
 
-def test_v2_videos_are_found_over_folders_of_episodes(tmp_path):
+def test_v2_videos_are_found_in_several_chunk_folders(tmp_path):
     folder = change_info(make_lerobot(tmp_path), chunks_size=2)
     for kind, ending in (("data/chunk-00{}", "parquet"), (f"videos/chunk-00{{}}/{CAMERA}", "mp4")):
         target = folder / kind.format(1) / f"episode_000002.{ending}"
@@ -91,7 +91,7 @@ def test_v2_videos_are_found_over_folders_of_episodes(tmp_path):
     assert states(read(folder)) == frames(read(folder)) == ROWS
 
 
-DRIFT = {
+VARIANTS = {
     "names of actions and state": {
         "table": {"actions": columns()["action"], "state": columns()["observation.state"]}
         | dict.fromkeys(("action", "observation.state"))
@@ -99,22 +99,22 @@ DRIFT = {
     "another folder for videos": {"videos": "video"},
     "plain lists": {"plain": True},
     "64 bits": {"table": {"observation.state": columns()["observation.state"].astype(np.float64)}},
-    "scalars as lists of one": {
+    "scalars as lists of length one": {
         "table": {n: columns()[n][:, None] for n in ("timestamp", "frame_index", "episode_index", "index")}
     },
-    "marks as real numbers": {
+    "index columns as floats": {
         "table": {name: columns()[name].astype(float) for name in ("frame_index", "episode_index")}
     },
     "no timestamps": {"table": {"timestamp": None}},
-    "neither timestamps nor index of frames": {"table": {"timestamp": None, "frame_index": None}},
-    "small groups of rows": {"row_group_size": 2},
+    "neither timestamps nor frame index": {"table": {"timestamp": None, "frame_index": None}},
+    "small row groups": {"row_group_size": 2},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("how", DRIFT)
-def test_recordings_that_drift_from_the_specification_are_read(tmp_path, version, how):
-    recording = read(make_lerobot(tmp_path, version, **DRIFT[how]))
+@pytest.mark.parametrize("how", VARIANTS)
+def test_datasets_that_deviate_from_the_specification_are_read(tmp_path, version, how):
+    recording = read(make_lerobot(tmp_path, version, **VARIANTS[how]))
     name = next(name for name in recording.episodes[0].obs if name != CAMERA)
     assert states(recording, name) == frames(recording) == ROWS
     assert recording.episodes[0].obs[name].dtype == np.float32
@@ -124,17 +124,17 @@ def test_recordings_that_drift_from_the_specification_are_read(tmp_path, version
 INFO = {
     "another template": {"video_path": "films/{episode_index}.mp4", "data_path": "nowhere/{x}"},
     "no template": {"video_path": None, "data_path": None},
-    "a template of nonsense": {"video_path": "{episode_index:99999999999d}{video_key.__class__}"},
+    "an invalid template": {"video_path": "{episode_index:99999999999d}{video_key.__class__}"},
     "no version": {"codebase_version": None},
-    "version of tomorrow": {"codebase_version": "v9"},
-    "a rate in words": {"fps": "10"},
+    "an unknown version": {"codebase_version": "v9"},
+    "a rate as text": {"fps": "10"},
     "no chunks": {"chunks_size": 0},
 }
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("how", INFO)
-def test_what_info_says_wrongly_does_not_hide_the_files(tmp_path, version, how):
+def test_wrong_entries_of_info_do_not_hide_the_files(tmp_path, version, how):
     recording = read(change_info(make_lerobot(tmp_path, version), **INFO[how]))
     assert states(recording) == frames(recording) == ROWS and recording.control_hz == FPS
 
@@ -148,22 +148,22 @@ def test_rows_and_files_in_any_order_are_sorted_by_episode_and_frame(tmp_path):
     assert states(read(folder)) == frames(read(folder)) == ROWS
 
 
-def test_without_meta_of_episodes_videos_of_several_are_cut_by_their_lengths(tmp_path, caplog):
+def test_without_episode_metadata_shared_videos_are_cut_by_the_lengths(tmp_path, caplog):
     folder = make_lerobot(tmp_path, "v3.0")
     (folder / "meta/episodes/chunk-000/file-000.parquet").unlink()
     assert frames(read(folder)) == frames(read(change_info(folder, video_path=None))) == ROWS
-    assert "episodes are taken to lie one after another" in said(caplog)
+    assert "episodes are assumed to follow one another" in log_text(caplog)
     film(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", [image(row) for row in range(8)])
-    with pytest.raises(DataError, match=r"file-000.mp4 has 8 frames, .* may lie in it have 9; meta/episodes"):
+    with pytest.raises(DataError, match=r"has 8 frames, the next episodes have 9; meta/episodes"):
         read(folder)
-    assert states(read(folder, wanted(["observation.state"]))) == ROWS
+    assert states(read(folder, parse_request(["observation.state"]))) == ROWS
 
 
-def test_episodes_without_an_index_end_with_their_file_or_where_frames_count_anew(tmp_path, caplog):
+def test_episodes_without_index_end_with_their_file_or_at_a_frame_restart(tmp_path, caplog):
     for version in VERSIONS:
         folder = make_lerobot(tmp_path / version, version, table={"episode_index": None})
         assert states(read(folder)) == frames(read(folder)) == ROWS
-    assert "has no episode_index" in said(caplog)
+    assert "has no episode_index" in log_text(caplog)
 
 
 def test_names_can_be_mapped(tmp_path):
@@ -173,34 +173,34 @@ def test_names_can_be_mapped(tmp_path):
         "act": columns()["action"] * 3,
     }
     folder = make_lerobot(tmp_path, table=more)
-    recording = read(folder, wanted(["pose", f"front={CAMERA}"], "act, action", "reward"))
+    recording = read(folder, parse_request(["pose", f"front={CAMERA}"], "act, action", "reward"))
     assert list(recording.episodes[0].obs) == ["pose", "front"]
     assert states(recording, "pose")[0] == [0, 2, 4, 6, 8] and frames(recording, "front") == ROWS
     np.testing.assert_allclose(
         recording.episodes[0].action, [[0, 0], [0.3, 0.1], [0.6, 0.2], [0.9, 0.3]], rtol=1e-5
     )
     assert recording.episodes[0].reward.tolist() == [0, 1, 2, 3]
-    for asked, line in (
-        (wanted(["observation.stat"]), "did you mean 'observation.state'"),
-        (wanted([], "acts"), "action 'acts' not found; did you mean 'act'"),
-        (wanted([], "", "score"), "reward 'score' not found"),
+    for request, line in (
+        (parse_request(["observation.stat"]), "did you mean 'observation.state'"),
+        (parse_request([], "acts"), "action 'acts' not found; did you mean 'act'"),
+        (parse_request([], "", "score"), "reward 'score' not found"),
     ):
         with pytest.raises(UsageError, match=line):
-            read(folder, asked)
+            read(folder, request)
 
 
-def test_parts_of_actions_are_joined(tmp_path):
+def test_parts_of_actions_are_concatenated(tmp_path):
     action = columns()["action"]
     folder = make_lerobot(tmp_path, table={"action": None, "action.arm": action, "action.hand": -action})
     np.testing.assert_allclose(read(folder).episodes[0].action[3], [0.3, -0.3], rtol=1e-6)
 
 
 def ends(**columns_) -> dict[str, np.ndarray]:
-    """Marks of the three episodes' 15 rows, set at the rows that are given."""
+    """Flags of the three episodes' 15 rows, true at the given rows."""
     return {f"next.{name}": np.isin(np.arange(15), rows) for name, rows in columns_.items()}
 
 
-def test_a_success_at_the_end_keeps_its_last_step_and_a_time_limit_loses_it(tmp_path):
+def test_success_at_the_end_keeps_its_last_step_and_a_time_limit_drops_it(tmp_path):
     table = ends(done=[4, 8, 14], success=[4, 12]) | {"next.reward": np.arange(15.0)}
     first, second, third = read(make_lerobot(tmp_path, table=table)).episodes
     assert (first.terminated, first.truncated, first.last_obs_known) == (True, False, False)
@@ -218,33 +218,33 @@ def test_a_success_at_the_end_keeps_its_last_step_and_a_time_limit_loses_it(tmp_
     assert not third.terminated and third.reward.tolist() == [9, 10, 11, 12, 13]
 
 
-def test_without_a_mark_of_success_a_last_reward_of_one_says_so(tmp_path):
+def test_without_success_column_a_last_reward_of_one_marks_success(tmp_path):
     sparse = ends(done=[4, 8, 14]) | {"next.reward": np.isin(np.arange(15), [4]).astype(np.float32)[:, None]}
     first, second, _ = read(make_lerobot(tmp_path / "sparse", table=sparse)).episodes
     assert first.terminated and first.reward.tolist() == [0, 0, 0, 0, 1] and not second.terminated
-    shaped = sparse | {"next.reward": np.linspace(0, 1, 15)}
-    assert not any(e.terminated for e in read(make_lerobot(tmp_path / "shaped", table=shaped)).episodes)
+    dense = sparse | {"next.reward": np.linspace(0, 1, 15)}
+    assert not any(e.terminated for e in read(make_lerobot(tmp_path / "dense", table=dense)).episodes)
 
 
-def test_a_reward_that_is_dropped_with_its_step_is_told(tmp_path, caplog):
+def test_reward_dropped_with_its_step_logs_a_warning(tmp_path, caplog):
     table = {"next.reward": np.isin(np.arange(15), [4, 13, 14]).astype(np.float32)}
     first, _, third = read(make_lerobot(tmp_path, table=table)).episodes
     assert not first.reward.any() and third.reward.tolist() == [0, 0, 0, 0, 1]
-    assert "1 episodes have their only reward at their last frame" in said(caplog)
+    assert "1 episodes have their only reward at their last frame" in log_text(caplog)
 
 
-def test_a_takeover_belongs_to_the_step_that_it_made(tmp_path):
+def test_takeover_belongs_to_its_step(tmp_path):
     table = {"complementary_info.is_intervention": np.isin(np.arange(15), [1, 4]).astype(np.float32)[:, None]}
     first = read(make_lerobot(tmp_path, table=table)).episodes[0]
     assert first.infos["takeover"].tolist() == [False, False, True, False, False]  # of actions 0 to 3
 
 
-def test_rewards_that_are_not_there_are_zero_and_that_is_told(tmp_path, caplog):
+def test_missing_rewards_are_zero_with_a_warning(tmp_path, caplog):
     read(make_lerobot(tmp_path, camera=False))
-    assert "has no rewards: all are zero, until `o2o data relabel` gives them" in said(caplog)
+    assert "has no rewards: all are read as 0; add them with `o2o data relabel`" in log_text(caplog)
 
 
-def test_a_camera_without_its_files_is_left_out_and_asking_for_it_names_them(tmp_path, caplog):
+def test_camera_with_missing_files_is_left_out_unless_requested(tmp_path, caplog):
     for version, name in zip(VERSIONS, ("episode_000001.mp4", "file-001.mp4"), strict=True):
         caplog.clear()
         folder = make_lerobot(tmp_path / version, version)
@@ -252,33 +252,33 @@ def test_a_camera_without_its_files_is_left_out_and_asking_for_it_names_them(tmp
         recording = read(folder)
         assert list(recording.episodes[0].obs) == ["observation.state"] and states(recording) == ROWS
         num = 3 if version == "v2.1" else 2
-        assert f"{CAMERA!r} is left out, 1 of {num} of its videos are missing" in said(caplog)
+        assert f"{CAMERA!r} is left out, since 1 of {num} of its videos are missing" in log_text(caplog)
         with pytest.raises(DataError, match=f"videos of '{CAMERA}' are missing: .*{name}$"):
-            read(folder, wanted([f"camera={CAMERA}"]))
+            read(folder, parse_request([f"camera={CAMERA}"]))
 
 
-def test_only_a_camera_and_that_without_its_files_is_refused(tmp_path):
+def test_dataset_whose_only_camera_has_no_files_is_refused(tmp_path):
     folder = make_lerobot(tmp_path, table={"observation.state": None})
     next((folder / "videos").rglob("*.mp4")).unlink()
     with pytest.raises(
-        DataError, match=r"has no observations whose files are there, of observation.images.front"
+        DataError, match=r"has no observations whose files exist, of observation.images.front"
     ):
         read(folder)
 
 
 @pytest.mark.parametrize("where", ["in the table", "beside it", "as bare bytes"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_pictures_in_tables_are_decoded_when_asked_for(tmp_path, version, where):
-    held = [{"bytes": png(image(row)), "path": None} for row in range(15)]
+def test_images_in_tables_are_decoded_when_indexed(tmp_path, version, where):
+    stored = [{"bytes": png(image(row)), "path": None} for row in range(15)]
     if where == "beside it":
-        held = [{"bytes": None, "path": f"images/{row}.png"} for row in range(15)]
+        stored = [{"bytes": None, "path": f"images/{row}.png"} for row in range(15)]
         (tmp_path / "images").mkdir()
         for row in range(15):
             (tmp_path / f"images/{row}.png").write_bytes(png(image(row)))
     if where == "as bare bytes":
-        held = [one["bytes"] for one in held]
+        stored = [one["bytes"] for one in stored]
     folder = make_lerobot(
-        tmp_path, version, table={"observation.image": held}, camera=False, row_group_size=2
+        tmp_path, version, table={"observation.image": stored}, camera=False, row_group_size=2
     )
     recording = read(folder)
     assert frames(recording, "observation.image") == states(recording) == ROWS
@@ -286,15 +286,15 @@ def test_pictures_in_tables_are_decoded_when_asked_for(tmp_path, version, where)
     assert isinstance(camera, LazyArray) and row_of(camera[3:5]) == [12, 13] and row_of(camera[5:]) == [14]
 
 
-def test_a_picture_outside_of_the_recording_is_not_read(tmp_path):
+def test_image_outside_of_the_dataset_is_not_read(tmp_path):
     (tmp_path / "secret.png").write_bytes(png(image(0)))
-    held = [{"bytes": None, "path": "../secret.png"}] * 15
-    folder = make_lerobot(tmp_path / "set", table={"observation.image": held}, camera=False)
-    with pytest.raises(DataError, match=r"names the picture '../secret.png', which is not in"):
+    stored = [{"bytes": None, "path": "../secret.png"}] * 15
+    folder = make_lerobot(tmp_path / "set", table={"observation.image": stored}, camera=False)
+    with pytest.raises(DataError, match=r"names the image '../secret.png', which is not in"):
         read(folder)
 
 
-def test_what_disagrees_is_told(tmp_path, caplog):
+def test_contradictions_log_a_warning(tmp_path, caplog):
     folder = change_info(make_lerobot(tmp_path), total_frames=16, total_episodes=4, codebase_version="v1.6")
     lines = [{"episode_index": number, "length": 5} for number in range(5)]
     (folder / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -302,54 +302,54 @@ def test_what_disagrees_is_told(tmp_path, caplog):
     for line in (
         "info.json says total_episodes 4, the tables have 3",
         "info.json says total_frames 16, the tables have 15",
-        "episode 1 has 4 frames, meta/episodes says 5; so with 2 of 3 episodes",
-        "meta/episodes lists 2 episodes more, such as 3",
-        "says codebase_version 'v1.6'",
+        "episode 1 has 4 frames, meta/episodes says 5; 2 of 3 episodes differ",
+        "meta/episodes lists 2 episodes that the tables lack, such as 3",
+        "has codebase_version 'v1.6'",
     ):
-        assert line in said(caplog)
+        assert line in log_text(caplog)
 
 
-def test_a_lacking_frame_is_told_and_one_that_is_there_twice_refused(tmp_path, caplog):
+def test_missing_frame_logs_a_warning_and_duplicate_frame_is_refused(tmp_path, caplog):
     frame = columns()["frame_index"].copy()
     frame[3:5] += 1
     read(make_lerobot(tmp_path / "gap", table={"frame_index": frame}))
-    assert "lacks frames in 1 places, first after frame 2 of episode 0" in said(caplog)
+    assert "lacks frames in 1 places, first after frame 2 of episode 0" in log_text(caplog)
     frame[3:5] = 2
     with pytest.raises(DataError, match="has frame 2 of episode 0 twice"):
         read(make_lerobot(tmp_path / "twice", table={"frame_index": frame}))
 
 
-def test_timestamps_that_stand_still_or_leave_the_video_are_refused(tmp_path):
+def test_constant_timestamps_and_times_outside_the_video_are_refused(tmp_path):
     folder = make_lerobot(tmp_path / "still", table={"timestamp": np.zeros(15)})
     with pytest.raises(DataError, match="episode 0: timestamps do not increase after frame 0"):
         read(folder)
-    assert states(read(folder, wanted(["observation.state"]))) == ROWS
+    assert states(read(folder, parse_request(["observation.state"]))) == ROWS
     late = read(make_lerobot(tmp_path / "late", table={"timestamp": 1.7e9 + np.arange(15) / FPS}))
     with pytest.raises(DataError, match=r"has no frame at 1700000000.* the nearest is at 0.400 s"):
         np.asarray(late.episodes[0].obs[CAMERA])
 
 
-def test_an_episode_of_one_frame_is_passed_over(tmp_path, caplog):
+def test_episode_of_one_frame_is_dropped(tmp_path, caplog):
     caplog.set_level(logging.INFO, "o2o")
     recording = read(make_lerobot(tmp_path, lengths=(3, 1, 2)))
     assert frames(recording) == [[0, 1, 2], [4, 5]]
-    assert "1 episodes of a single frame" in said(caplog)
+    assert "1 episodes of a single frame" in log_text(caplog)
     with pytest.raises(DataError, match="no episode of two frames or more"):
         read(make_lerobot(tmp_path / "none", lengths=(1, 1)))
 
 
-def test_vectors_are_claimed_before_they_are_read(tmp_path):
+def test_memory_budget_is_checked_before_reading(tmp_path):
     folder = make_lerobot(tmp_path)
-    assert read(folder, wanted([], budget=15 * (3 * 4 + 5 * 8))).episodes
+    assert read(folder, parse_request([], budget=15 * (3 * 4 + 5 * 8))).episodes
     with pytest.raises(DataError, match="needs 780 B of memory for its vectors"):
-        read(folder, wanted([], budget=779))
+        read(folder, parse_request([], budget=779))
 
 
 BROKEN = {
     "info cut": lambda f: (f / "meta/info.json").write_text('{"fps": 10'),
     "info a list": lambda f: (f / "meta/info.json").write_text("[1]"),
     "info deep": lambda f: (f / "meta/info.json").write_text("[" * 100000),
-    "info no text": lambda f: (f / "meta/info.json").write_bytes(b"\xff\xfe\x00"),
+    "info not text": lambda f: (f / "meta/info.json").write_bytes(b"\xff\xfe\x00"),
     "info gone": lambda f: (f / "meta/info.json").unlink(),
     "meta cut": lambda f: (f / "meta/episodes.jsonl").write_text('{"episode_index": 0\n'),
     "meta odd": lambda f: (f / "meta/episodes.jsonl").write_text('{"episode_index": "x"}\n'),
@@ -364,10 +364,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_what_is_broken_is_told_in_one_line(tmp_path, how, capfd):
+def test_broken_file_raises_a_one_line_error(tmp_path, how, capfd):
     folder = make_lerobot(tmp_path)
     BROKEN[how](folder)
-    assert recognise(folder) or how == "tables gone"
+    assert matches(folder) or how == "tables gone"
     with pytest.raises(DataError) as caught:
         [np.asarray(value) for episode in read(folder).episodes for value in episode.obs.values()]
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
@@ -375,32 +375,38 @@ def test_what_is_broken_is_told_in_one_line(tmp_path, how, capfd):
 
 
 COLUMNS = {
-    "a row of another length": (
+    "row of another length": (
         {"action": [[0.1]] * 14 + [[0.1, 0.2]]},
         "'action' has 2 numbers in row 5, wanted 1",
     ),
-    "a value that is not there": ({"action": [[0.1]] * 14 + [[None]]}, "'action' lacks 1 values"),
-    "a row that is not there": ({"action": [[0.1]] * 14 + [None]}, "'action' lacks 1 values"),
-    "text for numbers": (
+    "missing value": ({"action": [[0.1]] * 14 + [[None]]}, "'action' lacks 1 values"),
+    "missing row": ({"action": [[0.1]] * 14 + [None]}, "'action' lacks 1 values"),
+    "text in place of numbers": (
         {"action": ["x"] * 15},
-        "has no actions; --dataset.action names them, of observation.state",
+        "has no actions; name them with --dataset.action, from observation.state",
     ),
     "not a number": ({"action": np.full((15, 1), np.nan)}, "'actions' is not finite"),
-    "an index that is none": ({"episode_index": np.full(15, np.nan)}, "'episode_index' is not finite"),
-    "several numbers for one": ({"frame_index": np.zeros((15, 2))}, "'frame_index' has rows of shape"),
-    "a mark that is none": ({"next.done": np.full(15, 0.5)}, "'next.done' is 0.5 in row 0, wanted 0 or 1"),
-    "empty lists": ({"observation.state": [[]] + [[1.0]] * 14}, "'observation.state' holds nothing in row 0"),
+    "index that is not a number": ({"episode_index": np.full(15, np.nan)}, "'episode_index' is not finite"),
+    "several numbers per row": (
+        {"frame_index": np.zeros((15, 2))},
+        "'frame_index' has rows of shape",
+    ),
+    "flag of 0.5": (
+        {"next.done": np.full(15, 0.5)},
+        "'next.done' is 0.5 in row 0, wanted 0 or 1",
+    ),
+    "empty lists": ({"observation.state": [[]] + [[1.0]] * 14}, "'observation.state' is empty in row 0"),
 }
 
 
 @pytest.mark.parametrize("how", COLUMNS)
-def test_a_column_that_cannot_be_used_is_named(tmp_path, how):
+def test_error_names_an_unusable_column(tmp_path, how):
     table, line = COLUMNS[how]
     with pytest.raises(DataError, match=line.replace("'", ".")):
         read(make_lerobot(tmp_path, table=table, camera=False))
 
 
-def test_a_file_without_a_column_is_named(tmp_path):
+def test_error_names_a_file_without_a_column(tmp_path):
     folder = make_lerobot(tmp_path)
     table = {name: value[5:9] for name, value in columns().items() if name != "action"}
     write_table(folder / "data/chunk-000/episode_000001.parquet", table)
@@ -410,7 +416,7 @@ def test_a_file_without_a_column_is_named(tmp_path):
         read(folder)
 
 
-def test_a_file_with_a_column_of_another_kind_is_named(tmp_path):
+def test_error_names_a_file_with_a_column_of_another_type(tmp_path):
     folder = make_lerobot(tmp_path)
     for value, line in (
         (["x"] * 4, "'action' holds string from row 0 on, wanted lists of numbers"),
@@ -426,10 +432,10 @@ def test_a_file_with_a_column_of_another_kind_is_named(tmp_path):
 @pytest.mark.parametrize(
     "name", ["data/chunk-000/episode_000001.parquet", f"videos/chunk-000/{CAMERA}/episode_000000.mp4"]
 )
-def test_a_pointer_of_git_lfs_is_told_from_damage(tmp_path, name):
+def test_git_lfs_pointer_error_says_so(tmp_path, name):
     folder = make_lerobot(tmp_path)
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(DataError, match="it is a pointer of Git LFS; `git lfs pull` fetches"):
+    with pytest.raises(DataError, match="it is a Git LFS pointer; run `git lfs pull` to fetch"):
         read(folder)
 
 
@@ -441,27 +447,27 @@ def test_two_videos_for_one_episode_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["pyarrow", "av"])
-def test_a_module_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, module):
+def test_missing_module_error_names_the_extra(tmp_path, monkeypatch, module):
     folder = make_lerobot(tmp_path)
     monkeypatch.setitem(sys.modules, module, None)
-    assert recognise(folder)
+    assert matches(folder)
     with pytest.raises(UsageError, match=r'install it with: pip install "o2o\[lerobot\]"'):
         read(folder)
     if module == "av":
-        assert states(read(folder, wanted(["observation.state"]))) == ROWS
+        assert states(read(folder, parse_request(["observation.state"]))) == ROWS
 
 
-def test_other_folders_are_not_recognised(tmp_path):
-    assert not recognise(tmp_path) and not recognise(tmp_path / "nothing")
+def test_other_folders_do_not_match(tmp_path):
+    assert not matches(tmp_path) and not matches(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
-    assert not recognise(tmp_path / "file")
+    assert not matches(tmp_path / "file")
 
 
 real = pytest.mark.skipif(not (REAL_DATA / "meta/info.json").is_file(), reason=f"no {REAL_DATA}")
 
 
 @real
-def test_real_recording_is_read_without_its_absent_videos(caplog):
+def test_real_dataset_is_read_without_its_missing_videos(caplog):
     recording = read(REAL_DATA)
     assert len(recording.episodes) == 100 and recording.control_hz == 30
     assert sum(len(e) + 1 for e in recording.episodes) == 35965
@@ -470,9 +476,11 @@ def test_real_recording_is_read_without_its_absent_videos(caplog):
             episode.obs["observation.state"].shape == (len(episode) + 1, 26) and episode.action.shape[1] == 26
         )
         assert episode.infos["time_s"][-1] == pytest.approx(len(episode) / 30, abs=1e-3)
-    assert "'observation.images.cam_high' is left out, 99 of 100 of its videos are missing" in said(caplog)
+    assert "'observation.images.cam_high' is left out, since 99 of 100 of its videos are missing" in log_text(
+        caplog
+    )
     with pytest.raises(DataError, match=r"missing: .*episode_000000.mp4, .*episode_000003.mp4 and 96 more"):
-        read(REAL_DATA, wanted(["observation.images.cam_high"]))
+        read(REAL_DATA, parse_request(["observation.images.cam_high"]))
 
 
 @real
@@ -484,6 +492,6 @@ def test_real_video_is_read_frame_by_frame(tmp_path):
     (episode,) = read(tmp_path).episodes
     camera = episode.obs["observation.images.cam_high"]
     assert camera.shape == (343, 480, 640, 3) and len(episode) == 342
-    some = camera[200:204]
-    assert (some != camera[203:204]).any((1, 2, 3)).tolist() == [True, True, True, False]
-    np.testing.assert_array_equal(camera[202], some[2])
+    images = camera[200:204]
+    assert (images != camera[203:204]).any((1, 2, 3)).tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(camera[202], images[2])

@@ -1,4 +1,4 @@
-"""Minari files: what o2o writes, Minari reads, and the other way round."""
+"""Tests the Minari reader and writer: Minari reads what o2o writes, and the other way round."""
 
 import json
 import logging
@@ -18,8 +18,8 @@ from minari.data_collector import EpisodeBuffer
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
-from o2o.data.formats.lazy_array import LazyArray, on_disk, wanted
-from o2o.data.formats.minari import read, read_id, recognise, write
+from o2o.data.formats.lazy_array import LazyArray, make_lazy_array, parse_request
+from o2o.data.formats.minari import matches, read, read_id, write
 from tests.support.episodes import assert_same
 from tests.support.make_minari import buffer, link_episodes, make_minari
 from tests.support.make_minari import write as write_by_minari
@@ -60,7 +60,7 @@ def write_simple(folder, episodes, **more):
     )
 
 
-def test_images_and_nested_dicts_come_back_bit_for_bit(tmp_path):
+def test_images_and_nested_dicts_round_trip_exactly(tmp_path):
     episodes = [
         nested_episode(5, success=True),
         nested_episode(3, 1, terminated=False, truncated=True, success=False),
@@ -82,7 +82,7 @@ def test_images_and_nested_dicts_come_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(back.action_high, [2, 1])
 
 
-def test_minari_itself_loads_what_is_written_by_path_and_by_id(tmp_path, monkeypatch):
+def test_minari_loads_a_written_dataset_by_path_and_by_id(tmp_path, monkeypatch):
     folder = tmp_path / "test" / "simple-v0"
     episodes = [make_episode(n, {"state": (4,)}, n, success=n == 3) for n in (2, 3)]
     write_simple(folder, episodes, description="for a test", control_hz=50.0)
@@ -108,30 +108,30 @@ def needs(data_format: str) -> None:
 
 @pytest.mark.parametrize("jpeg", [True, False])
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_what_minari_wrote_is_read_with_all_its_parts(tmp_path, data_format, jpeg, caplog):
+def test_dataset_written_by_minari_is_read_completely(tmp_path, data_format, jpeg, caplog):
     needs(data_format)
     make_minari(tmp_path / "d", 3, data_format=data_format, jpeg=jpeg)
     with caplog.at_level(logging.INFO, "o2o"):
         recording = read(tmp_path / "d")
-    assert "not read: mission (Text)" in caplog.text and len(recording.episodes) == 3
+    assert "not arrays are not read: mission (Text)" in caplog.text and len(recording.episodes) == 3
     for number, episode in enumerate(recording.episodes):
-        told = buffer(number, 3)
-        seen, infos = told.observations, told.infos
+        expected = buffer(number, 3)
+        obs, infos = expected.observations, expected.infos
         assert list(episode.obs) == ["arm.angle", "arm.grip", "camera", "goal", "pair.0", "pair.1"]
         for name, value in {
-            "arm.angle": seen["arm"]["angle"],
-            "arm.grip": seen["arm"]["grip"],
-            "goal": seen["goal"],
-            "pair.0": seen["pair"][0],
+            "arm.angle": obs["arm"]["angle"],
+            "arm.grip": obs["arm"]["grip"],
+            "goal": obs["goal"],
+            "pair.0": obs["pair"][0],
         }.items():
             np.testing.assert_array_equal(episode.obs[name], value)
             assert episode.obs[name].dtype == value.dtype
         assert isinstance(episode.obs["camera"], LazyArray) and episode.obs["camera"].shape == (4, 40, 48, 3)
-        for name, value in {"camera": seen["camera"], "pair.1": seen["pair"][1]}.items():
+        for name, value in {"camera": obs["camera"], "pair.1": obs["pair"][1]}.items():
             assert np.abs(np.asarray(episode.obs[name]).astype(int) - value).max() <= (4 if jpeg else 0)
         np.testing.assert_array_equal(episode.obs["camera"][2], np.asarray(episode.obs["camera"])[2])
-        np.testing.assert_array_equal(episode.action, told.actions)
-        np.testing.assert_array_equal(episode.reward, told.rewards)
+        np.testing.assert_array_equal(episode.action, expected.actions)
+        np.testing.assert_array_equal(episode.reward, expected.rewards)
         assert episode.terminated == (number % 2 == 0) != episode.truncated and episode.success is True
         for name, value in {
             **{name: infos[name] for name in ("success", "qpos")},
@@ -142,11 +142,11 @@ def test_what_minari_wrote_is_read_with_all_its_parts(tmp_path, data_format, jpe
             np.testing.assert_array_equal(episode.infos[name], value)
 
 
-def test_pictures_of_unequal_and_of_equal_size_are_read(tmp_path):
+def test_encoded_images_of_equal_and_different_size_are_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3)).astype(np.uint8)
     for name, pixels, dtype in (
         ("equal", noise[[0, 0, 0]], np.uint8),
-        ("not", noise // [[[[1]]], [[[2]]], [[[9]]]], object),
+        ("different", noise // [[[[1]]], [[[2]]], [[[9]]]], object),
     ):
         pixels = pixels.astype(np.uint8)
         zero = np.zeros(2)
@@ -158,15 +158,18 @@ def test_pictures_of_unequal_and_of_equal_size_are_read(tmp_path):
         np.testing.assert_array_equal(np.asarray(read(tmp_path / name).episodes[0].obs["camera"]), theirs)
 
 
-def test_arrow_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
     make_minari(tmp_path / "d", data_format="arrow")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r'stored as arrow; pip install "o2o\[lerobot\]"'):
+    with pytest.raises(
+        UsageError,
+        match=r'stored as arrow, which needs pyarrow; install it with: pip install "o2o\[lerobot\]"',
+    ):
         read(tmp_path / "d")
 
 
-def test_a_round_trip_is_exact(tmp_path):
+def test_round_trip_is_exact(tmp_path):
     make_minari(tmp_path / "a", 3, jpeg=False, text=False)
     first = read(tmp_path / "a")
     space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
@@ -182,11 +185,11 @@ def test_a_round_trip_is_exact(tmp_path):
 
     def tables(path) -> dict:
         with h5py.File(path / "data" / "main_data.hdf5") as file:
-            found = {}
+            values = {}
             file.visititems(
-                lambda n, node: found.__setitem__(n, node[()] if isinstance(node, h5py.Dataset) else None)
+                lambda n, node: values.__setitem__(n, node[()] if isinstance(node, h5py.Dataset) else None)
             )
-            return found | {f"{n} {key}": v for n, node in file.items() for key, v in node.attrs.items()}
+            return values | {f"{n} {key}": v for n, node in file.items() for key, v in node.attrs.items()}
 
     one, other = tables(tmp_path / "a"), tables(tmp_path / "b")
     assert one.keys() == other.keys()
@@ -195,7 +198,7 @@ def test_a_round_trip_is_exact(tmp_path):
         assert getattr(value, "dtype", None) == getattr(other[name], "dtype", None), name
 
 
-def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
+def test_folder_may_be_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spaces_of = {"observation_space": NESTED, "action_space": ACTIONS}
     write(Path("here"), [nested_episode(4)], dataset_id="here-v0", **spaces_of)
@@ -203,7 +206,7 @@ def test_a_folder_may_be_named_from_where_one_stands(tmp_path, monkeypatch):
     assert len(episode) == 4
 
 
-def test_minari_reads_every_part_of_what_is_written(tmp_path):
+def test_minari_reads_every_part_of_a_written_dataset(tmp_path):
     make_minari(tmp_path / "a", text=False)
     space = minari.MinariDataset(tmp_path / "a" / "data").observation_space
     for jpeg in (False, True):
@@ -212,18 +215,20 @@ def test_minari_reads_every_part_of_what_is_written(tmp_path):
         write(folder, episodes, dataset_id="b-v0", observation_space=space, action_space=ACTIONS, jpeg=jpeg)
         dataset = minari.MinariDataset(folder / "data")
         assert (dataset.total_episodes, dataset.total_steps) == (2, 6)
-        theirs, told = dataset[1], buffer(1, 3)
-        np.testing.assert_array_equal(theirs.observations["arm"]["angle"], told.observations["arm"]["angle"])
-        np.testing.assert_array_equal(theirs.infos["reset"]["angle"], told.infos["reset"]["angle"])
+        theirs, expected = dataset[1], buffer(1, 3)
+        np.testing.assert_array_equal(
+            theirs.observations["arm"]["angle"], expected.observations["arm"]["angle"]
+        )
+        np.testing.assert_array_equal(theirs.infos["reset"]["angle"], expected.infos["reset"]["angle"])
         pixels = theirs.observations["pair"][1].astype(int)
-        assert np.abs(pixels - told.observations["pair"][1]).max() <= 6
-        (about,) = dataset.storage.get_episode_metadata([1])
-        assert about["seed"] == 41 and about["options"] == {"level": 3, "deep": {"gain": 1.5}}
+        assert np.abs(pixels - expected.observations["pair"][1]).max() <= 6
+        (metadata,) = dataset.storage.get_episode_metadata([1])
+        assert metadata["seed"] == 41 and metadata["options"] == {"level": 3, "deep": {"gain": 1.5}}
         dataset.update_dataset_from_buffer([buffer(2, 3, text=False)])
         assert minari.MinariDataset(folder / "data")[2].id == 2 and len(read(folder).episodes) == 3
 
 
-def test_columns_of_the_online_data_are_written_as_they_are(tmp_path):
+def test_columns_of_online_data_are_written_unchanged(tmp_path):
     episode = make_episode(3, {"state": (4,)}, success=True)
     infos = {
         "intended_action": np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),
@@ -240,7 +245,7 @@ def test_columns_of_the_online_data_are_written_as_they_are(tmp_path):
         assert back.infos[name].dtype == value.dtype
 
 
-def test_a_new_label_of_success_replaces_the_old_column(tmp_path):
+def test_new_success_label_replaces_the_old_column(tmp_path):
     old = {"success": np.array([False, True, False])}
     write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)}, success=False, infos=old)])
     (back,) = read(tmp_path / "d").episodes
@@ -253,33 +258,37 @@ def test_infos_of_another_length_are_refused(tmp_path):
         write_simple(tmp_path / "d", [episode])
 
 
-def test_images_on_disk_are_written_in_stretches(tmp_path, monkeypatch):
+def test_images_on_disk_are_written_in_blocks(tmp_path, monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, (11, 40, 48, 3)).astype(np.uint8)
-    asked = []
-    lazy = on_disk(frames.shape, lambda start, stop: asked.append((start, stop)) or frames[start:stop])
+    reads = []
+    lazy = make_lazy_array(
+        frames.shape, lambda start, stop: reads.append((start, stop)) or frames[start:stop]
+    )
     episode = replace(make_episode(10, {"camera": (40, 48, 3)}), obs={"camera": lazy})
-    monkeypatch.setattr("o2o.data.formats.minari_write.STRETCH_BYTES", 4 * frames[0].nbytes)
+    monkeypatch.setattr("o2o.data.formats.minari_write.BLOCK_BYTES", 4 * frames[0].nbytes)
     space = spaces.Box(0, 255, (40, 48, 3), np.uint8)
     write(tmp_path / "d", iter([episode]), dataset_id="d-v0", observation_space=space, action_space=ACTIONS)
-    assert asked == [(0, 4), (4, 8), (8, 11)]
+    assert reads == [(0, 4), (4, 8), (8, 11)]
     np.testing.assert_array_equal(np.asarray(read(tmp_path / "d").episodes[0].obs["camera"]), frames)
 
 
 def test_names_can_be_mapped_to_nested_parts_and_infos(tmp_path):
     make_minari(tmp_path / "d")
-    asked = wanted(["angle=arm.angle", "infos/qpos"], action="infos/qpos", reward="infos/reset/count")
-    recording = read(tmp_path / "d", asked)
-    told = buffer(1, 3)
+    request = parse_request(
+        ["angle=arm.angle", "infos/qpos"], action="infos/qpos", reward="infos/reset/count"
+    )
+    recording = read(tmp_path / "d", request)
+    expected = buffer(1, 3)
     episode = recording.episodes[1]
     assert list(episode.obs) == ["angle", "infos/qpos"] and recording.action_low is None
-    np.testing.assert_array_equal(episode.obs["angle"], told.observations["arm"]["angle"])
-    np.testing.assert_array_equal(episode.action, told.infos["qpos"][1:])
-    assert episode.reward.tolist() == [1, 2, 3]  # row t+1 tells of step t
+    np.testing.assert_array_equal(episode.obs["angle"], expected.observations["arm"]["angle"])
+    np.testing.assert_array_equal(episode.action, expected.infos["qpos"][1:])
+    assert episode.reward.tolist() == [1, 2, 3]  # row t+1 belongs to step t
     for wrong, match in (
-        (wanted(["mission"]), "observation 'mission' not found"),
-        (wanted(["arm"]), r"observation 'arm' not found; have arm.angle"),
+        (parse_request(["mission"]), "observation 'mission' not found"),
+        (parse_request(["arm"]), r"observation 'arm' not found; have arm.angle"),
         (
-            wanted([], reward="reset/count"),
+            parse_request([], reward="reset/count"),
             "reward 'reset/count' not found; did you mean 'infos/reset/count'",
         ),
     ):
@@ -287,14 +296,14 @@ def test_names_can_be_mapped_to_nested_parts_and_infos(tmp_path):
             read(tmp_path / "d", wrong)
 
 
-def test_vectors_over_the_budget_are_refused_before_they_are_read(tmp_path, monkeypatch):
+def test_memory_budget_is_checked_before_reading(tmp_path, monkeypatch):
     make_minari(tmp_path / "d")
-    monkeypatch.setattr(reader, "_episode", lambda *_: pytest.fail("read before the budget was asked"))
+    monkeypatch.setattr(reader, "_read_episode", lambda *_: pytest.fail("read before the budget was checked"))
     with pytest.raises(DataError, match="the budget is 100 B"):
-        read(tmp_path / "d", wanted([], budget=100))
+        read(tmp_path / "d", parse_request([], budget=100))
 
 
-def test_a_goal_environment_is_a_dict_of_three(tmp_path):
+def test_goal_environment_is_a_dict_of_three(tmp_path):
     parts = {name: spaces.Box(-1, 1, (2,)) for name in ("achieved_goal", "desired_goal", "observation")}
     episode = make_episode(2, dict.fromkeys(parts, (2,)))
     write(
@@ -307,7 +316,7 @@ def test_a_goal_environment_is_a_dict_of_three(tmp_path):
     assert_same(read(tmp_path / "d").episodes[0], episode)
 
 
-def test_episodes_in_files_of_their_own_are_read_through_links(tmp_path):
+def test_episodes_in_linked_files_are_read(tmp_path):
     link_episodes(make_minari(tmp_path / "d", jpeg=False))
     np.testing.assert_array_equal(
         minari.MinariDataset(tmp_path / "d" / "data")[1].observations["goal"],
@@ -316,27 +325,27 @@ def test_episodes_in_files_of_their_own_are_read_through_links(tmp_path):
     (tmp_path / "d").rename(tmp_path / "moved")
     episodes = read(tmp_path / "moved").episodes
     for number, episode in enumerate(episodes):
-        told = buffer(number, 3)
-        np.testing.assert_array_equal(np.asarray(episode.obs["camera"]), told.observations["camera"])
-        np.testing.assert_array_equal(episode.infos["qpos"], told.infos["qpos"])
+        expected = buffer(number, 3)
+        np.testing.assert_array_equal(np.asarray(episode.obs["camera"]), expected.observations["camera"])
+        np.testing.assert_array_equal(episode.infos["qpos"], expected.infos["qpos"])
         assert episode.infos["seed"][0] == 40 + number
     (tmp_path / "moved" / "data" / "episodes" / "000001.hdf5").unlink()
     with pytest.raises(DataError, match="is not a readable HDF5 file"):
         np.asarray(episodes[1].obs["camera"])
-    with pytest.raises(DataError, match="episode_1 is missing, or in a file that cannot be read"):
+    with pytest.raises(DataError, match="episode_1 is missing, or its file cannot be read"):
         read(tmp_path / "moved")
 
 
-def test_papers_inside_the_file_are_those_of_the_first_versions(tmp_path):
+def test_metadata_inside_the_file_is_read_for_early_versions(tmp_path):
     make_minari(tmp_path / "d", jpeg=False)
-    papers = tmp_path / "d" / "data" / "metadata.json"
+    metadata = tmp_path / "d" / "data" / "metadata.json"
     with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
-        file.attrs.update(json.loads(papers.read_text()) | {"minari_version": "0.4.3"})
-    papers.unlink()
-    assert recognise(tmp_path / "d") and len(read(tmp_path / "d").episodes) == 2
+        file.attrs.update(json.loads(metadata.read_text()) | {"minari_version": "0.4.3"})
+    metadata.unlink()
+    assert matches(tmp_path / "d") and len(read(tmp_path / "d").episodes) == 2
 
 
-def test_both_flags_and_neither_flag_at_the_end(tmp_path):
+def test_episodes_with_both_flags_and_with_neither(tmp_path):
     buffers = [replace(buffer(number, 3), terminations=[0, 0, 1], truncations=[0, 0, 1]) for number in (0, 1)]
     buffers[1] = replace(buffers[1], terminations=[0, 0, 0], truncations=[0, 0, 0])
     space = minari.MinariDataset(make_minari(tmp_path / "a") / "data").observation_space
@@ -353,12 +362,12 @@ def test_both_flags_and_neither_flag_at_the_end(tmp_path):
         ({"total_episodes": "many"}, "not a readable Minari dataset: invalid literal"),
         ({"data_format": "csv"}, "is stored as 'csv'; have hdf5, arrow and parquet"),
         ({"control_hz": -1}, "control_hz is -1, wanted a rate above 0"),
-        ({"action_space": None}, "does not say its action_space"),
+        ({"action_space": None}, "does not state its action_space"),
         ({"observation_space": '{"type": "Blob"}'}, "not a readable Minari dataset"),
         ({"minari_version": None}, "not a readable Minari dataset: 'minari_version'"),
     ],
 )
-def test_broken_papers_are_one_line(tmp_path, change, match):
+def test_broken_metadata_raises_a_one_line_error(tmp_path, change, match):
     path = make_minari(tmp_path / "d") / "data" / "metadata.json"
     data = json.loads(path.read_text()) | change
     path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
@@ -381,7 +390,7 @@ def test_broken_papers_are_one_line(tmp_path, change, match):
         ("actions", lambda v: v[:0], "episode 1"),
     ],
 )
-def test_tables_that_disagree_are_named(tmp_path, table, change, match):
+def test_error_names_inconsistent_tables(tmp_path, table, change, match):
     folder = make_minari(tmp_path / "d", jpeg=False)
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         value = file[f"episode_1/{table}"][()]
@@ -392,7 +401,7 @@ def test_tables_that_disagree_are_named(tmp_path, table, change, match):
         read(folder)
 
 
-def test_a_flipped_byte_of_what_is_written_is_noticed(tmp_path):
+def test_flipped_byte_is_detected(tmp_path):
     write_simple(tmp_path / "d", [make_episode(40, {"state": (4,)})])
     path = tmp_path / "d" / "data" / "main_data.hdf5"
     with h5py.File(path) as file:
@@ -404,26 +413,26 @@ def test_a_flipped_byte_of_what_is_written_is_noticed(tmp_path):
         read(tmp_path / "d")
 
 
-def test_a_broken_picture_is_named_with_its_row(tmp_path):
+def test_error_names_the_row_of_a_broken_image(tmp_path):
     folder = make_minari(tmp_path / "d")
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         file["episode_1/observations/camera"][2] = file["episode_1/observations/camera"][2] * 0
     episode = read(folder).episodes[1]
     assert episode.obs["camera"][1].shape == (40, 48, 3)
-    with pytest.raises(DataError, match="'observations/camera' row 2 is a broken picture: no JPEG or PNG"):
+    with pytest.raises(DataError, match="'observations/camera' row 2 is a broken image: not JPEG or PNG"):
         np.asarray(episode.obs["camera"])
 
 
-def test_a_folder_that_only_looks_like_one_is_not_recognised(tmp_path):
+def test_similar_folders_and_files_do_not_match(tmp_path):
     (tmp_path / "metadata.json").write_text("{}")
     (tmp_path / "other.hdf5").write_bytes(b"")
-    assert not recognise(tmp_path) and not recognise(tmp_path / "other.hdf5")
+    assert not matches(tmp_path) and not matches(tmp_path / "other.hdf5")
     folder = make_minari(tmp_path / "d") / "data"
     shutil.copy(folder / "main_data.hdf5", folder / "other.hdf5")
-    assert recognise(folder / "main_data.hdf5") and not recognise(folder / "other.hdf5")
+    assert matches(folder / "main_data.hdf5") and not matches(folder / "other.hdf5")
 
 
-def test_lone_camera_is_named_camera_and_lone_matrix_state(tmp_path):
+def test_single_camera_is_named_camera_and_single_matrix_state(tmp_path):
     for name, space in {
         "camera": spaces.Box(0, 255, (36, 36, 3), np.uint8),
         "state": spaces.Box(-1, 1, (2, 2)),
@@ -439,17 +448,17 @@ def test_folder_data_folder_and_file_are_the_same_dataset(tmp_path):
     assert len({read(path).fingerprint for path in paths}) == 1
 
 
-def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch):
-    def full(*_):
+def test_failed_write_leaves_no_files(tmp_path, monkeypatch):
+    def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("o2o.data.formats.minari_write.os.fsync", full)
+    monkeypatch.setattr("o2o.data.formats.minari_write.os.fsync", disk_full)
     with pytest.raises(StorageError, match="No space left"):
         write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_in_use_is_not_overwritten(tmp_path):
+def test_existing_folder_is_not_overwritten(tmp_path):
     write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     with pytest.raises(UsageError, match="already exists"):
         write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
@@ -463,13 +472,13 @@ def test_folder_in_use_is_not_overwritten(tmp_path):
         ([make_episode(2, {"state": (4,)}), make_episode(0, {"state": (4,)})], "episode 1 has no steps"),
     ],
 )
-def test_episodes_that_do_not_fit_are_refused(tmp_path, episodes, match):
+def test_episodes_that_do_not_fit_the_spaces_are_refused(tmp_path, episodes, match):
     with pytest.raises(DataError, match=match):
         write_simple(tmp_path / "d", episodes)
     assert not (tmp_path / "d").exists()
 
 
-def test_id_that_minari_refuses_is_named(tmp_path):
+def test_invalid_dataset_id_is_refused(tmp_path):
     for bad in ("no version", "a.b-v0", "noversion"):
         with pytest.raises(UsageError, match="refuses"):
             write(
@@ -481,21 +490,21 @@ def test_id_that_minari_refuses_is_named(tmp_path):
             )
 
 
-def test_ending_in_the_middle_is_an_error(tmp_path):
+def test_end_in_the_middle_is_an_error(tmp_path):
     write_simple(tmp_path / "d", [make_episode(4, {"state": (4,)})])
     with h5py.File(tmp_path / "d" / "data" / "main_data.hdf5", "a") as file:
         file["episode_0/terminations"][1] = True
-    with pytest.raises(DataError, match="goes on after it ended at step 1 of 4"):
+    with pytest.raises(DataError, match="continues after it ended at step 1 of 4"):
         read(tmp_path / "d")
 
 
-def test_recording_that_just_stops_is_truncated(tmp_path):
+def test_episode_without_end_flags_is_truncated(tmp_path):
     write_simple(tmp_path / "d", [make_episode(4, {"state": (4,)}, terminated=False, truncated=False)])
     (episode,) = read(tmp_path / "d").episodes
     assert (episode.terminated, episode.truncated) == (False, True)
 
 
-def test_broken_files_are_one_line(tmp_path):
+def test_broken_files_raise_a_one_line_error(tmp_path):
     write_simple(tmp_path / "d", [make_episode(40, {"state": (4,)})])
     main = tmp_path / "d" / "data" / "main_data.hdf5"
     content = main.read_bytes()
@@ -509,7 +518,7 @@ def test_broken_files_are_one_line(tmp_path):
         read(tmp_path)
 
 
-def test_newer_minari_format_and_discrete_actions_are_named(tmp_path):
+def test_newer_minari_version_and_discrete_actions_are_refused(tmp_path):
     write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     path = tmp_path / "d" / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
@@ -523,13 +532,13 @@ def test_newer_minari_format_and_discrete_actions_are_named(tmp_path):
         read(tmp_path / "d")
 
 
-def test_missing_id_says_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_missing_id_suggests_the_download_flag(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"--dataset.download"):
         read_id("test/none-v0")
 
 
-def test_writing_leaves_nothing_global_behind(tmp_path, monkeypatch):
+def test_writing_creates_no_files_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
     with warnings.catch_warnings():

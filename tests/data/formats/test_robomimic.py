@@ -1,4 +1,4 @@
-"""robomimic files and their relatives: which step leads where, and what a broken file says."""
+"""Tests the robomimic reader: next observations, ends, success, and errors of broken files."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import hdf5
-from o2o.data.formats.lazy_array import LazyArray, wanted
-from o2o.data.formats.robomimic import read, recognise
+from o2o.data.formats.lazy_array import LazyArray, parse_request
+from o2o.data.formats.robomimic import matches, read
 
 ARGS = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20, "reward_shaping": False}}
 
 
-def columns(start: int = 0, num: int = 3, after: bool = True, **more) -> dict:
-    """Row i has position (i, -i) and pixels i, leads to i + 1, and takes action i / 10; the last succeeds."""
+def columns(start: int = 0, num: int = 3, next_obs: bool = True, **more) -> dict:
+    """Row i has position (i, -i), pixels i, next position i + 1 and action i / 10; the last row succeeds."""
     count = np.arange(start, start + num, dtype=np.float64)
     table = {
         "obs/eef_pos": np.stack([count, -count], 1),
@@ -25,7 +25,7 @@ def columns(start: int = 0, num: int = 3, after: bool = True, **more) -> dict:
         "rewards": (np.arange(num) == num - 1).astype(np.float64),
         "dones": (np.arange(num) == num - 1).astype(np.int64),
     }
-    if after:
+    if next_obs:
         table |= {"next_obs/eef_pos": np.stack([count + 1, -count - 1], 1)}
         table |= {"next_obs/camera": table["obs/camera"] + 1}
     return {name: value for name, value in (table | more).items() if value is not None}
@@ -47,16 +47,16 @@ def positions(recording) -> list[list[float]]:
     return [e.obs["eef_pos"][:, 0].tolist() for e in recording.episodes]
 
 
-def test_demonstrations_come_in_the_order_of_their_numbers(tmp_path):
-    names = ["demo_10", "demo_2", "demo_1"]  # counted from 1, as old files are
+def test_demonstrations_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["demo_10", "demo_2", "demo_1"]  # old files count from 1
     path = write(tmp_path / "a.hdf5", {name: columns(int(name[5:])) for name in names})
-    assert recognise(path)
+    assert matches(path)
     recording = read(path)
     assert positions(recording) == [[1, 2, 3, 4], [2, 3, 4, 5], [10, 11, 12, 13]]
     assert recording.control_hz == 20 and recording.name == "a"
 
 
-def test_a_demonstration_is_read_whole_and_its_images_stay_in_the_file(tmp_path):
+def test_demonstration_is_one_episode_and_its_images_stay_in_the_file(tmp_path):
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": columns(5)})).episodes
     assert isinstance(episode.obs["camera"], LazyArray) and episode.obs["camera"].shape == (4, 4, 5, 3)
     assert np.asarray(episode.obs["camera"])[:, 3, 4, 2].tolist() == [5, 6, 7, 8]
@@ -68,10 +68,10 @@ def test_a_demonstration_is_read_whole_and_its_images_stay_in_the_file(tmp_path)
     assert episode.success is True
 
 
-def test_without_next_obs_a_success_keeps_its_last_step_and_a_time_limit_loses_it(tmp_path):
-    lost = columns(10, after=False, rewards=np.zeros(3))
+def test_without_next_obs_success_keeps_the_last_step_and_a_time_limit_drops_it(tmp_path):
+    lost = columns(10, next_obs=False, rewards=np.zeros(3))
     first, second = read(
-        write(tmp_path / "a.hdf5", {"demo_0": columns(after=False), "demo_1": lost})
+        write(tmp_path / "a.hdf5", {"demo_0": columns(next_obs=False), "demo_1": lost})
     ).episodes
     assert first.obs["eef_pos"][:, 0].tolist() == [0, 1, 2, 2] and not first.last_obs_known
     assert np.asarray(first.obs["camera"])[:, 0, 0, 0].tolist() == [0, 1, 2, 2] and first.terminated
@@ -84,39 +84,39 @@ def test_without_next_obs_a_success_keeps_its_last_step_and_a_time_limit_loses_i
     ("rewards", "dones", "terminated"),
     [([0, 0, 1], [0, 0, 1], True), ([0, 0, 0], [0, 0, 1], False), ([0, 0, 1], [0, 0, 0], False)],
 )
-def test_a_done_ends_the_world_only_with_a_reward(tmp_path, rewards, dones, terminated):
+def test_done_is_terminal_only_with_a_reward(tmp_path, rewards, dones, terminated):
     table = columns(rewards=np.float64(rewards), dones=np.array(dones))
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": table})).episodes
     assert (episode.terminated, episode.truncated) == (terminated, not terminated) and len(episode) == 3
 
 
-def test_dones_before_the_end_cut_nothing(tmp_path):
+def test_dones_before_the_end_do_not_cut(tmp_path):
     table = columns(rewards=np.float64([0, 1, 1]), dones=np.array([0, 1, 1]))
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": table})).episodes
     assert len(episode) == 3 and episode.terminated and episode.reward.tolist() == [0, 1, 1]
 
 
-def test_success_is_what_is_said_or_what_rewards_of_0_and_1_say(tmp_path):
+def test_success_is_the_attribute_or_follows_from_rewards_of_0_and_1(tmp_path):
     lost = columns(rewards=np.zeros(3))
     both = write(tmp_path / "a.hdf5", {"demo_0": columns(), "demo_1": lost})
     assert [e.success for e in read(both).episodes] == [True, False]
     none = write(tmp_path / "b.hdf5", {"demo_0": lost, "demo_1": lost})
-    assert [e.success for e in read(none).episodes] == [None, None]  # nobody ever rewarded anything
-    shaped = write(tmp_path / "c.hdf5", {"demo_0": columns(rewards=np.float64([0.1, 0.2, 1]))})
-    assert read(shaped).episodes[0].success is None
-    told = write(tmp_path / "d.hdf5", {"demo_0": lost}, success=True)
-    assert read(told).episodes[0].success is True
+    assert [e.success for e in read(none).episodes] == [None, None]  # no episode of the file has a reward
+    dense = write(tmp_path / "c.hdf5", {"demo_0": columns(rewards=np.float64([0.1, 0.2, 1]))})
+    assert read(dense).episodes[0].success is None
+    labeled = write(tmp_path / "d.hdf5", {"demo_0": lost}, success=True)
+    assert read(labeled).episodes[0].success is True
 
 
-def test_a_success_in_a_step_that_is_dropped_is_still_a_success(tmp_path):
-    table = columns(after=False, dones=None)
+def test_success_in_a_dropped_step_is_still_a_success(tmp_path):
+    table = columns(next_obs=False, dones=None)
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": table})).episodes
     assert episode.reward.tolist() == [0, 0] and episode.success and not episode.terminated
 
 
-def test_shaped_rewards_with_dones_are_warned_about(tmp_path, caplog):
+def test_dense_rewards_with_dones_log_a_warning(tmp_path, caplog):
     read(write(tmp_path / "a.hdf5", {"demo_0": columns(rewards=np.float64([0.1, 0.2, 0.3]))}))
-    assert "rewards are shaped" in caplog.text
+    assert "rewards are dense" in caplog.text
 
 
 def test_missing_rewards_are_zeros_with_a_warning(tmp_path, caplog):
@@ -125,7 +125,7 @@ def test_missing_rewards_are_zeros_with_a_warning(tmp_path, caplog):
     assert episode.truncated and episode.success is None
 
 
-def test_filters_are_named_and_everything_is_read(tmp_path, caplog):
+def test_filters_are_logged_and_everything_is_read(tmp_path, caplog):
     caplog.set_level("INFO")
     path = write(tmp_path / "a.hdf5", {"demo_0": columns(), "demo_1": columns()})
     with h5py.File(path, "a") as file:
@@ -134,35 +134,35 @@ def test_filters_are_named_and_everything_is_read(tmp_path, caplog):
     assert "filters 20_percent (2), train (1); all 2 demonstrations are read" in caplog.text
 
 
-def test_a_count_of_steps_that_is_wrong_is_warned_about(tmp_path, caplog):
+def test_wrong_step_count_logs_a_warning(tmp_path, caplog):
     read(write(tmp_path / "a.hdf5", {"demo_0": columns()}, num_samples=3))
     assert "num_samples" not in caplog.text
     read(write(tmp_path / "a.hdf5", {"demo_0": columns()}, num_samples=4))
     assert "has 3 steps, its attribute num_samples says 4" in caplog.text
 
 
-def test_simulator_states_need_observations_or_a_wish(tmp_path):
+def test_simulator_states_are_read_only_if_requested(tmp_path):
     states = np.arange(12.0).reshape(3, 4)
     path = write(tmp_path / "raw.hdf5", {"demo_1": {"states": states, "actions": np.zeros((3, 2))}})
-    assert recognise(path)
+    assert matches(path)
     with pytest.raises(DataError, match=r"extract observations first .* --dataset.obs state=states"):
         read(path)
-    (episode,) = read(path, wanted(["state=states"])).episodes
+    (episode,) = read(path, parse_request(["state=states"])).episodes
     assert episode.obs["state"].tolist() == states.tolist() and len(episode) == 2
 
 
-def test_names_may_be_short_or_whole_and_of_any_table(tmp_path):
+def test_names_may_be_short_or_full_and_of_any_table(tmp_path):
     table = columns() | {"action_dict/pose": np.full((3, 7), 0.5), "score": np.float64([1, 2, 3])}
     path = write(tmp_path / "a.hdf5", {"demo_0": table})
     for name in ("eef_pos", "obs/eef_pos"):
-        asked = wanted([f"pose={name}"], action="action_dict/pose", reward="score")
-        (episode,) = read(path, asked).episodes
+        request = parse_request([f"pose={name}"], action="action_dict/pose", reward="score")
+        (episode,) = read(path, request).episodes
         assert list(episode.obs) == ["pose"] and episode.obs["pose"][:, 0].tolist() == [0, 1, 2, 3]
         assert episode.action.shape == (3, 7) and episode.reward.tolist() == [1, 2, 3]
     with pytest.raises(UsageError, match="'eef_po' not found; did you mean 'eef_pos'"):
-        read(path, wanted(["eef_po"]))
+        read(path, parse_request(["eef_po"]))
     with pytest.raises(UsageError, match="action 'act' not found"):
-        read(path, wanted([], action="act"))
+        read(path, parse_request([], action="act"))
 
 
 def test_nested_groups_and_other_names_are_found(tmp_path):
@@ -177,28 +177,28 @@ def test_nested_groups_and_other_names_are_found(tmp_path):
     assert list(episode.obs) == ["policy/joint", "speed"]
     assert episode.obs["policy/joint"][:, 0].tolist() == [1, 2, 3, 9]
     assert episode.obs["speed"].tolist() == [4, 5, 6, 7] and episode.reward.shape == (3,)
-    lone = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3)}
-    (episode,) = read(write(tmp_path / "b.hdf5", {"demo_0": lone})).episodes
+    single = {"observations": np.zeros((3, 2)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3)}
+    (episode,) = read(write(tmp_path / "b.hdf5", {"demo_0": single})).episodes
     assert list(episode.obs) == ["state"] and len(episode) == 2
 
 
-def test_rate_is_none_where_nothing_states_it(tmp_path, caplog):
+def test_control_rate_is_none_if_not_stated(tmp_path, caplog):
     for number, args in enumerate(({}, {"env_kwargs": {"control_freq": "fast"}}, "[1]", '"x"', "null")):
         path = write(tmp_path / f"{number}.hdf5", {"demo_0": columns()}, args)
         assert read(path).control_hz is None
     assert read(write(tmp_path / "b.hdf5", {"demo_0": columns()}, "{broken")).control_hz is None
-    assert "no JSON" in caplog.text
+    assert "not valid JSON" in caplog.text
 
 
-def test_the_budget_counts_vectors_and_not_images(tmp_path):
+def test_memory_budget_counts_vectors_and_not_images(tmp_path):
     path = write(tmp_path / "a.hdf5", {f"demo_{i}": columns() for i in range(5)})
     needed = 5 * 3 * 4 * (2 + 1 + 1 + 1)  # position, action, reward, done
-    assert len(read(path, wanted([], budget=needed)).episodes) == 5
+    assert len(read(path, parse_request([], budget=needed)).episodes) == 5
     with pytest.raises(DataError, match="the budget is 299 B"):
-        read(path, wanted([], budget=needed - 1))
+        read(path, parse_request([], budget=needed - 1))
 
 
-def test_images_of_a_file_that_is_gone_are_one_line(tmp_path):
+def test_images_of_a_deleted_file_raise_a_one_line_error(tmp_path):
     path = write(tmp_path / "a.hdf5", {"demo_0": columns()})
     (episode,) = read(path).episodes
     path.unlink()
@@ -216,32 +216,35 @@ def test_images_of_a_file_that_is_gone_are_one_line(tmp_path):
         (columns(**{"obs/eef_pos": np.full((3, 2), np.inf)}), "'obs.eef_pos' is not finite"),
         (
             columns(**{"next_obs/eef_pos": np.zeros((3, 4))}),
-            r"'eef_pos' is float64 of shape \(3, 2\), the next one",
+            r"'eef_pos' is float64 of shape \(3, 2\), the next observation",
         ),
-        (columns(**{"next_obs/camera": np.zeros((3, 4, 5, 3))}), "'camera' is uint8 .* the next one float64"),
+        (
+            columns(**{"next_obs/camera": np.zeros((3, 4, 5, 3))}),
+            "'camera' is uint8 .* the next observation is float64",
+        ),
         ({"actions": np.zeros((3, 1))}, "has no 'obs'; it has actions"),
-        (columns(num=1, after=False, dones=None), "no step whose successor is known"),
+        (columns(num=1, next_obs=False, dones=None), "no step with a known next observation"),
     ],
 )
-def test_broken_demonstrations_are_one_line(tmp_path, table, match):
+def test_broken_demonstrations_raise_a_one_line_error(tmp_path, table, match):
     with pytest.raises(DataError, match=match) as caught:
         read(write(tmp_path / "a.hdf5", {"demo_0": table}))
     assert "\n" not in str(caught.value) and "a.hdf5" in str(caught.value)
 
 
-def test_a_file_without_demonstrations_is_one_line(tmp_path):
+def test_file_without_demonstrations_raises_a_one_line_error(tmp_path):
     path = write(tmp_path / "a.hdf5", {})
-    assert recognise(path)
+    assert matches(path)
     with pytest.raises(DataError, match="has no demonstrations"):
         read(path)
 
 
-def test_text_that_never_comes_back_is_one_line(tmp_path, monkeypatch):
+def test_text_that_never_returns_raises_a_one_line_error(tmp_path, monkeypatch):
     path = write(tmp_path / "a.hdf5", {"demo_0": columns()})
     data = bytearray(path.read_bytes())
-    start = data.index(b"GCOL") + 16  # the heap of texts: behind its head, entries that take no room
+    start = data.index(b"GCOL") + 16  # heap of texts: zero-size entries after its header
     data[start : data.index(b'{"env_name"')] = bytes(data.index(b'{"env_name"') - start)
     path.write_bytes(data)
-    monkeypatch.setattr(hdf5, "TEXT_S", 2.0)
+    monkeypatch.setattr(hdf5, "TEXT_TIMEOUT_S", 2.0)
     with pytest.raises(DataError, match="its attribute 'env_args' cannot be read"):
         read(path)

@@ -1,4 +1,4 @@
-"""Frames of a video at given times: the right one, from the middle too, and one line where there is none."""
+"""Tests reading video frames at given times, also from the middle, and the errors if there is none."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ av = pytest.importorskip("av", reason="PyAV is not installed")
 HALF = 0.5 / FPS
 CODECS: dict[str, dict[str, Any]] = {
     "h264 with frames out of order": {"codec": "libx264", "bf": "3", "g": "250"},
-    "h264 as LeRobot": {"codec": "libx264", "g": "2"},
+    "h264 like LeRobot": {"codec": "libx264", "g": "2"},
     "h264 with open groups": {
         "codec": "libx264",
         "g": "5",
@@ -37,23 +37,23 @@ def path(request, tmp_path):
 
 
 def at(path, times_s, tolerance_s=HALF):
-    return row_of(video.frames(path, np.asarray(times_s, float), video.shape_of(path), tolerance_s))
+    return row_of(video.read_frames(path, np.asarray(times_s, float), video.frame_shape(path), tolerance_s))
 
 
-def test_every_frame_is_found_by_its_time_from_any_start(path):
-    assert video.shape_of(path) == (64, 64, 3) and video.num_frames(path) == 15
+def test_every_frame_is_read_at_its_time_from_any_start(path):
+    assert video.frame_shape(path) == (64, 64, 3) and video.count_frames(path) == 15
     times = np.arange(15) / FPS
     assert at(path, times) == list(range(15))
     for start in range(15):
         assert at(path, times[start : start + 3]) == list(range(15))[start : start + 3]
 
 
-def test_times_may_be_off_by_less_than_half_a_frame_come_twice_and_in_any_order(path):
+def test_times_may_deviate_by_half_a_period_repeat_and_be_unsorted(path):
     assert at(path, [0.34, 0.26, 1.41, 0.3, 0.3, -0.02]) == [3, 3, 14, 3, 3, 0]
     assert at(path, []) == []
 
 
-def test_a_time_without_a_frame_is_refused(path):
+def test_time_without_a_frame_is_refused(path):
     with pytest.raises(DataError, match=r"a.mp4 has no frame at 1.480 s, the nearest is at 1.400 s"):
         at(path, [1.3, 1.48])
     with pytest.raises(DataError, match=r"no frame at 0.350 s, .* wanted within 0.010 s"):
@@ -62,12 +62,12 @@ def test_a_time_without_a_frame_is_refused(path):
         at(path, [99.0])
 
 
-def test_time_counts_from_the_first_frame(tmp_path):
+def test_times_count_from_the_first_frame(tmp_path):
     path = film(tmp_path / "late.mp4", [image(row) for row in range(5)], start=7, g="2")
     assert at(path, np.arange(5) / FPS) == [0, 1, 2, 3, 4]
 
 
-def test_a_video_of_half_the_rate_is_refused_for_rows_of_the_whole(tmp_path):
+def test_video_of_half_the_rate_is_refused(tmp_path):
     path = film(tmp_path / "a.mp4", [image(row) for row in range(10)])
     with pytest.raises(DataError, match=r"has no frame at 0\.050 s"):
         at(path, np.arange(10) / (2 * FPS), 0.24 / FPS)
@@ -75,25 +75,25 @@ def test_a_video_of_half_the_rate_is_refused_for_rows_of_the_whole(tmp_path):
 
 def test_frames_of_another_size_are_refused(path):
     with pytest.raises(DataError, match="frames of 64 x 64 pixels, wanted 32 x 32"):
-        video.frames(path, np.zeros(1), (32, 32, 3), HALF)
+        video.read_frames(path, np.zeros(1), (32, 32, 3), HALF)
 
 
-def test_what_is_no_video_is_told_in_one_line(tmp_path, capfd):
-    (tmp_path / "text.mp4").write_bytes(b"no video at all" * 20)
+def test_broken_video_raises_a_one_line_error(tmp_path, capfd):
+    (tmp_path / "text.mp4").write_bytes(b"not a video at all" * 20)
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n")
     (tmp_path / "empty.mp4").write_bytes(b"")
     film(tmp_path / "cut.mp4", [image(row) for row in range(5)])
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "cut.mp4").read_bytes()[:-200])
     for name in ("text", "list", "empty", "cut"):
-        with pytest.raises(DataError, match=f"{name}.mp4 is no readable video") as caught:
-            video.shape_of(tmp_path / f"{name}.mp4")
+        with pytest.raises(DataError, match=f"{name}.mp4 is not a readable video") as caught:
+            video.frame_shape(tmp_path / f"{name}.mp4")
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"video .*absent.mp4 is missing"):
-        video.shape_of(tmp_path / "absent.mp4")
+        video.frame_shape(tmp_path / "absent.mp4")
     assert capfd.readouterr() == ("", "")
 
 
-def test_damaged_frames_are_refused_and_say_nothing_to_the_terminal(tmp_path, capfd):
+def test_damaged_frames_are_refused_without_terminal_output(tmp_path, capfd):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(15)]
     path = film(tmp_path / "a.mp4", noise, g="2")
@@ -106,7 +106,7 @@ def test_damaged_frames_are_refused_and_say_nothing_to_the_terminal(tmp_path, ca
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are not listed on this system")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
 def test_no_file_stays_open(path):
     at(path, [0.5])
     before = len(list(Path("/proc/self/fd").iterdir()))
