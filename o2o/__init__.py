@@ -1,4 +1,4 @@
-"""o2o: fine-tune a robot from recorded data to the task, with world models and uncertainty-aware planning."""
+"""Fine-tunes robots from recorded data with world models and uncertainty-aware planning."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ _MODULES = {
 
 
 def __getattr__(name: str):
-    """Imports a public name when it is first asked for: `import o2o` alone imports no torch."""
+    """Imports a public name on its first use, so that `import o2o` alone imports no torch."""
     if name not in __all__:
         raise AttributeError(f"module 'o2o' has no attribute {name!r}")
     module = "core.errors" if name == "O2OError" else _MODULES[name.removesuffix("Config").lower()]

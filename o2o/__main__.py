@@ -1,4 +1,4 @@
-"""`python -m o2o` is `o2o`."""
+"""Runs the command line of o2o as `python -m o2o`."""
 
 import sys
 

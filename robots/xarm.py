@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from o2o.core.errors import RobotError, UsageError
+from o2o.core.config import FieldError
+from o2o.core.errors import RobotError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
 from o2o.hardware.latest import LatestValue
@@ -64,10 +65,12 @@ def make(config: Config) -> "Arm":
         RobotError: no SDK, no arm, or one that reports an error.
     """
     if len(config.workspace) != 6 or not np.all(np.less(config.workspace[:3], config.workspace[3:])):
-        raise UsageError(f"--robot.workspace is {config.workspace}, wanted x y z x y z, the low corner first")
+        raise FieldError(
+            config, f"<workspace> is {config.workspace}, wanted x y z x y z, the low corner first"
+        )
     box = np.reshape(config.workspace, (2, 3))
     if not (np.all(box[0] <= config.home) and np.all(config.home <= box[1])):
-        raise UsageError(f"--robot.home {config.home} lies outside the workspace {config.workspace}")
+        raise FieldError(config, f"<home> {config.home} lies outside <workspace> {config.workspace}")
     try:
         sdk = importlib.import_module("xarm.wrapper")
     except ModuleNotFoundError as error:

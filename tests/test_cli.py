@@ -1,6 +1,10 @@
-"""The door: every answer is short, every mistake is one line with a documented exit code."""
+"""Checks the command line: help pages, and one line with a documented exit code for every error."""
 
+import contextlib
+import io
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +14,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import tyro
 
-from o2o.cli import COMMANDS, main
+from o2o.cli import main
 from o2o.commands import dispatch
+from o2o.commands.command_table import COMMANDS, GROUPS
+from o2o.commands.flags import flag_tree
 from o2o.core import checkpoint
 from o2o.core.run_log import read_metrics
 from o2o.data.collect import collect
@@ -50,20 +57,91 @@ def pretrained(dataset, tmp_path_factory) -> Path:
 
 def test_the_first_page_names_every_command_and_exit_code(o2o):
     code, out, err = o2o("--help")
-    assert code == 0 and err == "" and len(out.splitlines()) < 24
+    assert code == 0 and err == "" and len(out.splitlines()) <= 30
     assert all(f"  {command} " in out for command in COMMANDS)
     assert all(f"{number} " in out for number in (0, 2, 3, 4, 5, 6, 130))
     assert o2o()[0] == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_is_short_and_names_where_the_rest_is(o2o, command):
+def test_a_short_page_has_a_sentence_examples_and_at_most_25_flags(o2o, command):
     code, out, err = o2o(*command.split(), "--help")
     assert (code, err) == (0, "") and len(out.splitlines()) < 100
     assert max(map(len, out.splitlines())) <= 110
+    usage, _, sentence, _, examples, *_ = out.splitlines()
+    assert usage.startswith(f"usage: o2o {command}") and examples.startswith("example")
+    assert sentence == COMMANDS[command].sentence and sentence.endswith(".")
+    assert len(shown_flags(out)) <= 25
+    assert o2o(*command.split(), "-h")[1] == out
     if "--planner.*" in out:
-        code, everything, _ = o2o(command, "--help-all")
-        assert code == 0 and "--planner.horizon" in everything and "--planner.horizon" not in out
+        code, full, _ = o2o(command, "--help-all")
+        assert code == 0 and "  --planner.horizon " in full and "  --planner.horizon " not in out
+
+
+def shown_flags(page: str) -> list[str]:
+    """The flags and positional arguments that a page describes, in order."""
+    _usage, _sentence, _examples, *sections = page.split("\n\n")
+    lines = [line[2:] for section in sections for line in section.splitlines() if re.match(r"  \S", line)]
+    return [re.split(r", |  | (?=[A-Z{])" if line[0] == "-" else r"  ", line)[0] for line in lines]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"list"}))
+def test_required_flags_come_first_and_are_marked(o2o, command):
+    table = COMMANDS[command]
+    for page in ("-h", "--help-all"):
+        out = o2o(*command.split(), page)[1]
+        first = [*table.required, *table.one_of]
+        assert shown_flags(out)[: len(first)] == first
+        marks = " ".join(out.split())
+        assert marks.count("(required)") == len(table.required)
+        assert marks.count("(one of these is required)") == len(table.one_of)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"list"}))
+def test_every_flag_that_tyro_takes_is_on_the_full_page_once(o2o, command):
+    default = dispatch.DEFAULTS[command]([])
+    with contextlib.redirect_stdout(io.StringIO()) as manual, pytest.raises(SystemExit):
+        tyro.cli(type(default), default=default, args=["--help"])
+    wanted = set(re.findall(r"^ +(?:.*, )?(--[a-z][\w.-]*)", manual.getvalue(), re.MULTILINE)) - {"--help"}
+    tree = flag_tree(default)
+    assert wanted <= set(tree.names()) and len(tree.names()) == len(set(tree.names()))
+    full = shown_flags(o2o(*command.split(), "--help-all")[1])
+    assert sorted(full) == sorted(flag.name for flag in tree.flags)
+    assert all(flag.about for flag in tree.flags), "a field without a line in its class's docstring"
+
+
+LEARNING = {"--window", "--batch-size", "--discount", "--rho", "--learning-rate", "--precision", "--balance"}
+
+
+def test_the_short_page_of_evaluate_names_no_learning_flag(o2o):
+    out, full = o2o("evaluate", "-h")[1], o2o("evaluate", "--help-all")[1]
+    assert set(shown_flags(full)) >= LEARNING
+    learned = {flag for flag in shown_flags(full) if re.match(r"--(replay|optimizer|imagination)\.", flag)}
+    assert learned and not set(shown_flags(out)) & (LEARNING | learned)
+
+
+@pytest.mark.parametrize("line", [line for table in COMMANDS.values() for line in table.examples])
+def test_every_example_parses(pretrained, line, tmp_path):
+    words = line.split()[1:]
+    command = next(name for name in COMMANDS if words[: len(name.split())] == name.split())
+    flags = words[len(command.split()) :]
+    assert "--resume" not in flags or "--out" in flags
+    if command == "list" or "--resume" in flags:
+        return
+    flags = [str(pretrained) if before == "--checkpoint" else word
+             for before, word in zip(["", *flags], flags, strict=False)]  # fmt: skip
+    config = dispatch._parse(command, dispatch.DEFAULTS[command](flags), flags)
+    assert config != dispatch.DEFAULTS[command]([]) or not flags
+
+
+@pytest.mark.parametrize("group", ["data", "robot"])
+def test_a_group_of_commands_has_a_page_with_sentence_and_example(o2o, group):
+    code, out, err = o2o(group, "-h")
+    assert (code, err) == (0, "") and o2o(group)[0] == 2
+    assert GROUPS[group].sentence in out and GROUPS[group].examples[0] in out
+    commands = [name.removeprefix(f"{group} ") for name in COMMANDS if name.startswith(f"{group} ")]
+    listed = out.partition("commands:\n")[2].partition("\n\n")[0]
+    assert [line.split()[0] for line in listed.splitlines()] == commands
 
 
 def test_options_of_a_robot_are_flags_once_it_is_named(o2o):
@@ -77,7 +155,7 @@ def test_naming_the_robot_of_a_recipe_keeps_its_task(command):
     assert (config.robot, config.robot_options.task) == ("sim", "reach")
 
 
-def test_a_checkpoint_acts_as_its_run_did_unless_told(pretrained, dataset, tmp_path, o2o):
+def test_a_checkpoint_plans_as_its_run_did_unless_a_flag_says_otherwise(pretrained, dataset, tmp_path, o2o):
     def acts(command, run, *words) -> bool:
         return dispatch.DEFAULTS[command](["--checkpoint", str(run), *words]).plan
 
@@ -149,7 +227,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("words", UNKNOWN)
-def test_what_does_not_exist_is_answered_with_what_does(fails, monkeypatch, tmp_path, words):
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_known_ones(fails, monkeypatch, tmp_path, words):
     monkeypatch.chdir(tmp_path)
     assert UNKNOWN[words] in fails(2, *words.split())
     assert list(tmp_path.rglob("checkpoint")) == []
@@ -159,20 +237,23 @@ def test_what_does_not_exist_is_answered_with_what_does(fails, monkeypatch, tmp_
 
 
 VALUES = {
-    "--batch-size 0": "batch-size is 0",
-    "--window 0": "window is 0",
-    "--learning-rate nan": "learning-rate is nan",
-    "--planner.num-elites 0": "num-elites is 0",
-    "--critic.num-q 0": "num-q is 0",
-    "--action-repeat -2": "action-repeat is -2",
-    "--max-steps -1": "max-steps is -1",
-    "--dataset.holdout 1.5": "holdout is 1.5",
-    "--dataset.max-episodes 0": "max-episodes is 0",
+    "--batch-size 0": "error: --batch-size is 0, wanted at least 1",
+    "--window 0": "error: --window is 0, wanted at least 1",
+    "--learning-rate nan": "error: --learning-rate is nan, wanted at least 0",
+    "--planner.num-elites 0": "error: --planner.num-elites is 0, wanted at least 1",
+    "--critic.num-q 0": "error: --critic.num-q is 0, wanted at least 1",
+    "--action-repeat -2": "error: --action-repeat is -2, wanted at least 0",
+    "--max-steps -1": "error: --max-steps is -1, wanted at least 0",
+    "--dataset.holdout 1.5": "error: --dataset.holdout is 1.5",
+    "--dataset.max-episodes 0": "error: --dataset.max-episodes is 0, wanted at least 1",
+    "--dataset.memory-budget much": "error: --dataset.memory-budget is 'much', wanted a size such as 4GB",
+    "--dataset.reward-scale 2 --dataset.reward-return-range 9":
+        "error: --dataset.reward-scale and --dataset.reward-return-range exclude each other",
     "--dataset.obs wings": "observation 'wings' not found; have state",
     "--dataset.action-low 0 0 --dataset.action-high 0 0": "is not below",
     "--dataset.action-low 0 0": "go together",
     "--device tpu": "device 'tpu' is not available here",
-}
+}  # fmt: skip
 COUNTS = ["--updates -1", "--updates 0", "--log-every 0", "--checkpoint-every 0", "--evaluate-every -1",
           "--evaluate-episodes 0", "--patience -1", "--seed -1"]  # fmt: skip
 
@@ -180,7 +261,8 @@ COUNTS = ["--updates -1", "--updates 0", "--log-every 0", "--checkpoint-every 0"
 @pytest.mark.parametrize("words", [*VALUES, *COUNTS])
 def test_a_value_that_makes_no_sense_is_refused_before_anything_is_written(fails, dataset, tmp_path, words):
     line = fails(2, *pretrain(dataset, tmp_path / "run", *words.split()))
-    assert VALUES.get(words, words.split()[0][2:]) in line
+    assert VALUES.get(words, f"error: {words.split()[0]} is ").removeprefix("error: ") in line
+    assert not VALUES.get(words, "error: ").startswith("error: ") or line.startswith("--")
     assert not (tmp_path / "run").exists()
 
 
@@ -214,7 +296,7 @@ def test_an_existing_run_is_not_overwritten(fails, dataset, pretrained):
     assert "is not empty; give --resume" in fails(2, *pretrain(dataset, pretrained))
 
 
-def test_what_is_no_run_is_not_resumed(fails, tmp_path, pretrained):
+def test_a_folder_without_a_run_is_not_resumed(fails, tmp_path, pretrained):
     assert "is no run to resume" in fails(2, "pretrain", "--resume", "--out", tmp_path)
     (tmp_path / "run.json").write_text("[]")
     assert "is no run to resume" in fails(2, "finetune", "--resume", "--out", tmp_path)
@@ -224,7 +306,44 @@ def test_what_is_no_run_is_not_resumed(fails, tmp_path, pretrained):
 
 def test_resuming_with_another_value_names_it(fails, pretrained):
     line = fails(2, "pretrain", "--resume", "--out", pretrained, "--seed", 3)
-    assert "these changed: seed: 0 -> 3" in line
+    assert "these changed: --seed: 0 -> 3" in line
+    line = fails(
+        2, "pretrain", "--resume", "--out", pretrained, "--dataset.holdout", 0.3, "--critic.num-q", 7
+    )
+    assert "these changed: " in line and "--dataset.holdout: 0.1 -> 0.3" in line
+    assert "--critic.num-q: 5 -> 7" in line
+
+
+def test_a_run_of_another_version_is_one_line_that_names_it(fails, pretrained, tmp_path):
+    run_info = json.loads((pretrained / "run.json").read_text())
+    (tmp_path / "online").mkdir()
+    run_info["config"]["wings"] = 2
+    run_info["versions"] |= {"o2o": "0.0.7", "commit": "abc123"}
+    (tmp_path / "online" / "run.json").write_text(json.dumps(run_info))
+    line = fails(2, "pretrain", "--resume", "--out", tmp_path / "online")
+    assert "run.json was written by o2o 0.0.7 (commit abc123), which this version of o2o cannot" in line
+    assert "the saved PretrainConfig has unknown field 'wings'; start a new run" in line
+
+
+def test_a_checkpoint_of_another_version_is_one_line_and_no_older_one_is_read(fails, pretrained, tmp_path):
+    for name in ("checkpoint", "checkpoint.previous"):
+        shutil.copytree(pretrained / "checkpoint", tmp_path / name)
+    path = tmp_path / "checkpoint" / "meta.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    for command in ("finetune", "evaluate", "bench"):
+        line = fails(2, command, "--checkpoint", tmp_path)
+        assert "written by o2o 0.1.0 before its names changed (checkpoint format 1)" in line
+    assert "(checkpoint format 1)" in fails(2, "inspect", tmp_path)
+
+
+def test_a_config_of_another_version_in_a_checkpoint_is_one_line(fails, pretrained, tmp_path):
+    tensors, meta = checkpoint.load(pretrained / "checkpoint")
+    meta["config"]["critic"]["wings"] = 2
+    checkpoint.save(tmp_path / "checkpoint", tensors, meta)
+    line = fails(2, "evaluate", "--checkpoint", tmp_path)
+    assert (
+        "the saved CriticConfig has unknown field 'wings': it was written by another version of o2o" in line
+    )
 
 
 def test_a_finished_run_resumed_is_finished(o2o, pretrained):
@@ -336,12 +455,9 @@ def test_check_reads_a_dataset(o2o, dataset):
     assert code == 0 and "12, 144 steps" in out and "no error found" in out
 
 
-def test_the_commands_on_data_have_a_page_of_their_own(o2o):
-    code, out, err = o2o("data", "--help")
-    assert (code, err) == (0, "") and o2o("data")[0] == 2
+def test_the_commands_on_data_are_in_order(o2o):
     verbs = [name.removeprefix("data ") for name in COMMANDS if name.startswith("data ")]
     assert verbs == ["info", "convert", "relabel", "split", "merge"]
-    assert [line.split()[0] for line in out.splitlines()[2:-3]] == verbs
     assert "--dataset.obs" in o2o("data", "convert", "--help-all")[1]
 
 
@@ -442,7 +558,7 @@ def test_divergence_is_one_line_and_spoils_no_checkpoint(fails, dataset, tmp_pat
     assert "not finite" in line and not checkpoint.exists(tmp_path / "run" / "checkpoint")
 
 
-def test_a_place_that_cannot_be_written_is_one_line(fails, dataset, pretrained, tmp_path):
+def test_a_path_that_cannot_be_written_is_one_line(fails, dataset, pretrained, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write" in fails(6, *pretrain(dataset, tmp_path / "file" / "run"))
     words = ["--episodes", 1, "--out", tmp_path / "file" / "a.json"]
@@ -479,10 +595,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(fails, o2o, datas
     assert [entry["step"] for entry in read_metrics(out)] == [4, 8]
 
 
-# ---- a stranger's journey
+# ---- a user's own robot and model
 
 
-def test_a_strangers_robot_and_model_go_the_whole_way(o2o, dataset, tmp_path, monkeypatch):
+def test_a_users_robot_and_model_files_work_in_every_command(o2o, dataset, tmp_path, monkeypatch):
     """One robot file, one model file, no other: pretrain, fine-tune, resume, evaluate."""
     monkeypatch.chdir(SUPPORT)
     model = ["--model", "./recurrent_model.py", "--model.hidden-dim", 12]
@@ -501,13 +617,13 @@ def test_a_strangers_robot_and_model_go_the_whole_way(o2o, dataset, tmp_path, mo
     assert meta["robot"]["robot"] == ROBOT
 
 
-def test_nobody_listening_is_no_fault():
+def test_a_pipe_closed_early_is_no_error():
     """`o2o list | head -1`"""
     command = [sys.executable, "-m", "o2o", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
-        said = process.stderr.read()
-    assert process.returncode == 0 and "Traceback" not in said and "BrokenPipe" not in said
+        errors = process.stderr.read()
+    assert process.returncode == 0 and "Traceback" not in errors and "BrokenPipe" not in errors
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])

@@ -1,10 +1,8 @@
-"""What a command line asks for: the defaults that it implies, its flags, and the function to call."""
+"""Runs one command: derives its defaults from the command line, parses the flags, calls the function."""
 
 import contextlib
 import difflib
 import io
-import re
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +21,14 @@ from o2o.commands.data.merge import MergeConfig, merge
 from o2o.commands.data.relabel import RelabelConfig, relabel
 from o2o.commands.data.split import SplitConfig, split
 from o2o.commands.demo import DemoConfig, demo
+from o2o.commands.flags import flag_tree
+from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_run import InspectConfig, report
 from o2o.commands.serve import ServeConfig, serve
 from o2o.core import checkpoint, plugins
-from o2o.core.config import from_dict
+from o2o.core.config import FieldError, SavedConfigError, from_dict
 from o2o.core.errors import UsageError
-from o2o.core.run_folder import checkpoint_folder, read_run_info
+from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.hardware.guard import RobotConfig, default_config
 from o2o.hardware.selection import choose_robot
 from o2o.nn.world_model import ModelConfig
@@ -37,47 +37,42 @@ from o2o.training.finetune import NO_SAFE_START, FinetuneConfig, finetune
 from o2o.training.pretrain import PretrainConfig, pretrain
 
 
-def run(command: str, about: str, argv: list[str]) -> None:
+def run(command: str, argv: list[str]) -> None:
     """Runs one command, or prints its flags where `argv` asks for help.
 
     Args:
         command: a name in `FUNCTIONS`.
-        about: what it does, for the help page.
         argv: its flags.
     Raises:
         UsageError: a flag that does not exist or a value that does not fit.
     """
     default = DEFAULTS[command](argv)
-    if {"-h", "--help", "--help-all"} & set(argv):
-        everything = _manual(command, about, default)
-        print(everything if "--help-all" in argv else _short(command, everything))
+    if "--help-all" in argv:
+        print(full_page(command, flag_tree(default)))
+    elif {"-h", "--help"} & set(argv):
+        print(short_page(command, flag_tree(default)))
     else:
-        FUNCTIONS[command](_parse(command, about, default, argv))
+        config = _parse(command, default, argv)
+        with _flags_in_errors(config, argv):
+            FUNCTIONS[command](config)
 
 
-def _tyro(command: str, about: str, default, argv: list[str]):
-    """(config, unknown flags)."""
-    return tyro.cli(
-        type(default), default=default, args=argv, prog=f"o2o {command}",
-        description=about[0].upper() + about[1:] + ".", return_unknown_args=True,
-    )  # fmt: skip
-
-
-def _parse(command: str, about: str, default, argv: list[str]):
-    """The config with the flags of `argv` in it.
+def _parse(command: str, default, argv: list[str]):
+    """Returns the config with the flags of `argv` in it.
 
     Raises:
         UsageError: a flag that does not exist or a value that does not fit, in one line.
     """
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            config, unknown = _tyro(command, about, default, argv)
+        with contextlib.redirect_stderr(output), _flags_in_errors(default, argv):
+            config, unknown = tyro.cli(
+                type(default), default=default, args=argv, prog=f"o2o {command}", return_unknown_args=True
+            )
     except SystemExit:
-        raise UsageError(_one_line(said.getvalue())) from None
+        raise UsageError(_one_line(output.getvalue())) from None
     if unknown:
-        flags = re.findall(r"--[a-z][\w.-]*", _manual(command, about, default))
-        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flag_tree(default).names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
             f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help-all` shows them)"
@@ -85,24 +80,21 @@ def _parse(command: str, about: str, default, argv: list[str]):
     return config
 
 
-def _manual(command: str, about: str, default) -> str:
-    """All flags of a command, those of every part included."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        _tyro(command, about, default, ["--help"])
-    return said.getvalue().strip()
+@contextlib.contextmanager
+def _flags_in_errors(config, argv: list[str]):
+    """Replaces the field paths of a `FieldError` with flags as the user types them.
 
-
-def _short(command: str, manual: str) -> str:
-    """The manual without the flags of the parts, which are named at the end."""
-    own, *parts = re.split(r"\n *\n(?= \w+ options *\n)", manual)
-    names = [f"--{part.split()[0]}.*" for part in parts]
-    more = textwrap.fill(f"`o2o {command} --help-all` also shows {' '.join(names)}", 80) if names else ""
-    return f"{own.rstrip()}\n\n{more}".rstrip()
+    Raises:
+        UsageError: for a `FieldError` inside the block.
+    """
+    try:
+        yield
+    except FieldError as error:
+        raise UsageError(flag_tree(config).message(error, argv)) from error
 
 
 def _one_line(box: str) -> str:
-    """The message inside tyro's frame, drawn in ASCII or in Unicode, without frame and advice."""
+    """Returns the message inside tyro's frame, drawn in ASCII or in Unicode, without frame and advice."""
     blocks: list[list[str]] = [[]]
     for line in box.splitlines():
         plain = line.strip("│╭╮╰╯ \t")
@@ -113,8 +105,8 @@ def _one_line(box: str) -> str:
     return " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
 
 
-def _given(argv: list[str], flag: str) -> str:
-    """The value of a flag that decides which other flags there are; empty if it was not given."""
+def _value(argv: list[str], flag: str) -> str:
+    """Returns the value of a flag that decides which other flags there are; empty if it is not given."""
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
             return argv[i + 1]
@@ -124,28 +116,47 @@ def _given(argv: list[str], flag: str) -> str:
 
 
 def _path(argv: list[str], flag: str) -> Path | None:
-    given = _given(argv, flag)
-    return Path(given) if given else None
+    value = _value(argv, flag)
+    return Path(value) if value else None
 
 
 def _saved(argv: list[str], command: str, kind: type):
-    """The config of the run to resume."""
-    papers = read_run_info(_path(argv, "--out"))
-    if papers["command"] != command:
+    """Returns the config of the run to resume.
+
+    Raises:
+        UsageError: no run, a run of another command, or one that another version of o2o wrote.
+    """
+    folder = _path(argv, "--out")
+    run_info = read_run_info(folder)
+    if run_info["command"] != command:
+        raise UsageError(f"{folder} is a run of `o2o {run_info['command']}`, not of `o2o {command}`")
+    data = run_info["config"]
+    try:
+        robot = data.get("robot", "")
+        robot_kind = type(default_config(robot)) if robot and data.get("robot_options") else RobotConfig
+        agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
+        plain = {name: value for name, value in data.items() if name != "agent"}
+        return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
+    except SavedConfigError as error:
+        if error.writer != "o2o":
+            raise
         raise UsageError(
-            f"{_path(argv, '--out')} is a run of `o2o {papers['command']}`, not of `o2o {command}`"
-        )
-    data = papers["config"]
-    robot = data.get("robot", "")
-    robot_kind = type(default_config(robot)) if robot and data["robot_options"] else RobotConfig
-    agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
-    plain = {name: value for name, value in data.items() if name != "agent"}
-    return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
+            f"{folder}/{RUN_INFO} was written by {_version(run_info.get('versions'))}, "
+            f"which this version of o2o cannot resume: {error.problem}; "
+            "start a new run with another --out, or use that version"
+        ) from error
+
+
+def _version(versions) -> str:
+    """Names the version of o2o in the `versions` of a run's metadata."""
+    versions = versions if isinstance(versions, dict) else {}
+    commit = versions.get("commit")
+    return f"o2o {versions.get('o2o') or 'of an unknown version'}" + (f" (commit {commit})" if commit else "")
 
 
 def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
-    """The config for another `--model`, with that model's options."""
-    model = _given(argv, "--model")
+    """Returns the config for another `--model`, with that model's options."""
+    model = _value(argv, "--model")
     if not model or model == config.model:
         return config
     kind = getattr(plugins.load("models", model), "Config", ModelConfig)
@@ -153,16 +164,16 @@ def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
 
 
 def _with_robot(config, argv: list[str], saved: dict | None):
-    """The config with the options of the robot that flags or checkpoint name, so that they become flags."""
-    name = _given(argv, "--robot")
+    """Returns the config with the options of the robot that flags or checkpoint name, which become flags."""
+    name = _value(argv, "--robot")
     if not name and not (saved and saved.get("robot")):
         return config
     return choose_robot(replace(config, robot=name), saved)
 
 
 def _recorded_on(argv: list[str]) -> dict | None:
-    """The robot of the recipe that `--dataset` names; None where it names none."""
-    dataset = _given(argv, "--dataset")
+    """Returns the robot of the recipe that `--dataset` names; None where it names none."""
+    dataset = _value(argv, "--dataset")
     named = dataset in plugins.names("datasets")
     recipe = getattr(plugins.load("datasets", dataset), "RECIPE", None) if named else None
     return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe else None
@@ -171,29 +182,41 @@ def _recorded_on(argv: list[str]) -> dict | None:
 def _pretrain(argv: list[str]) -> PretrainConfig:
     if "--resume" in argv:
         return _saved(argv, "pretrain", PretrainConfig)
-    config = of_preset(_given(argv, "--preset") or PretrainConfig.preset)
+    config = of_preset(_value(argv, "--preset") or PretrainConfig.preset)
     config = replace(config, agent=_agent(config.agent, argv))
-    return _with_robot(config, argv, _recorded_on(argv)) if _given(argv, "--robot") else config
+    return _with_robot(config, argv, _recorded_on(argv)) if _value(argv, "--robot") else config
 
 
 def _meta(argv: list[str]) -> dict:
-    """What the checkpoint that is named says of itself; empty if none is."""
+    """Returns the metadata of the checkpoint that `--checkpoint` names; empty if it names none."""
     source = _path(argv, "--checkpoint")
     return checkpoint.load(checkpoint_folder(source))[1] if source else {}
 
 
 def _of_checkpoint(config, argv: list[str], meta: dict):
-    """The config with the agent and the robot of a checkpoint."""
+    """Returns the config with the agent and the robot of a checkpoint."""
     if meta:
-        config = replace(config, agent=_agent(read_config(meta["config"]), argv))
+        config = replace(config, agent=_agent(_saved_agent(argv, meta), argv))
     return _with_robot(config, argv, meta.get("robot"))
+
+
+def _saved_agent(argv: list[str], meta: dict) -> AgentConfig:
+    """Returns the agent's config in a checkpoint's metadata.
+
+    Raises:
+        UsageError: another version of o2o wrote it.
+    """
+    try:
+        return read_config(meta["config"])
+    except SavedConfigError as error:
+        raise UsageError(f"checkpoint {_value(argv, '--checkpoint')}: {error}") from error
 
 
 def _finetune(argv: list[str]) -> FinetuneConfig:
     if "--resume" in argv:
         return _saved(argv, "finetune", FinetuneConfig)
     meta = _meta(argv)
-    name = _given(argv, "--preset") or meta.get("preset", "")
+    name = _value(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
     config = FinetuneConfig(
         preset=name,
@@ -217,25 +240,25 @@ def _compare(argv: list[str]) -> CompareConfig:
 
 
 def _system(preset: str, flags: Sequence[str]) -> PretrainConfig:
-    """Pretraining of a preset with flags, for `o2o compare`."""
+    """Returns the pretraining config of a preset with flags, for `o2o compare`."""
     argv = ["--preset", preset, *flags]
-    return _parse("pretrain", "one of several", _pretrain(argv), argv)
+    return _parse("pretrain", _pretrain(argv), argv)
 
 
 def _check(argv: list[str]) -> CheckConfig:
-    return _with_robot(CheckConfig(), argv, _recorded_on(argv)) if _given(argv, "--robot") else CheckConfig()
+    return _with_robot(CheckConfig(), argv, _recorded_on(argv)) if _value(argv, "--robot") else CheckConfig()
 
 
 def _serve(argv: list[str]) -> ServeConfig:
     if not any(word.startswith("--robot") for word in argv):
         return ServeConfig()
-    name = _given(argv, "--robot") or ServeConfig.robot
+    name = _value(argv, "--robot") or ServeConfig.robot
     return ServeConfig(robot=name, robot_options=default_config(name))
 
 
 def _bench(argv: list[str]) -> BenchConfig:
     meta = _meta(argv)
-    return BenchConfig(agent=_agent(read_config(meta["config"]) if meta else AgentConfig(), argv))
+    return BenchConfig(agent=_agent(_saved_agent(argv, meta) if meta else AgentConfig(), argv))
 
 
 DEFAULTS: dict[str, Callable] = {

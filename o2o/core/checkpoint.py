@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill, a full disk and a flipped bit; never a pickle.
+"""Writes and reads checkpoints that survive a kill, a full disk and a flipped bit, without pickle.
 
 A checkpoint is a folder `NAME/` with `tensors.safetensors` and `meta.json`. A new one is written and
-synced as `.NAME.partial`, then `NAME` becomes `NAME.previous` and the partial one becomes `NAME`. So
-there is a complete checkpoint on disk at every moment, and `load` finds the newest that is sound.
+synced as `.NAME.partial`, then `NAME` becomes `NAME.previous` and the partial one becomes `NAME`. A
+complete checkpoint is therefore on disk at every moment, and `load` returns the latest that is intact.
 """
 
 import errno
@@ -23,23 +23,24 @@ from torch import Tensor
 
 from o2o.core.errors import StorageError, UsageError
 
-FORMAT = 1
+FORMAT = 2
+WRITERS = {1: "o2o 0.1.0 before its names changed"}  # older format -> the version that wrote it
 TENSORS, META = "tensors.safetensors", "meta.json"
 
 logger = logging.getLogger("o2o")
 
 
 class _Broken(Exception):
-    """Why one folder is not a checkpoint."""
+    """The reason why a folder is not an intact checkpoint."""
 
 
 def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """Writes a checkpoint; the one that was there becomes `<name>.previous`.
 
     Args:
-        folder: of the checkpoint; its parent is made if missing.
+        folder: folder of the checkpoint; its parent is made if missing.
         tensors: name -> tensor of any shape, type, device and layout; tensors that share memory are
-            stored one by one.
+            stored separately.
         meta: plain data for JSON; numbers that are not finite are kept. Tuples come back as lists.
     Raises:
         StorageError: the disk is full or cannot be written; the older checkpoints are untouched.
@@ -68,10 +69,10 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
 
 
 def link(source: Path, folder: Path) -> None:
-    """A second name for a checkpoint, whole or not at all; one that was there is replaced.
+    """Gives a checkpoint a second name, completely or not at all; one of that name is replaced.
 
-    The files are shared, so it costs no room until `source` is saved anew, which leaves these as they are;
-    where the file system has no links they are copied.
+    The files are hard links, so they take no space until `source` is saved again, which leaves these
+    unchanged. A file system without links gets copies.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -94,35 +95,36 @@ def link(source: Path, folder: Path) -> None:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict]:
-    """(tensors, meta) of the newest sound checkpoint under this name. Writes nothing.
+    """Returns (tensors, meta) of the latest intact checkpoint under this name. Writes nothing.
 
-    A broken or missing newest one is replaced by an older one with a warning in the log.
+    Where the latest one is damaged or missing, an older one takes its place, with a warning in the log.
+    One that another version of o2o wrote is an error at once: an older one would not be what was meant.
 
     Raises:
-        UsageError: none is readable; the line says what is wrong with the newest.
+        UsageError: none is readable, the line says what is wrong with the latest; or it is in another format.
     """
     folder = Path(folder)
-    why = ""
-    for place in (folder, _partial(folder), _previous(folder)):
+    reason = ""
+    for path in (folder, _partial(folder), _previous(folder)):
         try:
-            tensors, meta = _read(place)
+            tensors, meta = _read(path)
         except _Broken as error:
-            why = why or str(error)
+            reason = reason or str(error)
             continue
-        if place != folder:
-            logger.warning("checkpoint %s is not readable (%s); using %s", folder, why, place)
+        if path != folder:
+            logger.warning("checkpoint %s is not readable (%s); using %s", folder, reason, path)
         return {name: value.to(device) for name, value in tensors.items()}, meta
-    raise UsageError(f"checkpoint {folder} is not readable: {why}")
+    raise UsageError(f"checkpoint {folder} is not readable: {reason}")
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is something under this name for `load` to try."""
+    """Returns whether there is anything under this name for `load` to read."""
     folder = Path(folder)
-    return any((place / META).is_file() for place in (folder, _partial(folder), _previous(folder)))
+    return any((path / META).is_file() for path in (folder, _partial(folder), _previous(folder)))
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
-    """12 hex digits that change with any name, shape, type or bit of the tensors."""
+    """Returns 12 hex digits that change with any name, shape, type or bit of the tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -134,7 +136,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 def write_json(path: Path, data) -> None:
     """Writes standard JSON, all of it or nothing; numbers that are not finite become null."""
     text = json.dumps(data, default=_jsonable)
-    write_text(path, json.dumps(finite(json.loads(text)), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(without_nan(json.loads(text)), indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -161,30 +163,33 @@ def write_bytes(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def finite(data):
-    """The same plain data with None in place of NaN and infinities, which JSON cannot say."""
+def without_nan(data):
+    """Returns the same plain data with None in place of NaN and infinities, which JSON lacks."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
-        return {key: finite(value) for key, value in data.items()}
+        return {key: without_nan(value) for key, value in data.items()}
     if isinstance(data, list):
-        return [finite(value) for value in data]
+        return [without_nan(value) for value in data]
     return data
 
 
 @contextmanager
 def storage(path: Path, num_bytes: int) -> Iterator[None]:
-    """Turns a failure to write `num_bytes` to `path` into one line with the free space.
+    """Turns an OSError into one line that names the file, the bytes needed and the free space.
 
+    Args:
+        path: file or folder that the block writes.
+        num_bytes: bytes that the block writes.
     Raises:
-        StorageError: for any OSError inside.
+        StorageError: for any OSError inside the block.
     """
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(
-            f"cannot write {path}: {reason.lower()} ({num_bytes:,} bytes wanted, {_free_bytes(path)} free)"
+            f"cannot write {path}: {reason.lower()} ({num_bytes:,} bytes needed, {_free_bytes(path)} free)"
         ) from error
 
 
@@ -197,49 +202,63 @@ def _previous(path: Path) -> Path:
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no memory, as the format wants them."""
+    """Returns contiguous CPU tensors that share no memory, which safetensors requires."""
     seen: set[int] = set()
     plain = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        place = value.untyped_storage().data_ptr()
-        plain[name] = value.clone() if place in seen else value
-        seen.add(place)
+        address = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if address in seen else value
+        seen.add(address)
     return plain
 
 
 def _jsonable(value):
-    """Paths as text, numbers of numpy and torch as numbers, arrays as lists."""
+    """Converts paths to text, numbers of numpy and torch to numbers, arrays to lists."""
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} {value!r} cannot be kept in a checkpoint's meta.json")
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be stored in a checkpoint's meta.json")
 
 
 def _checksum(data: bytes, text: str) -> str:
     return hashlib.sha256(data + text.encode()).hexdigest()
 
 
-def _read(place: Path) -> tuple[dict[str, Tensor], dict]:
-    if not place.is_dir():
-        raise _Broken("it is a file, wanted a folder" if place.exists() else "there is no such folder")
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """Returns (tensors, meta) of one folder.
+
+    Raises:
+        _Broken: the folder is no intact checkpoint.
+        UsageError: it is in another format.
+    """
+    if not folder.is_dir():
+        raise _Broken("it is a file, wanted a folder" if folder.exists() else "there is no such folder")
     try:
-        meta_file = json.loads((place / META).read_bytes())
-        data = (place / TENSORS).read_bytes()
+        meta_file = json.loads((folder / META).read_bytes())
         if meta_file["format"] != FORMAT:
-            raise _Broken(f"it has format {meta_file['format']!r}, this version of o2o reads {FORMAT}")
+            raise _other_format(folder, meta_file["format"])
+        data = (folder / TENSORS).read_bytes()
         meta = meta_file["meta"]
         if _checksum(data, json.dumps(meta)) != meta_file["checksum"]:
             raise _Broken("its checksum does not match, so it was damaged or changed")
         return safetensors.torch.load(data), meta
     except OSError as error:
-        name = Path(error.filename).name if error.filename else place.name
+        name = Path(error.filename).name if error.filename else folder.name
         raise _Broken(f"{name}: {os.strerror(error.errno or errno.EIO).lower()}") from error
     except safetensors.SafetensorError as error:
         raise _Broken(f"{TENSORS}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _Broken(f"{META} is not a checkpoint's ({type(error).__name__}: {error})") from error
+        raise _Broken(f"{META} is not that of a checkpoint ({type(error).__name__}: {error})") from error
+
+
+def _other_format(folder: Path, number) -> UsageError:
+    writer = WRITERS.get(number, "another version of o2o") if isinstance(number, int) else "another program"
+    return UsageError(
+        f"checkpoint {folder} was written by {writer} (checkpoint format {number!r}); "
+        f"this version reads format {FORMAT}: pretrain again, or use that version"
+    )
 
 
 def _link(source: Path, target: Path) -> None:
@@ -257,7 +276,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames durable; file systems that cannot sync a folder do it by themselves."""
+    """Makes renames durable; file systems that cannot sync a folder need no such call."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -268,11 +287,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _remove(place: Path) -> None:
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _free_bytes(path: Path) -> str:

@@ -1,37 +1,90 @@
-"""Frozen dataclasses to JSON and back."""
+"""Checks frozen dataclasses and converts them to JSON and back.
+
+An error about a field is a `FieldError`, which names the field by its path (`PlannerConfig.num_samples`);
+the command line replaces the path with the flag (`--planner.num-samples`).
+"""
 
 import dataclasses
+import re
+import sys
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 from o2o.core.errors import UsageError
 
 
-def at_least(config, **bounds: float) -> None:
+class FieldError(UsageError):
+    """A value in a config that is refused, with the fields that the message names.
+
+    Attributes:
+        kind: class of the config.
+        fields: dotted paths of the named fields, from that class on.
     """
+
+    def __init__(self, config, template: str):
+        """
+        Args:
+            config: the dataclass instance, or its class.
+            template: the message, with each field in angle brackets: `<num_samples> is 0, wanted 1`.
+        """
+        self.kind: type = config if isinstance(config, type) else type(config)
+        self._template = template
+        names = {field.name for field in dataclasses.fields(self.kind)}
+        marked = re.findall(r"<([\w.]+)>", template)
+        self.fields = [path for path in dict.fromkeys(marked) if path.split(".")[0] in names]
+        super().__init__(self.text({path: f"{self.kind.__name__}.{path}" for path in self.fields}))
+
+    def text(self, names: Mapping[str, str]) -> str:
+        """The message with a name, such as a flag, in the place of each field."""
+        return re.sub(r"<([\w.]+)>", lambda match: names.get(match[1], match[0]), self._template)
+
+
+class SavedConfigError(UsageError):
+    """A saved config that was written by another version of o2o, or of a robot's or a model's file.
+
+    Attributes:
+        problem: what does not fit, without the advice.
+        writer: whose other version wrote the config: `o2o`, or the path of a robot's or a model's file.
+    """
+
+    def __init__(self, kind: type, problem: str):
+        module = sys.modules[kind.__module__]
+        self.problem = f"the saved {kind.__name__} {problem}"
+        self.writer = "o2o" if kind.__module__.startswith("o2o.") else str(module.__file__)
+        super().__init__(
+            f"{self.problem}: it was written by another version of {self.writer}; "
+            "pretrain again, or use that version"
+        )
+
+
+def at_least(config, **bounds: float) -> None:
+    """Checks lower bounds of fields.
+
     Raises:
-        UsageError: a field of `config` is under its bound.
+        FieldError: a field of `config` is below its bound, or NaN.
     """
     for name, bound in bounds.items():
         value = getattr(config, name)
         if not value >= bound:
-            raise UsageError(f"{name.replace('_', '-')} is {value}, wanted at least {bound:g}")
+            raise FieldError(config, f"<{name}> is {value}, wanted at least {bound:g}")
 
 
 def at_most(config, **bounds: float) -> None:
-    """
+    """Checks upper bounds of fields.
+
     Raises:
-        UsageError: a field of `config` is over its bound.
+        FieldError: a field of `config` is above its bound, or NaN.
     """
     for name, bound in bounds.items():
         value = getattr(config, name)
         if not value <= bound:
-            raise UsageError(f"{name.replace('_', '-')} is {value}, wanted at most {bound:g}")
+            raise FieldError(config, f"<{name}> is {value}, wanted at most {bound:g}")
 
 
 def to_dict(config) -> dict:
-    """A nested dataclass as plain JSON types."""
+    """Converts a nested dataclass to plain JSON types."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
@@ -48,31 +101,34 @@ def _plain(value):
 
 
 def from_dict(kind: type, data: dict, nested: dict[str, type] | None = None):
-    """A dataclass from what `to_dict` wrote.
+    """Builds a dataclass from the output of `to_dict`.
 
     Args:
         kind: the dataclass.
         data: plain values by field name.
-        nested: field name -> actual class, for fields that are annotated by a base class.
+        nested: field name -> actual class, for fields that are annotated with a base class.
     Raises:
-        UsageError: a field or a choice that `kind` does not have (a config of another version).
+        SavedConfigError: a field or a choice that `kind` does not have; another version wrote the config.
     """
     hints, nested = typing.get_type_hints(kind), nested or {}
     unknown = sorted(set(data) - set(hints))
     if unknown:
-        raise UsageError(f"saved {kind.__name__} has unknown fields {unknown}; have {sorted(hints)}")
+        raise SavedConfigError(kind, f"has unknown {_listed(unknown)}")
     values = {}
     for name, value in data.items():
         hint = nested.get(name, hints[name])
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            inner = {key: type_ for key, type_ in nested.items()}
-            values[name] = from_dict(typing.cast(type, hint), value, inner)
+            values[name] = from_dict(typing.cast(type, hint), value, dict(nested))
         else:
             values[name] = _typed(hint, value)
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
             if choices and value not in choices:
-                raise UsageError(f"saved {kind.__name__} has {name} {value!r}, wanted one of {choices}")
+                raise SavedConfigError(kind, f"has {name} {value!r}, wanted one of {choices}")
     return kind(**values)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{'field' if len(names) == 1 else 'fields'} {', '.join(map(repr, names))}"
 
 
 def _typed(hint, value):

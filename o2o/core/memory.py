@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from o2o.core.config import FieldError
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.paths import home
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
 PREFIXES = "KMGT"
+WANTED = "wanted a size such as 4GB or 800MB, or a share such as 50%"
 IN_MEMORY = ("tmpfs", "ramfs")  # file systems that are no disk
 GROUPS = {  # controller -> folder of its groups, files with limit and use; version 2 has no controller here
     "": ("sys/fs/cgroup", "memory.max", "memory.current"),
@@ -44,10 +46,23 @@ def budget(text: str) -> float:
     match = SIZE.fullmatch(text.strip())
     number, unit = (float(match[1]), match[2].upper()) if match else (0.0, "")
     if not number or (unit == "%" and number > 100):
-        raise UsageError(f"memory budget {text!r} is no size; wanted such as 4GB, 800MB or 50%")
+        raise UsageError(f"the memory budget is {text!r}, {WANTED}")
     if unit == "%":
         return number / 100 * available()
     return number * (1024 if "I" in unit else 1000) ** (PREFIXES.find(unit[0]) + 1)
+
+
+def check_budget(config, *fields: str) -> None:
+    """Checks fields of a config that hold a memory budget.
+
+    Raises:
+        FieldError: a field is no budget that `budget` reads.
+    """
+    for name in fields:
+        try:
+            budget(getattr(config, name))
+        except UsageError as error:
+            raise FieldError(config, f"<{name}> is {getattr(config, name)!r}, {WANTED}") from error
 
 
 def available(root: Path = Path("/")) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from o2o.core import checkpoint
-from o2o.core.config import to_dict
+from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.run_log import versions
 
@@ -121,18 +121,21 @@ def read_run_info(folder: Path | None) -> dict:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
 
 
-def check_same(saved: dict, config, free: set[str]) -> None:
-    """A resumed run is the same run, except for the fields in `free`,
-    such as `updates` or `dataset_options.memory`.
+def check_same(saved: dict, config, resumable: set[str]) -> None:
+    """Checks that a resumed run has the config it began with.
 
+    Args:
+        saved: the config in `run.json`.
+        config: the config of the command line.
+        resumable: dotted names of the fields that may change, such as `updates`.
     Raises:
-        UsageError: naming every field that changed.
+        FieldError: a field outside `resumable` changed; the line names each.
     """
-    was, now = _leaves(saved), _leaves(json.loads(json.dumps(to_dict(config))))
-    names = [name for name in now if name not in free and name in was and was[name] != now[name]]
+    before, now = _leaves(saved), _leaves(json.loads(json.dumps(to_dict(config))))
+    names = [name for name in now if name not in resumable and name in before and before[name] != now[name]]
     if names:
-        changes = "; ".join(f"{name}: {was[name]} -> {now[name]}" for name in names)
-        raise UsageError(f"--resume goes on with the same run, but these changed: {changes}")
+        changes = "; ".join(f"<{name}>: {before[name]} -> {now[name]}" for name in names)
+        raise FieldError(config, f"--resume continues the same run, but these changed: {changes}")
 
 
 def _leaves(data: dict, prefix: str = "") -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from o2o.core import memory, plugins
-from o2o.core.config import at_least
+from o2o.core.config import FieldError, at_least
 from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import home
 from o2o.core.recipe import Recipe
@@ -55,7 +55,7 @@ class Source:
             at_least(self, control_hz=1e-6)
         if self.max_episodes is not None:
             at_least(self, max_episodes=1)
-        memory.budget(self.memory_budget)
+        memory.check_budget(self, "memory_budget")
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ class DataConfig(Source):
         super().__post_init__()
         at_least(self, image_size=16)
         if self.reward_scale is not None and self.reward_return_range is not None:
-            raise UsageError(
-                "reward-scale and reward-return-range exclude each other; "
-                "`--dataset.reward-return-range None` drops the one of a preset"
+            raise FieldError(
+                self,
+                "<reward_scale> and <reward_return_range> exclude each other; "
+                "`<reward_return_range> None` drops the one of a preset",
             )
 
 

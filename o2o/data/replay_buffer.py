@@ -356,7 +356,8 @@ class Mix:
             raise UsageError(f"the offline share of a batch is {ratio:g}, wanted between 0 and 1")
         if not 0 <= max_online_oversampling < np.inf:
             raise UsageError(
-                f"favour is {max_online_oversampling:g}, wanted a number from 0 up (0: no bound)"
+                f"--max-online-oversampling is {max_online_oversampling:g}, "
+                "wanted a number from 0 up (0: no bound)"
             )
         self.offline, self.online, self.ratio, self.max_online_oversampling = (
             offline,

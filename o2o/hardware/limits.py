@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from o2o.core.config import FieldError
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 
@@ -70,14 +71,14 @@ class LimitOverrides:
 
     def __post_init__(self):
         if not 0 < self.speed <= 1:
-            raise UsageError(f"--limits.speed is {self.speed}, wanted a share above 0 and up to 1")
+            raise FieldError(self, f"<speed> is {self.speed}, wanted a share above 0 and up to 1")
         if self.workspace and (len(self.workspace) != 6 or not _corners(np.reshape(self.workspace, (2, 3)))):
-            raise UsageError(
-                f"--limits.workspace is {self.workspace}, wanted x y z x y z, the low corner first"
+            raise FieldError(
+                self, f"<workspace> is {self.workspace}, wanted x y z x y z, the low corner first"
             )
         for name in KINDS:
             if getattr(self, name) < 0:
-                raise UsageError(f"--limits.{name.replace('_', '-')} is below 0")
+                raise FieldError(self, f"<{name}> is {getattr(self, name)}, wanted at least 0")
 
 
 def read_limits(metadata: Mapping, action_dim: int) -> RobotLimits | None:

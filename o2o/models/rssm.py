@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.core.config import at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.nn.blocks import zero_last
 from o2o.nn.categorical import divergence, draw, log_chance
@@ -76,8 +75,8 @@ class Config(ModelConfig):
         at_least(self, obs_weight=0, num_bins=2 if self.num_bins else 0)
         at_most(self, unimix=1)
         if self.cell == "block" and self.deter_dim % self.num_blocks:
-            raise UsageError(
-                f"deter-dim is {self.deter_dim}, wanted a multiple of num-blocks {self.num_blocks}"
+            raise FieldError(
+                self, f"<deter_dim> is {self.deter_dim}, wanted a multiple of <num_blocks>, {self.num_blocks}"
             )
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from o2o.core.config import at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.nn.blocks import ImageEncoder, SimNorm, TargetNetwork, mlp, random_shift, vector_encoder, zero_last
 from o2o.nn.two_hot import code
@@ -56,7 +55,9 @@ class Config(ModelConfig):
         at_least(self, simnorm=2 if self.simnorm else 0, num_bins=2 if self.num_bins else 0)
         at_most(self, target_rate=1)
         if self.simnorm and self.latent_dim % self.simnorm:
-            raise UsageError(f"latent-dim is {self.latent_dim}, wanted a multiple of simnorm, {self.simnorm}")
+            raise FieldError(
+                self, f"<latent_dim> is {self.latent_dim}, wanted a multiple of <simnorm>, {self.simnorm}"
+            )
 
 
 def squash(config: Config) -> nn.Module:

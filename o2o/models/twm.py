@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.core.config import at_least
+from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.nn.categorical import divergence, draw, entropy, log_chance, mode
 from o2o.nn.encoder import Decoder, Encoder, Shape, stack
@@ -57,8 +56,9 @@ class Config(ModelConfig):
         at_least(self, token_dim=2, num_layers=1, num_heads=1, span=1, hidden_dim=1, mlp_layers=1)
         at_least(self, num_latents=1, num_classes=2, channels=1, min_entropy=0)
         if self.token_dim % (2 * self.num_heads):
-            raise UsageError(
-                f"token-dim is {self.token_dim}, wanted an even multiple of num-heads {self.num_heads}"
+            raise FieldError(
+                self,
+                f"<token_dim> is {self.token_dim}, wanted an even multiple of <num_heads>, {self.num_heads}",
             )
 
 

@@ -79,7 +79,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
         at_least(self, episodes=1, seed=0, num_robots=1)
-        memory.budget(self.plans_budget)
+        memory.check_budget(self, "plans_budget")
 
 
 @dataclass(frozen=True)

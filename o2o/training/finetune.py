@@ -7,9 +7,8 @@ from pathlib import Path
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.core import checkpoint, memory
 from o2o.core.compute import compiles, tune
-from o2o.core.config import at_least
+from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Episode
-from o2o.core.errors import UsageError
 from o2o.core.run_folder import check_same, checkpoint_folder, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
@@ -94,8 +93,8 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         LearnerConfig.__post_init__(self)
         at_least(self, evaluate_every=0, evaluate_episodes=1)
         if self.dry_run and self.resume:
-            raise UsageError("--dry-run is a run of its own: nothing to resume")
-        memory.budget(self.plans_budget)
+            raise FieldError(self, "<dry_run> starts a run of its own, so <resume> does not go with it")
+        memory.check_budget(self, "plans_budget")
 
 
 def finetune(config: FinetuneConfig) -> Path:

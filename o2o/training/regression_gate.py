@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.core.config import at_least
-from o2o.core.errors import UsageError
+from o2o.core.config import FieldError, at_least
 
 LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before that they are compared with
 
@@ -43,9 +42,9 @@ class RollbackConfig:
     def __post_init__(self):
         at_least(self, window=0, max_count=1)
         if self.window == 1:
-            raise UsageError("window is 1, wanted 0 (never go back) or at least 2 episodes")
+            raise FieldError(self, "<window> is 1, wanted 0 (never go back) or at least 2 episodes")
         if not 0 < self.alpha < 1:
-            raise UsageError(f"alpha is {self.alpha}, wanted a chance between 0 and 1")
+            raise FieldError(self, f"<alpha> is {self.alpha}, wanted a chance between 0 and 1")
 
 
 @dataclass(frozen=True)

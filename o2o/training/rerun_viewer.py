@@ -60,7 +60,7 @@ def open_stream(target: str, name: str) -> "Stream":
         _save(recording, Path(target))
     else:
         wanted = "wanted a path ending in .rrd, `live`, or rerun+http://HOST:PORT/proxy"
-        raise UsageError(f"rerun is {target!r}, {wanted}")
+        raise UsageError(f"--rerun is {target!r}, {wanted}")
     recording.send_recording_name(name)
     return Stream(recording)
 
@@ -213,14 +213,14 @@ def _connect(recording, address: str) -> None:
     except ValueError:
         host, port = "", None
     if not host or port is None:
-        raise UsageError(f"rerun is {address!r}, wanted rerun+http://HOST:PORT/proxy")
+        raise UsageError(f"--rerun is {address!r}, wanted rerun+http://HOST:PORT/proxy")
     if not _answers(host, port):
         instead = "start one with `rerun`, or record to a .rrd file"
         raise UsageError(f"no Rerun viewer answers at {host}:{port}; {instead}")
     try:
         recording.connect_grpc(address)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"rerun is {address!r}: {_first_line(error)}") from error
+        raise UsageError(f"--rerun is {address!r}: {_first_line(error)}") from error
 
 
 def _answers(host: str, port: int) -> bool:

@@ -32,6 +32,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from o2o.core.config import FieldError
 from o2o.core.errors import UsageError
 from o2o.core.plugins import load, not_found
 from o2o.hardware.guard import RobotConfig
@@ -101,7 +102,7 @@ def make(config: Config) -> "Arm":
         raise UsageError(not_found("kind of reward", config.reward, list(REWARDS)))
     for name in ("image_size", "render_size"):
         if not 16 <= getattr(config, name) <= 512:
-            raise UsageError(f"{name} is {getattr(config, name)}, wanted 16 to 512 pixels")
+            raise FieldError(config, f"<{name}> is {getattr(config, name)}, wanted 16 to 512 pixels")
     return Arm(config)
 
 

@@ -251,7 +251,7 @@ def test_pruning_changes_no_plan_of_two_hot_values(price):
 
 @pytest.mark.parametrize("num_bins", [1, -3])
 def test_fewer_than_two_bins_are_refused(num_bins):
-    with pytest.raises(UsageError, match=f"num-bins is {num_bins}, wanted at least"):
+    with pytest.raises(UsageError, match=f"num_bins is {num_bins}, wanted at least"):
         CriticConfig(num_bins=num_bins)
 
 

@@ -1,3 +1,5 @@
+"""Checks that checkpoints are complete or absent after a kill, a full disk or damage."""
+
 import errno
 import json
 import math
@@ -55,7 +57,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         assert same_bits(loaded[name], value.detach().contiguous()), name
 
 
-def test_random_state_goes_on_where_it_stopped(tmp_path):
+def test_a_random_state_continues_where_it_stopped(tmp_path):
     generator = torch.Generator().manual_seed(1)
     checkpoint.save(tmp_path / "c", {"state": generator.get_state()}, {})
     want = torch.rand(5, generator=generator)
@@ -64,7 +66,7 @@ def test_random_state_goes_on_where_it_stopped(tmp_path):
     assert torch.equal(torch.rand(5, generator=other), want)
 
 
-def test_loaded_tensors_can_be_written_to(tmp_path):
+def test_loaded_tensors_are_writable(tmp_path):
     checkpoint.save(tmp_path / "c", WEIGHTS, {})
     loaded, _ = checkpoint.load(tmp_path / "c")
     loaded["w"] += 1
@@ -92,12 +94,12 @@ def test_meta_comes_back(tmp_path):
 
 
 def test_meta_that_is_not_plain_is_refused_and_nothing_is_written(tmp_path):
-    with pytest.raises(TypeError, match=r"object .* cannot be kept"):
+    with pytest.raises(TypeError, match=r"object .* cannot be stored"):
         checkpoint.save(tmp_path / "c", WEIGHTS, {"x": object()})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_one_before_is_kept_as_previous(tmp_path):
+def test_the_checkpoint_before_is_stored_as_previous(tmp_path):
     for step in range(3):
         save(tmp_path / "c", step)
     assert checkpoint.load(tmp_path / "c")[1] == {"step": 2}
@@ -139,14 +141,15 @@ def test_no_readable_checkpoint_is_one_line_with_exit_code_2(tmp_path):
 @pytest.mark.parametrize(
     "meta, reason",
     [
-        ("{", "meta.json is not a checkpoint's"),
-        ("[1]", "meta.json is not a checkpoint's"),
-        ("{}", "meta.json is not a checkpoint's"),
-        ("[" * 100_000, "meta.json is not a checkpoint's"),
-        ('{"format": 99}', "it has format 99, this version of o2o reads 1"),
+        ("{", "meta.json is not that of a checkpoint"),
+        ("[1]", "meta.json is not that of a checkpoint"),
+        ("{}", "meta.json is not that of a checkpoint"),
+        ("[" * 100_000, "meta.json is not that of a checkpoint"),
+        ('{"format": 99}', r"another version of o2o \(checkpoint format 99\); this version reads format 2"),
+        ('{"format": "x"}', r"another program \(checkpoint format 'x'\)"),
     ],
 )
-def test_strange_meta_is_one_line(tmp_path, meta, reason):
+def test_unreadable_meta_is_one_line(tmp_path, meta, reason):
     save(tmp_path / "c", 1)
     (tmp_path / "c" / checkpoint.META).write_text(meta)
     with pytest.raises(UsageError, match=reason) as caught:
@@ -154,7 +157,21 @@ def test_strange_meta_is_one_line(tmp_path, meta, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_checkpoint_and_a_file_in_its_place_are_one_line(tmp_path):
+def test_an_older_format_is_one_line_and_no_reason_to_load_the_previous_one(tmp_path, caplog):
+    save(tmp_path / "c", 1)
+    save(tmp_path / "c", 2)
+    path = tmp_path / "c" / checkpoint.META
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UsageError) as caught:
+        checkpoint.load(tmp_path / "c")
+    assert str(caught.value) == (
+        f"checkpoint {tmp_path / 'c'} was written by o2o 0.1.0 before its names changed "
+        "(checkpoint format 1); this version reads format 2: pretrain again, or use that version"
+    )
+    assert caught.value.exit_code == 2 and caplog.records == []
+
+
+def test_a_missing_checkpoint_and_a_file_of_that_name_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="is not readable: there is no such folder"):
         checkpoint.load(tmp_path / "none")
     (tmp_path / "file").write_text("x")
@@ -181,9 +198,9 @@ STATES = {  # what a kill can leave behind, by the folders that exist, and the s
 
 
 @pytest.mark.parametrize("moment", STATES)
-def test_what_a_kill_leaves_is_read_and_the_next_save_cleans_up(tmp_path, moment):
-    places, want = STATES[moment]
-    for name, step in places.items():
+def test_a_checkpoint_is_readable_after_a_kill_and_the_next_save_cleans_up(tmp_path, moment):
+    folders, want = STATES[moment]
+    for name, step in folders.items():
         if step is not None:
             save(tmp_path / "made", step if step != "half" else 0)
             (tmp_path / "made").rename(tmp_path / name)
@@ -220,12 +237,12 @@ def test_kill_9_while_saving_leaves_a_readable_checkpoint(tmp_path):
         )
         assert process.stdout is not None
         with process, process.stdout:
-            told = [int(process.stdout.readline()) for _ in range(3)]
+            saved = [int(process.stdout.readline()) for _ in range(3)]
             time.sleep(wait_s[kill])
             process.send_signal(signal.SIGKILL)
-            told += [int(line) for line in process.stdout.read().split()]
+            saved += [int(line) for line in process.stdout.read().split()]
         tensors, meta = checkpoint.load(tmp_path / "c")
-        assert meta["step"] >= told[-1]
+        assert meta["step"] >= saved[-1]
         assert (tensors["w"] == meta["step"]).all()
 
 
@@ -277,20 +294,20 @@ def test_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path, monkeypat
         with pytest.raises(StorageError) as caught:
             save(tmp_path / "c", 2)
         with pytest.raises(StorageError):
-            checkpoint.write_json(tmp_path / "papers.json", {})
+            checkpoint.write_json(tmp_path / "run.json", {})
     line = str(caught.value)
     assert line.startswith(f"cannot write {tmp_path / 'c'}: {os.strerror(code).lower()} (")
-    assert "bytes wanted" in line and "free" in line and "\n" not in line
+    assert "bytes needed" in line and "free" in line and "\n" not in line
     assert caught.value.exit_code == 6
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
     assert checkpoint.load(tmp_path / "c")[1] == {"step": 1}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-def test_a_disk_that_is_really_full_is_one_line(tmp_path):
-    (tmp_path / ".papers.json.partial").symlink_to("/dev/full")
+def test_a_full_device_is_one_line(tmp_path):
+    (tmp_path / ".run.json.partial").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="no space left on device"):
-        checkpoint.write_text(tmp_path / "papers.json", "x" * 100_000)
+        checkpoint.write_text(tmp_path / "run.json", "x" * 100_000)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,7 +317,7 @@ def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path):
         save(tmp_path / "file" / "c", 1)
 
 
-def test_a_link_takes_no_room_and_stays_as_it_is(tmp_path):
+def test_a_link_takes_no_space_and_does_not_change(tmp_path):
     save(tmp_path / "c", 1)
     checkpoint.link(tmp_path / "c", tmp_path / "kept" / "000001")
     one, other = tmp_path / "c" / checkpoint.TENSORS, tmp_path / "kept" / "000001" / checkpoint.TENSORS
@@ -312,11 +329,11 @@ def test_a_link_takes_no_room_and_stays_as_it_is(tmp_path):
     assert checkpoint.load(tmp_path / "kept" / "000001")[1] == {"step": 3}
 
 
-def test_where_there_are_no_links_files_are_copied(tmp_path, monkeypatch):
-    def refused(*args, **kwargs):
+def test_a_file_system_without_links_gets_copies(tmp_path, monkeypatch):
+    def no_links(*args, **kwargs):
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "link", no_links)
     save(tmp_path / "c", 1)
     checkpoint.link(tmp_path / "c", tmp_path / "kept")
     assert not (tmp_path / "c" / checkpoint.META).samefile(tmp_path / "kept" / checkpoint.META)
@@ -354,7 +371,7 @@ def test_fingerprint_does_not_depend_on_order():
     assert checkpoint.fingerprint({"a": a, "b": b}) == checkpoint.fingerprint({"b": b, "a": a})
 
 
-def test_written_json_is_standard_and_whole(tmp_path):
+def test_written_json_is_standard_and_complete(tmp_path):
     path = tmp_path / "new" / "result.json"
     checkpoint.write_json(path, {"a": math.nan, "b": [np.float64(math.inf), 1], "c": ("x", Path("p"))})
     checkpoint.write_json(path, {"a": math.nan, "b": [np.float64(math.inf), 1], "c": ("x", Path("p"))})

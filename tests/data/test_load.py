@@ -155,7 +155,7 @@ def test_fingerprint_changes_with_the_content_only(workplace):
 def test_first_episodes_only(workplace):
     write_d4rl(workplace / "a.hdf5")
     assert len(load("a.hdf5", DataConfig(max_episodes=2)).episodes) == 2
-    with pytest.raises(UsageError, match="max-episodes is 0"):
+    with pytest.raises(UsageError, match="max_episodes is 0"):
         load("a.hdf5", DataConfig(max_episodes=0))
 
 

@@ -212,7 +212,9 @@ def test_resume_with_another_config_names_what_changed(dataset, pretrained):
     other = replace(
         pretrain_config(dataset, pretrained).dataset_options, holdout=0.3, memory="disk", memory_budget="30%"
     )
-    with pytest.raises(UsageError, match=r"these changed: dataset_options.holdout: [\d.]+ -> 0.3$"):
+    with pytest.raises(
+        UsageError, match=r"these changed: PretrainConfig.dataset_options.holdout: [\d.]+ -> 0.3$"
+    ):
         o2o.pretrain(pretrain_config(dataset, pretrained, dataset_options=other, resume=True))
 
 

@@ -176,5 +176,5 @@ def test_a_mix_of_recordings_alone_stays_that():
 
 @pytest.mark.parametrize("max_online_oversampling", [-1.0, float("inf"), float("nan")])
 def test_a_favour_that_is_no_number_from_zero_up_is_refused(max_online_oversampling):
-    with pytest.raises(UsageError, match="favour is"):
+    with pytest.raises(UsageError, match="max-online-oversampling is"):
         Mix(make_replay([9]), make_replay([8], online=True), 0.5, max_online_oversampling)

@@ -14,8 +14,7 @@ from torch import Tensor
 from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy
 from o2o.agent.planner.plan_value import Valuation, Valued
 from o2o.agent.planner.time_budget import TimeBudget
-from o2o.core.config import at_least, at_most
-from o2o.core.errors import UsageError
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.nn.world_model import State
 
 Method = Literal["mppi", "icem"]
@@ -68,7 +67,7 @@ class PlannerConfig:
         at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
         at_most(self, momentum=1, decay=1)
         if self.uncertainty != "auto" and not _is_price(self.uncertainty):
-            raise UsageError(f"uncertainty is {self.uncertainty}, wanted a number from 0 up, or auto")
+            raise FieldError(self, f"<uncertainty> is {self.uncertainty}, wanted a number from 0 up, or auto")
 
     @property
     def price(self) -> float:

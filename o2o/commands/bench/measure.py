@@ -27,8 +27,7 @@ from o2o.commands.bench.data import DataJobs, write_d4rl
 from o2o.commands.bench.flops import counted
 from o2o.commands.bench.worker import Worker
 from o2o.core import checkpoint
-from o2o.core.config import at_least
-from o2o.core.errors import UsageError
+from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
 from o2o.core.transform import Field, Transform
@@ -90,7 +89,7 @@ class BenchConfig:
     def __post_init__(self):
         at_least(self, seconds=0, rounds=1, plans=1, budget_ms=0)
         if not self.threads or min(self.threads) < 1:
-            raise UsageError(f"--threads is {self.threads}, wanted numbers from 1 up")
+            raise FieldError(self, f"<threads> is {self.threads}, wanted numbers from 1 up")
 
 
 def bench(config: BenchConfig) -> dict[str, float]:

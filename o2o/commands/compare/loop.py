@@ -10,7 +10,7 @@ from o2o.commands.compare import plot, result, table
 from o2o.commands.compare.trial import Trial, run
 from o2o.core import checkpoint
 from o2o.core.compute import MachineConfig, compiles
-from o2o.core.config import at_least, at_most, to_dict
+from o2o.core.config import FieldError, at_least, at_most, to_dict
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.run_folder import check_same, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import run_folder, versions
@@ -69,7 +69,7 @@ class CompareConfig(RobotChoice, MachineConfig):
         MachineConfig.__post_init__(self)
         at_least(self, seeds=1, first_seed=0, episodes=0, evaluate_episodes=1)
         if self.updates is not None and self.minutes is not None:
-            raise UsageError("--updates and --minutes exclude each other; give one budget for all")
+            raise FieldError(self, "<updates> and <minutes> exclude each other: give one budget for all")
         if self.updates is not None:
             at_least(self, updates=1)
         if self.minutes is not None:

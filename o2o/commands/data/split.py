@@ -9,7 +9,8 @@ from tyro.conf import Positional, arg
 
 from o2o.commands.data import dataset_writer
 from o2o.commands.data.flags import Dataset, SourceFlags
-from o2o.core.errors import DataError, UsageError
+from o2o.core.config import FieldError
+from o2o.core.errors import DataError
 from o2o.data.formats import recording as recordings
 from o2o.data.load import Source, load
 
@@ -38,7 +39,7 @@ class SplitConfig:
 
     def __post_init__(self):
         if not 0 < self.share < 1:
-            raise UsageError(f"--share is {self.share:g}, wanted above 0 and below 1")
+            raise FieldError(self, f"<share> is {self.share:g}, wanted above 0 and below 1")
 
 
 def split(config: SplitConfig) -> None:

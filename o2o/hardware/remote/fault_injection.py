@@ -109,7 +109,9 @@ class FaultInjector:
         if joint < 0:
             return action
         if joint >= len(action):
-            raise UsageError(f"stuck-joint is {joint}, the action has entries 0 to {len(action) - 1}")
+            raise UsageError(
+                f"--faults.stuck-joint is {joint}, the action has entries 0 to {len(action) - 1}"
+            )
         action = action.copy()
         action[joint] = held[joint]
         return action

@@ -247,7 +247,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
     if not match or not 0 < int(match[2]) < 65536:
-        raise UsageError(f"address is {text!r}, wanted HOST:PORT such as 127.0.0.1:8765")
+        raise UsageError(f"--robot.address is {text!r}, wanted HOST:PORT such as 127.0.0.1:8765")
     return match[1].strip("[]"), int(match[2])
 
 

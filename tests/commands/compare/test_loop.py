@@ -263,7 +263,7 @@ def test_a_process_says_how_it_ended(tmp_path):
 MISTAKES = {
     "--presets fown": "preset 'fown' not found; did you mean 'fowm'? have small,",
     "--presets small:windwo=3": "'small:windwo=3': `o2o pretrain` has no flag '--windwo=3'; did you mean",
-    "--presets small:window=0": "'small:window=0': window is 0, wanted at least 1",
+    "--presets small:window=0": "'small:window=0': --window is 0, wanted at least 1",
     "--presets small:updates=3": "'small:updates=3': --updates=3 is not for one preset",
     "--presets small --flags seed=3": "'small': --seed=3 is not for one preset",
     "--presets small small": "a preset is given twice",
@@ -271,7 +271,7 @@ MISTAKES = {
     "--updates 0": "updates is 0",
     "--minutes 0": "minutes is 0",
     "--minutes nan": "minutes is nan",
-    "--updates 3 --minutes 1": "updates and minutes exclude each other",
+    "--updates 3 --minutes 1": "--updates and --minutes exclude each other",
     "--seeds 0": "seeds is 0",
     "--episodes -1": "episodes is -1",
     "--evaluate-episodes 0": "evaluate-episodes is 0",
@@ -310,7 +310,7 @@ def test_no_dataset_no_robot_and_folders_that_do_not_fit(fails, dataset, compare
         2, "compare", "--resume", "--out", compared / "small/seed-0/pretrain"
     )
     line = fails(2, "compare", "--resume", "--out", compared, "--updates", 9)
-    assert "these changed: updates: 8 -> 9" in line
+    assert "these changed: --updates: 8 -> 9" in line
 
 
 def test_flags_need_the_command_line_and_a_reader_takes_their_place():

@@ -1,0 +1,163 @@
+"""Lists the commands of o2o: what each does, examples, and the flags of its short help page.
+
+This module imports nothing heavy, so that `o2o -h` answers at once. The help lines of the flags are the
+docstrings of the config classes; here stand only the names and their order.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """The text of one command's help pages.
+
+    Attributes:
+        sentence: what the command does, verb first.
+        examples: command lines, complete as typed.
+        required: flags or positional arguments without which the command fails.
+        one_of: flags of which the command needs at least one.
+        flags: the other flags on the short page (`-h`), in order; `--help-all` shows every flag.
+    """
+
+    sentence: str
+    examples: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+READING = ("--dataset.recipe", "--dataset.download", "--dataset.obs", "--dataset.action", "--dataset.reward",
+           "--dataset.control-hz", "--dataset.resample-hz", "--dataset.max-episodes",
+           "--dataset.memory-budget")  # fmt: skip
+
+GROUPS = {
+    "": Command(
+        "Fine-tunes robots from recorded data with world models and uncertainty-aware planning.",
+        ("o2o demo", "o2o pretrain --dataset sim-lift --out runs/lift"),
+    ),
+    "data": Command(
+        "Inspects, converts, labels, splits and merges recordings.",
+        ("o2o data info sim-lift", "o2o data convert recording.hdf5 door-v0"),
+    ),
+    "robot": Command(
+        "Serves a robot over the network.",
+        ("o2o robot serve --robot sim --port 8765",),
+    ),
+}
+
+COMMANDS = {
+    "demo": Command(
+        "Runs the whole pipeline on a simulated arm in under three minutes.",
+        ("o2o demo", "o2o demo --seed 1 --out runs/demo"),
+        flags=("--dataset", "--recordings", "--preset", "--updates", "--episodes", "--evaluate-episodes",
+               "--seed", "--out", "--device"),
+    ),
+    "pretrain": Command(
+        "Trains a world model, a critic and a policy on recorded data.",
+        ("o2o pretrain --dataset sim-lift --out runs/lift",
+         "o2o pretrain --dataset recording.hdf5 --preset dreamerv3 --updates 20000"),
+        required=("--dataset",),
+        flags=("--preset", "--out", "--resume", "--updates", "--robot", "--model", "--dataset.obs",
+               "--dataset.action", "--dataset.reward", "--dataset.control-hz", "--dataset.normalize",
+               "--dataset.holdout", "--dataset.max-episodes", "--batch-size", "--learning-rate",
+               "--discount", "--evaluate-every", "--evaluate-episodes", "--checkpoint-every", "--seed",
+               "--device", "--threads"),
+    ),
+    "finetune": Command(
+        "Fine-tunes a pretrained agent on its robot.",
+        ("o2o finetune --checkpoint runs/lift --episodes 40 --out runs/lift-online",
+         "o2o finetune --resume --out runs/lift-online"),
+        required=("--checkpoint",),
+        flags=("--robot", "--episodes", "--out", "--resume", "--dry-run", "--plan",
+               "--planner.uncertainty", "--ood-action", "--safe-start.noise-episodes",
+               "--safe-start.planner-episodes", "--limits.speed", "--operator", "--updates-per-step",
+               "--learner", "--max-steps", "--action-repeat", "--evaluate-every", "--evaluate-episodes",
+               "--record-plans", "--rerun", "--seed", "--device", "--threads"),
+    ),
+    "evaluate": Command(
+        "Measures the success rate and return of a checkpoint in fixed scenes.",
+        ("o2o evaluate --checkpoint runs/lift-online --episodes 50",
+         "o2o evaluate --checkpoint runs/lift-online --no-plan --film after.mp4"),
+        required=("--checkpoint",),
+        flags=("--episodes", "--robot", "--num-robots", "--plan", "--planner.uncertainty",
+               "--planner.num-samples", "--planner.budget-ms", "--limits.speed", "--operator", "--shadow",
+               "--dry-run", "--max-steps", "--action-repeat", "--out", "--film", "--record-plans",
+               "--rerun", "--seed", "--device", "--threads"),
+    ),
+    "inspect": Command(
+        "Writes one page about a run: its plans, uncertainty, values, data and checkpoints.",
+        ("o2o inspect runs/lift-online", "o2o inspect runs/lift-online --only plans --out report"),
+        required=("RUN",),
+        flags=("--only", "--episode", "--plans", "--dataset", "--out", "--device", "--threads"),
+    ),
+    "compare": Command(
+        "Trains and evaluates several presets on one dataset and robot under one budget.",
+        ("o2o compare --dataset sim-lift --presets small tdmpc2 --seeds 3",
+         "o2o compare --resume --out runs/compare"),
+        required=("--dataset", "--presets"),
+        flags=("--robot", "--flags", "--seeds", "--first-seed", "--updates", "--minutes", "--episodes",
+               "--evaluate-episodes", "--out", "--resume", "--device", "--threads"),
+    ),
+    "check": Command(
+        "Checks a dataset or a robot for faults before it is trained on.",
+        ("o2o check --dataset recording.hdf5 --out report",
+         "o2o check --robot sim --steps 20 --move"),
+        one_of=("--dataset", "--robot"),
+        flags=("--out", "--steps", "--move", "--action-repeat", "--limits.speed", "--dataset.recipe",
+               "--dataset.obs", "--dataset.action", "--dataset.reward", "--dataset.control-hz",
+               "--dataset.max-episodes"),
+    ),
+    "data info": Command(
+        "Prints what a recording holds: episodes, columns, sizes and rates.",
+        ("o2o data info sim-lift",),
+        required=("SRC",),
+        flags=READING,
+    ),
+    "data convert": Command(
+        "Converts any recording into a Minari dataset.",
+        ("o2o data convert recording.hdf5 door-v0", "o2o data convert recording.hdf5 door-v0 --jpeg"),
+        required=("SRC", "DST"),
+        flags=("--jpeg", "--drop-copies", *READING),
+    ),
+    "data relabel": Command(
+        "Writes a recording with new rewards, successes and terminations.",
+        ("o2o data relabel door-v0 door-v1 --by labels.csv", "o2o data relabel door-v0 door-v1 --keys"),
+        required=("SRC", "DST"),
+        one_of=("--by", "--keys", "--pay", "--terminate"),
+        flags=("--jpeg", *READING),
+    ),
+    "data split": Command(
+        "Splits a recording into two datasets by whole episodes.",
+        ("o2o data split door-v0 door-train door-test --share 0.2",),
+        required=("SRC", "REST", "PART"),
+        flags=("--share", "--seed", *READING),
+    ),
+    "data merge": Command(
+        "Merges several recordings of one robot into one dataset.",
+        ("o2o data merge door-v0 door-v1 door-all",),
+        required=("SRC SRC ... DST",),
+        flags=READING,
+    ),
+    "robot serve": Command(
+        "Serves a robot over the network; a simulated one moves in wall-clock time.",
+        ("o2o robot serve --robot sim --port 8765",
+         "o2o robot serve --robot sim --show-state --faults.latency-ms 10"),
+        flags=("--robot", "--host", "--port", "--token-file", "--show-state", "--camera-hz", "--observe-hz",
+               "--watchdog-ms", "--max-delay-ms", "--control-file"),
+    ),
+    "bench": Command(
+        "Measures the speed of updates, plans, replay and loading on this machine.",
+        ("o2o bench", "o2o bench --checkpoint runs/lift --only state --threads 1"),
+        flags=("--only", "--checkpoint", "--threads", "--seconds", "--rounds", "--compile", "--sizes",
+               "--methods", "--preset", "--plans", "--budget-ms", "--json", "--baseline",
+               "--save-baseline", "--device"),
+    ),
+    "list": Command(
+        "Lists the known robots, datasets, models and presets.",
+        ("o2o list", "o2o list presets"),
+    ),
+}  # fmt: skip
+
+EXIT_CODES = """\
+exit codes: 0 done, 1 a compared run failed, 2 wrong flag or checkpoint, 3 data, 4 robot, 5 diverged,
+            6 storage, 130 Ctrl-C"""
