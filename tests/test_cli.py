@@ -219,8 +219,8 @@ UNKNOWN = {
     "data split a b c --shaer 1": "did you mean --share?",
     "data split a b c --share 1": "share is 1, wanted above 0 and below 1",
     "data merge a b": "wanted `o2o data merge SRC SRC ... DST`",
-    "data relabel a b": "nothing says how to label: add --by FILE, --keys, --pay NUMBER or --terminate",
-    "data relabel a b --pay much": "parsing --pay",
+    "data relabel a b": "no labels given: add --by FILE, --interactive, --success-reward NUMBER or ",
+    "data relabel a b --success-reward much": "parsing --success-reward",
     "pretrain --resume": "--resume needs --out DIR",
     "finetune --resume": "--resume needs --out DIR",
 }
@@ -537,12 +537,12 @@ def test_a_robot_that_fails_is_stopped_and_answered_in_one_line(fails, pretraine
 
 def test_check_drives_a_real_robot_only_when_asked_and_zero_steps_leave_any_still(o2o, tmp_path):
     code, out, _ = o2o("check", "--robot", ROBOT, "--steps", 20, "--move")
-    assert code == 0 and "20 random decisions" in out and "no problem found" in out
+    assert code == 0 and "20 random actions" in out and "no problem found" in out
     still = arm(tmp_path, reset="raise OSError('moved')")
     code, out, _ = o2o("check", "--robot", still)
-    assert code == 0 and "stop(): yes" in out and "it was not moved; --move" in out
+    assert code == 0 and "stop(): yes" in out and "was not moved; --move" in out
     code, out, _ = o2o("check", "--robot", "sim", "--steps", 0)
-    assert code == 0 and "random decisions" not in out
+    assert code == 0 and "random actions" not in out
 
 
 def test_a_film_of_a_robot_that_draws_nothing_is_one_line(fails, pretrained, tmp_path):

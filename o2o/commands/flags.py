@@ -166,10 +166,10 @@ def field_docs(kind: type) -> dict[str, str]:
         if not dataclasses.is_dataclass(base):
             continue
         _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")
-        name = ""
+        names, name = {field.name for field in dataclasses.fields(base)}, ""
         for line in attributes.splitlines():
             entry = re.match(r"    (\w+): (.*)", line)
-            if entry:
+            if entry and entry[1] in names:
                 name = entry[1]
                 docs[name] = entry[2].strip()
             elif line.startswith("    ") and name:

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back."""
+"""Checks how configs are stored as JSON and how errors name their fields."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,8 +7,9 @@ from typing import Literal
 
 import pytest
 
-from o2o.core.config import at_least, from_dict, to_dict
+from o2o.core.config import FieldError, SavedConfigError, at_least, from_dict, to_dict
 from o2o.core.errors import UsageError
+from o2o.core.recipe import RewardRule
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,25 @@ def test_missing_fields_take_their_defaults():
 
 
 def test_unknown_fields_are_named():
-    with pytest.raises(
-        UsageError, match=r"saved Inner has unknown fields \['wings'\]; have \['grip', 'size'\]"
-    ):
+    with pytest.raises(SavedConfigError, match=r"saved Inner has unknown field 'wings': it was written by"):
         from_dict(Outer, {"inner": {"wings": 2}})
+    with pytest.raises(UsageError, match=r"saved Outer has unknown fields 'tail', 'wings': .*; pretrain"):
+        from_dict(Outer, {"wings": 2, "tail": 1})
+
+
+def test_another_version_of_a_users_file_is_named():
+    with pytest.raises(SavedConfigError) as caught:
+        from_dict(Inner, {"wings": 2})
+    assert caught.value.writer == __file__ and caught.value.exit_code == 2
+    with pytest.raises(SavedConfigError, match="written by another version of o2o"):
+        from_dict(RewardRule, {"wings": 2})
+
+
+def test_an_error_names_the_field_or_what_the_command_line_calls_it():
+    error = FieldError(Outer(Inner(3)), "<inner.size> is 3, wanted <2 or <big>")
+    assert str(error) == "Outer.inner.size is 3, wanted <2 or <big>"
+    assert error.kind is Outer and error.fields == ["inner.size"]
+    assert error.text({"inner.size": "--inner.size"}) == "--inner.size is 3, wanted <2 or <big>"
 
 
 @pytest.mark.parametrize("wrong", ["hard", {"of": "another version"}])
@@ -58,10 +74,10 @@ def test_a_choice_that_does_not_exist_is_named(wrong):
 
 
 @pytest.mark.parametrize("size", [0, -1, float("nan")])
-def test_what_is_under_its_bound_is_named(size):
-    with pytest.raises(UsageError, match=rf"size is {size}, wanted at least 1"):
+def test_a_value_below_its_bound_is_named(size):
+    with pytest.raises(UsageError, match=rf"Inner\.size is {size}, wanted at least 1"):
         at_least(Inner(size), size=1)
 
 
-def test_what_is_at_its_bound_passes():
+def test_a_value_at_its_bound_passes():
     at_least(Inner(1), size=1)

@@ -98,8 +98,8 @@ def test_budget_as_a_share(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["4", "", "GB", "-4GB", "4XB", "4iB", "0GB", "101%", "lots", "4GB or so"])
-def test_budget_that_says_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="wanted such as 4GB, 800MB or 50%"):
+def test_a_budget_that_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="wanted a size such as 4GB or 800MB, or a share such as 50%"):
         memory.budget(text)
 
 

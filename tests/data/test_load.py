@@ -181,7 +181,7 @@ def test_readers_are_told_the_budget(workplace, monkeypatch):
     (workplace / "a.dat").write_text("")
     with pytest.raises(DataError, match=r"needs 3 MB of memory .* the budget is 2 MB"):
         load("a.dat", DataConfig(memory_budget="2MB"))
-    with pytest.raises(UsageError, match="wanted such as 4GB"):
+    with pytest.raises(UsageError, match="wanted a size such as 4GB"):
         DataConfig(memory_budget="2")
 
 

@@ -69,7 +69,7 @@ def test_what_would_loosen_is_refused(asked):
     [{"speed": 0.0}, {"speed": 1.1}, {"workspace": (1.0, 2.0)}, {"patience": -1}, {"max_age_s": -1.0}],
 )
 def test_flags_that_mean_nothing_are_refused(flags):
-    with pytest.raises(UsageError, match="limits"):
+    with pytest.raises(UsageError, match="LimitOverrides"):
         LimitOverrides(**flags)
 
 
