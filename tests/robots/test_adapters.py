@@ -268,7 +268,7 @@ def test_no_sdk_no_arm_and_options_that_mean_nothing_are_one_line(monkeypatch):
         connect("xarm", xarm.Config(ip="nowhere"))
     with pytest.raises(UsageError, match="low corner first"):
         connect("xarm", xarm.Config(workspace=(1.0, 2.0)))
-    with pytest.raises(UsageError, match="outside Config.workspace"):
+    with pytest.raises(UsageError, match=r"outside Config\.workspace"):
         connect("xarm", xarm.Config(home=(0.9, 0.0, 0.2)))
 
 
