@@ -9,14 +9,15 @@ from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.hardware.end_effector import Displacement
 from o2o.hardware.guard import Guard
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.candidates_result import Candidates, Look
-from o2o.inspect.end_effector_paths import Displacement, displacement, vectors
+from o2o.inspect.end_effector_paths import find_displacement, vector_observations
 from o2o.inspect.plans import recorded, replan
 from o2o.inspect.probe import Probe, probe
 from o2o.inspect.run import Run
-from o2o.inspect.simulator import projection, replay
+from o2o.inspect.simulator import get_projection, replay_actions
 from o2o.nn.world_model import State, index
 
 
@@ -53,7 +54,7 @@ def candidates(
     kept = run.plans.numbers()
     from_robot = bool(kept or run.robot_episodes) if from_robot is None else from_robot
     scene = _scene(run, episode, t, from_robot, max(1, frames), again or episode not in kept, seed)
-    moves = None if entries else displacement(run, robot)
+    moves = None if entries else find_displacement(run, robot)
     if robot is not None:
         scene = _shown(scene, robot, moves)
     if moves is not None and scene.seen is not None:
@@ -118,7 +119,13 @@ def _scene(
     where = f"{'the robot' if from_robot else 'recorded'} episode {number}".replace("robot ", "robot's ")
     action = agent.transform.physical_action(episode.action)
     return _Scene(
-        moments, where, False, agent.num_updates, vectors(agent.transform, episode), action, _seed(raw)
+        moments,
+        where,
+        False,
+        agent.num_updates,
+        vector_observations(agent.transform, episode),
+        action,
+        _seed(raw),
     )
 
 
@@ -133,7 +140,7 @@ def _recorded(run: Run, number: int, t: int | None, frames: int) -> _Scene:
     seen, action = None, asked
     own = run.robot_episodes[number] if number < len(run.robot_episodes) else None
     if own is not None and _seed(own) == facts.get("seed") and len(own) >= len(moments):
-        seen, action = vectors(agent.transform, agent.transform.episode(own)), own.action
+        seen, action = vector_observations(agent.transform, agent.transform.episode(own)), own.action
     picked = [at[step] for step in steps]
     where, updates = f"the robot's episode {number}", facts.get("updates", agent.num_updates)
     return _Scene(picked, where, True, updates, seen, action, facts.get("seed"))
@@ -171,7 +178,7 @@ def _read(run: Run, scene: _Scene, wanted: tuple[str, ...]) -> tuple[list[np.nda
             {},
         )
     told = [reader(moment.feature) for moment in scene.moments]  # (H+1, S, D) each
-    entries = tuple(reader.place(name) for name in wanted) or _telling(reader, told)
+    entries = tuple(reader.entry_index(name) for name in wanted) or _telling(reader, told)
     if len(entries) > 3:
         raise UsageError(f"{len(entries)} entries are to be drawn, wanted 1 to 3")
     truth = None if scene.seen is None else np.concatenate([*scene.seen.values()], 1)[:, entries]
@@ -226,7 +233,7 @@ def _next(place: np.ndarray, t: int, num: int) -> np.ndarray:
 
 def _shown(scene: _Scene, robot: Guard, moves: Displacement | None) -> _Scene:
     """The scene, with what a replay shows where nothing was kept of it; or one line on why there is none."""
-    projection(robot)
+    get_projection(robot)
     if moves is None or len(moves.actions) < 3:
         raise UsageError(
             "plans can be drawn over pictures only where the robot says in metadata['displacement'] how its "
@@ -238,17 +245,17 @@ def _shown(scene: _Scene, robot: Guard, moves: Displacement | None) -> _Scene:
         )
     if scene.seen is not None:
         return scene
-    shown = [obs[moves.name] for obs in replay(robot, scene.seed, scene.action)]
+    shown = [obs[moves.name] for obs in replay_actions(robot, scene.seed, scene.action)]
     return replace(scene, seen={moves.name: np.stack(shown)})
 
 
 def _drawn(looks: list[Look], scene: _Scene, robot: Guard, moves: Displacement) -> tuple[list[Look], float]:
     """The looks with pictures, and how far (m) the replay strayed."""
     assert scene.seed is not None and scene.seen is not None
-    project, place = projection(robot), moves.position(scene.seen)
+    project, place = get_projection(robot), moves.position(scene.seen)
     waiting = {int(look.moment.t): i for i, look in enumerate(looks)}
     drawn, strayed = list(looks), 0.0
-    for t, obs in enumerate(replay(robot, scene.seed, scene.action[: max(waiting)])):
+    for t, obs in enumerate(replay_actions(robot, scene.seed, scene.action[: max(waiting)])):
         strayed = max(
             strayed, float(np.abs(moves.position({moves.name: obs[moves.name][None]}) - place[t]).max())
         )

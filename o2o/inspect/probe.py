@@ -1,8 +1,8 @@
-"""What the model's belief tells about the robot: a read-out, fitted afterwards, with its own error.
+"""Fits linear probes from the model's belief to the robot's observations and measures their error.
 
-The model is not touched. A straight line (ridge regression, closed form) leads from its features to every
-entry of the observed vectors; how far it errs is measured on steps that it was not fitted on, both where the
-model has just seen the robot and where it has imagined for some steps.
+The model is not changed. A linear map (ridge regression, closed form) predicts every entry of the observed
+vectors from the model's feature. Its error is measured on steps that it was not fitted on, right after an
+observation and after several imagined steps.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,32 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Intervals, Line
-from o2o.inspect.end_effector_paths import vectors
+from o2o.inspect.end_effector_paths import vector_observations
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, select_episodes
 from o2o.nn.world_model import index
 
-MOST_STEPS = 3000  # that it is fitted on
-RIDGES = 10.0 ** np.arange(-6, 3)  # tried, per step and feature of unit variance
-TRUSTED = 0.5  # of the variance; less is called badly read
-SHOWN = 6  # entries whose error is drawn over the imagined steps
+MAX_FIT_STEPS = 3000
+RIDGE_PENALTIES = 10.0 ** np.arange(-6, 3)  # per step and feature of unit variance
+MIN_R2 = 0.5  # below it, the text warns of an entry
+MAX_LINES = 6  # entries in the chart of the error over imagined steps
 
 
 @dataclass(frozen=True)
 class Probe(Result):
-    """Feature -> the D entries of what the robot's vectors say, in the recording's units.
+    """A linear map from the model's feature (F,) to D entries of the observed vectors.
 
     Attributes:
-        names: (D,) such as `state[2]`.
-        mean, weight, offset: (F,), (F, D), (D,): the entries are (feature - mean) @ weight + offset.
-        error: (H+1, D) root mean square error after so many imagined steps, on steps it was not fitted on;
-            NaN where no episode is so long.
-        r2: (D,) share of the variance there that it explains without imagining; NaN where nothing varies.
-        scale: (D,) standard deviation there.
-        num_fitted, num_tested: steps.
-        unseen: whether the model had not learned from the steps of the test.
+        names: (D,) names of the entries, such as `state[2]`.
+        mean, weight, offset: (F,), (F, D), (D,): the entries are (feature - mean) @ weight + offset, in the
+            recording's units.
+        error: (H+1, D) root mean square error after 0 to H imagined steps, on steps that it was not fitted
+            on; NaN if no episode is long enough.
+        r2: (D,) fraction of the variance that it explains on the test steps without imagination; NaN if an
+            entry does not vary.
+        scale: (D,) standard deviation of the entries on the test steps.
+        num_fitted, num_tested: number of steps.
+        unseen: whether the model was not trained on the test steps.
     """
 
     names: tuple[str, ...]
@@ -54,42 +56,48 @@ class Probe(Result):
     unseen: bool
 
     def __call__(self, feature: np.ndarray) -> np.ndarray:
-        """(..., D) of features (..., F)."""
+        """Returns the entries (..., D) that the features (..., F) predict."""
         return (np.asarray(feature, np.float64) - self.mean) @ self.weight + self.offset
 
-    def place(self, name: str) -> int:
-        """Of an entry.
+    def entry_index(self, name: str) -> int:
+        """Returns the index of an entry.
 
         Raises:
             UsageError: there is no such entry.
         """
         if name not in self.names:
-            raise UsageError(f"there is no entry {name!r} to read out; have {', '.join(self.names)}")
+            raise UsageError(f"there is no observation entry {name!r}; have {', '.join(self.names)}")
         return self.names.index(name)
 
     def text(self) -> list[str]:
-        known, order = self._order()
-        if not len(known):
-            return ["No entry of the observed vectors varies, so there is nothing to read out."]
+        varying, order = self._order()
+        if not len(varying):
+            return ["No entry of the observed vectors varies, so there is nothing to predict."]
         best, worst = order[0], order[-1]
-        poor = [self.names[i] for i in known if self.r2[i] < TRUSTED]
-        told = [
-            f"A straight-line read-out of the belief explains {100 * np.median(self.r2[known]):.0f} % of "
-            f"what the entries vary by (the median of {len(known)}): {self.names[best]} best "
+        unreliable = [self.names[i] for i in varying if self.r2[i] < MIN_R2]
+        sentences = [
+            f"A linear probe of the model's belief explains {100 * np.median(self.r2[varying]):.0f} % of the "
+            f"variance of the observations (median of {len(varying)} entries): {self.names[best]} best "
             f"({100 * max(self.r2[best], 0):.0f} %), {self.names[worst]} worst "
             f"({100 * max(self.r2[worst], 0):.0f} %)."
         ]
-        grown = np.nanmedian(self.error[:, known] / self.scale[known], axis=1)
-        if np.isfinite(grown[-1]) and len(grown) > 1:
-            told.append(
-                f"Its error is {grown[0]:.2f} of an entry's usual variation where the model has just looked, "
-                f"and {grown[-1]:.2f} after {len(grown) - 1} imagined steps (medians over the entries)."
+        relative_error = np.nanmedian(self.error[:, varying] / self.scale[varying], axis=1)
+        if np.isfinite(relative_error[-1]) and len(relative_error) > 1:
+            sentences.append(
+                f"Its error is {relative_error[0]:.2f} standard deviations of an entry right after an "
+                f"observation and {relative_error[-1]:.2f} after {len(relative_error) - 1} imagined steps "
+                "(medians over the entries)."
             )
-        if poor:
-            told.append(f"Do not trust paths along {_listed(poor)}: less than half is explained.")
-        where = "held-out steps" if self.unseen else "other steps of the training data"
-        told.append(f"Fitted on {self.num_fitted} steps, tested on {self.num_tested} {where}.")
-        return told
+        if unreliable:
+            sentences.append(
+                f"Paths along {_abbreviate(unreliable)} are unreliable: the probe explains less than half of "
+                "the variance."
+            )
+        kind = "unseen steps" if self.unseen else "other steps of the training data"
+        sentences.append(
+            f"The probe is fitted on {self.num_fitted} steps and tested on {self.num_tested} {kind}."
+        )
+        return sentences
 
     def charts(self) -> Sequence[Chart]:
         order = self._order()[1]
@@ -97,24 +105,25 @@ class Probe(Result):
         steps = np.arange(len(self.error))
         lines = [
             Line(steps, self.error[:, i] / self.scale[i], self.names[i], color)
-            for i, color in zip(order, PALETTE[:SHOWN], strict=False)
+            for i, color in zip(order, PALETTE[:MAX_LINES], strict=False)
         ]
         return [
             Chart(
-                "What the model's belief tells about the robot",
-                "share of the variance explained",
+                "What the model's belief says about the robot",
+                "explained fraction of the variance (R2)",
                 "",
                 [Intervals(names, r2, np.full(len(r2), np.nan), np.full(len(r2), np.nan), MODEL)],
-                f"Read-out fitted afterwards, tested on {self.num_tested} steps it was not fitted on. "
-                "1: the belief tells the entry exactly; 0: it tells no more than the mean does.",
+                f"Linear probe of the belief, on {self.num_tested} steps that it was not fitted on. "
+                "1: the belief determines the entry; 0: it predicts no better than the mean.",
                 x_range=(min(-0.02, max(-1.0, float(np.min(r2, initial=0.0)))), 1.02),
             ),
             Chart(
-                "How the read-out errs as the model imagines",
+                "Error of the probe over imagined steps",
                 "imagined steps",
-                "error, in standard deviations of the entry",
+                "error, standard deviations of the entry",
                 lines or [Line(steps, np.full(len(steps), np.nan), "", DATA)],
-                "Of the entries told best. It imagines under the recorded actions: what grows is its error.",
+                "The entries that are predicted best. The model imagines under the recorded actions, so the "
+                "growth is the model's error.",
             ),
         ]
 
@@ -127,98 +136,102 @@ class Probe(Result):
         }
 
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """The entries that vary, as they come and from the best told on."""
-        known = np.flatnonzero(np.isfinite(self.r2))
-        return known, known[np.argsort(-self.r2[known], kind="stable")]
+        """Returns the indices of the entries that vary: in their own order, and with decreasing R2."""
+        varying = np.flatnonzero(np.isfinite(self.r2))
+        return varying, varying[np.argsort(-self.r2[varying], kind="stable")]
 
 
 def probe(run: Run) -> Probe | None:
-    """What the model's belief tells about the robot; None where the robot has no vectors, only images.
+    """Fits a linear probe of the model's belief; None if the robot observes images only.
 
-    Fitted on steps of the training data and tested on the run's; where those are training data too,
-    fitted on the first half of them and tested on the second.
+    The probe is fitted on training steps and tested on the run's episodes. If those are training data too,
+    it is fitted on their first half and tested on the second.
     """
     agent = run.agent
-    names = _names(run)
+    names = _entry_names(run)
     if not names:
         return None
-    tested, target = run.beliefs, _targets(run, run.episodes)
-    fitted, known = tested, target
-    half = 0 if run.unseen else len(tested) // 2
+    test_beliefs, target = run.beliefs, _targets(run, run.episodes)
+    fit_beliefs, fit_target = test_beliefs, target
+    half = 0 if run.unseen else len(test_beliefs) // 2
     if run.unseen:
-        episodes = select_episodes(run.train, MOST_STEPS)
-        fitted, known = beliefs(agent, episodes, num_starts=1), _targets(run, episodes)
-    end = half or len(fitted)
-    mean, weight, offset = ridge(_rows(fitted.feature)[:end], known[:end])
-    told = (_rows(tested.feature) - mean) @ weight + offset
+        episodes = select_episodes(run.train, MAX_FIT_STEPS)
+        fit_beliefs, fit_target = beliefs(agent, episodes, num_starts=1), _targets(run, episodes)
+    end = half or len(fit_beliefs)
+    mean, weight, offset = ridge(_to_numpy(fit_beliefs.feature)[:end], fit_target[:end])
+    predicted = (_to_numpy(test_beliefs.feature) - mean) @ weight + offset
     scale = target[half:].std(0)
-    wrong = np.square(told - target)[half:].mean(0)
+    squared_error = np.square(predicted - target)[half:].mean(0)
     varies = scale > 1e-6 * np.abs(target).max(0, initial=1e-9)
-    r2 = np.where(varies, 1 - wrong / np.where(varies, scale, 1) ** 2, np.nan)
-    error = np.sqrt(np.concatenate([wrong[None], _imagined(run, half, mean, weight, offset, target)]))
-    num_tested = len(tested) - half
+    r2 = np.where(varies, 1 - squared_error / np.where(varies, scale, 1) ** 2, np.nan)
+    imagined_error = _imagined_squared_error(run, half, mean, weight, offset, target)
+    error = np.sqrt(np.concatenate([squared_error[None], imagined_error]))
+    num_tested = len(test_beliefs) - half
     return Probe(names, mean, weight, offset, error, r2, scale, end, num_tested, run.unseen)
 
 
 def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean (F,), weight (F, D), offset (D,)) of y (M, D) from x (M, F): (x - mean) @ weight + offset.
+    """Fits y (M, D) to x (M, F) by ridge regression.
 
-    The penalty is the one of `RIDGES` that generalised cross-validation prefers (Golub, Heath, Wahba 1979).
+    Returns:
+        mean (F,), weight (F, D), offset (D,): y is about (x - mean) @ weight + offset.
+    Source: Golub, Heath, Wahba 1979; generalized cross-validation selects the penalty of `RIDGE_PENALTIES`.
     """
     mean, offset = x.mean(0), y.mean(0)
-    size = x.std(0)
-    scale = np.where(size > 1e-8, size, np.inf)  # what never varies tells nothing
-    spread = np.where(y.std(0) > 1e-12, y.std(0), 1.0)
-    unit, wanted = (x - mean) / scale, (y - offset) / spread
-    power, turn = np.linalg.eigh(unit.T @ unit)
-    power, joint = power.clip(0), turn.T @ (unit.T @ wanted)  # (F,), (F, D)
-    best, chosen = np.inf, RIDGES[-1]
-    for penalty in RIDGES:
-        damped = power + penalty * len(x)
-        left = (
-            np.square(wanted).sum() - (np.square(joint) * ((2 * damped - power) / damped**2)[:, None]).sum()
+    x_std = x.std(0)
+    x_scale = np.where(x_std > 1e-8, x_std, np.inf)  # a constant feature gets no weight
+    y_scale = np.where(y.std(0) > 1e-12, y.std(0), 1.0)
+    x_unit, y_unit = (x - mean) / x_scale, (y - offset) / y_scale
+    eigenvalues, basis = np.linalg.eigh(x_unit.T @ x_unit)
+    eigenvalues, projected = eigenvalues.clip(0), basis.T @ (x_unit.T @ y_unit)  # (F,), (F, D)
+    best_score, chosen = np.inf, RIDGE_PENALTIES[-1]
+    for penalty in RIDGE_PENALTIES:
+        damped = eigenvalues + penalty * len(x)
+        residual = (
+            np.square(y_unit).sum()
+            - (np.square(projected) * ((2 * damped - eigenvalues) / damped**2)[:, None]).sum()
         )
-        free = len(x) - (power / damped).sum()
-        score = max(left, 0.0) / free**2 if free > 1 else np.inf
-        if score < best:
-            best, chosen = score, penalty
-    weight = turn @ (joint / (power + chosen * len(x))[:, None])
-    return mean, weight / scale[:, None] * spread, offset
+        degrees = len(x) - (eigenvalues / damped).sum()
+        score = max(residual, 0.0) / degrees**2 if degrees > 1 else np.inf
+        if score < best_score:
+            best_score, chosen = score, penalty
+    weight = basis @ (projected / (eigenvalues + chosen * len(x))[:, None])
+    return mean, weight / x_scale[:, None] * y_scale, offset
 
 
 @torch.no_grad()
-def _imagined(run: Run, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
-    """(H, D) mean squared error after 1 to H imagined steps under the recorded actions."""
+def _imagined_squared_error(run: Run, half: int, mean, weight, offset, target: np.ndarray) -> np.ndarray:
+    """Returns the (H, D) mean squared error after 1 to H imagined steps under the recorded actions."""
     agent, steps = run.agent, run.beliefs
     horizon = agent.planner.config.horizon
-    from_here = np.flatnonzero((steps.starts >= half) & (steps.steps_left[steps.starts] > horizon))
-    if not len(from_here):
+    starts = np.flatnonzero((steps.starts >= half) & (steps.steps_left[steps.starts] > horizon))
+    if not len(starts):
         return np.full((horizon, target.shape[1]), np.nan)
-    rows = steps.starts[from_here]
+    rows = steps.starts[starts]
     ahead = torch.as_tensor(rows + np.arange(horizon)[:, None], device=steps.action.device)
     action = steps.action[ahead]  # (H, K, A)
-    state = index(steps.state, torch.as_tensor(from_here, device=steps.action.device))
+    state = index(steps.state, torch.as_tensor(starts, device=steps.action.device))
     with Stream(derive(0, "readout"), agent.device).use(), agent.precision():
         feature = roll(agent.model, state, horizon, lambda step, _: action[step]).feature
-    told = (_rows(feature) - mean) @ weight + offset  # (H+1, K, D)
-    return np.stack([np.square(told[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])
+    predicted = (_to_numpy(feature) - mean) @ weight + offset  # (H+1, K, D)
+    return np.stack([np.square(predicted[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])
 
 
-def _names(run: Run) -> tuple[str, ...]:
+def _entry_names(run: Run) -> tuple[str, ...]:
     fields = run.agent.transform.fields.items()
     sizes = {name: field.model_shape[0] for name, field in fields if not field.image}
     return tuple(f"{name}[{i}]" if size > 1 else name for name, size in sizes.items() for i in range(size))
 
 
 def _targets(run: Run, episodes) -> np.ndarray:
-    """(M, D) what was seen before each action."""
-    seen = [vectors(run.agent.transform, episode) for episode in episodes]
-    return np.concatenate([np.concatenate([v[:-1] for v in one.values()], 1) for one in seen])
+    """Returns the (M, D) vector observations before each action."""
+    observations = [vector_observations(run.agent.transform, episode) for episode in episodes]
+    return np.concatenate([np.concatenate([v[:-1] for v in obs.values()], 1) for obs in observations])
 
 
-def _rows(feature: torch.Tensor) -> np.ndarray:
+def _to_numpy(feature: torch.Tensor) -> np.ndarray:
     return feature.cpu().double().numpy()
 
 
-def _listed(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

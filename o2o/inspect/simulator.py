@@ -1,4 +1,4 @@
-"""An episode again on a simulator: what it showed, and pictures to draw over."""
+"""Replays a recorded episode on a simulator, for its observations and for images to draw plans on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -8,53 +8,55 @@ import numpy as np
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
-from o2o.inspect.end_effector_paths import facts
+from o2o.inspect.end_effector_paths import robot_metadata
 from o2o.inspect.run import Run
 
-PICTURE = 512  # pixels, of robots that have an option `render_size`
+RENDER_SIZE = 512  # pixels, for robots with an option `render_size`
 
 
-def simulator(run: Run) -> Guard | None:
-    """The robot of a run, for pictures; None where it is no simulator or does not say so in its file.
+def make_simulator(run: Run) -> Guard | None:
+    """Returns the robot of a run for rendering, or None unless its file declares it as simulated.
 
     Raises:
-        UsageError, RobotError: it does not fit the run, or cannot be built.
+        UsageError, RobotError: the robot does not fit the run or cannot be constructed.
     """
-    papers = run.meta.get("robot") or {}
-    if not facts(papers.get("robot", "")).get("simulated"):
+    saved = run.meta.get("robot") or {}
+    if not robot_metadata(saved.get("robot", "")).get("simulated"):
         return None
-    choice = choose_robot(RobotChoice(), papers)
+    choice = choose_robot(RobotChoice(), saved)
     options = choice.robot_options
     if any(field.name == "render_size" for field in fields(options)):
-        options = replace(options, **{"render_size": PICTURE})
+        options = replace(options, **{"render_size": RENDER_SIZE})
     return connect_robot(run.agent.transform, replace(choice, robot_options=options))
 
 
-def replay(robot: Guard, seed: int, action: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """What a simulator shows as it does physical actions (T, A) again; it waits where the caller waits.
+def replay_actions(robot: Guard, seed: int, action: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """Yields a simulator's observations while it repeats physical actions (T, A), one step per iteration.
 
     Raises:
-        UsageError: it is a real robot.
-        RobotError: it fails.
+        UsageError: the robot is not simulated.
+        RobotError: the robot fails.
     """
     if not robot.simulated:
-        raise UsageError("the robot is no simulator (metadata['simulated']), it cannot repeat an episode")
+        raise UsageError(
+            "the robot is not simulated (metadata['simulated']), so it cannot repeat an episode exactly"
+        )
     obs, _ = robot.reset(seed=seed)
     yield obs
-    for one in action:
-        obs, *_ = robot.step(one)
+    for one_action in action:
+        obs, *_ = robot.step(one_action)
         yield obs
 
 
-def projection(robot: Guard) -> Callable[[np.ndarray], np.ndarray]:
-    """The robot's `project`: (n, 3) metres to (n, 2) pixels of its picture.
+def get_projection(robot: Guard) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the robot's method `project`: (n, 3) points in m -> (n, 2) pixels of its rendered image.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the robot has no such method.
     """
     if not robot.has_wrapper_attr("project"):
         raise UsageError(
-            "the robot has no method `project(points)`, so nothing can be drawn over its pictures; "
-            "leave the robot out, or see `o2o.hardware.end_effector` for what the method is"
+            "the robot has no method `project(points)`, so plans cannot be drawn on its images; "
+            "leave the robot out, or add the method that `o2o.hardware.end_effector` describes"
         )
     return robot.get_wrapper_attr("project")

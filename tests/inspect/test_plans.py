@@ -19,16 +19,17 @@ from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.transform import Field, Transform
 from o2o.data.plan_store import Plans
 from o2o.data.replay_buffer import Replay, ReplayConfig
+from o2o.hardware.end_effector import Displacement
 from o2o.hardware.guard import connect
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.candidates import candidates
 from o2o.inspect.charts.chart import BackgroundImage, Frames
-from o2o.inspect.end_effector_paths import Displacement, displacement, facts, vectors
+from o2o.inspect.end_effector_paths import find_displacement, robot_metadata, vector_observations
 from o2o.inspect.penalty_sweep import PenaltySweep, _affordable, penalty_sweep
 from o2o.inspect.plans import distance, plans, replan
 from o2o.inspect.probe import probe, ridge
 from o2o.inspect.run import Run
-from o2o.inspect.simulator import projection, replay, simulator
+from o2o.inspect.simulator import get_projection, make_simulator, replay_actions
 from o2o.training import rollout
 from tests.support.episodes import make_episode
 from tests.support.preset_agents import doubtful, tiny, two_plans
@@ -144,13 +145,15 @@ def test_the_read_out_tells_its_own_error(tmp_path, system):
     assert reader.names == ("state[0]", "state[1]", "state[2]", "state[3]", "state[4]", "goal[0]", "goal[1]")
     assert reader.error.shape == (4, 7) and np.isfinite(reader.error).all()
     told = reader(run.beliefs.feature.numpy())
-    wrong = told - np.concatenate([*vectors(run.agent.transform, run.episodes[0]).values()], 1)[:-1]
+    wrong = (
+        told - np.concatenate([*vector_observations(run.agent.transform, run.episodes[0]).values()], 1)[:-1]
+    )
     np.testing.assert_allclose(reader.error[0], np.sqrt(np.square(wrong).mean(0)))
     assert np.isnan(reader.r2[5:]).all()  # a goal stays where it is during an episode
     np.testing.assert_allclose(reader.r2[:5], 1 - np.square(wrong[:, :5] / reader.scale[:5]).mean(0))
-    assert "12 held-out steps" in str(reader) and reader.plot() and len(reader.metrics()) == 16
-    with pytest.raises(UsageError, match=r"no entry 'state\[9\]'.*have state\[0\]"):
-        reader.place("state[9]")
+    assert "12 unseen steps" in str(reader) and reader.plot() and len(reader.metrics()) == 16
+    with pytest.raises(UsageError, match=r"no observation entry 'state\[9\]'.*have state\[0\]"):
+        reader.entry_index("state[9]")
 
 
 def test_the_read_out_is_in_the_recordings_units(tmp_path):
@@ -158,7 +161,7 @@ def test_the_read_out_is_in_the_recordings_units(tmp_path):
     agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), tiny("small"))
     episodes = recordings(4)
     run = inspected(agent, tmp_path, episodes)
-    seen = vectors(agent.transform, run.episodes[0])
+    seen = vector_observations(agent.transform, run.episodes[0])
     np.testing.assert_allclose(seen["state"], episodes[0].obs["state"], atol=1e-5)
     reader = probe(run)
     assert reader is not None and reader.scale[0] == pytest.approx(np.arange(12).std())
@@ -191,16 +194,16 @@ def arm_agent(seed=0) -> Agent:
 
 
 def test_a_robots_file_says_how_actions_move_it_and_nothing_is_built(tmp_path):
-    assert facts("sim")["simulated"] and facts("gone") == {} and facts("") == {}
-    assert "displacement" not in facts("gym")
+    assert robot_metadata("sim")["simulated"] and robot_metadata("gone") == {} and robot_metadata("") == {}
+    assert "displacement" not in robot_metadata("gym")
     run = inspected(arm_agent(), tmp_path, [], meta=ARM)
-    moves = displacement(run)
+    moves = find_displacement(run)
     assert moves == Displacement((0, 1, 2), 1.0, "state", (0, 1, 2), 0.1, (0.4, 0.0, 0.0))
     run.meta = {"robot": ARM["robot"] | {"action_repeat": 2}}
-    assert displacement(run).metres_by_action == 2.0  # type: ignore[union-attr]
+    assert find_displacement(run).metres_by_action == 2.0  # type: ignore[union-attr]
     blind = replace(run.agent.transform, fields={"camera": Field((8, 8, 3), image=True)})
     run.agent.transform = blind
-    assert displacement(run) is None
+    assert find_displacement(run) is None
 
 
 @pytest.mark.parametrize(
@@ -213,10 +216,11 @@ def test_a_robots_file_says_how_actions_move_it_and_nothing_is_built(tmp_path):
 )
 def test_a_robot_that_says_nonsense_is_told_so(tmp_path, monkeypatch, change, says):
     monkeypatch.setattr(
-        "o2o.inspect.end_effector_paths.facts", lambda name: {"displacement": sim.DISPLACEMENT | change}
+        "o2o.inspect.end_effector_paths.robot_metadata",
+        lambda name: {"displacement": sim.DISPLACEMENT | change},
     )
     with pytest.raises(RobotError, match=says):
-        displacement(inspected(arm_agent(), tmp_path, [], meta=ARM))
+        find_displacement(inspected(arm_agent(), tmp_path, [], meta=ARM))
 
 
 # ---- the fan
@@ -339,17 +343,17 @@ def test_a_robot_that_cannot_be_drawn_over_says_why(played, tmp_path):
         candidates(arm, robot=robot, entries=("state[0]",))
     bare = SimpleNamespace(has_wrapper_attr=lambda name: False, simulated=False, metadata={}, action_repeat=1)
     with pytest.raises(UsageError, match="no method `project"):
-        projection(bare)  # type: ignore[arg-type]
+        get_projection(bare)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no method `project"):
         candidates(run, robot=bare)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="is no simulator"):
-        next(replay(bare, 0, np.zeros((1, 2))))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="is not simulated"):
+        next(replay_actions(bare, 0, np.zeros((1, 2))))  # type: ignore[arg-type]
 
 
 def test_the_runs_own_simulator_is_built_for_pictures(tmp_path):
     arm = inspected(arm_agent(), tmp_path, [], meta=ARM)
-    assert simulator(replace(arm, meta={})) is None  # nobody knows its robot
-    robot = simulator(arm)
+    assert make_simulator(replace(arm, meta={})) is None  # nobody knows its robot
+    robot = make_simulator(arm)
     assert robot is not None and robot.get_wrapper_attr("config").render_size == 512
     robot.close()
 
