@@ -27,7 +27,7 @@ from o2o.data import training_data
 from o2o.data.load import DataConfig
 from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
-from o2o.inspect.open_loop import picture
+from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.evaluate import watch
 
@@ -173,9 +173,9 @@ def pretrain(config: PretrainConfig) -> Path:
             log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
             raise KeyboardInterrupt
         shown = data.validation if len(data.validation) else data.replay
-        if picture(agent, shown.episode(0), folder / "open_loop.png"):
+        if plot_prediction(agent, shown.episode(0), folder / "open_loop.png"):
             log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
-        if loss_curves.picture(folder, folder / "losses.png"):
+        if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"how much each loss counted: {folder}/losses.png")
         log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
     return folder
