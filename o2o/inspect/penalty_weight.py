@@ -1,10 +1,11 @@
-"""What should a unit of the ensemble's spread cost the planner? Lambda, measured on recordings.
+"""Estimates the penalty weight (lambda) of the planner from recordings.
 
-A planner takes what promises most, so it finds the actions about which model and critic are wrongly
-hopeful; lambda is there to make them unattractive. Too low, and plans rest on such errors; too high, and
-they flee from doubt instead of doing the task. The rule between the two: the policy was fitted to recorded
-actions, so the best of a few of its own tries is about the most that can honestly be promised from a state.
-Lambda is the lowest price at which plans, on average, promise no more than that.
+A planner selects the plan with the highest predicted return, and so it favors actions that the world model
+and the critic overestimate. The penalty on ensemble disagreement makes such actions unattractive. If the
+penalty weight is too low, plans exploit these errors; if it is too high, plans avoid disagreement instead of
+doing the task. The policy was fitted to recorded actions, so the best of a few samples of the policy is
+about the highest return that can be trusted from a state. The estimate is the lowest weight at which plans,
+on average, predict no more than that.
 """
 
 from collections.abc import Callable
@@ -26,230 +27,268 @@ from o2o.inspect.result import Result
 from o2o.inspect.run import MAX_STEPS, Run, select_episodes
 from o2o.nn.world_model import index
 
-GRID = np.geomspace(0.1, 1000, 9)  # two a decade
-NOTHING = 1e-9  # a price that changes no plan, and still shows the doubt
-NUM_STATES = 24  # from which to plan
-TRIES = 16  # of the policy, at least
-SHARE = 0.05  # of what plans promise too much without a price; less is as good as none
-ROWS = 4096  # candidates that are rolled out side by side
+GRID = np.geomspace(0.1, 1000, 9)  # weights to try, two per decade
+NEAR_ZERO = 1e-9  # weight that changes no plan, but still lets the planner report disagreement
+NUM_STATES = 24  # recorded states to plan from
+MIN_POLICY_SAMPLES = 16  # minimum number of policy samples per state
+TOLERANCE = 0.05  # of the excess at weight 0; a smaller excess counts as none
+MAX_ROWS = 4096  # candidates that are rolled out in one batch
 
 
 @dataclass(frozen=True, eq=False)
 class PenaltyWeight(Result):
-    """What plans from K recorded states promise at G prices, before the penalty, in units of scaled return.
+    """Predicted return of plans from K recorded states at G penalty weights, in units of the scaled return.
 
     Attributes:
-        grid: (G,) prices; the first one is as good as none.
-        excess: (G, K) by how much a plan promises more than the best of the policy's own tries.
-        doubt: (G, K) discounted spread on the way of a plan, its end included.
-        tried: (K,) the same of the policy's tries, their mean.
-        price: lambda, with the interval over episodes.
-        own: the agent's.
-        num_episodes: that the states come from.
+        weights: (G,) penalty weights, ascending; the first one is almost zero.
+        excess: (G, K) predicted return of the plan minus that of the best policy sample, before the penalty.
+        disagreement: (G, K) discounted disagreement along the plan, including its end.
+        policy_disagreement: (K,) mean discounted disagreement along the policy samples.
+        suggested: estimated penalty weight with its interval over episodes.
+        current: penalty weight of the agent.
+        num_episodes: number of episodes that the states come from.
     """
 
-    grid: np.ndarray
+    weights: np.ndarray
     excess: np.ndarray
-    doubt: np.ndarray
-    tried: np.ndarray
-    price: Estimate
-    own: float
+    disagreement: np.ndarray
+    policy_disagreement: np.ndarray
+    suggested: Estimate
+    current: float
     num_episodes: int
 
     @property
-    def enough(self) -> bool:
-        """Whether there is a price at which plans promise no more than the policy's best tries."""
+    def sufficient(self) -> bool:
+        """Returns whether some weight brings the mean excess down to the tolerance."""
         mean = self.excess.mean(1)
         return bool(mean.min() <= _allowed(mean[0]))
 
-    def at(self, price: float) -> tuple[float, float]:
-        """(excess, doubt of a plan in units of that of the policy's tries) at a price, off the curves."""
-        where = np.log(max(price, self.grid[1] / 10)), np.log(np.maximum(self.grid, self.grid[1] / 10))
-        ratio = np.median(self.doubt, 1) / max(np.median(self.tried), 1e-12)
+    def interpolate(self, weight: float) -> tuple[float, float]:
+        """Interpolates the mean excess, and the ratio of plan to policy disagreement, at a weight."""
+        lowest = self.weights[1] / 10
+        where = np.log(max(weight, lowest)), np.log(np.maximum(self.weights, lowest))
+        ratio = np.median(self.disagreement, 1) / max(np.median(self.policy_disagreement), 1e-12)
         return float(np.interp(*where, self.excess.mean(1))), float(np.interp(*where, ratio))
 
     @property
-    def line(self) -> str:
-        """What was chosen and why, for a log."""
-        found, (without, _) = format_number(self.price.value), self.at(0)
-        if not self.enough:
+    def summary(self) -> str:
+        """Returns the suggested weight and the reason for it, for a log."""
+        suggested, (excess, _) = format_number(self.suggested.value), self.interpolate(0)
+        if not self.sufficient:
             return (
-                f"lambda {found}: the best there is, but at no price do plans promise as little as the "
-                "policy's own tries; it may be the better one alone (--no-plan)"
+                f"penalty weight {suggested}: the best of the weights tried, but at every weight plans "
+                "predict more return than the best policy sample; the policy alone may perform better "
+                "(--no-plan)"
             )
-        if without <= 0:
-            return f"lambda {found}: plans promise no more than the policy's best tries even without a price"
+        if excess <= 0:
+            return (
+                f"penalty weight {suggested}: plans predict no more return than the best policy sample, "
+                "even at weight 0"
+            )
         return (
-            f"lambda {found}: from there on plans promise no more than the best of the policy's own tries; "
-            f"without a price, {format_number(without)} more (scaled return)"
+            f"penalty weight {suggested}: the lowest weight at which plans predict no more return than the "
+            f"best policy sample; at weight 0 they predict {format_number(excess)} more (scaled return)"
         )
 
     def text(self) -> list[str]:
-        (_, unsure), (_, then) = self.at(0), self.at(self.price.value)
-        words = [f"The recordings suggest {self.line}."]
-        if np.isfinite(self.price.low):
-            words.append(
-                f"Had other episodes of the kind been held out, it would lie between "
-                f"{format_number(self.price.low)} and {format_number(self.price.high)} (95 % interval)."
+        (_, ratio_at_0), (_, ratio) = self.interpolate(0), self.interpolate(self.suggested.value)
+        sentences = [f"The recordings suggest {self.summary}."]
+        if np.isfinite(self.suggested.low):
+            sentences.append(
+                f"The 95 % interval over episodes is {format_number(self.suggested.low)} to "
+                f"{format_number(self.suggested.high)}."
             )
-        if self.doubt.any():
-            words.append(
-                f"Along the plans the critics disagree {format_number(unsure)} times as much as along the "
-                f"policy's "
-                f"own tries without a price, {format_number(then)} times at that lambda."
+        if self.disagreement.any():
+            sentences.append(
+                f"The disagreement along plans is {format_number(ratio_at_0)} times that along policy "
+                f"samples at weight 0, and {format_number(ratio)} times at the suggested weight."
             )
-        return [*words, self._own(), *few_episodes_warning(self.num_episodes)]
+        return [*sentences, self._describe_current(), *few_episodes_warning(self.num_episodes)]
 
-    def _own(self) -> str:
-        """What is to be said of the agent's lambda."""
-        (excess, _), one = self.at(self.own), np.isnan(self.price.low)
-        low, high = (self.price.value / 2, self.price.value * 2) if one else (self.price.low, self.price.high)
-        told = "that fits"
-        if self.own < low:
-            told = (
-                f"it looks too low, plans promise {format_number(excess)} more than the policy's best tries"
+    def _describe_current(self) -> str:
+        """Compares the agent's weight with the suggested one."""
+        (excess, _), single_episode = self.interpolate(self.current), np.isnan(self.suggested.low)
+        low, high = self.suggested.low, self.suggested.high
+        if single_episode:
+            low, high = self.suggested.value / 2, self.suggested.value * 2
+        verdict = "is in the suggested range"
+        if self.current < low:
+            verdict = (
+                f"appears too low: plans predict {format_number(excess)} more return than the best policy "
+                "sample"
             )
-        elif self.own > high:
-            told = "it looks too high, plans shun doubt more than they need to"
-        return f"The agent's own lambda is {format_number(self.own)}: {told}."
+        elif self.current > high:
+            verdict = "appears too high: plans avoid disagreement more than necessary"
+        return f"The agent's penalty weight of {format_number(self.current)} {verdict}."
 
     def charts(self) -> list[Chart]:
-        grid, excess, doubt = self.grid[1:], self.excess[1:], self.doubt[1:]
-        prices: list[Mark] = [
-            Rule(x=self.price.value, name="suggested", color=PLAN),
-            Rule(x=self.own if self.own > 0 else float("nan"), name="the agent's own", color=MUTED),
+        weights, excess, disagreement = self.weights[1:], self.excess[1:], self.disagreement[1:]
+        rules: list[Mark] = [
+            Rule(x=self.suggested.value, name="suggested", color=PLAN),
+            Rule(x=self.current if self.current > 0 else float("nan"), name="current", color=MUTED),
         ]
-        low, high = np.percentile(excess, (25, 75), axis=1)
-        least, most = np.percentile(doubt, (25, 75), axis=1)
+        excess_low, excess_high = np.percentile(excess, (25, 75), axis=1)
+        low, high = np.percentile(disagreement, (25, 75), axis=1)
         return [
             Chart(
-                "What plans promise too much",
-                "lambda",
+                "Excess predicted return of plans",
+                "penalty weight",
                 "scaled return",
                 [
-                    Line(grid, excess.mean(1), "plans, mean", PLAN, low=low, high=high),
-                    Rule(y=0.0, name="the best of the policy's tries", color=POLICY),
-                    *prices,
+                    Line(weights, excess.mean(1), "plans, mean", PLAN, low=excess_low, high=excess_high),
+                    Rule(y=0.0, name="best policy sample", color=POLICY),
+                    *rules,
                 ],
-                "Return that the chosen plans promise, less the best of what the policy itself would try. "
-                "What lies above the line is mostly error of the model; far below it, plans flee from doubt "
-                "and forget the task. The band holds the middle half of the states.",
+                "Predicted return of the chosen plans minus that of the best policy sample. Excess above "
+                "zero is mostly model error; far below zero, plans avoid disagreement at the expense of the "
+                "task. The band holds the middle half of the states.",
                 log_x=True,
             ),
             Chart(
-                "How unsure plans are",
-                "lambda",
-                "ensemble spread along the plan",
+                "Disagreement along plans",
+                "penalty weight",
+                "ensemble disagreement along the plan",
                 [
-                    Line(grid, np.median(doubt, 1), "plans, middle", PLAN, low=least, high=most),
-                    Rule(y=float(np.median(self.tried)), name="the policy's tries, middle", color=POLICY),
-                    *prices,
+                    Line(weights, np.median(disagreement, 1), "plans, median", PLAN, low=low, high=high),
+                    Rule(
+                        y=float(np.median(self.policy_disagreement)),
+                        name="policy samples, median",
+                        color=POLICY,
+                    ),
+                    *rules,
                 ],
-                "How far the critics disagree on the way of the chosen plans, added up.",
+                "Discounted sum of the ensemble's disagreement along the chosen plans.",
                 log_x=True,
             ),
         ]
 
     def metrics(self) -> dict[str, float]:
-        (without, unsure), (excess, then) = self.at(0), self.at(self.own)
+        (excess_at_0, ratio_at_0), (excess, ratio) = self.interpolate(0), self.interpolate(self.current)
         return {
-            **self.price.metrics("lambda"),
-            "lambda_own": self.own,
-            "lambda_enough": float(self.enough),
-            "excess_without": without,
-            "excess_own": excess,
-            "doubt_without": unsure,
-            "doubt_own": then,
+            **self.suggested.metrics("penalty_weight"),
+            "penalty_weight_current": self.current,
+            "sufficient": float(self.sufficient),
+            "excess_at_0": excess_at_0,
+            "excess_current": excess,
+            "disagreement_ratio_at_0": ratio_at_0,
+            "disagreement_ratio_current": ratio,
         }
 
 
 def penalty_weight(run: Run) -> PenaltyWeight:
-    """The lambda that the recordings suggest, with what plans promise and doubt at each price."""
+    """Estimates the penalty weight of a run from its recordings.
+
+    Args:
+        run: the run to inspect.
+    """
     return estimate_penalty_weight(run.agent, run.beliefs)
 
 
-def set_auto_penalty_weight(agent: Agent, data: TrainingData, tell: Callable[[str], object]) -> None:
-    """Measures lambda on held-out recordings where the config says `auto`, and tells it in a line.
+def set_auto_penalty_weight(agent: Agent, data: TrainingData, log: Callable[[str], object]) -> None:
+    """Estimates the penalty weight from recordings and sets it, if `--planner.uncertainty` is `auto`.
 
     Args:
-        agent: takes it over; its random streams stay as they are.
-        data: what it learned from; without held-out episodes, those are looked at.
+        agent: the agent to set it on; its random streams stay unchanged.
+        data: data that the agent was trained on; the validation episodes are used, or the training episodes
+            if there are none.
+        log: receives a line with the weight and the reason for it.
     """
     if agent.config.planner.uncertainty != "auto":
         return
     source = data.validation if len(data.validation) else data.replay
-    found = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MAX_STEPS)))
-    agent.settle(found.price.value)
-    tell(found.line)
+    result = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MAX_STEPS)))
+    agent.settle(result.suggested.value)
+    log(result.summary)
 
 
 @torch.no_grad()
 def estimate_penalty_weight(agent: Agent, steps: Beliefs, seed: int = 0) -> PenaltyWeight:
-    """What plans from recorded states promise and doubt at each price; all meet the same random numbers.
+    """Estimates the penalty weight from plans at each weight, all made with the same random numbers.
 
     Args:
-        seed: of the candidates.
+        agent: the agent.
+        steps: beliefs at recorded steps.
+        seed: seed of the candidates.
     Raises:
-        DivergedError: the model promises nothing finite.
+        DivergedError: no predicted return is finite.
     """
-    places = evenly_spaced(len(steps.starts), NUM_STATES)
-    grid = np.concatenate([[NOTHING], GRID])
-    asked = [_plan(agent, steps, places, price, seed) for price in grid.tolist()]
-    excess, doubt, tried = (np.stack(values) for values in zip(*asked, strict=True))
-    sound = np.isfinite(excess).all(0)
-    if not sound.any():
+    indices = evenly_spaced(len(steps.starts), NUM_STATES)
+    weights = np.concatenate([[NEAR_ZERO], GRID])
+    plans = [_plan(agent, steps, indices, weight, seed) for weight in weights.tolist()]
+    excess, disagreement, policy_disagreement = (np.stack(values) for values in zip(*plans, strict=True))
+    finite = np.isfinite(excess).all(0)
+    if not finite.any():
         raise DivergedError(
-            "lambda cannot be measured: the model promises no finite return from any recorded state"
+            "cannot estimate the penalty weight: the model predicts no finite return from any recorded state"
         )
-    excess, doubt, tried = (values[:, sound] for values in (excess, doubt, tried))
-    episode = steps.episode[steps.starts[places]][sound]
-    found = estimate(lambda rows: lowest_sufficient_weight(grid, rows.mean(0)), episode, excess.T)
-    return PenaltyWeight(grid, excess, doubt, tried[0], found, agent.price, found.num_episodes)
+    excess, disagreement, policy_disagreement = (
+        values[:, finite] for values in (excess, disagreement, policy_disagreement)
+    )
+    episode = steps.episode[steps.starts[indices]][finite]
+    suggested = estimate(lambda rows: lowest_sufficient_weight(weights, rows.mean(0)), episode, excess.T)
+    return PenaltyWeight(
+        weights,
+        excess,
+        disagreement,
+        policy_disagreement[0],
+        suggested,
+        agent.price,
+        suggested.num_episodes,
+    )
 
 
-def lowest_sufficient_weight(grid: np.ndarray, excess: np.ndarray) -> float:
-    """The lowest price that brings the excess down to what is allowed, or else about as low as it goes.
+def lowest_sufficient_weight(weights: np.ndarray, excess: np.ndarray) -> float:
+    """Returns the lowest weight at which the excess is within the tolerance, or about as low as it gets.
 
     Args:
-        grid: (G,) rising prices; the first one is as good as none.
-        excess: (G,) mean of what plans promise too much.
+        weights: (G,) ascending penalty weights; the first one is almost zero.
+        excess: (G,) mean excess predicted return.
     """
-    allowed = max(_allowed(excess[0]), excess.min() + SHARE * abs(excess[0]))
+    allowed = max(_allowed(excess[0]), excess.min() + TOLERANCE * abs(excess[0]))
     at = max(1, int((excess <= allowed).argmax()))
     if at == 1:
-        return float(grid[1])
+        return float(weights[1])
     above, below = excess[at - 1], excess[at]
-    share = (above - allowed) / (above - below)
-    return float(grid[at - 1] * (grid[at] / grid[at - 1]) ** share)
+    fraction = (above - allowed) / (above - below)
+    return float(weights[at - 1] * (weights[at] / weights[at - 1]) ** fraction)
 
 
-def _allowed(without: float) -> float:
-    return SHARE * max(without, 0.0)
+def _allowed(excess_at_0: float) -> float:
+    return TOLERANCE * max(excess_at_0, 0.0)
 
 
-def _plan(agent: Agent, steps: Beliefs, places: np.ndarray, price: float, seed: int) -> list[np.ndarray]:
-    """(excess, doubt, the tries' doubt), each (K,), of plans at a price without warm start or noise."""
-    planner = MPPI(agent.planner.action_dim, _searching(agent.config.planner, price))
+def _plan(agent: Agent, steps: Beliefs, indices: np.ndarray, weight: float, seed: int) -> list[np.ndarray]:
+    """Plans at a weight, without warm start or exploration noise.
+
+    Returns:
+        (K,) excess, (K,) disagreement of the plans, (K,) mean disagreement of the policy samples.
+    """
+    planner = MPPI(agent.planner.action_dim, _planner_config(agent.config.planner, weight))
     size = planner.config.num_samples + planner.config.num_policy
-    rows, parts = torch.as_tensor(places, device=agent.device), []
+    rows, parts = torch.as_tensor(indices, device=agent.device), []
     with Stream(derive(seed, "price"), agent.device).use(), agent.precision():
-        for some_rows in rows.split(max(1, ROWS // size)):
-            first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
-            state = index(steps.state, some_rows)
+        for block in rows.split(max(1, MAX_ROWS // size)):
+            first = torch.ones(len(block), dtype=torch.bool, device=agent.device)
+            state = index(steps.state, block)
             plan = planner.plan(
                 state, agent.model, agent.critic, agent.policy, None, first, explore=False, trace=True
             )
             assert plan.trace is not None
             trace, valued = plan.trace, plan.trace.valued
             gain = (valued.plans.gain + valued.plans.discount[-1] * valued.leaf).float()  # (N, S)
-            doubt = valued.penalty.float() / price
-            promise, unsure = ((trace.weight * x.gather(1, trace.places)).sum(1) for x in (gain, doubt))
-            tries = slice(trace.num_fresh, None)
-            parts.append(torch.stack([promise - gain[:, tries].amax(1), unsure, doubt[:, tries].mean(1)]))
+            disagreement = valued.penalty.float() / weight
+            plan_return, plan_disagreement = (
+                (trace.weight * x.gather(1, trace.places)).sum(1) for x in (gain, disagreement)
+            )
+            samples = slice(trace.num_fresh, None)  # of the policy
+            excess = plan_return - gain[:, samples].amax(1)
+            parts.append(torch.stack([excess, plan_disagreement, disagreement[:, samples].mean(1)]))
     return list(torch.cat(parts, 1).double().cpu().numpy())
 
 
-def _searching(config: PlannerConfig, price: float) -> PlannerConfig:
-    """The planner's search at a price, the policy's tries kept apart from all else."""
-    tries = max(config.num_policy, TRIES)
-    return replace(config, uncertainty=price, method="mppi", num_policy=tries, budget_ms=0.0, prune=False)
+def _planner_config(config: PlannerConfig, weight: float) -> PlannerConfig:
+    """Returns the planner's configuration at a weight, with the policy samples separate from all others."""
+    num_policy = max(config.num_policy, MIN_POLICY_SAMPLES)
+    return replace(
+        config, uncertainty=weight, method="mppi", num_policy=num_policy, budget_ms=0.0, prune=False
+    )

@@ -1,4 +1,4 @@
-"""Lambda from recordings: the rule by hand, on a world that can be worked out, and through whole runs."""
+"""Tests the penalty weight from recordings: the rule by hand, on closed-form models, and in whole runs."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,22 +31,22 @@ from tests.support.toy_nets import Toy
 GRID = np.array([1e-9, 1.0, 10.0, 100.0])
 
 
-class Tempting(Toy):
-    """Every unit of action promises `hope` of reward and has `doubt` of spread; the policy stays at zero."""
+class OverestimatingModel(Toy):
+    """Predicts `gain` reward and `disagreement` per unit of action; the policy stays at zero."""
 
-    def __init__(self, hope: float, doubt: float):
-        super().__init__(doubt=lambda action: doubt * action[..., 0].abs())
-        self.hope = hope
+    def __init__(self, gain: float, disagreement: float):
+        super().__init__(doubt=lambda action: disagreement * action[..., 0].abs())
+        self.gain = gain
 
     def step(self, state, action):
-        reward = self.hope * action[:, 0].abs()
+        reward = self.gain * action[:, 0].abs()
         return state, reward, torch.full_like(reward, self.discount)
 
 
-def tempted(hope: float, doubt: float, **config) -> PenaltyWeight:
-    """The price of a planner for one step, from four states of two episodes."""
+def estimated(gain: float, disagreement: float, **config) -> PenaltyWeight:
+    """Returns the penalty weight of a one-step planner, from four states of two episodes."""
     toy, config = (
-        Tempting(hope, doubt),
+        OverestimatingModel(gain, disagreement),
         PlannerConfig(horizon=1, num_elites=4, num_samples=64, iterations=3, **config),
     )
     agent = SimpleNamespace(
@@ -66,95 +66,99 @@ def auto(config):
 # ---- the rule
 
 
-def test_the_price_is_where_a_twentieth_of_the_excess_is_left():
+def test_the_weight_is_where_a_twentieth_of_the_excess_is_left():
     excess = np.array([1.0, 0.9, 0.1, -0.1])  # 0.05 lies a quarter of the way from 10 to 100, in decades
     assert lowest_sufficient_weight(GRID, excess) == pytest.approx(10**1.25)
 
 
-def test_no_price_is_enough_where_the_excess_stays():
-    excess = np.array([1.0, 0.8, 0.6, 0.5])  # half a unit stays; 0.55 is as good as it gets
+def test_no_weight_is_sufficient_if_the_excess_remains():
+    excess = np.array([1.0, 0.8, 0.6, 0.5])  # half a unit remains; 0.55 is the tolerance above it
     assert lowest_sufficient_weight(GRID, excess) == pytest.approx(10**1.5)
-    answer = PenaltyWeight(
+    result = PenaltyWeight(
         GRID, excess[:, None], np.ones((4, 1)), np.ones(1), Estimate(31.6, 20, 40, 1), 2.0, 1
     )
-    assert not answer.enough and "--no-plan" in answer.text()[0]
+    assert not result.sufficient and "--no-plan" in result.text()[0]
 
 
-def test_plans_that_promise_no_more_than_the_policy_need_the_least_price():
+def test_plans_that_predict_no_more_than_the_policy_need_the_lowest_weight():
     assert lowest_sufficient_weight(GRID, np.array([-0.1, -0.2, -0.3, -0.4])) == 1.0
 
 
-@pytest.mark.parametrize(("hope", "doubt"), [(0.3, 0.1), (3.0, 0.1), (1.0, 0.005)])
-def test_it_is_found_where_doubt_begins_to_cost_more_than_hope_brings(hope, doubt):
-    answer = tempted(hope, doubt)  # (hope - price * doubt) |a| is best at |a| = 1 below hope / doubt
-    assert answer.enough and 1 / 3.2 < answer.price.value / (hope / doubt) < 3.2  # neighbours on the grid
-    assert answer.excess[0] == pytest.approx(hope, rel=0.05)
-    assert answer.doubt[0] == pytest.approx(doubt, rel=0.05) and not answer.tried.any()
-    assert answer.num_episodes == 2
+@pytest.mark.parametrize(("gain", "disagreement"), [(0.3, 0.1), (3.0, 0.1), (1.0, 0.005)])
+def test_the_weight_is_where_the_penalty_exceeds_the_predicted_gain(gain, disagreement):
+    result = estimated(gain, disagreement)  # |a| = 1 is best below gain / disagreement
+    assert (
+        result.sufficient and 1 / 3.2 < result.suggested.value / (gain / disagreement) < 3.2
+    )  # neighbours on the grid
+    assert result.excess[0] == pytest.approx(gain, rel=0.05)
+    assert result.disagreement[0] == pytest.approx(disagreement, rel=0.05)
+    assert not result.policy_disagreement.any()
+    assert result.num_episodes == 2
 
 
-def test_its_scale_is_that_of_hope_and_doubt():
-    """Three times the reward, or a third of the spread, and lambda is three times as high."""
-    base, *others = (tempted(*world).price.value for world in [(1, 0.2), (3.1623, 0.2), (1, 0.063246)])
+def test_the_weight_scales_with_gain_over_disagreement():
+    """Three times the reward, or a third of the disagreement, gives three times the weight."""
+    base, *others = (estimated(*case).suggested.value for case in [(1, 0.2), (3.1623, 0.2), (1, 0.063246)])
     assert others == pytest.approx([3.1623 * base] * 2, rel=0.05)
 
 
-def test_hope_without_doubt_has_no_price():
-    answer = tempted(1.0, 0.0)
-    assert not answer.enough and "--no-plan" in answer.line
-    assert "disagree" not in str(answer)
+def test_gain_without_disagreement_has_no_sufficient_weight():
+    result = estimated(1.0, 0.0)
+    assert not result.sufficient and "--no-plan" in result.summary
+    assert "disagreement along plans" not in str(result)
 
 
 @pytest.mark.parametrize(
     "config", [{"method": "icem"}, {"num_policy": 0}, {"prune": True}, {"budget_ms": 50}]
 )
-def test_it_is_the_same_for_every_kind_of_search(config):
+def test_the_weight_is_the_same_for_every_search_method(config):
     if "num_policy" not in config:
         config |= {"num_policy": 16}
-    assert tempted(1.0, 0.1, **config).price == tempted(1.0, 0.1, num_policy=16).price
+    assert estimated(1.0, 0.1, **config).suggested == estimated(1.0, 0.1, num_policy=16).suggested
 
 
 @pytest.mark.parametrize(
-    ("own", "judged"), [(0.0, "too low"), (1.0, "too low"), (13.0, "fits"), (500.0, "too high")]
+    ("current", "verdict"),
+    [(0.0, "too low"), (1.0, "too low"), (13.0, "in the suggested range"), (500.0, "too high")],
 )
-def test_it_says_whether_the_agents_own_fits(own, judged):
+def test_the_agents_current_weight_is_compared(current, verdict):
     excess = np.array([1.0, 0.9, 0.1, -0.1])[:, None]
-    answer = PenaltyWeight(GRID, excess, np.ones((4, 1)), np.ones(1), Estimate(17.8, 10, 30, 9), own, 9)
-    assert judged in answer.text()[-1] and answer.metrics()["lambda"] == 17.8
-    assert all(np.isfinite(number) for number in answer.metrics().values())
+    result = PenaltyWeight(GRID, excess, np.ones((4, 1)), np.ones(1), Estimate(17.8, 10, 30, 9), current, 9)
+    assert verdict in result.text()[-1] and result.metrics()["penalty_weight"] == 17.8
+    assert all(np.isfinite(number) for number in result.metrics().values())
 
 
-def test_it_draws_excess_and_doubt_over_the_price():
-    answer = tempted(1.0, 0.1)
-    assert [chart.title for chart in answer.charts()] == [
-        "What plans promise too much",
-        "How unsure plans are",
+def test_excess_and_disagreement_are_plotted_over_the_weight():
+    result = estimated(1.0, 0.1)
+    assert [chart.title for chart in result.charts()] == [
+        "Excess predicted return of plans",
+        "Disagreement along plans",
     ]
-    assert len(answer.plot().axes) == 2
+    assert len(result.plot().axes) == 2
 
 
 # ---- on agents
 
 
 @pytest.mark.parametrize("name", ["small", "tdmpc2", "dreamerv2", "twm"])
-def test_it_is_measured_on_every_world_model_and_disturbs_nothing(name):
+def test_every_world_model_is_estimated_and_left_unchanged(name):
     agent = doubtful(name)
     before, stream = torch.get_rng_state(), agent.acting.state()
     steps = beliefs(agent, episodes())
     one, two = estimate_penalty_weight(agent, steps), estimate_penalty_weight(agent, steps)
-    assert one.price == two.price and one.price.value > 0 and np.isfinite(one.excess).all()
+    assert one.suggested == two.suggested and one.suggested.value > 0 and np.isfinite(one.excess).all()
     assert agent.price == agent.config.planner.uncertainty and agent.memory is None
     assert all(torch.equal(value, stream[key]) for key, value in agent.acting.state().items())
     assert torch.get_rng_state().equal(before)
 
 
-def test_until_it_is_measured_the_price_is_one():
+def test_the_weight_is_one_until_it_is_estimated():
     agent = Agent(make("dreamerv2").transform, auto(tiny("dreamerv2")))
     assert agent.price == 1 and not agent.priced and "price" not in agent.state()[1]
     assert agent.imagination is not None and agent.imagination.price == 1
 
 
-def test_a_measured_price_is_saved_and_a_given_one_comes_first():
+def test_an_estimated_weight_is_saved_and_a_given_one_takes_precedence():
     agent = Agent(make("small").transform, auto(tiny("small")))
     agent.settle(7.5)
     tensors, meta = agent.state()
@@ -167,29 +171,29 @@ def test_a_measured_price_is_saved_and_a_given_one_comes_first():
     assert not later.priced and later.price == 1
 
 
-def test_lessons_in_imagination_pay_it_where_they_are_told_to():
-    def lesson(price: float, learning: bool) -> torch.Tensor:
+def test_learning_in_imagination_uses_the_weight_only_if_told_to():
+    def actor_loss(price: float, learning: bool) -> torch.Tensor:
         agent = doubtful("dreamerv2")
         agent.settle(price, learning)
         with Stream(0, agent.device).use():
             return agent.validate(windows(agent, 0))["loss/actor"]
 
-    assert lesson(2.0, True) == lesson(50.0, False) != lesson(50.0, True)
+    assert actor_loss(2.0, True) == actor_loss(50.0, False) != actor_loss(50.0, True)
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "often"])
-def test_a_price_is_a_number_from_zero_up_or_auto(wrong):
+def test_a_weight_is_a_nonnegative_number_or_auto(wrong):
     with pytest.raises(UsageError, match="wanted a number from 0 up, or auto"):
         PlannerConfig(uncertainty=wrong)
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [("auto", "no dataset"), ("3.5", "no dataset"), ("often", "auto")]
+    ("value", "message"), [("auto", "no dataset"), ("3.5", "no dataset"), ("often", "auto")]
 )
-def test_the_command_line_takes_a_number_or_auto(value, said, capsys):
+def test_the_command_line_takes_a_number_or_auto(value, message, capsys):
     assert cli.main(["pretrain", "--planner.uncertainty", value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
 # ---- in runs
@@ -197,7 +201,7 @@ def test_the_command_line_takes_a_number_or_auto(value, said, capsys):
 
 @pytest.fixture(scope="module")
 def automatic(dataset, tmp_path_factory):
-    """A run that measures its price itself."""
+    """Returns a run that estimates its penalty weight itself."""
     return o2o.pretrain(pretrain_config(dataset, tmp_path_factory.mktemp("run") / "auto", agent=auto(TINY)))
 
 
@@ -205,8 +209,8 @@ def stored(run) -> float:
     return checkpoint.load(run / "checkpoint")[1]["price"]
 
 
-def test_pretraining_ends_with_the_price_that_inspection_finds(automatic, pretrained):
-    assert stored(automatic) == penalty_weight(inspect.open(automatic)).price.value
+def test_pretraining_ends_with_the_weight_that_inspection_estimates(automatic, pretrained):
+    assert stored(automatic) == penalty_weight(inspect.open(automatic)).suggested.value
     (weights, _), (others, meta) = (checkpoint.load(run / "checkpoint") for run in (automatic, pretrained))
     assert all(torch.equal(weights[name], others[name]) for name in others)  # and changes nothing else
     assert "price" not in meta
@@ -219,8 +223,8 @@ def test_a_run_in_parts_ends_as_one_run(dataset, automatic, tmp_path):
     same(out, automatic)
 
 
-def test_dreams_in_parts_end_as_one_run(dataset, tmp_path):
-    """Lessons of pretraining do not pay what was measured at the end of its first part."""
+def test_imagination_in_parts_ends_as_one_run(dataset, tmp_path):
+    """Pretraining does not use the weight that was estimated at the end of its first part."""
     runs = [tmp_path / "one", tmp_path / "parts"]
     config = pretrain_config(dataset, runs[0], agent=auto(tiny("dreamerv2")), updates=6)
     o2o.pretrain(config)
@@ -229,24 +233,24 @@ def test_dreams_in_parts_end_as_one_run(dataset, tmp_path):
     same(*runs)
 
 
-def test_fine_tuning_goes_on_at_the_price_of_pretraining(automatic, tmp_path):
+def test_fine_tuning_continues_at_the_weight_of_pretraining(automatic, tmp_path):
     out = tmp_path / "online"
     o2o.finetune(finetune_config(automatic, out, agent=auto(TINY), episodes=1))
     assert stored(out) == stored(automatic)
 
 
-def test_a_run_without_a_price_gets_one_when_it_is_asked_for(automatic, pretrained, tmp_path, capsys):
+def test_a_run_without_a_weight_gets_one_on_request(automatic, pretrained, tmp_path, capsys):
     o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, agent=auto(TINY), episodes=1))
-    assert "lambda" in capsys.readouterr().out
+    assert "penalty weight" in capsys.readouterr().out
     out = tmp_path / "online"
     o2o.finetune(finetune_config(pretrained, out, agent=auto(TINY), episodes=1))
     assert stored(out) == stored(automatic)
     log = capsys.readouterr().out
     o2o.finetune(finetune_config(pretrained, out, agent=auto(TINY), episodes=2, resume=True))
-    assert "lambda" in log and "lambda" not in capsys.readouterr().out  # once is enough
+    assert "penalty weight" in log and "penalty weight" not in capsys.readouterr().out  # estimated once
 
 
-def test_a_number_by_flag_overrides_what_was_measured(automatic, capsys):
+def test_a_number_by_flag_overrides_the_estimate(automatic, capsys):
     o2o.evaluate(o2o.EvaluateConfig(checkpoint=automatic, agent=TINY, episodes=1))
     o2o.evaluate(o2o.EvaluateConfig(checkpoint=automatic, episodes=1))
-    assert "lambda" not in capsys.readouterr().out
+    assert "penalty weight" not in capsys.readouterr().out
