@@ -16,7 +16,7 @@ OPTIONS = {"task": "lift", "obs": "camera"}
 
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
-    levels = collect.mixture(NUM_EPISODES, 0.2, 0.9)
+    levels = collect.spread_noise_levels(NUM_EPISODES, 0.2, 0.9)
     sim = plugins.load("robots", "sim")
     robot = connect("sim", sim.Config(**OPTIONS))
     collect.record(folder, robot, sim.expert, levels, seed, "sim-lift-camera-v0", RECIPE.about)

@@ -16,7 +16,7 @@ OPTIONS = {"task": "reach"}
 
 def make(seed: int, folder: Path) -> None:
     """Writes the recording as a Minari dataset; the same seed gives the same episodes."""
-    levels = collect.mixture(NUM_EPISODES, 0.8, 1.8)
+    levels = collect.spread_noise_levels(NUM_EPISODES, 0.8, 1.8)
     sim = plugins.load("robots", "sim")
     robot = connect("sim", sim.Config(**OPTIONS))
     collect.record(folder, robot, sim.expert, levels, seed, "sim-reach-v0", RECIPE.about)

@@ -209,7 +209,7 @@ class Agent:
             self.imagination.track(batch)
 
     def learn(self, replay) -> dict[str, Tensor]:
-        """One update on a batch drawn from a `Replay` or `Mix`, which learns what surprised."""
+        """One update on a batch drawn from a `Replay` or `MixedReplay`, which learns what surprised."""
         batch = replay.sample(self.config.batch_size, self.config.window)
         metrics, priority = self.update(batch)
         replay.update_priority(batch, priority)

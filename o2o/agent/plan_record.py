@@ -10,7 +10,7 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import SearchTrace, elite_weights
-from o2o.data.plan_store import Plans
+from o2o.data.plan_store import PlanStore
 
 MOST = 128  # candidates that are kept of a decision, unless its elites are more
 HALF = ("feature",)  # what is kept in half precision: it takes most of the room
@@ -146,7 +146,7 @@ def record_plan(agent: Agent, trace: SearchTrace, asked: Tensor, took_ms: float 
 
 
 def plan_writer(
-    plans: Plans, agent: Agent, seeds: Sequence[int], first: int = 0
+    plans: PlanStore, agent: Agent, seeds: Sequence[int], first: int = 0
 ) -> Callable[[int, list[PlanRecord]], None]:
     """What `rollout.play` wants as `record`: writes each episode, numbered from `first` as its seed lies."""
 

@@ -15,7 +15,7 @@ from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.audit import plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.run_checks import findings
-from o2o.data.fit_transform import transform
+from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import DataFlags
@@ -84,7 +84,7 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     Raises:
         DataError: the line names every error that was found.
     """
-    border = transform(
+    border = fit_transform(
         recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
     )
     report = [*summary.stored(recording), *summary.content(recording), *summary.learned(recording, border)]

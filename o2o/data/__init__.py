@@ -1,1 +1,1 @@
-"""Recordings on their way to a model: reading, fitting, checking, replay; a robot's own episodes to disk."""
+"""Reads, checks, transforms and replays recorded data, and stores the online episodes of a run."""

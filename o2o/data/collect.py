@@ -1,4 +1,4 @@
-"""Recordings made on a robot by a script: an expert, and the same expert disturbed."""
+"""Records episodes of a scripted expert on a robot, with noise added to the expert's actions."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -19,18 +19,18 @@ def collect(
     noise_levels: Iterable[float],
     seed: int = 0,
 ) -> list[Episode]:
-    """One episode for each noise level, as recorded: raw observations, executed physical actions.
+    """Returns one episode for each noise level, with raw observations and executed physical actions.
 
-    Half of an episode's noise is drawn anew at each decision, half lasts a random time: hands that
-    tremble and hands that are set wrong. Both have the same spread.
+    The noise is the sum of two parts with the same standard deviation: one is sampled anew at each decision,
+    as with trembling hands, and one lasts for a random time, as with a systematic error.
 
     Args:
-        robot: a `Guard`, or a bare robot; a bare robot's actions are clipped to its limits here.
-        act: the robot itself, unwrapped, -> (A,) physical action; called before every decision.
-        noise_levels: standard deviation of what is added, as a share of half the action range.
-        seed: of the first reset and of the noise; the same seed gives the same recording.
+        robot: a `Guard`, or a robot without one, whose actions are clipped to its limits here.
+        act: maps the unwrapped robot to an (A,) physical action; called before every decision.
+        noise_levels: standard deviation of the noise, as a fraction of half the action range.
+        seed: seed of the first reset and of the noise; the same seed gives the same recording.
     Returns:
-        Episodes with float32 or uint8 observations, named as in `o2o.core.spec.as_dict`. `success` says
+        Episodes with float32 or uint8 observations, named as in `o2o.core.spec.as_dict`. `success` is
         whether the task was done at any step.
     """
     rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def record(
     dataset_id: str,
     description: str,
 ) -> None:
-    """Writes what `collect` gives into `folder`, as a Minari dataset, and closes the robot."""
+    """Writes the episodes of `collect` to `folder` as a Minari dataset, and closes the robot."""
     space = robot.action_space
     assert isinstance(space, gymnasium.spaces.Box)
     with closing(robot):
@@ -62,13 +62,13 @@ def record(
         )
 
 
-def mixture(num_episodes: int, low: float, high: float) -> np.ndarray:
-    """(num_episodes,) noise levels from low to high, evenly spread, in an order that mixes them.
+def spread_noise_levels(num_episodes: int, low: float, high: float) -> np.ndarray:
+    """Returns (num_episodes,) noise levels, evenly spread from low to high in a mixed order.
 
-    The order is the golden ratio's, so that any stretch of the recording holds all levels.
+    The order is a golden-ratio sequence, so that any consecutive part of the recording has all levels.
     """
-    place = np.arange(num_episodes) * 0.6180339887498949 % 1
-    return low + (high - low) * place
+    fraction = np.arange(num_episodes) * 0.6180339887498949 % 1
+    return low + (high - low) * fraction
 
 
 def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Generator) -> Episode:
@@ -76,22 +76,22 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
     assert isinstance(space, gymnasium.spaces.Box)
     scale = level * (space.high - space.low) / 2
     obs, _ = robot.reset()
-    seen, actions, rewards, success = [_copy(obs)], [], [], False
+    observations, actions, rewards, success = [_copy(obs)], [], [], False
     terminated = truncated = False
-    lasting = rng.normal(size=space.shape)
+    lasting_noise = rng.normal(size=space.shape)
     while not (terminated or truncated):
         if rng.random() < 0.1:
-            lasting = rng.normal(size=space.shape)
-        noise = (lasting + rng.normal(size=space.shape)) / np.sqrt(2)
+            lasting_noise = rng.normal(size=space.shape)
+        noise = (lasting_noise + rng.normal(size=space.shape)) / np.sqrt(2)
         action = np.clip(act(robot.unwrapped), space.low, space.high) + scale * noise
         action = np.clip(action, space.low, space.high).astype(space.dtype)
         obs, reward, terminated, truncated, info = robot.step(action)
-        seen.append(_copy(obs))
+        observations.append(_copy(obs))
         actions.append(np.array(info.get("executed_action", action), np.float32))
         rewards.append(reward)
         success = success or is_success(info)
     return Episode(
-        obs={name: _narrow(np.stack([entry[name] for entry in seen])) for name in seen[0]},
+        obs={name: _to_float32(np.stack([obs[name] for obs in observations])) for name in observations[0]},
         action=np.stack(actions),
         reward=np.asarray(rewards, np.float32),
         terminated=bool(terminated),
@@ -101,10 +101,10 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
 
 
 def _copy(obs) -> dict[str, np.ndarray]:
-    """By name, and safe from a driver that writes every observation into the same array."""
+    """Returns copies by name, because a driver may write every observation into the same array."""
     return {name: value.copy() for name, value in as_dict(obs).items()}
 
 
-def _narrow(value: np.ndarray) -> np.ndarray:
-    """float32, or uint8 as it is."""
+def _to_float32(value: np.ndarray) -> np.ndarray:
+    """Returns the value as float32, or unchanged if it is uint8."""
     return value if value.dtype == np.uint8 else value.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The finished episodes of a run, as `o2o.data.online_dataset` writes them; reading takes no lock."""
+"""Reads the finished episodes of a run that `o2o.data.online_dataset` writes; reading takes no lock."""
 
 import json
 from pathlib import Path
@@ -8,39 +8,40 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.step_record import leaves
+from o2o.data.step_record import obs_boxes
 
 
-class Finished:
-    """Reads a run's own episodes, also while another process adds to them.
+class FinishedEpisodes:
+    """Reads a run's online episodes, even while another process adds episodes.
 
     Attributes:
-        meta: the dataset's own papers.
-        places: observation name -> where it lies in an episode's file.
-        count: episodes when this was made; later ones can be read, too.
+        metadata: the dataset's `metadata.json`.
+        hdf5_paths: observation name -> path in an episode's HDF5 file.
+        num_episodes: number of episodes when this reader was created; later episodes can be read, too.
     """
 
     def __init__(self, folder: Path):
-        """
+        """Reads the metadata of the dataset.
+
         Args:
             folder: `RUN/online`.
         Raises:
-            DataError: there is no such dataset, or its papers are damaged.
+            DataError: the dataset does not exist, or its metadata are damaged.
         """
         from minari.serialization import deserialize_space
 
         self.folder = Path(folder)
         path = self.folder / "data" / "metadata.json"
         try:
-            self.meta = json.loads(path.read_bytes())
-            space = deserialize_space(self.meta["observation_space"])
-            self.places = {name: place for name, (place, _) in leaves(space).items()}
-            self.count = int(self.meta["total_episodes"])
+            self.metadata = json.loads(path.read_bytes())
+            space = deserialize_space(self.metadata["observation_space"])
+            self.hdf5_paths = {name: path for name, (path, _) in obs_boxes(space).items()}
+            self.num_episodes = int(self.metadata["total_episodes"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not readable: {error}") from error
 
     def read(self, number: int) -> Episode:
-        """An episode as it was added.
+        """Returns an episode as it was added.
 
         Raises:
             DataError: its file is missing or damaged.
@@ -55,7 +56,7 @@ class Finished:
                 infos = {name: get(f"infos/{name}") for name in file["infos"]}  # type: ignore[union-attr]
                 terminated = bool(get("terminations")[-1])
                 episode = Episode(
-                    obs={name: get(place) for name, place in self.places.items()},
+                    obs={name: get(path) for name, path in self.hdf5_paths.items()},
                     action=get("actions"),
                     reward=get("rewards").astype(np.float32),
                     terminated=terminated,
@@ -69,5 +70,5 @@ class Finished:
 
 
 def episode_path(folder: Path, number: int) -> Path:
-    """Where the file of a finished episode lies."""
+    """Returns the path of the file of a finished episode."""
     return folder / "data" / "episodes" / f"{number:06d}.hdf5"

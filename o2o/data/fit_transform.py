@@ -1,4 +1,4 @@
-"""The border that fits a recording: action limits, reward rule, observations, control rate."""
+"""Fits the transform of a recording: action limits, reward scaling, observations and control rate."""
 
 import logging
 from collections.abc import Callable
@@ -15,31 +15,31 @@ from o2o.core.transform import Field, Transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig
 
-STD_FLOOR = 1e-2  # a dead or nearly dead entry is not blown up into noise
-READ_BYTES, SEEN_BYTES = 2**28, 2**22  # of raw images: read at once, and brought to their size at once
+MIN_STD = 1e-2  # keeps normalization from amplifying a constant or nearly constant entry into noise
+READ_BYTES, RESIZE_BYTES = 2**28, 2**22  # raw image bytes that are read, and resized, at a time
 
 logger = logging.getLogger("o2o")
 
 
-def transform(
+def fit_transform(
     recording: Recording, config: DataConfig, read_action_bounds: Callable[[], ActionBounds] | None = None
 ) -> Transform:
-    """The border between this recording (and the robot it serves) and the model.
+    """Returns the transform between this recording (and its robot) and the model.
 
     Args:
         recording: from `load`.
         config: see `DataConfig`.
-        read_action_bounds: asks the robot that will run the model for its ((A,), (A,)) action limits; called
-            only where flags, recipe and file state none. None without a robot.
+        read_action_bounds: returns the ((A,), (A,)) action limits of the robot that will run the model;
+            called only if flags, recipe and file state none. None without a robot.
     Raises:
-        UsageError: limits or names of observations that do not fit the data.
-        DataError: returns that do not differ where the reward rule scales by their range, or episodes
-            that do not have the same observations and actions.
+        UsageError: action limits or observation names that do not fit the data.
+        DataError: all returns are equal although the reward rule scales by their range, or the episodes
+            differ in their observations or actions.
     """
-    check_same(recording)
+    check_consistent(recording)
     episodes = recording.episodes
-    low, high = _limits(recording, config, read_action_bounds)
-    scale, shift = _reward(recording, config)
+    low, high = _action_limits(recording, config, read_action_bounds)
+    scale, shift = _reward_rule(recording, config)
     result = Transform(
         fields=_fields(episodes, config),
         action_low=tuple(low.tolist()),
@@ -48,43 +48,44 @@ def transform(
         reward_shift=shift,
         control_hz=recording.control_hz,
     )
-    clipped = clipped_share(episodes, result)
+    clipped = clipped_fraction(episodes, result)
     if clipped:
         logger.info("%.2f %% of action entries clipped to the limits", 100 * clipped)
     return result
 
 
-def seen(episode: Episode, transform: Transform) -> Episode:
-    """`transform.episode`, without ever having all raw images of the episode in memory."""
+def apply_transform(episode: Episode, transform: Transform) -> Episode:
+    """Returns `transform.episode(episode)` without holding all raw images of the episode in memory."""
     images = {name: field for name, field in transform.fields.items() if field.image}
     vectors = {name: field for name, field in transform.fields.items() if not field.image}
     result = replace(transform, fields=vectors).episode(episode)
-    obs = result.obs | {name: _seen(episode.obs[name], field) for name, field in images.items()}
+    obs = result.obs | {name: _resize(episode.obs[name], field) for name, field in images.items()}
     return replace(result, obs={name: obs[name] for name in transform.fields})
 
 
-def _seen(images: np.ndarray, field: Field) -> np.ndarray:
-    """(T+1, *shape) raw images, in memory or on disk -> (T+1, *model_shape)."""
+def _resize(images: np.ndarray, field: Field) -> np.ndarray:
+    """Converts (T+1, *shape) raw images, in memory or on disk, to (T+1, *model_shape) in memory."""
     result = np.empty((len(images), *field.model_shape), np.uint8)
     frame_bytes = int(np.prod(images.shape[1:]))
-    many, few = max(READ_BYTES // frame_bytes, 1), max(SEEN_BYTES // frame_bytes, 1)
-    for start in range(0, len(images), many):
-        raw, into = np.asarray(images[start : start + many]), result[start : start + many]
-        for row in range(0, len(raw), few):
-            into[row : row + few] = field(raw[row : row + few])
-        del raw  # before more are read
+    num_read, num_resized = max(READ_BYTES // frame_bytes, 1), max(RESIZE_BYTES // frame_bytes, 1)
+    for start in range(0, len(images), num_read):
+        raw, target = np.asarray(images[start : start + num_read]), result[start : start + num_read]
+        for row in range(0, len(raw), num_resized):
+            target[row : row + num_resized] = field(raw[row : row + num_resized])
+        del raw  # frees these images before the next ones are read
     return result
 
 
-def clipped_share(episodes: list[Episode], transform: Transform) -> float:
-    """Share of the action entries that lie outside the limits."""
+def clipped_fraction(episodes: list[Episode], transform: Transform) -> float:
+    """Returns the fraction of action entries that lie outside the action limits."""
     return sum(transform.num_clipped(e.action) for e in episodes) / sum(e.action.size for e in episodes)
 
 
-def check_same(recording: Recording) -> None:
-    """
+def check_consistent(recording: Recording) -> None:
+    """Checks that all episodes have the same observations and actions.
+
     Raises:
-        DataError: episodes that differ in what is observed or done.
+        DataError: names or shapes differ between two episodes.
     """
 
     def layout(episode: Episode):
@@ -95,54 +96,56 @@ def check_same(recording: Recording) -> None:
         if layout(episode) != first:
             raise DataError(
                 f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
-                f"episode 0 has {first}; --dataset.obs keeps what all of them have"
+                f"episode 0 has {first}; --dataset.obs selects those that all episodes have"
             )
 
 
-def _limits(
-    recording: Recording, config: DataConfig, robot: Callable[[], ActionBounds] | None
+def _action_limits(
+    recording: Recording, config: DataConfig, read_action_bounds: Callable[[], ActionBounds] | None
 ) -> ActionBounds:
-    """(A,) and (A,) of the first source that says both."""
-    recipe, num = recording.recipe, recording.episodes[0].action.shape[1]
+    """Returns (A,) low and (A,) high of the first source that states both."""
+    recipe, num_actions = recording.recipe, recording.episodes[0].action.shape[1]
     if bool(config.action_low) != bool(config.action_high):
         raise UsageError("--dataset.action-low and --dataset.action-high go together; one is missing")
     sources = {
         "the flags": lambda: (config.action_low or None, config.action_high or None),
         "the recipe": lambda: (recipe.action_low, recipe.action_high) if recipe else (None, None),
         "the file": lambda: (recording.action_low, recording.action_high),
-        "the robot": robot or (lambda: (None, None)),
+        "the robot": read_action_bounds or (lambda: (None, None)),
     }
-    for source, ask in sources.items():
-        pair = ask()
+    for source, read in sources.items():
+        pair = read()
         if any(side is None for side in pair):
             continue
         low, high = (np.atleast_1d(np.asarray(side, np.float64)) for side in pair)
         for side in (low, high):
-            if side.shape not in ((1,), (num,)):
-                raise UsageError(f"{side.size} action limits from {source}, but the data have {num} actions")
-        low, high = np.broadcast_to(low, num), np.broadcast_to(high, num)
+            if side.shape not in ((1,), (num_actions,)):
+                raise UsageError(
+                    f"{side.size} action limits from {source}, but the data have {num_actions} actions"
+                )
+        low, high = np.broadcast_to(low, num_actions), np.broadcast_to(high, num_actions)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             continue
         if not (low < high).all():
-            raise UsageError(f"action limits of {source}: {low.tolist()} is not below {high.tolist()}")
-        logger.info("action limits are those of %s", source)
+            raise UsageError(f"action limits from {source}: {low.tolist()} is not below {high.tolist()}")
+        logger.info("action limits come from %s", source)
         return low, high
-    logger.warning("nothing states action limits: the range of the actions in the data is taken for them")
+    logger.warning("no source states action limits; the range of the actions in the data is used")
     low = np.min([e.action.min(0) for e in recording.episodes], axis=0).astype(np.float64)
     high = np.max([e.action.max(0) for e in recording.episodes], axis=0).astype(np.float64)
-    dead = high - low < 1e-6
-    return low - dead, high + dead
+    constant = high - low < 1e-6
+    return low - constant, high + constant
 
 
-def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
-    """(scale, shift) from the flags, else the recipe."""
+def _reward_rule(recording: Recording, config: DataConfig) -> tuple[float, float]:
+    """Returns (scale, shift) from the flags, else from the recipe."""
     rule = recording.recipe.reward if recording.recipe else RewardRule()
     scale = rule.scale if config.reward_scale is None else config.reward_scale
     shift = rule.shift if config.reward_shift is None else config.reward_shift
-    spread = config.reward_return_range
-    if spread is None and config.reward_scale is None:
-        spread = rule.return_range
-    if spread is None:
+    return_range = config.reward_return_range
+    if return_range is None and config.reward_scale is None:
+        return_range = rule.return_range
+    if return_range is None:
         return scale, shift
     returns = [e.episode_return for e in recording.episodes]
     if max(returns) == min(returns):
@@ -150,30 +153,30 @@ def _reward(recording: Recording, config: DataConfig) -> tuple[float, float]:
             f"{recording.path}: all {len(returns)} episodes return {returns[0]:g}, so their range cannot "
             "scale the reward; give --dataset.reward-scale"
         )
-    return spread / (max(returns) - min(returns)), shift
+    return return_range / (max(returns) - min(returns)), shift
 
 
 def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
-    have = episodes[0].obs
-    asked = [text.partition("=")[0] for text in config.obs]
-    unknown = [name for name in asked if name not in have]
+    available = episodes[0].obs
+    requested = [text.partition("=")[0] for text in config.obs]
+    unknown = [name for name in requested if name not in available]
     if unknown:
-        raise UsageError(plugins.not_found("observation", unknown[0], list(have)))
+        raise UsageError(plugins.not_found("observation", unknown[0], list(available)))
     fields = {}
-    for name in asked or have:
-        value = have[name]
+    for name in requested or available:
+        value = available[name]
         if value.dtype == np.uint8 and value.ndim == 4:
             fields[name] = Field(value.shape[1:], image=True, size=config.image_size)
         else:
-            mean, std = _stats([e.obs[name] for e in episodes]) if config.normalize else ((), ())
+            mean, std = _mean_and_std([e.obs[name] for e in episodes]) if config.normalize else ((), ())
             fields[name] = Field(value.shape[1:], mean=mean, std=std)
     return fields
 
 
-def _stats(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each entry over all steps of all episodes."""
+def _mean_and_std(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each entry over all steps of all episodes."""
     flat = [value.reshape(len(value), -1) for value in values]
     count = sum(map(len, flat))
     mean = np.sum([f.sum(0, dtype=np.float64) for f in flat], axis=0) / count
     variance = np.sum([((f - mean) ** 2).sum(0) for f in flat], axis=0) / count
-    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), STD_FLOOR).tolist())
+    return tuple(mean.tolist()), tuple(np.maximum(np.sqrt(variance), MIN_STD).tolist())

@@ -1,11 +1,11 @@
-"""The steps of a robot as they come: a file that no kill, torn end or flipped bit makes tell a wrong step.
+"""Stores each step of a robot in a file that survives kills and detects cut-off and damaged records.
 
     head    magic (8 bytes), crc32 and length of what follows (4 bytes each), JSON: format and fields of a row
-    record  crc32 (4 bytes), one row of `data.rows`; all records are of one size
+    record  crc32 (4 bytes), one row of `data.step_record`; all records have the same size
 
-The file holds one episode: once that is in the dataset, the file is cut back to its head. A record is
-with the operating system when `append` returns, so a killed process loses at most the step in flight;
-a thread brings it to the disk, which bounds what a power cut can take. Integers are little-endian.
+The file holds one episode; once the episode is in the dataset, the file is cut back to its head. The
+operating system has a record when `append` returns, so a killed process loses at most the current step. A
+thread syncs the file to the disk, which limits what a power cut can destroy. Integers are little-endian.
 """
 
 import fcntl
@@ -26,19 +26,19 @@ from o2o.core.errors import DataError, UsageError
 
 MAGIC, FORMAT = b"o2o-rows", 1
 HEAD = struct.Struct("<8sII")
-SYNC_EVERY_S = 0.1  # between two syncs while there is something to sync; promised are 0.2 s
+SYNC_EVERY_S = 0.1  # interval of syncs while there are unsynced rows; 0.2 s is guaranteed
 
 logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a journal holds.
+class JournalContent:
+    """The rows that were read from a journal.
 
     Attributes:
-        rows: (T+1,) the sound rows from the first one on; empty, if there are none.
-        fault: what is wrong with the rest, for a person; empty if nothing is.
-        damaged: whether that is more than a last record that was cut off.
+        rows: (T+1,) intact rows, up to the first damaged record; may be empty.
+        fault: description of what is wrong with the rest of the file; empty if nothing is.
+        damaged: whether the fault is more than an incomplete last record.
     """
 
     rows: np.ndarray
@@ -47,14 +47,14 @@ class Held:
 
 
 class Journal:
-    """The file, open for one process at a time. Close it, or its lock stays until the process ends."""
+    """A journal file, open in one process at a time. Close it, or its lock stays until the process ends."""
 
     def __init__(self, path: Path):
-        """Opens or makes the file; what it holds stays until `start`.
+        """Opens or creates the file and locks it; its content stays until `start`.
 
         Raises:
             UsageError: another process has it open.
-            StorageError: it cannot be opened or made.
+            StorageError: the file cannot be opened or created.
         """
         self.path = Path(path)
         with storage(self.path, 0):
@@ -64,25 +64,25 @@ class Journal:
         self._head_size = self._size = 0
         self._error: OSError | None = None
         self._unsynced, self._closing = threading.Event(), threading.Event()
-        self._syncing = threading.Thread(target=self._keep_synced, name="o2o journal", daemon=True)
+        self._sync_thread = threading.Thread(target=self._sync_loop, name="o2o journal", daemon=True)
 
-    def start(self, kind: np.dtype) -> None:
+    def start(self, dtype: np.dtype) -> None:
         """Empties the file and writes its head.
 
         Raises:
             StorageError: the disk is full or cannot be written.
         """
-        text = json.dumps({"format": FORMAT, "row": kind.descr}).encode()
+        text = json.dumps({"format": FORMAT, "row": dtype.descr}).encode()
         self._cut(0)
         self._write(HEAD.pack(MAGIC, zlib.crc32(text), len(text)) + text)
         self._head_size = self._size
         self.clear()
         with storage(self.path, 0):
             sync_folder(self.path.parent)
-        self._syncing.start()
+        self._sync_thread.start()
 
     def append(self, row: np.ndarray) -> None:
-        """Adds a row; when this returns, a kill of the process does not lose it.
+        """Appends a row; once this returns, a kill of the process does not lose it.
 
         Raises:
             StorageError: the disk is full or cannot be written, or could not be synced since the last
@@ -93,27 +93,27 @@ class Journal:
         self._unsynced.set()
 
     def clear(self) -> None:
-        """Cuts the file back to its head, on the disk as well.
+        """Cuts the file back to its head, synced to the disk.
 
         Raises:
             StorageError: the disk cannot be written.
         """
         self._cut(self._head_size)
 
-    def set_aside(self) -> Path:
-        """Copies the file to a name of its own, for whoever wants to look into what is damaged.
+    def back_up(self) -> Path:
+        """Copies a damaged file to a new name for inspection, and returns the path of the copy.
 
         Raises:
             StorageError: the disk is full or cannot be written.
         """
         number = 1
-        while (place := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
+        while (copy := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
-        write_bytes(place, self.path.read_bytes())
-        return place
+        write_bytes(copy, self.path.read_bytes())
+        return copy
 
     def close(self) -> None:
-        """Syncs and gives the lock up; twice is harmless.
+        """Syncs the file and releases its lock; a second call does nothing.
 
         Raises:
             StorageError: the disk could not be synced.
@@ -122,8 +122,8 @@ class Journal:
             return
         self._closing.set()
         self._unsynced.set()
-        if self._syncing.is_alive():
-            self._syncing.join()
+        if self._sync_thread.is_alive():
+            self._sync_thread.join()
         handle, self._handle = self._handle, -1
         with storage(self.path, 0):
             try:
@@ -139,19 +139,20 @@ class Journal:
             raise UsageError(
                 f"{self.path.parent} is in use by another process; wait for it to end, or stop it"
             ) from error
-        except OSError as error:  # some network file systems
-            logger.warning("%s cannot be locked (%s); let no other process use it", self.path, error.strerror)
+        except OSError as error:  # on some network file systems
+            text = "%s cannot be locked (%s); make sure that no other process uses it"
+            logger.warning(text, self.path, error.strerror)
 
     def _write(self, data: bytes) -> None:
         with storage(self.path, len(data)):
             if self._error is not None:
                 raise self._error
-            rest = memoryview(data)
+            remaining = memoryview(data)
             try:
-                while rest:
-                    rest = rest[os.write(self._handle, rest) :]
+                while remaining:
+                    remaining = remaining[os.write(self._handle, remaining) :]
             except OSError as error:
-                self._error = error  # nothing may follow half a record
+                self._error = error  # nothing may be written after an incomplete record
                 raise
         self._size += len(data)
 
@@ -160,10 +161,10 @@ class Journal:
             if self._error is not None:
                 raise self._error
             os.ftruncate(self._handle, size)
-            os.fsync(self._handle)  # else a power cut might leave new records before old ones
+            os.fsync(self._handle)  # otherwise a power cut could leave new records before old ones
         self._size = size
 
-    def _keep_synced(self) -> None:
+    def _sync_loop(self) -> None:
         while True:
             self._unsynced.wait()
             if self._closing.is_set():
@@ -178,42 +179,45 @@ class Journal:
             self._closing.wait(SYNC_EVERY_S - (time.monotonic() - begin))
 
 
-def read(path: Path) -> Held:
-    """What a journal holds, up to the first record that is not sound.
+def read(path: Path) -> JournalContent:
+    """Returns the rows of a journal, up to the first record that is not intact.
 
     Raises:
-        DataError: it cannot be read, or another version of o2o has written it.
+        DataError: the file cannot be read, or another version of o2o has written it.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not data:
-        return Held(np.empty(0))
-    kind, start = _head(data, path)
-    if kind is None:
-        return Held(np.empty(0), "its head is not readable, so nothing in it can be used", damaged=True)
-    record = np.dtype([("crc", "<u4"), ("row", kind)])
-    whole, torn = divmod(len(data) - start, record.itemsize)
-    records = np.frombuffer(data, record, whole, start)
-    intact = np.array([zlib.crc32(one["row"].tobytes()) == one["crc"] for one in records], bool)
+        return JournalContent(np.empty(0))
+    dtype, start = _head(data, path)
+    if dtype is None:
+        fault = "the head of the file is not readable, so none of its rows can be used"
+        return JournalContent(np.empty(0), fault, damaged=True)
+    record = np.dtype([("crc", "<u4"), ("row", dtype)])
+    num_records, remainder = divmod(len(data) - start, record.itemsize)
+    records = np.frombuffer(data, record, num_records, start)
+    intact = np.array([zlib.crc32(entry["row"].tobytes()) == entry["crc"] for entry in records], bool)
     rows = records["row"][: _prefix(intact)]
-    if len(rows):  # rows of another episode do not belong here, intact or not
-        ours = rows["episode"] == rows["episode"][0]
-        rows = rows[: _prefix(ours & (np.diff(rows["sequence"], prepend=rows["sequence"][0] - 1) == 1))]
-    if len(rows) < whole:
-        behind = int(intact[len(rows) :].sum())
-        return Held(rows, f"record {len(rows)} is damaged, {behind} behind it are not used", damaged=True)
-    return Held(rows, "the last record was cut off" if torn else "")
+    if len(rows):  # intact rows of another episode are leftovers and not used
+        same_episode = rows["episode"] == rows["episode"][0]
+        in_sequence = np.diff(rows["sequence"], prepend=rows["sequence"][0] - 1) == 1
+        rows = rows[: _prefix(same_episode & in_sequence)]
+    if len(rows) < num_records:
+        num_unused = int(intact[len(rows) :].sum())
+        fault = f"record {len(rows)} is damaged, {num_unused} after it are not used"
+        return JournalContent(rows, fault, damaged=True)
+    return JournalContent(rows, "the last record is incomplete" if remainder else "")
 
 
 def _prefix(mask: np.ndarray) -> int:
-    """How many are True before the first that is not."""
+    """Returns the number of True values before the first False."""
     return len(mask) if mask.all() else int(np.argmin(mask))
 
 
 def _head(data: bytes, path: Path) -> tuple[np.dtype | None, int]:
-    """(what a row holds, or None if that cannot be read; where the records begin)."""
+    """Returns (dtype of a row, or None if the head is damaged; offset of the first record)."""
     if len(data) < HEAD.size:
         return None, 0
     magic, checksum, length = HEAD.unpack_from(data)

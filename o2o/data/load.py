@@ -1,4 +1,4 @@
-"""Where recordings come from: a recipe's name, a Minari id, or a path, read into one form."""
+"""Loads a recording by a recipe's name, a Minari id or a path, whatever its format."""
 
 import hashlib
 import logging
@@ -14,29 +14,31 @@ from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
 from o2o.data.formats.lazy_array import ReadRequest, parse_request
 from o2o.data.formats.recording import Recording
-from o2o.data.resample import factor, resample
+from o2o.data.resample import resample, resampling_factor
 
 logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
-class Source:
-    """How a recording is read, before anything of the model's side is done to it.
+class LoadConfig:
+    """How a recording is loaded, before it is transformed for the model.
 
     Attributes:
-        recipe: name or `.py` path of the recipe with the facts that the file does not say; empty: the
-            recipe called like the dataset or its file, if there is one.
-        download: fetch a Minari dataset that is not on this machine.
-        obs: observations to use, each `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all.
-        action: name of the actions in the file; empty: as the format has it.
-        reward: name of the rewards in the file; likewise.
-        control_hz: decisions a second in the recording; None: what the file says, else the recipe.
-        resample_hz: bring the recording to this rate, a whole fraction of its own; None: leave it.
-        resample_action: one action for several: their `mean` (positions, velocities, torques) or
-            their `sum` (displacements).
-        max_episodes: use the first so many; None: all.
-        memory_budget: main memory that the data may take: a size such as `4GB`, or a share such as `50%`
-            of what is available at the start.
+        recipe: Name or `.py` path of the recipe that states the facts missing in the file, such as the
+            control rate; empty: the recipe with the name of the dataset or of its file, if there is one.
+        download: Download a Minari dataset that is not on this machine.
+        obs: Observations to use, each as `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all observations.
+        action: Name of the actions in the file; empty: the name that the format defines.
+        reward: Name of the rewards in the file; empty: the name that the format defines.
+        control_hz: Control rate of the recording, in decisions per second; None: the rate in the file,
+            else the recipe's.
+        resample_hz: Control rate to resample the recording to, in decisions per second; the recording's rate
+            must be a whole multiple of it. None: no resampling.
+        resample_action: How resampling merges several actions into one: their `mean` (for positions,
+            velocities, torques) or their `sum` (for displacements).
+        max_episodes: Number of episodes to use, from the start of the dataset; None: all episodes.
+        memory_budget: Main memory that the data may take, as a size such as `4GB` or a share such as `50%`
+            of the memory that is available at the start.
     """
 
     recipe: str = ""
@@ -59,22 +61,24 @@ class Source:
 
 
 @dataclass(frozen=True)
-class DataConfig(Source):
-    """How a recording is read and brought to the model's side.
+class DataConfig(LoadConfig):
+    """How a recording is loaded, transformed for the model, and split.
 
     Attributes:
-        action_low: physical limit of each action, or one for all; empty: from the recipe, else from
-            the file's action space, else from the robot, else the lowest action in the data.
-        action_high: likewise.
-        reward_scale: factor on the reward; None: the recipe's, else 1.
-        reward_shift: added after scaling; None: the recipe's, else 0.
-        reward_return_range: scale so that the episodes' returns span this (FOWM: 1000 on D4RL); None:
-            the recipe's, else none. Not together with `reward_scale`.
-        normalize: give the model vectors of mean 0 and standard deviation 1. Off, as in FOWM.
-        image_size: side of the square images that the model sees, pixels. 84 as in FOWM.
-        holdout: share of the episodes kept from training for validation. A tenth by custom.
-        memory: where observations lie while they are learned from: `ram`, `disk` (memory-mapped files in
-            `$O2O_HOME/scratch`, gone with the process), or `auto`: `ram` if all fits the budget, else `disk`.
+        action_low: Lower physical limit of each action, or one number for all actions; empty: the recipe's,
+            else that of the file's action space, else the robot's, else the lowest action in the data.
+        action_high: Upper physical limit of each action, or one number for all actions; empty: the recipe's,
+            else that of the file's action space, else the robot's, else the highest action in the data.
+        reward_scale: Factor on the recorded reward; None: the recipe's, else 1.
+        reward_shift: Number added to the reward after scaling; None: the recipe's, else 0.
+        reward_return_range: Difference between the highest and the lowest episode return that the reward is
+            scaled to (FOWM: 1000 on D4RL); None: the recipe's, else no such scaling. Excludes `reward_scale`.
+        normalize: Normalize observation vectors to mean 0 and standard deviation 1; off as in FOWM.
+        image_size: Side of the square images that the model receives, in pixels; FOWM uses 84.
+        holdout: Fraction of the episodes that are held out for validation; a tenth is customary.
+        memory: Where the observations of the replay buffers are kept: `ram`, `disk` (memory-mapped files in
+            `$O2O_HOME/scratch`, deleted when the process ends), or `auto`: `ram` if everything fits the
+            memory budget, else `disk`.
     """
 
     action_low: tuple[float, ...] = ()
@@ -98,100 +102,100 @@ class DataConfig(Source):
             )
 
 
-def load(dataset: str, config: Source, seed: int = 0) -> Recording:
-    """The recording that a name or path stands for, with the facts of its recipe.
+def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
+    """Returns the recording with this name, id or path, completed by the facts of its recipe.
 
     Args:
         dataset: name of a recipe, id of a Minari dataset, or path of a file or folder of a known format.
-        config: see `Source`.
-        seed: for recipes that make their data; each seed is made once and kept (see `home`).
+        config: see `LoadConfig`.
+        seed: seed for recipes that generate their data; each seed is generated once and kept in `home()`.
     Raises:
-        UsageError: nothing is known by this name, or a flag does not fit the data.
-        DataError: the data are missing, broken or disagree with themselves.
-        StorageError: made data cannot be written.
+        UsageError: no dataset has this name, or a flag does not fit the data.
+        DataError: the data are missing, damaged or inconsistent.
+        StorageError: generated data cannot be written.
     """
-    known = plugins.names("datasets")
+    recipes = plugins.names("datasets")
     budget = memory.budget(config.memory_budget)
-    asked = parse_request(config.obs, config.action, config.reward, budget)
-    if dataset in known or dataset.endswith(".py"):
+    request = parse_request(config.obs, config.action, config.reward, budget)
+    if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
-        recipe = _recipe(dataset)
-        place = _make(dataset, name, recipe, seed) if recipe.make else _brought(name, recipe)
-        recording = _read(place, asked)
+        recipe = _load_recipe(dataset)
+        path = _generate(dataset, name, recipe, seed) if recipe.make else _find_file(name, recipe)
+        recording = _read(path, request)
         recording = replace(recording, name=name)
-        recipe = _recipe(config.recipe) if config.recipe else recipe
+        recipe = _load_recipe(config.recipe) if config.recipe else recipe
     else:
-        recording = _find(dataset, list(known), config.download, asked)
-        name = config.recipe or (recording.name if recording.name in known else "")
-        recipe = _recipe(name) if name else None
-    return _apply(recording, recipe, config)
+        recording = _find_recording(dataset, list(recipes), config.download, request)
+        name = config.recipe or (recording.name if recording.name in recipes else "")
+        recipe = _load_recipe(name) if name else None
+    return _complete(recording, recipe, config)
 
 
-def _recipe(name: str) -> Recipe:
+def _load_recipe(name: str) -> Recipe:
     recipe = getattr(plugins.load("datasets", name), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise UsageError(f"dataset {name!r} has no RECIPE = Recipe(...) in its file")
     return recipe
 
 
-def _make(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
-    """The folder of made data; made first if it is not there."""
+def _generate(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
+    """Returns the folder of the data that a recipe generates, after generating them if they are missing."""
     assert recipe.make is not None
-    place = plugins.find("datasets", dataset)
-    text = place.read_bytes() if isinstance(place, Path) else place.value.encode()
-    version = hashlib.sha256(text).hexdigest()[:8]  # another recipe makes other data
+    source = plugins.find("datasets", dataset)
+    text = source.read_bytes() if isinstance(source, Path) else source.value.encode()
+    version = hashlib.sha256(text).hexdigest()[:8]  # a changed recipe generates other data
     folder = home() / "datasets" / f"{name}-{version}-seed{seed}"
     if minari.find_data_folder(folder) is not None:
-        logger.info("dataset %r was made before, in %s", name, folder)
+        logger.info("dataset %r exists in %s", name, folder)
         return folder
-    logger.info("making dataset %r with seed %d in %s", name, seed, folder)
+    logger.info("generating dataset %r with seed %d in %s", name, seed, folder)
     try:
         recipe.make(seed, folder)
     except O2OError:
         if minari.find_data_folder(folder) is None:
             raise
-        logger.info("another process has made %s in the meantime", folder)
+        logger.info("another process has generated %s in the meantime", folder)
     return folder
 
 
-def _brought(name: str, recipe: Recipe) -> Path:
-    """The file of data that the user brings."""
+def _find_file(name: str, recipe: Recipe) -> Path:
+    """Returns the path of the file that the user must provide for a recipe."""
     if recipe.file is None:
-        raise UsageError(f"recipe {name!r} neither makes its data nor names a file")
-    places = [Path(), Path("data"), home() / "datasets", home()]
-    for place in places:
-        if (place / recipe.file).exists():
-            return place / recipe.file
-    where = ", ".join(str(place.absolute()) for place in places)
+        raise UsageError(f"recipe {name!r} neither generates data nor names a file")
+    folders = [Path(), Path("data"), home() / "datasets", home()]
+    for folder in folders:
+        if (folder / recipe.file).exists():
+            return folder / recipe.file
+    searched = ", ".join(str(folder.absolute()) for folder in folders)
     raise DataError(
-        f"dataset {name!r} needs the file {recipe.file} ({recipe.source}); put it into one of {where}, "
+        f"dataset {name!r} needs the file {recipe.file} ({recipe.source}); put it into one of {searched}, "
         "or give its path as the dataset"
     )
 
 
-def _find(dataset: str, known: list[str], download: bool, asked: ReadRequest) -> Recording:
-    """A recording by path or Minari id."""
+def _find_recording(dataset: str, recipes: list[str], download: bool, request: ReadRequest) -> Recording:
+    """Returns the recording with this path or Minari id."""
     path = Path(dataset).expanduser()
     if path.exists():
-        return _read(path, asked)
+        return _read(path, request)
     if path.suffix in (".hdf5", ".h5", ".pkl") or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        return replace(minari.read_id(dataset, download, asked), format=minari.NAME)
-    more = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
-    raise UsageError(plugins.not_found("dataset", dataset, known, more))
+        return replace(minari.read_id(dataset, download, request), format=minari.NAME)
+    advice = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
+    raise UsageError(plugins.not_found("dataset", dataset, recipes, advice))
 
 
-def _read(path: Path, asked: ReadRequest) -> Recording:
-    """A file or folder, its format recognised by its content."""
+def _read(path: Path, request: ReadRequest) -> Recording:
+    """Reads a file or folder in the format that its content shows."""
     form = registry.detect_format(path)
     logger.info("%s is read as %s", path, form.NAME)
-    return replace(form.read(path, asked), format=form.NAME)
+    return replace(form.read(path, request), format=form.NAME)
 
 
-def _apply(recording: Recording, recipe: Recipe | None, config: Source) -> Recording:
-    """The recording with the facts of its recipe and of the flags."""
+def _complete(recording: Recording, recipe: Recipe | None, config: LoadConfig) -> Recording:
+    """Returns the recording with the facts of recipe and flags, cut to max_episodes and resampled."""
     episodes = recording.episodes
     if recipe is not None and recipe.num_episodes not in (None, len(episodes)):
         expected = recipe.num_episodes
@@ -199,19 +203,19 @@ def _apply(recording: Recording, recipe: Recipe | None, config: Source) -> Recor
     if config.max_episodes is not None:
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
-        judge = recipe.success
-        episodes = [replace(e, success=bool(judge(e))) if e.success is None else e for e in episodes]
-    said = (config.control_hz, recording.control_hz, recipe.control_hz if recipe else None)
-    control_hz = next((hz for hz in said if hz is not None), None)
+        is_success = recipe.success
+        episodes = [replace(e, success=bool(is_success(e))) if e.success is None else e for e in episodes]
+    rates = (config.control_hz, recording.control_hz, recipe.control_hz if recipe else None)
+    control_hz = next((hz for hz in rates if hz is not None), None)
     if config.resample_hz is not None:
         if control_hz is None:
             raise UsageError(
-                "--dataset.resample-hz needs the rate of the recording; give --dataset.control-hz"
+                "--dataset.resample-hz needs the control rate of the recording; give --dataset.control-hz"
             )
-        times = factor(control_hz, config.resample_hz)
-        thinned = [resample(episode, times, config.resample_action) for episode in episodes]
-        episodes = [episode for episode in thinned if episode is not None]
+        factor = resampling_factor(control_hz, config.resample_hz)
+        resampled = [resample(episode, factor, config.resample_action) for episode in episodes]
+        episodes = [episode for episode in resampled if episode is not None]
         if not episodes:
             raise DataError(f"{recording.path}: no episode lasts one decision at {config.resample_hz:g} Hz")
-        control_hz = control_hz / times
+        control_hz = control_hz / factor
     return replace(recording, episodes=episodes, control_hz=control_hz, recipe=recipe)

@@ -1,4 +1,4 @@
-"""Where the observations of a dataset's replay lie: in main memory, or in files."""
+"""Decides whether the observations of a dataset's replay buffers lie in main memory or in files."""
 
 import logging
 from collections.abc import Iterable
@@ -15,56 +15,57 @@ from o2o.data.formats.lazy_array import LazyArray
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import Allocate, ReplayConfig, row_bytes
 
-DISK_MARGIN = 1e9  # bytes of the disk that are left free
+DISK_MARGIN = 1e9  # bytes of the disk that stay free
 
 logger = logging.getLogger("o2o")
 
 
-def choose(
+def decide(
     episodes: list[Episode], spec: Spec, replay: ReplayConfig, config: DataConfig, budget: float
 ) -> Allocate:
-    """How to make the arrays of observations; what is needed is told before anything is taken.
+    """Returns the function that allocates the observation arrays; logs the need before anything is taken.
 
-    The rule: what was read, the replay, and one episode's images on their way from the one to the other,
-    all at once, fit the budget, or the replay's observations go to files.
+    Observations lie in main memory if the budget holds all of this at once: the data as read, the replay
+    buffers, and the images of one episode while they are converted. Otherwise they go to files.
 
     Args:
-        episodes: as read.
-        spec: of the replay.
-        replay: of the replay.
-        config: its `memory` overrules; see `DataConfig`.
+        episodes: the episodes as read.
+        spec: observations and actions in the replay buffers.
+        replay: configuration of the replay buffers.
+        config: its `memory` can force main memory or files; see `DataConfig`.
         budget: bytes of main memory.
     Raises:
-        DataError: not even the rest fits the budget, or the observations do not fit the disk.
+        DataError: the budget does not even hold the data without these observations, or the disk does not
+            hold the observations.
     """
-    rows = sum(len(episode) + 1 for episode in episodes)
-    obs, other = (rows * num_bytes for num_bytes in row_bytes(spec, replay))
-    rest = sum(map(_in_memory, episodes)) + other + max(_on_their_way(e, spec) for e in episodes)
-    said = f"a budget of {size(budget)} (--dataset.memory-budget {config.memory_budget})"
-    need = f"{size(obs)} for {rows} observations in replay and {size(rest)} for all else"
-    logger.info("memory: %s, %s", need, said)
-    fits = rest + obs <= budget
+    num_rows = sum(len(episode) + 1 for episode in episodes)
+    obs, other_columns = (num_rows * num_bytes for num_bytes in row_bytes(spec, replay))
+    other = sum(map(_in_memory, episodes)) + other_columns + max(_in_conversion(e, spec) for e in episodes)
+    limit = f"a budget of {size(budget)} (--dataset.memory-budget {config.memory_budget})"
+    need = f"{size(obs)} for {num_rows} observations in replay and {size(other)} for all else"
+    logger.info("memory: %s, %s", need, limit)
+    fits = other + obs <= budget
     if config.memory == "ram" or (config.memory == "auto" and fits):
         if not fits:
-            raise DataError(_too_large(size(rest + obs), said, "--dataset.memory disk, "))
+            raise DataError(_too_large(size(other + obs), limit, "--dataset.memory disk, "))
         logger.info("memory: all in main memory")
         return np.empty
-    if rest > budget:
-        raise DataError(_too_large(f"{size(rest)} beside observations that go to files", said))
+    if other > budget:
+        raise DataError(_too_large(f"{size(other)} of memory besides the observations in files", limit))
     free = memory.disk_free(memory.scratch())
     if obs + DISK_MARGIN > free:
-        have = f"{size(free)} free in {memory.scratch()}, {size(DISK_MARGIN)} of which stay free"
+        disk = f"{size(free)} free in {memory.scratch()}, {size(DISK_MARGIN)} of which must stay free"
         raise DataError(
-            _too_large(f"{size(rest + obs)} of memory or {size(obs)} of disk", f"{said} and {have}")
+            _too_large(f"{size(other + obs)} of memory or {size(obs)} of disk", f"{limit} and {disk}")
         )
     logger.info("memory: observations in files in %s (%s free)", memory.scratch(), size(free))
     return memory.in_file
 
 
-def _too_large(need: str, have: str, way: str = "") -> str:
+def _too_large(need: str, available: str, advice: str = "") -> str:
     return (
-        f"the dataset needs {need}, but there is {have}; try {way}a smaller --dataset.image-size, fewer "
-        "--dataset.obs, --dataset.max-episodes, or a larger --dataset.memory-budget"
+        f"the dataset needs {need}, but there is {available}; try {advice}a smaller --dataset.image-size, "
+        "fewer --dataset.obs, --dataset.max-episodes, or a larger --dataset.memory-budget"
     )
 
 
@@ -73,11 +74,16 @@ def _arrays(episode: Episode) -> Iterable[np.ndarray]:
 
 
 def _in_memory(episode: Episode) -> int:
+    """Returns the bytes of an episode that were read into memory."""
     return sum(value.nbytes for value in _arrays(episode) if not isinstance(value, LazyArray))
 
 
-def _on_their_way(episode: Episode, spec: Spec) -> int:
-    """Of images: raw ones that are read, one name after the other, and all as the model sees them."""
-    read = [value for name in spec.images if isinstance(value := episode.obs[name], LazyArray)]
-    raw = max((min(value.nbytes, READ_BYTES) for value in read), default=0)
+def _in_conversion(episode: Episode, spec: Spec) -> int:
+    """Returns the bytes that converting the images of an episode takes at most.
+
+    These are the raw images of one observation, of which READ_BYTES are read at a time, and the converted
+    images of all observations.
+    """
+    lazy = [value for name in spec.images if isinstance(value := episode.obs[name], LazyArray)]
+    raw = max((min(value.nbytes, READ_BYTES) for value in lazy), default=0)
     return raw + (len(episode) + 1) * sum(int(np.prod(spec.obs[name])) for name in spec.images)

@@ -1,12 +1,12 @@
-"""What a robot does in a run: a Minari dataset of its own that grows an episode at a time.
+"""Stores the episodes that a robot plays in a run as a Minari dataset that grows by whole episodes.
 
-    RUN/online/journal                        the episode under way, a step at a time
-    RUN/online/data/episodes/000012.hdf5      a finished one, whole or not there
+    RUN/online/journal                        the current episode, appended step by step
+    RUN/online/data/episodes/000012.hdf5      a finished episode, complete or absent
     RUN/online/data/main_data.hdf5            links to them, as Minari names episodes
-    RUN/online/data/metadata.json             Minari's, with counts and spaces
+    RUN/online/data/metadata.json             Minari's metadata, with counts and spaces
 
-HDF5 files do not survive a kill while they are appended to. So each episode is a file that is
-written once and renamed into place, and the two files that name them all are replaced whole.
+An HDF5 file that is being appended to does not survive a kill. Therefore each episode is a file that is
+written once and renamed into place, and the two files that index the episodes are replaced as a whole.
 """
 
 import json
@@ -20,54 +20,56 @@ from o2o.core.checkpoint import write_bytes, write_text
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data import journal
-from o2o.data.finished_episodes import Finished, episode_path
+from o2o.data.finished_episodes import FinishedEpisodes, episode_path
 from o2o.data.formats.recording import fingerprint
-from o2o.data.step_record import leaves, row_type, to_episode
+from o2o.data.step_record import obs_boxes, row_type, to_episode
 from o2o.hardware.guard import Guard
 
 CHUNK_BYTES = 2**20
-LAYOUT = ("v110", "v110")  # of HDF5 files: the first whose own bookkeeping carries checksums
+LAYOUT = ("v110", "v110")  # HDF5 file format versions; the first whose internal metadata have checksums
 
 logger = logging.getLogger("o2o")
 
 
-class Online:
-    """The dataset and the journal of one run, for one process at a time. Close it at the end."""
+class OnlineDataset:
+    """Holds the online dataset and the journal of one run, for one process at a time. Close it at the end."""
 
     def __init__(self, folder: Path):
-        """Takes up what is there: an episode that the journal holds goes into the dataset, cut short if
-        it did not end, and the log tells of it. Of a new run nothing is made before `open_for`.
+        """Opens an existing dataset; a new one is created by `open_for`.
+
+        An episode that a killed process left in the journal is added to the dataset, truncated if it did not
+        end, and logged.
 
         Args:
             folder: `RUN/online`.
         Raises:
             UsageError: another process has it open.
-            DataError: what is there does not fit together.
-            StorageError: the disk is full or cannot be written; what was there is untouched.
+            DataError: journal and dataset contradict each other.
+            StorageError: the disk is full or cannot be written; the stored data are untouched.
         """
         self.folder = Path(folder)
-        self._meta: dict = {}
-        self._finished: Finished | None = None  # once there is a dataset
-        self._num = self._sequence = 0
+        self._metadata: dict = {}
+        self._finished: FinishedEpisodes | None = None  # None until a dataset exists
+        self._num_episodes = self._sequence = 0
         self._journal: journal.Journal | None = None
         if self.folder.is_dir():
             self._journal = journal.Journal(self.folder / "journal")
             try:
-                self._take_up()
+                self._load()
                 self._recover()
             except BaseException:
                 self._journal.close()
                 raise
 
     def __len__(self) -> int:
-        """Number of episodes."""
-        return self._num
+        """Returns the number of episodes."""
+        return self._num_episodes
 
     def open_for(self, robot: Guard) -> None:
-        """Makes ready for the episodes of a robot; its facts are written down if it is the first.
+        """Prepares for the episodes of a robot; the first call writes the robot's spaces and control rate.
 
         Raises:
-            UsageError: another robot's episodes are here, or another process has the folder open.
+            UsageError: the folder holds another robot's episodes, or another process has it open.
             StorageError: the disk is full or cannot be written.
         """
         import minari
@@ -77,40 +79,40 @@ class Online:
             "observation_space": serialize_space(robot.observation_space),
             "action_space": serialize_space(robot.action_space),
         }
-        found = leaves(robot.observation_space)
+        boxes = obs_boxes(robot.observation_space)
         if self._journal is None:
             self._journal = journal.Journal(self.folder / "journal")
-        if not self._meta:
-            self._meta = {
+        if not self._metadata:
+            self._metadata = {
                 **{"total_episodes": 0, "total_steps": 0, "dataset_size": 0.0},
                 **{"data_format": "hdf5", "jpeg_encoding": False, **spaces},
                 **{"dataset_id": "online-v0", "minari_version": minari.__version__},
                 **({} if robot.control_hz is None else {"control_hz": robot.control_hz}),
             }
             self._write_index()
-            self._finished = Finished(self.folder)
-        differ = [name for name, text in spaces.items() if self._meta[name] != text]
-        if differ:
-            raise UsageError(f"{self.folder} holds episodes of a robot with another {' and '.join(differ)}")
-        self._journal.start(row_type({name: box for name, (_, box) in found.items()}, len(robot.low)))
+            self._finished = FinishedEpisodes(self.folder)
+        changed = [name for name, text in spaces.items() if self._metadata[name] != text]
+        if changed:
+            raise UsageError(f"{self.folder} holds episodes of a robot with another {' and '.join(changed)}")
+        self._journal.start(row_type({name: box for name, (_, box) in boxes.items()}, len(robot.low)))
 
     def write(self, row: np.ndarray) -> None:
-        """Gives a row its place in the run, and adds it to the journal.
+        """Sets the episode and sequence number of a row, and appends it to the journal.
 
         Raises:
             StorageError: the disk is full or cannot be written; all earlier rows are kept.
         """
         assert self._journal is not None
-        row["episode"], row["sequence"] = self._num, self._sequence
+        row["episode"], row["sequence"] = self._num_episodes, self._sequence
         self._journal.append(row)
         self._sequence += 1
 
     def add(self, episode: Episode, seed: int) -> None:
-        """Makes the episode that the journal holds part of the dataset, for good.
+        """Adds the episode that the journal holds to the dataset, and clears the journal.
 
         Args:
-            episode: with all the observations of the robot.
-            seed: of its scene.
+            episode: with all observations of the robot.
+            seed: seed of its scene.
         Raises:
             StorageError: the disk is full or cannot be written; the journal keeps the episode.
         """
@@ -119,106 +121,107 @@ class Online:
         self._journal.clear()
 
     def discard(self) -> None:
-        """Forgets the episode under way: it is to be recorded again."""
+        """Discards the current episode from the journal, so that it can be recorded again."""
         assert self._journal is not None
         self._journal.clear()
 
     def read(self, number: int) -> Episode:
-        """See `Finished.read`."""
+        """Returns a finished episode; see `FinishedEpisodes.read`."""
         assert self._finished is not None
         return self._finished.read(number)
 
-    def papers(self) -> dict:
-        """What the run did, as plain data: counts and a hash of the content."""
-        counts = {"episodes": self._num, "steps": self._meta["total_steps"]}
+    def info(self) -> dict:
+        """Returns the number of episodes and steps and a hash of the content, as plain data."""
+        counts = {"episodes": self._num_episodes, "steps": self._metadata["total_steps"]}
         return {**counts, "fingerprint": fingerprint(self.folder / "data")}
 
     def close(self) -> None:
-        """Gives the folder free for other processes; twice is harmless."""
+        """Releases the folder for other processes; a second call does nothing."""
         if self._journal is not None:
             self._journal.close()
 
-    def _take_up(self) -> None:
-        """Reads what the dataset holds, and names the episode that a kill left unnamed."""
+    def _load(self) -> None:
+        """Loads the metadata, and indexes episodes that a killed process stored but did not index."""
         data = self.folder / "data"
         numbers = sorted(int(p.stem) for p in data.glob("episodes/*.hdf5") if p.stem.isdigit())
         if not numbers and not (data / "metadata.json").exists():
             return
-        self._finished = Finished(self.folder)
-        self._meta, named = self._finished.meta, self._finished.count
-        for number in range(max(named, len(numbers))):
+        self._finished = FinishedEpisodes(self.folder)
+        self._metadata, num_indexed = self._finished.metadata, self._finished.num_episodes
+        for number in range(max(num_indexed, len(numbers))):
             if number not in numbers[number : number + 1]:
-                raise DataError(f"{self._path(number)} is missing; there were more episodes than that")
-        self._num = len(numbers)
-        for number in numbers[named:]:
-            self._count(len(self.read(number)), self._path(number).stat().st_size)
-        if self._num:
-            self._sequence = int(self.read(self._num - 1).infos["sequence"][-1]) + 1
-        if named != self._num:
+                raise DataError(f"{self._path(number)} is missing, although the dataset has later episodes")
+        self._num_episodes = len(numbers)
+        for number in numbers[num_indexed:]:
+            self._add_counts(len(self.read(number)), self._path(number).stat().st_size)
+        if self._num_episodes:
+            self._sequence = int(self.read(self._num_episodes - 1).infos["sequence"][-1]) + 1
+        if num_indexed != self._num_episodes:
             self._write_index()
 
     def _recover(self) -> None:
-        """Takes the episode that the journal holds over into the dataset, unless it is there already."""
+        """Adds the episode that the journal holds to the dataset, unless the dataset has it already."""
         assert self._journal is not None
-        held = journal.read(self._journal.path)
-        steps = len(held.rows) - 1
-        number = int(held.rows["episode"][0]) if steps >= 0 else self._num
-        said = [f"recovered episode {number}: {steps} steps"] if steps > 0 and number == self._num else []
-        said += [held.fault] if held.fault else []
-        if number > self._num or (said and not self._meta):
-            raise DataError(f"{self._journal.path} holds episode {number}; what came before it is missing")
-        if held.damaged:
-            said.append(f"as it was it is kept in {self._journal.set_aside().name}")
-        if steps > 0 and number == self._num:
-            self._store(to_episode(held.rows), int(held.rows["seed"][0]))
-            self._sequence = int(held.rows["sequence"][-1]) + 1
-        if said:
-            logger.warning("%s: %s", self._journal.path, "; ".join(said))
+        content = journal.read(self._journal.path)
+        steps = len(content.rows) - 1
+        number = int(content.rows["episode"][0]) if steps >= 0 else self._num_episodes
+        is_new = steps > 0 and number == self._num_episodes
+        messages = [f"recovered episode {number}: {steps} steps"] if is_new else []
+        messages += [content.fault] if content.fault else []
+        if number > self._num_episodes or (messages and not self._metadata):
+            raise DataError(f"{self._journal.path} holds episode {number}, but earlier episodes are missing")
+        if content.damaged:
+            messages.append(f"a copy of the damaged journal is in {self._journal.back_up().name}")
+        if is_new:
+            self._store(to_episode(content.rows), int(content.rows["seed"][0]))
+            self._sequence = int(content.rows["sequence"][-1]) + 1
+        if messages:
+            logger.warning("%s: %s", self._journal.path, "; ".join(messages))
         self._journal.clear()
 
     def _store(self, episode: Episode, seed: int) -> None:
-        data = self._file(episode, seed)
-        write_bytes(self._path(self._num), data)
-        self._num += 1
-        self._count(len(episode), len(data))
+        data = self._episode_file(episode, seed)
+        write_bytes(self._path(self._num_episodes), data)
+        self._num_episodes += 1
+        self._add_counts(len(episode), len(data))
         self._write_index()
 
-    def _count(self, steps: int, num_bytes: int) -> None:
-        self._meta["total_steps"] += steps
-        self._meta["dataset_size"] += num_bytes / 1e6
+    def _add_counts(self, steps: int, num_bytes: int) -> None:
+        self._metadata["total_steps"] += steps
+        self._metadata["dataset_size"] += num_bytes / 1e6
 
     def _write_index(self) -> None:
-        """Links first, then the counts: whoever reads in between finds what is counted."""
-        self._meta["total_episodes"] = self._num
+        """Writes first the links, then the counts, so that readers find every counted episode."""
+        self._metadata["total_episodes"] = self._num_episodes
         with _in_memory() as file:
-            for number in range(self._num):
+            for number in range(self._num_episodes):
                 file[f"episode_{number}"] = h5py.ExternalLink(f"episodes/{number:06d}.hdf5", "/")
             write_bytes(self.folder / "data" / "main_data.hdf5", _bytes(file))
-        write_text(self.folder / "data" / "metadata.json", json.dumps(self._meta))
+        write_text(self.folder / "data" / "metadata.json", json.dumps(self._metadata))
 
     def _path(self, number: int) -> Path:
         return episode_path(self.folder, number)
 
-    def _file(self, episode: Episode, seed: int) -> bytes:
-        """One episode, laid out as Minari lays it out; every array carries checksums."""
+    def _episode_file(self, episode: Episode, seed: int) -> bytes:
+        """Returns the bytes of an HDF5 file of one episode in Minari's layout; every array has checksums."""
         ends = np.zeros((2, len(episode)), bool)
         ends[:, -1] = episode.terminated, not episode.terminated
         assert self._finished is not None
-        arrays = {self._finished.places[name]: value for name, value in episode.obs.items()}
+        arrays = {self._finished.hdf5_paths[name]: value for name, value in episode.obs.items()}
         arrays |= {"actions": episode.action, "rewards": episode.reward.astype(np.float64)}
         arrays |= {"terminations": ends[0], "truncations": ends[1]}
         arrays |= {f"infos/{name}": value for name, value in episode.infos.items()}
         with _in_memory() as file:
-            file.attrs.update({"id": self._num, "total_steps": len(episode), "seed": seed})
+            file.attrs.update({"id": self._num_episodes, "total_steps": len(episode), "seed": seed})
             for name, value in arrays.items():
                 rows = min(max(CHUNK_BYTES // max(value[0].nbytes, 1), 1), len(value))
-                checked = {"chunks": (rows, *value.shape[1:]), "fletcher32": True} if value.size else {}
-                file.create_dataset(name, data=value, **checked)
+                storage = {"chunks": (rows, *value.shape[1:]), "fletcher32": True} if value.size else {}
+                file.create_dataset(name, data=value, **storage)
             return _bytes(file)
 
 
 def _in_memory() -> h5py.File:
-    """A file that a full disk cannot leave half written."""
+    """Returns an HDF5 file in memory, so that a full disk cannot leave one half written."""
     return h5py.File("memory", "w", driver="core", backing_store=False, libver=LAYOUT)
 
 

@@ -1,4 +1,4 @@
-"""What a planner thought, episode by episode: a folder of small files that never outgrows its budget."""
+"""Stores plan records, one file per episode, in a folder that stays within a size budget."""
 
 import json
 import math
@@ -13,32 +13,32 @@ import safetensors.numpy
 from o2o.core.checkpoint import write_bytes
 from o2o.core.errors import DataError
 
-NAME = re.compile(r"episode-(\d{6})\.safetensors")
+FILE_NAME = re.compile(r"episode-(\d{6})\.safetensors")
 
 
-class Plans:
-    """Arrays with a leading axis T of some episodes, and facts about each.
+class PlanStore:
+    """Stores arrays with a leading axis T, and facts as plain data, for some of the episodes of a run.
 
-    Where the budget is exceeded, every second episode is let go, but never number 0, and from there on only
-    every second one is kept: what stays is spread evenly over the run.
+    If the budget is exceeded, every second episode is deleted, but never number 0, and from then on only
+    every second new episode is stored. The stored episodes are spread evenly over the run.
 
     Args:
-        folder: of the files; made with the first one.
-        budget: bytes of all files together.
+        folder: folder of the files; created with the first one.
+        budget: maximum size of all files together, in bytes.
     """
 
     def __init__(self, folder: Path, budget: float = math.inf):
         self.folder, self.budget = Path(folder), budget
 
     def numbers(self) -> list[int]:
-        """Of the episodes that are here."""
+        """Returns the sorted numbers of the stored episodes."""
         if not self.folder.is_dir():
             return []
-        names = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
-        return sorted(int(name[1]) for name in names if name)
+        matches = [FILE_NAME.fullmatch(path.name) for path in self.folder.iterdir()]
+        return sorted(int(match[1]) for match in matches if match)
 
     def add(self, number: int, arrays: Mapping[str, np.ndarray], facts: dict) -> bool:
-        """Writes an episode, whole or not at all; False where it is one that is let go.
+        """Stores an episode, completely or not at all; returns whether it is stored within the budget.
 
         Raises:
             StorageError: the disk is full or cannot be written.
@@ -46,8 +46,8 @@ class Plans:
         stride = math.gcd(*self.numbers()) or 1
         if number % stride:
             return False
-        plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-        write_bytes(self._path(number), safetensors.numpy.save(plain, {"facts": json.dumps(facts)}))
+        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        write_bytes(self._path(number), safetensors.numpy.save(contiguous, {"facts": json.dumps(facts)}))
         while self._size() > self.budget and len(self.numbers()) > 1:
             stride *= 2
             for other in self.numbers():
@@ -56,19 +56,19 @@ class Plans:
         return self._path(number).exists()
 
     def read(self, number: int) -> tuple[dict[str, np.ndarray], dict]:
-        """(arrays, facts) of an episode.
+        """Returns (arrays, facts) of an episode.
 
         Raises:
-            DataError: it is not here, or broken.
+            DataError: the episode is not stored, or its file is damaged.
         """
         path = self._path(number)
         try:
             with safetensors.safe_open(path, "numpy") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, `file` is not a dict
                 return arrays, json.loads((file.metadata() or {})["facts"])
         except FileNotFoundError:
             have = ", ".join(map(str, self.numbers())) or "none"
-            raise DataError(f"{self.folder} holds no plans of episode {number}; have {have}") from None
+            raise DataError(f"{self.folder} has no plan record of episode {number}; have {have}") from None
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise DataError(f"{path} is not readable: {error}") from error
 

@@ -1,4 +1,4 @@
-"""A recording at a lower rate: one decision for several."""
+"""Resamples episodes to a lower control rate by merging several decisions into one."""
 
 from dataclasses import replace
 from typing import Literal
@@ -11,39 +11,39 @@ from o2o.core.transform import RATE_TOLERANCE
 from o2o.data.formats.lazy_array import gather
 
 
-def factor(data_hz: float, wanted_hz: float) -> int:
-    """How many decisions of the data become one.
+def resampling_factor(data_hz: float, wanted_hz: float) -> int:
+    """Returns how many recorded decisions become one.
 
     Raises:
-        UsageError: the wanted rate is not a whole fraction of the data's.
+        UsageError: the recorded rate is not a whole multiple of the wanted rate.
     """
-    times = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
-    if times < 1 or abs(data_hz / times - wanted_hz) > RATE_TOLERANCE * wanted_hz:
+    factor = round(data_hz / wanted_hz) if wanted_hz > 0 else 0
+    if factor < 1 or abs(data_hz / factor - wanted_hz) > RATE_TOLERANCE * wanted_hz:
         rates = ", ".join(f"{data_hz / k:g}" for k in range(1, 6))
         raise UsageError(
-            f"--dataset.resample-hz {wanted_hz:g} is no whole part of {data_hz:g} Hz; try {rates}"
+            f"--dataset.resample-hz {wanted_hz:g} is not a whole fraction of {data_hz:g} Hz; try {rates}"
         )
-    return times
+    return factor
 
 
 def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> Episode | None:
-    """The episode with one decision for each `factor`: rewards summed, actions averaged or summed.
+    """Returns the episode with one decision in place of `factor`: rewards summed, actions averaged or summed.
 
-    A rest shorter than `factor` is kept where the episode terminated, since the ending is in it, and
-    dropped otherwise. None where nothing is left.
+    Fewer than `factor` steps at the end are kept if the episode terminated, because they hold the
+    termination, and dropped otherwise. Returns None if no step is left.
     """
-    steps = len(episode)
+    num_steps = len(episode)
     if factor == 1:
         return episode
-    starts = np.arange(0, steps, factor)
-    rest = steps % factor
-    if rest and not episode.terminated:
+    starts = np.arange(0, num_steps, factor)
+    remainder = num_steps % factor
+    if remainder and not episode.terminated:
         starts = starts[:-1]
-        steps -= rest
+        num_steps -= remainder
     if not len(starts):
         return None
-    rows = np.append(starts, steps)
-    totals = np.add.reduceat(episode.action[:steps].astype(np.float64), starts, axis=0)
+    rows = np.append(starts, num_steps)
+    totals = np.add.reduceat(episode.action[:num_steps].astype(np.float64), starts, axis=0)
     if action == "mean":
         totals /= np.diff(rows)[:, None]
     return replace(
@@ -51,6 +51,6 @@ def resample(episode: Episode, factor: int, action: Literal["mean", "sum"]) -> E
         obs={name: gather(value, rows) for name, value in episode.obs.items()},
         action=totals.astype(np.float32),
         infos={name: value[rows] for name, value in episode.infos.items()},
-        reward=np.add.reduceat(episode.reward[:steps].astype(np.float64), starts).astype(np.float32),
-        last_obs_known=episode.last_obs_known or steps < len(episode),
+        reward=np.add.reduceat(episode.reward[:num_steps].astype(np.float64), starts).astype(np.float32),
+        last_obs_known=episode.last_obs_known or num_steps < len(episode),
     )

@@ -1,7 +1,7 @@
-"""One step of a robot as one row of fixed size: what the journal writes and episodes are built from.
+"""Stores one step of a robot as one row of fixed size, which the journal writes and episodes are built from.
 
-Row 0 of an episode is what was seen after the reset, its action and reward are zero; row t+1 holds
-`action[t]`, what it earned, and the observation that followed.
+Row 0 of an episode holds the observation after the reset; its action and reward are zero. Row t+1 holds
+`action[t]`, the reward it received, and the observation that followed.
 """
 
 import time
@@ -16,65 +16,62 @@ from o2o.core.errors import RobotError
 from o2o.data.formats import minari_spaces
 
 
-def leaves(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:
-    """Flat name, as of `spec.as_dict` -> (place in a Minari episode, box), of an observation space."""
-    flat = {}
-    for name, (place, box) in minari_spaces.flatten_space(space, "_index_{}").items():
-        assert isinstance(box, Box), box  # `Guard` lets no other robot in
-        flat[name] = place, box
-    return flat
+def obs_boxes(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:
+    """Returns flat name, as in `spec.as_dict` -> (path in a Minari episode, box) of an observation space."""
+    boxes = {}
+    for name, (path, box) in minari_spaces.flatten_space(space, "_index_{}").items():
+        assert isinstance(box, Box), box  # `Guard` refuses robots with other spaces
+        boxes[name] = path, box
+    return boxes
 
 
 def row_type(boxes: Mapping[str, Box], action_dim: int) -> np.dtype:
-    """What a row holds, for observations of these names."""
+    """Returns the dtype of a row, for observations with these names and boxes."""
     return np.dtype(
         [
-            ("episode", "<i8"),  # its number in the run
-            ("seed", "<i8"),  # of its scene
-            ("sequence", "<i8"),  # of the row in the run
-            (
-                "time_ns",
-                "<i8",
-            ),  # wall clock at the observation; a simulator's own since the reset
-            ("monotonic_ns", "<i8"),  # a clock that nobody sets
-            ("action", "<f4", (action_dim,)),  # as executed, physical
-            ("intended_action", "<f4", (action_dim,)),  # as commanded, before the guard
+            ("episode", "<i8"),  # number of the episode in the run
+            ("seed", "<i8"),  # seed of the episode's scene
+            ("sequence", "<i8"),  # number of the row in the run
+            ("time_ns", "<i8"),  # at the observation: wall clock, or a simulator's time since the reset
+            ("monotonic_ns", "<i8"),  # monotonic clock, which is never set
+            ("action", "<f4", (action_dim,)),  # executed physical action
+            ("intended_action", "<f4", (action_dim,)),  # commanded physical action, before the guard
             ("reward", "<f4"),
             ("terminated", "?"),
             ("truncated", "?"),
             ("success", "?"),
-            ("takeover", "?"),  # a human moved the robot
+            ("takeover", "?"),  # whether the operator moved the robot
             *((f"obs.{name}", box.dtype.newbyteorder("<"), box.shape) for name, box in boxes.items()),
         ]
     )
 
 
-def row(kind: np.dtype, obs: Mapping[str, np.ndarray], **values) -> np.ndarray:
-    """() one row of now; what is not given is zero.
+def make_row(dtype: np.dtype, obs: Mapping[str, np.ndarray], **values) -> np.ndarray:
+    """Returns one row () with the current time; fields that are not given are zero.
 
     Raises:
-        RobotError: an observation of a type that its space does not promise.
+        RobotError: an observation has another type than its space declares.
     """
-    one = np.zeros((), kind)
-    one["time_ns"], one["monotonic_ns"] = time.time_ns(), time.monotonic_ns()
+    row = np.zeros((), dtype)
+    row["time_ns"], row["monotonic_ns"] = time.time_ns(), time.monotonic_ns()
     for name, value in values.items():
-        one[name] = value
-    for field in kind.names or ():
+        row[name] = value
+    for field in dtype.names or ():
         if field.startswith("obs."):
-            seen, place = np.asarray(obs[field[4:]]), one[field]
-            if not np.can_cast(seen.dtype, place.dtype, "same_kind"):
+            value, target = np.asarray(obs[field[4:]]), row[field]
+            if not np.can_cast(value.dtype, target.dtype, "same_kind"):
                 raise RobotError(
-                    f"the robot's observation {field[4:]!r} is {seen.dtype}, its space promises {place.dtype}"
+                    f"the robot's observation {field[4:]!r} is {value.dtype}, but its space is {target.dtype}"
                 )
-            place[...] = seen
-    return one
+            target[...] = value
+    return row
 
 
 def to_episode(rows: Sequence[np.ndarray] | np.ndarray) -> Episode:
-    """The episode of T+1 rows; one that has not ended counts as truncated."""
+    """Returns the episode of T+1 rows; an episode that did not terminate counts as truncated."""
 
     def column(name: str) -> np.ndarray:
-        return np.stack([one[name] for one in rows])
+        return np.stack([row[name] for row in rows])
 
     names = [name for name in rows[0].dtype.names or () if name.startswith("obs.")]
     terminated, success = bool(rows[-1]["terminated"]), column("success")

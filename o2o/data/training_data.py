@@ -1,4 +1,4 @@
-"""The recorded half of a run: a dataset, its border, and the replays of training and held-out episodes."""
+"""Turns a dataset into a transform and two replay buffers, one for training and one for validation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,25 +14,25 @@ from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
 from o2o.data import memory_plan
-from o2o.data.fit_transform import seen, transform
+from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.recording import Recording, RecordingInfo, split
 from o2o.data.load import DataConfig, load
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
 
-MEMORY = ("memory", "memory_budget")  # of `DataConfig`
-DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # beside the dataset itself
+MEMORY_FIELDS = ("memory", "memory_budget")  # fields of `DataConfig` that describe the machine
+DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # adds --dataset.* to a command's --dataset
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run knows of its dataset.
+    """A dataset that is ready to train on.
 
     Attributes:
-        recording: what is remembered of it; its steps are in the replays alone.
-        transform: its border.
-        replay: training episodes, behind the border.
-        validation: the rest; may be empty.
+        recording: summary of the dataset; its steps are in the two replay buffers alone.
+        transform: conversion between the recorded and the model's observations, actions and rewards.
+        replay: training episodes, transformed.
+        validation: validation episodes, transformed; may be empty.
     """
 
     recording: RecordingInfo
@@ -42,99 +42,103 @@ class TrainingData:
 
     @property
     def mean_return(self) -> float:
-        """Of all episodes, as recorded."""
+        """Mean return of all episodes, in recorded reward."""
         return sum(e.episode_return for e in self.recording.episodes) / len(self.recording.episodes)
 
 
 def read(
-    dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, border: Transform | None = None,
+    dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, transform: Transform | None = None,
     read_action_bounds: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
 ) -> TrainingData:  # fmt: skip
-    """Loads a dataset.
+    """Loads a dataset and puts its transformed episodes into the training and the validation replay buffer.
 
     Args:
-        dataset: name, id or path.
-        replay: how it will be drawn from.
-        seed: of a dataset that is made, of the split and of the draws.
-        border: of a checkpoint; None to make one from the data.
-        read_action_bounds: asks the robot for its action limits, for data that state none.
-        saved: `papers` of the data that these must be.
+        dataset: name, Minari id or path.
+        config: how to read, transform and split the dataset.
+        replay: how windows are sampled.
+        seed: seed of a generated dataset, of the train/validation split and of the sampling.
+        transform: the transform of a checkpoint; None fits one to the data.
+        read_action_bounds: reads the action limits from the robot, for data that state none.
+        saved: `dataset_info` that the dataset must match.
     Raises:
-        O2OError: see `load`, `check_fingerprint`, `check_shapes`, `transform` and `room.choose`.
+        O2OError: see `load`, `check_fingerprint`, `check_shapes`, `fit_transform` and `memory_plan.decide`.
     """
-    budget = memory.budget(config.memory_budget)  # of what is there before anything is read
+    budget = memory.budget(config.memory_budget)  # a share refers to the memory available before reading
     recording = load(dataset, config, seed)
     if saved:
         check_fingerprint(saved, recording)
-    if border:
-        check_shapes(border, recording)
+    if transform:
+        check_shapes(transform, recording)
     else:
-        border = transform(recording, config, read_action_bounds)
-    outline, episodes = replace(recording.info(), transform=_facts(border)), recording.episodes
-    allocate = memory_plan.choose(episodes, border.spec, replay, config, budget)
+        transform = fit_transform(recording, config, read_action_bounds)
+    info, episodes = replace(recording.info(), transform=_describe(transform)), recording.episodes
+    allocate = memory_plan.decide(episodes, transform.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
-    stores, home = [], {}
-    # these names seed the replay streams; another name would change every drawn batch
+    replays, replay_of = [], {}
+    # these names seed the sampling; other names would change every sampled batch
     for name, numbers in zip(("train", "held_out"), parts, strict=True):
-        rows = sum(len(episodes[number]) + 1 for number in numbers)
-        draws = derive(seed, "offline", name)
-        stores.append(Replay(border.spec, rows, draws, replay, online=False, allocate=allocate))
-        home |= dict.fromkeys(numbers, stores[-1])
+        num_rows = sum(len(episodes[number]) + 1 for number in numbers)
+        sampling_seed = derive(seed, "offline", name)
+        buffer = Replay(transform.spec, num_rows, sampling_seed, replay, online=False, allocate=allocate)
+        replays.append(buffer)
+        replay_of |= dict.fromkeys(numbers, buffer)
     episodes.reverse()
-    for number in range(len(episodes)):  # each is let go at once: the steps are in memory once, not twice
-        home[number].add(seen(episodes.pop(), border))
-    return TrainingData(outline, border, *stores)
+    for number in range(len(episodes)):  # frees each episode once it is stored, so no step is in memory twice
+        replay_of[number].add(apply_transform(episodes.pop(), transform))
+    return TrainingData(info, transform, *replays)
 
 
-def _facts(border: Transform) -> dict:
+def _describe(transform: Transform) -> dict:
     return {
-        "control_hz": border.control_hz,
-        "action_low": list(border.action_low),
-        "action_high": list(border.action_high),
-        "reward_scale": border.reward_scale,
-        "reward_shift": border.reward_shift,
-        "obs": {name: list(field.shape) for name, field in border.fields.items()},
+        "control_hz": transform.control_hz,
+        "action_low": list(transform.action_low),
+        "action_high": list(transform.action_high),
+        "reward_scale": transform.reward_scale,
+        "reward_shift": transform.reward_shift,
+        "obs": {name: list(field.shape) for name, field in transform.fields.items()},
     }
 
 
-def papers(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo) -> dict:
-    """Where the data came from, as plain data, so that fine-tuning finds them again.
+def dataset_info(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo) -> dict:
+    """Returns where the data came from, as plain data for `run.json`; `reload` reads the dataset from it.
 
-    How they lay in memory is left out: it is a matter of the machine.
+    The memory options are left out, because they belong to the machine and not to the dataset.
     """
     path = Path(dataset)
+    options = {name: value for name, value in to_dict(config).items() if name not in MEMORY_FIELDS}
     return {
         "dataset": str(path.resolve()) if path.exists() else dataset,
-        "dataset_options": {name: value for name, value in to_dict(config).items() if name not in MEMORY},
+        "dataset_options": options,
         "seed": seed,
         "format": recording.format,
-        "border": recording.transform,
+        "transform": recording.transform,
         "fingerprint": recording.fingerprint,
         "episodes": len(recording.episodes),
         "steps": sum(len(episode) for episode in recording.episodes),
     }
 
 
-def read_again(saved: dict, replay: ReplayConfig, border: Transform, **where: str) -> TrainingData:
-    """The dataset that `papers` describes.
+def reload(saved: dict, replay: ReplayConfig, transform: Transform, **memory_options: str) -> TrainingData:
+    """Loads the dataset that `dataset_info` describes, with the transform of a checkpoint.
 
     Args:
-        saved: from `papers`.
-        replay: how it will be drawn from.
-        border: of the checkpoint.
-        where: `memory` and `memory_budget` of this machine; see `DataConfig`.
+        saved: the result of `dataset_info`.
+        replay: how windows are sampled.
+        transform: the transform of the checkpoint.
+        memory_options: `memory` and `memory_budget` of this machine; see `DataConfig`.
     Raises:
-        UsageError: its content has changed since.
-        DataError: it is gone or broken.
+        UsageError: the content of the dataset has changed.
+        DataError: the dataset is missing or damaged.
     """
-    data = from_dict(DataConfig, saved["dataset_options"] | where)
-    return read(saved["dataset"], data, replay, saved["seed"], border, saved=saved)
+    config = from_dict(DataConfig, saved["dataset_options"] | memory_options)
+    return read(saved["dataset"], config, replay, saved["seed"], transform, saved=saved)
 
 
 def check_fingerprint(saved: dict, recording: Recording | RecordingInfo) -> None:
-    """
+    """Checks that a recording has the content that `dataset_info` describes.
+
     Raises:
-        UsageError: the recording is not the one that `papers` described.
+        UsageError: the content differs.
     """
     if recording.fingerprint != saved["fingerprint"]:
         raise UsageError(
@@ -143,29 +147,30 @@ def check_fingerprint(saved: dict, recording: Recording | RecordingInfo) -> None
         )
 
 
-def check_shapes(border: Transform, recording: Recording) -> None:
-    """
+def check_shapes(transform: Transform, recording: Recording) -> None:
+    """Checks that a recording has the observations and actions that a transform was fitted to.
+
     Raises:
-        UsageError: the recording has other observations or actions than the border was made for.
+        UsageError: names, shapes or the number of actions differ.
     """
     first = recording.episodes[0]
     shapes = {name: values.shape[1:] for name, values in first.obs.items()}
-    wrong = border.differences(shapes, first.action.shape[1])
-    if wrong:
-        raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(wrong)}")
+    differences = transform.differences(shapes, first.action.shape[1])
+    if differences:
+        raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(differences)}")
 
 
 def recipe_robot(recording: RecordingInfo) -> dict | None:
-    """What the recipe says of the robot the data were recorded on."""
+    """Returns the robot that the dataset's recipe names, with its options; None if it names none."""
     recipe = recording.recipe
     if recipe is None or recipe.robot is None:
         return None
     return {"robot": recipe.robot, "robot_options": recipe.robot_options}
 
 
-def robot_of(choice: RobotChoice, recording: RecordingInfo) -> dict:
-    """`run.robot_info` of the robot that fits the data; empty where nobody names one."""
-    known = recipe_robot(recording)
-    if not choice.robot and known is None:
+def robot_info_for(choice: RobotChoice, recording: RecordingInfo) -> dict:
+    """Returns `robot_info` of the chosen robot, else of the recipe's; empty if neither names one."""
+    from_recipe = recipe_robot(recording)
+    if not choice.robot and from_recipe is None:
         return {}
-    return robot_info(choose_robot(choice, known))
+    return robot_info(choose_robot(choice, from_recipe))

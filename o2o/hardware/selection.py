@@ -75,7 +75,7 @@ def choose_replay(choice: Choice, data: dict) -> Choice:
     """The choice of no robot: an episode of recordings passes by in real time; see `robots/replay`.
 
     Args:
-        data: `offline.papers` of the recordings.
+        data: `training_data.dataset_info` of the recordings.
     """
     shown = plugins.load("robots", "replay").Config(
         data["dataset"], json.dumps(data["dataset_options"]), data["seed"]

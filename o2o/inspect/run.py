@@ -12,8 +12,8 @@ from o2o.core import checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder
 from o2o.data import training_data
-from o2o.data.load import DataConfig, Source, load
-from o2o.data.plan_store import Plans
+from o2o.data.load import DataConfig, LoadConfig, load
+from o2o.data.plan_store import PlanStore
 from o2o.data.replay_buffer import Replay
 from o2o.inspect.beliefs import Beliefs, beliefs
 
@@ -44,7 +44,7 @@ class Run:
     episodes: list[Episode]
     unseen: bool
     robot_episodes: list[Episode] = field(default_factory=list)
-    plans: Plans = field(default_factory=lambda: Plans(Path("plans")))
+    plans: PlanStore = field(default_factory=lambda: PlanStore(Path("plans")))
 
     @cached_property
     def beliefs(self) -> Beliefs:
@@ -95,7 +95,7 @@ def open(
     folder = Path(run)
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
-    learned = training_data.read_again(meta["dataset"], agent.config.replay, agent.transform)
+    learned = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)
     source, unseen = learned.validation, True
     if dataset:
         source = load_other_dataset(agent, dataset, data or DataConfig())
@@ -109,8 +109,8 @@ def open(
         learned.replay,
         select_episodes(source, max_steps),
         unseen,
-        load(str(online), Source()).episodes if (online / "data").is_dir() else [],
-        Plans(plans or folder / "plans"),
+        load(str(online), LoadConfig()).episodes if (online / "data").is_dir() else [],
+        PlanStore(plans or folder / "plans"),
     )
 
 

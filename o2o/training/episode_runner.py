@@ -16,8 +16,8 @@ from o2o.core.checkpoint import storage
 from o2o.core.episode import Episode
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
-from o2o.data.online_dataset import Online
-from o2o.data.plan_store import Plans
+from o2o.data.online_dataset import OnlineDataset
+from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard, InterventionCallback
 from o2o.hardware.limits import command_types
 from o2o.hardware.teleop.operator import Operator, review_episode
@@ -50,12 +50,12 @@ class Session:
     config: LearnerConfig
     agent: Agent
     robot: Guard
-    own: Online
+    own: OnlineDataset
     learner: SyncLearner | AsyncLearner
     plan: bool
     max_steps: int | None
     tell: Callable[[str], object]
-    plans: Plans | None = None
+    plans: PlanStore | None = None
     stream: Stream | None = None
     operator: Operator | None = None
     _stages: StageTimer = field(default_factory=StageTimer, init=False)
@@ -105,7 +105,7 @@ class Session:
 
 
 @contextmanager
-def interventions(path: Path, own: Online) -> Iterator[InterventionCallback]:
+def interventions(path: Path, own: OnlineDataset) -> Iterator[InterventionCallback]:
     """Inside, each action that the guard changed or held becomes a line of JSON in a file.
 
     Raises:

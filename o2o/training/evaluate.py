@@ -23,7 +23,7 @@ from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
 from o2o.core.video import write_film
 from o2o.data import training_data
-from o2o.data.plan_store import Plans
+from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot
 from o2o.hardware.teleop.inputs import open_teleop
@@ -270,11 +270,11 @@ def evaluate(config: EvaluateConfig) -> Score:
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:
         set_auto_penalty_weight(
-            agent, training_data.read_again(meta["dataset"], agent.config.replay, agent.transform), print
+            agent, training_data.reload(meta["dataset"], agent.config.replay, agent.transform), print
         )
     record = None
     if config.record_plans:
-        plans = Plans(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
+        plans = PlanStore(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
         record = plan_writer(plans, agent, scenes(config.episodes))
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
 

@@ -12,8 +12,8 @@ from o2o.core.episode import Episode
 from o2o.core.run_folder import check_same, checkpoint_folder, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
-from o2o.data.online_dataset import Online
-from o2o.data.plan_store import Plans
+from o2o.data.online_dataset import OnlineDataset
+from o2o.data.plan_store import PlanStore
 from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
@@ -132,10 +132,10 @@ def finetune(config: FinetuneConfig) -> Path:
         learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, fast)
     else:
         learner = SyncLearner(Learner(config, folder, agent, meta), tensors, meta, resumed)
-    plans = Plans(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
+    plans = PlanStore(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
     with (
         closing(learner),
-        closing(Online(folder / "online")) as own,
+        closing(OnlineDataset(folder / "online")) as own,
         show(config.rerun, str(folder)) as stream,
         closing(connect_robot(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
@@ -205,7 +205,7 @@ def finetune(config: FinetuneConfig) -> Path:
             apart = planned_vs_executed.apart(agent.transform, [own.read(0)])
             log.line(f"dry run: nothing moved; plans differed from the recording by {apart}")
         learner.finish(log, stopped, log.progress)
-        checkpoint.write_json(folder / "online.json", own.papers())
+        checkpoint.write_json(folder / "online.json", own.info())
         if learner.lost:
             again = f"episodes and the last checkpoint are kept; go on with --resume --out {folder}"
             raise type(learner.lost)(f"{learner.lost}; {again}")

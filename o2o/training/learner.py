@@ -22,8 +22,8 @@ from o2o.core.run_folder import checkpoint_folder, finite, pack, save, unpack
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.data import training_data
-from o2o.data.online_dataset import Online
-from o2o.data.replay_buffer import Mix, Replay
+from o2o.data.online_dataset import OnlineDataset
+from o2o.data.replay_buffer import MixedReplay, Replay
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
 from o2o.training.safe_start import ActionRange, SafeStartConfig, action_range
@@ -116,12 +116,14 @@ class Learner:
         """
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
-        self.data = training_data.read_again(
+        self.data = training_data.reload(
             meta["dataset"], replay, agent.transform, memory_budget=config.memory_budget
         )
         seed = derive(config.seed, "online")
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)
-        self.mix = Mix(self.data.replay, self.online, config.offline_ratio, config.max_online_oversampling)
+        self.mix = MixedReplay(
+            self.data.replay, self.online, config.offline_ratio, config.max_online_oversampling
+        )
         self.action_range = action_range(self.data.replay.actions(), config.safe_start.action_range_quantile)
         self.gate = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
         self.limit: Limit | None = None
@@ -241,7 +243,7 @@ class SyncLearner:
     def __init__(self, learner: Learner, tensors: dict[str, Tensor], meta: dict, resumed: bool):
         self.learner, self._start = learner, (tensors, meta, resumed)
 
-    def begin(self, facts: dict, own: Online, log: RunLog) -> int:
+    def begin(self, facts: dict, own: OnlineDataset, log: RunLog) -> int:
         """Takes up the run; how many episodes it has learned from."""
         self._tell = log.line
         self.learner.settle(log.line)
@@ -259,7 +261,7 @@ class SyncLearner:
             self._tell(why)
         while learner.owed >= 1:
             metrics = learner.learn()
-        return learner.finite(metrics), f"offline {learner.mix.realised_ratio:.0%}"
+        return learner.finite(metrics), f"offline {learner.mix.last_offline_ratio:.0%}"
 
     def swap(self, log: RunLog) -> None:
         """Writes a checkpoint where one is due."""

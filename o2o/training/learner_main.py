@@ -26,7 +26,7 @@ from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
-from o2o.data.finished_episodes import Finished
+from o2o.data.finished_episodes import FinishedEpisodes
 from o2o.training.learner import Learner, LearnerConfig, acting, newest, only_learner
 from o2o.training.shared_weights import Weights
 
@@ -166,7 +166,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
         outbox.say(line=text)
 
     def read(number: int) -> Episode:
-        return Finished(folder / "online").read(number)
+        return FinishedEpisodes(folder / "online").read(number)
 
     with only_learner(folder, tell):
         tensors, meta, resumed = newest(folder, Path(job["source"]))

@@ -23,7 +23,7 @@ from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.core.run_log import RunLog
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.training.learner import ACTING, LearnerConfig, acting
 from o2o.training.safe_start import ActionRange
 from o2o.training.shared_weights import Weights, all_finite
@@ -88,7 +88,7 @@ class AsyncLearner:
             self.close()
             raise
 
-    def begin(self, facts: dict, own: Online, log: RunLog) -> int:
+    def begin(self, facts: dict, own: OnlineDataset, log: RunLog) -> int:
         """Takes up the run; how many episodes the robot has done."""
         self._facts, self._episodes = facts, len(own)
         self._pipe({"facts": facts, "episodes": len(own)})

@@ -40,7 +40,7 @@ RESUMABLE_FIELDS = {
     "keep_checkpoints",
     "evaluate_film",
 }
-RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in training_data.MEMORY)}
+RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in training_data.MEMORY_FIELDS)}
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,10 @@ def pretrain(config: PretrainConfig) -> Path:
     system = fitted(config.agent, max(map(len, data.recording.episodes)))
     agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
-        "dataset": training_data.papers(config.dataset, config.dataset_options, config.seed, data.recording),
-        "robot": training_data.robot_of(config, data.recording),
+        "dataset": training_data.dataset_info(
+            config.dataset, config.dataset_options, config.seed, data.recording
+        ),
+        "robot": training_data.robot_info_for(config, data.recording),
         "preset": config.preset,
         "plan": presets.get(config.preset).plan,
     }

@@ -17,7 +17,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
-from o2o.data.step_record import leaves, row, row_type, to_episode
+from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.end_effector import Displacement, read_displacement
 from o2o.hardware.guard import Guard, StopOnError
 from o2o.hardware.teleop.operator import Operator
@@ -214,7 +214,7 @@ class _Worker:
         self.stages = StageTimer()
         said = robot.metadata.get("displacement")
         self.moves = read_displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
-        boxes = {name: box for name, (_, box) in leaves(robot.observation_space).items()}
+        boxes = {name: box for name, (_, box) in obs_boxes(robot.observation_space).items()}
         seen = boxes if write else {name: boxes[name] for name in transform.fields}
         self.kind = row_type(seen, len(robot.low))
         self.running = False
@@ -341,7 +341,7 @@ class _Worker:
 
     def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
         with StopOnError(self.robot):  # a full disk stops the robot at once
-            self.rows.append(row(self.kind, raw, seed=self.seed, **step, **self._clock()))
+            self.rows.append(make_row(self.kind, raw, seed=self.seed, **step, **self._clock()))
             if self.write:
                 self.write(self.rows[-1])
             if self.stream:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from o2o.agent.plan_record import MOST, _kept, pack, plan_writer, record_plan, unpack
-from o2o.data.plan_store import Plans
+from o2o.data.plan_store import PlanStore
 from o2o.training import rollout
 from tests.support.preset_agents import act, doubtful, make, two_plans
 
@@ -45,7 +45,7 @@ def test_of_many_candidates_elites_and_the_chosen_one_are_kept_and_others_from_e
 
 def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
     longer = two_plans(iterations=np.int32(2), mean=np.ones((2, 1, 1)), std=np.ones((2, 1, 1)), t=np.int32(1))
-    plans = Plans(tmp_path)
+    plans = PlanStore(tmp_path)
     plans.add(0, pack([two_plans(), longer]), {})
     first, second = unpack(plans.read(0)[0])
     assert first.mean.shape == (1, 1, 1) and second.mean.shape == (2, 1, 1) and second.t == 1
@@ -119,7 +119,7 @@ class Robot:
 
 
 def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
-    agent, plans = doubtful("small"), Plans(tmp_path)
+    agent, plans = doubtful("small"), PlanStore(tmp_path)
     agent.num_updates = 7
     rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=plan_writer(plans, agent, [11, 12, 13]))  # type: ignore
     assert plans.numbers() == [0, 1, 2]
@@ -132,13 +132,13 @@ def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
 
 
 def test_what_was_thought_before_a_failure_is_kept(tmp_path):
-    agent, plans = doubtful("small"), Plans(tmp_path)
+    agent, plans = doubtful("small"), PlanStore(tmp_path)
     with pytest.raises(ZeroDivisionError):
         rollout.play(agent, [Robot(fails=True)], [5], 0, record=plan_writer(plans, agent, [5], first=8))  # type: ignore
     assert plans.numbers() == [8] and len(unpack(plans.read(8)[0])) == 3
 
 
 def test_a_policy_leaves_no_plans(tmp_path):
-    agent, plans = make("small"), Plans(tmp_path)
+    agent, plans = make("small"), PlanStore(tmp_path)
     rollout.play(agent, [Robot()], [5], 0, plan=False, record=plan_writer(plans, agent, [5]))  # type: ignore[arg-type]
     assert plans.numbers() == []

@@ -1,11 +1,11 @@
-"""Recordings made by scripts, and the three datasets made of them."""
+"""Tests recordings of scripted experts, and the datasets that are generated from them."""
 
 import gymnasium
 import numpy as np
 import pytest
 
 from o2o.core import plugins
-from o2o.data.collect import collect, mixture
+from o2o.data.collect import collect, spread_noise_levels
 from o2o.data.formats import minari
 from o2o.hardware.guard import Guard, connect
 
@@ -13,7 +13,7 @@ sim = plugins.load("robots", "sim")
 
 
 class Line(gymnasium.Env):
-    """A point on a line; it reaches its end, x >= 1, or is cut off after four steps."""
+    """A point on a line; an episode terminates at x >= 1 and is truncated after four steps."""
 
     observation_space = gymnasium.spaces.Box(-10, 10, (1,), np.float64)
     action_space = gymnasium.spaces.Box(-0.5, 0.5, (1,), np.float64)
@@ -24,33 +24,33 @@ class Line(gymnasium.Env):
         return np.array([self.x]), {}
 
     def step(self, action):
-        self.x, self.t = self.x + float(action[0]) / 2, self.t + 1  # does half of what it is told
+        self.x, self.t = self.x + float(action[0]) / 2, self.t + 1  # executes half of the commanded action
         info = {"executed_action": action / 2, "success": 0.4 < self.x < 0.6}
         return np.array([self.x]), self.x, self.x >= 1, self.t == 4, info
 
 
-class Reusing(Line):
-    """Shows every observation in the same array."""
+class ReusedArray(Line):
+    """Returns every observation in the same array."""
 
     def __init__(self):
-        self.screen = np.zeros(1)
+        self.array = np.zeros(1)
 
     def reset(self, *, seed=None, options=None):
-        self.screen[:], info = super().reset(seed=seed)
-        return self.screen, info
+        self.array[:], info = super().reset(seed=seed)
+        return self.array, info
 
     def step(self, action):
-        self.screen[:], *rest = super().step(action)
-        return self.screen, *rest
+        self.array[:], *rest = super().step(action)
+        return self.array, *rest
 
 
 @pytest.mark.parametrize("wrap", [Guard, lambda bare: bare])
-def test_a_robot_may_show_every_observation_in_the_same_array(wrap):
-    (episode,) = collect(wrap(Reusing()), lambda line: np.array([0.5]), [0.0])
+def test_a_robot_may_return_every_observation_in_the_same_array(wrap):
+    (episode,) = collect(wrap(ReusedArray()), lambda line: np.array([0.5]), [0.0])
     assert len(set(episode.obs["state"][:, 0].tolist())) == len(episode) + 1
 
 
-def test_episode_holds_what_was_executed():
+def test_episode_holds_the_executed_actions():
     (episode,) = collect(Guard(Line()), lambda line: np.array([9.0]), [0.0])
     np.testing.assert_allclose(episode.obs["state"][:, 0], [0, 0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(episode.action, np.full((4, 1), 0.25))
@@ -59,26 +59,26 @@ def test_episode_holds_what_was_executed():
     assert (episode.terminated, episode.truncated, episode.success) == (True, False, True)
 
 
-def test_bare_robot_serves_as_well_as_a_guarded_one():
+def test_a_robot_without_a_guard_works_too():
     (episode,) = collect(Line(), lambda line: np.array([-9.0]), [0.0])
     np.testing.assert_allclose(episode.action, np.full((4, 1), -0.25))
     assert (episode.terminated, episode.truncated, episode.success) == (False, True, False)
 
 
-def test_noise_has_the_asked_spread():
-    class FrozenCameraDetector(Line):
+def test_noise_has_the_requested_standard_deviation():
+    class Immobile(Line):
         action_space = gymnasium.spaces.Box(-50.0, 50.0, (1,), np.float64)
 
         def step(self, action):
             obs, _, _, truncated, _ = super().step(np.zeros(1))
             return obs, 0.0, False, truncated, {"executed_action": action}
 
-    episodes = collect(FrozenCameraDetector(), lambda line: np.zeros(1), [0.1] * 1500)
+    episodes = collect(Immobile(), lambda line: np.zeros(1), [0.1] * 1500)
     assert np.concatenate([e.action for e in episodes]).std() == pytest.approx(0.1 * 50, rel=0.05)
 
 
-def test_mixture_holds_all_levels_in_any_stretch():
-    levels = mixture(50, 0.2, 1.2)
+def test_spread_noise_levels_has_all_levels_in_any_consecutive_part():
+    levels = spread_noise_levels(50, 0.2, 1.2)
     assert levels.min() >= 0.2 and levels.max() <= 1.2
     for start in range(0, 50, 10):
         counts, _ = np.histogram(levels[start : start + 10], bins=5, range=(0.2, 1.2))
@@ -90,14 +90,14 @@ def test_images_are_collected_too():
     (episode,) = collect(robot, sim.expert, [0.2])
     assert episode.obs["camera"].shape == (26, 32, 32, 3) and episode.obs["camera"].dtype == np.uint8
     assert episode.obs["state"].shape == (26, 13)
-    episode.check("it")
+    episode.check("episode")
     robot.close()
 
 
 @pytest.mark.parametrize(
     ("name", "low", "high"), [("sim-reach", 0.3, 0.6), ("sim-push", 0.2, 0.5), ("sim-lift", 0.1, 0.4)]
 )
-def test_data_success_share_is_modest(name, low, high, tmp_path):
+def test_success_rate_of_generated_data_is_moderate(name, low, high, tmp_path):
     recipe = plugins.load("datasets", name).RECIPE
     recipe.make(0, tmp_path / name)
     recording = minari.read(tmp_path / name)
@@ -109,7 +109,7 @@ def test_data_success_share_is_modest(name, low, high, tmp_path):
     np.testing.assert_allclose(recording.action_high, recipe.action_high)
 
 
-def test_demonstrations_are_what_a_served_arm_shows_and_pays():
+def test_demonstrations_have_the_observations_and_rewards_of_a_served_arm():
     options = plugins.load("datasets", "sim-lift-demos").RECIPE.robot_options
     robot = connect("sim", sim.Config(**options))
     served = sim.live(sim.Config(), show_state=False)
@@ -123,7 +123,7 @@ def test_demonstrations_are_what_a_served_arm_shows_and_pays():
     assert done is None or episode.reward.tolist() == done.astype(float).tolist()
 
 
-def test_seed_repeats_the_recording_and_another_does_not():
+def test_the_same_seed_gives_the_same_recording_and_another_does_not():
     def record(seed):
         robot = connect("sim", sim.Config(task="push"))
         return np.stack([e.obs["state"] for e in collect(robot, sim.expert, [0.3, 0.6], seed)])

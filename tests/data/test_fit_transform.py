@@ -1,4 +1,4 @@
-"""Action limits, reward rules, observations and control rates that fit a recording."""
+"""Tests the action limits, reward rule, observations and control rate of a fitted transform."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.recipe import Recipe, RewardRule
 from o2o.core.transform import check_rate
 from o2o.data import fit_transform as module
-from o2o.data.fit_transform import seen, transform
+from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
@@ -39,24 +39,24 @@ def test_action_limits_come_from_the_first_source_that_states_them(caplog):
     flags = DataConfig(action_low=(-6.0,), action_high=(6.0,))
 
     def high(config, limits, **facts):
-        return transform(make_recording(**facts), config, limits and (lambda: limits)).action_high
+        return fit_transform(make_recording(**facts), config, limits and (lambda: limits)).action_high
 
     assert high(flags, robot, recipe=recipe, **file) == (6,)
     assert high(DataConfig(), robot, recipe=recipe, **file) == (4,)
     assert high(DataConfig(), robot, **file) == (3,)
-    endless = {"action_low": np.array([-np.inf]), "action_high": np.array([np.inf])}
-    assert high(DataConfig(), robot, **endless) == (5,)
-    assert "limits are those of the robot" in caplog.text
+    unbounded = {"action_low": np.array([-np.inf]), "action_high": np.array([np.inf])}
+    assert high(DataConfig(), robot, **unbounded) == (5,)
+    assert "action limits come from the robot" in caplog.text
     episode = make_episode(4)
     assert high(DataConfig(), None, episodes=[episode]) == pytest.approx((episode.action.max(),))
     assert "range of the actions in the data" in caplog.text
 
 
-def test_share_of_clipped_entries_is_logged(caplog):
+def test_fraction_of_clipped_action_entries_is_logged(caplog):
     caplog.set_level(logging.INFO, "o2o")
     episode = make_episode(4)
     episode.action[:, 0] = [0, 1, 2, 3]
-    transform(make_recording([episode]), DataConfig(action_low=(-1.5,), action_high=(1.5,)), None)
+    fit_transform(make_recording([episode]), DataConfig(action_low=(-1.5,), action_high=(1.5,)), None)
     assert "50.00 % of action entries clipped" in caplog.text
 
 
@@ -74,77 +74,77 @@ def test_share_of_clipped_entries_is_logged(caplog):
 )
 def test_flags_that_do_not_fit_the_data_are_refused(flags, match):
     with pytest.raises(UsageError, match=match):
-        transform(make_recording(), DataConfig(**flags), None)
+        fit_transform(make_recording(), DataConfig(**flags), None)
 
 
-def test_action_that_never_changes_still_has_a_range():
+def test_constant_action_still_has_a_range():
     episode = make_episode(3)
     episode.action[:] = 0.5
-    border = transform(make_recording([episode]), DataConfig(), None)
-    assert (border.action_low, border.action_high) == ((-0.5,), (1.5,))
+    transform = fit_transform(make_recording([episode]), DataConfig(), None)
+    assert (transform.action_low, transform.action_high) == ((-0.5,), (1.5,))
 
 
-def test_reward_rule_spans_the_returns():
+def test_reward_is_scaled_to_the_return_range():
     recipe = Recipe("", "", "", reward=RewardRule(return_range=1000.0))
     recording = make_recording([make_episode(2), make_episode(6), make_episode(4)], recipe=recipe)
-    border = transform(recording, DataConfig(), None)
-    assert border.reward_scale == 250  # 1000 / (6 - 2)
-    assert transform(recording, DataConfig(reward_return_range=8.0), None).reward_scale == 2
-    other = transform(recording, DataConfig(reward_scale=3.0, reward_shift=-1.0), None)
+    transform = fit_transform(recording, DataConfig(), None)
+    assert transform.reward_scale == 250  # 1000 / (6 - 2)
+    assert fit_transform(recording, DataConfig(reward_return_range=8.0), None).reward_scale == 2
+    other = fit_transform(recording, DataConfig(reward_scale=3.0, reward_shift=-1.0), None)
     assert (other.reward_scale, other.reward_shift) == (3, -1)
     with pytest.raises(DataError, match="cannot scale"):
-        transform(make_recording([make_episode(2), make_episode(2)], recipe=recipe), DataConfig(), None)
+        fit_transform(make_recording([make_episode(2), make_episode(2)], recipe=recipe), DataConfig(), None)
 
 
-def test_normalised_vectors_have_mean_zero_and_spread_one():
+def test_normalized_vectors_have_mean_zero_and_std_one():
     episodes = [make_episode(50, seed) for seed in range(3)]
     for episode in episodes:
-        episode.obs["state"][:, 1] = 7  # dead
-    border = transform(make_recording(episodes), DataConfig(normalize=True), None)
-    seen = np.concatenate([border.obs(e.obs)["state"] for e in episodes])
-    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-5)
-    assert seen[:, 0].std() == pytest.approx(1, abs=1e-5) and not seen[:, 1].any()
+        episode.obs["state"][:, 1] = 7  # constant
+    transform = fit_transform(make_recording(episodes), DataConfig(normalize=True), None)
+    state = np.concatenate([transform.obs(e.obs)["state"] for e in episodes])
+    np.testing.assert_allclose(state.mean(0), 0, atol=1e-5)
+    assert state[:, 0].std() == pytest.approx(1, abs=1e-5) and not state[:, 1].any()
 
 
-def test_images_are_told_by_type_and_rank_and_names_can_be_chosen():
+def test_images_are_recognized_by_type_and_rank_and_names_can_be_selected():
     obs = {"cam": np.zeros((3, 8, 9, 3), np.uint8), "q": np.zeros((3, 2)), "depth": np.zeros((3, 8, 9, 1))}
     episode = Episode(obs, np.ones((2, 1), np.float32), np.ones(2, np.float32), True, False)
-    border = transform(make_recording([episode]), DataConfig(image_size=16), None)
-    assert border.spec.obs == {"cam": (3, 16, 16), "q": (2,), "depth": (72,)}
-    assert list(transform(make_recording([episode]), DataConfig(obs=("q",)), None).fields) == ["q"]
+    transform = fit_transform(make_recording([episode]), DataConfig(image_size=16), None)
+    assert transform.spec.obs == {"cam": (3, 16, 16), "q": (2,), "depth": (72,)}
+    assert list(fit_transform(make_recording([episode]), DataConfig(obs=("q",)), None).fields) == ["q"]
 
 
 @pytest.mark.parametrize("chunk", [1, 1200, 10**9])
-def test_images_are_read_in_pieces_and_look_the_same(chunk, monkeypatch):
+def test_images_read_in_chunks_equal_those_read_at_once(chunk, monkeypatch):
     monkeypatch.setattr(module, "READ_BYTES", chunk)
-    monkeypatch.setattr(module, "SEEN_BYTES", chunk // 2)
-    rng, read = np.random.default_rng(0), []
+    monkeypatch.setattr(module, "RESIZE_BYTES", chunk // 2)
+    rng, rows_read = np.random.default_rng(0), []
     frames = rng.integers(0, 256, (7, 20, 24, 3), np.uint8)  # 1440 bytes each
     episode = Episode(
         {"state": rng.random((7, 2), np.float32), "camera": frames, "wrist": frames[:, ::-1]},
         np.ones((6, 1), np.float32), np.ones(6, np.float32), True, False, infos={"time_s": np.arange(7)},
     )  # fmt: skip
-    border = transform(make_recording([episode]), DataConfig(image_size=16), None)
+    transform = fit_transform(make_recording([episode]), DataConfig(image_size=16), None)
     episode.obs["camera"] = make_lazy_array(
-        frames.shape, lambda *rows: read.append(rows) or frames[slice(*rows)]
+        frames.shape, lambda *rows: rows_read.append(rows) or frames[slice(*rows)]
     )
-    whole, pieces = border.episode(episode), seen(episode, border)
-    assert list(pieces.obs) == list(whole.obs) and not pieces.infos
+    whole, chunked = transform.episode(episode), apply_transform(episode, transform)
+    assert list(chunked.obs) == list(whole.obs) and not chunked.infos
     for name, value in whole.obs.items():
-        assert pieces.obs[name].dtype == value.dtype
-        np.testing.assert_array_equal(pieces.obs[name], value)
-    np.testing.assert_array_equal(pieces.action, whole.action)
-    assert read[1:] == ([(0, 7)] if chunk == 10**9 else [(row, row + 1) for row in range(7)])
+        assert chunked.obs[name].dtype == value.dtype
+        np.testing.assert_array_equal(chunked.obs[name], value)
+    np.testing.assert_array_equal(chunked.action, whole.action)
+    assert rows_read[1:] == ([(0, 7)] if chunk == 10**9 else [(row, row + 1) for row in range(7)])
 
 
 def test_episodes_of_different_layout_are_refused():
     odd = make_episode(3)
     odd.obs["more"] = np.zeros((4, 1))
     with pytest.raises(DataError, match="episode 1 has observations"):
-        transform(make_recording([make_episode(3), odd]), DataConfig(), None)
+        fit_transform(make_recording([make_episode(3), odd]), DataConfig(), None)
 
 
-def test_rates_that_differ_name_the_flag_that_helps(caplog):
+def test_error_about_different_rates_names_the_flag_to_use(caplog):
     check_rate(50.0, 50.9)
     assert not caplog.text
     with pytest.raises(UsageError, match=r".resample-hz 25 "):
@@ -166,18 +166,18 @@ def test_door_human_has_7_successes_and_5_6_percent_clipped(caplog):
     caplog.set_level(logging.INFO, "o2o")
     recording = load(str(REAL_DATA / "door-human.hdf5"), DataConfig())
     assert sum(e.success for e in recording.episodes) == 7 and recording.control_hz == 100
-    border = transform(recording, DataConfig(), None)
-    assert border.action_high == (1.0,) * 28
+    transform = fit_transform(recording, DataConfig(), None)
+    assert transform.action_high == (1.0,) * 28
     assert "5.63 % of action entries clipped" in caplog.text
 
 
 @pytest.mark.skipif(
     not (REAL_DATA / "hopper-medium.hdf5").is_file(), reason=f"no hopper-medium.hdf5 in {REAL_DATA}"
 )
-def test_hopper_medium_is_scaled_as_in_fowm():
+def test_hopper_medium_rewards_are_scaled_as_in_fowm():
     recording = load(str(REAL_DATA / "hopper-medium.hdf5"), DataConfig())
-    border = transform(recording, DataConfig(), None)
-    returns = [e.episode_return * border.reward_scale for e in recording.episodes]
+    transform = fit_transform(recording, DataConfig(), None)
+    returns = [e.episode_return * transform.reward_scale for e in recording.episodes]
     assert max(returns) - min(returns) == pytest.approx(1000)
 
 

@@ -1,4 +1,4 @@
-"""Finding recordings, and the facts of recipes and flags."""
+"""Tests how recordings are found and completed by the facts of recipes and flags."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from o2o.data.load import DataConfig, load
 
 SPACES = {"observation_space": spaces.Box(-9, 9, (2,)), "action_space": spaces.Box(-3, 3, (1,))}
 
-MAKING = """
+GENERATED = """
 from pathlib import Path
 from gymnasium import spaces
 import numpy as np
@@ -33,13 +33,13 @@ def make(seed, folder):
         observation_space=spaces.Box(-9, 9, (2,)), action_space=spaces.Box(-3, 3, (1,)), control_hz=10,
     )
 
-RECIPE = Recipe(about="made", source="here", licence="MIT", make=make, num_episodes=1)
+RECIPE = Recipe(about="generated", source="here", licence="MIT", make=make, num_episodes=1)
 """
-BRINGING = """
+USER_FILE = """
 from o2o.core.recipe import Recipe, RewardRule
 
 RECIPE = Recipe(
-    about="brought", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
+    about="a file", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
     action_high=1.0, reward=RewardRule(scale=2.0, shift=-1.0), success=lambda e: e.reward.sum() > 3,
     num_episodes=9,
 )
@@ -66,54 +66,54 @@ def write_d4rl(path: Path) -> Path:
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty folder to work in, with recipes `made` and `brought`."""
+def workspace(tmp_path, monkeypatch):
+    """Returns a working folder with the recipes `made` (generates data) and `brought` (names a file)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("O2O_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "made.py").write_text(MAKING)
-    (tmp_path / "datasets" / "brought.py").write_text(BRINGING)
+    (tmp_path / "datasets" / "made.py").write_text(GENERATED)
+    (tmp_path / "datasets" / "brought.py").write_text(USER_FILE)
     return tmp_path
 
 
 # ---- finding
 
 
-def test_recipe_is_made_once_for_each_seed(workplace):
+def test_recipe_generates_its_data_once_for_each_seed(workspace):
     for _ in range(2):
         recording = load("made", DataConfig(), seed=3)
     assert load("made", DataConfig(), seed=4).episodes[0].obs["state"][0, 0] == 4
-    assert (workplace / "made.txt").read_text() == "3 4 "
-    assert recording.path.parent == workplace / "home" / "datasets"
-    assert re.fullmatch(r"made-[0-9a-f]{8}-seed3", recording.path.name)  # another recipe, another folder
-    assert (recording.name, recording.control_hz, recording.recipe.about) == ("made", 10, "made")
+    assert (workspace / "made.txt").read_text() == "3 4 "
+    assert recording.path.parent == workspace / "home" / "datasets"
+    assert re.fullmatch(r"made-[0-9a-f]{8}-seed3", recording.path.name)  # the hash of the recipe
+    assert (recording.name, recording.control_hz, recording.recipe.about) == ("made", 10, "generated")
     assert len(recording.fingerprint) == 64
 
 
-def test_recipe_of_brought_data_says_where_to_put_the_file(workplace):
+def test_recipe_without_its_file_says_where_to_put_it(workspace):
     with pytest.raises(DataError, match=r"needs the file brought\.hdf5 \(a server\); put it into one of"):
         load("brought", DataConfig())
-    for place in (workplace / "home", workplace / "home" / "datasets", workplace / "data", workplace):
-        place.mkdir(exist_ok=True, parents=True)
-        write_d4rl(place / "brought.hdf5")
+    for folder in (workspace / "home", workspace / "home" / "datasets", workspace / "data", workspace):
+        folder.mkdir(exist_ok=True, parents=True)
+        write_d4rl(folder / "brought.hdf5")
         path = load("brought", DataConfig()).path
-        assert path.resolve() == place / "brought.hdf5"
+        assert path.resolve() == folder / "brought.hdf5"
 
 
-def test_file_called_like_a_recipe_gets_its_facts(workplace, caplog):
-    (workplace / "far").mkdir()
-    recording = load(str(write_d4rl(workplace / "far" / "brought.hdf5")), DataConfig())
+def test_file_with_the_name_of_a_recipe_gets_its_facts(workspace, caplog):
+    (workspace / "far").mkdir()
+    recording = load(str(write_d4rl(workspace / "far" / "brought.hdf5")), DataConfig())
     assert recording.control_hz == 50 and recording.recipe.licence == "MIT"
     assert [e.success for e in recording.episodes] == [False, True, True]
     assert "has 3 episodes, the recipe expects 9" in caplog.text
-    other = load(str(write_d4rl(workplace / "other.hdf5")), DataConfig())
+    other = load(str(write_d4rl(workspace / "other.hdf5")), DataConfig())
     assert other.recipe is None and other.episodes[0].success is None
     assert load("other.hdf5", DataConfig(recipe="brought")).control_hz == 50
 
 
-def test_minari_is_found_by_folder_file_and_id(workplace):
-    folder = workplace / "minari" / "test" / "mine-v1"
+def test_minari_is_found_by_folder_file_and_id(workspace):
+    folder = workspace / "minari" / "test" / "mine-v1"
     minari.write(folder, [make_episode(3)], dataset_id="test/mine-v1", **SPACES)
     for name in (str(folder), str(folder / "data"), str(folder / "data" / "main_data.hdf5"), "test/mine-v1"):
         recording = load(name, DataConfig())
@@ -121,7 +121,7 @@ def test_minari_is_found_by_folder_file_and_id(workplace):
     assert load(str(folder), DataConfig()).name == "mine-v1"
 
 
-def test_unknown_name_lists_what_exists(workplace):
+def test_unknown_name_lists_what_exists(workspace):
     with pytest.raises(
         UsageError, match=r"dataset 'mad' not found; did you mean 'made'\?.*brought"
     ) as caught:
@@ -132,41 +132,41 @@ def test_unknown_name_lists_what_exists(workplace):
     with pytest.raises(DataError, match="does not exist"):
         load("missing.hdf5", DataConfig())
     with pytest.raises(DataError, match="is not a dataset of a known format"):
-        load(str(workplace / "datasets"), DataConfig())
+        load(str(workspace / "datasets"), DataConfig())
 
 
-def test_recipe_file_by_path_and_file_without_recipe(workplace):
+def test_recipe_file_by_path_and_file_without_recipe(workspace):
     assert load("datasets/made.py", DataConfig()).name == "made"
-    (workplace / "none.py").write_text("x = 1")
+    (workspace / "none.py").write_text("x = 1")
     with pytest.raises(UsageError, match="no RECIPE"):
         load("none.py", DataConfig())
 
 
-def test_fingerprint_changes_with_the_content_only(workplace):
-    path = write_d4rl(workplace / "a.hdf5")
+def test_fingerprint_changes_with_the_content_only(workspace):
+    path = write_d4rl(workspace / "a.hdf5")
     first = load("a.hdf5", DataConfig()).fingerprint
-    path.rename(workplace / "b.hdf5")
+    path.rename(workspace / "b.hdf5")
     assert load("b.hdf5", DataConfig()).fingerprint == first
     with h5py.File("b.hdf5", "a") as file:
         file["rewards"][0] = 7
     assert load("b.hdf5", DataConfig()).fingerprint != first
 
 
-def test_first_episodes_only(workplace):
-    write_d4rl(workplace / "a.hdf5")
+def test_max_episodes_keeps_the_first_episodes(workspace):
+    write_d4rl(workspace / "a.hdf5")
     assert len(load("a.hdf5", DataConfig(max_episodes=2)).episodes) == 2
     with pytest.raises(UsageError, match="max_episodes is 0"):
         load("a.hdf5", DataConfig(max_episodes=0))
 
 
-def test_recording_says_its_format(workplace):
-    write_d4rl(workplace / "a.hdf5")
-    minari.write(workplace / "minari" / "mine-v1", [make_episode(3)], dataset_id="mine-v1", **SPACES)
+def test_recording_names_its_format(workspace):
+    write_d4rl(workspace / "a.hdf5")
+    minari.write(workspace / "minari" / "mine-v1", [make_episode(3)], dataset_id="mine-v1", **SPACES)
     assert load("a.hdf5", DataConfig()).format == "D4RL"
     assert load("mine-v1", DataConfig()).format == load("made", DataConfig()).format == "Minari"
 
 
-def test_readers_are_told_the_budget(workplace, monkeypatch):
+def test_readers_respect_the_memory_budget(workspace, monkeypatch):
     class Large:
         NAME = "large"
 
@@ -178,18 +178,18 @@ def test_readers_are_told_the_budget(workplace, monkeypatch):
             raise AssertionError("read over the budget")
 
     monkeypatch.setattr(registry, "FORMATS", (Large(),))
-    (workplace / "a.dat").write_text("")
+    (workspace / "a.dat").write_text("")
     with pytest.raises(DataError, match=r"needs 3 MB of memory .* the budget is 2 MB"):
         load("a.dat", DataConfig(memory_budget="2MB"))
     with pytest.raises(UsageError, match="wanted a size such as 4GB"):
         DataConfig(memory_budget="2")
 
 
-def test_rate_of_the_recording_is_divided(workplace):
-    write_d4rl(workplace / "a.hdf5")
+def test_control_rate_of_the_recording_is_divided(workspace):
+    write_d4rl(workspace / "a.hdf5")
     recording = load("a.hdf5", DataConfig(control_hz=40, resample_hz=20))
     assert recording.control_hz == 20 and [len(e) for e in recording.episodes] == [1, 1, 1]
     with pytest.raises(UsageError, match=r".control-hz"):
         load("a.hdf5", DataConfig(resample_hz=20))
-    with pytest.raises(UsageError, match="no whole part of 40 Hz; try 40, 20"):
+    with pytest.raises(UsageError, match="not a whole fraction of 40 Hz; try 40, 20"):
         load("a.hdf5", DataConfig(control_hz=40, resample_hz=30))

@@ -1,4 +1,4 @@
-"""Where a dataset's observations lie: the rule, said before anything is taken."""
+"""Tests the decision whether observations lie in main memory or in files."""
 
 import logging
 
@@ -19,7 +19,7 @@ ROW = 3 * 16 * 16 + 8 * 4  # bytes of observations
 
 
 def make_episode(steps: int = 99) -> Episode:
-    """100 rows, their raw images of 32 by 32 on disk: 307,200 bytes that are never read here."""
+    """Returns 100 rows with raw 32 x 32 images on disk: 307,200 bytes that are never read here."""
     camera = make_lazy_array((steps + 1, 32, 32, 3), lambda start, stop: pytest.fail("read"))
     obs = {"camera": camera, "state": np.zeros((steps + 1, 8), np.float32)}
     return Episode(obs, np.zeros((steps, 2), np.float32), np.zeros(steps, np.float32), True, False)
@@ -28,17 +28,17 @@ def make_episode(steps: int = 99) -> Episode:
 EPISODES = [make_episode()] * 10
 OBS = 1000 * ROW
 READ = 10 * (100 * 8 * 4 + 99 * 2 * 4 + 99 * 4)
-ON_THE_WAY = 100 * 32 * 32 * 3 + 100 * 3 * 16 * 16
-REST = READ + ON_THE_WAY + 1000 * (2 * 4 + 16)
+CONVERSION = 100 * 32 * 32 * 3 + 100 * 3 * 16 * 16
+OTHER = READ + CONVERSION + 1000 * (2 * 4 + 16)
 
 
-def choose(budget: float, **flags):
-    return memory_plan.choose(EPISODES, SPEC, REPLAY, DataConfig(**flags), budget)
+def decide(budget: float, **flags):
+    return memory_plan.decide(EPISODES, SPEC, REPLAY, DataConfig(**flags), budget)
 
 
 def test_a_dataset_that_fits_the_budget_lies_in_main_memory(caplog):
     caplog.set_level(logging.INFO, "o2o")
-    assert choose(OBS + REST) is np.empty
+    assert decide(OBS + OTHER) is np.empty
     assert "800 kB for 1000 observations in replay and 452 kB for all else" in caplog.text
     assert "a budget of 1.25 MB (--dataset.memory-budget 50%)" in caplog.text
     assert "all in main memory" in caplog.text
@@ -47,29 +47,38 @@ def test_a_dataset_that_fits_the_budget_lies_in_main_memory(caplog):
 def test_observations_that_do_not_fit_go_to_files(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "o2o")
     monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN)
-    assert choose(OBS + REST - 1) is memory.in_file and choose(REST) is memory.in_file
+    assert decide(OBS + OTHER - 1) is memory.in_file and decide(OTHER) is memory.in_file
     assert f"observations in files in {memory.scratch()} (1 GB free)" in caplog.text
-    assert choose(1e9, memory="disk") is memory.in_file
+    assert decide(1e9, memory="disk") is memory.in_file
 
 
-def test_what_fits_neither_is_refused_with_what_is_needed_there_and_to_do(monkeypatch):
-    with pytest.raises(DataError, match=r"needs 452 kB beside observations that go to files, .* of 452 kB"):
-        choose(REST - 1)
+def test_data_that_fit_neither_are_refused_with_need_limits_and_advice(monkeypatch):
+    with pytest.raises(
+        DataError, match=r"needs 452 kB of memory besides the observations in files, .* of 452 kB"
+    ):
+        decide(OTHER - 1)
     monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN - 1)
     with pytest.raises(
         DataError, match=r"1.25 MB of memory or 800 kB of disk.* 1 GB free in .*scratch"
-    ) as said:
-        choose(REST)
+    ) as error:
+        decide(OTHER)
     for flag in ("image-size", "obs", "max-episodes", "memory-budget"):
-        assert f"--dataset.{flag}" in str(said.value)
+        assert f"--dataset.{flag}" in str(error.value)
     with pytest.raises(DataError, match=r"needs 1.25 MB, .* try --dataset.memory disk"):
-        choose(OBS + REST - 1, memory="ram")
+        decide(OBS + OTHER - 1, memory="ram")
 
 
-def test_bytes_that_are_reckoned_are_those_that_are_taken():
+def test_estimated_bytes_equal_the_allocated_bytes():
     config = ReplayConfig(full_windows=True)
     replay = Replay(SPEC, 5000, 0, config)
-    arrays = [replay._action, replay._reward, replay._left, replay._age, replay._bits, *replay._tree._levels]
+    arrays = [
+        replay._action,
+        replay._reward,
+        replay._steps_left,
+        replay._age,
+        replay._flags,
+        *replay._tree._levels,
+    ]
     obs, other = memory_plan.row_bytes(SPEC, config)
     assert sum(value.nbytes for value in replay._obs.values()) == 5000 * obs
     assert sum(value.nbytes for value in arrays) == pytest.approx(5000 * other, rel=0.03)

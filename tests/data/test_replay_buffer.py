@@ -1,4 +1,4 @@
-"""Replay: priorities, windows, the ring, and going on after a stop."""
+"""Tests priorities, windows, the ring buffer, mixing and resuming of replay."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from o2o.core import memory
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.spec import Spec
-from o2o.data.replay_buffer import Mix, Replay, ReplayConfig
+from o2o.data.replay_buffer import MixedReplay, Replay, ReplayConfig
 from o2o.data.sum_tree import SumTree
 from tests.support import episodes
 from tests.support.replays import SPEC, UNIFORM, make_episode, make_replay
@@ -24,7 +24,7 @@ def starts(batch) -> np.ndarray:
 
 
 def one_of_each(replay: Replay):
-    """A batch in which every step of the replay is a start, by its first observation."""
+    """Returns a batch in which every step of the buffer is a start, and first observation -> its index."""
     batch = replay.sample(2000, 1)
     return {int(start): i for i, start in enumerate(starts(batch))}, batch
 
@@ -32,7 +32,7 @@ def one_of_each(replay: Replay):
 # ---- priorities
 
 
-def test_priorities_and_weights_are_those_computed_by_hand():
+def test_priorities_and_weights_equal_those_computed_by_hand():
     replay = make_replay([3], config=ReplayConfig(0.6, 0.4))
     where, batch = one_of_each(replay)
     three = torch.stack([batch.index[where[100 + t]] for t in range(3)])
@@ -44,14 +44,14 @@ def test_priorities_and_weights_are_those_computed_by_hand():
     np.testing.assert_allclose([weight[100], weight[101], weight[102]], [1, 1, 0.7169776], rtol=1e-6)
 
 
-def test_tree_draws_exactly_in_proportion():
+def test_tree_samples_exactly_in_proportion():
     tree = SumTree(3)
     tree.set(np.arange(3), np.array([1, 1, 4]) ** 0.6)
     edges = np.array([0, 0.2326989, 0.2326991, 0.4653979, 0.4653981, 1 - 1e-16])
     assert tree.sample(edges).tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_tree_never_draws_a_leaf_of_weight_zero():
+def test_tree_never_samples_a_leaf_of_weight_zero():
     rng = np.random.default_rng(0)
     tree = SumTree(5000)
     alive = np.sort(rng.permutation(5000)[:40])
@@ -60,7 +60,7 @@ def test_tree_never_draws_a_leaf_of_weight_zero():
     assert set(drawn) <= set(alive)
 
 
-def test_tree_after_many_changes_equals_a_fresh_one():
+def test_tree_after_many_updates_equals_a_new_one():
     rng = np.random.default_rng(0)
     changed, fresh = SumTree(777), SumTree(777)
     for _ in range(300):
@@ -73,7 +73,7 @@ def test_tree_after_many_changes_equals_a_fresh_one():
     np.testing.assert_array_equal(changed.sample(u), fresh.sample(u))
 
 
-def test_tree_filled_from_start_to_stop_equals_one_that_was_set():
+def test_filling_a_range_of_the_tree_equals_setting_its_leaves():
     rng = np.random.default_rng(0)
     filled, fresh = SumTree(777), SumTree(777)
     for _ in range(300):
@@ -107,7 +107,7 @@ def test_new_episodes_get_the_highest_current_priority():
     np.testing.assert_allclose(share, [3 / 19, 8 / 19, 8 / 19], atol=0.015)
 
 
-def test_priorities_are_kept_within_bounds():
+def test_priorities_are_clipped():
     replay = make_replay([2], config=ReplayConfig(1.0, 0.4))
     where, batch = one_of_each(replay)
     both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
@@ -159,12 +159,12 @@ def test_full_windows_lie_inside_their_episodes():
         assert batch.action[:, b, 0].tolist() == [start + t + 0.5 if t < n else 0 for t in range(5)]
 
 
-def test_full_windows_show_both_ends_more_often():
+def test_full_windows_sample_both_ends_more_often():
     drawn = starts(make_replay([7], config=FULL).sample(21_000, 5)) - 100
     np.testing.assert_allclose(np.bincount(drawn) / 21_000, [3 / 7, 1 / 7, 3 / 7], atol=0.012)
 
 
-def test_a_window_around_a_step_gives_its_priority_to_the_step_that_was_drawn():
+def test_a_full_window_gives_its_priority_to_the_sampled_step():
     replay = make_replay([3], config=ReplayConfig(1.0, 0.0, full_windows=True))
     batch = replay.sample(200, 3)
     assert set(starts(batch)) == {100} and set(batch.index.tolist()) == {0, 1, 2}
@@ -175,7 +175,7 @@ def test_a_window_around_a_step_gives_its_priority_to_the_step_that_was_drawn():
 def test_full_windows_at_the_end_of_a_very_long_episode():
     replay = make_replay([70_000], capacity=70_001, config=FULL)
     rows = np.array([69_999, 69_997, 69_996, 66_000, 2])
-    first = np.array([replay._around(rows, 4) for _ in range(200)])
+    first = np.array([replay._window_start(rows, 4) for _ in range(200)])
     assert [sorted(set(column)) for column in first.T.tolist()] == [
         [69_996],
         [69_994, 69_995, 69_996],
@@ -202,7 +202,7 @@ def test_truncated_episode_does_not_stop_bootstrapping():
     assert not replay.sample(100, 3).terminated.any()
 
 
-def test_batch_has_the_contracts_types():
+def test_batch_has_the_documented_shapes_and_types():
     spec = Spec({"camera": (3, 8, 8), "state": (2,)}, 4)
     replay = Replay(spec, 100, 0, ReplayConfig(), online=True)
     rng = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_batch_has_the_contracts_types():
     np.testing.assert_array_equal(batch.obs["camera"][0, 0].numpy(), obs["camera"][start])
 
 
-def test_empty_replay_and_misfits_are_refused():
+def test_an_empty_buffer_and_unfitting_episodes_are_refused():
     replay = Replay(SPEC, 5, 0, UNIFORM)
     with pytest.raises(UsageError, match="empty"):
         replay.sample(1, 1)
@@ -235,10 +235,10 @@ def test_empty_replay_and_misfits_are_refused():
         replay.add(Episode({"state": np.zeros((3, 2))}, np.zeros((2, 1)), np.zeros(2), True, False))
 
 
-# ---- the ring
+# ---- the ring buffer
 
 
-def test_ring_forgets_the_oldest_whole_episodes():
+def test_ring_buffer_drops_the_oldest_whole_episodes():
     replay = make_replay([3, 3, 3], capacity=12)  # 4 rows each
     assert len(replay) == 9
     replay.add(make_episode(2, 700))  # 3 rows, over the first episode
@@ -246,12 +246,12 @@ def test_ring_forgets_the_oldest_whole_episodes():
     assert set(starts(replay.sample(500, 2))) == {200, 201, 202, 300, 301, 302, 700, 701}
     replay.add(make_episode(3, 800))  # 4 rows from row 3: over the second
     assert set(starts(replay.sample(500, 2))) == {300, 301, 302, 700, 701, 800, 801, 802}
-    replay.add(make_episode(9, 900))  # 10 rows do not fit behind: round again, over all
+    replay.add(make_episode(9, 900))  # 10 rows do not fit at the end: from row 0, over all
     assert set(starts(replay.sample(500, 2))) == set(range(900, 909))
     assert (len(replay), replay.num_episodes) == (9, 1)
 
 
-def test_episodes_keep_their_numbers_when_older_ones_are_written_over():
+def test_episodes_keep_their_numbers_when_older_ones_are_overwritten():
     replay = make_replay([3, 3, 3], capacity=12)  # 4 rows each
     for steps, first in ((2, 700), (3, 800)):  # over the first episode, then over the second
         replay.add(make_episode(steps, first))
@@ -261,8 +261,8 @@ def test_episodes_keep_their_numbers_when_older_ones_are_written_over():
 
 
 @pytest.mark.parametrize("config", [UNIFORM, FULL])
-def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
-    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)  # it also has to grow
+def test_ring_buffer_is_consistent_after_many_laps(config, monkeypatch):
+    monkeypatch.setattr("o2o.data.replay_buffer.INITIAL_BYTES", 100)  # it also has to grow
     rng = np.random.default_rng(0)
     replay, kept = Replay(SPEC, 50, 0, config, online=True), []
     for number in range(300):
@@ -281,7 +281,7 @@ def test_ring_holds_what_it_says_after_many_rounds(config, monkeypatch):
             assert age + valid <= length
 
 
-def test_handles_of_forgotten_steps_are_ignored():
+def test_handles_of_dropped_steps_are_ignored():
     replay = make_replay([3, 3], capacity=9, config=ReplayConfig(1.0, 0.4))
     old = replay.sample(200, 1)
     replay.add(make_episode(2, 700))  # 3 rows over the first episode; its fourth row is free
@@ -293,9 +293,9 @@ def test_handles_of_forgotten_steps_are_ignored():
     assert sorted(replay.state()[0]["leaf"]) == [0, 0, 0, 1, 1, 50, 50, 50]
 
 
-def test_replay_grows_without_changing_what_it_draws(monkeypatch):
+def test_growing_does_not_change_the_sampled_batches(monkeypatch):
     large = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
-    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)
+    monkeypatch.setattr("o2o.data.replay_buffer.INITIAL_BYTES", 100)
     small = make_replay([5, 9, 2, 30, 4], capacity=400, online=True)
     for _ in range(3):
         left, right = large.sample(32, 3), small.sample(32, 3)
@@ -303,13 +303,13 @@ def test_replay_grows_without_changing_what_it_draws(monkeypatch):
 
 
 @pytest.mark.parametrize("online", [False, True])
-def test_replay_in_files_draws_what_one_in_memory_draws(online, monkeypatch, caplog):
+def test_replay_in_files_samples_the_same_batches_as_in_memory(online, monkeypatch, caplog):
     caplog.set_level("INFO", "o2o")
-    monkeypatch.setattr("o2o.data.replay_buffer.ROOM_BYTES", 100)  # the online one also has to grow
-    asked = []
+    monkeypatch.setattr("o2o.data.replay_buffer.INITIAL_BYTES", 100)  # the online one also has to grow
+    requests = []
 
     def in_file(*shape_and_type):
-        asked.append(shape_and_type)
+        requests.append(shape_and_type)
         return memory.in_file(*shape_and_type)
 
     inside, outside = (Replay(SPEC, 40, 0, UNIFORM, online, how) for how in (np.empty, in_file))
@@ -318,40 +318,40 @@ def test_replay_in_files_draws_what_one_in_memory_draws(online, monkeypatch, cap
         outside.add(make_episode(steps, 100 * number))
         left, right = inside.sample(32, 3), outside.sample(32, 3)
         assert torch.equal(left.obs["state"], right.obs["state"]) and torch.equal(left.index, right.index)
-    assert (len(asked) > 1) == online and asked[-1][0][0] <= 40
-    assert ("take up to 960 B, as they come (40 rows)" in caplog.text) == online
+    assert (len(requests) > 1) == online and requests[-1][0][0] <= 40
+    assert ("online episodes take up to 960 B of memory, as they come (40 rows)" in caplog.text) == online
 
 
 # ---- mixing
 
 
-def test_half_of_a_mixed_batch_is_offline_to_the_window():
+def test_offline_ratio_of_a_mixed_batch_is_exact():
     for ratio, num in ((0.5, 128), (0.7, 179), (0.0, 0), (1.0, 256)):
-        mix = Mix(make_replay([9]), make_replay([8], online=True), ratio)
+        mix = MixedReplay(make_replay([9]), make_replay([8], online=True), ratio)
         batch = mix.sample(256, 5)
-        assert int((~batch.online).sum()) == num == mix.realised_ratio * 256
+        assert int((~batch.online).sum()) == num == mix.last_offline_ratio * 256
         assert batch.obs["state"].shape == (6, 256, 1) and batch.reward.shape == (5, 256)
 
 
-def test_each_part_of_a_mixed_batch_counts_its_own_episodes():
-    mix = Mix(make_replay([9, 9]), make_replay([8, 8, 8], online=True), 0.5)
+def test_each_part_of_a_mixed_batch_numbers_its_own_episodes():
+    mix = MixedReplay(make_replay([9, 9]), make_replay([8, 8, 8], online=True), 0.5)
     batch = mix.sample(200, 2)
     assert (batch.episode.numpy() == starts(batch) // 100 - 1).all()
-    assert [sorted(set(batch.episode[batch.online == mine].tolist())) for mine in (False, True)] == [
+    assert [sorted(set(batch.episode[batch.online == online].tolist())) for online in (False, True)] == [
         [0, 1], [0, 1, 2]
     ]  # fmt: skip
 
 
-def test_mix_takes_what_there_is():
+def test_mixed_replay_uses_the_buffer_that_has_data():
     empty = Replay(SPEC, 100, 0, UNIFORM, online=True)
-    mix = Mix(make_replay([9]), empty, 0.5)
-    assert not mix.sample(10, 2).online.any() and mix.realised_ratio == 1
+    mix = MixedReplay(make_replay([9]), empty, 0.5)
+    assert not mix.sample(10, 2).online.any() and mix.last_offline_ratio == 1
     empty.add(make_episode(3))
     assert mix.sample(10, 2).online.sum() == 5
-    assert Mix(Replay(SPEC, 100, 0, UNIFORM), empty, 0.5).sample(10, 2).online.all()
+    assert MixedReplay(Replay(SPEC, 100, 0, UNIFORM), empty, 0.5).sample(10, 2).online.all()
 
 
-def test_weights_are_normalised_over_the_whole_batch():
+def test_weights_are_scaled_over_the_whole_batch():
     config = ReplayConfig(1.0, 1.0)
     offline, online = make_replay([2], config=config), make_replay([2], config=config, online=True)
     where, batch = one_of_each(offline)
@@ -359,22 +359,24 @@ def test_weights_are_normalised_over_the_whole_batch():
     offline.update_priority(
         replace(batch, index=both), torch.tensor([1.0, 3.0])
     )  # N p: 0.5 and 1.5; online: 1
-    batch = Mix(offline, online, 0.5).sample(64, 1)
+    batch = MixedReplay(offline, online, 0.5).sample(64, 1)
     want = {(False, 100): 1.0, (False, 101): 1 / 3, (True, 100): 0.5, (True, 101): 0.5}
-    for start, mine, weight in zip(starts(batch), batch.online.tolist(), batch.weight.tolist(), strict=True):
-        assert weight == pytest.approx(want[mine, int(start)], rel=1e-6)
+    for start, is_online, weight in zip(
+        starts(batch), batch.online.tolist(), batch.weight.tolist(), strict=True
+    ):
+        assert weight == pytest.approx(want[is_online, int(start)], rel=1e-6)
 
 
-def test_mix_gives_priorities_to_the_replay_they_belong_to():
+def test_mixed_replay_sets_each_priority_in_the_buffer_it_came_from():
     config = ReplayConfig(1.0, 0.4)
-    mix = Mix(make_replay([3], config=config), make_replay([3], config=config, online=True), 0.5)
+    mix = MixedReplay(make_replay([3], config=config), make_replay([3], config=config, online=True), 0.5)
     batch = mix.sample(200, 1)
     mix.update_priority(batch, torch.where(batch.online, 7.0, 2.0))
     assert mix.offline.state()[0]["leaf"].tolist() == [2, 2, 2, 0]
     assert mix.online.state()[0]["leaf"].tolist() == [7, 7, 7, 0]
 
 
-# ---- going on
+# ---- resuming
 
 
 def run(replay: Replay, steps: int) -> list:
@@ -387,7 +389,7 @@ def run(replay: Replay, steps: int) -> list:
     return drawn
 
 
-def test_resumed_replay_draws_what_an_unstopped_one_draws():
+def test_a_resumed_replay_samples_the_same_batches_as_an_uninterrupted_one():
     config = ReplayConfig()
     whole = make_replay([5, 9, 7], 60, config)
     run(whole, 30)
@@ -402,11 +404,11 @@ def test_resumed_replay_draws_what_an_unstopped_one_draws():
 
 def test_state_of_other_episodes_is_refused():
     arrays, meta = make_replay([5, 9]).state()
-    with pytest.raises(UsageError, match="not those of the saved replay"):
+    with pytest.raises(UsageError, match="not those of the saved replay buffer"):
         make_replay([5, 8]).load_state(arrays, meta)
 
 
-def test_an_episode_is_given_back_as_it_was_added():
+def test_an_episode_is_returned_as_it_was_added():
     replay = Replay(Spec({"state": (3,)}, 2), 20, 0, ReplayConfig())
     added = [
         episodes.make_episode(4, seed=1),
@@ -433,15 +435,15 @@ VISITS = ReplayConfig(priority_exponent=0.0, visits=20.0, weight_exponent=0.0)
     ((0, 20), (0.7310586, 0.2689414)), ((0, 10, 20), (0.5064804, 0.3071959, 0.1863237)),
     ((30, 40, 50), (0.5064804, 0.3071959, 0.1863237)),
 ])  # fmt: skip
-def test_starts_grow_rarer_with_their_visits(times, chance):
+def test_starts_are_sampled_less_often_with_more_visits(times, chance):
     replay = make_replay([len(times)], config=VISITS)
     for row, number in enumerate(times):
-        replay._count(np.full(number, row))
+        replay._count_visits(np.full(number, row))
     leaf = replay.state()[0]["leaf"][: len(times)]
     assert leaf / leaf.sum() == pytest.approx(chance, rel=1e-6)
 
 
-def test_visits_even_out_and_new_steps_catch_up():
+def test_visits_become_even_and_new_steps_catch_up():
     replay = make_replay([40], config=VISITS, online=True)
     drawn = [starts(replay.sample(8, 1)) for _ in range(500)]
     counts = np.unique(np.concatenate(drawn), return_counts=True)[1]
@@ -451,7 +453,7 @@ def test_visits_even_out_and_new_steps_catch_up():
     assert (fresh >= 900).mean() > 0.9
 
 
-def test_priorities_do_not_touch_visits_and_a_stop_keeps_them():
+def test_priorities_do_not_change_visits_and_a_saved_state_keeps_them():
     replay = make_replay([5], config=VISITS)
     batch = replay.sample(6, 2)
     before = replay.state()

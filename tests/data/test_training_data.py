@@ -1,4 +1,4 @@
-"""A dataset becomes two replays, and is then in memory once."""
+"""Tests that a dataset becomes two replay buffers and is in memory only once."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ CONFIG, REPLAY = DataConfig(holdout=0.3), ReplayConfig(priority_exponent=0)
 
 @pytest.fixture
 def path(tmp_path):
-    """Forty episodes of three steps; every observation says which row it is."""
+    """Returns a file of forty episodes of three steps; every observation is the number of its row."""
     row = np.arange(160, dtype=np.float32)
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["observations"] = row[:, None]
@@ -36,72 +36,72 @@ def path(tmp_path):
     return tmp_path / "a.hdf5"
 
 
-def test_each_replay_has_its_episodes_in_the_order_of_the_file(path):
+def test_each_replay_buffer_has_its_episodes_in_the_order_of_the_file(path):
     data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
-    for store, episodes in zip((data.replay, data.validation), split(range(40), 0.3, 1), strict=True):
-        assert store.num_episodes == len(episodes)
-        batch = store.sample(2000, 3)
+    for replay, episodes in zip((data.replay, data.validation), split(range(40), 0.3, 1), strict=True):
+        assert replay.num_episodes == len(episodes)
+        batch = replay.sample(2000, 3)
         first = batch.obs["state"][0, :, 0]
         assert sorted(set((first // 4).int().tolist())) == episodes
         order = batch.index.argsort()
         assert (first[order].diff() >= 0).all()
 
 
-def test_what_was_read_is_let_go(path, monkeypatch):
+def test_loaded_episodes_are_freed_once_stored(path, monkeypatch):
     monkeypatch.setattr(flat_table, "BLOCK_BYTES", 400)
-    seen = []
+    references = []
 
-    def loaded(*words):
-        recording = load(*words)
-        seen.extend(weakref.ref(episode.obs["state"].base) for episode in recording.episodes)
+    def loaded(*args):
+        recording = load(*args)
+        references.extend(weakref.ref(episode.obs["state"].base) for episode in recording.episodes)
         return recording
 
     monkeypatch.setattr(training_data, "load", loaded)
     data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
-    assert len(seen) == 40 and not any(memory() for memory in seen)
+    assert len(references) == 40 and not any(reference() for reference in references)
     assert [e.episode_return for e in data.recording.episodes] == [3.0 * i for i in range(40)]
     assert data.mean_return == 3 * 19.5
 
 
-def test_papers_count_all_episodes_and_find_the_data_again(path):
+def test_dataset_info_counts_all_episodes_and_reloads_the_dataset(path):
     data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
-    papers = training_data.papers(str(path), CONFIG, 1, data.recording)
-    assert (papers["episodes"], papers["steps"]) == (40, 120)
-    again = training_data.read_again(papers, REPLAY, data.transform)
+    info = training_data.dataset_info(str(path), CONFIG, 1, data.recording)
+    assert (info["episodes"], info["steps"]) == (40, 120)
+    again = training_data.reload(info, REPLAY, data.transform)
     assert again.recording == data.recording and again.replay.sample(8, 3).index.shape == (8,)
 
 
-def test_papers_say_how_the_data_became_the_models(path):
+def test_dataset_info_describes_the_transform(path):
     config = DataConfig(
         reward_scale=2.0, reward_shift=-1.0, control_hz=20, action_low=(-3.0,), action_high=(3.0,)
     )
-    papers = training_data.papers(
+    info = training_data.dataset_info(
         str(path), config, 1, training_data.read(str(path), config, REPLAY, 1).recording
     )
-    assert papers["format"] == "D4RL" and len(papers["fingerprint"]) == 64
-    assert papers["border"] == {
+    assert info["format"] == "D4RL" and len(info["fingerprint"]) == 64
+    assert info["transform"] == {
         "control_hz": 20, "action_low": [-3], "action_high": [3],
         "reward_scale": 2, "reward_shift": -1, "obs": {"state": [1]},
     }  # fmt: skip
 
 
-def test_data_that_changed_are_refused(path):
+def test_a_changed_dataset_is_refused(path):
     data = training_data.read(str(path), CONFIG, REPLAY, seed=1)
-    papers = training_data.papers(str(path), CONFIG, 1, data.recording)
+    info = training_data.dataset_info(str(path), CONFIG, 1, data.recording)
     with h5py.File(path, "a") as file:
         del file["observations"]
-        file["observations"] = np.zeros((160, 2), np.float32)  # nor does it fit any more
+        file["observations"] = np.zeros((160, 2), np.float32)  # its shape does not fit any more either
     with pytest.raises(UsageError, match=r"not the one the checkpoint was trained on \(sha256 "):
-        training_data.read_again(papers, REPLAY, data.transform)
+        training_data.reload(info, REPLAY, data.transform)
 
 
-def test_a_budget_is_of_the_machine_and_not_of_the_data(path):
+def test_dataset_info_omits_the_memory_budget_of_the_machine(path):
     config = DataConfig(holdout=0.3, memory_budget="1TB", memory="ram")
     data = training_data.read(str(path), config, REPLAY, seed=1)
-    papers = training_data.papers(str(path), config, 1, data.recording)
-    assert not {"memory", "memory_budget"} & papers["dataset_options"].keys()
+    info = training_data.dataset_info(str(path), config, 1, data.recording)
+    assert not {"memory", "memory_budget"} & info["dataset_options"].keys()
     with pytest.raises(DataError, match=r"budget (is|of) 1 B"):
-        training_data.read_again(papers, REPLAY, data.transform, memory_budget="1B")
+        training_data.reload(info, REPLAY, data.transform, memory_budget="1B")
 
 
 # ---- memory
@@ -112,7 +112,7 @@ RAW = EPISODES * (STEPS + 1) * SIDE * SIDE * 3  # 12.8 MB
 
 
 class Camera:
-    """A format whose images stay on disk; it notes which episodes are read."""
+    """A format whose images stay on disk; it records which episodes are read."""
 
     NAME = "camera"
 
@@ -138,7 +138,7 @@ class Camera:
 
 @pytest.fixture
 def camera(tmp_path, monkeypatch):
-    """The format, and the flags for a recording of it."""
+    """Returns the format and the flags for a recording in it."""
     form = Camera()
     monkeypatch.setattr(registry, "FORMATS", (form,))
     monkeypatch.chdir(tmp_path)
@@ -147,9 +147,9 @@ def camera(tmp_path, monkeypatch):
 
 
 def test_images_of_ten_times_the_budget_are_read_within_the_budget(camera, monkeypatch):
-    monkeypatch.setattr(fit_transform, "SEEN_BYTES", 2**14)  # a constant on top, some pictures in float32
+    monkeypatch.setattr(fit_transform, "RESIZE_BYTES", 2**14)  # a constant addition: some images in float32
     (form, flags), budget = camera, RAW // 10
-    load("a.dat", DataConfig(**flags))  # imports and their like
+    load("a.dat", DataConfig(**flags))  # imports and caches
     tracemalloc.start()
     data = training_data.read(
         "a.dat", DataConfig(**flags, memory_budget=f"{budget}B", memory="ram"), REPLAY, seed=1
@@ -158,15 +158,15 @@ def test_images_of_ten_times_the_budget_are_read_within_the_budget(camera, monke
     tracemalloc.stop()
     assert peak < budget
     assert form.read_images == list(range(EPISODES))  # each once
-    seen = set(data.replay.sample(2000, 1).obs["camera"].unique().tolist())
-    assert len(seen) == data.replay.num_episodes == 36 and seen < set(range(EPISODES))
+    sampled = set(data.replay.sample(2000, 1).obs["camera"].unique().tolist())
+    assert len(sampled) == data.replay.num_episodes == 36 and sampled < set(range(EPISODES))
 
 
-def test_resampling_choosing_and_splitting_read_no_images(camera):
+def test_resampling_selecting_and_splitting_read_no_images(camera):
     form, flags = camera
     flags |= {"resample_hz": 25, "max_episodes": 12, "normalize": True}
     recording = load("a.dat", DataConfig(**flags))
-    training_data.transform(recording, DataConfig(**flags))
+    training_data.fit_transform(recording, DataConfig(**flags))
     recording.info()
     assert not form.read_images and len(recording.episodes) == 12
     training_data.read("a.dat", DataConfig(**flags), REPLAY, seed=1)
@@ -177,13 +177,13 @@ def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch
     monkeypatch.setenv("O2O_HOME", str(tmp_path))
     config = DataConfig(**camera[1], memory_budget=f"{RAW // 20}B")
     files = []
-    monkeypatch.setattr(memory, "in_file", lambda *asked: files.append(asked[0]) or np.empty(*asked))
+    monkeypatch.setattr(memory, "in_file", lambda *args: files.append(args[0]) or np.empty(*args))
     data = training_data.read("a.dat", config, REPLAY, seed=1)
     assert files == [(36 * 26, 3, 16, 16), (4 * 26, 3, 16, 16)]
     assert data.replay.num_episodes + data.validation.num_episodes == EPISODES
 
 
-def test_what_fits_nowhere_is_refused_before_an_image_is_read(camera, monkeypatch):
+def test_data_that_fit_neither_memory_nor_disk_are_refused_before_an_image_is_read(camera, monkeypatch):
     form, flags = camera
     monkeypatch.setattr(memory, "disk_free", lambda folder: 0.0)
     with pytest.raises(DataError, match=r"needs .* of memory or .* of disk"):
@@ -228,7 +228,7 @@ sys.exit(code)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system does not tell a peak")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no report of peak memory")
 @pytest.mark.parametrize(("vectors", "peak_mb"), [(100_000, 20), (5_000, 60)])  # of 400 and 20 MB
 def test_pretrain_over_the_budget_ends_with_one_line_and_little_memory(vectors, peak_mb, tmp_path):
     (tmp_path / "a.dat").write_text("")

@@ -20,8 +20,8 @@ from o2o.core import checkpoint, run_folder
 from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.run_log import read_metrics
 from o2o.data.journal import Journal
-from o2o.data.online_dataset import Online
-from o2o.data.plan_store import Plans
+from o2o.data.online_dataset import OnlineDataset
+from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import connect
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
@@ -54,10 +54,10 @@ def test_recording_plans_changes_no_weight_and_keeps_what_was_thought(pretrained
     out = tmp_path / "recorded"
     o2o.finetune(finetune_config(pretrained, out, record_plans=True))
     same(out, finetuned)
-    plans = Plans(out / "plans")
+    plans = PlanStore(out / "plans")
     assert plans.numbers() == [0, 1, 2, 3, 4]
     arrays, facts = plans.read(2)
-    with closing(Online(out / "online")) as own:
+    with closing(OnlineDataset(out / "online")) as own:
         episode = own.read(2)
     assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode)
 
@@ -65,7 +65,7 @@ def test_recording_plans_changes_no_weight_and_keeps_what_was_thought(pretrained
 def test_an_evaluation_records_its_plans_by_scene(pretrained, tmp_path):
     folder = tmp_path / "plans"
     o2o.evaluate(o2o.EvaluateConfig(checkpoint=pretrained, episodes=3, num_robots=2, record_plans=folder))
-    assert Plans(folder).numbers() == [0, 1, 2]
+    assert PlanStore(folder).numbers() == [0, 1, 2]
 
 
 def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, tmp_path):
@@ -165,7 +165,7 @@ def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained,
 def test_a_run_that_is_under_way_is_not_taken_up_a_second_time(pretrained, tmp_path):
     out = tmp_path / "run"
     o2o.finetune(finetune_config(pretrained, out, episodes=1))
-    with closing(Online(out / "online")), pytest.raises(UsageError, match="in use by another process"):
+    with closing(OnlineDataset(out / "online")), pytest.raises(UsageError, match="in use by another process"):
         o2o.finetune(finetune_config(pretrained, out, resume=True))
     o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
 

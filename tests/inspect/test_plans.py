@@ -17,7 +17,7 @@ from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.transform import Field, Transform
-from o2o.data.plan_store import Plans
+from o2o.data.plan_store import PlanStore
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.end_effector import Displacement
 from o2o.hardware.guard import connect
@@ -64,7 +64,7 @@ def inspected(agent: Agent, folder: Path, episodes, own=(), meta=None) -> Run:
     train = Replay(agent.transform.spec, sum(len(e) + 1 for e in seen), 0, ReplayConfig())
     for episode in seen[1:]:
         train.add(episode)
-    return Run(folder, agent, meta or {}, train, seen[:1], True, list(own), Plans(folder / "plans"))
+    return Run(folder, agent, meta or {}, train, seen[:1], True, list(own), PlanStore(folder / "plans"))
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def played(tmp_path):
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
     robot = connect("sim", sim.Config(task="reach", render_size=64))
-    store = Plans(folder)
+    store = PlanStore(folder)
     own = rollout.play(agent, [robot], [11], 0, max_steps=6, record=plan_writer(store, agent, [11]))[
         0
     ].episode

@@ -15,7 +15,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.seeding import Stream
 from o2o.core.transform import Transform
-from o2o.data.plan_store import Plans
+from o2o.data.plan_store import PlanStore
 from o2o.inspect.coverage import IMAGINED, PLANNED, ROBOT, VALIDATION, coverage, latest, nearest
 from o2o.inspect.model_error import imagine_recorded, model_error
 from o2o.inspect.ood_detection import ood_detection
@@ -362,7 +362,7 @@ def test_the_latest_episodes_are_selected():
 def test_recorded_plans_are_a_group(tmp_path):
     agent = doubtful("small")
     run = make_run(episodes_for(agent, 3, 8), agent=agent)
-    run.plans = Plans(tmp_path / "plans")
+    run.plans = PlanStore(tmp_path / "plans")
     agent.start(1, seed=0)
     obs = {name: value[0].numpy() for name, value in make_batch(agent.transform.spec, 1, 1).obs.items()}
     records = []

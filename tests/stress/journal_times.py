@@ -16,8 +16,8 @@ import gymnasium
 import minari  # noqa: F401, here and not within what is timed
 import numpy as np
 
-from o2o.data.online_dataset import Online
-from o2o.data.step_record import leaves, row, row_type, to_episode
+from o2o.data.online_dataset import OnlineDataset
+from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.guard import Guard
 
 STATE = gymnasium.spaces.Box(-9, 9, (39,), np.float32)
@@ -35,15 +35,15 @@ class Steps:
     """Makes and writes the steps of one kind of robot."""
 
     def __init__(self, folder: Path, space: gymnasium.spaces.Dict):
-        self.own, robot = Online(folder), Guard(Robot(space))
+        self.own, robot = OnlineDataset(folder), Guard(Robot(space))
         self.own.open_for(robot)
-        self.kind = row_type({name: box for name, (_, box) in leaves(space).items()}, 4)
+        self.kind = row_type({name: box for name, (_, box) in obs_boxes(space).items()}, 4)
         self.obs = {name: part.sample() for name, part in space.spaces.items()}
 
     def write(self) -> tuple[np.ndarray, float]:
         """(the row, milliseconds)."""
         begin = time.perf_counter()
-        one = row(self.kind, self.obs, action=np.ones(4), intended_action=np.ones(4), reward=1.0)
+        one = make_row(self.kind, self.obs, action=np.ones(4), intended_action=np.ones(4), reward=1.0)
         self.own.write(one)
         return one, 1e3 * (time.perf_counter() - begin)
 
@@ -82,7 +82,7 @@ def main() -> None:
                     time.sleep(0.02)
             show(f"write a step: {name}", times)
             begin = time.perf_counter()
-            Online(folder).close()
+            OnlineDataset(folder).close()
             show(f"recover {args.steps} steps: {name}", [1e3 * (time.perf_counter() - begin)])
         steps = Steps(Path(scratch) / "many", spaces["39 numbers"])
         with closing(steps.own):
@@ -91,7 +91,7 @@ def main() -> None:
         show("add an episode of 50 steps to none", times[:few])
         show(f"add an episode of 50 steps to {args.episodes - few}", times[-few:])
         begin = time.perf_counter()
-        Online(Path(scratch) / "many").close()
+        OnlineDataset(Path(scratch) / "many").close()
         show(f"open a run of {args.episodes} episodes", [1e3 * (time.perf_counter() - begin)])
 
 

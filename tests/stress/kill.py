@@ -29,7 +29,7 @@ import numpy as np
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Field, Transform
 from o2o.data import journal
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.guard import Guard
 from o2o.training.rollout import play
 
@@ -99,7 +99,7 @@ class Script:
 def live(folder: Path, pipe: int) -> None:
     """The child: takes the run up and goes on with it."""
     robot = Robot()
-    with closing(Online(folder)) as own:
+    with closing(OnlineDataset(folder)) as own:
         own.open_for(Guard(robot))
 
         def write(row: np.ndarray) -> None:
@@ -137,7 +137,7 @@ def on_disk(folder: Path) -> tuple[list[dict[str, np.ndarray]], str]:
     """(columns of every episode, what the journal's state was), read without the code under test."""
     episodes = [_columns(path) for path in sorted(folder.glob("data/episodes/*.hdf5"))]
     path, index = folder / "journal", folder / "data" / "metadata.json"
-    held = journal.read(path) if path.exists() else journal.Held(np.empty(0))
+    held = journal.read(path) if path.exists() else journal.JournalContent(np.empty(0))
     torn = ", a record torn" if held.fault else ""
     if not len(held.rows):
         return episodes, f"between episodes{torn}"
@@ -212,7 +212,7 @@ def main() -> None:
 
 def finish(folder: Path, told: dict[int, int]) -> None:
     """Recovers a last time; then Minari itself must read the whole."""
-    Online(folder).close()
+    OnlineDataset(folder).close()
     episodes, _ = on_disk(folder)
     check(episodes, told)
     if not episodes:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from o2o.core import plugins
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.guard import Guard
 from o2o.training.rollout import play
 from tests.stress import kill
@@ -112,7 +112,7 @@ def test_a_claim_that_does_not_hold_says_so():
 def recorded(folder: Path, episodes: int) -> ArmTrace:
     """A run of the robot of `tests.stress.kill`, and what a witness of it would have written."""
     robot, rows = kill.Robot(), []
-    with closing(Online(folder / "online")) as own:
+    with closing(OnlineDataset(folder / "online")) as own:
         own.open_for(Guard(robot))
         for scene in range(episodes):
             (played,) = play(kill.Script(robot), [Guard(robot)], [scene], seed=0, write=own.write)  # type: ignore

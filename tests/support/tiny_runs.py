@@ -10,7 +10,7 @@ from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
 from o2o.core import checkpoint
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.models import tdmpc
 from tests.support.paths import POINT_ROBOT
 
@@ -49,5 +49,5 @@ def same(a: Path, b: Path) -> None:
 
 
 def episodes_of(run: Path):
-    with closing(Online(run / "online")) as own:
+    with closing(OnlineDataset(run / "online")) as own:
         return [own.read(number) for number in range(len(own))]

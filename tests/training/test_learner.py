@@ -22,7 +22,7 @@ import o2o
 from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.training.learner import ACTING, acting, only_learner
 from o2o.training.learner_main import Lessons
 from o2o.training.learner_process import AsyncLearner
@@ -74,7 +74,7 @@ def learned(out: Path) -> tuple[int, int, float]:
 
 
 def num_episodes(out: Path) -> int:
-    with closing(Online(out / "online")) as own:
+    with closing(OnlineDataset(out / "online")) as own:
         return len(own)
 
 

@@ -10,7 +10,7 @@ import torch
 from o2o.agent.planner.mppi import limit_policy_deviation
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
-from o2o.data.replay_buffer import Mix, online_share
+from o2o.data.replay_buffer import MixedReplay, online_ratio
 from o2o.training.safe_start import ActionRange, ExplorationLimits, SafeStartConfig, action_range, freedom
 from tests.support.replays import make_replay
 
@@ -130,36 +130,36 @@ def test_the_recorded_actions_of_a_replay_are_those_of_its_episodes():
 
 def test_an_own_step_is_drawn_at_most_so_many_times_as_often_as_a_recorded_one():
     for online in (1, 20, 300, 5000):
-        share = online_share(5000, online, 0.5, 10)
+        share = online_ratio(5000, online, 0.5, 10)
         assert (share / online) / ((1 - share) / 5000) <= 10 + 1e-9
         assert share <= 10 * online / (5000 + online)  # uniform replay
-    assert online_share(5000, 500, 0.5, 10) == 0.5 and online_share(5000, 250, 0.5, 10) == pytest.approx(
+    assert online_ratio(5000, 500, 0.5, 10) == 0.5 and online_ratio(5000, 250, 0.5, 10) == pytest.approx(
         1 / 3
     )
 
 
 def test_the_share_grows_with_what_the_robot_has_done_up_to_its_part():
-    shares = [online_share(1000, online, 0.5, 10) for online in range(10, 300, 10)]
+    shares = [online_ratio(1000, online, 0.5, 10) for online in range(10, 300, 10)]
     assert all(before <= after for before, after in pairwise(shares))
     assert shares[0] == pytest.approx(1 / 11) and shares[-1] == 0.5
 
 
 def test_without_a_bound_the_share_is_fixed():
-    assert online_share(1000, 1, 0.3, 0) == 0.3
-    assert online_share(0, 5, 0.3, 10) == 0.3
+    assert online_ratio(1000, 1, 0.3, 0) == 0.3
+    assert online_ratio(0, 5, 0.3, 10) == 0.3
 
 
 @pytest.mark.parametrize(("own", "want"), [(9, 9), (1, 1), (90, 32)])
 def test_a_mixed_batch_holds_the_robots_share(own, want):
-    mix = Mix(make_replay([180]), make_replay([own], online=True), 0.5, max_online_oversampling=3.4)
+    mix = MixedReplay(make_replay([180]), make_replay([own], online=True), 0.5, max_online_oversampling=3.4)
     batch = mix.sample(64, 1)  # 3.4 * 9 / (180 + 3.4 * 9) = 14.5 % of 64
-    assert int(batch.online.sum()) == want and mix.realised_ratio == 1 - want / 64
+    assert int(batch.online.sum()) == want and mix.last_offline_ratio == 1 - want / 64
 
 
 def test_a_bound_that_does_not_bind_changes_no_draw():
     batches = [
-        Mix(make_replay([9]), make_replay([8], online=True), 0.3, max_online_oversampling).sample(64, 2)
-        for max_online_oversampling in (0, 100)
+        MixedReplay(make_replay([9]), make_replay([8], online=True), 0.3, limit).sample(64, 2)
+        for limit in (0, 100)
     ]
     assert torch.equal(batches[0].index, batches[1].index) and torch.equal(
         batches[0].weight, batches[1].weight
@@ -168,13 +168,13 @@ def test_a_bound_that_does_not_bind_changes_no_draw():
 
 def test_a_mix_of_recordings_alone_stays_that():
     assert (
-        not Mix(make_replay([50]), make_replay([2], online=True), 1.0, max_online_oversampling=2)
+        not MixedReplay(make_replay([50]), make_replay([2], online=True), 1.0, max_online_oversampling=2)
         .sample(16, 1)
         .online.any()
     )
 
 
 @pytest.mark.parametrize("max_online_oversampling", [-1.0, float("inf"), float("nan")])
-def test_a_favour_that_is_no_number_from_zero_up_is_refused(max_online_oversampling):
+def test_an_oversampling_limit_that_is_not_finite_and_positive_is_refused(max_online_oversampling):
     with pytest.raises(UsageError, match="max-online-oversampling is"):
-        Mix(make_replay([9]), make_replay([8], online=True), 0.5, max_online_oversampling)
+        MixedReplay(make_replay([9]), make_replay([8], online=True), 0.5, max_online_oversampling)

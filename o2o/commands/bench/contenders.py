@@ -224,7 +224,7 @@ def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Repla
     """Replay buffer of the checkpoint's data, or of noise."""
     if setup.checkpoint:
         _, meta = checkpoint.load(Path(setup.checkpoint))
-        return training_data.read_again(meta["dataset"], config.replay, transform).replay
+        return training_data.reload(meta["dataset"], config.replay, transform).replay
     replay = Replay(transform.spec, setup.steps * 2, 0, config.replay)
     for episode in episodes(transform.spec, setup.steps, EPISODE):
         replay.add(episode)

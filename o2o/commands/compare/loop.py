@@ -15,7 +15,7 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.run_folder import check_same, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import run_folder, versions
 from o2o.core.seeding import derive
-from o2o.data.fit_transform import transform
+from o2o.data.fit_transform import fit_transform
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import recipe_robot
 from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot, connect_robot
@@ -179,7 +179,7 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
     recording = load(config.dataset, how, config.first_seed)
     outlines, recipe = [recording.info()], recording.recipe
     choice = choose_robot(config, recipe_robot(outlines[0]))
-    connect_robot(transform(recording, how, action_bounds_reader(choice)), choice).close()
+    connect_robot(fit_transform(recording, how, action_bounds_reader(choice)), choice).close()
     if recipe is not None and recipe.make is not None:  # made from a seed, so each seed has its own data
         outlines += [load(config.dataset, how, seed).info() for seed in _seeds(config)[1:]]
     return result.of_data([episode for outline in outlines for episode in outline.episodes]), choice

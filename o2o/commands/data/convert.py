@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import Dataset, Output, SourceFlags
+from o2o.commands.data.flags import Dataset, LoadFlags, Output
 from o2o.data.audit.episodes import copies
-from o2o.data.load import Source, load
+from o2o.data.load import LoadConfig, load
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ConvertConfig:
 
     dataset: Dataset
     out: Output
-    source: SourceFlags = field(default_factory=Source)
+    source: LoadFlags = field(default_factory=LoadConfig)
     jpeg: bool = False
     drop_copies: bool = False
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from o2o.data.load import Source
+from o2o.data.load import LoadConfig
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 Output = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-SourceFlags = Annotated[Source, tyro.conf.arg(name="dataset")]
+LoadFlags = Annotated[LoadConfig, tyro.conf.arg(name="dataset")]

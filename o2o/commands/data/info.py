@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from o2o.commands.data.flags import Dataset, SourceFlags
+from o2o.commands.data.flags import Dataset, LoadFlags
 from o2o.data.audit import summary
-from o2o.data.load import Source, load
+from o2o.data.load import LoadConfig, load
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class InfoConfig:
     """
 
     dataset: Dataset
-    source: SourceFlags = field(default_factory=Source)
+    source: LoadFlags = field(default_factory=LoadConfig)
 
 
 def info(config: InfoConfig) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import tyro
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import SourceFlags
+from o2o.commands.data.flags import LoadFlags
 from o2o.core.errors import DataError, UsageError
 from o2o.core.transform import RATE_TOLERANCE
 from o2o.data.audit import summary
 from o2o.data.formats.recording import Recording
-from o2o.data.load import Source, load
+from o2o.data.load import LoadConfig, load
 
 logger = logging.getLogger("o2o")
 
@@ -29,7 +29,7 @@ class MergeConfig:
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SRC SRC ... DST")] = ()
-    source: SourceFlags = field(default_factory=Source)
+    source: LoadFlags = field(default_factory=LoadConfig)
 
 
 def merge(config: MergeConfig) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, labels
-from o2o.commands.data.flags import Dataset, Output, SourceFlags
+from o2o.commands.data.flags import Dataset, LoadFlags, Output
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats.lazy_array import gather
-from o2o.data.load import Source, load
+from o2o.data.load import LoadConfig, load
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RelabelConfig:
 
     dataset: Dataset
     out: Output
-    source: SourceFlags = field(default_factory=Source)
+    source: LoadFlags = field(default_factory=LoadConfig)
     by: Path | None = None
     interactive: bool = False
     success_reward: float | None = None

@@ -8,11 +8,11 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import Dataset, SourceFlags
+from o2o.commands.data.flags import Dataset, LoadFlags
 from o2o.core.config import FieldError
 from o2o.core.errors import DataError
 from o2o.data.formats import recording as recordings
-from o2o.data.load import Source, load
+from o2o.data.load import LoadConfig, load
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SplitConfig:
     dataset: Dataset
     rest: Annotated[Positional[Path], arg(metavar="REST")]
     part: Annotated[Positional[Path], arg(metavar="PART")]
-    source: SourceFlags = field(default_factory=Source)
+    source: LoadFlags = field(default_factory=LoadConfig)
     share: float = 0.1
     seed: int = 0
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from o2o.core.transform import Transform
 from o2o.data.audit.finding import Finding, error, few, note, warning
-from o2o.data.fit_transform import clipped_share
+from o2o.data.fit_transform import clipped_fraction
 from o2o.data.formats.recording import Recording
 
 MANY_CLIPPED = 0.1  # door-human, recorded by people on a simulator that clips, has 0.056
@@ -22,7 +22,7 @@ def judge(recording: Recording, transform: Transform) -> Iterator[Finding]:
         return
     if len(still):
         yield note(f"actions: {len(still)} of {len(low)} entries never change ({few(still)})")
-    clipped = clipped_share(recording.episodes, transform)
+    clipped = clipped_fraction(recording.episodes, transform)
     if clipped:
         say = error if clipped > MANY_CLIPPED else note
         yield say(

@@ -9,7 +9,7 @@ from o2o.core.memory import size
 from o2o.core.transform import Transform
 from o2o.data.audit import timestamps
 from o2o.data.audit.actions import recorded
-from o2o.data.fit_transform import check_same, clipped_share
+from o2o.data.fit_transform import check_consistent, clipped_fraction
 from o2o.data.formats.recording import Recording
 
 Fact = tuple[str, str]  # what it is about, and what it is
@@ -45,7 +45,7 @@ def content(recording: Recording) -> list[Fact]:
         DataError: episodes that do not have the same columns.
     """
     episodes = recording.episodes
-    check_same(recording)
+    check_consistent(recording)
     lengths = np.array([len(e) for e in episodes])
     returns = np.array([e.episode_return for e in episodes])
     rewards = np.concatenate([e.reward for e in episodes])
@@ -76,7 +76,7 @@ def learned(recording: Recording, transform: Transform) -> list[Fact]:
         f"{name} {field.model_shape}" + (" normalised" if field.mean else "")
         for name, field in transform.fields.items()
     )
-    clipped = clipped_share(recording.episodes, transform)
+    clipped = clipped_fraction(recording.episodes, transform)
     outside = f"; {100 * clipped:.2f} % of the recorded entries lie outside and are clipped"
     return [
         ("model sees", seen),

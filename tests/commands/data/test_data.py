@@ -22,7 +22,7 @@ from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari
 from o2o.data.formats.recording import Recording
 from o2o.data.formats.recording import split as held_out
-from o2o.data.load import DataConfig, Source, load
+from o2o.data.load import DataConfig, LoadConfig, load
 from tests.support.episodes import assert_same
 from tests.support.paths import REAL_DATA
 
@@ -103,13 +103,13 @@ def test_converting_keeps_every_value_and_minari_loads_it(source, tmp_path):
 
 
 def test_a_name_with_a_version_is_the_id(source, tmp_path):
-    convert(ConvertConfig(source, tmp_path / "door-v3", Source(max_episodes=2)))
+    convert(ConvertConfig(source, tmp_path / "door-v3", LoadConfig(max_episodes=2)))
     assert minari_library.MinariDataset(tmp_path / "door-v3" / "data").id == "door-v3"
     assert len(read(tmp_path / "door-v3").episodes) == 2
 
 
 def test_names_and_rates_can_be_given(source, tmp_path):
-    convert(ConvertConfig(source, tmp_path / "copy", Source(obs=("state=arm.angle",), control_hz=5.0)))
+    convert(ConvertConfig(source, tmp_path / "copy", LoadConfig(obs=("state=arm.angle",), control_hz=5.0)))
     after = read(tmp_path / "copy")
     assert list(after.episodes[0].obs) == ["state"] and after.control_hz == 5
     np.testing.assert_array_equal(after.episodes[3].obs["state"], read(source).episodes[3].obs["arm.angle"])

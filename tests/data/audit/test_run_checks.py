@@ -13,7 +13,7 @@ from o2o.data.audit import boundaries, plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.lag import lag
 from o2o.data.audit.run_checks import findings
-from o2o.data.fit_transform import transform
+from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
@@ -44,7 +44,7 @@ def make_recording(episodes: list[Episode], **more) -> Recording:
 def find(episodes: list[Episode], config: DataConfig = FLAGS, robot=None, **more) -> list[Finding]:
     recording = make_recording(episodes, **more)
     limits = (lambda: (robot.low, robot.high)) if robot else None
-    return findings(recording, transform(recording, config, limits), config, robot)
+    return findings(recording, fit_transform(recording, config, limits), config, robot)
 
 
 def only(found: list[Finding], severity: str, *words: str) -> None:
@@ -70,7 +70,7 @@ def test_a_healthy_recording_has_its_facts_and_no_finding():
     report = (
         summary.stored(recording)
         + summary.content(recording)
-        + summary.learned(recording, transform(recording, FLAGS))
+        + summary.learned(recording, fit_transform(recording, FLAGS))
     )
     text = "\n".join(summary.line(*fact) for fact in report)
     want = [
@@ -318,7 +318,7 @@ def test_a_sample_of_images_is_read_and_never_all():
         make_episode(s, 300, obs={"camera": make_lazy_array((301, 8, 8, 3), rows)}) for s in range(20)
     ]
     recording = make_recording(episodes)
-    border = transform(recording, FLAGS)
+    border = fit_transform(recording, FLAGS)
     summary.stored(recording), summary.content(recording), summary.learned(recording, border)
     assert read == []
     assert findings(recording, border, FLAGS) == [] and len(read) == 8 * 4
@@ -452,7 +452,7 @@ def test_the_picture_is_drawn_of_any_recording(tmp_path, number):
     episodes[0] = replace(episodes[0], terminated=True, success=True)
     for control_hz in (10.0, None):
         recording = make_recording(episodes, control_hz=control_hz)
-        plot.draw(tmp_path / "a.png", recording, transform(recording, FLAGS))
+        plot.draw(tmp_path / "a.png", recording, fit_transform(recording, FLAGS))
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -462,5 +462,5 @@ def test_real_recordings_have_no_error(name):
     if not path.is_file():
         pytest.skip(f"no {path.name} in {REAL_DATA}")
     recording = load(str(path), DataConfig())
-    found = findings(recording, transform(recording, DataConfig()), DataConfig())
+    found = findings(recording, fit_transform(recording, DataConfig()), DataConfig())
     assert [f.severity for f in found] == (["note"] if name == "door-human" else [])

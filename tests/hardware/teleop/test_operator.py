@@ -22,7 +22,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.timing import StageTimer
 from o2o.data.formats import minari
-from o2o.data.online_dataset import Online
+from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import Guard
 from o2o.hardware.teleop import operator as operator_module
@@ -467,7 +467,7 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         terminal.press("\x03")  # Ctrl-C, once
         assert terminal.ended() == 130, terminal.said
         assert termios.tcgetattr(terminal.theirs) == terminal.before
-    with closing(Online(out / "online")) as own:
+    with closing(OnlineDataset(out / "online")) as own:
         assert len(own) == 2
         first, second = own.read(0), own.read(1)
     assert not first.success and first.truncated and first.reward.sum() == 0 and not second.success
