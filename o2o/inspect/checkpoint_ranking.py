@@ -1,8 +1,9 @@
-"""Which checkpoint to put on the robot, without the robot.
+"""Ranks the checkpoints of a run by their estimated return, without the robot.
 
-Each checkpoint is valued by fitted-Q evaluation (see `evaluation`), all by the same functions of the newest
-one's features and on the same draws of episodes, so that what they share drops out of their differences. The
-one whose interval ends highest at the lower side is recommended: doubt counts against it.
+The return of each checkpoint is estimated by fitted-Q evaluation (see `fitted_q`). All checkpoints are
+evaluated with the same functions of the latest checkpoint's features and the same bootstrap samples of
+episodes, so errors that they share cancel in their differences. The recommended checkpoint is the one whose
+interval has the highest lower end, so uncertainty counts against a checkpoint.
 """
 
 import shlex
@@ -23,312 +24,332 @@ from o2o.core.seeding import Stream, derive
 from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
-from o2o.inspect.fitted_q import Recorded, evaluate, shift
+from o2o.inspect.fitted_q import RecordedSteps, action_distance, evaluate_policies
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, select_episodes
 from o2o.inspect.value import value
 
-MOST_STEPS = 4000  # of the recordings that it learned from, beside the held-out ones
-FAR = 1.4  # times as far from recorded actions as these are from a guess: nothing is known of such actions
-WILD = 0.1  # share of impossible values from which an evaluation has broken down
-TIMES = 1000  # draws of starts, for an interval
-CHANCE = 0.05  # below it, a checkpoint is worse than the recommended one
-BUDGET_S = 60.0  # that planning at all recorded steps may take, for all checkpoints together
+MAX_STEPS = 4000  # training steps that are used in addition to the validation episodes
+MAX_DISTANCE = 1.4  # action distance above which the recordings do not cover the actions of a checkpoint
+MAX_IMPOSSIBLE = 0.1  # fraction of impossible values above which an evaluation has failed
+NUM_BOOTSTRAP = 1000  # bootstrap samples of episode starts, for intervals
+CHANCE = 0.05  # a checkpoint with a lower probability is worse than the recommended one
+BUDGET_S = 60.0  # maximum time to plan at all recorded steps, for all checkpoints together
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointRanking(Result):
-    """C checkpoints, oldest first. Returns are discounted, in units of the scaled reward.
+    """Estimated returns of C checkpoints, oldest first; discounted and in units of the scaled reward.
 
     Attributes:
-        folders: C of them.
-        done: (C,) updates or episodes so far.
-        unit: which of both.
+        folders: folders of the checkpoints.
+        progress: (C,) updates or episodes at each checkpoint.
+        unit: `updates` or `episodes`.
         value, low, high: (C,) estimated return of an episode, with 95 % intervals.
-        rival: (C,) chance that it is at least as good as the recommended one.
-        shift: (C,) distance of its actions from recorded ones; see `evaluation.shift`.
-        beyond: (C,) share of impossible values; see `Evaluation`.
-        bias, rank: C each, of its own value against achieved returns.
-        recorded: mean return of the recorded episodes.
-        num_episodes: that all rests on.
-        planned: whether the planner's actions were judged; else the policy's.
-        acts: whether the run acts with the planner.
-        plan_s: what planning at every recorded step would take, or took, s.
-        unseen: whether `bias` and `rank` are of recordings that were not learned from.
+        probability_as_good: (C,) probability that the return is at least that of the recommended checkpoint.
+        action_distance: (C,) distance from the recorded actions; see `fitted_q.action_distance`.
+        impossible: (C,) fraction of impossible values; see `fitted_q.Evaluation`.
+        bias, rank: for each checkpoint, bias and rank correlation of its own value against achieved returns.
+        recorded_return: mean discounted return of the recorded episodes.
+        num_episodes: number of episodes behind the estimates.
+        planner_evaluated: whether the planner's actions were evaluated rather than the policy's.
+        uses_planner: whether the run acts with the planner.
+        plan_s: time in s that planning at every recorded step takes or would take.
+        unseen: whether `bias` and `rank` are from episodes that the agent has not learned from.
     """
 
     folders: list[Path]
-    done: np.ndarray
+    progress: np.ndarray
     unit: str
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    rival: np.ndarray
-    shift: np.ndarray
-    beyond: np.ndarray
+    probability_as_good: np.ndarray
+    action_distance: np.ndarray
+    impossible: np.ndarray
     bias: list[Estimate]
     rank: list[Estimate]
-    recorded: float
+    recorded_return: float
     num_episodes: int
-    planned: bool
-    acts: bool
+    planner_evaluated: bool
+    uses_planner: bool
     plan_s: float
     unseen: bool
 
     @property
-    def lost(self) -> np.ndarray:
-        """(C,) bool, whether the recordings say nothing of it."""
-        return unknown(self.shift, self.beyond)
+    def unreliable(self) -> np.ndarray:
+        """Returns (C,) bool, whether the recordings do not cover the actions of a checkpoint."""
+        return is_unreliable(self.action_distance, self.impossible)
 
     @property
-    def best(self) -> int:
-        """Place of the recommended one."""
-        return recommend(self.low, self.lost)
+    def recommended(self) -> int:
+        """Returns the index of the recommended checkpoint."""
+        return recommended_index(self.low, self.unreliable)
 
     def text(self) -> list[str]:
-        best, who = self.best, "planner" if self.planned else "policy"
-        alone = " --no-plan" if self.acts and not self.planned else ""
-        command = f"`o2o evaluate --checkpoint {shlex.quote(str(self.folders[best]))}{alone}`"
-        if len(self.done) == 1:
+        best, actor = self.recommended, "planner" if self.planner_evaluated else "policy"
+        flag = " --no-plan" if self.uses_planner and not self.planner_evaluated else ""
+        command = f"`o2o evaluate --checkpoint {shlex.quote(str(self.folders[best]))}{flag}`"
+        if len(self.progress) == 1:
             first = [
-                "The run has kept a single checkpoint, so there is nothing to choose: --keep-checkpoints 5 "
-                "and a shorter --checkpoint-every keep more of them in OUT/checkpoints."
+                "The run has a single checkpoint, so there is nothing to rank. To keep more of them in "
+                "OUT/checkpoints, use --keep-checkpoints 5 and a smaller --checkpoint-every."
             ]
-        elif self.lost.all():
+        elif self.unreliable.all():
             first = [
-                "The recordings do not say which checkpoint is best: all act too unlike what was recorded. "
-                "The words below are of the newest."
+                "The recordings cannot rank the checkpoints: the actions of all of them are too different "
+                "from the recorded ones. The following numbers are of the latest checkpoint."
             ]
-        elif len(equal := self._equals()) == len(self.done):
+        elif len(equal := self._as_good()) == len(self.progress):
             first = [
-                f"The recordings cannot tell the {len(equal)} checkpoints apart: any may be the best. The "
-                f"one {self._name(best)} has the most cautious estimate on its side, no more."
+                f"The recordings cannot distinguish the {len(equal)} checkpoints: any of them may be the "
+                f"best. The one {self._name(best)} has the highest lower end of the interval."
             ]
         else:
-            others = _list([f"that {self._name(i)}" for i in equal if i != best])
+            others = _list([f"the one {self._name(i)}" for i in equal if i != best])
             others = f"; {others} may be as good" if others else ""
-            first = [f"Put the checkpoint {self._name(best)} on the robot{others}."]
-        words = [
+            first = [f"The recommended checkpoint is the one {self._name(best)}{others}."]
+        sentences = [
             *first,
-            f"Its {who} would achieve {self._estimate(best)} an episode, the recorded episodes achieved "
-            f"{format_number(self.recorded)} (discounted return); see for yourself: {command}.",
-            *self._far(),
-            "Trust the order more than the height: the intervals know of chance in the recordings, not of "
-            "what they never show. Try the choice in simulation, or slowly.",
+            f"The estimated discounted return of its {actor} is {self._interval(best)} per episode; the "
+            f"recorded episodes achieved {format_number(self.recorded_return)}. To measure it, run "
+            f"{command}.",
+            *self._describe_unreliable(),
+            "The order is more reliable than the values: the intervals cover chance in the recordings, but "
+            "not situations that the recordings do not contain. Test the checkpoint in simulation or at low "
+            "speed first.",
         ]
-        if self.acts and not self.planned:
-            words.append(f"The run acts with the planner, but the policies were compared{self._cost()}.")
-        seen = "held-out" if self.unseen else "recorded"
-        words.append(
-            f"What the recommended one itself expects differs by {self.bias[best]} on average from what "
-            f"{seen} episodes achieved, and has rank correlation {self.rank[best]} with it."
+        if self.uses_planner and not self.planner_evaluated:
+            sentences.append(
+                f"The run acts with the planner, but the policies were compared{self._planning_time()}."
+            )
+        episodes = "validation" if self.unseen else "recorded"
+        sentences.append(
+            f"The recommended checkpoint's own values differ from the returns of {episodes} episodes by "
+            f"{self.bias[best]} on average; their rank correlation is {self.rank[best]}."
         )
-        return [*words, *few_episodes_warning(self.num_episodes)]
+        return [*sentences, *few_episodes_warning(self.num_episodes)]
 
     def charts(self) -> list[Chart]:
-        order = sorted(range(len(self.done)), key=lambda i: (self.lost[i], -self.low[i]))
+        order = sorted(range(len(self.progress)), key=lambda i: (self.unreliable[i], -self.low[i]))
         names = [self._label(i) for i in order]
 
-        def found(what: list[Estimate], name: str, color: str) -> Intervals:
-            ends = np.array([(m.value, m.low, m.high) for m in what])[order].T
+        def intervals(estimates: list[Estimate], name: str, color: str) -> Intervals:
+            ends = np.array([(m.value, m.low, m.high) for m in estimates])[order].T
             return Intervals(names, *ends, name=name, color=color)
 
         ends = (each[order] for each in (self.value, self.low, self.high))
-        who = "planner" if self.planned else "policy"
+        actor = "planner" if self.planner_evaluated else "policy"
         return [
             Chart(
-                "Which checkpoint would achieve most?",
-                "estimated return of an episode, discounted, scaled",
+                "Estimated return of each checkpoint",
+                "estimated discounted return of an episode, scaled",
                 "",
                 [
-                    Rule(x=self.recorded, name="recorded episodes", color=DATA),
-                    Intervals(names, *ends, name=f"its {who}", color=POLICY),
+                    Rule(x=self.recorded_return, name="recorded episodes", color=DATA),
+                    Intervals(names, *ends, name=actor, color=POLICY),
                 ],
-                "From recordings alone, with 95 % intervals; the recommended one is at the top. * acts where "
-                "the recordings say nothing, so its estimate does not count.",
+                "Estimated from recordings alone, with 95 % intervals; the recommended checkpoint is at the "
+                "top. Checkpoints marked * take actions that the recordings do not cover, so their "
+                "estimates do not count.",
             ),
             Chart(
-                "Does its own value come true?",
-                "value less achieved return, scaled",
+                "Bias of each checkpoint's values",
+                "value minus achieved return, scaled",
                 "",
-                [Rule(x=0.0, name="exact", color=MUTED), found(self.bias, "bias", MODEL)],
-                "Right of the line it expects more than recorded episodes achieved; some of that is meant, "
-                "as it is fitted to their better actions.",
+                [Rule(x=0.0, name="no bias", color=MUTED), intervals(self.bias, "bias", MODEL)],
+                "To the right of the line, values are above the achieved returns. Part of this is intended, "
+                "because values are fitted to the better recorded actions.",
             ),
             Chart(
-                "Does its own value rank what is achieved?",
+                "Rank correlation of each checkpoint's values",
                 "rank correlation of value and achieved return",
                 "",
-                [Rule(x=0.0, name="by chance", color=MUTED), found(self.rank, "correlation", MODEL)],
+                [Rule(x=0.0, name="chance", color=MUTED), intervals(self.rank, "correlation", MODEL)],
                 "1 is the same order.",
             ),
         ]
 
     def checkpoint_metrics(self, i: int) -> dict[str, float]:
-        """The figures of one checkpoint."""
-        plain = ("value", "low", "high", "rival", "shift", "beyond")
-        own = {"bias": self.bias[i].value, "rank": self.rank[i].value}
-        return {name: float(getattr(self, name)[i]) for name in plain} | own
+        """Returns the metrics of one checkpoint."""
+        names = ("value", "low", "high", "probability_as_good", "action_distance", "impossible")
+        calibration = {"bias": self.bias[i].value, "rank": self.rank[i].value}
+        return {name: float(getattr(self, name)[i]) for name in names} | calibration
 
     def metrics(self) -> dict[str, float]:
         each = {
-            f"{name}_{self.done[i]:06}": number
-            for i in range(len(self.done))
+            f"{name}_{self.progress[i]:06}": number
+            for i in range(len(self.progress))
             for name, number in self.checkpoint_metrics(i).items()
         }
-        return {"recommended": float(self.done[self.best]), "recorded": self.recorded, **each}
+        return {
+            "recommended": float(self.progress[self.recommended]),
+            "recorded_return": self.recorded_return,
+            **each,
+        }
 
-    def _equals(self) -> list[int]:
-        """Places that cannot be told from the recommended one, which is among them."""
-        return np.flatnonzero((self.rival > CHANCE) & ~self.lost).tolist()
+    def _as_good(self) -> list[int]:
+        """Returns the indices of checkpoints that may be as good as the recommended one, including it."""
+        return np.flatnonzero((self.probability_as_good > CHANCE) & ~self.unreliable).tolist()
 
-    def _far(self) -> list[str]:
-        if not self.lost.any() or (self.lost.all() and len(self.lost) > 1):
+    def _describe_unreliable(self) -> list[str]:
+        if not self.unreliable.any() or (self.unreliable.all() and len(self.unreliable) > 1):
             return []
-        far = _list([self._name(i) for i in np.flatnonzero(self.lost).tolist()])
+        names = _list([f"the one {self._name(i)}" for i in np.flatnonzero(self.unreliable).tolist()])
         return [
-            f"Left out, for the recordings do not say what those are worth that act so unlike them: {far}."
+            "Estimates that do not count, because the actions are too different from the recorded ones: "
+            f"{names}."
         ]
 
-    def _cost(self) -> str:
+    def _planning_time(self) -> str:
         if not np.isfinite(self.plan_s):
             return ""
-        minutes = format_number(self.plan_s / 60)
-        how = "`rank_checkpoints(run, plan=True)`"
-        return f": planning at every recorded step would take about {minutes} minutes ({how})"
+        minutes, call = format_number(self.plan_s / 60), "`rank_checkpoints(run, plan=True)`"
+        return f": planning at every recorded step would take about {minutes} minutes ({call})"
 
-    def _estimate(self, i: int) -> str:
-        return (
-            f"{format_number(self.value[i])} ({format_number(self.low[i])} to {format_number(self.high[i])})"
-        )
+    def _interval(self, i: int) -> str:
+        value, low, high = (format_number(each[i]) for each in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
     def _name(self, i: int) -> str:
-        return f"after {self.done[i]:,} {self.unit}"
+        return f"after {self.progress[i]:,} {self.unit}"
 
     def _label(self, i: int) -> str:
-        return f"{self.done[i]:,} {self.unit}{' *' if self.lost[i] else ''}"
+        return f"{self.progress[i]:,} {self.unit}{' *' if self.unreliable[i] else ''}"
 
 
 def rank_checkpoints(
     run: Run, plan: bool | None = None, budget_s: float = BUDGET_S, seed: int = 0
 ) -> CheckpointRanking:
-    """Values the kept checkpoints of a run by fitted-Q evaluation, and calibrates the value of each.
+    """Estimates the returns of a run's checkpoints by fitted-Q evaluation, and calibrates their values.
 
     Args:
-        plan: judge what their planners would do; None, if the run acts with the planner and it takes no
-            longer than `budget_s`.
-        seed: of all draws.
+        run: the run to inspect.
+        plan: whether to evaluate the planners of the checkpoints; None evaluates them if the run acts with
+            the planner and planning takes no longer than `budget_s`.
+        budget_s: maximum planning time in s, if `plan` is None.
+        seed: seed of all random numbers.
     Raises:
-        UsageError: a kept checkpoint is broken.
+        UsageError: a checkpoint is broken.
     """
-    own = subsample(run.transformed_robot_episodes, MOST_STEPS // 2)
-    learned = select_episodes(run.train, MOST_STEPS) if run.unseen else []
-    episodes = [*run.episodes, *learned, *own]
-    base = beliefs(run.agent, episodes, seed, num_starts=1)
-    places = checkpoints(run)
-    wanted = run.uses_planner if plan is None else plan
-    num_plans = len(places) * sum(len(episode) + 1 for episode in episodes)
-    plan_s = num_plans * _plan_s(run.agent) if wanted else float("nan")
-    planned = wanted and (plan is True or plan_s <= budget_s)
-    known = np.flatnonzero(base.next_obs_known | base.terminated)
-    first = np.flatnonzero(base.t == 0)
-    here, nexts, starts, own_values = [], [], [], []
-    for place in places.values():
-        agent = Agent.from_state(*checkpoint.load(place), str(run.agent.device))
-        now, after = _plans(agent, episodes, seed) if planned else _policy(agent, episodes, seed)
-        here.append(now[known])
-        nexts.append(after[known])
-        starts.append(now[first])
-        own_values.append(value(replace(run, agent=agent)))
-    device = base.feature.device
-    reward, goes_on = (
-        torch.as_tensor(x[known], dtype=torch.float32, device=device) for x in (base.reward, ~base.terminated)
+    robot = subsample(run.transformed_robot_episodes, MAX_STEPS // 2)
+    train = select_episodes(run.train, MAX_STEPS) if run.unseen else []
+    episodes = [*run.episodes, *train, *robot]
+    latest = beliefs(run.agent, episodes, seed, num_starts=1)
+    folders = checkpoints(run)
+    requested = run.uses_planner if plan is None else plan
+    num_plans = len(folders) * sum(len(episode) + 1 for episode in episodes)
+    plan_s = num_plans * _seconds_per_plan(run.agent) if requested else float("nan")
+    planner_evaluated = requested and (plan is True or plan_s <= budget_s)
+    known = np.flatnonzero(latest.next_obs_known | latest.terminated)
+    first = np.flatnonzero(latest.t == 0)
+    actions, next_actions, start_actions, values = [], [], [], []
+    for folder in folders.values():
+        agent = Agent.from_state(*checkpoint.load(folder), str(run.agent.device))
+        act = _planner_actions if planner_evaluated else _policy_actions
+        before, after = act(agent, episodes, seed)
+        actions.append(before[known])
+        next_actions.append(after[known])
+        start_actions.append(before[first])
+        values.append(value(replace(run, agent=agent)))
+    device = latest.feature.device
+    reward, continues = (
+        torch.as_tensor(x[known], dtype=torch.float32, device=device)
+        for x in (latest.reward, ~latest.terminated)
     )
-    episode = torch.as_tensor(base.episode[known], device=device)
-    seen = base.feature[known], base.next_feature[known], base.action[known]
-    recorded = Recorded(*seen, reward, goes_on, episode, base.feature[first])
-    horizon = int(base.steps_left.max())
-    found = evaluate(recorded, torch.stack(nexts), torch.stack(starts), base.discount, horizon, seed)
-    away = shift(recorded, torch.stack(here)).cpu().numpy()
-    drawn = draws(found.value, seed)
-    low, high = np.percentile(drawn, (2.5, 97.5), axis=1)
-    best = recommend(low, unknown(away, found.beyond))
+    episode = torch.as_tensor(latest.episode[known], device=device)
+    parts = latest.feature[known], latest.next_feature[known], latest.action[known]
+    recorded = RecordedSteps(*parts, reward, continues, episode, latest.feature[first])
+    horizon = int(latest.steps_left.max())
+    evaluation = evaluate_policies(
+        recorded, torch.stack(next_actions), torch.stack(start_actions), latest.discount, horizon, seed
+    )
+    distance = action_distance(recorded, torch.stack(actions)).cpu().numpy()
+    samples = bootstrap_values(evaluation.value, seed)
+    low, high = np.percentile(samples, (2.5, 97.5), axis=1)
+    best = recommended_index(low, is_unreliable(distance, evaluation.impossible))
     return CheckpointRanking(
-        folders=list(places.values()),
-        done=np.array(list(places)),
+        folders=list(folders.values()),
+        progress=np.array(list(folders)),
         unit="episodes" if run.meta.get("run") == "finetune" else "updates",
-        value=found.value.mean((1, 2)),
+        value=evaluation.value.mean((1, 2)),
         low=low,
         high=high,
-        rival=(drawn >= drawn[best]).mean(1),
-        shift=away,
-        beyond=found.beyond,
-        bias=[own_value.bias_v for own_value in own_values],
-        rank=[own_value.rank_v for own_value in own_values],
-        recorded=float(base.returns()[0][first].mean()),
+        probability_as_good=(samples >= samples[best]).mean(1),
+        action_distance=distance,
+        impossible=evaluation.impossible,
+        bias=[result.bias_v for result in values],
+        rank=[result.rank_v for result in values],
+        recorded_return=float(latest.returns()[0][first].mean()),
         num_episodes=len(first),
-        planned=planned,
-        acts=run.uses_planner,
+        planner_evaluated=planner_evaluated,
+        uses_planner=run.uses_planner,
         plan_s=plan_s,
         unseen=run.unseen,
     )
 
 
 def checkpoints(run: Run) -> dict[int, Path]:
-    """Updates or episodes so far -> folder, of the checkpoints that a run has kept and of its newest."""
-    newest = run.meta["episodes" if run.meta.get("run") == "finetune" else "num_updates"]
-    places = kept(run.folder)
-    return places if newest in places else {**places, newest: checkpoint_folder(run.folder)}
+    """Returns updates or episodes -> folder, of the kept checkpoints of a run and of its latest one."""
+    latest = run.meta["episodes" if run.meta.get("run") == "finetune" else "num_updates"]
+    folders = kept(run.folder)
+    return folders if latest in folders else {**folders, latest: checkpoint_folder(run.folder)}
 
 
-def unknown(shift: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-    """(C,) bool, whether a policy acts so unlike the recordings that its evaluation means nothing."""
-    return (shift > FAR) | (beyond > WILD)
+def is_unreliable(action_distance: np.ndarray, impossible: np.ndarray) -> np.ndarray:
+    """Returns (C,) bool, whether a policy's actions are too different from the recorded ones."""
+    return (action_distance > MAX_DISTANCE) | (impossible > MAX_IMPOSSIBLE)
 
 
-def recommend(low: np.ndarray, lost: np.ndarray) -> int:
-    """Place of the highest lower end, of those that are not lost; of the newest where all are."""
-    return len(low) - 1 if lost.all() else int(np.where(lost, -np.inf, low).argmax())
+def recommended_index(low: np.ndarray, unreliable: np.ndarray) -> int:
+    """Returns the index of the highest lower end among the reliable ones, or the latest if there is none."""
+    return len(low) - 1 if unreliable.all() else int(np.where(unreliable, -np.inf, low).argmax())
 
 
-def draws(value: np.ndarray, seed: int) -> np.ndarray:
-    """(C, N) mean values over starts drawn with replacement, of members in turn; the same for all policies.
+def bootstrap_values(value: np.ndarray, seed: int) -> np.ndarray:
+    """Returns (C, N) mean values over bootstrap samples of starts, the same samples for all policies.
+
+    Each sample uses one member of the ensemble, in turn.
 
     Args:
-        value: (C, E, S), see `Evaluation`.
+        value: (C, E, S) values; see `fitted_q.Evaluation`.
+        seed: seed of the samples.
     """
     _, num_members, num_starts = value.shape
     rng = np.random.default_rng(derive(seed, "choice"))
-    rows = rng.integers(num_starts, size=(TIMES, num_starts))
+    rows = rng.integers(num_starts, size=(NUM_BOOTSTRAP, num_starts))
     return np.stack([value[:, i % num_members, row].mean(1) for i, row in enumerate(rows)], 1)
 
 
 def subsample(episodes: Sequence[Episode], max_steps: int) -> list[Episode]:
-    """Episodes, evenly, of about so many steps in all."""
-    share = min(1.0, max_steps / max(1, sum(map(len, episodes))))
-    places = np.linspace(0, len(episodes) - 1, round(share * len(episodes))).round().astype(int)
-    return [episodes[place] for place in places.tolist()]
+    """Returns evenly spaced episodes, about `max_steps` steps in all."""
+    fraction = min(1.0, max_steps / max(1, sum(map(len, episodes))))
+    indices = np.linspace(0, len(episodes) - 1, round(fraction * len(episodes))).round().astype(int)
+    return [episodes[i] for i in indices.tolist()]
 
 
 @torch.no_grad()
-def _policy(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
-    """(M, A) what the policy would do before and after each step, in the agent's own belief."""
+def _policy_actions(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
+    """Returns the (M, A) actions of the policy before and after each step, from the agent's own beliefs."""
     steps = beliefs(agent, episodes, seed, num_starts=1)
     with agent.precision():
         return steps.policy_action, agent.policy.act(steps.next_feature).float()
 
 
-def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
-    """(M, A) what the planner would do before and after each step; its belief follows what was executed."""
+def _planner_actions(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
+    """Returns the (M, A) actions of the planner before and after each step.
+
+    Beliefs follow the executed actions.
+    """
     lengths = np.array([len(episode) for episode in episodes])
-    order, found = np.argsort(lengths, kind="stable"), {}
+    order, actions_of = np.argsort(lengths, kind="stable"), {}
     for begin in range(0, len(order), NUM_PARALLEL):
         numbers = order[begin : begin + NUM_PARALLEL].tolist()
         group = [episodes[number] for number in numbers]
         agent.start(len(group), derive(seed, "choice", begin))
         actions = []
         for t in range(max(map(len, group)) + 1):
-            at = [min(t, len(episode)) for episode in group]  # short ones stay at their end
+            at = [min(t, len(episode)) for episode in group]  # shorter episodes repeat their last step
             back = [max(i - 1, 0) for i in at]
             obs = {
                 name: np.stack([e.obs[name][i] for e, i in zip(group, at, strict=True)])
@@ -337,25 +358,25 @@ def _plans(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor
             action = np.stack([e.action[i] for e, i in zip(group, back, strict=True)])
             reward = np.array([e.reward[i] for e, i in zip(group, back, strict=True)], np.float32)
             actions.append(agent.act(obs, action, reward, np.full(len(group), t == 0)))
-        for place, number in enumerate(numbers):
-            found[number] = np.stack(actions)[: lengths[number] + 1, place]
-    each = [torch.as_tensor(found[number], device=agent.device) for number in range(len(episodes))]
+        for column, number in enumerate(numbers):
+            actions_of[number] = np.stack(actions)[: lengths[number] + 1, column]
+    each = [torch.as_tensor(actions_of[number], device=agent.device) for number in range(len(episodes))]
     return torch.cat([actions[:-1] for actions in each]), torch.cat([actions[1:] for actions in each])
 
 
 @torch.no_grad()
-def _plan_s(agent: Agent) -> float:
-    """Seconds that a plan takes, where many are made side by side."""
+def _seconds_per_plan(agent: Agent) -> float:
+    """Returns the time in s per plan, for plans that are made in one batch."""
     first = torch.ones(NUM_PARALLEL, dtype=torch.bool, device=agent.device)
     state = agent.model.start(NUM_PARALLEL)
     parts = state, agent.model, agent.critic, agent.policy, None, first, False
     with Stream(derive(0, "choice"), agent.device).use(), agent.precision():
-        agent.planner.plan(*parts)  # the first one is slower
+        agent.planner.plan(*parts)  # the first call is slower
         begin_s = time.perf_counter()
         agent.planner.plan(*parts).action.cpu()
         return (time.perf_counter() - begin_s) / NUM_PARALLEL
 
 
 def _list(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Joins names as `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,10 +1,11 @@
-"""Fitted-Q evaluation: what policies would achieve, from recordings of what somebody else did.
+"""Estimates the return of policies from recordings of other policies, by fitted-Q evaluation.
 
-A value is regressed on the reward and the value of what the policy would do next, again and again: after h
-times it is that of h steps (Le et al. 2019; Paine et al. 2020 choose among policies by it). Here each member
-of the ensemble is a network whose one hidden layer is random and stays so (Rahimi & Recht 2007), so that a
-regression is a product with a small matrix: exact in a fraction of a second, and there is no training that
-may not have converged. Members differ in that layer, and in the episodes that they draw with replacement.
+A value function is regressed on the reward plus the value of the policy's next action, repeatedly: after h
+iterations it is the value over h steps (Le et al. 2019; Paine et al. 2020 rank policies by it). Each member
+of the ensemble here is a network with one hidden layer that is random and fixed (Rahimi & Recht 2007). A
+regression is then a product with a small matrix, which is exact within a fraction of a second, so there is
+no training that may fail to converge. Members differ in the random layer and in the bootstrap sample of
+episodes.
 """
 
 from dataclasses import dataclass
@@ -17,54 +18,56 @@ from torch import Tensor
 from o2o.core.seeding import Stream, derive
 
 NUM_MEMBERS = 10
-HIDDEN = 256  # units of a member
-WIDTH = (1.0, 5.0)  # of the first to the last member: how far apart inputs are that it tells apart
-RIDGE = 1e-4  # of the regression, for each step
-MOST_INPUTS = 64  # directions of the feature that are looked at
-SLACK = 0.1  # of the possible range, by which a value may be outside of it and still count as inside
-PATIENCE = 5.0  # mean lengths of what the discount lets count, after which rewards do not matter any more
+HIDDEN = 256  # hidden units of a member
+WIDTH = (1.0, 5.0)  # length scale of the random features of the first and the last member
+RIDGE = 1e-4  # ridge penalty of the regression
+MAX_INPUTS = 64  # principal components of the feature that are used
+SLACK = 0.1  # of the possible range; a value outside the range by no more than this still counts as possible
+EFFECTIVE_HORIZONS = 5.0  # number of effective horizons 1 / (1 - discount) after which rewards are ignored
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """M recorded steps with known ends, and the S starts of their episodes, all on one device.
+class RecordedSteps:
+    """M recorded steps with known next observations or terminations, and the S starts of their episodes.
+
+    All tensors are on one device.
 
     Attributes:
-        feature, next_feature: (M, F) before and after the action.
-        action: (M, A).
-        reward: (M,).
-        goes_on: (M,) 0 where the world ended, else 1.
-        episode: (M,) int64, from 0.
-        start: (S, F) features.
+        feature, next_feature: (M, F) features before and after the action.
+        action: (M, A) recorded actions.
+        reward: (M,) rewards.
+        continues: (M,) 0 if the episode terminated after the action, else 1.
+        episode: (M,) int64, episode of each step, from 0.
+        start: (S, F) features at the starts.
     """
 
     feature: Tensor
     next_feature: Tensor
     action: Tensor
     reward: Tensor
-    goes_on: Tensor
+    continues: Tensor
     episode: Tensor
     start: Tensor
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What C policies would achieve.
+    """Estimated returns of C policies.
 
     Attributes:
-        value: (C, E, S) discounted return from each start, says each member, in units of the scaled reward;
-            none is outside of what rewards as recorded can add up to.
-        beyond: (C,) share of what was said that would have been well outside: where that is much, the policy
-            does what the recordings say nothing about.
+        value: (C, E, S) discounted return from each start by each member, in units of the scaled reward;
+            clipped to the range that the recorded rewards can add up to.
+        impossible: (C,) fraction of predicted values that were well outside that range. If it is large, the
+            recordings do not contain what the policy does.
     """
 
     value: np.ndarray
-    beyond: np.ndarray
+    impossible: np.ndarray
 
 
 @torch.no_grad()
-def evaluate(
-    recorded: Recorded,
+def evaluate_policies(
+    recorded: RecordedSteps,
     next_action: Tensor,
     start_action: Tensor,
     discount: float,
@@ -73,93 +76,100 @@ def evaluate(
     num_members: int = NUM_MEMBERS,
     ridge: float = RIDGE,
 ) -> Evaluation:
-    """Values policies over an episode of `horizon` steps, all on the same functions and the same draws.
+    """Estimates the returns of policies over `horizon` steps, all with the same members.
 
     Args:
-        next_action: (C, M, A) what each policy would do after each recorded step.
-        start_action: (C, S, A) what each would do at the starts.
-        discount: of one step.
-        ridge: pulls towards zero.
+        recorded: the recorded steps.
+        next_action: (C, M, A) action of each policy after each recorded step.
+        start_action: (C, S, A) action of each policy at the starts.
+        discount: discount factor of one step.
+        horizon: number of steps of an episode.
+        seed: seed of the random layers and the bootstrap samples.
+        num_members: number of members of the ensemble.
+        ridge: ridge penalty of the regression.
     """
-    view, device = _View(recorded), recorded.feature.device
-    steps = horizon if discount == 1 else min(horizon, ceil(PATIENCE / (1 - discount)))
-    most = steps if discount == 1 else (1 - discount**steps) / (1 - discount)
+    scaling, device = _Scaling(recorded), recorded.feature.device
+    steps = horizon if discount == 1 else min(horizon, ceil(EFFECTIVE_HORIZONS / (1 - discount)))
+    total = steps if discount == 1 else (1 - discount**steps) / (1 - discount)
     low, high = (
-        most * end for end in (recorded.reward.amin().clamp(max=0), recorded.reward.amax().clamp(min=0))
+        total * end for end in (recorded.reward.amin().clamp(max=0), recorded.reward.amax().clamp(min=0))
     )
-    here, after, start = (view.state(x) for x in (recorded.feature, recorded.next_feature, recorded.start))
-    reward, goes_on, slack = recorded.reward.double(), discount * recorded.goes_on, SLACK * (high - low)
-    values, beyond = [], []
+    here, after, start = (scaling.state(x) for x in (recorded.feature, recorded.next_feature, recorded.start))
+    reward, decay, slack = recorded.reward.double(), discount * recorded.continues, SLACK * (high - low)
+    values, impossible = [], []
     with Stream(derive(seed, "evaluation"), device).use():
         for width in torch.linspace(*WIDTH, num_members).tolist():
-            layer = _Layer(here.shape[1], recorded.action.shape[1], width, device)
-            x = layer(here, view.action(recorded.action)).double()  # (M, D)
-            weighted = x.T * _drawn(recorded.episode)
+            layer = _RandomFeatures(here.shape[1], recorded.action.shape[1], width, device)
+            x = layer(here, scaling.action(recorded.action)).double()  # (M, D)
+            weighted = x.T * _bootstrap_weights(recorded.episode)
             gram = weighted @ x
             gram.diagonal().add_(ridge)
             factor = torch.linalg.cholesky(gram)
-            paid = torch.cholesky_solve((weighted @ reward)[:, None], factor)  # (D, 1) of one step
+            immediate = torch.cholesky_solve((weighted @ reward)[:, None], factor)  # (D, 1) of one step
             for c in range(len(next_action)):
-                later = layer(after, view.action(next_action[c])).double()
-                carry = torch.cholesky_solve((weighted * goes_on) @ later, factor)  # (D, D)
-                weights = paid
+                later = layer(after, scaling.action(next_action[c])).double()
+                transition = torch.cholesky_solve((weighted * decay) @ later, factor)  # (D, D)
+                weights = immediate
                 for _ in range(steps - 1):
-                    weights = paid + carry @ weights
-                first = layer(start, view.action(start_action[c])).double()
-                said = torch.cat([first, later]) @ weights  # (S + M, 1)
-                possible = (said >= low - slack) & (said <= high + slack)  # not so of NaN
-                beyond.append(1 - possible.float().mean())
-                values.append(said[: len(first), 0].clamp(low, high).nan_to_num().float())
+                    weights = immediate + transition @ weights
+                first = layer(start, scaling.action(start_action[c])).double()
+                predicted = torch.cat([first, later]) @ weights  # (S + M, 1)
+                possible = (predicted >= low - slack) & (predicted <= high + slack)  # False for NaN
+                impossible.append(1 - possible.float().mean())
+                values.append(predicted[: len(first), 0].clamp(low, high).nan_to_num().float())
     shape = num_members, len(next_action)
     value = torch.stack(values).unflatten(0, shape).transpose(0, 1)
-    return Evaluation(value.cpu().numpy(), torch.stack(beyond).view(shape).mean(0).cpu().numpy())
+    return Evaluation(value.cpu().numpy(), torch.stack(impossible).view(shape).mean(0).cpu().numpy())
 
 
 @torch.no_grad()
-def shift(recorded: Recorded, action: Tensor) -> Tensor:
-    """How far policies are from the recorded actions, in units of how unlike each other those are.
+def action_distance(recorded: RecordedSteps, action: Tensor) -> Tensor:
+    """Returns how far policies are from the recorded actions, relative to the spread of the recorded actions.
 
     Args:
-        action: (C, M, A) what each policy would do where the recorded action was taken.
+        recorded: the recorded steps.
+        action: (C, M, A) action of each policy in the state of each recorded action.
     Returns:
-        (C,) root mean square distance, over that of the best guess from the feature alone: about 1 for a
-        policy that does on the whole what was done there.
+        (C,) root mean square distance, divided by that of a regression of the recorded action on the
+        feature. It is about 1 for a policy that predicts the recorded action as well as the regression does.
     """
-    view = _View(recorded)
+    scaling = _Scaling(recorded)
     with Stream(derive(0, "shift"), recorded.feature.device).use():
-        layer = _Layer(view.basis.shape[1], recorded.action.shape[1], WIDTH[0], recorded.feature.device)
-    done = view.action(recorded.action)
-    x = layer(view.state(recorded.feature), torch.zeros_like(done))
+        layer = _RandomFeatures(
+            scaling.basis.shape[1], recorded.action.shape[1], WIDTH[0], recorded.feature.device
+        )
+    target = scaling.action(recorded.action)
+    x = layer(scaling.state(recorded.feature), torch.zeros_like(target))
     gram = (x.T @ x / len(x)).double()
     gram.diagonal().add_(RIDGE)
-    guess = x @ torch.linalg.solve(gram, (x.T @ done / len(x)).double()).float()
-    noise = (done - guess).square().sum(1).mean().sqrt().clamp(min=1e-6)
-    return (view.action(action) - done).square().sum(-1).mean(-1).sqrt() / noise
+    regression = x @ torch.linalg.solve(gram, (x.T @ target / len(x)).double()).float()
+    residual = (target - regression).square().sum(1).mean().sqrt().clamp(min=1e-6)
+    return (scaling.action(action) - target).square().sum(-1).mean(-1).sqrt() / residual
 
 
-class _View:
-    """Features and actions, each moved and scaled to a mean square of 1: the scales of features mean nothing.
+class _Scaling:
+    """Centers features and actions and scales them to a mean square of 1; their own scales are arbitrary.
 
-    Of features only the directions in which the recorded ones vary most.
+    Features are projected on their first principal components, at most `MAX_INPUTS`.
     """
 
-    def __init__(self, recorded: Recorded):
+    def __init__(self, recorded: RecordedSteps):
         feature, action = recorded.feature.double(), recorded.action.double()
-        self.middle, self.usual = feature.mean(0), action.mean(0)
-        _, basis = torch.linalg.eigh((feature - self.middle).T @ (feature - self.middle))  # ascending
-        basis = basis[:, -MOST_INPUTS:]
-        self.basis = basis / _size((feature - self.middle) @ basis)
-        self.scale = 1 / _size(action - self.usual)
+        self.mean, self.action_mean = feature.mean(0), action.mean(0)
+        _, basis = torch.linalg.eigh((feature - self.mean).T @ (feature - self.mean))  # ascending
+        basis = basis[:, -MAX_INPUTS:]
+        self.basis = basis / _rms((feature - self.mean) @ basis)
+        self.scale = 1 / _rms(action - self.action_mean)
 
     def state(self, feature: Tensor) -> Tensor:
-        return ((feature - self.middle) @ self.basis).float()
+        return ((feature - self.mean) @ self.basis).float()
 
     def action(self, action: Tensor) -> Tensor:
-        return ((action - self.usual) * self.scale).float()
+        return ((action - self.action_mean) * self.scale).float()
 
 
-class _Layer:
-    """D random waves over states and actions, and a constant; together of about unit length."""
+class _RandomFeatures:
+    """Computes D random Fourier features of state and action, and a constant, of about unit length."""
 
     def __init__(self, state_dim: int, action_dim: int, width: float, device: torch.device):
         self.state = torch.randn(state_dim, HIDDEN, device=device) / width
@@ -171,13 +181,14 @@ class _Layer:
         return torch.cat([wave, torch.ones_like(wave[:, :1])], 1)
 
 
-def _drawn(episode: Tensor) -> Tensor:
-    """(M,) weights that sum to one: how often each step's episode came in as many draws as there are."""
+def _bootstrap_weights(episode: Tensor) -> Tensor:
+    """Returns (M,) weights of the steps in a bootstrap sample of episodes; they sum to one."""
     num = int(episode.amax()) + 1
     times = torch.bincount(torch.randint(num, (num,), device=episode.device), minlength=num)
     weight = times[episode].float()
     return weight / weight.sum().clamp(min=1)
 
 
-def _size(x: Tensor) -> Tensor:
+def _rms(x: Tensor) -> Tensor:
+    """Returns the root mean square length of rows."""
     return x.square().sum(1).mean().sqrt().clamp(min=1e-6)
