@@ -182,5 +182,5 @@ def test_hopper_medium_rewards_are_scaled_as_in_fowm():
 
 
 def test_reward_scale_and_return_range_exclude_each_other():
-    with pytest.raises(UsageError, match=r"--dataset.reward-return-range None"):
+    with pytest.raises(UsageError, match=r"reward_return_range None"):
         DataConfig(reward_scale=2.0, reward_return_range=1000.0)
