@@ -125,7 +125,7 @@ class CheckpointRanking(Result):
             )
         episodes = "validation" if self.unseen else "recorded"
         sentences.append(
-            f"The recommended checkpoint's own values differ from the returns of {episodes} episodes by "
+            f"The values of that checkpoint differ from the returns of {episodes} episodes by "
             f"{self.bias[best]} on average; their rank correlation is {self.rank[best]}."
         )
         return [*sentences, *few_episodes_warning(self.num_episodes)]

@@ -162,7 +162,7 @@ class Coverage(Result):
                 Points(background[:, 0], background[:, 1], "training steps", BACKGROUND, size=3),
                 Points(dots[:, 0], dots[:, 1], name, value=disagreement, size=4),
             ],
-            f"The first two principal components of the training features; they explain "
+            "The first two principal components of the training features; they explain "
             f"{format_percent(self.explained_variance)} of the variance. Colored dots without gray dots "
             "around them have no training data nearby.",
             value="ensemble disagreement",
@@ -311,13 +311,13 @@ def _planned(run: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
 
 
 def _unusual(
-    shown: Sequence[Episode], outside: np.ndarray, train: Sequence[Episode], keep: np.ndarray
+    episodes: Sequence[Episode], outside: np.ndarray, train: Sequence[Episode], keep: np.ndarray
 ) -> dict[str, float]:
     """Returns the entries of vectors where the steps outside differ most from the nearest training step."""
     known, names = _vectors(train)
     if not names or not outside.any():
         return {}
-    known, outliers = known[keep], _vectors(shown)[0][outside]
+    known, outliers = known[keep], _vectors(episodes)[0][outside]
     deviation = known.std(0)
     moving = deviation[deviation > 0]
     scale = deviation.clip(MIN_SCALE * float(np.median(moving)) if len(moving) else 1.0)

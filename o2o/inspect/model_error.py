@@ -156,9 +156,9 @@ class ModelError(Result):
     @property
     def action_sensitivity(self) -> Estimate:
         """Returns how often the executed actions predict better than those of another step."""
-        own, other = self.feature[self.text_horizon - 1], self.shuffled[self.text_horizon - 1]
-        known = np.isfinite(own)
-        better = (own < other)[known] + 0.5 * (own == other)[known]
+        executed, other = self.feature[self.text_horizon - 1], self.shuffled[self.text_horizon - 1]
+        known = np.isfinite(executed)
+        better = (executed < other)[known] + 0.5 * (executed == other)[known]
         return estimate(np.mean, self.episode[known], better)
 
     def text(self) -> list[str]:
@@ -284,27 +284,27 @@ def model_error(run: Run, horizon: int = 15) -> ModelError:
     """
     agent, steps = run.agent, run.beliefs
     horizon = max(1, min(horizon, int(steps.steps_left[steps.starts].max())))
-    own = imagine_recorded(agent, steps, horizon)
+    executed = imagine_recorded(agent, steps, horizon)
     other = imagine_recorded(agent, steps, horizon, shuffle=True)
     first = imagine_recorded(agent, steps, horizon, num=NUM_DECODED)
     second = imagine_recorded(agent, steps, horizon, num=NUM_DECODED, seed=1)
     apart = distance(first.rolled.feature[1:], second.rolled.feature[1:], steps.feature)
-    recorded = own.rolled.reward.double().cpu().numpy() - own.reward  # NaN after the end
+    recorded = executed.rolled.reward.double().cpu().numpy() - executed.reward  # NaN after the end
     mean_error = steps.reward.mean() - recorded
     weight = steps.discount ** np.arange(horizon)[:, None]
     obs, obs_persistence = _obs_errors(agent, steps, run.episodes, horizon)
     return ModelError(
-        own.feature,
-        own.persistence,
-        np.where(np.isfinite(own.feature), other.feature, np.nan),
+        executed.feature,
+        executed.persistence,
+        np.where(np.isfinite(executed.feature), other.feature, np.nan),
         np.median(apart, 1),
-        abs(own.reward),
+        abs(executed.reward),
         abs(mean_error),
-        abs((weight * own.reward).cumsum(0)),
+        abs((weight * executed.reward).cumsum(0)),
         abs((weight * mean_error).cumsum(0)),
         obs,
         obs_persistence,
-        steps.episode[own.start],
+        steps.episode[executed.start],
     )
 
 

@@ -1,4 +1,4 @@
-"""Order statistics and measured numbers: small cases that can be counted by hand."""
+"""Tests rank statistics and estimates with intervals on small cases that can be counted by hand."""
 
 import math
 
@@ -13,14 +13,14 @@ def test_equal_values_share_their_ranks():
     assert ranks(np.array([3.0, 1.0, 3.0, 0.0])).tolist() == [3.5, 2, 3.5, 1]
 
 
-def test_correlation_looks_at_the_order_alone():
+def test_correlation_depends_on_the_order_only():
     x = np.arange(5.0)
     assert correlation(x, np.exp(x)) == pytest.approx(1)
     assert correlation(x, -(x**3)) == pytest.approx(-1)
     assert correlation(x, np.array([0.0, 1, 2, 4, 3])) == pytest.approx(0.9)  # 1 - 6 * 2 / (5 * 24)
 
 
-def test_what_never_changes_has_no_order():
+def test_constants_have_no_rank_correlation():
     assert math.isnan(correlation(np.arange(4.0), np.ones(4)))
     assert math.isnan(correlation(np.ones(1), np.ones(1)))
 
@@ -32,8 +32,8 @@ def test_auroc_counts_the_pairs():
     assert math.isnan(auroc(np.zeros(0), high))
 
 
-def test_interval_draws_whole_episodes():
-    """Within an episode all values are alike: four witnesses, not four hundred."""
+def test_interval_samples_whole_episodes():
+    """All values within an episode are equal, so there are four independent samples, not four hundred."""
     groups = np.repeat(np.arange(4), 100)
     low, high = interval(np.mean, groups, groups.astype(float))
     assert low < 0.8 and high > 2.2
@@ -41,12 +41,12 @@ def test_interval_draws_whole_episodes():
     assert alone[0] > 1.3 and alone[1] < 1.7
 
 
-def test_interval_of_one_episode_or_of_nothing_is_unknown():
+def test_interval_of_one_episode_or_of_constants_is_unknown():
     assert np.isnan(interval(np.mean, np.zeros(5), np.arange(5.0))).all()
     assert np.isnan(interval(correlation, np.arange(5), np.ones(5), np.ones(5))).all()
 
 
-def test_bins_hold_as_many_each_and_never_part_equals():
+def test_bins_have_equal_sizes_and_never_split_equal_values():
     x = np.arange(20.0)
     curve = bins(x, 2 * x, num=4)
     assert curve[0].tolist() == [2, 7, 12, 17] and curve[1].tolist() == [4, 14, 24, 34]
@@ -55,31 +55,34 @@ def test_bins_hold_as_many_each_and_never_part_equals():
     assert bins(np.zeros(0), np.zeros(0)).shape == (5, 0)
 
 
-def test_measured_says_on_which_side_it_is_sure():
+def test_an_estimate_tells_on_which_side_its_interval_lies():
     groups = np.arange(30)
-    found = estimate(np.mean, groups, np.linspace(0.5, 1.5, 30))
+    result = estimate(np.mean, groups, np.linspace(0.5, 1.5, 30))
     assert (
-        found.value == pytest.approx(1) and found.side() == 1 and found.side(1) == 0 and found.side(2) == -1
+        result.value == pytest.approx(1)
+        and result.side() == 1
+        and result.side(1) == 0
+        and result.side(2) == -1
     )
-    assert found.num_episodes == 30
-    assert found.metrics("a") == {"a": found.value, "a_low": found.low, "a_high": found.high}
+    assert result.num_episodes == 30
+    assert result.metrics("a") == {"a": result.value, "a_low": result.low, "a_high": result.high}
 
 
-def test_measured_nothing_is_unknown_and_takes_no_side():
-    found = estimate(np.mean, np.zeros(0), np.zeros(0))
-    assert not found.known and found.side() == 0 and str(found) == "unknown"
+def test_an_estimate_without_data_is_unknown_and_on_no_side():
+    result = estimate(np.mean, np.zeros(0), np.zeros(0))
+    assert not result.known and result.side() == 0 and str(result) == "unknown"
 
 
-def test_numbers_read_well():
+def test_numbers_are_formatted_for_sentences():
     assert str(Estimate(0.5, 0.25, 0.75, 9)) == "0.50 (0.25 to 0.75)"
     assert str(Estimate(0.5, math.nan, math.nan, 1)) == "0.50"
-    said = [format_number(x) for x in (0.0, 1e-9, 0.01234, 1.26, 12.0, 99.7, 1234.5, -0.5, math.nan)]
-    assert said == ["0", "0", "0.012", "1.3", "12", "100", "1,234", "-0.5", "unknown"]
-    told = [format_percent(x) for x in (0, 0.004, 0.126, 1, math.nan)]
-    assert told == ["0 %", "under 1 %", "13 %", "100 %", "an unknown fraction"]
+    numbers = [format_number(x) for x in (0.0, 1e-9, 0.01234, 1.26, 12.0, 99.7, 1234.5, -0.5, math.nan)]
+    assert numbers == ["0", "0", "0.012", "1.3", "12", "100", "1,234", "-0.5", "unknown"]
+    percentages = [format_percent(x) for x in (0, 0.004, 0.126, 1, math.nan)]
+    assert percentages == ["0 %", "under 1 %", "13 %", "100 %", "an unknown fraction"]
 
 
-def test_few_episodes_are_said_to_be_few():
+def test_few_episodes_give_a_warning():
     assert (
         few_episodes_warning(FEW) == []
         and "a single episode" in few_episodes_warning(1)[0]

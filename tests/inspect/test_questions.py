@@ -106,7 +106,7 @@ def test_auroc_is_the_probability_of_a_larger_action():
 
 def test_an_ensemble_without_disagreement_separates_nothing():
     result = ood_detection(make_run(noisy(), agent=make_agent(critic=CertainCritic())))
-    assert all(found.value == 0.5 for found in result.auroc.values())
+    assert all(auroc.value == 0.5 for auroc in result.auroc.values())
     assert result.text() == [result.text()[0]] and "cannot separate any actions" in result.text()[0]
 
 
@@ -132,27 +132,27 @@ def with_td_errors(actions, error) -> Episode:
 
 
 def test_disagreement_that_orders_the_td_errors_is_reliable():
-    shown = [with_td_errors(a, 2 * abs(a)) for a in uniform(-1, 1, (6, 30))]
-    result = reliability(make_run(shown))
+    recorded = [with_td_errors(a, 2 * abs(a)) for a in uniform(-1, 1, (6, 30))]
+    result = reliability(make_run(recorded))
     assert result.td.value == pytest.approx(1) and result.multiple == pytest.approx(2, rel=1e-5)
     assert "is reliable" in result.text()[0]
 
 
 def test_disagreement_that_is_low_where_errors_are_high_is_misleading():
-    shown = [with_td_errors(a, 2 - abs(a)) for a in uniform(-1, 1, (6, 30))]
-    result = reliability(make_run(shown))
+    recorded = [with_td_errors(a, 2 - abs(a)) for a in uniform(-1, 1, (6, 30))]
+    result = reliability(make_run(recorded))
     assert result.td.value == pytest.approx(-1) and "is misleading" in result.text()[0]
 
 
 def test_disagreement_that_is_unrelated_to_errors_is_weak():
-    shown = [with_td_errors(a, e) for a, e in uniform(0.1, 1, (6, 2, 30))]
-    result = reliability(make_run(shown))
+    recorded = [with_td_errors(a, e) for a, e in uniform(0.1, 1, (6, 2, 30))]
+    result = reliability(make_run(recorded))
     assert abs(result.td.value) < 0.3 and "is weak" in result.text()[0]
 
 
 def test_a_step_with_an_unknown_end_has_no_td_error():
-    shown = [replace(with_td_errors(a, abs(a)), last_obs_known=False) for a in uniform(-1, 1, (5, 8))]
-    assert len(reliability(make_run(shown)).td_error) == 5 * 7
+    recorded = [replace(with_td_errors(a, abs(a)), last_obs_known=False) for a in uniform(-1, 1, (5, 8))]
+    assert len(reliability(make_run(recorded)).td_error) == 5 * 7
 
 
 def test_path_disagreement_is_what_the_planner_penalizes():
@@ -165,11 +165,11 @@ def test_path_disagreement_is_what_the_planner_penalizes():
 
 
 def test_an_error_that_grows_with_the_action_is_predicted_by_disagreement():
-    shown = []
+    recorded = []
     for action in uniform(-1, 1, (6, 30)):
         x = np.append(0, np.cumsum(0.1 * action + 0.3 * abs(action)))
-        shown.append(episode(x, action, action))
-    result = reliability(make_run(shown), horizons=(1,))
+        recorded.append(episode(x, action, action))
+    result = reliability(make_run(recorded), horizons=(1,))
     assert result.ahead["feature", 1].value == pytest.approx(1) == result.ahead["value", 1].value
     assert not result.ahead["reward", 1].known  # it is always right
     assert "reliable for the predicted feature, 1.00" in result.text()[1]
@@ -191,12 +191,12 @@ def test_horizons_are_limited_to_the_episodes_and_at_least_one():
 def test_a_constant_error_adds_up_step_by_step():
     """The model is off by 0.02 per step, and by 0.3 in every reward."""
     rng = np.random.default_rng(1)
-    shown = []
+    recorded = []
     for action in rng.uniform(-1, 1, (6, 40)):
-        shown.append(drive(action, wind=0.02, reward=action + 0.3))
-    run = make_run(shown)
+        recorded.append(drive(action, wind=0.02, reward=action + 0.3))
+    run = make_run(recorded)
     result = model_error(run, horizon=4)
-    x = np.concatenate([e.obs["state"][:-1, 0] for e in shown])
+    x = np.concatenate([e.obs["state"][:-1, 0] for e in recorded])
     for k in (1, 2, 4):
         errors = result.feature[k - 1]
         assert errors[np.isfinite(errors)] == pytest.approx(k * 0.02 / x.std(), rel=1e-3)
@@ -238,12 +238,12 @@ def test_a_stochastic_model_is_compared_with_its_own_samples():
 
 
 def test_decoded_observations_are_compared_by_name():
-    shown = noisy(wind=0.02)
-    result = model_error(make_run(shown), horizon=3)
+    recorded = noisy(wind=0.02)
+    result = model_error(make_run(recorded), horizon=3)
     ratio = result.obs["state"][:, 0] / result.obs["state"][0, 0]
     assert ratio == pytest.approx([1, 2, 3], rel=1e-3)
     assert len(result.charts()) == 4 and "decoded observations" in result.text()[3]
-    no_decoder = model_error(make_run(shown, agent=make_agent(NoDecoder())), horizon=3)
+    no_decoder = model_error(make_run(recorded, agent=make_agent(NoDecoder())), horizon=3)
     assert not no_decoder.obs and len(no_decoder.charts()) == 3
 
 
@@ -277,9 +277,9 @@ def test_values_that_are_one_too_high_have_a_bias_of_one_and_the_right_order():
 
 
 def test_values_of_the_wrong_sign_are_a_warning():
-    shown = [with_values(r) for r in uniform(0, 1, (8, 10))]
-    shown = [replace(e, obs={"state": -e.obs["state"]}) for e in shown]
-    result = value(make_run(shown))
+    recorded = [with_values(r) for r in uniform(0, 1, (8, 10))]
+    recorded = [replace(e, obs={"state": -e.obs["state"]}) for e in recorded]
+    result = value(make_run(recorded))
     assert result.rank_v.value == pytest.approx(-1) and result.text()[0].startswith("Warning")
 
 
@@ -338,9 +338,9 @@ def test_disagreement_that_rises_with_the_distance_is_reported():
         def disagreement(self, feature, action):
             return (feature[..., 0] - 10).abs() + 0 * action[..., 0]
 
-    shown = [episode(np.linspace(20, 60, 21) + i) for i in range(6)]
+    recorded = [episode(np.linspace(20, 60, 21) + i) for i in range(6)]
     train = [grid(0.1 * i, 1) for i in range(6)]
-    result = coverage(make_run(shown, train, agent=make_agent(critic=DistanceCritic())))
+    result = coverage(make_run(recorded, train, agent=make_agent(critic=DistanceCritic())))
     assert result.groups[VALIDATION].correlation.value == pytest.approx(1, abs=0.02)
     assert any(
         s.startswith("Disagreement rises with the distance: for the validation") for s in result.text()
@@ -354,9 +354,9 @@ def test_training_episodes_are_not_compared_with_themselves():
 
 
 def test_the_latest_episodes_are_selected():
-    shown = [drive(np.zeros(n)) for n in (5, 6, 7)]
-    assert [len(e) for e in latest(shown, 13)] == [6, 7]
-    assert [len(e) for e in latest(shown, 2)] == [7] and latest([], 5) == []
+    recorded = [drive(np.zeros(n)) for n in (5, 6, 7)]
+    assert [len(e) for e in latest(recorded, 13)] == [6, 7]
+    assert [len(e) for e in latest(recorded, 2)] == [7] and latest([], 5) == []
 
 
 def test_recorded_plans_are_a_group(tmp_path):
@@ -467,8 +467,8 @@ def test_little_data_gives_plain_sentences(question, data, trained):
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
 def test_single_steps_with_unknown_ends_are_answered(question):
-    shown = [replace(drive([0.5]), last_obs_known=False) for _ in range(2)]
-    check(question(make_run(shown)))
+    recorded = [replace(drive([0.5]), last_obs_known=False) for _ in range(2)]
+    check(question(make_run(recorded)))
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda q: q.__name__)
