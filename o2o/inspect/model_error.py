@@ -103,8 +103,7 @@ class ModelError(Result):
     """Error of imagination after 1 to H actions from K starts; NaN after the end of the episode.
 
     Errors of features and observations are in units of their own standard deviation: predicting their mean
-        has
-    an error of 1. Rewards are scaled rewards.
+    has an error of 1. Rewards are scaled rewards.
 
     Attributes:
         feature: (H, K) error of the imagined feature.
