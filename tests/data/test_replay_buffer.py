@@ -56,8 +56,8 @@ def test_tree_never_samples_a_leaf_of_weight_zero():
     tree = SumTree(5000)
     alive = np.sort(rng.permutation(5000)[:40])
     tree.set(alive, rng.random(40) * 1e-3 + 1e-9)
-    drawn = tree.sample(np.append(rng.random(20_000), np.nextafter(1, 0)))
-    assert set(drawn) <= set(alive)
+    sampled = tree.sample(np.append(rng.random(20_000), np.nextafter(1, 0)))
+    assert set(sampled) <= set(alive)
 
 
 def test_tree_after_many_updates_equals_a_new_one():
@@ -102,9 +102,9 @@ def test_new_episodes_get_the_highest_current_priority():
     both = torch.stack([batch.index[where[100]], batch.index[where[101]]])
     replay.update_priority(replace(batch, index=both), torch.tensor([3.0, 8.0]))
     replay.add(make_episode(1, 500))
-    drawn = starts(replay.sample(19_000, 1))
-    share = [np.mean(drawn == s) for s in (100, 101, 500)]
-    np.testing.assert_allclose(share, [3 / 19, 8 / 19, 8 / 19], atol=0.015)
+    sampled = starts(replay.sample(19_000, 1))
+    fraction = [np.mean(sampled == s) for s in (100, 101, 500)]
+    np.testing.assert_allclose(fraction, [3 / 19, 8 / 19, 8 / 19], atol=0.015)
 
 
 def test_priorities_are_clipped():
@@ -160,8 +160,8 @@ def test_full_windows_lie_inside_their_episodes():
 
 
 def test_full_windows_sample_both_ends_more_often():
-    drawn = starts(make_replay([7], config=FULL).sample(21_000, 5)) - 100
-    np.testing.assert_allclose(np.bincount(drawn) / 21_000, [3 / 7, 1 / 7, 3 / 7], atol=0.012)
+    sampled = starts(make_replay([7], config=FULL).sample(21_000, 5)) - 100
+    np.testing.assert_allclose(np.bincount(sampled) / 21_000, [3 / 7, 1 / 7, 3 / 7], atol=0.012)
 
 
 def test_a_full_window_gives_its_priority_to_the_sampled_step():
@@ -380,13 +380,13 @@ def test_mixed_replay_sets_each_priority_in_the_buffer_it_came_from():
 
 
 def run(replay: Replay, steps: int) -> list:
-    drawn = []
+    sampled = []
     for step in range(steps):
         batch = replay.sample(16, 3)
-        drawn.append((batch.index.tolist(), batch.weight.tolist(), batch.episode.tolist()))
+        sampled.append((batch.index.tolist(), batch.weight.tolist(), batch.episode.tolist()))
         replay.update_priority(batch, 1 + 10 * torch.rand(16, generator=torch.Generator().manual_seed(step)))
         replay.add(make_episode(3 + step % 4, 1000 + 10 * step))
-    return drawn
+    return sampled
 
 
 def test_a_resumed_replay_samples_the_same_batches_as_an_uninterrupted_one():
@@ -445,8 +445,8 @@ def test_starts_are_sampled_less_often_with_more_visits(times, chance):
 
 def test_visits_become_even_and_new_steps_catch_up():
     replay = make_replay([40], config=VISITS, online=True)
-    drawn = [starts(replay.sample(8, 1)) for _ in range(500)]
-    counts = np.unique(np.concatenate(drawn), return_counts=True)[1]
+    sampled = [starts(replay.sample(8, 1)) for _ in range(500)]
+    counts = np.unique(np.concatenate(sampled), return_counts=True)[1]
     assert len(counts) == 40 and counts.min() > 80 and counts.max() < 120  # 100 each; by chance 70 to 130
     replay.add(make_episode(10, 900))
     fresh = np.concatenate([starts(replay.sample(8, 1)) for _ in range(50)])
