@@ -1,4 +1,4 @@
-"""Candidate plans at a moment, in words and charts; `o2o.inspect.candidates` reads them."""
+"""Describes and plots the planner's candidates; `o2o.inspect.candidates` computes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,237 +20,245 @@ from o2o.inspect.charts.chart import (
 from o2o.inspect.probe import Probe
 from o2o.inspect.result import Result
 
-ENDS = (0.02, 0.98)  # quantiles of the doubt that the colors reach to
-SHAPE = 1.3  # width by height of the part of a picture that is shown
+COLOR_QUANTILES = (0.02, 0.98)  # of the disagreement, at the ends of the color bar
+IMAGE_ASPECT = 1.3  # width to height of the visible part of an image
+MAX_NAMED_STEPS = 8  # steps that the text lists
+MAX_REPLAY_ERROR = 2e-3  # m, above which the text warns
 
 
 @dataclass(frozen=True)
-class Look:
-    """One moment to look at.
+class CandidateStep:
+    """The candidates of one decision.
 
     Attributes:
-        moment: what was thought.
-        path: (S+2, H+1, D) where each candidate leads, then the policy's plan, then what happened; NaN where
-            that is unknown.
-        picture: (h, w, 3) uint8 of the robot then, if it was drawn.
-        pixel: (S+2, H+1, 2) the path in it.
+        record: plan record of the decision.
+        path: (S+2, H+1, D) path of each candidate, then of the policy's plan, then the executed path; NaN
+            where a path is unknown.
+        image: (h, w, 3) uint8 image of the robot at the decision, if it was rendered.
+        pixels: (S+2, H+1, 2) the paths in this image.
     """
 
-    moment: PlanRecord
+    record: PlanRecord
     path: np.ndarray
-    picture: np.ndarray | None = None
-    pixel: np.ndarray | None = None
+    image: np.ndarray | None = None
+    pixels: np.ndarray | None = None
 
     @property
     def overruled(self) -> bool:
-        """Whether without the penalty another candidate would have been the best."""
-        return bool(self.moment.gain.argmax() != self.moment.value().argmax())
+        """Whether another candidate would be the best without the penalty."""
+        return bool(self.record.gain.argmax() != self.record.value().argmax())
 
 
 @dataclass(frozen=True)
 class Candidates(Result):
-    """The plans of some moments of an episode, in space.
+    """The planner's candidates at some steps of an episode.
 
     Attributes:
-        looks: one a moment, in order.
-        axes: (D,) what is drawn, with units.
-        where: the episode, in words.
-        recorded: whether this is what the planner thought then; else it was asked again.
-        along: whether paths are colored step by step, and not as a whole.
-        probe: that the paths come from; None where they are commands added up.
-        entries: of the read-out that are drawn.
-        missed: (D,) root mean square error of the read-out at these very moments; NaN where nobody knows.
-        behind: updates that the checkpoint has learned since the plans were recorded.
-        replay_error: largest distance (m) of the replayed robot from the recorded one; NaN without pictures.
+        steps: candidates of each decision, in order.
+        axes: (D,) axis labels with units.
+        episode_name: name of the episode for texts.
+        recorded: whether the plans were recorded during the episode, else the planner searched again.
+        color_per_step: whether the disagreement colors each step of a path, else the path as a whole.
+        probe: linear probe that predicts the paths; None if paths are sums of commands.
+        entries: plotted entries of the probe.
+        probe_error: (D,) root mean square error of the probe at the decisions; NaN if unknown.
+        updates_since: updates of the checkpoint since the plans were recorded.
+        replay_error: largest distance (m) of the replayed robot from the recorded one; NaN without images.
     """
 
-    looks: tuple[Look, ...]
+    steps: tuple[CandidateStep, ...]
     axes: tuple[str, ...]
-    where: str
+    episode_name: str
     recorded: bool
-    along: bool = False
+    color_per_step: bool = False
     probe: Probe | None = None
     entries: tuple[int, ...] = ()
-    missed: tuple[float, ...] = ()
-    behind: int = 0
+    probe_error: tuple[float, ...] = ()
+    updates_since: int = 0
     replay_error: float = float("nan")
 
     @property
     def shown(self) -> int:
-        """The moment whose plans differ most in doubt, of those whose end is known if any is."""
-        order = [(np.isfinite(look.path[-1]).all(), np.ptp(look.moment.doubt)) for look in self.looks]
-        return max(range(len(order)), key=order.__getitem__)
+        """Index of the decision whose candidates differ most in disagreement.
+
+        Decisions with a complete executed path have priority.
+        """
+        keys = [(np.isfinite(step.path[-1]).all(), np.ptp(step.record.doubt)) for step in self.steps]
+        return max(range(len(keys)), key=keys.__getitem__)
 
     def text(self) -> list[str]:
-        moment = self.looks[self.shown].moment
-        best, doubt = int(moment.chosen), moment.doubt
-        others = max(len(doubt) - 1, 1)
-        less = 100 * (doubt > doubt[best]).sum() / others
-        told = [
-            f"At step {int(moment.t)} of {self.where} the planner chose a plan that is surer than "
-            f"{less:.0f} % of {others} others; its doubt costs {moment.penalty()[best]:.3g} of a return "
-            f"of {moment.gain[best]:.3g} (price {float(moment.price):.3g} a unit of spread)."
+        record = self.steps[self.shown].record
+        chosen, disagreement = int(record.chosen), record.doubt
+        num_others = max(len(disagreement) - 1, 1)
+        percent = 100 * (disagreement > disagreement[chosen]).sum() / num_others
+        sentences = [
+            f"At step {int(record.t)} of {self.episode_name} the chosen plan has less disagreement than "
+            f"{percent:.0f} % of {num_others} others; its penalty is {record.penalty()[chosen]:.3g} of a "
+            f"return of {record.gain[chosen]:.3g} (penalty weight {float(record.price):.3g})."
         ]
-        turned = [int(look.moment.t) for look in self.looks if look.overruled]
-        if turned:
-            steps = ", ".join(map(str, turned[:8])) + (", …" if len(turned) > 8 else "")
-            told.append(
-                f"The penalty turned it away from the candidate of the highest return in {len(turned)} of "
-                f"{len(self.looks)} moments shown ({'steps' if len(turned) > 1 else 'step'} {steps})."
+        overruled = [int(step.record.t) for step in self.steps if step.overruled]
+        if overruled:
+            listed = ", ".join(map(str, overruled[:MAX_NAMED_STEPS]))
+            listed += ", ..." if len(overruled) > MAX_NAMED_STEPS else ""
+            sentences.append(
+                f"The penalty changed the choice away from the candidate with the highest return at "
+                f"{len(overruled)} of {len(self.steps)} steps shown "
+                f"({'steps' if len(overruled) > 1 else 'step'} {listed})."
             )
-        elif float(moment.price):
-            told.append("In no moment shown did the penalty turn it away from the highest return.")
-        told.append(self._source())
+        elif float(record.price):
+            sentences.append("At no step shown did the penalty change the choice.")
+        sentences.append(self._source_text())
         if self.probe is None:
-            told.append(
-                "Paths are the commands added up from where the robot was: what it asks, not what follows."
+            sentences.append(
+                "Paths are sums of the commanded displacements from the robot's position, not predictions of "
+                "its motion."
             )
         else:
-            told.append(self._read())
-        if self.replay_error > 2e-3:
-            told.append(
-                f"The replay in the pictures strays up to {1e3 * self.replay_error:.0f} mm from what was "
-                "recorded: the background is not quite the episode's."
+            sentences.append(self._probe_text())
+        if self.replay_error > MAX_REPLAY_ERROR:
+            sentences.append(
+                f"The replay in the images differs by up to {1e3 * self.replay_error:.0f} mm from the "
+                "recording, so the background is not exactly that of the episode."
             )
-        return told
+        return sentences
 
     def charts(self) -> Sequence[Chart | Frames]:
-        names = [f"step {int(look.moment.t)}" for look in self.looks]
-        kinds = [[self._flat(look) for look in self.looks]]
+        names = [f"step {int(step.record.t)}" for step in self.steps]
+        rows = [[self._chart_2d(step) for step in self.steps]]
         if len(self.axes) == 3:
-            kinds.append([self._deep(look) for look in self.looks])
-        if all(look.picture is not None for look in self.looks):
-            kinds.insert(0, [self._pictured(look) for look in self.looks])
-        scale = self._scale()
-        kinds = [[replace(chart, value_range=scale) for chart in charts] for charts in kinds]
+            rows.append([self._chart_3d(step) for step in self.steps])
+        if all(step.image is not None for step in self.steps):
+            rows.insert(0, [self._image_chart(step) for step in self.steps])
+        value_range = self._value_range()
+        rows = [[replace(chart, value_range=value_range) for chart in charts] for charts in rows]
         if len(names) == 1:
-            return [replace(charts[0], title=f"{charts[0].title}: {names[0]}") for charts in kinds]
-        return [Frames(charts, names, self.shown) for charts in kinds]
+            return [replace(charts[0], title=f"{charts[0].title}: {names[0]}") for charts in rows]
+        return [Frames(charts, names, self.shown) for charts in rows]
 
     def metrics(self) -> dict[str, float]:
-        moments = [look.moment for look in self.looks]
-        chosen = [int(moment.chosen) for moment in moments]
-        picked = list(zip(moments, chosen, strict=True))
+        records = [step.record for step in self.steps]
+        chosen = [(record, int(record.chosen)) for record in records]
         return {
-            "num_moments": float(len(moments)),
-            "overruled_share": float(np.mean([look.overruled for look in self.looks])),
-            "chosen_doubt": float(np.mean([m.doubt[c] for m, c in picked])),
-            "candidates_doubt": float(np.mean([m.doubt.mean() for m in moments])),
-            "penalty_share": float(np.mean([m.share()[c] for m, c in picked])),
+            "num_steps": float(len(records)),
+            "overruled_fraction": float(np.mean([step.overruled for step in self.steps])),
+            "chosen_disagreement": float(np.mean([r.doubt[i] for r, i in chosen])),
+            "candidates_disagreement": float(np.mean([r.doubt.mean() for r in records])),
+            "penalty_fraction": float(np.mean([r.share()[i] for r, i in chosen])),
             "replay_error_m": self.replay_error,
-            **{f"missed/{axis}": miss for axis, miss in zip(self.axes, self.missed, strict=False)},
+            **{f"probe_error/{axis}": e for axis, e in zip(self.axes, self.probe_error, strict=False)},
         }
 
-    def _source(self) -> str:
+    def _source_text(self) -> str:
         if not self.recorded:
             return (
-                "These plans were made again by the checkpoint, without the plan of the step before to start "
-                "from; they are not what was thought then."
+                "The plans were not recorded: the checkpoint planned again, without the previous step's plan "
+                "as warm start, so they differ from those of the episode."
             )
-        told = "These are the plans as they were recorded."
-        if self.behind:
-            told += f" The checkpoint has learned for {self.behind} updates since, so its model is another."
-        return told
+        text = "The plans were recorded during the episode."
+        if self.updates_since:
+            text += f" The checkpoint's model has had {self.updates_since} updates since."
+        return text
 
-    def _read(self) -> str:
+    def _probe_text(self) -> str:
         assert self.probe is not None
-        usual = [self.probe.error[0, i] for i in self.entries]
-        told = (
-            "Paths are read out of the model's belief, not decoded by it; the read-out errs by "
-            + ", ".join(f"{error:.3g} ({axis})" for error, axis in zip(usual, self.axes, strict=True))
+        test_error = [self.probe.error[0, i] for i in self.entries]
+        text = "Paths are predicted by a linear probe of the model's belief; its error is " + ", ".join(
+            f"{error:.3g} ({axis})" for error, axis in zip(test_error, self.axes, strict=True)
         )
-        if not np.isfinite(self.missed).all():
-            return told + " on steps it was not fitted on."
-        told += ", and at these very moments by " + ", ".join(f"{miss:.3g}" for miss in self.missed)
-        if self.recorded and self.behind and np.max(np.array(self.missed) / np.maximum(usual, 1e-12)) > 2:
+        if not np.isfinite(self.probe_error).all():
+            return text + " on steps that it was not fitted on."
+        text += ", and at the steps shown " + ", ".join(f"{error:.3g}" for error in self.probe_error)
+        ratio = np.max(np.array(self.probe_error) / np.maximum(test_error, 1e-12))
+        if self.recorded and self.updates_since and ratio > 2:
             return (
-                told
-                + ": the belief of that time reads differently, so take the paths' shape, not their place."
+                text + ": the belief at that time was different, so the shape of the paths is reliable, but "
+                "not their position."
             )
-        return told + "."
+        return text + "."
 
-    def _scale(self) -> tuple[float, float]:
-        doubt = np.concatenate([self._doubt(look.moment).reshape(-1) for look in self.looks])
-        known = doubt[np.isfinite(doubt)]
-        ends = np.quantile(known, ENDS) if len(known) else np.array([0.0, 1.0])
+    def _value_range(self) -> tuple[float, float]:
+        values = np.concatenate([self._color_values(step.record).reshape(-1) for step in self.steps])
+        finite = values[np.isfinite(values)]
+        ends = np.quantile(finite, COLOR_QUANTILES) if len(finite) else np.array([0.0, 1.0])
         low, high = float(ends[0]), float(ends[1])
         return (low, high) if low < high else (low - 0.5, low + 0.5)
 
-    def _doubt(self, moment: PlanRecord) -> np.ndarray:
-        """What colors the paths, (S,) or (S, H+1)."""
-        return moment.spread.T if self.along else moment.doubt
+    def _color_values(self, record: PlanRecord) -> np.ndarray:
+        """Returns the disagreement that colors the paths, (S,) or (S, H+1)."""
+        return record.spread.T if self.color_per_step else record.doubt
 
-    def _flat(self, look: Look) -> Chart:
-        title, caption = "Where its candidate plans lead", self._caption()
+    def _chart_2d(self, step: CandidateStep) -> Chart:
+        title, caption = "Paths of the candidates", self._caption()
         if len(self.axes) == 1:
-            steps = np.broadcast_to(np.arange(look.path.shape[1]), look.path.shape[:2])
-            marks = self._marks(look, np.stack([steps, look.path[..., 0]], -1))
-            return Chart(title, "steps ahead", self.axes[0], marks, caption, value=self._value())
-        a, b = self._plane()
-        flat, equal = look.path[..., [a, b]], self.probe is None
-        marks = self._marks(look, flat)
-        return Chart(
-            title, self.axes[a], self.axes[b], marks, caption, value=self._value(), equal_aspect=equal
-        )
+            steps_ahead = np.broadcast_to(np.arange(step.path.shape[1]), step.path.shape[:2])
+            marks = self._marks(step, np.stack([steps_ahead, step.path[..., 0]], -1))
+            return Chart(title, "steps ahead", self.axes[0], marks, caption, value=self._value_label())
+        a, b = self._widest_axes()
+        marks = self._marks(step, step.path[..., [a, b]])
+        labels = {"value": self._value_label(), "equal_aspect": self.probe is None}
+        return Chart(title, self.axes[a], self.axes[b], marks, caption, **labels)
 
-    def _deep(self, look: Look) -> Chart:
+    def _chart_3d(self, step: CandidateStep) -> Chart:
         x, y, z = self.axes
-        title, equal = "Where its candidate plans lead, in space", self.probe is None
-        marks = self._marks(look, look.path)
-        return Chart(title, x, y, marks, self._caption(), z=z, value=self._value(), equal_aspect=equal)
+        marks = self._marks(step, step.path)
+        labels = {"z": z, "value": self._value_label(), "equal_aspect": self.probe is None}
+        return Chart("Paths of the candidates in 3D", x, y, marks, self._caption(), **labels)
 
-    def _pictured(self, look: Look) -> Chart:
-        assert look.picture is not None and look.pixel is not None
-        high, wide = look.picture.shape[:2]
-        marks = [BackgroundImage(look.picture, (0, wide, high, 0)), *self._marks(look, look.pixel)]
-        title = "Its candidate plans, as the camera sees them"
-        ranges = {"x_range": (0, wide), "y_range": self._rows(wide, high)}
-        return Chart(title, "", "", marks, self._caption(), value=self._value(), equal_aspect=True, **ranges)
+    def _image_chart(self, step: CandidateStep) -> Chart:
+        assert step.image is not None and step.pixels is not None
+        height, width = step.image.shape[:2]
+        marks = [BackgroundImage(step.image, (0, width, height, 0)), *self._marks(step, step.pixels)]
+        ranges = {"x_range": (0, width), "y_range": self._visible_rows(width, height)}
+        title, labels = "Paths of the candidates in the image", {"value": self._value_label()}
+        return Chart(title, "", "", marks, self._caption(), equal_aspect=True, **labels, **ranges)
 
-    def _rows(self, wide: int, high: int) -> tuple[float, float]:
-        """(bottom, top) of the part of the pictures that is shown, the plans in its middle."""
-        down = np.concatenate(
-            [look.pixel[..., 1].reshape(-1) for look in self.looks if look.pixel is not None]
-        )
-        height = min(float(high), wide / SHAPE)
-        middle = float(np.median(down[np.isfinite(down)])) if np.isfinite(down).any() else high / 2
-        top = min(max(middle - height / 2, 0.0), high - height)
-        return top + height, top
+    def _visible_rows(self, width: int, height: int) -> tuple[float, float]:
+        """Returns (bottom, top) of the visible part of the images, centered on the paths."""
+        rows = np.concatenate([s.pixels[..., 1].reshape(-1) for s in self.steps if s.pixels is not None])
+        visible_height = min(float(height), width / IMAGE_ASPECT)
+        finite = rows[np.isfinite(rows)]
+        middle = float(np.median(finite)) if len(finite) else height / 2
+        top = min(max(middle - visible_height / 2, 0.0), height - visible_height)
+        return top + visible_height, top
 
-    def _marks(self, look: Look, path: np.ndarray) -> list[Paths | Points]:
-        moment, doubt = look.moment, self._doubt(look.moment)
-        elite = moment.elite
-        best, policy, happened = path[[int(moment.chosen)]], path[[-2]], path[[-1]]
+    def _marks(self, step: CandidateStep, path: np.ndarray) -> list[Paths | Points]:
+        record, values = step.record, self._color_values(step.record)
+        elite = record.elite
+        chosen, policy, executed = path[[int(record.chosen)]], path[[-2]], path[[-1]]
         marks: list[Paths | Points] = [
-            Paths(path[:-2][~elite], doubt[~elite], "other plans", 0.9),
-            Paths(path[:-2][elite], doubt[elite], f"best {int(elite.sum())}", 2.0),
+            Paths(path[:-2][~elite], values[~elite], "other candidates", 0.9),
+            Paths(path[:-2][elite], values[elite], f"{int(elite.sum())} elites", 2.0),
         ]
-        own = (happened, "what happened", DATA), (policy, "the policy's plan", POLICY)
-        for line, name, color in (*own, (best, "chosen", CHOSEN)):
+        highlighted = (
+            (executed, "executed path", DATA),
+            (policy, "policy's plan", POLICY),
+            (chosen, "chosen plan", CHOSEN),
+        )
+        for line, name, color in highlighted:
             if np.isfinite(line).all(-1).sum() > 1:
-                rim = Paths(line, width=4.4, color=OUTLINE)  # apart from plans of any color
-                marks += [rim, Paths(line, name=name, width=2.6, color=color)]
-        start = best[0, 0]
-        deep = {"z": start[2:]} if len(start) == 3 else {}
-        return [*marks, Points(start[:1], start[1:2], color=CHOSEN, size=7.0, **deep)]
+                outline = Paths(line, width=4.4, color=OUTLINE)  # separates it from paths of any color
+                marks += [outline, Paths(line, name=name, width=2.6, color=color)]
+        start = chosen[0, 0]
+        z = {"z": start[2:]} if len(start) == 3 else {}
+        return [*marks, Points(start[:1], start[1:2], color=CHOSEN, size=7.0, **z)]
 
-    def _plane(self) -> tuple[int, int]:
-        """The two axes along which the plans of all moments reach furthest."""
-        reach = np.mean([np.ptp(look.path[:-2], (0, 1)) for look in self.looks], 0)
+    def _widest_axes(self) -> tuple[int, int]:
+        """Returns the two axes with the largest range of the candidates, over all steps."""
+        span = np.mean([np.ptp(step.path[:-2], (0, 1)) for step in self.steps], 0)
         if self.probe is not None:
-            reach = reach / np.maximum(self.probe.scale[list(self.entries)], 1e-12)
-        a, b = np.sort(np.argsort(-reach, kind="stable")[:2]).tolist()
+            span = span / np.maximum(self.probe.scale[list(self.entries)], 1e-12)
+        a, b = np.sort(np.argsort(-span, kind="stable")[:2]).tolist()
         return a, b
 
-    def _value(self) -> str:
+    def _value_label(self) -> str:
         return (
-            "spread of the critic at each step"
-            if self.along
-            else "doubt: spread of the critic along the plan"
+            "disagreement at each step"
+            if self.color_per_step
+            else "disagreement, discounted sum along the plan"
         )
 
     def _caption(self) -> str:
-        told = "Each line is a plan the search considered last; blue it is sure of, orange it is not."
+        text = "Each line is a candidate of the last iteration; blue: low disagreement, orange: high."
         if self.probe is not None:
-            told += " Places are read out of the model's belief and err as said."
-        return told
+            text += " Positions are predicted by a linear probe of the model's belief."
+        return text

@@ -1,4 +1,4 @@
-"""One decision at a glance, for a log: where its candidates lead, and what each was worth."""
+"""Plots one decision of the planner for a log: the paths of its candidates and their values."""
 
 import numpy as np
 
@@ -9,33 +9,40 @@ from o2o.inspect.charts.chart import MODEL, MUTED, PLAN, POLICY, Chart, Paths, P
 
 
 def decision_chart(
-    moment: PlanRecord, obs: dict[str, np.ndarray], transform: Transform, moves: Displacement | None
+    record: PlanRecord, obs: dict[str, np.ndarray], transform: Transform, displacement: Displacement | None
 ) -> list[Chart]:
-    """Candidates as paths from above, where actions are known to move the robot's end, and by their worth.
+    """Returns a chart of the candidates' return and disagreement, after one of their end-effector paths.
 
     Args:
-        obs: name -> (*shape) what the robot saw then, physical.
+        record: plan record of the decision.
+        obs: name -> (*shape) physical observation at the decision.
+        transform: transform of the agent.
+        displacement: how actions move the end effector; None omits the paths.
     """
-    doubt, gain, chosen = moment.doubt, moment.gain, int(moment.chosen)
-    worth = Chart(
-        "What the candidates promised, and how sure", "doubt along the plan", "return before penalty",
+    disagreement, return_, chosen = record.doubt, record.gain, int(record.chosen)
+    sampled, by_policy = ~record.by_policy, record.by_policy
+    value_chart = Chart(
+        "Return and disagreement of the candidates", "disagreement, discounted sum along the plan",
+        "return before penalty",
         [
-            Points(doubt[~moment.by_policy], gain[~moment.by_policy], "drawn", MUTED),
-            Points(doubt[moment.by_policy], gain[moment.by_policy], "the policy's", POLICY),
-            Points(doubt[[chosen]], gain[[chosen]], "chosen", MODEL, size=9),
+            Points(disagreement[sampled], return_[sampled], "sampled", MUTED),
+            Points(disagreement[by_policy], return_[by_policy], "policy", POLICY),
+            Points(disagreement[[chosen]], return_[[chosen]], "chosen", MODEL, size=9),
         ],
-        f"Step {int(moment.t)}; lambda {float(moment.price):g}.",
+        f"Step {int(record.t)}; penalty weight (lambda) {float(record.price):g}.",
     )  # fmt: skip
-    if moves is None:
-        return [worth]
-    here = moves.position({name: value[None] for name, value in obs.items()})[0]
-    paths = moves.path(here, transform.physical_action(moment.action))[..., :2]  # (S, H+1, 2)
-    seen = Chart(
-        "Where the candidates lead, from above", "x, m", "y, m",
+    if displacement is None:
+        return [value_chart]
+    start = displacement.position({name: value[None] for name, value in obs.items()})[0]
+    action = transform.physical_action(record.action)
+    paths = displacement.path(start, action)[..., :2]  # (S, H+1, 2)
+    path_chart = Chart(
+        "Paths of the candidates, top view", "x, m", "y, m",
         [
-            Paths(paths, doubt),
+            Paths(paths, disagreement),
             Paths(paths[[chosen]], name="chosen", color=PLAN, width=3.0),
         ],
-        "Commands added up; color: doubt along the plan.", value="doubt", equal_aspect=True,
+        "Paths are the sums of the commanded displacements. Color: disagreement, discounted sum.",
+        value="disagreement", equal_aspect=True,
     )  # fmt: skip
-    return [seen, worth]
+    return [path_chart, value_chart]

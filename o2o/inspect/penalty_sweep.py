@@ -1,4 +1,4 @@
-"""What the planner would have chosen at other prices of its doubt (other lambda)."""
+"""Compares the plans that the planner chooses at different penalty weights (lambda)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,324 +11,346 @@ from o2o.agent.plan_record import PlanRecord
 from o2o.core.errors import UsageError
 from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.charts.chart import DATA, MUTED, PLAN, POLICY, Chart, Line, Rule
-from o2o.inspect.plans import distance, recorded, replan
+from o2o.inspect.plans import action_distance, load_plan_records, replan
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 from o2o.nn.world_model import index
 
-GRID = 3.0 ** np.arange(-3, 2)  # around the price at which doubt costs as much as plans bring
-BAND = (0.05, 0.95)  # quantiles of the recorded actions' spread
-SURE = 0.9  # quantile at which plans and recorded actions are held against each other
-CHANCE = 0.95  # an action changed if it moved further than so many moves by chance
-MOST_RECORDED = 200  # recorded decisions that are ranked again
-FEWEST, MOST = 8, 64  # moments, where nobody says how many
-EFFORT = 1e10  # of them: candidates' steps times weights, and times numbers that a step copies
-COPIES = 20  # of a state's numbers in a step, a guess: `twm` remembers what it saw
+GRID = 3.0 ** np.arange(-3, 2)  # multiples of the weight at which the penalty equals the return
+DATA_BAND = (0.05, 0.95)  # quantiles of the disagreement on recorded actions
+HIGH_QUANTILE = 0.9  # at which the disagreement of plans and of recorded actions is compared
+CHANCE_QUANTILE = 0.95  # an action has changed if it differs by more than this quantile of random changes
+MAX_RERANKED = 200  # recorded decisions that are ranked again
+MIN_STATES, MAX_STATES = 8, 64  # states to plan in, by default
+MAX_COST = 1e10  # of the default number of states: candidate steps x (weights + numbers copied in a step)
+COPIES = 20  # estimated copies of a state's numbers in a step; `twm` stores its past observations
 
 
 @dataclass(frozen=True)
 class PenaltySweep(Result):
-    """P prices from 0 up, K moments. What a moment brings is of its best plans, weighted as the search does.
+    """Plans at P penalty weights in K states. Each value averages the elites of a state with their weights.
 
     Attributes:
-        price: (P,) units of return for one unit of spread; the first is 0.
-        own: the price of the run.
-        by_robot: (K,) bool, moments of the robot's own episodes; the others are recorded ones.
-        gain: (P, K) return before the penalty.
-        share: (P, K) the penalty's part of |gain| + penalty.
-        first_spread, spread: (P, K) of the first action; mean along the plan.
-        reach: (P,) the `SURE` quantile of the spread over all moments and steps of plans.
-        action: (P, K, A) that it would take on average, in [-1, 1].
-        moved: (P, K) root mean square distance of it from the one at price 0, as a share of the range.
-        chance: (K,) that distance between two searches at price 0 with other random numbers.
-        from_policy: (P, K) distance from the policy's action, likewise.
-        from_data: (P, K) distance from the action that was executed.
-        data_spread: (M,) of recorded actions where they were taken.
-        recorded_changed: (P,) share of the planner's recorded decisions in which another candidate than at
-            price 0 is the best; NaN where none were recorded.
-        num_recorded: those decisions.
+        penalty_weight: (P,) units of return per unit of disagreement, increasing; the first is 0.
+        run_weight: penalty weight of the run.
+        from_robot: (K,) bool, whether the state is from the robot's own episodes, else from recorded ones.
+        return_: (P, K) return before the penalty.
+        penalty_fraction: (P, K) penalty as a fraction of |return| + penalty.
+        first_disagreement: (P, K) disagreement at the first action.
+        disagreement: (P, K) mean disagreement along the plan.
+        high_disagreement: (P,) `HIGH_QUANTILE` of the disagreement over all states and plan steps.
+        action: (P, K, A) mean first action, in [-1, 1].
+        action_change: (P, K) RMS distance from the action at weight 0, as a fraction of the action range.
+        random_change: (K,) the same distance between two searches at weight 0 with different random numbers.
+        policy_distance: (P, K) the same distance from the policy's action.
+        data_distance: (P, K) the same distance from the executed action.
+        data_disagreement: (M,) disagreement on the recorded actions.
+        reranked_fraction: (P,) fraction of the recorded decisions in which another candidate than at weight 0
+            is the best; NaN if no plans were recorded.
+        num_recorded: number of those decisions.
     """
 
-    price: np.ndarray
-    own: float
-    by_robot: np.ndarray
-    gain: np.ndarray
-    share: np.ndarray
-    first_spread: np.ndarray
-    spread: np.ndarray
-    reach: np.ndarray
+    penalty_weight: np.ndarray
+    run_weight: float
+    from_robot: np.ndarray
+    return_: np.ndarray
+    penalty_fraction: np.ndarray
+    first_disagreement: np.ndarray
+    disagreement: np.ndarray
+    high_disagreement: np.ndarray
     action: np.ndarray
-    moved: np.ndarray
-    chance: np.ndarray
-    from_policy: np.ndarray
-    from_data: np.ndarray
-    data_spread: np.ndarray
-    recorded_changed: np.ndarray
+    action_change: np.ndarray
+    random_change: np.ndarray
+    policy_distance: np.ndarray
+    data_distance: np.ndarray
+    data_disagreement: np.ndarray
+    reranked_fraction: np.ndarray
     num_recorded: int
 
     @property
-    def changed(self) -> np.ndarray:
-        """(P,) share of moments in which the action moved further than by chance."""
-        return (self.moved > np.quantile(self.chance, CHANCE)).mean(1)
+    def changed_fraction(self) -> np.ndarray:
+        """Fraction (P,) of the states in which the action changed by more than chance."""
+        return (self.action_change > np.quantile(self.random_change, CHANCE_QUANTILE)).mean(1)
 
     @property
-    def bound(self) -> float:
-        """What the plans' `reach` is held against: the same quantile of the recorded actions."""
-        return float(np.quantile(self.data_spread, SURE))
+    def high_data_disagreement(self) -> float:
+        """The `HIGH_QUANTILE` of the disagreement on recorded actions, to compare with that of plans."""
+        return float(np.quantile(self.data_disagreement, HIGH_QUANTILE))
 
     @property
-    def sure_from(self) -> float:
-        """The price from which on plans stay as sure as recorded actions, in a straight line between two that
-        were tried; NaN if none was enough."""
-        unsure = np.flatnonzero(self.reach > self.bound)
-        if not len(unsure):
+    def sufficient_weight(self) -> float:
+        """The weight from which on plans have no more disagreement than recorded actions.
+
+        It is linearly interpolated between two tested weights; NaN if no tested weight is sufficient.
+        """
+        above = np.flatnonzero(self.high_disagreement > self.high_data_disagreement)
+        if not len(above):
             return 0.0
-        last = unsure[-1]
-        if last + 1 == len(self.price):
+        last = above[-1]
+        if last + 1 == len(self.penalty_weight):
             return float("nan")
         ends = slice(last + 1, last - 1 if last else None, -1)
-        return float(np.interp(self.bound, self.reach[ends], self.price[ends]))
+        known = self.high_disagreement[ends], self.penalty_weight[ends]
+        return float(np.interp(self.high_data_disagreement, *known))
 
     @property
-    def here(self) -> int:
-        """The place of the run's own price."""
-        return int(np.abs(self.price - self.own).argmin())
+    def run_index(self) -> int:
+        """The index of the run's penalty weight."""
+        return int(np.abs(self.penalty_weight - self.run_weight).argmin())
 
     def text(self) -> list[str]:
-        if not self.spread.max() > 0:
-            return ["The critic's members never disagree, so no price of doubt changes any plan."]
-        return [self._does(), self._sure(), self._cost(), *self._again()]
+        if not self.disagreement.max() > 0:
+            return ["The members of the Q-ensemble never disagree, so no penalty weight changes any plan."]
+        return [
+            self._effect_text(), self._disagreement_text(), self._cost_text(), *self._reranking_text()
+        ]  # fmt: skip
 
     def charts(self) -> Sequence[Chart]:
-        rules = [Rule(x=self.own, name="this run's price")] if self.own > 0 else []
-        low, middle, high = np.quantile(self.data_spread, (BAND[0], 0.5, BAND[1]))
-        flat = np.ones(len(self.price) - 1)
+        rules = [Rule(x=self.run_weight, name="this run")] if self.run_weight > 0 else []
+        low, middle, high = np.quantile(self.data_disagreement, (DATA_BAND[0], 0.5, DATA_BAND[1]))
+        weights = self.penalty_weight[1:]
+        flat = np.ones(len(weights))
         band = {"low": low * flat, "high": high * flat}
-        again = Line(self.price[1:], self.recorded_changed[1:], "recorded, ranked again", MUTED, dash=True)
+        reranked = Line(weights, self.reranked_fraction[1:], "recorded plans, reranked", MUTED, dash=True)
         return [
             Chart(
-                "How sure the chosen plans are", LABEL, "spread of the critic",
+                "Disagreement of the chosen plans", LABEL, "disagreement, units of the scaled reward",
                 [
-                    Line(self.price[1:], middle * flat, "recorded actions", DATA, **band),
-                    *self._lines(self.spread, "chosen plan"),
-                    self._line(self.first_spread, "its first action", POLICY), *rules,
+                    Line(weights, middle * flat, "recorded actions", DATA, **band),
+                    *self._lines(self.disagreement, "chosen plan"),
+                    self._line(self.first_disagreement, "its first action", POLICY), *rules,
                 ],
-                "Medians; the band holds 9 of 10 recorded actions. Dashed level: at price 0.", log_x=True,
-            ),
-            Chart(
-                "What caution costs", LABEL, "predicted return without penalty",
-                [*self._lines(self.gain, "chosen plan"), *rules],
-                "Of the plans chosen, before the penalty is taken off. Dashed level: at price 0.", log_x=True,
-            ),
-            Chart(
-                "Where the chosen action lies", LABEL, "distance, share of the range",
-                [
-                    *self._lines(self.from_policy, "from the policy's", POLICY),
-                    self._line(self.from_data, "from the executed one", DATA),
-                    self._line(self.moved, "from the one at price 0", PLAN),
-                    Rule(y=float(np.median(self.chance)), name="chance alone"), *rules,
-                ],
-                "Medians. Chance alone: two searches with other random numbers. Dashed level: at price 0.",
+                "Medians; the band contains 90 % of the recorded actions. Dashed level: at weight 0.",
                 log_x=True,
             ),
             Chart(
-                "How much the price decides", LABEL, "share",
+                "Predicted return of the chosen plans", LABEL, "return before penalty",
+                [*self._lines(self.return_, "chosen plan"), *rules],
+                "Medians. Dashed level: at weight 0.", log_x=True,
+            ),
+            Chart(
+                "Change of the chosen action", LABEL, "distance, fraction of the action range",
                 [
-                    self._line(self.share, "penalty in |value|", PLAN),
-                    Line(self.price[1:], self.changed[1:], "moments with another action", DATA),
-                    again, *rules,
+                    *self._lines(self.policy_distance, "to the policy's action", POLICY),
+                    self._line(self.data_distance, "to the executed action", DATA),
+                    self._line(self.action_change, "to the action at weight 0", PLAN),
+                    Rule(y=float(np.median(self.random_change)), name="random change"), *rules,
                 ],
-                "Another action: moved further than 19 of 20 by chance. Ranked again: only candidates that "
-                "the search at the run's price left can win.", log_x=True,
+                "Medians. Random change: between two searches with different random numbers. Dashed level: "
+                "at weight 0.",
+                log_x=True,
+            ),
+            Chart(
+                "Influence of the penalty weight", LABEL, "fraction",
+                [
+                    self._line(self.penalty_fraction, "penalty in |value|", PLAN),
+                    Line(weights, self.changed_fraction[1:], "states with another action", DATA),
+                    reranked, *rules,
+                ],
+                "Another action: it changes by more than 95 % of the random changes. Reranked: only recorded "
+                "candidates of the search at the run's weight can win.", log_x=True,
             ),
         ]  # fmt: skip
 
     def metrics(self) -> dict[str, float]:
-        here = self.here
+        i = self.run_index
         return {
-            "own_price": self.own,
-            "sure_from_price": self.sure_from,
-            "changed_share": float(self.changed[here]),
-            "recorded_changed_share": float(self.recorded_changed[here]),
-            "penalty_share": float(np.median(self.share[here])),
-            "plan_spread": float(np.median(self.spread[here])),
-            "plan_spread_at_0": float(np.median(self.spread[0])),
-            "data_spread": float(np.median(self.data_spread)),
-            "gain": float(np.median(self.gain[here])),
-            "gain_at_0": float(np.median(self.gain[0])),
-            "moved": float(np.median(self.moved[here])),
-            "moved_by_chance": float(np.median(self.chance)),
+            "run_weight": self.run_weight,
+            "sufficient_weight": self.sufficient_weight,
+            "changed_fraction": float(self.changed_fraction[i]),
+            "reranked_fraction": float(self.reranked_fraction[i]),
+            "penalty_fraction": float(np.median(self.penalty_fraction[i])),
+            "plan_disagreement": float(np.median(self.disagreement[i])),
+            "plan_disagreement_at_0": float(np.median(self.disagreement[0])),
+            "data_disagreement": float(np.median(self.data_disagreement)),
+            "return": float(np.median(self.return_[i])),
+            "return_at_0": float(np.median(self.return_[0])),
+            "action_change": float(np.median(self.action_change[i])),
+            "random_change": float(np.median(self.random_change)),
         }
 
-    def _does(self) -> str:
-        here, num = self.here, len(self.chance)
-        if self.own == 0:
-            return f"This run plans at price 0: doubt changes nothing in any of the {num} moments looked at."
+    def _effect_text(self) -> str:
+        i, num_states = self.run_index, len(self.random_change)
+        if self.run_weight == 0:
+            return (
+                "This run plans with penalty weight 0: disagreement changes nothing in any of the "
+                f"{num_states} states."
+            )
         return (
-            f"At this run's price, {self.own:.3g}, the penalty moves the action by "
-            f"{100 * np.median(self.moved[here]):.2g} % of its range (median of {num} moments); two searches "
-            f"with other random numbers differ by {100 * np.median(self.chance):.2g} %. In "
-            f"{100 * self.changed[here]:.0f} % of the moments it moves the action further than 19 of 20 such "
-            f"searches. It is {100 * np.median(self.share[here]):.0f} % of |value|."
+            f"At this run's penalty weight of {self.run_weight:.3g}, the penalty changes the action by "
+            f"{100 * np.median(self.action_change[i]):.2g} % of its range (median of {num_states} states); "
+            f"two searches with different random numbers differ by "
+            f"{100 * np.median(self.random_change):.2g} %. In {100 * self.changed_fraction[i]:.0f} % of the "
+            f"states the change exceeds 95 % of the random changes. The penalty is "
+            f"{100 * np.median(self.penalty_fraction[i]):.0f} % of |value|."
         )
 
-    def _sure(self) -> str:
-        ratio = self.reach / max(self.bound, 1e-12)
-        now = f"at this run's {self.own:.3g} they reach {ratio[self.here]:.2g} times its spread"
+    def _disagreement_text(self) -> str:
+        ratio = self.high_disagreement / max(self.high_data_disagreement, 1e-12)
+        at_run = f"{ratio[self.run_index]:.2g} times at this run's {self.run_weight:.3g}"
         if not ratio[0] > 1:
-            return f"Even at price 0 plans are as sure as the recorded actions ({now}, 9 of 10 of each)."
-        if np.isnan(self.sure_from):
-            return f"At no price up to {self.price[-1]:.3g} are plans as sure as the recorded actions: {now}."
+            return (
+                "Even at penalty weight 0 plans have no more disagreement than the recorded actions "
+                f"({at_run}, at the 90th percentile)."
+            )
+        if np.isnan(self.sufficient_weight):
+            return (
+                f"At every tested penalty weight up to {self.penalty_weight[-1]:.3g} plans have more "
+                f"disagreement than the recorded actions: {at_run}, at the 90th percentile."
+            )
         return (
-            f"From price {self.sure_from:.2g} on plans are as sure as recorded actions (9 of 10 of each): "
-            f"without a price they reach {ratio[0]:.2g} times its spread, {now}."
+            f"From a penalty weight of {self.sufficient_weight:.2g} on plans have no more disagreement than "
+            f"the recorded actions (at the 90th percentile): {ratio[0]:.2g} times at weight 0, {at_run}."
         )
 
-    def _cost(self) -> str:
-        given = np.median(self.gain[0] - self.gain[self.here])
+    def _cost_text(self) -> str:
+        forgone = np.median(self.return_[0] - self.return_[self.run_index])
         return (
-            f"That caution gives up {given:.2g} of a predicted return of {np.median(self.gain[0]):.3g}; "
-            "what the model predicts where it is unsure may not come true."
+            f"The penalty gives up {forgone:.2g} of a predicted return of {np.median(self.return_[0]):.3g}; "
+            "where disagreement is high, that prediction may be wrong."
         )
 
-    def _again(self) -> list[str]:
+    def _reranking_text(self) -> list[str]:
         if not self.num_recorded:
             return []
+        i = self.run_index
         return [
-            f"In {self.num_recorded} recorded decisions, ranked again at price {self.price[self.here]:.3g}, "
-            f"another candidate than at 0 is the best in {100 * self.recorded_changed[self.here]:.0f} %. "
-            "Only candidates that were kept can win there."
+            f"In {100 * self.reranked_fraction[i]:.0f} % of {self.num_recorded} recorded decisions, reranked "
+            f"at penalty weight {self.penalty_weight[i]:.3g}, another candidate is the best than at weight "
+            "0. Only recorded candidates can win there."
         ]
 
     def _line(self, value: np.ndarray, name: str, color: str) -> Line:
-        """Median of (P, K) against the price."""
-        return Line(self.price[1:], np.median(value, 1)[1:], name, color)
+        """Returns the median of (P, K) against the penalty weight."""
+        return Line(self.penalty_weight[1:], np.median(value, 1)[1:], name, color)
 
     def _lines(self, value: np.ndarray, name: str, color: str = PLAN) -> list[Line | Rule]:
-        """Medians against the price, those of the robot's own moments apart, and what no price gives."""
-        recorded, own = value[:, ~self.by_robot], value[:, self.by_robot]
-        found = [self._line(recorded, name, color), Rule(y=float(np.median(recorded[0])), color=color)]
-        if own.size:
-            line = self._line(own, f"{name}, robot's own steps", color)
-            found.append(replace(line, dash=True))
-        return found
+        """Returns the medians in recorded and in the robot's states, and the level at weight 0."""
+        recorded, robot = value[:, ~self.from_robot], value[:, self.from_robot]
+        lines = [self._line(recorded, name, color), Rule(y=float(np.median(recorded[0])), color=color)]
+        if robot.size:
+            lines.append(replace(self._line(robot, f"{name}, robot's states", color), dash=True))
+        return lines
 
 
-LABEL = "price of doubt (lambda)"
+LABEL = "penalty weight (lambda)"
 
 
 def penalty_sweep(
     run: Run,
-    prices: Sequence[float] | None = None,
-    num_moments: int | None = None,
+    penalty_weights: Sequence[float] | None = None,
+    num_states: int | None = None,
     seed: int = 0,
 ) -> PenaltySweep:
-    """What the planner would choose at other prices, everything else and all random numbers being the same.
+    """Plans at several penalty weights, with everything else and all random numbers unchanged.
 
     Args:
-        prices: to try; 0 and the run's own are always among them. None: a geometric grid around the price at
-            which doubt would cost as much as plans bring.
-        num_moments: that are planned again, half of them the robot's own where there are any; None: 8 to 64,
-            by what a search costs.
-        seed: of the search.
+        run: the run.
+        penalty_weights: weights to test, besides 0 and the run's own; None, a geometric grid around the
+            weight at which the penalty equals the return.
+        num_states: states to plan in, half of them from the robot's own episodes if there are any; None, 8 to
+            64, depending on the cost of a search.
+        seed: seed of the search.
     Raises:
-        UsageError: a price below 0, or no moment.
+        UsageError: a negative penalty weight, or no state.
     """
-    if num_moments is None:
-        num_moments = _affordable(run)
-    if num_moments < 1:
-        raise UsageError(f"num-moments is {num_moments}, wanted at least 1")
-    if any(not 0 <= price < np.inf for price in prices or ()):
-        raise UsageError(f"prices are {', '.join(map(str, prices or ()))}; wanted numbers from 0 up")
+    if num_states is None:
+        num_states = _default_num_states(run)
+    if num_states < 1:
+        raise UsageError(f"num_states is {num_states}, wanted at least 1")
+    if any(not 0 <= weight < np.inf for weight in penalty_weights or ()):
+        given = ", ".join(map(str, penalty_weights or ()))
+        raise UsageError(f"penalty_weights are {given}; wanted finite numbers from 0 up")
     agent = run.agent
-    parts = [(run.beliefs, num_moments - (num_moments // 2 if run.robot_episodes else 0))]
-    if run.robot_episodes and num_moments > 1:
-        parts.append(
-            (beliefs(agent, run.transformed_robot_episodes, num_starts=num_moments // 2), num_moments // 2)
-        )
-    picked = [np.unique(np.linspace(0, len(s.starts) - 1, n).round().astype(int)) for s, n in parts]
+    sources = [(run.beliefs, num_states - (num_states // 2 if run.robot_episodes else 0))]
+    if run.robot_episodes and num_states > 1:
+        robot_beliefs = beliefs(agent, run.transformed_robot_episodes, num_starts=num_states // 2)
+        sources.append((robot_beliefs, num_states // 2))
+    picked = [np.unique(np.linspace(0, len(b.starts) - 1, n).round().astype(int)) for b, n in sources]
     state = {
-        name: torch.cat([_take(steps, rows)[name] for (steps, _), rows in zip(parts, picked, strict=True)])
+        name: torch.cat([_select(b, rows)[name] for (b, _), rows in zip(sources, picked, strict=True)])
         for name in run.beliefs.state
     }
-    done = np.concatenate([
-        steps.action.cpu().numpy()[steps.starts[rows]] for (steps, _), rows in zip(parts, picked, strict=True)
+    executed = np.concatenate([
+        b.action.cpu().numpy()[b.starts[rows]] for (b, _), rows in zip(sources, picked, strict=True)
     ])  # fmt: skip
-    free = replan(agent, state, 0.0, seed)
-    grid = _grid(free) if prices is None else np.array(prices, float)
-    price = np.unique([0.0, agent.price, *grid])
-    found = [_Found(free if not p else replan(agent, state, p, seed)) for p in price]
-    chance = distance(found[0].action, _Found(replan(agent, state, 0.0, seed + 1)).action)
-    action = np.stack([one.action for one in found])
-    policy = np.stack([moment.policy for moment in free])
-    decisions = _recorded(run)
+    unpenalized = replan(agent, state, 0.0, seed)
+    grid = _grid(unpenalized) if penalty_weights is None else np.array(penalty_weights, float)
+    weights = np.unique([0.0, agent.price, *grid])
+    means = [_MeanPlan(unpenalized if not w else replan(agent, state, w, seed)) for w in weights]
+    repeated = _MeanPlan(replan(agent, state, 0.0, seed + 1))
+    action = np.stack([mean.action for mean in means])
+    policy_action = np.stack([record.policy for record in unpenalized])
+    recorded = _recorded_decisions(run)
     return PenaltySweep(
-        price=price,
-        own=agent.price,
-        by_robot=np.repeat([False, True][: len(parts)], [len(rows) for rows in picked]),
-        gain=np.stack([one.gain for one in found]),
-        share=np.stack([one.share for one in found]),
-        first_spread=np.stack([one.spread[0] for one in found]),
-        spread=np.stack([one.spread.mean(0) for one in found]),
-        reach=np.array([np.quantile(one.spread, SURE) for one in found]),
+        penalty_weight=weights,
+        run_weight=agent.price,
+        from_robot=np.repeat([False, True][: len(sources)], [len(rows) for rows in picked]),
+        return_=np.stack([mean.return_ for mean in means]),
+        penalty_fraction=np.stack([mean.penalty_fraction for mean in means]),
+        first_disagreement=np.stack([mean.disagreement[0] for mean in means]),
+        disagreement=np.stack([mean.disagreement.mean(0) for mean in means]),
+        high_disagreement=np.array([np.quantile(mean.disagreement, HIGH_QUANTILE) for mean in means]),
         action=action,
-        moved=distance(action, action[0]),
-        chance=chance,
-        from_policy=distance(action, policy),
-        from_data=distance(action, done),
-        data_spread=run.beliefs.disagreement,
-        recorded_changed=_changed(decisions, price, agent.planner.config.temperature),
-        num_recorded=len(decisions),
+        action_change=action_distance(action, action[0]),
+        random_change=action_distance(means[0].action, repeated.action),
+        policy_distance=action_distance(action, policy_action),
+        data_distance=action_distance(action, executed),
+        data_disagreement=run.beliefs.disagreement,
+        reranked_fraction=_reranked_fraction(recorded, weights, agent.planner.config.temperature),
+        num_recorded=len(recorded),
     )
 
 
-class _Found:
-    """What the best plans of K moments come to, weighted as the search weighs them.
+class _MeanPlan:
+    """Averages over the best plans of K states, with the elite weights of the search.
 
     Attributes:
-        gain, share: (K,).
-        spread: (H+1, K).
-        action: (K, A) the first one.
+        return_, penalty_fraction: (K,).
+        disagreement: (H+1, K).
+        action: (K, A) first action.
     """
 
-    def __init__(self, moments: list[PlanRecord]):
-        weight = [moment.weight / moment.weight.sum() for moment in moments]
-        both = list(zip(moments, weight, strict=True))
-        self.gain = np.array([(m.gain * w).sum() for m, w in both])
-        self.share = np.array([(m.share() * w).sum() for m, w in both])
-        self.spread = np.stack([(m.spread * w).sum(1) for m, w in both], 1)
-        self.action = np.stack([(m.action[0] * w[:, None]).sum(0) for m, w in both])
+    def __init__(self, records: list[PlanRecord]):
+        weight = [record.weight / record.weight.sum() for record in records]
+        pairs = list(zip(records, weight, strict=True))
+        self.return_ = np.array([(r.gain * w).sum() for r, w in pairs])
+        self.penalty_fraction = np.array([(r.share() * w).sum() for r, w in pairs])
+        self.disagreement = np.stack([(r.spread * w).sum(1) for r, w in pairs], 1)
+        self.action = np.stack([(r.action[0] * w[:, None]).sum(0) for r, w in pairs])
 
 
-def _grid(free: list[PlanRecord]) -> np.ndarray:
-    """Prices around the one at which the doubt of plans would cost as much as they bring."""
-    found = [np.median(np.abs(m.gain)) / max(float(np.median(m.doubt)), 1e-9) for m in free]
-    natural = float(np.median(found))
-    return np.array([float(f"{natural * times:.2g}") for times in GRID])
+def _grid(unpenalized: list[PlanRecord]) -> np.ndarray:
+    """Returns penalty weights around the one at which the penalty of plans equals their return."""
+    ratios = [
+        np.median(np.abs(record.gain)) / max(float(np.median(record.doubt)), 1e-9) for record in unpenalized
+    ]
+    middle = float(np.median(ratios))
+    return np.array([float(f"{middle * factor:.2g}") for factor in GRID])
 
 
-def _affordable(run: Run) -> int:
-    """Moments that a sweep over few prices has time for."""
+def _default_num_states(run: Run) -> int:
+    """Returns the number of states that keeps the cost of a sweep below `MAX_COST`."""
     agent, config = run.agent, run.agent.planner.config
-    searched = (config.num_samples + config.num_policy) * config.horizon * config.iterations
-    weights = sum(w.numel() for part in (agent.model, agent.critic) for w in part.parameters())
-    copied = COPIES * sum(value[0].numel() for value in run.beliefs.state.values())
-    return int(np.clip(EFFORT / (searched * (weights + copied)), FEWEST, MOST))
+    num_steps = (config.num_samples + config.num_policy) * config.horizon * config.iterations
+    num_weights = sum(w.numel() for part in (agent.model, agent.critic) for w in part.parameters())
+    num_copied = COPIES * sum(value[0].numel() for value in run.beliefs.state.values())
+    return int(np.clip(MAX_COST / (num_steps * (num_weights + num_copied)), MIN_STATES, MAX_STATES))
 
 
-def _take(steps: Beliefs, rows: np.ndarray) -> dict[str, Tensor]:
+def _select(steps: Beliefs, rows: np.ndarray) -> dict[str, Tensor]:
     return index(steps.state, torch.as_tensor(rows, device=steps.action.device))
 
 
-def _recorded(run: Run) -> list[PlanRecord]:
-    """What the planner thought in the episodes that were recorded, some decisions evenly."""
-    moments = [moment for number in run.plans.numbers() for moment in recorded(run, number)]
-    every = max(1, -(-len(moments) // MOST_RECORDED))
-    return moments[::every]
+def _recorded_decisions(run: Run) -> list[PlanRecord]:
+    """Returns evenly spaced plan records of the run's episodes, at most `MAX_RERANKED`."""
+    records = [record for episode in run.plans.numbers() for record in load_plan_records(run, episode)]
+    stride = max(1, -(-len(records) // MAX_RERANKED))
+    return records[::stride]
 
 
-def _changed(moments: list[PlanRecord], price: np.ndarray, temperature: float) -> np.ndarray:
-    if not moments:
-        return np.full(len(price), np.nan)
-    best = np.array([[moment.at(p, temperature)[1] for moment in moments] for p in price])
+def _reranked_fraction(records: list[PlanRecord], weights: np.ndarray, temperature: float) -> np.ndarray:
+    if not records:
+        return np.full(len(weights), np.nan)
+    best = np.array([[record.at(w, temperature)[1] for record in records] for w in weights])
     return (best != best[0]).mean(1)

@@ -1,4 +1,4 @@
-"""What the planner thought, or would think: plans made again, and an episode's decisions over time."""
+"""Analyzes an episode's recorded plans over time, and repeats the planner's search at given states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,182 +16,193 @@ from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 from o2o.nn.world_model import State, index
 
-ROWS, ROOM = 4096, 2**24  # most candidates that are rolled out side by side, and numbers in their states
-NAMED = 3  # steps that the words name
-SETTLED = 0.5  # of the width that the search began with; wider is called undecided
+MAX_ROWS, MAX_STATE_NUMBERS = 4096, 2**24  # candidates in one rollout batch, and numbers in their states
+NUM_NAMED_STEPS = 3  # steps that the text names
+CONVERGED_FRACTION = 0.5  # of the initial std; a search that ends wider has not converged
 
 
 @dataclass(frozen=True)
 class Decisions(Result):
-    """An episode's decisions, T of them. Values are of the chosen plan, in units of the scaled reward.
+    """The T decisions of an episode. Values are those of the chosen plan, in units of the scaled reward.
 
     Attributes:
-        number: of the episode.
+        episode: number of the episode.
         t: (T,) steps since its start.
-        reward, leaf, penalty: (T,) discounted: on the way, of its end, and what its doubt costs.
-        share: (T,) the penalty's part of |reward + leaf| + penalty, 0 to 1.
-        spread: (T, H+1) along it.
-        std: (T, I) of the search after each iteration, mean over steps and entries; NaN after the last one.
-        distance: (T,) of the first action from the policy's: root mean square, as a share of the range.
-        overruled: (T,) bool, without the penalty another of the candidates that were kept would be the best.
-        given_up: (T,) return that the penalty made the best plan forgo.
-        took_ms: (T,) of the decision; NaN where nobody measured.
-        iterations: (T,) of the search.
-        price: (T,) units of return for one unit of spread.
-        began: the width that the search begins with.
+        reward: (T,) discounted sum of the imagined rewards.
+        terminal_value: (T,) discounted value of the last imagined state.
+        penalty: (T,) penalty weight times discounted disagreement.
+        penalty_fraction: (T,) penalty as a fraction of |return| + penalty, 0 to 1.
+        disagreement: (T, H+1) std of the Q-ensemble along the plan.
+        search_std: (T, I) std of the search after each iteration, mean over steps and action entries; NaN
+            after the last iteration.
+        policy_distance: (T,) root mean square distance of the first action from the policy's, as a fraction
+            of the action range.
+        overruled: (T,) bool, whether another recorded candidate would be the best without the penalty.
+        forgone_return: (T,) return that the best candidate gives up because of the penalty.
+        took_ms: (T,) duration of the decision; NaN if not measured.
+        iterations: (T,) number of search iterations.
+        penalty_weight: (T,) units of return per unit of disagreement.
+        initial_std: std of the search before its first iteration.
     """
 
-    number: int
+    episode: int
     t: np.ndarray
     reward: np.ndarray
-    leaf: np.ndarray
+    terminal_value: np.ndarray
     penalty: np.ndarray
-    share: np.ndarray
-    spread: np.ndarray
-    std: np.ndarray
-    distance: np.ndarray
+    penalty_fraction: np.ndarray
+    disagreement: np.ndarray
+    search_std: np.ndarray
+    policy_distance: np.ndarray
     overruled: np.ndarray
-    given_up: np.ndarray
+    forgone_return: np.ndarray
     took_ms: np.ndarray
     iterations: np.ndarray
-    price: np.ndarray
-    began: float
+    penalty_weight: np.ndarray
+    initial_std: float
 
     def text(self) -> list[str]:
-        along = self.spread.mean(1)
-        told = [
-            self._penalty(),
-            f"In episode {self.number} the critic was least sure of the chosen plan at {self._steps(along)}, "
-            f"where the spread along it was up to {along.max():.3g}; its median is {np.median(along):.3g}.",
+        mean_disagreement = self.disagreement.mean(1)
+        value, reward = np.abs(self.terminal_value), np.abs(self.reward)
+        value_share = np.median(value / np.maximum(value + reward, 1e-12))
+        return [
+            self._penalty_text(),
+            f"In episode {self.episode} the disagreement of the Q-ensemble along the chosen plan was highest "
+            f"at {self._top_steps(mean_disagreement)}, up to {mean_disagreement.max():.3g}; its median is "
+            f"{np.median(mean_disagreement):.3g}.",
+            f"{100 * value_share:.0f} % of a plan's return is the critic's value of its last state, the rest "
+            "is imagined reward; its first action differs from the policy's by "
+            f"{100 * np.median(self.policy_distance):.2g} % of the action range (medians).",
+            self._search_text(),
         ]
-        leaf = np.median(np.abs(self.leaf) / np.maximum(np.abs(self.leaf) + np.abs(self.reward), 1e-12))
-        told.append(
-            f"{100 * leaf:.0f} % of what a plan promises is the critic's value of its end, the rest imagined "
-            f"reward on the way; its first action lies {100 * np.median(self.distance):.2g} % of the range "
-            "from the policy's (medians)."
-        )
-        return [*told, self._search()]
 
     def charts(self) -> Sequence[Chart]:
         return [
-            self._values(),
-            self._shares(),
-            self._spreads(),
-            self._widths(),
-            self._distances(),
-            self._times(),
+            self._value_chart(),
+            self._penalty_chart(),
+            self._disagreement_chart(),
+            self._search_chart(),
+            self._distance_chart(),
+            self._time_chart(),
         ]
 
     def metrics(self) -> dict[str, float]:
         return {
             "num_decisions": float(len(self.t)),
-            "penalty_share": float(np.mean(self.share)),
-            "overruled_share": float(np.mean(self.overruled)),
-            "given_up": float(np.mean(self.given_up)),
-            "spread": float(np.mean(self.spread)),
-            "largest_spread": float(np.max(self.spread)),
-            "last_std": float(np.mean(self._last())),
-            "distance": float(np.mean(self.distance)),
+            "penalty_fraction": float(np.mean(self.penalty_fraction)),
+            "overruled_fraction": float(np.mean(self.overruled)),
+            "forgone_return": float(np.mean(self.forgone_return)),
+            "disagreement": float(np.mean(self.disagreement)),
+            "max_disagreement": float(np.max(self.disagreement)),
+            "final_std": float(np.mean(self._final_std())),
+            "policy_distance": float(np.mean(self.policy_distance)),
             "median_ms": float(np.median(self.took_ms)),
             "iterations": float(np.mean(self.iterations)),
         }
 
-    def _penalty(self) -> str:
-        if not self.price.any():
-            return "Its price of doubt was 0, so doubt had no say in any decision."
-        share, most = 100 * np.median(self.share), self._steps(self.share)
-        told = f"The penalty was {share:.0f} % of |value| (median), most at {most}"
+    def _penalty_text(self) -> str:
+        if not self.penalty_weight.any():
+            return "The penalty weight was 0, so disagreement affected no decision."
+        percent, steps = 100 * np.median(self.penalty_fraction), self._top_steps(self.penalty_fraction)
+        text = f"The penalty was {percent:.0f} % of |value| (median), highest at {steps}"
         if not self.overruled.any():
-            return told + "; it never turned the planner away from the highest return."
-        cost = self.given_up[self.overruled]
+            return text + "; the plan with the highest return was always chosen."
+        forgone = self.forgone_return[self.overruled]
         return (
-            f"{told}. In {len(cost)} of {len(self.t)} decisions it turned the planner away from the highest "
-            f"return, giving up {np.median(cost):.2g} (median), most at {self._steps(self.given_up)}."
+            f"{text}. In {len(forgone)} of {len(self.t)} decisions it changed the choice away from the plan "
+            f"with the highest return, which gave up {np.median(forgone):.2g} of return (median), most at "
+            f"{self._top_steps(self.forgone_return)}."
         )
 
-    def _search(self) -> str:
-        last, open_ = self._last(), int((self._last() > SETTLED * self.began).sum())
-        ends = f"from {self.began:.2g} to {np.median(last):.2g}"
-        told = f"Its search narrowed {ends} (standard deviation of unit actions)"
-        if open_:
-            told += (
-                f"; in {open_} of {len(self.t)} decisions it was still wide, so that chance chose the action"
+    def _search_text(self) -> str:
+        final = self._final_std()
+        num_wide = int((final > CONVERGED_FRACTION * self.initial_std).sum())
+        text = (
+            f"The search narrowed from a std of {self.initial_std:.2g} to {np.median(final):.2g} (actions in "
+            "[-1, 1])"
+        )
+        if num_wide:
+            text += (
+                f"; in {num_wide} of {len(self.t)} decisions it did not converge, so the chosen action was "
+                "partly random"
             )
-        known = self.took_ms[np.isfinite(self.took_ms)]
-        if len(known):
-            told += f". A decision took {np.median(known):.2g} ms (median), {known.max():.2g} ms at most"
-        return told + "."
+        measured = self.took_ms[np.isfinite(self.took_ms)]
+        if len(measured):
+            median, longest = np.median(measured), measured.max()
+            text += f". A decision took {median:.2g} ms (median), at most {longest:.2g} ms"
+        return text + "."
 
-    def _steps(self, value: np.ndarray) -> str:
-        """The steps of the largest values, in order."""
-        places = np.sort(np.argsort(-value, kind="stable")[:NAMED])
-        steps = [str(int(self.t[place])) for place in places]
+    def _top_steps(self, value: np.ndarray) -> str:
+        """Returns the steps with the largest values as text, in order."""
+        indices = np.sort(np.argsort(-value, kind="stable")[:NUM_NAMED_STEPS])
+        steps = [str(int(self.t[i])) for i in indices]
         return f"step {steps[0]}" if len(steps) == 1 else f"steps {', '.join(steps[:-1])} and {steps[-1]}"
 
-    def _last(self) -> np.ndarray:
-        """(T,) width after the last iteration that was made."""
-        return self.std[np.arange(len(self.t)), self.iterations - 1]
+    def _final_std(self) -> np.ndarray:
+        """Returns the (T,) std of the search after its last iteration."""
+        return self.search_std[np.arange(len(self.t)), self.iterations - 1]
 
-    def _values(self) -> Chart:
+    def _value_chart(self) -> Chart:
+        value = self.reward + self.terminal_value - self.penalty
         return Chart(
-            "What the chosen plan promised", STEP, "units of the scaled reward",
+            "Value of the chosen plan", STEP, "value, units of the scaled reward",
             [
                 Line(self.t, self.reward, "imagined reward", MODEL),
-                Line(self.t, self.leaf, "value of its end", DATA),
+                Line(self.t, self.terminal_value, "terminal value", DATA),
                 Line(self.t, -self.penalty, "penalty", PLAN),
-                Line(self.t, self.reward + self.leaf - self.penalty, "all of it", MUTED, dash=True),
+                Line(self.t, value, "sum", MUTED, dash=True),
             ],
-            "The three parts of the value by which the planner chose, discounted.",
+            "The planner maximizes the sum of the three discounted terms.",
         )  # fmt: skip
 
-    def _shares(self) -> Chart:
+    def _penalty_chart(self) -> Chart:
         where = self.overruled
         return Chart(
-            "How much doubt decided", STEP, "penalty's share of |value|",
+            "Influence of the penalty", STEP, "penalty, fraction of |value|",
             [
-                Line(self.t, self.share, "share", PLAN),
-                Points(self.t[where], self.share[where], "overruled the highest return", MODEL, size=6),
+                Line(self.t, self.penalty_fraction, "penalty", PLAN),
+                Points(self.t[where], self.penalty_fraction[where], "choice changed", MODEL, size=6),
             ],
-            "Dots: without the penalty another of the candidates that were kept would have been the best.",
+            "Dots: without the penalty, another recorded candidate would have been the best.",
         )  # fmt: skip
 
-    def _spreads(self) -> Chart:
-        horizon = self.spread.shape[1] - 1
-        steps = dict.fromkeys([0, horizon // 2, horizon])  # in order, once each
-        names = {0: "its first action", horizon: "its end"}
+    def _disagreement_chart(self) -> Chart:
+        horizon = self.disagreement.shape[1] - 1
+        steps = dict.fromkeys([0, horizon // 2, horizon])  # unique, in order
+        names = {0: "first action", horizon: "end of the plan"}
         lines = [
-            Line(self.t, self.spread[:, step], names.get(step, f"{step} steps on"), color)
+            Line(self.t, self.disagreement[:, step], names.get(step, f"{step} steps ahead"), color)
             for step, color in zip(steps, (DATA, PLAN, MODEL), strict=False)
         ]
         return Chart(
-            "How sure the critic was of the chosen plan", STEP, "spread of the critic", lines,
-            "Standard deviation over the critic's members, in units of the scaled reward.",
+            "Disagreement along the chosen plan", STEP, "disagreement, units of the scaled reward", lines,
+            "Standard deviation over the members of the Q-ensemble.",
         )  # fmt: skip
 
-    def _widths(self) -> Chart:
-        number = np.arange(self.std.shape[1] + 1)
-        wide = np.concatenate([np.full((len(self.t), 1), self.began), self.std], 1)
-        low, middle, high = np.nanquantile(wide, (0.05, 0.5, 0.95), axis=0)
+    def _search_chart(self) -> Chart:
+        iteration = np.arange(self.search_std.shape[1] + 1)
+        std = np.concatenate([np.full((len(self.t), 1), self.initial_std), self.search_std], 1)
+        low, middle, high = np.nanquantile(std, (0.05, 0.5, 0.95), axis=0)
         return Chart(
-            "Whether the search came to a decision", "iterations", "width of the search",
-            [Line(number, middle, "median decision", PLAN, low=low, high=high)],
-            "Standard deviation of the candidates' unit actions. The band holds 9 of 10 decisions.",
+            "Convergence of the search", "iteration", "std of the sampled actions",
+            [Line(iteration, middle, "median decision", PLAN, low=low, high=high)],
+            "Actions are in [-1, 1]. The band contains 90 % of the decisions.",
         )  # fmt: skip
 
-    def _distances(self) -> Chart:
+    def _distance_chart(self) -> Chart:
         return Chart(
-            "How far it went from its policy", STEP, "distance, share of the range",
-            [Line(self.t, self.distance, "planner's action to policy's", POLICY)],
+            "Difference between planner and policy", STEP, "distance, fraction of the action range",
+            [Line(self.t, self.policy_distance, "planner's action to policy's", POLICY)],
             "Root mean square over the entries of the first action.",
         )  # fmt: skip
 
-    def _times(self) -> Chart:
-        few, most = self.iterations.min(), self.iterations.max()
+    def _time_chart(self) -> Chart:
+        low, high = self.iterations.min(), self.iterations.max()
         return Chart(
-            "How long it thought", STEP, "ms",
+            "Duration of the decisions", STEP, "duration, ms",
             [Line(self.t, self.took_ms, "decision", DATA)],
-            f"{few if few == most else f'{few} to {most}'} iterations a decision. Robots that decided "
-            "together share the time.",
+            f"{low if low == high else f'{low} to {high}'} iterations per decision. Robots that decide "
+            "together share the duration.",
             y_range=None if np.isnan(self.took_ms).all() else (0.0, 1.1 * float(np.nanmax(self.took_ms))),
         )  # fmt: skip
 
@@ -200,94 +211,99 @@ STEP = "step of the episode"
 
 
 def plans(run: Run, episode: int = 0) -> Decisions:
-    """An episode's decisions over time, as they were recorded: why it went there, and where it was unsure.
+    """Analyzes the recorded decisions of an episode over time.
 
     Args:
-        episode: number of it.
+        run: the run.
+        episode: number of the robot's episode.
     Raises:
-        DataError: its plans were not recorded.
+        DataError: the plans of the episode were not recorded.
     """
     if not run.plans.numbers():
         raise DataError(
             f"{run.plans.folder} holds no plans; `o2o finetune` and `o2o evaluate` write them with "
             "`--record-plans`"
         )
-    moments = recorded(run, episode)
-    chosen = [int(moment.chosen) for moment in moments]
-    picked = list(zip(moments, chosen, strict=True))
-    length = max(len(moment.std) for moment in moments)
-    std = np.full((len(moments), length), np.nan)
-    for row, moment in zip(std, moments, strict=True):
-        row[: len(moment.std)] = moment.std.mean((1, 2))
-    best = np.array([moment.value().argmax() for moment in moments])
-    first = np.stack([moment.action[0, place] for moment, place in picked])
-    policy = np.stack([moment.policy for moment in moments])
-    gain = np.stack([[m.gain.max(), m.gain[place]] for m, place in zip(moments, best, strict=True)])
+    records = load_plan_records(run, episode)
+    chosen = [(record, int(record.chosen)) for record in records]
+    max_iterations = max(len(record.std) for record in records)
+    search_std = np.full((len(records), max_iterations), np.nan)
+    for row, record in zip(search_std, records, strict=True):
+        row[: len(record.std)] = record.std.mean((1, 2))
+    best = np.array([record.value().argmax() for record in records])
+    first_action = np.stack([record.action[0, i] for record, i in chosen])
+    policy_action = np.stack([record.policy for record in records])
+    return_ = np.stack([[r.gain.max(), r.gain[i]] for r, i in zip(records, best, strict=True)])
     return Decisions(
-        number=episode,
-        t=np.array([int(moment.t) for moment in moments]),
-        reward=np.array([(m.discount[:-1] * m.reward).sum(0)[c] for m, c in picked]),
-        leaf=np.array([(m.discount[-1] * m.leaf)[c] for m, c in picked]),
-        penalty=np.array([m.penalty()[c] for m, c in picked]),
-        share=np.array([m.share()[c] for m, c in picked]),
-        spread=np.stack([m.spread[:, c] for m, c in picked]),
-        std=std,
-        distance=distance(first, policy),
-        overruled=gain[:, 0] > gain[:, 1],
-        given_up=gain[:, 0] - gain[:, 1],
-        took_ms=np.array([float(moment.took_ms) for moment in moments]),
-        iterations=np.array([int(moment.iterations) for moment in moments]),
-        price=np.array([float(moment.price) for moment in moments]),
-        began=run.agent.planner.config.max_std,
+        episode=episode,
+        t=np.array([int(record.t) for record in records]),
+        reward=np.array([(r.discount[:-1] * r.reward).sum(0)[i] for r, i in chosen]),
+        terminal_value=np.array([(r.discount[-1] * r.leaf)[i] for r, i in chosen]),
+        penalty=np.array([r.penalty()[i] for r, i in chosen]),
+        penalty_fraction=np.array([r.share()[i] for r, i in chosen]),
+        disagreement=np.stack([r.spread[:, i] for r, i in chosen]),
+        search_std=search_std,
+        policy_distance=action_distance(first_action, policy_action),
+        overruled=return_[:, 0] > return_[:, 1],
+        forgone_return=return_[:, 0] - return_[:, 1],
+        took_ms=np.array([float(record.took_ms) for record in records]),
+        iterations=np.array([int(record.iterations) for record in records]),
+        penalty_weight=np.array([float(record.price) for record in records]),
+        initial_std=run.agent.planner.config.max_std,
     )
 
 
-def recorded(run: Run, number: int) -> list[PlanRecord]:
-    """What the planner thought in an episode.
+def load_plan_records(run: Run, episode: int) -> list[PlanRecord]:
+    """Returns the plan records of an episode.
 
     Raises:
-        DataError: that was not recorded, or by another agent.
+        DataError: the plans were not recorded, or come from an agent with other sizes.
     """
-    moments = run.plan_records(number)
-    have = [moments[0].action.shape[-1], moments[0].feature.shape[-1]]
+    records = run.plan_records(episode)
+    have = [records[0].action.shape[-1], records[0].feature.shape[-1]]
     want = [run.agent.transform.spec.action_dim, run.agent.model.feature_dim]
     if have != want:
         raise DataError(
-            f"{run.plans.folder}: episode {number} has {have[0]} actions and {have[1]} features, "
-            f"the agent has {want[0]} and {want[1]}; these plans are another run's"
+            f"{run.plans.folder}: the plans of episode {episode} have {have[0]} actions and {have[1]} "
+            f"features, the agent has {want[0]} and {want[1]}; they were recorded by another run"
         )
-    return moments
+    return records
 
 
-def distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(...) root mean square over the entries of unit actions (..., A), as a share of their range."""
+def action_distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Returns the (...) RMS distance of actions (..., A) in [-1, 1], as a fraction of their range."""
     return np.sqrt(np.square(left - right).mean(-1)) / 2
 
 
 @torch.no_grad()
-def replan(agent: Agent, state: State, price: float | None = None, seed: int = 0) -> list[PlanRecord]:
-    """What the planner thinks in each of K states: no warm start, no exploration, as many iterations as set.
+def replan(
+    agent: Agent, state: State, penalty_weight: float | None = None, seed: int = 0
+) -> list[PlanRecord]:
+    """Plans in each of K states, without warm start and exploration, and with all configured iterations.
 
-    Every price meets the same random numbers. The agent, its planner and its streams stay as they are.
+    Every penalty weight uses the same random numbers. The agent, its planner and its random streams stay
+    unchanged.
 
     Args:
-        state: of the model, leading axis K.
-        price: lambda, units of return for one unit of spread; None, the agent's own.
-        seed: of the candidates and latents that are drawn.
+        agent: the agent.
+        state: model state, leading axis K.
+        penalty_weight: lambda, units of return per unit of disagreement; None, that of the agent.
+        seed: seed of the sampled candidates and latents.
     """
-    price = agent.price if price is None else float(price)
-    config = replace(agent.planner.config, uncertainty=price, budget_ms=0.0)
-    planner, moments = MPPI(agent.planner.action_dim, config), []
-    num = len(next(iter(state.values())))
-    size = sum(value[0].numel() for value in state.values())
-    block = max(1, min(ROWS, ROOM // size) // (config.num_samples + config.num_policy))
+    penalty_weight = agent.price if penalty_weight is None else float(penalty_weight)
+    config = replace(agent.planner.config, uncertainty=penalty_weight, budget_ms=0.0)
+    planner, records = MPPI(agent.planner.action_dim, config), []
+    num_states = len(next(iter(state.values())))
+    state_size = sum(value[0].numel() for value in state.values())
+    num_candidates = config.num_samples + config.num_policy
+    block = max(1, min(MAX_ROWS, MAX_STATE_NUMBERS // state_size) // num_candidates)
     with Stream(derive(seed, "replan"), agent.device).use():
-        for begin in range(0, num, block):
-            rows = torch.arange(begin, min(begin + block, num), device=agent.device)
+        for begin in range(0, num_states, block):
+            rows = torch.arange(begin, min(begin + block, num_states), device=agent.device)
             start = torch.ones(len(rows), dtype=torch.bool, device=agent.device)
             parts = agent.model, agent.critic, agent.policy
             with agent.precision():
                 plan = planner.plan(index(state, rows), *parts, None, start, explore=False, trace=True)
             assert plan.trace is not None
-            moments += record_plan(agent, plan.trace, plan.action)
-    return [replace(moment, price=np.array(price, np.float32)) for moment in moments]
+            records += record_plan(agent, plan.trace, plan.action)
+    return [replace(record, price=np.array(penalty_weight, np.float32)) for record in records]
