@@ -14,7 +14,7 @@ def opened(episode: Episode) -> bool:
 RECIPE = Recipe(
     about="25 human demonstrations of opening a door with the 28-joint Adroit hand; 7 succeed",
     source="hand_dapg, door-v0_demos, as a D4RL file (github.com/aravindr93/hand_dapg)",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     file="door-human.hdf5",
     control_hz=100.0,  # AdroitHandDoor-v1: 5 frames of 2 ms
     action_low=-1.0,  # the simulator clips: 5.6 % of the recorded entries lie outside

@@ -5,7 +5,7 @@ from o2o.core.recipe import Recipe, RewardRule
 RECIPE = Recipe(
     about="100,000 steps of Hopper-v5 by a partly trained, stochastic SAC actor",
     source="generated with an actor of rl-trained-agents (github.com/DLR-RM/rl-trained-agents)",
-    licence="MIT",
+    license="MIT",
     file="hopper-medium.hdf5",
     control_hz=125.0,  # Hopper-v5: 4 frames of 2 ms
     action_low=-1.0,

@@ -25,7 +25,7 @@ def make(seed: int, folder: Path) -> None:
 RECIPE = Recipe(
     about="A simulated arm picks a cube up by 10 cm, seen by a camera: a scripted expert under noise.",
     source="made here by robots/sim from a seed",
-    licence="MIT",
+    license="MIT",
     make=make,
     control_hz=10,
     action_low=(-0.04, -0.04, -0.04, -1.0),

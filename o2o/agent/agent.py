@@ -23,7 +23,7 @@ from o2o.core.compute import compiled
 from o2o.core.config import at_least, at_most, from_dict, to_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.replay_buffer import ReplayConfig
@@ -114,9 +114,9 @@ class Agent:
         """
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, plugins.load("models", config.model)
-        self.learning = Stream(derive(seed, "update"), self.device)
-        self.acting = Stream(derive(seed, "act"), self.device)
-        with Stream(derive(seed, "init"), torch.device("cpu")).use():
+        self.learning = RandomStream(derive(seed, "update"), self.device)
+        self.acting = RandomStream(derive(seed, "act"), self.device)
+        with RandomStream(derive(seed, "init"), torch.device("cpu")).use():
             model = build_model(module, spec, config.discount, config.world)
             critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
             policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
@@ -173,7 +173,7 @@ class Agent:
         """
         batch = batch.to(self.device)
         if not self._contract_checked:
-            with Stream(0, self.device).use(), self.precision():
+            with RandomStream(0, self.device).use(), self.precision():
                 check_contract(self.model, batch, self._model_path)
             self._contract_checked = True
         with self.learning.use():
@@ -218,7 +218,7 @@ class Agent:
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch that is not learned from, name -> scalar tensor."""
-        with Stream(0, self.device).use():
+        with RandomStream(0, self.device).use():
             world, policy, _ = self._losses(batch.to(self.device))
         return {f"loss/{name}": loss for name, loss in {**world, **policy}.items()}
 
@@ -226,7 +226,7 @@ class Agent:
     def doubts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The ensemble's spread where windows begin: (B,) of the recorded actions, (B,) of random ones."""
         batch = batch.to(self.device)
-        with Stream(0, self.device).use(), self.precision():
+        with RandomStream(0, self.device).use(), self.precision():
             feature, action = self.model.unroll(batch).feature[0], batch.action[0]
             random = 2 * torch.rand_like(action) - 1
             return self.critic.uncertainty(feature, action), self.critic.uncertainty(feature, random)

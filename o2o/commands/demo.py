@@ -12,8 +12,8 @@ from o2o.agent import presets
 from o2o.core import checkpoint, stats
 from o2o.core.config import at_least
 from o2o.core.errors import RobotError
-from o2o.core.run_log import clock, read_metrics, run_folder
-from o2o.core.video import write_picture
+from o2o.core.run_log import format_duration, read_metrics, run_folder
+from o2o.core.video import write_figure
 from o2o.data.load import load
 from o2o.training.evaluate import Score
 from o2o.training.finetune import FinetuneConfig, finetune
@@ -88,13 +88,15 @@ def demo(config: DemoConfig) -> Path:
     with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
         rows["planner, online"] = planner()
     gains = {
-        name: stats.gain(getattr(rows["planner, offline"], name), getattr(rows["planner, online"], name))
+        name: stats.paired_difference(
+            getattr(rows["planner, offline"], name), getattr(rows["planner, online"], name)
+        )
         for name in ("successes", "returns")
     }
     _draw(folder / "learning_curve.png", folder, rows)
     checkpoint.write_json(folder / "result.json", _result(config, rows, gains))
     print(_table(config, rows, gains))
-    print(f"everything is in {folder}; took {clock(time.monotonic() - begin)}")
+    print(f"everything is in {folder}; took {format_duration(time.monotonic() - begin)}")
     return folder
 
 
@@ -128,8 +130,8 @@ def _table(config: DemoConfig, rows: dict[str, Score], gains: dict) -> str:
     ]
     for name, row in rows.items():
         count, n = int(row.successes.sum()), len(row.successes)
-        low, high = stats.share(count, n)
-        worst, best = stats.mean(row.returns)
+        low, high = stats.success_interval(count, n)
+        worst, best = stats.mean_interval(row.returns)
         lines.append(
             f"{name:<18}{count / n:>9.0%}  {f'[{low:.0%}, {high:.0%}]':<13}{row.returns.mean():>8.2f}  "
             f"{f'[{worst:.2f}, {best:.2f}]':<16}{n:>8}"
@@ -175,4 +177,4 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
     panels[1].set(title="fine-tuning on the robot")
     for axes in panels:
         axes.legend(loc="best", fontsize=8)
-    write_picture(path, figure, dpi=130)
+    write_figure(path, figure, dpi=130)

@@ -16,7 +16,7 @@ from o2o.core.compute import MachineConfig, tune
 from o2o.core.config import at_least
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.plugins import not_found
-from o2o.core.video import write_picture
+from o2o.core.video import write_figure
 from o2o.data.load import DataConfig
 from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
@@ -146,7 +146,7 @@ def report(config: InspectConfig) -> Path:
     sections = [_section(name, results.get(name), failures) for name in config.questions]
     for name, result in results.items():
         if result.charts():
-            write_picture(out / f"{name}.png", result.plot())
+            write_figure(out / f"{name}.png", result.plot())
     checkpoint.write_json(out / METRICS, {name: result.metrics() for name, result in results.items()})
     summary = _summary(results)
     write_page(out / PAGE, f"Inspection of {config.run}", summary, sections, _facts(run))

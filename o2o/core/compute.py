@@ -58,7 +58,7 @@ def tune(config: MachineConfig) -> list[str]:
     return done
 
 
-def compiles(config: MachineConfig, updates: int) -> bool:
+def should_compile(config: MachineConfig, updates: int) -> bool:
     """Whether to compile a run of so many updates.
 
     Raises:

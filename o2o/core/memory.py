@@ -14,7 +14,7 @@ import numpy as np
 
 from o2o.core.config import FieldError
 from o2o.core.errors import StorageError, UsageError
-from o2o.core.paths import home
+from o2o.core.paths import o2o_home
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
 PREFIXES = "KMGT"
@@ -28,7 +28,7 @@ GROUPS = {  # controller -> folder of its groups, files with limit and use; vers
 logger = logging.getLogger("o2o")
 
 
-def size(num_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """Such as `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
@@ -37,7 +37,7 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.3g} TB"
 
 
-def budget(text: str) -> float:
+def budget_bytes(text: str) -> float:
     """Bytes that a size such as `4GB` or `512MiB` means, or a share such as `50%` of what is available now.
 
     Raises:
@@ -48,7 +48,7 @@ def budget(text: str) -> float:
     if not number or (unit == "%" and number > 100):
         raise UsageError(f"the memory budget is {text!r}, {WANTED}")
     if unit == "%":
-        return number / 100 * available()
+        return number / 100 * available_bytes()
     return number * (1024 if "I" in unit else 1000) ** (PREFIXES.find(unit[0]) + 1)
 
 
@@ -60,12 +60,12 @@ def check_budget(config, *fields: str) -> None:
     """
     for name in fields:
         try:
-            budget(getattr(config, name))
+            budget_bytes(getattr(config, name))
         except UsageError as error:
             raise FieldError(config, f"<{name}> is {getattr(config, name)!r}, {WANTED}") from error
 
 
-def available(root: Path = Path("/")) -> float:
+def available_bytes(root: Path = Path("/")) -> float:
     """Bytes of main memory that this process can still take: the least of what limits it.
 
     On Linux that is the machine's `MemAvailable` and, for every control group (version 1 or 2) that the
@@ -114,12 +114,12 @@ def _elsewhere() -> float:
     return math.inf
 
 
-def scratch() -> Path:
+def scratch_folder() -> Path:
     """The folder of `in_file`."""
-    return home() / "scratch"
+    return o2o_home() / "scratch"
 
 
-def disk_free(folder: Path) -> float:
+def free_disk_bytes(folder: Path) -> float:
     """Bytes free on the disk of a folder, whether it exists yet or not; 0 where that disk is memory."""
     folder = folder.absolute()
     while not folder.exists():
@@ -132,13 +132,13 @@ def disk_free(folder: Path) -> float:
 def allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """An array in main memory if that leaves as much again available, else `in_file`."""
     num_bytes = _bytes(shape, dtype)
-    if 2 * num_bytes <= available():
+    if 2 * num_bytes <= available_bytes():
         return np.empty(shape, dtype)
-    logger.info("%s do not fit into memory and go to a file in %s", size(num_bytes), scratch())
-    return in_file(shape, dtype)
+    logger.info("%s do not fit into memory and go to a file in %s", format_bytes(num_bytes), scratch_folder())
+    return allocate_in_file(shape, dtype)
 
 
-def in_file(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def allocate_in_file(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """An array that is a file of `scratch`, without a name: it goes with the process, however that ends.
 
     Raises:
@@ -146,15 +146,17 @@ def in_file(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     """
     num_bytes = max(_bytes(shape, dtype), 1)
     try:
-        scratch().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=scratch()) as file:
+        scratch_folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=scratch_folder()) as file:
             if hasattr(os, "posix_fallocate"):  # without it a full disk is told by a signal that kills
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             else:
                 file.truncate(num_bytes)
             return np.ndarray(shape, dtype, mmap.mmap(file.fileno(), num_bytes))
     except OSError as error:
-        raise StorageError(f"{size(num_bytes)} cannot be laid into {scratch()}: {error}") from error
+        raise StorageError(
+            f"{format_bytes(num_bytes)} cannot be laid into {scratch_folder()}: {error}"
+        ) from error
 
 
 def _bytes(shape: tuple[int, ...], dtype: type) -> int:

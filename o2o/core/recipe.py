@@ -30,7 +30,7 @@ class Recipe:
     Attributes:
         about: one sentence for `o2o list`.
         source: where the data come from.
-        licence: of the data.
+        license: of the data.
         file: usual file name of data that the user brings; None where `make` makes them.
         make: `make(seed, folder)` writes a Minari dataset into `folder`; None if it cannot be made.
         control_hz: decisions a second in the recording.
@@ -45,7 +45,7 @@ class Recipe:
 
     about: str
     source: str
-    licence: str
+    license: str
     file: str | None = None
     make: Callable[[int, Path], None] | None = None
     control_hz: float | None = None

@@ -19,7 +19,7 @@ from o2o.core.errors import DivergedError, UsageError
 from o2o.core.run_log import versions
 
 RUN_INFO = "run.json"
-KEPT = "checkpoints"  # the folder of those that stay while `checkpoint` moves on
+CHECKPOINTS = "checkpoints"  # the folder of those that stay while `checkpoint` moves on
 
 
 def checkpoint_folder(path: Path | None) -> Path:
@@ -37,7 +37,7 @@ def checkpoint_folder(path: Path | None) -> Path:
     raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
 
 
-def save(folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, most: int) -> None:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, most: int) -> None:
     """Writes `checkpoint` of a run, and keeps it as `checkpoints/000500` beside some older ones.
 
     A kept one takes no room while it is the newest, and as much as a checkpoint from then on: weights, slow
@@ -51,27 +51,29 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, most
         StorageError: the disk is full or cannot be written.
     """
     checkpoint.save(folder / "checkpoint", tensors, meta)
-    home = folder / KEPT
+    home = folder / CHECKPOINTS
     if most:
         checkpoint.link(folder / "checkpoint", home / f"{number:06}")
-    stay = evenly([n for n in kept(folder) if n <= number], most)  # later ones: a future that was lost
+    stay = thin_out(
+        [n for n in stored_checkpoints(folder) if n <= number], most
+    )  # later ones: a future that was lost
     with checkpoint.storage(home, 0):
-        for other, place in kept(folder).items():
+        for other, place in stored_checkpoints(folder).items():
             if other not in stay:
                 place.rename(place.with_name(f".{place.name}.partial"))  # never there in part
         for left_over in home.glob(".*.partial"):
             shutil.rmtree(left_over)
 
 
-def kept(folder: Path) -> dict[int, Path]:
+def stored_checkpoints(folder: Path) -> dict[int, Path]:
     """Number -> folder of the checkpoints that a run has kept, in order."""
-    home = Path(folder) / KEPT
+    home = Path(folder) / CHECKPOINTS
     names = [path.name for path in home.iterdir()] if home.is_dir() else []
     numbers = sorted(int(name) for name in names if re.fullmatch(r"\d{6,}", name))
     return {number: home / f"{number:06}" for number in numbers}
 
 
-def evenly(numbers: Sequence[int], most: int) -> list[int]:
+def thin_out(numbers: Sequence[int], most: int) -> list[int]:
     """At most so many of the numbers: the newest, the first, and others as far apart as can be.
 
     Time and again that one goes which leaves the smallest gap.
@@ -83,7 +85,7 @@ def evenly(numbers: Sequence[int], most: int) -> list[int]:
     return left
 
 
-def pack(agent, **replays) -> tuple[dict[str, Tensor], dict]:
+def collect_state(agent, **replays) -> tuple[dict[str, Tensor], dict]:
     """(tensors, meta) of an agent and of named replays, for one checkpoint."""
     tensors, meta = agent.state()
     for name, replay in replays.items():
@@ -92,7 +94,7 @@ def pack(agent, **replays) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta
 
 
-def unpack(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
+def restore_replays(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
     """Gives replays back what `pack` took, once they hold the same episodes."""
     for name, replay in replays.items():
         prefix = f"{name}."
@@ -121,7 +123,7 @@ def read_run_info(folder: Path | None) -> dict:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
 
 
-def check_same(saved: dict, config, resumable: set[str]) -> None:
+def check_resumable(saved: dict, config, resumable: set[str]) -> None:
     """Checks that a resumed run has the config it began with.
 
     Args:
@@ -146,7 +148,7 @@ def _leaves(data: dict, prefix: str = "") -> dict:
     return flat
 
 
-def finite(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float]:
+def finite_metrics(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float]:
     """Metrics as numbers, read from the device in one go.
 
     Raises:

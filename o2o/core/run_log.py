@@ -202,11 +202,11 @@ class Progress:
         if end > start and end_s > start_s:
             rate = (end - start) / (end_s - start_s)
             parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-            parts.append(f"{clock((self.total - done) / rate)} left")
+            parts.append(f"{format_duration((self.total - done) / rate)} left")
         return "  ".join([*parts, more] if more else parts)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)

@@ -13,7 +13,7 @@ def derive(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-class Stream:
+class RandomStream:
     """torch's random numbers, as one stream of one's own: inside `with stream.use():` every draw of
     torch, on CPU and on the device, comes from here, and the rest of the program does not notice."""
 

@@ -31,7 +31,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3
 
 
-def as_dict(obs) -> dict[str, np.ndarray]:
+def flatten_obs(obs) -> dict[str, np.ndarray]:
     """An observation as a flat dict: a lone array is named `state` (vector) or `camera` (image).
 
     Nested dicts join their names with a dot; a tuple's entries are named by their place.
@@ -46,7 +46,7 @@ def as_dict(obs) -> dict[str, np.ndarray]:
     flat: dict[str, np.ndarray] = {}
     for name, value in pairs:
         if isinstance(value, (dict, tuple)):
-            flat |= {f"{name}.{inner}": array for inner, array in as_dict(value).items()}
+            flat |= {f"{name}.{inner}": array for inner, array in flatten_obs(value).items()}
         else:
             flat[name] = np.asarray(value)
     return flat

@@ -9,7 +9,7 @@ Z95 = 1.959963984540054
 NUM_BINS, FEWEST = 10, 5  # of a calibration curve, and entries in each
 
 
-def share(count: int, total: int) -> tuple[float, float]:
+def success_interval(count: int, total: int) -> tuple[float, float]:
     """Wilson score interval of a success rate. Source: Wilson 1927."""
     if total == 0:
         return 0.0, 1.0
@@ -19,7 +19,7 @@ def share(count: int, total: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean(values, num_resamples: int = 10_000) -> tuple[float, float]:
+def mean_interval(values, num_resamples: int = 10_000) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, from a fixed seed. Source: Efron 1979."""
     values = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(0).integers(0, len(values), (num_resamples, len(values)))
@@ -27,10 +27,10 @@ def mean(values, num_resamples: int = 10_000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gain(before, after) -> tuple[float, float, float]:
+def paired_difference(before, after) -> tuple[float, float, float]:
     """(mean, low, high) of after - before, paired by place: the same scenes, one after the other."""
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    return float(difference.mean()), *mean(difference)
+    return float(difference.mean()), *mean_interval(difference)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation of two (n,) arrays, -1 to 1; NaN where one of them never changes."""
     if len(x) < 2:
         return float("nan")
@@ -57,7 +57,7 @@ def auroc(low: np.ndarray, high: np.ndarray) -> float:
     return float((both[len(low) :].mean() - (len(high) + 1) / 2) / len(low))
 
 
-def interval(
+def grouped_interval(
     measure: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray, seed: int = 0, times: int = 200
 ) -> tuple[float, float]:
     """95 % bootstrap interval of `measure(*arrays)`, drawing whole groups (episodes) with replacement.
@@ -84,7 +84,7 @@ def interval(
     return float(low), float(high)
 
 
-def bins(x: np.ndarray, y: np.ndarray, num: int = NUM_BINS) -> np.ndarray:
+def calibration_curve(x: np.ndarray, y: np.ndarray, num: int = NUM_BINS) -> np.ndarray:
     """A calibration curve: entries ordered by x, cut into bins of as many each; equal x are not parted.
 
     Args:

@@ -7,7 +7,7 @@ from time import perf_counter
 
 import numpy as np
 
-MEMORY = 20_000  # of the newest durations of a stage
+MAX_DURATIONS = 20_000  # of the newest durations of a stage
 QUANTILES = (50, 95, 99)
 
 
@@ -30,7 +30,7 @@ class StageTimer:
         self.add(name, perf_counter() - begin_s)
 
     def add(self, name: str, seconds: float) -> None:
-        self._took.setdefault(name, deque(maxlen=MEMORY)).append(seconds)
+        self._took.setdefault(name, deque(maxlen=MAX_DURATIONS)).append(seconds)
 
     def tick(self, late: bool) -> None:
         self.num_ticks += 1
@@ -39,7 +39,7 @@ class StageTimer:
     def merge(self, other: "StageTimer") -> None:
         """Adds what another one has seen."""
         for name, took in other._took.items():
-            self._took.setdefault(name, deque(maxlen=MEMORY)).extend(took)
+            self._took.setdefault(name, deque(maxlen=MAX_DURATIONS)).extend(took)
         self.num_ticks, self.num_late = self.num_ticks + other.num_ticks, self.num_late + other.num_late
 
     def quantiles(self, name: str) -> np.ndarray:

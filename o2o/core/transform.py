@@ -28,7 +28,7 @@ def channels_first(shape: tuple[int, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class Field:
+class ObsTransform:
     """How one observation crosses the border.
 
     Attributes:
@@ -98,7 +98,7 @@ class Transform:
         control_hz: decisions a second that the data were recorded at; None where unknown.
     """
 
-    fields: dict[str, Field]
+    fields: dict[str, ObsTransform]
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     reward_scale: float = 1.0
@@ -167,11 +167,11 @@ class Transform:
         Raises:
             UsageError: fields of another version.
         """
-        fields = {name: from_dict(Field, entry) for name, entry in data["fields"].items()}
+        fields = {name: from_dict(ObsTransform, entry) for name, entry in data["fields"].items()}
         return replace(from_dict(cls, {**data, "fields": {}}), fields=fields)
 
 
-def check_rate(data_hz: float | None, robot_hz: float | None) -> None:
+def check_control_rate(data_hz: float | None, robot_hz: float | None) -> None:
     """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
 
     Args:

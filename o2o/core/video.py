@@ -10,7 +10,7 @@ from o2o.core.checkpoint import write_bytes
 from o2o.core.errors import StorageError
 
 
-def write_picture(path: Path, figure, dpi: int = 110) -> None:
+def write_figure(path: Path, figure, dpi: int = 110) -> None:
     """A matplotlib figure as a PNG, whole or not at all.
 
     Raises:
@@ -21,7 +21,7 @@ def write_picture(path: Path, figure, dpi: int = 110) -> None:
     write_bytes(path, data.getvalue())
 
 
-def write_film(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 10) -> None:
+def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 10) -> None:
     """Episodes one after the other as an H.264 .mp4; the last frame of each stays half a second.
 
     Args:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.core.spec import as_dict
+from o2o.core.spec import flatten_obs
 from o2o.data.formats import minari
 from o2o.hardware.guard import Guard, is_success
 
@@ -30,7 +30,7 @@ def collect(
         noise_levels: standard deviation of the noise, as a fraction of half the action range.
         seed: seed of the first reset and of the noise; the same seed gives the same recording.
     Returns:
-        Episodes with float32 or uint8 observations, named as in `o2o.core.spec.as_dict`. `success` is
+        Episodes with float32 or uint8 observations, named as in `o2o.core.spec.flatten_obs`. `success` is
         whether the task was done at any step.
     """
     rng = np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
 
 def _copy(obs) -> dict[str, np.ndarray]:
     """Returns copies by name, because a driver may write every observation into the same array."""
-    return {name: value.copy() for name, value in as_dict(obs).items()}
+    return {name: value.copy() for name, value in flatten_obs(obs).items()}
 
 
 def _to_float32(value: np.ndarray) -> np.ndarray:

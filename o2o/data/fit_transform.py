@@ -11,7 +11,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.recipe import RewardRule
 from o2o.core.spec import ActionBounds
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig
 
@@ -63,7 +63,7 @@ def apply_transform(episode: Episode, transform: Transform) -> Episode:
     return replace(result, obs={name: obs[name] for name in transform.fields})
 
 
-def _resize(images: np.ndarray, field: Field) -> np.ndarray:
+def _resize(images: np.ndarray, field: ObsTransform) -> np.ndarray:
     """Converts (T+1, *shape) raw images, in memory or on disk, to (T+1, *model_shape) in memory."""
     result = np.empty((len(images), *field.model_shape), np.uint8)
     frame_bytes = int(np.prod(images.shape[1:]))
@@ -156,7 +156,7 @@ def _reward_rule(recording: Recording, config: DataConfig) -> tuple[float, float
     return return_range / (max(returns) - min(returns)), shift
 
 
-def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
+def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, ObsTransform]:
     available = episodes[0].obs
     requested = [text.partition("=")[0] for text in config.obs]
     unknown = [name for name in requested if name not in available]
@@ -166,10 +166,10 @@ def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, Field]:
     for name in requested or available:
         value = available[name]
         if value.dtype == np.uint8 and value.ndim == 4:
-            fields[name] = Field(value.shape[1:], image=True, size=config.image_size)
+            fields[name] = ObsTransform(value.shape[1:], image=True, size=config.image_size)
         else:
             mean, std = _mean_and_std([e.obs[name] for e in episodes]) if config.normalize else ((), ())
-            fields[name] = Field(value.shape[1:], mean=mean, std=std)
+            fields[name] = ObsTransform(value.shape[1:], mean=mean, std=std)
     return fields
 
 

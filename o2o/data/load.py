@@ -9,7 +9,7 @@ from typing import Literal
 from o2o.core import memory, plugins
 from o2o.core.config import FieldError, at_least
 from o2o.core.errors import DataError, O2OError, UsageError
-from o2o.core.paths import home
+from o2o.core.paths import o2o_home
 from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
 from o2o.data.formats.lazy_array import ReadRequest, parse_request
@@ -108,14 +108,14 @@ def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
     Args:
         dataset: name of a recipe, id of a Minari dataset, or path of a file or folder of a known format.
         config: see `LoadConfig`.
-        seed: seed for recipes that generate their data; each seed is generated once and kept in `home()`.
+        seed: seed for recipes that generate their data; each seed is generated once and kept in `o2o_home()`.
     Raises:
         UsageError: no dataset has this name, or a flag does not fit the data.
         DataError: the data are missing, damaged or inconsistent.
         StorageError: generated data cannot be written.
     """
     recipes = plugins.names("datasets")
-    budget = memory.budget(config.memory_budget)
+    budget = memory.budget_bytes(config.memory_budget)
     request = parse_request(config.obs, config.action, config.reward, budget)
     if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
@@ -144,7 +144,7 @@ def _generate(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
     source = plugins.find("datasets", dataset)
     text = source.read_bytes() if isinstance(source, Path) else source.value.encode()
     version = hashlib.sha256(text).hexdigest()[:8]  # a changed recipe generates other data
-    folder = home() / "datasets" / f"{name}-{version}-seed{seed}"
+    folder = o2o_home() / "datasets" / f"{name}-{version}-seed{seed}"
     if minari.find_data_folder(folder) is not None:
         logger.info("dataset %r exists in %s", name, folder)
         return folder
@@ -162,7 +162,7 @@ def _find_file(name: str, recipe: Recipe) -> Path:
     """Returns the path of the file that the user must provide for a recipe."""
     if recipe.file is None:
         raise UsageError(f"recipe {name!r} neither generates data nor names a file")
-    folders = [Path(), Path("data"), home() / "datasets", home()]
+    folders = [Path(), Path("data"), o2o_home() / "datasets", o2o_home()]
     for folder in folders:
         if (folder / recipe.file).exists():
             return folder / recipe.file

@@ -8,7 +8,7 @@ import numpy as np
 from o2o.core import memory
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.core.memory import size
+from o2o.core.memory import format_bytes
 from o2o.core.spec import Spec
 from o2o.data.fit_transform import READ_BYTES
 from o2o.data.formats.lazy_array import LazyArray
@@ -41,25 +41,30 @@ def decide(
     num_rows = sum(len(episode) + 1 for episode in episodes)
     obs, other_columns = (num_rows * num_bytes for num_bytes in row_bytes(spec, replay))
     other = sum(map(_in_memory, episodes)) + other_columns + max(_in_conversion(e, spec) for e in episodes)
-    limit = f"a budget of {size(budget)} (--dataset.memory-budget {config.memory_budget})"
-    need = f"{size(obs)} for {num_rows} observations in replay and {size(other)} for all else"
+    limit = f"a budget of {format_bytes(budget)} (--dataset.memory-budget {config.memory_budget})"
+    need = f"{format_bytes(obs)} for {num_rows} observations in replay and {format_bytes(other)} for all else"
     logger.info("memory: %s, %s", need, limit)
     fits = other + obs <= budget
     if config.memory == "ram" or (config.memory == "auto" and fits):
         if not fits:
-            raise DataError(_too_large(size(other + obs), limit, "--dataset.memory disk, "))
+            raise DataError(_too_large(format_bytes(other + obs), limit, "--dataset.memory disk, "))
         logger.info("memory: all in main memory")
         return np.empty
     if other > budget:
-        raise DataError(_too_large(f"{size(other)} of memory besides the observations in files", limit))
-    free = memory.disk_free(memory.scratch())
-    if obs + DISK_MARGIN > free:
-        disk = f"{size(free)} free in {memory.scratch()}, {size(DISK_MARGIN)} of which must stay free"
         raise DataError(
-            _too_large(f"{size(other + obs)} of memory or {size(obs)} of disk", f"{limit} and {disk}")
+            _too_large(f"{format_bytes(other)} of memory besides the observations in files", limit)
         )
-    logger.info("memory: observations in files in %s (%s free)", memory.scratch(), size(free))
-    return memory.in_file
+    free = memory.free_disk_bytes(memory.scratch_folder())
+    if obs + DISK_MARGIN > free:
+        folder, margin = memory.scratch_folder(), format_bytes(DISK_MARGIN)
+        disk = f"{format_bytes(free)} free in {folder}, {margin} of which must stay free"
+        raise DataError(
+            _too_large(
+                f"{format_bytes(other + obs)} of memory or {format_bytes(obs)} of disk", f"{limit} and {disk}"
+            )
+        )
+    logger.info("memory: observations in files in %s (%s free)", memory.scratch_folder(), format_bytes(free))
+    return memory.allocate_in_file
 
 
 def _too_large(need: str, available: str, advice: str = "") -> str:

@@ -13,7 +13,7 @@ from o2o.core import memory
 from o2o.core.config import at_least
 from o2o.core.episode import Batch, Episode
 from o2o.core.errors import DivergedError, UsageError
-from o2o.core.memory import size
+from o2o.core.memory import format_bytes
 from o2o.core.spec import Spec, is_image
 from o2o.data.sum_tree import SumTree
 
@@ -99,7 +99,7 @@ class Replay:
         num_bytes, rows = sum(row_bytes(spec, config)), capacity
         if online:
             rows = min(capacity, max(INITIAL_BYTES // num_bytes, 1))
-            limit = size(capacity * num_bytes)
+            limit = format_bytes(capacity * num_bytes)
             logger.info("online episodes take up to %s of memory, as they come (%d rows)", limit, capacity)
         self._allocate = allocate
         self._obs = {

@@ -17,7 +17,7 @@ from o2o.data.formats import minari_spaces
 
 
 def obs_boxes(space: gymnasium.Space) -> dict[str, tuple[str, Box]]:
-    """Returns flat name, as in `spec.as_dict` -> (path in a Minari episode, box) of an observation space."""
+    """Returns name -> (path in a Minari episode, box) of a space, with the names of `spec.flatten_obs`."""
     boxes = {}
     for name, (path, box) in minari_spaces.flatten_space(space, "_index_{}").items():
         assert isinstance(box, Box), box  # `Guard` refuses robots with other spaces

@@ -63,7 +63,9 @@ def read(
     Raises:
         O2OError: see `load`, `check_fingerprint`, `check_shapes`, `fit_transform` and `memory_plan.decide`.
     """
-    budget = memory.budget(config.memory_budget)  # a share refers to the memory available before reading
+    budget = memory.budget_bytes(
+        config.memory_budget
+    )  # a share refers to the memory available before reading
     recording = load(dataset, config, seed)
     if saved:
         check_fingerprint(saved, recording)

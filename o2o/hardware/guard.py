@@ -13,7 +13,7 @@ import numpy as np
 
 from o2o.core import plugins
 from o2o.core.errors import O2OError, RobotError, UsageError
-from o2o.core.spec import as_dict, space_shapes
+from o2o.core.spec import flatten_obs, space_shapes
 from o2o.hardware.action_filter import ActionFilter, ActionModel, measured
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.frozen_camera import FrozenCameraDetector
@@ -33,7 +33,7 @@ class RobotConfig:
 class Guard(gymnasium.Wrapper):
     """Keeps a robot inside its limits and stops it on any error.
 
-    Observations become flat dicts (`spec.as_dict`). Actions are physical. An action is held for
+    Observations become flat dicts (`spec.flatten_obs`). Actions are physical. An action is held for
     `action_repeat` ticks of the robot with the rewards summed; `info["success"]` and the executed
     action are those of the whole decision.
 
@@ -266,7 +266,7 @@ class Guard(gymnasium.Wrapper):
         Raises:
             RobotError: a name or shape is not what it promises, or a number is not finite.
         """
-        seen = {name: value.copy() for name, value in as_dict(obs).items()}
+        seen = {name: value.copy() for name, value in flatten_obs(obs).items()}
         for name, shape in self.shapes.items():
             value = seen.get(name)
             if value is None or value.shape != shape:

@@ -13,7 +13,7 @@ from o2o.core import plugins
 from o2o.core.config import at_least, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
-from o2o.core.transform import Transform, check_rate
+from o2o.core.transform import Transform, check_control_rate
 from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.limits import LimitOverrides
 
@@ -105,7 +105,7 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
     try:
         if wrong:
             raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(wrong)}")
-        check_rate(transform.control_hz, robot.control_hz)
+        check_control_rate(transform.control_hz, robot.control_hz)
     except UsageError:
         robot.close()
         raise

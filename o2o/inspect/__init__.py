@@ -8,7 +8,7 @@ A function and its module may share a name: `o2o.inspect.plans` is the function,
 after the module. Import the module with `importlib.import_module("o2o.inspect.plans")`.
 """
 
-from o2o.core.stats import auroc, correlation
+from o2o.core.stats import auroc, rank_correlation
 from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.candidates import candidates
 from o2o.inspect.checkpoint_ranking import rank_checkpoints
@@ -49,7 +49,6 @@ __all__ = [
     "auroc",
     "beliefs",
     "candidates",
-    "correlation",
     "coverage",
     "decision_chart",
     "model_error",
@@ -60,6 +59,7 @@ __all__ = [
     "plans",
     "probe",
     "rank_checkpoints",
+    "rank_correlation",
     "reliability",
     "replan",
     "uncertainty",

@@ -10,7 +10,7 @@ from torch import Tensor
 from o2o.agent.agent import Agent
 from o2o.agent.critic import spread
 from o2o.core.episode import Episode
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.nn.world_model import State, index
 
 NUM_PARALLEL = 16  # episodes that are replayed in one batch
@@ -113,7 +113,7 @@ def beliefs(
     after: dict[int, Tensor] = {}
     states: dict[int, State] = {}
     order = np.argsort(lengths, kind="stable")
-    with Stream(derive(seed, "walk"), agent.device).use(), agent.precision():
+    with RandomStream(derive(seed, "walk"), agent.device).use(), agent.precision():
         for begin in range(0, len(order), NUM_PARALLEL):
             group = order[begin : begin + NUM_PARALLEL]
             features, kept = _observe(agent, [episodes[i] for i in group], first[group], starts)

@@ -19,8 +19,8 @@ from torch import Tensor
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint
 from o2o.core.episode import Episode
-from o2o.core.run_folder import checkpoint_folder, kept
-from o2o.core.seeding import Stream, derive
+from o2o.core.run_folder import checkpoint_folder, stored_checkpoints
+from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
@@ -292,7 +292,7 @@ def rank_checkpoints(
 def checkpoints(run: Run) -> dict[int, Path]:
     """Returns updates or episodes -> folder, of the kept checkpoints of a run and of its latest one."""
     latest = run.meta["episodes" if run.meta.get("run") == "finetune" else "num_updates"]
-    folders = kept(run.folder)
+    folders = stored_checkpoints(run.folder)
     return folders if latest in folders else {**folders, latest: checkpoint_folder(run.folder)}
 
 
@@ -370,7 +370,7 @@ def _seconds_per_plan(agent: Agent) -> float:
     first = torch.ones(NUM_PARALLEL, dtype=torch.bool, device=agent.device)
     state = agent.model.start(NUM_PARALLEL)
     parts = state, agent.model, agent.critic, agent.policy, None, first, False
-    with Stream(derive(0, "choice"), agent.device).use(), agent.precision():
+    with RandomStream(derive(0, "choice"), agent.device).use(), agent.precision():
         agent.planner.plan(*parts)  # the first call is slower
         begin_s = time.perf_counter()
         agent.planner.plan(*parts).action.cpu()

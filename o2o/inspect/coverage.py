@@ -9,9 +9,9 @@ from torch import Tensor
 
 from o2o.agent.planner.imagine import roll
 from o2o.core.episode import Episode
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.core.spec import is_image
-from o2o.core.stats import correlation
+from o2o.core.stats import rank_correlation
 from o2o.inspect.beliefs import Beliefs, beliefs, ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Histogram, Points, Rule
 from o2o.inspect.estimate import (
@@ -210,7 +210,7 @@ def coverage(run: Run) -> Coverage:
             (scaled @ directions).cpu().numpy(),
             disagreement,
             estimate(np.mean, episode, (far > limit).astype(np.float64)),
-            estimate(correlation, episode, disagreement, far),
+            estimate(rank_correlation, episode, disagreement, far),
         )
     unusual = {}
     for name, group_episodes in (
@@ -288,7 +288,7 @@ def _imagined(run: Run, steps: Beliefs) -> tuple[Tensor, np.ndarray, np.ndarray]
     agent, horizon = run.agent, run.agent.config.planner.horizon
     indices = evenly_spaced(len(steps.starts), NUM_STARTS)
     state = index(steps.state, torch.as_tensor(indices, device=agent.device))
-    with Stream(derive(0, "coverage"), agent.device).use(), agent.precision():
+    with RandomStream(derive(0, "coverage"), agent.device).use(), agent.precision():
         rolled = roll(agent.model, state, horizon, lambda step, feature: agent.policy.act(feature))
         feature = rolled.feature[1:].float()
         action = torch.cat([rolled.action[1:], agent.policy.act(rolled.feature[-1:])]).float()

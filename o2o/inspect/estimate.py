@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.core.stats import interval
+from o2o.core.stats import grouped_interval
 
 CLEAR = 0.3  # rank correlation above which an order is reliable
 FEW = 5  # episodes; intervals from fewer are not reliable
@@ -57,7 +57,7 @@ def estimate(function: Callable[..., float], groups: np.ndarray, *arrays: np.nda
     """
     if not len(groups):
         return Estimate(math.nan, math.nan, math.nan, 0)
-    low, high = interval(function, groups, *arrays)
+    low, high = grouped_interval(function, groups, *arrays)
     return Estimate(float(function(*arrays)), low, high, len(np.unique(groups)))
 
 

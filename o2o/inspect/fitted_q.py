@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 
 NUM_MEMBERS = 10
 HIDDEN = 256  # hidden units of a member
@@ -97,7 +97,7 @@ def evaluate_policies(
     here, after, start = (scaling.state(x) for x in (recorded.feature, recorded.next_feature, recorded.start))
     reward, decay, slack = recorded.reward.double(), discount * recorded.continues, SLACK * (high - low)
     values, impossible = [], []
-    with Stream(derive(seed, "evaluation"), device).use():
+    with RandomStream(derive(seed, "evaluation"), device).use():
         for width in torch.linspace(*WIDTH, num_members).tolist():
             layer = _RandomFeatures(here.shape[1], recorded.action.shape[1], width, device)
             x = layer(here, scaling.action(recorded.action)).double()  # (M, D)
@@ -134,7 +134,7 @@ def action_distance(recorded: RecordedSteps, action: Tensor) -> Tensor:
         feature. It is about 1 for a policy that predicts the recorded action as well as the regression does.
     """
     scaling = _Scaling(recorded)
-    with Stream(derive(0, "shift"), recorded.feature.device).use():
+    with RandomStream(derive(0, "shift"), recorded.feature.device).use():
         layer = _RandomFeatures(
             scaling.basis.shape[1], recorded.action.shape[1], WIDTH[0], recorded.feature.device
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.run_log import read_metrics
-from o2o.core.video import write_picture
+from o2o.core.video import write_figure
 
 WEIGHTED, SIGMA = "balance/weighted_", "balance/sigma_"
 NUM_POINTS = 400  # of a curve, at most
@@ -32,7 +32,7 @@ def plot_losses(folder: Path, path: Path) -> bool:
     weighted, sigma = read_curves(lines, WEIGHTED), read_curves(lines, SIGMA)
     if not weighted:
         return False
-    write_picture(path, _draw(weighted, sigma))
+    write_figure(path, _draw(weighted, sigma))
     return True
 
 

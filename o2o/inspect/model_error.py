@@ -10,7 +10,7 @@ from torch import Tensor
 from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll, roll
 from o2o.core.episode import Episode
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, RANDOM, Chart, Line
 from o2o.inspect.estimate import Estimate, estimate, few_episodes_warning, format_number, format_percent
@@ -72,7 +72,7 @@ def imagine_recorded(
     obs_known = reward_known & steps.next_obs_known[at]
     source = at[:, np.random.default_rng(0).permutation(len(start))] if shuffle else at
     action, after = steps.action[source], steps.next_feature[at]  # (H, K, ...)
-    with Stream(derive(seed, "foresee"), agent.device).use(), agent.precision():
+    with RandomStream(derive(seed, "foresee"), agent.device).use(), agent.precision():
         state = index(steps.state, torch.as_tensor(indices, device=agent.device))
         rolled = roll(agent.model, state, horizon, lambda step, _: action[step])
         value = agent.critic.v(rolled.feature[1:]).double().cpu().numpy()
@@ -316,7 +316,7 @@ def _obs_errors(
     start = steps.starts[indices]
     state = index(steps.state, torch.as_tensor(indices, device=agent.device))
     decoded: dict[str, list[np.ndarray]] = {}
-    with Stream(derive(0, "drawn"), agent.device).use(), agent.precision():
+    with RandomStream(derive(0, "drawn"), agent.device).use(), agent.precision():
         for k in range(horizon):
             at = np.minimum(start + k, len(steps) - 1)
             state = agent.model.step(state, steps.action[at])[0]

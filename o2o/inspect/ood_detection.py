@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.core.stats import auroc
 from o2o.inspect.beliefs import ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, POLICY, RANDOM, Chart, Histogram, Intervals, Rule
@@ -118,7 +118,7 @@ def ood_detection(run: Run) -> OodDetection:
         run: the run to inspect.
     """
     agent, steps = run.agent, run.beliefs
-    with Stream(derive(0, "contrast"), agent.device).use():
+    with RandomStream(derive(0, "contrast"), agent.device).use():
         actions = {"random": 2 * torch.rand_like(steps.action) - 1}
         for noise in NOISE:
             noisy = steps.action + noise * torch.randn_like(steps.action)

@@ -10,9 +10,9 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.core.spec import is_image
-from o2o.core.video import write_picture
+from o2o.core.video import write_figure
 
 NUM_COLUMNS, NUM_LINES, LINES_PER_ROW = 10, 8, 4
 WIDTH, IMAGES_HEIGHT, LINE_HEIGHT = 12.0, 3.7, 1.6  # inches
@@ -53,7 +53,7 @@ def predict(agent: Agent, episode: Episode, num_context: int = 5, seed: int = 0)
     context = {name: torch.tensor(value[:num_context], device=device) for name, value in episode.obs.items()}
     action, reward = (torch.tensor(value, device=device) for value in (episode.action, episode.reward))
     decoded, rewards = [], []
-    with Stream(derive(seed, "open-loop"), device).use():
+    with RandomStream(derive(seed, "open-loop"), device).use():
         belief = imagined = model.start(1)
         for t in range(len(episode) + 1):
             if t < num_context:
@@ -92,7 +92,7 @@ def plot_prediction(agent: Agent, episode: Episode, path: Path, num_context: int
     prediction = predict(agent, episode, num_context, seed)
     if prediction is None:
         return False
-    write_picture(path, _draw(episode, prediction))
+    write_figure(path, _draw(episode, prediction))
     return True
 
 

@@ -17,7 +17,7 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.errors import DivergedError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import Beliefs, beliefs
 from o2o.inspect.charts.chart import MUTED, PLAN, POLICY, Chart, Line, Mark, Rule
@@ -266,7 +266,7 @@ def _plan(agent: Agent, steps: Beliefs, indices: np.ndarray, weight: float, seed
     planner = MPPI(agent.planner.action_dim, _planner_config(agent.config.planner, weight))
     size = planner.config.num_samples + planner.config.num_policy
     rows, parts = torch.as_tensor(indices, device=agent.device), []
-    with Stream(derive(seed, "price"), agent.device).use(), agent.precision():
+    with RandomStream(derive(seed, "price"), agent.device).use(), agent.precision():
         for block in rows.split(max(1, MAX_ROWS // size)):
             first = torch.ones(len(block), dtype=torch.bool, device=agent.device)
             state = index(steps.state, block)

@@ -10,7 +10,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.agent.planner.mppi import MPPI
 from o2o.core.errors import DataError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Line, Points
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
@@ -297,7 +297,7 @@ def replan(
     state_size = sum(value[0].numel() for value in state.values())
     num_candidates = config.num_samples + config.num_policy
     block = max(1, min(MAX_ROWS, MAX_STATE_NUMBERS // state_size) // num_candidates)
-    with Stream(derive(seed, "replan"), agent.device).use():
+    with RandomStream(derive(seed, "replan"), agent.device).use():
         for begin in range(0, num_states, block):
             rows = torch.arange(begin, min(begin + block, num_states), device=agent.device)
             start = torch.ones(len(rows), dtype=torch.bool, device=agent.device)

@@ -13,7 +13,7 @@ import torch
 
 from o2o.agent.planner.imagine import roll
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, PALETTE, Chart, Intervals, Line
 from o2o.inspect.end_effector_paths import vector_observations
@@ -211,7 +211,7 @@ def _imagined_squared_error(run: Run, half: int, mean, weight, offset, target: n
     ahead = torch.as_tensor(rows + np.arange(horizon)[:, None], device=steps.action.device)
     action = steps.action[ahead]  # (H, K, A)
     state = index(steps.state, torch.as_tensor(starts, device=steps.action.device))
-    with Stream(derive(0, "readout"), agent.device).use(), agent.precision():
+    with RandomStream(derive(0, "readout"), agent.device).use(), agent.precision():
         feature = roll(agent.model, state, horizon, lambda step, _: action[step]).feature
     predicted = (_to_numpy(feature) - mean) @ weight + offset  # (H+1, K, D)
     return np.stack([np.square(predicted[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])

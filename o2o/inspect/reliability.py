@@ -9,7 +9,7 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Roll
 from o2o.core.errors import UsageError
-from o2o.core.stats import bins, correlation
+from o2o.core.stats import calibration_curve, rank_correlation
 from o2o.inspect.beliefs import ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, Chart, Intervals, Line, Rule
 from o2o.inspect.estimate import CLEAR, FEW, Estimate, estimate, few_episodes_warning, format_number
@@ -90,7 +90,7 @@ class Reliability(Result):
         ]
 
     def _td_chart(self) -> Chart:
-        x, mean, low, _, high = bins(self.disagreement, self.td_error)
+        x, mean, low, _, high = calibration_curve(self.disagreement, self.td_error)
         name = f"{format_number(self.multiple)} times the disagreement: covers {COVERED} %"
         lines = [
             Line(x, self.multiple * x, name, MUTED),
@@ -112,7 +112,7 @@ class Reliability(Result):
         lines = []
         for k in self.horizons:
             known = np.isfinite(self.error[kind, k])
-            x, y, *_ = bins(self.path_disagreement[k][known], self.error[kind, k][known])
+            x, y, *_ = calibration_curve(self.path_disagreement[k][known], self.error[kind, k][known])
             lines.append(Line(x, y, f"{_steps(k)} ahead"))
         return Chart(
             f"Model error against disagreement: {KINDS[kind]}",
@@ -155,7 +155,7 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
     for (kind, k), values in error.items():
         known = np.isfinite(values)
         groups = steps.episode[imagined.start][known]
-        ahead[kind, k] = estimate(correlation, groups, path_disagreement[k][known], values[known])
+        ahead[kind, k] = estimate(rank_correlation, groups, path_disagreement[k][known], values[known])
     rows = steps.td_error_known
     disagreement, td_error = steps.disagreement[rows].astype(np.float64), abs(steps.td_error[rows])
     positive, multiple = disagreement > 0, np.nan
@@ -164,7 +164,7 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
     return Reliability(
         disagreement,
         td_error,
-        estimate(correlation, steps.episode[rows], disagreement, td_error),
+        estimate(rank_correlation, steps.episode[rows], disagreement, td_error),
         multiple,
         horizons,
         path_disagreement,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import Beliefs, beliefs, ensemble_disagreement
 from o2o.inspect.charts.chart import DATA, MODEL, POLICY, RANDOM, Chart, Line, Points, Rule
 from o2o.inspect.estimate import format_number, format_percent
@@ -129,7 +129,7 @@ def uncertainty(run: Run, episode: int = 0, from_robot: bool = False) -> Uncerta
     """
     steps, rows = _find(run, episode, from_robot)
     agent, feature = run.agent, steps.feature[rows]
-    with Stream(derive(0, "uncertainty"), agent.device).use():
+    with RandomStream(derive(0, "uncertainty"), agent.device).use():
         action = 2 * torch.rand(NUM_RANDOM, len(rows), steps.action.shape[1], device=agent.device) - 1
     disagreement = steps.disagreement[rows]
     random = ensemble_disagreement(agent, feature.expand(NUM_RANDOM, -1, -1), action)

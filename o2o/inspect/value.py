@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.core.stats import bins, correlation
+from o2o.core.stats import calibration_curve, rank_correlation
 from o2o.inspect.beliefs import Beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, Chart, Line, Points
 from o2o.inspect.estimate import (
@@ -106,8 +106,8 @@ class Value(Result):
 
     def charts(self) -> list[Chart]:
         shown = evenly_spaced(len(self.v), MAX_DOTS)
-        x, y, low, _, high = bins(self.v, self.achieved)
-        qx, qy, *_ = bins(self.q, self.achieved)
+        x, y, low, _, high = calibration_curve(self.v, self.achieved)
+        qx, qy, *_ = calibration_curve(self.q, self.achieved)
         rest = "; the agent's own value completes returns beyond the recording" if self.bootstrapped else ""
         return [
             Chart(
@@ -172,7 +172,7 @@ def value(run: Run) -> Value:
     v, q, episode = steps.v.astype(np.float64), steps.q.mean(0).astype(np.float64), steps.episode[rows]
 
     def rank(values: np.ndarray) -> Estimate:
-        return estimate(correlation, episode, values[rows], achieved[rows])
+        return estimate(rank_correlation, episode, values[rows], achieved[rows])
 
     def bias(values: np.ndarray) -> Estimate:
         return estimate(np.mean, episode, (values - achieved)[rows])
@@ -190,7 +190,7 @@ def value(run: Run) -> Value:
         bias(q),
         v[first],
         achieved[first],
-        estimate(correlation, steps.episode[first], v[first], achieved[first]),
+        estimate(rank_correlation, steps.episode[first], v[first], achieved[first]),
         run.agent.config.critic.expectile,
     )
 

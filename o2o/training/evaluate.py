@@ -13,7 +13,7 @@ import numpy as np
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.agent.plan_record import PlanRecord, plan_writer
 from o2o.core import checkpoint, memory, stats
-from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
@@ -21,7 +21,7 @@ from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import RunLog, run_folder
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
-from o2o.core.video import write_film
+from o2o.core.video import write_video
 from o2o.data import training_data
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard
@@ -123,7 +123,7 @@ class Score:
     def line(self) -> str:
         """One line with intervals."""
         n, count = len(self.successes), int(self.successes.sum())
-        (low, high), (worst, best) = stats.share(count, n), stats.mean(self.returns)
+        (low, high), (worst, best) = stats.success_interval(count, n), stats.mean_interval(self.returns)
         return (
             f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
             f"return {self.returns.mean():.4g} [{worst:.4g}, {best:.4g}]   95 % intervals"
@@ -266,7 +266,7 @@ def evaluate(config: EvaluateConfig) -> Score:
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1)
-    agent = Agent.from_state(tensors, meta, config.device, config.agent, compiles(config, 0))
+    agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.priced:
         set_auto_penalty_weight(
@@ -274,7 +274,9 @@ def evaluate(config: EvaluateConfig) -> Score:
         )
     record = None
     if config.record_plans:
-        plans = PlanStore(run_folder(config.record_plans, "plans", ""), memory.budget(config.plans_budget))
+        plans = PlanStore(
+            run_folder(config.record_plans, "plans", ""), memory.budget_bytes(config.plans_budget)
+        )
         record = plan_writer(plans, agent, scenes(config.episodes))
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
 
@@ -302,7 +304,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         apart = planned_vs_executed.apart(agent.transform, episodes)
         print(f"dry run: nothing moved; plans differed from the recording by {apart}")
     if config.film:
-        write_film(config.film, [p.frames for p in played])
+        write_video(config.film, [p.frames for p in played])
     if config.out:
         result.save(config.out)
     return result

@@ -6,10 +6,16 @@ from pathlib import Path
 
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
 from o2o.core import checkpoint, memory
-from o2o.core.compute import compiles, tune
+from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Episode
-from o2o.core.run_folder import check_same, checkpoint_folder, read_run_info, stop_requested, write_run_info
+from o2o.core.run_folder import (
+    check_resumable,
+    checkpoint_folder,
+    read_run_info,
+    stop_requested,
+    write_run_info,
+)
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import OnlineDataset
@@ -119,7 +125,7 @@ def finetune(config: FinetuneConfig) -> Path:
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
-    fast, beside = compiles(config, _num_updates(config, meta["dataset"])), config.learner == "async"
+    fast, beside = should_compile(config, _num_updates(config, meta["dataset"])), config.learner == "async"
     moving = config.compile == "yes" if beside else fast  # a robot in motion cannot wait for a compiler
     agent = Agent.from_state(tensors, meta, config.device, config.agent, moving)
     facts = {
@@ -132,7 +138,9 @@ def finetune(config: FinetuneConfig) -> Path:
         learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, fast)
     else:
         learner = SyncLearner(Learner(config, folder, agent, meta), tensors, meta, resumed)
-    plans = PlanStore(folder / "plans", memory.budget(config.plans_budget)) if config.record_plans else None
+    plans = (
+        PlanStore(folder / "plans", memory.budget_bytes(config.plans_budget)) if config.record_plans else None
+    )
     with (
         closing(learner),
         closing(OnlineDataset(folder / "online")) as own,
@@ -224,7 +232,7 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
         name = "dry-run" if config.dry_run else config.robot or "robot"
         folder = run_folder(config.out, "finetune", name)
         return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
-    check_same(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
+    check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
     folder = Path(config.out or "")
     if (folder / "online").exists():
         Journal(folder / "online" / "journal").close()  # refused at once if the run is under way

@@ -18,7 +18,13 @@ from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
-from o2o.core.run_folder import checkpoint_folder, finite, pack, save, unpack
+from o2o.core.run_folder import (
+    checkpoint_folder,
+    collect_state,
+    finite_metrics,
+    restore_replays,
+    save_checkpoint,
+)
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.data import training_data
@@ -161,7 +167,9 @@ class Learner:
                 checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
         for number in range(self.done):
             self.online.add(self.agent.transform.episode(read(number)))
-        unpack(tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {}))
+        restore_replays(
+            tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {})
+        )
         if not resumed:
             self.agent.learning.seed(derive(self.config.seed, "finetune"))
             self.keep()
@@ -192,7 +200,7 @@ class Learner:
 
     def finite(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics as numbers, and an error if one of them is none; see `run.finite`."""
-        return finite(metrics, f"episode {self.done}")
+        return finite_metrics(metrics, f"episode {self.done}")
 
     @property
     def due(self) -> bool:
@@ -203,10 +211,10 @@ class Learner:
     def keep(self) -> None:
         """Writes a checkpoint."""
         best = self.gate.saved()
-        tensors, meta = pack(self.agent, offline=self.data.replay, online=self.online)
+        tensors, meta = collect_state(self.agent, offline=self.data.replay, online=self.online)
         meta |= self.facts | {"run": "finetune", "episodes": self.done, "owed": self.owed}
         meta["gate"] = self.gate.state()
-        save(self.folder, tensors, meta, self.done, self.config.keep_checkpoints)
+        save_checkpoint(self.folder, tensors, meta, self.done, self.config.keep_checkpoints)
         if best:
             checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
         self._kept = self.done

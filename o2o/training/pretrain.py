@@ -7,18 +7,18 @@ from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig, Flat, fitted
 from o2o.core import checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
-from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import (
-    check_same,
-    finite,
-    pack,
+    check_resumable,
+    collect_state,
+    finite_metrics,
     read_run_info,
-    save,
+    restore_replays,
+    save_checkpoint,
     stop_requested,
-    unpack,
     write_run_info,
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
@@ -107,7 +107,7 @@ def pretrain(config: PretrainConfig) -> Path:
     data = training_data.read(
         config.dataset, config.dataset_options, config.agent.replay, config.seed, read_action_bounds=ask
     )
-    fast = compiles(config, config.updates)
+    fast = should_compile(config, config.updates)
     system = fitted(config.agent, max(map(len, data.recording.episodes)))
     agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
@@ -121,16 +121,16 @@ def pretrain(config: PretrainConfig) -> Path:
     if saved:
         training_data.check_fingerprint(saved[1]["dataset"], data.recording)
         agent.load_state(*saved)
-        unpack(*saved, offline=data.replay)
+        restore_replays(*saved, offline=data.replay)
 
     robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
     windows = system.batch_size, system.window
     validation = data.validation.sample(*windows) if len(data.validation) else None
 
     def keep() -> None:
-        tensors, meta = pack(agent, offline=data.replay)
+        tensors, meta = collect_state(agent, offline=data.replay)
         meta |= facts | {"run": "pretrain"}
-        save(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
+        save_checkpoint(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
 
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
@@ -143,7 +143,7 @@ def pretrain(config: PretrainConfig) -> Path:
             metrics = agent.learn(data.replay)
             step, last = agent.num_updates, agent.num_updates == config.updates
             if step % config.log_every == 0 or last:
-                numbers = finite(metrics, f"update {step}")
+                numbers = finite_metrics(metrics, f"update {step}")
                 log.write(step, "offline", numbers | _held_out(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
             evaluates = config.evaluate_every and (step % config.evaluate_every == 0 or last)
@@ -169,7 +169,7 @@ def pretrain(config: PretrainConfig) -> Path:
                     break
             if step % config.checkpoint_every == 0 and not last:
                 keep()
-        finite(metrics, f"update {agent.num_updates}")
+        finite_metrics(metrics, f"update {agent.num_updates}")
         keep()
         if stopped() and agent.num_updates < config.updates:
             log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
@@ -185,7 +185,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def _folder(config: PretrainConfig) -> Path:
     if config.resume:
-        check_same(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
+        check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
         return Path(config.out or "")
     return run_folder(config.out, "pretrain", Path(config.dataset).stem)
 

@@ -21,7 +21,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import MPPI
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 from o2o.data.training_data import TrainingData
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import format_number, format_percent
@@ -104,7 +104,7 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
         planner = MPPI(agent.planner.action_dim, config)
     size = agent.config.planner.num_samples + agent.config.planner.num_policy
     at_action, on_plan = [], []
-    with Stream(derive(seed, "doubt"), agent.device).use(), agent.precision():
+    with RandomStream(derive(seed, "doubt"), agent.device).use(), agent.precision():
         for some_rows in rows.split(max(1, ROWS // size)):
             state = index(steps.state, some_rows)
             feature = agent.model.feature(state)

@@ -12,16 +12,16 @@ from o2o.agent.optimizer import OptimizerConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
 from o2o.core.spec import Spec
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.models import tdmpc
 from tests.support.episodes import make_batch, make_episode
 from tests.support.plain import Config, Plain, crop, draw_shift, resample, stack
 
 FIELDS = {
-    "state": {"state": Field((5,))},
-    "image": {"camera": Field((40, 40, 3), image=True, size=84)},
-    "both": {"camera": Field((40, 40, 3), image=True, size=84), "arm.joint": Field((4,))},
+    "state": {"state": ObsTransform((5,))},
+    "image": {"camera": ObsTransform((40, 40, 3), image=True, size=84)},
+    "both": {"camera": ObsTransform((40, 40, 3), image=True, size=84), "arm.joint": ObsTransform((4,))},
 }
 CONFIG = AgentConfig(
     world=tdmpc.Config(latent_dim=6, hidden_dim=12, encoder_dim=10, channels=4),

@@ -13,12 +13,12 @@ import torch
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig, fitted
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from tests.support.episodes import make_batch
 
 FIELDS = {
-    "state": {"state": Field((5,))},
-    "both": {"camera": Field((40, 40, 3), image=True, size=84), "state": Field((4,))},
+    "state": {"state": ObsTransform((5,))},
+    "both": {"camera": ObsTransform((40, 40, 3), image=True, size=84), "state": ObsTransform((4,))},
 }
 
 

@@ -12,7 +12,7 @@ from o2o.agent.loss_balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harm
 from o2o.agent.optimizer import Optimizer
 from o2o.core import checkpoint, plugins
 from o2o.core.errors import DivergedError, UsageError
-from o2o.core.run_folder import finite
+from o2o.core.run_folder import finite_metrics
 from o2o.core.run_log import read_metrics
 from o2o.core.transform import Transform
 from o2o.models import rssm
@@ -119,9 +119,9 @@ def test_harmony_leaves_all_other_losses_their_fixed_weights():
 
 def test_a_negative_loss_ends_the_run_and_rounding_does_not():
     for loss in (0.0, -1e-9):
-        finite(harmony()({"obs": torch.tensor(loss)})[1], "update 1")
+        finite_metrics(harmony()({"obs": torch.tensor(loss)})[1], "update 1")
     with pytest.raises(DivergedError, match=r"update 2: balance/weighted_obs is not finite"):
-        finite(harmony()({"obs": torch.tensor(-0.1), "reward": torch.tensor(1.0)})[1], "update 2")
+        finite_metrics(harmony()({"obs": torch.tensor(-0.1), "reward": torch.tensor(1.0)})[1], "update 2")
 
 
 def test_every_observation_is_in_the_loss_that_is_balanced():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from o2o.core import compute
-from o2o.core.compute import MachineConfig, compiles, tune
+from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.errors import UsageError
 
 
@@ -59,11 +59,11 @@ print(before == (torch.get_num_threads(), torch.get_float32_matmul_precision(), 
 )
 def test_compiling_is_for_long_runs(monkeypatch, compile, updates, want):
     monkeypatch.setattr(compute, "_missing_compiler", lambda: "")
-    assert compiles(MachineConfig(compile=compile), updates) == want
+    assert should_compile(MachineConfig(compile=compile), updates) == want
 
 
 def test_without_a_compiler_auto_is_eager_and_yes_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(compute, "_missing_compiler", lambda: "a C++ compiler")
-    assert not compiles(MachineConfig(), 10**6)
+    assert not should_compile(MachineConfig(), 10**6)
     with pytest.raises(UsageError, match=r"--compile yes needs a C\+\+ compiler; on Debian: apt-get"):
-        compiles(MachineConfig(compile="yes"), 10)
+        should_compile(MachineConfig(compile="yes"), 10)

@@ -29,7 +29,7 @@ MACHINE = {"proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable: 8000000 kB\n"}
 
 
 def test_memory_of_the_machine(tmp_path):
-    assert memory.available(system(tmp_path, MACHINE)) == 8_000_000 * 1024
+    assert memory.available_bytes(system(tmp_path, MACHINE)) == 8_000_000 * 1024
 
 
 def test_the_tightest_control_group_counts_and_its_file_cache_does_not(tmp_path):
@@ -43,11 +43,11 @@ def test_the_tightest_control_group_counts_and_its_file_cache_does_not(tmp_path)
         f"{top}/user/job/memory.max": "max\n",
         f"{top}/user/job/memory.current": "1500000000\n",
     }
-    assert memory.available(system(tmp_path, files)) == 3 * GB
+    assert memory.available_bytes(system(tmp_path, files)) == 3 * GB
     (tmp_path / top / "user/job/memory.max").write_text("2000000000")
-    assert memory.available(tmp_path) == 0.5 * GB
+    assert memory.available_bytes(tmp_path) == 0.5 * GB
     (tmp_path / top / "user/job/memory.current").write_text("2100000000")
-    assert memory.available(tmp_path) == 0
+    assert memory.available_bytes(tmp_path) == 0
 
 
 def test_control_groups_of_version_1_also_in_a_container(tmp_path):
@@ -59,7 +59,7 @@ def test_control_groups_of_version_1_also_in_a_container(tmp_path):
         f"{top}/memory.usage_in_bytes": "2000000000\n",
         f"{top}/memory.stat": "inactive_file 7\ntotal_inactive_file 1000000000\n",
     }
-    assert memory.available(system(tmp_path, files)) == 2 * GB
+    assert memory.available_bytes(system(tmp_path, files)) == 2 * GB
 
 
 def test_systems_that_say_little(tmp_path, monkeypatch):
@@ -71,9 +71,9 @@ def test_systems_that_say_little(tmp_path, monkeypatch):
         return pages[name]
 
     monkeypatch.setattr(os, "sysconf", sysconf)
-    assert memory.available(tmp_path) == 409_600
+    assert memory.available_bytes(tmp_path) == 409_600
     monkeypatch.delattr(os, "sysconf")
-    assert memory.available(tmp_path) == math.inf
+    assert memory.available_bytes(tmp_path) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -89,22 +89,27 @@ def test_systems_that_say_little(tmp_path, monkeypatch):
     ],
 )
 def test_budget_as_a_size(text, num_bytes):
-    assert memory.budget(text) == num_bytes
+    assert memory.budget_bytes(text) == num_bytes
 
 
 def test_budget_as_a_share(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 8e9)
-    assert memory.budget("50%") == 4e9 and memory.budget("100 %") == 8e9
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8e9)
+    assert memory.budget_bytes("50%") == 4e9 and memory.budget_bytes("100 %") == 8e9
 
 
 @pytest.mark.parametrize("text", ["4", "", "GB", "-4GB", "4XB", "4iB", "0GB", "101%", "lots", "4GB or so"])
 def test_a_budget_that_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="wanted a size such as 4GB or 800MB, or a share such as 50%"):
-        memory.budget(text)
+        memory.budget_bytes(text)
 
 
 def test_sizes_read_well():
-    assert [memory.size(n) for n in (999, 35e6, 2.5e9, 3e14)] == ["999 B", "35 MB", "2.5 GB", "300 TB"]
+    assert [memory.format_bytes(n) for n in (999, 35e6, 2.5e9, 3e14)] == [
+        "999 B",
+        "35 MB",
+        "2.5 GB",
+        "300 TB",
+    ]
 
 
 # ---- arrays in files
@@ -117,17 +122,17 @@ def scratch(tmp_path, monkeypatch):
 
 
 def test_array_in_a_file_is_an_array_whose_file_has_no_name(scratch):
-    array = memory.in_file((3, 4), np.float32)
+    array = memory.allocate_in_file((3, 4), np.float32)
     array[:] = np.arange(12).reshape(3, 4)
     assert type(array) is np.ndarray and array.dtype == np.float32 and array.sum() == 66
     assert not list(scratch.iterdir())
-    assert memory.in_file((0, 4), np.uint8).shape == (0, 4)
+    assert memory.allocate_in_file((0, 4), np.uint8).shape == (0, 4)
 
 
 def test_a_kill_leaves_nothing_behind(scratch):
     code = (
         "import os, numpy as np; from o2o.core import memory; "
-        "a = memory.in_file((10**6,), np.uint8); a[:] = 1;"
+        "a = memory.allocate_in_file((10**6,), np.uint8); a[:] = 1;"
         "os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False)
@@ -142,7 +147,7 @@ def test_a_full_disk_is_told_before_it_is_written_to(scratch, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(StorageError, match=r"12 MB cannot be laid into .*scratch: .*No space left"):
-        memory.in_file((12 * 10**6,), np.uint8)
+        memory.allocate_in_file((12 * 10**6,), np.uint8)
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="this system does not say what a process uses")
@@ -151,23 +156,23 @@ def test_an_array_in_a_file_takes_no_anonymous_memory(scratch):
         return next(int(x.split()[1]) for x in STATUS.read_text().splitlines() if x.startswith("RssAnon"))
 
     before = anonymous()
-    array = memory.in_file((64 * 2**20,), np.uint8)
+    array = memory.allocate_in_file((64 * 2**20,), np.uint8)
     array[:] = 1
     assert anonymous() - before < 2**13  # kB: an eighth of it
 
 
 def test_allocate_takes_main_memory_while_as_much_stays_free(scratch, monkeypatch):
     files = []
-    monkeypatch.setattr(memory, "in_file", lambda *asked: files.append(asked))
-    monkeypatch.setattr(memory, "available", lambda: 8.0)
+    monkeypatch.setattr(memory, "allocate_in_file", lambda *asked: files.append(asked))
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8.0)
     assert memory.allocate((4,), np.uint8).shape == (4,) and not files
     memory.allocate((5,), np.uint8)
     assert files == [((5,), np.uint8)]
 
 
 def test_a_disk_that_is_memory_has_no_room(tmp_path):
-    assert memory.disk_free(tmp_path / "not" / "yet") == memory.disk_free(tmp_path)
+    assert memory.free_disk_bytes(tmp_path / "not" / "yet") == memory.free_disk_bytes(tmp_path)
     shared = Path("/dev/shm")
     if not any(line.split()[1:3] == [str(shared), "tmpfs"] for line in memory._lines(Path("/proc/mounts"))):
         pytest.skip("/dev/shm is no tmpfs here")
-    assert memory.disk_free(shared / "o2o") == 0
+    assert memory.free_disk_bytes(shared / "o2o") == 0

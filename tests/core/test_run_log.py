@@ -332,7 +332,7 @@ def test_progress_of_slow_things_keeps_two_digits():
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
 def test_clock(seconds, text):
-    assert run_log.clock(seconds) == text
+    assert run_log.format_duration(seconds) == text
 
 
 def test_default_run_folder_says_what_and_when(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import torch
 
-from o2o.core.seeding import Stream, derive
+from o2o.core.seeding import RandomStream, derive
 
 CPU = torch.device("cpu")
 
@@ -18,13 +18,13 @@ def test_derived_seeds_are_the_same_on_every_machine():
     assert derive(0, "scene", 3) == 2081910023
 
 
-def draw(stream: Stream, n=3) -> torch.Tensor:
+def draw(stream: RandomStream, n=3) -> torch.Tensor:
     with stream.use():
         return torch.randn(n)
 
 
 def test_a_stream_goes_on_where_it_was_and_leaves_the_program_alone():
-    stream, alone = Stream(7, CPU), torch.Generator().manual_seed(7)
+    stream, alone = RandomStream(7, CPU), torch.Generator().manual_seed(7)
     torch.manual_seed(1)
     undisturbed = torch.randn(2)
     torch.manual_seed(1)
@@ -34,14 +34,14 @@ def test_a_stream_goes_on_where_it_was_and_leaves_the_program_alone():
 
 
 def test_a_stream_is_kept_and_given_back():
-    stream, other = Stream(7, CPU), Stream(8, CPU)
+    stream, other = RandomStream(7, CPU), RandomStream(8, CPU)
     draw(stream)
     other.load_state(stream.state())
     assert draw(stream).equal(draw(other))
 
 
 def test_a_stream_survives_an_error_inside():
-    stream = Stream(7, CPU)
+    stream = RandomStream(7, CPU)
     before = torch.get_rng_state()
     try:
         with stream.use():
@@ -49,4 +49,4 @@ def test_a_stream_survives_an_error_inside():
             raise ValueError
     except ValueError:
         pass
-    assert torch.get_rng_state().equal(before) and not stream.cpu_state.equal(Stream(7, CPU).cpu_state)
+    assert torch.get_rng_state().equal(before) and not stream.cpu_state.equal(RandomStream(7, CPU).cpu_state)

@@ -18,29 +18,31 @@ from o2o.core import stats
 )
 def test_share_is_wilsons_interval(count, total, want):
     """The first four: Newcombe 1998, table I, method 3."""
-    assert stats.share(count, total) == pytest.approx(want, abs=5e-5)
+    assert stats.success_interval(count, total) == pytest.approx(want, abs=5e-5)
 
 
 def test_share_of_nothing_says_nothing_and_of_all_includes_one():
-    assert stats.share(0, 0) == (0.0, 1.0)
-    assert stats.share(7, 7)[1] == 1.0
+    assert stats.success_interval(0, 0) == (0.0, 1.0)
+    assert stats.success_interval(7, 7)[1] == 1.0
 
 
 def test_mean_of_equal_values_is_certain():
-    assert stats.mean([3.0] * 5) == (3.0, 3.0)
+    assert stats.mean_interval([3.0] * 5) == (3.0, 3.0)
 
 
 def test_mean_is_near_the_normal_interval_for_many_values():
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
     half = stats.Z95 * values.std() / 20
-    assert stats.mean(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    assert stats.mean_interval(values) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.01
+    )
 
 
 def test_mean_is_the_same_each_time():
-    assert stats.mean([1.0, 2.0, 5.0]) == stats.mean([1.0, 2.0, 5.0])
+    assert stats.mean_interval([1.0, 2.0, 5.0]) == stats.mean_interval([1.0, 2.0, 5.0])
 
 
 def test_gain_is_paired_so_what_scenes_share_drops_out():
     scene = np.random.default_rng(0).normal(0, 100, 20)
-    assert stats.gain(scene, scene + 1) == pytest.approx((1.0, 1.0, 1.0))
-    assert stats.gain([False, True], [True, True])[0] == 0.5
+    assert stats.paired_difference(scene, scene + 1) == pytest.approx((1.0, 1.0, 1.0))
+    assert stats.paired_difference([False, True], [True, True])[0] == 0.5

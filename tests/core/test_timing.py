@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from o2o.core.timing import MEMORY, StageTimer
+from o2o.core.timing import MAX_DURATIONS, StageTimer
 
 
 def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
@@ -26,7 +26,7 @@ def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
 def test_two_are_merged_and_the_newest_remembered():
     one, other = StageTimer(), StageTimer()
     one.add("plan", 1.0)
-    for _ in range(MEMORY):
+    for _ in range(MAX_DURATIONS):
         other.add("plan", 3.0)
     other.tick(True)
     one.merge(other)

@@ -7,10 +7,10 @@ import pytest
 
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
-from o2o.core.transform import CLIP_EPS, Field, Transform
+from o2o.core.transform import CLIP_EPS, ObsTransform, Transform
 
 BORDER = Transform(
-    fields={"state": Field((2,)), "camera": Field((6, 8, 3), image=True, size=4)},
+    fields={"state": ObsTransform((2,)), "camera": ObsTransform((6, 8, 3), image=True, size=4)},
     action_low=(-2.0, 0.0),
     action_high=(2.0, 10.0),
     reward_scale=0.5,
@@ -42,7 +42,7 @@ def test_physical_action_undoes_unit_action():
 
 
 def test_vectors_are_flattened_and_normalised():
-    field = Field((2, 2), mean=(0.0, 1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0, 0.5))
+    field = ObsTransform((2, 2), mean=(0.0, 1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0, 0.5))
     assert field.model_shape == (4,)
     value = field(np.array([[[1, 3], [6, 4]]]))
     np.testing.assert_array_equal(value, np.float32([[1, 1, 1, 2]]))
@@ -53,7 +53,7 @@ def test_vectors_are_flattened_and_normalised():
 def test_images_become_square_channels_first_bytes(first):
     picture = np.zeros((1, 6, 8, 3), np.uint8)
     picture[:, :, 1:7, 0] = 200  # the middle square
-    field = Field((3, 6, 8) if first else (6, 8, 3), image=True, size=6)
+    field = ObsTransform((3, 6, 8) if first else (6, 8, 3), image=True, size=6)
     value = field(picture.transpose(0, 3, 1, 2) if first else picture)
     assert value.shape == (1, 3, 6, 6) and value.dtype == np.uint8 and value.flags.c_contiguous
     assert (value[0, 0] == 200).all() and not value[0, 1:].any()
@@ -62,13 +62,13 @@ def test_images_become_square_channels_first_bytes(first):
 
 def test_images_keep_their_mean_when_shrunk():
     picture = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1)).astype(np.uint8)
-    value = Field((96, 96, 1), image=True, size=24)(picture)
+    value = ObsTransform((96, 96, 1), image=True, size=24)(picture)
     assert value.shape == (2, 1, 24, 24) and abs(value.mean() - picture.mean()) < 1
 
 
 def test_images_of_the_right_size_pass_unchanged():
     picture = np.random.default_rng(0).integers(0, 256, (2, 3, 84, 84)).astype(np.uint8)
-    np.testing.assert_array_equal(Field((3, 84, 84), image=True)(picture), picture)
+    np.testing.assert_array_equal(ObsTransform((3, 84, 84), image=True)(picture), picture)
 
 
 def test_episode_crosses_as_a_whole():
@@ -83,7 +83,7 @@ def test_episode_crosses_as_a_whole():
 
 def test_transform_survives_json():
     border = Transform(
-        {"state": Field((2,), mean=(0.1, 0.2), std=(1.0, 2.0))}, (-1.0,), (0.3,), 0.1, 0.2, None
+        {"state": ObsTransform((2,), mean=(0.1, 0.2), std=(1.0, 2.0))}, (-1.0,), (0.3,), 0.1, 0.2, None
     )
     for each in (BORDER, border):
         assert Transform.from_json(json.loads(json.dumps(each.to_json()))) == each

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import StorageError
-from o2o.core.video import write_film
+from o2o.core.video import write_video
 
 
 def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
@@ -13,13 +13,13 @@ def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
 
 
 def test_a_film_shows_all_frames_and_holds_the_last_of_each_episode(tmp_path):
-    write_film(tmp_path / "new" / "a.mp4", [frames(4), [], frames(3)], fps=10)
+    write_video(tmp_path / "new" / "a.mp4", [frames(4), [], frames(3)], fps=10)
     num, seconds = imageio_ffmpeg.count_frames_and_secs(tmp_path / "new" / "a.mp4")
     assert num == 4 + 5 + 3 + 5 and seconds == pytest.approx(1.7)
 
 
 def test_no_frames_make_no_film(tmp_path):
-    write_film(tmp_path / "a.mp4", [[], []])
+    write_video(tmp_path / "a.mp4", [[], []])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -30,4 +30,4 @@ def test_no_frames_make_no_film(tmp_path):
 def test_a_film_that_cannot_be_written_is_one_line(tmp_path, place, num):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"^video [^\n]* cannot be written: [^\n]+$"):
-        write_film(tmp_path / place, [frames(num)])
+        write_video(tmp_path / place, [frames(num)])

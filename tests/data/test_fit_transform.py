@@ -9,7 +9,7 @@ import pytest
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.recipe import Recipe, RewardRule
-from o2o.core.transform import check_rate
+from o2o.core.transform import check_control_rate
 from o2o.data import fit_transform as module
 from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.lazy_array import make_lazy_array
@@ -145,14 +145,14 @@ def test_episodes_of_different_layout_are_refused():
 
 
 def test_error_about_different_rates_names_the_flag_to_use(caplog):
-    check_rate(50.0, 50.9)
+    check_control_rate(50.0, 50.9)
     assert not caplog.text
     with pytest.raises(UsageError, match=r".resample-hz 25 "):
-        check_rate(50.0, 25.0)
+        check_control_rate(50.0, 25.0)
     with pytest.raises(UsageError, match="--action-repeat 4 "):
-        check_rate(25.0, 100.0)
-    check_rate(None, 50.0)
-    check_rate(50.0, None)
+        check_control_rate(25.0, 100.0)
+    check_control_rate(None, 50.0)
+    check_control_rate(50.0, None)
     assert "rate of the data" in caplog.text and "rate of the robot" in caplog.text
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, RobotError, StorageError, UsageError
-from o2o.core.spec import as_dict, space_shapes
+from o2o.core.spec import flatten_obs, space_shapes
 from o2o.data import journal
 from o2o.data.journal import Journal
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
@@ -271,7 +271,7 @@ def test_names_are_those_of_the_robot_and_paths_those_of_minari():
 
 def test_rows_make_an_episode_with_intended_and_executed_actions():
     boxes = {name: box for name, (_, box) in obs_boxes(SPACE).items()}
-    dtype, obs = row_type(boxes, 2), [as_dict(SPACE.sample()) for _ in range(3)]
+    dtype, obs = row_type(boxes, 2), [flatten_obs(SPACE.sample()) for _ in range(3)]
     rows = [make_row(dtype, obs[0], seed=3)]
     rows += [
         make_row(

@@ -33,13 +33,13 @@ def make(seed, folder):
         observation_space=spaces.Box(-9, 9, (2,)), action_space=spaces.Box(-3, 3, (1,)), control_hz=10,
     )
 
-RECIPE = Recipe(about="generated", source="here", licence="MIT", make=make, num_episodes=1)
+RECIPE = Recipe(about="generated", source="here", license="MIT", make=make, num_episodes=1)
 """
 USER_FILE = """
 from o2o.core.recipe import Recipe, RewardRule
 
 RECIPE = Recipe(
-    about="a file", source="a server", licence="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
+    about="a file", source="a server", license="MIT", file="brought.hdf5", control_hz=50.0, action_low=-1.0,
     action_high=1.0, reward=RewardRule(scale=2.0, shift=-1.0), success=lambda e: e.reward.sum() > 3,
     num_episodes=9,
 )
@@ -104,7 +104,7 @@ def test_recipe_without_its_file_says_where_to_put_it(workspace):
 def test_file_with_the_name_of_a_recipe_gets_its_facts(workspace, caplog):
     (workspace / "far").mkdir()
     recording = load(str(write_d4rl(workspace / "far" / "brought.hdf5")), DataConfig())
-    assert recording.control_hz == 50 and recording.recipe.licence == "MIT"
+    assert recording.control_hz == 50 and recording.recipe.license == "MIT"
     assert [e.success for e in recording.episodes] == [False, True, True]
     assert "has 3 episodes, the recipe expects 9" in caplog.text
     other = load(str(write_d4rl(workspace / "other.hdf5")), DataConfig())

@@ -46,10 +46,10 @@ def test_a_dataset_that_fits_the_budget_lies_in_main_memory(caplog):
 
 def test_observations_that_do_not_fit_go_to_files(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "o2o")
-    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN)
-    assert decide(OBS + OTHER - 1) is memory.in_file and decide(OTHER) is memory.in_file
-    assert f"observations in files in {memory.scratch()} (1 GB free)" in caplog.text
-    assert decide(1e9, memory="disk") is memory.in_file
+    monkeypatch.setattr(memory, "free_disk_bytes", lambda folder: OBS + memory_plan.DISK_MARGIN)
+    assert decide(OBS + OTHER - 1) is memory.allocate_in_file and decide(OTHER) is memory.allocate_in_file
+    assert f"observations in files in {memory.scratch_folder()} (1 GB free)" in caplog.text
+    assert decide(1e9, memory="disk") is memory.allocate_in_file
 
 
 def test_data_that_fit_neither_are_refused_with_need_limits_and_advice(monkeypatch):
@@ -57,7 +57,7 @@ def test_data_that_fit_neither_are_refused_with_need_limits_and_advice(monkeypat
         DataError, match=r"needs 452 kB of memory besides the observations in files, .* of 452 kB"
     ):
         decide(OTHER - 1)
-    monkeypatch.setattr(memory, "disk_free", lambda folder: OBS + memory_plan.DISK_MARGIN - 1)
+    monkeypatch.setattr(memory, "free_disk_bytes", lambda folder: OBS + memory_plan.DISK_MARGIN - 1)
     with pytest.raises(
         DataError, match=r"1.25 MB of memory or 800 kB of disk.* 1 GB free in .*scratch"
     ) as error:

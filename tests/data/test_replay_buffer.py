@@ -310,7 +310,7 @@ def test_replay_in_files_samples_the_same_batches_as_in_memory(online, monkeypat
 
     def in_file(*shape_and_type):
         requests.append(shape_and_type)
-        return memory.in_file(*shape_and_type)
+        return memory.allocate_in_file(*shape_and_type)
 
     inside, outside = (Replay(SPEC, 40, 0, UNIFORM, online, how) for how in (np.empty, in_file))
     for number, steps in enumerate((5, 9, 2, 30, 4)):

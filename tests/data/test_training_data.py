@@ -177,7 +177,7 @@ def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch
     monkeypatch.setenv("O2O_HOME", str(tmp_path))
     config = DataConfig(**camera[1], memory_budget=f"{RAW // 20}B")
     files = []
-    monkeypatch.setattr(memory, "in_file", lambda *args: files.append(args[0]) or np.empty(*args))
+    monkeypatch.setattr(memory, "allocate_in_file", lambda *args: files.append(args[0]) or np.empty(*args))
     data = training_data.read("a.dat", config, REPLAY, seed=1)
     assert files == [(36 * 26, 3, 16, 16), (4 * 26, 3, 16, 16)]
     assert data.replay.num_episodes + data.validation.num_episodes == EPISODES
@@ -185,7 +185,7 @@ def test_observations_over_the_budget_lie_in_files(camera, tmp_path, monkeypatch
 
 def test_data_that_fit_neither_memory_nor_disk_are_refused_before_an_image_is_read(camera, monkeypatch):
     form, flags = camera
-    monkeypatch.setattr(memory, "disk_free", lambda folder: 0.0)
+    monkeypatch.setattr(memory, "free_disk_bytes", lambda folder: 0.0)
     with pytest.raises(DataError, match=r"needs .* of memory or .* of disk"):
         training_data.read("a.dat", DataConfig(**flags, memory_budget=f"{RAW // 20}B"), REPLAY, seed=1)
     with pytest.raises(DataError, match=r"--dataset.memory-budget"):
@@ -219,7 +219,7 @@ class Large:
         return recording.Recording([episode], path, "x", "0")
 
 registry.FORMATS = (Large(),)
-memory.disk_free = lambda folder: 1e9
+memory.free_disk_bytes = lambda folder: 1e9
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 code = cli.main(["pretrain", "--dataset", "a.dat", "--dataset.memory-budget", "300MB", "--no-tune"])

@@ -250,7 +250,9 @@ def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
 
 
 def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, tmp_path):
-    assert list(run_folder.kept(pretrained)) == [4, 8, 12] and list(run_folder.kept(finetuned)) == [
+    assert list(run_folder.stored_checkpoints(pretrained)) == [4, 8, 12] and list(
+        run_folder.stored_checkpoints(finetuned)
+    ) == [
         0,
         2,
         4,
@@ -258,19 +260,19 @@ def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, t
     ]
     for folder, number in ((pretrained, 12), (finetuned, 5)):
         newest = folder / "checkpoint" / checkpoint.TENSORS
-        assert newest.samefile(run_folder.kept(folder)[number] / checkpoint.TENSORS)
-    assert checkpoint.load(run_folder.kept(pretrained)[4])[1]["num_updates"] == 4
+        assert newest.samefile(run_folder.stored_checkpoints(folder)[number] / checkpoint.TENSORS)
+    assert checkpoint.load(run_folder.stored_checkpoints(pretrained)[4])[1]["num_updates"] == 4
     config = o2o.EvaluateConfig(
-        checkpoint=run_folder.kept(pretrained)[4], episodes=2, num_robots=2, device="cpu"
+        checkpoint=run_folder.stored_checkpoints(pretrained)[4], episodes=2, num_robots=2, device="cpu"
     )
     assert o2o.evaluate(config).returns.shape == (2,)
 
 
 def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
     o2o.pretrain(pretrain_config(dataset, tmp_path / "two", keep_checkpoints=2))
-    assert list(run_folder.kept(tmp_path / "two")) == [4, 12]
+    assert list(run_folder.stored_checkpoints(tmp_path / "two")) == [4, 12]
     o2o.pretrain(pretrain_config(dataset, tmp_path / "none", keep_checkpoints=0))
-    assert not (tmp_path / "none" / run_folder.KEPT).exists()
+    assert not (tmp_path / "none" / run_folder.CHECKPOINTS).exists()
     for out in ("two", "none"):
         same(tmp_path / out, pretrained)
 
@@ -279,12 +281,12 @@ def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, fine
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
     out = tmp_path / "run"
     killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
-    assert list(run_folder.kept(out)) == [0, 2]
+    assert list(run_folder.stored_checkpoints(out)) == [0, 2]
     o2o.finetune(finetune_config(pretrained, out, resume=True))
-    assert list(run_folder.kept(out)) == list(run_folder.kept(finetuned))
-    for number, place in run_folder.kept(out).items():
+    assert list(run_folder.stored_checkpoints(out)) == list(run_folder.stored_checkpoints(finetuned))
+    for number, place in run_folder.stored_checkpoints(out).items():
         tensors, meta = checkpoint.load(place)
-        wanted, said = checkpoint.load(run_folder.kept(finetuned)[number])
+        wanted, said = checkpoint.load(run_folder.stored_checkpoints(finetuned)[number])
         thoughts = ("belief.", "memory.", "stream.acting.")  # of an episode that was not played again
         assert meta == said
         learned = [name for name in wanted if not name.startswith(thoughts)]
@@ -296,7 +298,9 @@ def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, ca
     """Stops before the nth sync, rename, link or removal; number 3 and the one in its place come after."""
 
     def save(number):
-        run_folder.save(tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2)
+        run_folder.save_checkpoint(
+            tmp_path, {"w": torch.full((9,), float(number))}, {"number": number}, number, 2
+        )
 
     class Killed(BaseException):
         pass
@@ -320,19 +324,21 @@ def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, ca
         with suppress(Killed):
             save(3)
     assert checkpoint.load(tmp_path / "checkpoint")[1]["number"] in (2, 3)
-    assert {1, 2} & set(run_folder.kept(tmp_path)) and len(run_folder.kept(tmp_path)) <= 3
-    for number, place in run_folder.kept(tmp_path).items():
+    assert {1, 2} & set(run_folder.stored_checkpoints(tmp_path)) and len(
+        run_folder.stored_checkpoints(tmp_path)
+    ) <= 3
+    for number, place in run_folder.stored_checkpoints(tmp_path).items():
         tensors, meta = checkpoint.load(place)
         assert meta == {"number": number} and (tensors["w"] == number).all()
     save(3), save(4)
-    assert list(run_folder.kept(tmp_path)) == [1, 4]
-    assert sorted(path.name for path in (tmp_path / run_folder.KEPT).iterdir()) == ["000001", "000004"]
+    assert list(run_folder.stored_checkpoints(tmp_path)) == [1, 4]
+    assert sorted(path.name for path in (tmp_path / run_folder.CHECKPOINTS).iterdir()) == ["000001", "000004"]
 
 
 def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
     for number in (2, 4, 6, 3):
-        run_folder.save(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
-    assert list(run_folder.kept(tmp_path)) == [2, 3]
+        run_folder.save_checkpoint(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
+    assert list(run_folder.stored_checkpoints(tmp_path)) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -346,13 +352,13 @@ def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
     ],
 )
 def test_checkpoints_are_thinned_evenly_between_the_first_and_the_newest(numbers, most, want):
-    assert run_folder.evenly(numbers, most) == want
+    assert run_folder.thin_out(numbers, most) == want
 
 
 def test_thinned_one_by_one_the_gaps_stay_alike():
     left = []
     for number in range(0, 100_001, 1000):
-        left = run_folder.evenly([*left, number], 5)
+        left = run_folder.thin_out([*left, number], 5)
     gaps = np.diff(left)
     assert left[0] == 0 and left[-1] == 100_000 and gaps[:-1].max() < 3 * gaps[:-1].min()
 

@@ -14,7 +14,7 @@ from o2o.agent.plan_record import record_plan
 from o2o.core import plugins
 from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.nn.world_model import ModelConfig
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.preset_agents import PIXELS, STATE, act, doubtful, make, tiny, windows
@@ -190,7 +190,11 @@ def test_a_discount_of_zero_follows_the_length_of_the_episodes(length, discount)
 
 def test_laptop_presets_stay_under_two_million_weights():
     for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm"):
-        for fields in (STATE, PIXELS, {"camera": Field((64, 64, 3), image=True, size=64), "s": Field((40,))}):
+        for fields in (
+            STATE,
+            PIXELS,
+            {"camera": ObsTransform((64, 64, 3), image=True, size=64), "s": ObsTransform((40,))},
+        ):
             config = replace(presets.get(name).agent, discount=0.95)
             agent = Agent(Transform(fields, (-1.0,) * 8, (1.0,) * 8), config)
             weights = {p for part in agent.parts.values() for p in part.parameters() if p.requires_grad}

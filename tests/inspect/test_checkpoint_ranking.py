@@ -161,15 +161,15 @@ def with_bad_checkpoint(trained, tmp_path):
     """Returns the run with a checkpoint 1 that does the opposite of the latest, and a copy 150 of it."""
     out = tmp_path / "run"
     shutil.copytree(trained, out)
-    latest = run_folder.kept(out)[200]
-    shutil.copytree(latest, out / run_folder.KEPT / "000150")
+    latest = run_folder.stored_checkpoints(out)[200]
+    shutil.copytree(latest, out / run_folder.CHECKPOINTS / "000150")
     tensors, meta = checkpoint.load(latest)
     agent = Agent.from_state(tensors, meta)
     last = agent.policy.net[-1]
     with torch.no_grad():
         last.weight.mul_(-1)
         last.bias.mul_(-1)
-    checkpoint.save(out / run_folder.KEPT / "000001", tensors | agent.state()[0], meta)
+    checkpoint.save(out / run_folder.CHECKPOINTS / "000001", tensors | agent.state()[0], meta)
     return out
 
 

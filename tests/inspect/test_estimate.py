@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from o2o.core.stats import auroc, bins, correlation, interval, ranks
+from o2o.core.stats import auroc, calibration_curve, grouped_interval, rank_correlation, ranks
 from o2o.inspect.estimate import FEW, Estimate, estimate, few_episodes_warning, format_number, format_percent
 
 
@@ -15,14 +15,14 @@ def test_equal_values_share_their_ranks():
 
 def test_correlation_depends_on_the_order_only():
     x = np.arange(5.0)
-    assert correlation(x, np.exp(x)) == pytest.approx(1)
-    assert correlation(x, -(x**3)) == pytest.approx(-1)
-    assert correlation(x, np.array([0.0, 1, 2, 4, 3])) == pytest.approx(0.9)  # 1 - 6 * 2 / (5 * 24)
+    assert rank_correlation(x, np.exp(x)) == pytest.approx(1)
+    assert rank_correlation(x, -(x**3)) == pytest.approx(-1)
+    assert rank_correlation(x, np.array([0.0, 1, 2, 4, 3])) == pytest.approx(0.9)  # 1 - 6 * 2 / (5 * 24)
 
 
 def test_constants_have_no_rank_correlation():
-    assert math.isnan(correlation(np.arange(4.0), np.ones(4)))
-    assert math.isnan(correlation(np.ones(1), np.ones(1)))
+    assert math.isnan(rank_correlation(np.arange(4.0), np.ones(4)))
+    assert math.isnan(rank_correlation(np.ones(1), np.ones(1)))
 
 
 def test_auroc_counts_the_pairs():
@@ -35,24 +35,24 @@ def test_auroc_counts_the_pairs():
 def test_interval_samples_whole_episodes():
     """All values within an episode are equal, so there are four independent samples, not four hundred."""
     groups = np.repeat(np.arange(4), 100)
-    low, high = interval(np.mean, groups, groups.astype(float))
+    low, high = grouped_interval(np.mean, groups, groups.astype(float))
     assert low < 0.8 and high > 2.2
-    alone = interval(np.mean, np.arange(400), groups.astype(float))
+    alone = grouped_interval(np.mean, np.arange(400), groups.astype(float))
     assert alone[0] > 1.3 and alone[1] < 1.7
 
 
 def test_interval_of_one_episode_or_of_constants_is_unknown():
-    assert np.isnan(interval(np.mean, np.zeros(5), np.arange(5.0))).all()
-    assert np.isnan(interval(correlation, np.arange(5), np.ones(5), np.ones(5))).all()
+    assert np.isnan(grouped_interval(np.mean, np.zeros(5), np.arange(5.0))).all()
+    assert np.isnan(grouped_interval(rank_correlation, np.arange(5), np.ones(5), np.ones(5))).all()
 
 
 def test_bins_have_equal_sizes_and_never_split_equal_values():
     x = np.arange(20.0)
-    curve = bins(x, 2 * x, num=4)
+    curve = calibration_curve(x, 2 * x, num=4)
     assert curve[0].tolist() == [2, 7, 12, 17] and curve[1].tolist() == [4, 14, 24, 34]
     assert curve[2:, 0].tolist() == [2, 4, 6]
-    assert bins(np.zeros(20), np.arange(20.0)).tolist() == [[0], [9.5], [4.75], [9.5], [14.25]]
-    assert bins(np.zeros(0), np.zeros(0)).shape == (5, 0)
+    assert calibration_curve(np.zeros(20), np.arange(20.0)).tolist() == [[0], [9.5], [4.75], [9.5], [14.25]]
+    assert calibration_curve(np.zeros(0), np.zeros(0)).shape == (5, 0)
 
 
 def test_an_estimate_tells_on_which_side_its_interval_lies():

@@ -14,7 +14,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream
+from o2o.core.seeding import RandomStream
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import Estimate
 from o2o.inspect.penalty_weight import (
@@ -175,7 +175,7 @@ def test_learning_in_imagination_uses_the_weight_only_if_told_to():
     def actor_loss(price: float, learning: bool) -> torch.Tensor:
         agent = doubtful("dreamerv2")
         agent.settle(price, learning)
-        with Stream(0, agent.device).use():
+        with RandomStream(0, agent.device).use():
             return agent.validate(windows(agent, 0))["loss/actor"]
 
     assert actor_loss(2.0, True) == actor_loss(50.0, False) != actor_loss(50.0, True)

@@ -16,7 +16,7 @@ from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.plan_store import PlanStore
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.hardware.end_effector import Displacement
@@ -157,7 +157,7 @@ def test_the_probe_measures_its_own_error(tmp_path, system):
 
 
 def test_the_probe_predicts_in_the_recordings_units(tmp_path):
-    fields = {"state": Field((5,), mean=(10.0,) * 5, std=(2.0,) * 5), "goal": Field((2,))}
+    fields = {"state": ObsTransform((5,), mean=(10.0,) * 5, std=(2.0,) * 5), "goal": ObsTransform((2,))}
     agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), tiny("small"))
     episodes = recordings(4)
     run = make_run(agent, tmp_path, episodes)
@@ -187,7 +187,7 @@ def test_commands_add_up_in_meters():
 
 def arm_agent(seed=0) -> Agent:
     box = sim.ACTION_HIGH.tolist()
-    fields = {"state": Field((13,))}
+    fields = {"state": ObsTransform((13,))}
     return Agent(
         Transform(fields, tuple(-x for x in box), tuple(box), control_hz=10.0), tiny("small"), seed=seed
     )
@@ -201,7 +201,7 @@ def test_the_robots_file_declares_its_displacement_without_construction(tmp_path
     assert displacement == Displacement((0, 1, 2), 1.0, "state", (0, 1, 2), 0.1, (0.4, 0.0, 0.0))
     run.meta = {"robot": ARM["robot"] | {"action_repeat": 2}}
     assert find_displacement(run).metres_by_action == 2.0  # type: ignore[union-attr]
-    images_only = replace(run.agent.transform, fields={"camera": Field((8, 8, 3), image=True)})
+    images_only = replace(run.agent.transform, fields={"camera": ObsTransform((8, 8, 3), image=True)})
     run.agent.transform = images_only
     assert find_displacement(run) is None
 
@@ -253,7 +253,7 @@ def test_a_single_step_has_the_belief_of_the_whole_episode(run):
 
 
 def test_an_image_only_robot_is_plotted_along_principal_components(tmp_path):
-    fields = {"camera": Field((48, 48, 3), image=True, size=64)}
+    fields = {"camera": ObsTransform((48, 48, 3), image=True, size=64)}
     agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), tiny("small"))
     images = np.random.default_rng(0).integers(0, 255, (2, 7, 48, 48, 3), dtype=np.uint8)
     episodes = [replace(make_episode(6), obs={"camera": image}) for image in images]

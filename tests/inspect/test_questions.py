@@ -13,7 +13,7 @@ from o2o.agent.plan_record import pack, record_plan
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
-from o2o.core.seeding import Stream
+from o2o.core.seeding import RandomStream
 from o2o.core.transform import Transform
 from o2o.data.plan_store import PlanStore
 from o2o.inspect.coverage import IMAGINED, PLANNED, ROBOT, VALIDATION, coverage, latest, nearest
@@ -405,7 +405,7 @@ def make_agent_for(model: str, fields) -> Agent:
 
 def make_disagree(agent: Agent) -> None:
     """Adds noise to the Q-functions, because an untrained ensemble agrees."""
-    with torch.no_grad(), Stream(1, agent.device).use():
+    with torch.no_grad(), RandomStream(1, agent.device).use():
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.5 * torch.randn_like(weight))
 

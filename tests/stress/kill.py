@@ -27,7 +27,7 @@ import minari  # here and not in every child
 import numpy as np
 
 from o2o.core.timing import StageTimer
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data import journal
 from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.guard import Guard
@@ -35,7 +35,7 @@ from o2o.training.rollout import play
 
 TOLD = struct.Struct("<qq")  # episode, place of the row in it
 EPISODES = 60  # of one run; then a new one begins
-TRANSFORM = Transform({"state": Field((3,))}, (-1.0, -1.0), (1.0, 1.0))
+TRANSFORM = Transform({"state": ObsTransform((3,))}, (-1.0, -1.0), (1.0, 1.0))
 
 
 def truth(scene: int, step: int) -> dict[str, np.ndarray]:

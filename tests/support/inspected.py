@@ -16,7 +16,7 @@ import torch
 
 from o2o.agent.critic import spread
 from o2o.core.episode import Episode
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
 from o2o.inspect.run import Run
 from tests.support.episodes import make_episode
@@ -77,7 +77,7 @@ def make_agent(model=None, critic=None, size: int = 1) -> Any:
         model=model or LineModel(),
         critic=critic or LineCritic(),
         policy=SimpleNamespace(act=lambda feature, explore=False: torch.full_like(feature[..., :1], POLICY)),
-        transform=Transform({"state": Field((size,))}, (-1.0,), (1.0,), control_hz=HZ),
+        transform=Transform({"state": ObsTransform((size,))}, (-1.0,), (1.0,), control_hz=HZ),
         device=torch.device("cpu"),
         precision=nullcontext,
         config=SimpleNamespace(

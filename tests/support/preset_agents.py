@@ -8,15 +8,15 @@ import torch
 from o2o.agent import presets
 from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.plan_record import PlanRecord
-from o2o.core.seeding import Stream
-from o2o.core.transform import Field, Transform
+from o2o.core.seeding import RandomStream
+from o2o.core.transform import ObsTransform, Transform
 from o2o.models import rssm, tdmpc, twm
 from tests.support.episodes import make_batch
 
-STATE = {"state": Field((5,)), "goal": Field((2,))}
+STATE = {"state": ObsTransform((5,)), "goal": ObsTransform((2,))}
 
 
-PIXELS = {"camera": Field((48, 48, 3), image=True, size=64), "arm.joint": Field((4,))}
+PIXELS = {"camera": ObsTransform((48, 48, 3), image=True, size=64), "arm.joint": ObsTransform((4,))}
 
 
 SIZES = {
@@ -56,7 +56,7 @@ def windows(agent: Agent, seed: int, online: bool = False):
 def doubtful(name: str) -> Agent:
     """An agent whose ensemble disagrees; an untrained one does not, its output is zero."""
     agent = make(name)
-    with torch.no_grad(), Stream(1, agent.device).use():
+    with torch.no_grad(), RandomStream(1, agent.device).use():
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.5 * torch.randn_like(weight))
     return agent

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 
 from o2o.core.timing import StageTimer
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.hardware import RealTimeRobot
 from tests.support.paths import POINT_ROBOT
 
@@ -35,7 +35,7 @@ class Sled(gymnasium.Env):
 POINT = POINT_ROBOT
 
 
-BORDER = Transform({"state": Field((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
+BORDER = Transform({"state": ObsTransform((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
 
 
 class Script:

@@ -4,11 +4,11 @@ from o2o.agent.agent import Agent, AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.models import tdmpc
 from tests.support.episodes import make_batch
 
-BORDER = Transform({"state": Field((3,))}, (-1.0, -1.0), (1.0, 1.0))
+BORDER = Transform({"state": ObsTransform((3,))}, (-1.0, -1.0), (1.0, 1.0))
 
 
 TINY = AgentConfig(

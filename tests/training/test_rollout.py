@@ -9,7 +9,7 @@ import torch
 
 from o2o.agent.planner.mppi import Plan
 from o2o.core.errors import RobotError, StorageError, UsageError
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.selection import RobotChoice, connect_robot
@@ -62,7 +62,7 @@ def test_rewards_are_kept_raw_and_shown_scaled():
 
 
 def test_observations_are_kept_raw_one_more_than_actions():
-    border = replace(BORDER, fields={"state": Field((1,), mean=(1.0,), std=(2.0,))})
+    border = replace(BORDER, fields={"state": ObsTransform((1,), mean=(1.0,), std=(2.0,))})
     agent, (played,) = go(seeds=[3], agent=Script(border=border))
     assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
     assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
@@ -179,7 +179,9 @@ def test_a_policy_has_no_plan_to_report():
 
 
 def border(**changes) -> Transform:
-    return replace(Transform({"state": Field((2,))}, (-0.1,) * 2, (0.1,) * 2, control_hz=10.0), **changes)
+    return replace(
+        Transform({"state": ObsTransform((2,))}, (-0.1,) * 2, (0.1,) * 2, control_hz=10.0), **changes
+    )
 
 
 def test_a_robot_that_fits_is_attached():
@@ -192,8 +194,8 @@ def test_a_robot_that_fits_is_attached():
     [
         ({"control_hz": 5.0}, 1, "--action-repeat 2 slows the robot down"),
         ({"control_hz": 10.0}, 2, r"resample-hz 5 thins the data out"),
-        ({"fields": {"pose": Field((2,))}}, 1, r"observation 'pose' \(2,\) is missing"),
-        ({"fields": {"state": Field((3,))}}, 1, r"'state' is \(2,\), wanted \(3,\)"),
+        ({"fields": {"pose": ObsTransform((2,))}}, 1, r"observation 'pose' \(2,\) is missing"),
+        ({"fields": {"state": ObsTransform((3,))}}, 1, r"'state' is \(2,\), wanted \(3,\)"),
         ({"action_low": (-1.0,), "action_high": (1.0,)}, 1, "2 actions, wanted 1"),
     ],
 )

@@ -30,14 +30,14 @@ from o2o.core import checkpoint
 from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
-from o2o.core.transform import Field, Transform
+from o2o.core.transform import ObsTransform, Transform
 
 Group = Literal["state", "pixels", "replay", "load", "memory", "deadline"]
 
 OBS_DIM, ACTION_DIM = 24, 4
 FIELDS = {
-    "state": {"state": Field((OBS_DIM,))},
-    "pixels": {"camera": Field((84, 84, 3), image=True, size=84), "state": Field((OBS_DIM,))},
+    "state": {"state": ObsTransform((OBS_DIM,))},
+    "pixels": {"camera": ObsTransform((84, 84, 3), image=True, size=84), "state": ObsTransform((OBS_DIM,))},
 }
 STEPS = {"state": 20_000, "pixels": 2_000}  # in the replay buffer that updates draw from
 REPEATS = 3  # new processes that load a file

@@ -9,10 +9,10 @@ from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
 from o2o.commands.compare.trial import Trial, run
 from o2o.core import checkpoint
-from o2o.core.compute import MachineConfig, compiles
+from o2o.core.compute import MachineConfig, should_compile
 from o2o.core.config import FieldError, at_least, at_most, to_dict
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.run_folder import check_same, read_run_info, stop_requested, write_run_info
+from o2o.core.run_folder import check_resumable, read_run_info, stop_requested, write_run_info
 from o2o.core.run_log import run_folder, versions
 from o2o.core.seeding import derive
 from o2o.data.fit_transform import fit_transform
@@ -175,7 +175,7 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     pick_device(config.device)
-    compiles(config, 0)
+    should_compile(config, 0)
     recording = load(config.dataset, how, config.first_seed)
     outlines, recipe = [recording.info()], recording.recipe
     choice = choose_robot(config, recipe_robot(outlines[0]))
@@ -187,7 +187,7 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
 
 def _folder(config: CompareConfig) -> Path:
     if config.resume:
-        check_same(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
+        check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
         return Path(config.out or "").resolve()
     return run_folder(config.out, "compare", Path(config.dataset).stem).resolve()
 

@@ -8,7 +8,7 @@ import numpy as np
 from o2o.commands.compare.table import title
 from o2o.commands.compare.trial import Trial
 from o2o.core.run_log import METRICS, read_metrics
-from o2o.core.video import write_picture
+from o2o.core.video import write_figure
 
 COLOURS = ("#33415c", "#e4572e", "#17a398", "#f3a712", "#7d5ba6", "#6a994e", "#c08497", "#5c9ead")
 DATA, SIGN = "#8d99ae", "#4a4e57"
@@ -24,7 +24,7 @@ def draw(path: Path, result: dict, trials: Sequence[Trial]) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    write_picture(path, _figure(result, trials), dpi=120)
+    write_figure(path, _figure(result, trials), dpi=120)
 
 
 def _figure(result: dict, trials: Sequence[Trial]):

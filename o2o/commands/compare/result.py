@@ -15,10 +15,10 @@ def of_data(episodes: Sequence[EpisodeSummary]) -> dict:
     """Return and success of the recordings; success is left out where it is not recorded."""
     returns = [episode.episode_return for episode in episodes]
     judged = [episode.success for episode in episodes if episode.success is not None]
-    found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": stats.mean(returns)}
+    found = {"episodes": len(episodes), "return": np.mean(returns), "return_95": stats.mean_interval(returns)}
     if judged:
         count, num = sum(judged), len(judged)
-        found |= {"success": count / num, "success_95": stats.share(count, num)}
+        found |= {"success": count / num, "success_95": stats.success_interval(count, num)}
     return found
 
 
@@ -69,7 +69,10 @@ def _rates(scores: Sequence[Score]) -> dict | None:
     if not scores:
         return None
     found, successes = _figures(_table(scores)), np.stack([score.successes for score in scores])
-    (low, high), (least, most) = found["success_95"], stats.share(int(successes.sum()), successes.size)
+    (low, high), (least, most) = (
+        found["success_95"],
+        stats.success_interval(int(successes.sum()), successes.size),
+    )
     return found | {"success_95": (min(low, least), max(high, most))}
 
 

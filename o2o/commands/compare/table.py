@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from o2o.core.run_log import clock
+from o2o.core.run_log import format_duration
 
 GAP = "-"
 HEAD = ("", "acts with", "runs", "success offline", "success online", "return offline", "return online",
@@ -62,7 +62,8 @@ def _row(name: str, row: dict) -> tuple[str, ...]:
         f"{finished}" if finished == total else f"{finished} of {total}",
         *(_success(offline), _success(online), _return(offline), _return(online)),
         GAP if row["updates"] is None else f"{row['updates']:.0f}",
-        " + ".join(clock(row[stage]) for stage in ("pretrain_s", "finetune_s") if row[stage]) or GAP,
+        " + ".join(format_duration(row[stage]) for stage in ("pretrain_s", "finetune_s") if row[stage])
+        or GAP,
         f"{row['peak_mb']:.0f} MB" if row["peak_mb"] else GAP,
         f"{row['weights'] / 1000:.0f} k" if row["weights"] else GAP,
     )

@@ -12,7 +12,7 @@ from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint
 from o2o.core.run_folder import RUN_INFO, write_run_info
-from o2o.core.run_log import clock
+from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
 from o2o.training.finetune import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain import PretrainConfig
@@ -188,7 +188,7 @@ def _outcome(trial: Trial, stage: str, record: Record) -> str:
     if score:
         return f"{stage}: {score.line()}"
     what = f"{record.updates} updates" if stage == "pretrain" else f"{trial.episodes} episodes"
-    return f"{stage}: {what} in {clock(cost.seconds)}, {cost.peak_mb:.0f} MB"
+    return f"{stage}: {what} in {format_duration(cost.seconds)}, {cost.peak_mb:.0f} MB"
 
 
 class _Meter:

@@ -10,7 +10,7 @@ from o2o.commands.data.labels import Label
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.transform import channels_first
-from o2o.core.video import write_film
+from o2o.core.video import write_video
 from o2o.data.formats.recording import Recording
 
 ANSWERS = {"s": True, "f": False, "k": None}
@@ -71,7 +71,7 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
     path = films / f"episode_{number:04d}.mp4"
     try:
         if not path.exists():
-            write_film(path, [frames(episode)], round(control_hz or FPS))
+            write_video(path, [frames(episode)], round(control_hz or FPS))
     except DataError as error:
         print(f"  no video: {error}")
     if path.exists():

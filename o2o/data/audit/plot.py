@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.transform import Transform
-from o2o.core.video import write_picture
+from o2o.core.video import write_figure
 from o2o.data.audit.actions import recorded
 from o2o.data.audit.timestamps import all_gaps
 from o2o.data.formats.recording import Recording
@@ -34,7 +34,7 @@ def draw(path: Path, recording: Recording, transform: Transform) -> None:
         axes.title.set_fontsize(10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    write_picture(path, figure)
+    write_figure(path, figure)
 
 
 def _lengths(axes, recording: Recording, transform: Transform) -> None:

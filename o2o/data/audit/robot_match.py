@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.core.transform import Transform, check_rate
+from o2o.core.transform import Transform, check_control_rate
 from o2o.data.audit.actions import recorded
 from o2o.data.audit.finding import Finding, error, few, warning
 from o2o.data.formats.recording import Recording
@@ -23,7 +23,7 @@ def judge(recording: Recording, transform: Transform, robot: Guard) -> Iterator[
         )
     if recording.control_hz is not None:
         try:
-            check_rate(recording.control_hz, robot.control_hz)
+            check_control_rate(recording.control_hz, robot.control_hz)
         except UsageError as refusal:
             yield error(str(refusal))
     if len(robot.low) == len(transform.action_low):

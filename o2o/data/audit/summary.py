@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.core.memory import size
+from o2o.core.memory import format_bytes
 from o2o.core.transform import Transform
 from o2o.data.audit import timestamps
 from o2o.data.audit.actions import recorded
@@ -33,8 +33,11 @@ def stored(recording: Recording) -> list[Fact]:
     path = recording.path
     return [
         ("dataset", f"{recording.name}, {path}, sha256 {recording.fingerprint[:12]}"),
-        ("format", f"{recording.format}, {size(on_disk(path))} on disk"),
-        ("memory", f"{size(vectors)} of vectors" + (f", {size(images)} of images" if images else "")),
+        ("format", f"{recording.format}, {format_bytes(on_disk(path))} on disk"),
+        (
+            "memory",
+            f"{format_bytes(vectors)} of vectors" + (f", {format_bytes(images)} of images" if images else ""),
+        ),
     ]
 
 

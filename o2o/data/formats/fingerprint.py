@@ -10,7 +10,7 @@ from pathlib import Path
 
 from o2o.core.checkpoint import write_json
 from o2o.core.errors import StorageError
-from o2o.core.paths import home
+from o2o.core.paths import o2o_home
 
 CACHE_FROM_BYTES = 10**9  # recordings from this size on are cached; hashing it takes a second on one core
 STABLE_NS = 2 * 10**9  # a file that changed more recently may change again within one clock tick
@@ -68,13 +68,13 @@ def _hash_stats(path: Path, files: list[Path]) -> tuple[str, int]:
 
 def _read_cache() -> dict:
     try:
-        return dict(json.loads((home() / "fingerprints.json").read_text()))
+        return dict(json.loads((o2o_home() / "fingerprints.json").read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def _write_cache(key: str, entry: list[str]) -> None:
     try:
-        write_json(home() / "fingerprints.json", _read_cache() | {key: entry})
+        write_json(o2o_home() / "fingerprints.json", _read_cache() | {key: entry})
     except StorageError as error:
         logger.info("the fingerprint is not cached: %s", error)

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.core.memory import size
+from o2o.core.memory import format_bytes
 from o2o.core.plugins import not_found
 
 logger = logging.getLogger("o2o")
@@ -55,11 +55,12 @@ class ReadRequest:
         Raises:
             DataError: the vectors exceed the budget.
         """
-        logger.info("%s: reading %s of vectors into memory", path, size(num_bytes))
+        logger.info("%s: reading %s of vectors into memory", path, format_bytes(num_bytes))
         if self.budget_bytes is not None and num_bytes > self.budget_bytes:
             raise DataError(
-                f"{path} needs {size(num_bytes)} of memory for its vectors, the budget is "
-                f"{size(self.budget_bytes)}; raise --dataset.memory-budget, or read less with --dataset.obs"
+                f"{path} needs {format_bytes(num_bytes)} of memory for its vectors, the budget is "
+                f"{format_bytes(self.budget_bytes)}; raise --dataset.memory-budget, "
+                "or read less with --dataset.obs"
             )
 
 

@@ -7,7 +7,7 @@ from gymnasium import spaces
 def flatten_space(
     space: gymnasium.Space, tuple_key: str, name: str = "", path: str = "observations"
 ) -> dict[str, tuple[str, gymnasium.Space]]:
-    """Returns flat name, like `spec.as_dict` -> (path in an episode, space), for each part without parts.
+    """Returns flat name, like `spec.flatten_obs` -> (path in an episode, space), for each part without parts.
 
     Args:
         space: observation space, or a part of it.

@@ -44,7 +44,7 @@ def write(
 
     Args:
         folder: new or empty folder; Minari finds it by its id if it is named `dataset_id` under its root.
-        episodes: recorded episodes, with observation names as in `o2o.core.spec.as_dict`; read one by one.
+        episodes: recorded episodes, with observation names as in `spec.flatten_obs`; read one by one.
         dataset_id: `name-v0` or `namespace/name-v0`.
         observation_space: space of arrays, or Dict and Tuple of such spaces.
         action_space: Box of shape (A,) with the physical limits.

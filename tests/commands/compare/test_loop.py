@@ -120,7 +120,7 @@ def test_the_picture_is_drawn(compared):
 def test_intervals_over_seeds_and_scenes():
     rng = np.random.default_rng(0)
     scenes = rng.normal(size=(1, 50))
-    assert crossed(scenes) == pytest.approx(stats.mean(scenes[0]), abs=0.05)
+    assert crossed(scenes) == pytest.approx(stats.mean_interval(scenes[0]), abs=0.05)
     assert crossed(np.full((3, 4), 2.0)) == (2.0, 2.0)
     apart = np.array([[0.0], [1.0]]) * np.ones((2, 50))  # all that differs is the seed: 0, 1/2 or 1
     assert crossed(apart) == (0.0, 1.0)

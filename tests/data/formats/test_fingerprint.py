@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from o2o.core.paths import home
+from o2o.core.paths import o2o_home
 from o2o.data.formats import fingerprint as module
 from o2o.data.formats.recording import fingerprint
 
@@ -63,17 +63,17 @@ def test_changed_recording_is_hashed_again(folder, change):
 def test_recently_changed_file_is_not_cached(folder, monkeypatch):
     monkeypatch.setattr(module, "STABLE_NS", 10**12)
     fingerprint(folder)
-    assert not (home() / "fingerprints.json").exists()
+    assert not (o2o_home() / "fingerprints.json").exists()
 
 
 def test_small_recordings_and_broken_caches_are_hashed(folder, monkeypatch):
     first = fingerprint(folder)
     for text in ("{", "[1]", json.dumps({str(folder): "x"}), json.dumps({str(folder): ["x", first]})):
-        (home() / "fingerprints.json").write_text(text)
+        (o2o_home() / "fingerprints.json").write_text(text)
         assert fingerprint(folder) == first
     monkeypatch.setattr(module, "CACHE_FROM_BYTES", 7)
-    (home() / "fingerprints.json").unlink()
-    assert fingerprint(folder) == first and not (home() / "fingerprints.json").exists()
+    (o2o_home() / "fingerprints.json").unlink()
+    assert fingerprint(folder) == first and not (o2o_home() / "fingerprints.json").exists()
 
 
 def test_unwritable_home_is_ignored(folder, monkeypatch):
