@@ -415,7 +415,7 @@ BROKEN = {
     "NaN action": (spoiled("actions"), "'actions' is not finite"),
     "lengths disagree": (table(rewards=np.zeros(11, np.float32)), "columns differ in length"),
     "no steps": (table(0), "has no steps"),
-    "empty episodes": (table(1), "no step whose successor is known"),
+    "empty episodes": (table(1), "no step with a known next observation"),
     "flat actions": (table(actions=np.zeros(12, np.float32)), "'actions' has shape (12,), wanted (N, A)"),
 }
 
@@ -434,7 +434,7 @@ def test_data_that_are_cut_off_or_missing_are_one_line(fails, tmp_path):
     path.write_bytes(path.read_bytes()[:9000])
     assert "is not a readable HDF5 file" in fails(3, "pretrain", "--dataset", path)
     assert "does not exist" in fails(3, "pretrain", "--dataset", tmp_path / "none.hdf5")
-    assert "is no dataset" in fails(3, "pretrain", "--dataset", tmp_path)
+    assert "is not a dataset of a known format" in fails(3, "pretrain", "--dataset", tmp_path)
 
 
 def test_an_empty_episode_in_a_minari_folder_is_named(fails, dataset, tmp_path):

@@ -1,9 +1,9 @@
 """Damages small files of every format and reads them: `python -m tests.stress.fuzz --rounds 1000 --seed 0`.
 
-A damaged file must read as before, be refused in one line (an `O2OError`), or, where nothing in it could
-tell, read otherwise. What is counted as a finding: another exception, more than one line, a process that
-dies or hangs, and a change that a checksum of the format covers and that was not noticed. A new format joins
-with one function in `MAKERS`.
+A damaged file must read as before, be refused in one line (an `O2OError`), or, if the damage cannot be
+detected, read as other data. A finding is another exception, an error of several lines, a process that dies
+or hangs, or an undetected change of bytes that a checksum of the format covers. To add a format, add a
+function to `MAKERS`.
 """
 
 import argparse
@@ -32,33 +32,33 @@ from o2o.data.formats import registry
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
-LIMIT_S = 30.0  # for one round, on a busy machine
-START_S = 60.0  # for a worker to import
-MEMORY_BYTES = 2**31  # that a reader may take on top of what is loaded
-BUDGET_BYTES = 1e9  # that it is told to keep to
+LIMIT_S = 30.0  # time limit of one round, on a busy machine
+START_S = 60.0  # time limit of the imports of a worker
+MEMORY_BYTES = 2**31  # address space that a reader may take in addition to the imports
+BUDGET_BYTES = 1e9  # memory budget of the read request
 STEPS = 12
 WORKER = ["-W", "ignore", "-m", "tests.stress.fuzz"]
 
 
 @dataclass(frozen=True)
 class Maker:
-    """A small valid recording of one format.
+    """Writes a small valid dataset of one format.
 
     Attributes:
-        make: writes it into an empty folder and says which path is to be read.
-        needs: modules without which it is passed over.
-        checked: files whose checksums must tell every change of bytes, as a pattern of `Path.match`.
-        blind: damages that these checksums do not tell: fletcher32 of zeros is zero.
+        make: writes the dataset into an empty folder and returns the path to read.
+        needs: modules without which the format is skipped.
+        checked: files whose checksums must detect every change of bytes, as a pattern of `Path.match`.
+        undetected: damages that these checksums do not detect: fletcher32 of zeros is zero.
     """
 
     make: Callable[[Path], Path]
     needs: tuple[str, ...] = ()
     checked: str = ""
-    blind: tuple[Callable, ...] = ()
+    undetected: tuple[Callable, ...] = ()
 
 
 def transitions(seed: int = 0) -> dict[str, np.ndarray]:
-    """Two episodes of six steps with vectors and images, as flat tables."""
+    """Returns two episodes of six steps with vectors and images, as flat tables."""
     rng = np.random.default_rng(seed)
     state = rng.normal(size=(STEPS + 1, 3)).astype(np.float32)
     camera = rng.integers(0, 256, (STEPS + 1, 8, 8, 3)).astype(np.uint8)
@@ -74,10 +74,10 @@ def transitions(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def d4rl(folder: Path, **how) -> Path:
+def d4rl(folder: Path, **options) -> Path:
     with h5py.File(folder / "flat.hdf5", "w") as file:
         for name, value in transitions().items():
-            file.create_dataset(name, data=value, **how)
+            file.create_dataset(name, data=value, **options)
     return folder / "flat.hdf5"
 
 
@@ -93,8 +93,8 @@ def d4rl_packed(folder: Path) -> Path:
     return d4rl(folder, chunks=True, compression="gzip")
 
 
-def d4rl_summed(folder: Path) -> Path:
-    """With checksums over values and, in the newer layout, over what describes them."""
+def d4rl_checksummed(folder: Path) -> Path:
+    """Writes checksums over the values and, in the newer HDF5 version, over the metadata."""
     table = transitions()
     with h5py.File(folder / "summed.hdf5", "w", libver="latest") as file:
         for name, value in table.items():
@@ -102,7 +102,7 @@ def d4rl_summed(folder: Path) -> Path:
     return folder / "summed.hdf5"
 
 
-def robomimic(folder: Path, **how) -> Path:
+def robomimic(folder: Path, **options) -> Path:
     table = transitions()
     with h5py.File(folder / "demo.hdf5", "w") as file:
         args = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}}
@@ -116,7 +116,7 @@ def robomimic(folder: Path, **how) -> Path:
                 columns[f"obs/{name}"] = table[f"observations/{name}"][rows]
                 columns[f"next_obs/{name}"] = table[f"next_observations/{name}"][rows]
             for name, value in columns.items():
-                demo.create_dataset(name, data=value, **how)
+                demo.create_dataset(name, data=value, **options)
         file["mask/train"] = np.array([b"demo_0"])
     return folder / "demo.hdf5"
 
@@ -168,7 +168,7 @@ def rlds(folder: Path) -> Path:
 
 
 def available() -> list[str]:
-    """Names of the makers whose modules are installed."""
+    """Returns the names of the makers whose modules are installed."""
 
     def is_there(module: str) -> bool:
         try:
@@ -180,8 +180,8 @@ def available() -> list[str]:
     return [name for name, maker in MAKERS.items() if all(map(is_there, maker.needs))]
 
 
-def content(recording: Recording) -> str:
-    """sha256 of all that is read, images included; not of names or of the file."""
+def content_digest(recording: Recording) -> str:
+    """Returns the sha256 of all values that are read, with images, without the name and the path."""
     digest = hashlib.sha256()
     for episode in recording.episodes:
         parts = [*episode.obs.items(), ("action", episode.action), ("reward", episode.reward)]
@@ -194,30 +194,30 @@ def content(recording: Recording) -> str:
     return hashlib.sha256(digest.digest() + repr(stated).encode()).hexdigest()
 
 
-def look(path: Path) -> str:
-    """`content` of what the reader of a path finds."""
-    return content(registry.detect_format(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
+def read_digest(path: Path) -> str:
+    """Reads a path and returns its `content_digest`."""
+    return content_digest(registry.detect_format(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
 
 
-# Damages. Each changes a file in place and says what it did; those of `BYTES` know nothing of its format.
+# Damages. Each changes a file in place and returns a description; those of `BYTE_DAMAGES` ignore its format.
 
 
-def truncate(path: Path, rng: np.random.Generator) -> str:
+def truncate_file(path: Path, rng: np.random.Generator) -> str:
     length = int(rng.integers(0, path.stat().st_size)) if path.stat().st_size else 0
     os.truncate(path, length)
-    return f"cut to {length} bytes"
+    return f"truncated to {length} bytes"
 
 
-def flip(path: Path, rng: np.random.Generator) -> str:
+def flip_bytes(path: Path, rng: np.random.Generator) -> str:
     data = bytearray(path.read_bytes())
-    places = rng.integers(0, len(data), int(rng.integers(1, 9))) if data else []
-    for place in places:
-        data[place] ^= int(rng.integers(1, 256))
+    positions = rng.integers(0, len(data), int(rng.integers(1, 9))) if data else []
+    for position in positions:
+        data[position] ^= int(rng.integers(1, 256))
     path.write_bytes(data)
-    return f"flipped bytes {sorted(int(place) for place in places)}"
+    return f"flipped bytes {sorted(int(position) for position in positions)}"
 
 
-def zero(path: Path, rng: np.random.Generator) -> str:
+def zero_bytes(path: Path, rng: np.random.Generator) -> str:
     data = bytearray(path.read_bytes())
     start = int(rng.integers(0, max(len(data), 1)))
     stop = min(start + int(2 ** rng.uniform(0, 10)), len(data))
@@ -226,22 +226,22 @@ def zero(path: Path, rng: np.random.Generator) -> str:
     return f"zeroed bytes {start} to {stop}"
 
 
-def grow(path: Path, rng: np.random.Generator) -> str:
-    """A block of the file once more, in the middle of it: all that follows is displaced."""
+def repeat_block(path: Path, rng: np.random.Generator) -> str:
+    """Repeats a block of the file behind itself, which shifts all following bytes."""
     data = path.read_bytes()
-    start, stop = sorted(int(place) for place in rng.integers(0, len(data) + 1, 2))
+    start, stop = sorted(int(position) for position in rng.integers(0, len(data) + 1, 2))
     stop = min(stop, start + 512)
     path.write_bytes(data[:stop] + data[start:stop] + data[stop:])
     return f"repeated bytes {start} to {stop}"
 
 
-def remove(path: Path, rng: np.random.Generator) -> str:
+def remove_file(path: Path, rng: np.random.Generator) -> str:
     path.unlink()
     return "removed the file"
 
 
 def change_hdf5(path: Path, rng: np.random.Generator) -> str:
-    """Deletes a member, or gives it another type, shape or length."""
+    """Deletes a member, or gives it another dtype, shape or length."""
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visit(names.append)
@@ -249,36 +249,36 @@ def change_hdf5(path: Path, rng: np.random.Generator) -> str:
         node = file[name]
         value = node[()] if isinstance(node, h5py.Dataset) else None
         del file[name]
-        changed = _other(value, rng)
+        changed = _replacement(value, rng)
         if changed is not None:
             file[name] = changed
-        return f"{name}: {_brief(changed)}"
+        return f"{name}: {_describe(changed)}"
 
 
 def change_pickle(path: Path, rng: np.random.Generator) -> str:
-    """The same for an entry of the dict that it holds; it is a file of our own making."""
+    """Does the same to an entry of the pickled dict; the fuzzer wrote the file, so unpickling it is safe."""
     whole = pickle.loads(path.read_bytes())
     inner = whole
     name = list(whole)[int(rng.integers(len(whole)))]
     if isinstance(whole[name], dict) and rng.random() < 0.5:
         inner, name = whole[name], list(whole[name])[int(rng.integers(len(whole[name])))]
     value = inner.pop(name)
-    changed = _other(value, rng)
+    changed = _replacement(value, rng)
     if changed is not None:
         inner[name] = changed
     path.write_bytes(pickle.dumps(whole, 4))
-    return f"{name}: {_brief(changed)}"
+    return f"{name}: {_describe(changed)}"
 
 
 def change_json(path: Path, rng: np.random.Generator) -> str:
-    """The same for any value in a file of JSON, or in one line of a file of lines of JSON."""
+    """Does the same to any value in a JSON file, or in one line of a JSON Lines file."""
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     row = int(rng.integers(len(lines)))
     whole = json.loads(lines[row])
-    places = list(_places(whole))
-    if not places:
+    entries = list(_entries(whole))
+    if not entries:
         return "nothing to change"
-    inner, name = places[int(rng.integers(len(places)))]
+    inner, name = entries[int(rng.integers(len(entries)))]
     value = inner[name]
     choices: list = [None, [], {}, "x", -1, 0, 2**70, 1e308, [value, value], str(value), True]
     kind = int(rng.integers(len(choices) + 1))
@@ -292,7 +292,7 @@ def change_json(path: Path, rng: np.random.Generator) -> str:
 
 
 def change_parquet(path: Path, rng: np.random.Generator) -> str:
-    """Drops, empties, shortens or retypes a column of a parquet table."""
+    """Drops, nulls, shortens or retypes a column of a parquet table."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -309,19 +309,19 @@ def change_parquet(path: Path, rng: np.random.Generator) -> str:
     else:
         table = table.slice(0, int(rng.integers(len(table))))
     parquet.write_table(table, path)
-    return f"{name}: {('dropped', 'emptied', 'made text', 'shortened')[kind]}"
+    return f"{name}: {('dropped', 'nulled', 'made text', 'shortened')[kind]}"
 
 
-BYTES = (truncate, flip, flip, zero, grow)  # damages of a disk or a transfer
-CHANGES = {
+BYTE_DAMAGES = (truncate_file, flip_bytes, flip_bytes, zero_bytes, repeat_block)  # of a disk or a transfer
+MEMBER_CHANGES = {
     **dict.fromkeys((".hdf5", ".h5"), change_hdf5),
     **dict.fromkeys((".json", ".jsonl"), change_json),
     **{".pkl": change_pickle, ".parquet": change_parquet},
 }
 
 
-def _other(value, rng: np.random.Generator):
-    """Something else in the place of an array or a container; None: nothing."""
+def _replacement(value, rng: np.random.Generator):
+    """Returns a replacement of an array or a container; None: delete it."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub" or not value.ndim:
         return (None, np.zeros(3), "x")[int(rng.integers(3))]
     choices = [
@@ -332,36 +332,36 @@ def _other(value, rng: np.random.Generator):
     return choices[int(rng.integers(len(choices)))]
 
 
-def _brief(value) -> str:
+def _describe(value) -> str:
     return (
         "deleted" if value is None else f"{getattr(value, 'dtype', type(value).__name__)} {np.shape(value)}"
     )
 
 
-def _places(node) -> Iterator[tuple]:
-    """Every (container, key) in nested lists and dicts."""
+def _entries(node) -> Iterator[tuple]:
+    """Yields every (container, key) in nested lists and dicts."""
     for name in range(len(node)) if isinstance(node, list) else list(node) if isinstance(node, dict) else ():
         yield node, name
-        yield from _places(node[name])
+        yield from _entries(node[name])
 
 
-def damage(path: Path, rng: np.random.Generator) -> tuple[Callable, Path, str]:
-    """Damages one file of a recording: (how, which, what was done)."""
+def damage_file(path: Path, rng: np.random.Generator) -> tuple[Callable, Path, str]:
+    """Damages one file of a dataset and returns (damage, file, description)."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     file = files[int(rng.integers(len(files)))]
-    how = BYTES[int(rng.integers(len(BYTES)))]
-    if file.suffix in CHANGES and rng.random() < 0.25:
-        how = CHANGES[file.suffix]
+    damage = BYTE_DAMAGES[int(rng.integers(len(BYTE_DAMAGES)))]
+    if file.suffix in MEMBER_CHANGES and rng.random() < 0.25:
+        damage = MEMBER_CHANGES[file.suffix]
     elif len(files) > 1 and rng.random() < 0.05:
-        how = remove
-    return how, file, how(file, rng)
+        damage = remove_file
+    return damage, file, damage(file, rng)
 
 
 MAKERS: dict[str, Maker] = {
     "d4rl": Maker(d4rl),
     "d4rl-old": Maker(d4rl_old),
     "d4rl-packed": Maker(d4rl_packed),
-    "d4rl-summed": Maker(d4rl_summed, checked="*.hdf5", blind=(zero, grow)),
+    "d4rl-summed": Maker(d4rl_checksummed, checked="*.hdf5", undetected=(zero_bytes, repeat_block)),
     "robomimic": Maker(robomimic),
     "robomimic-packed": Maker(robomimic_packed),
     "fowm": Maker(fowm),
@@ -374,55 +374,56 @@ MAKERS: dict[str, Maker] = {
 }
 
 
-def round_of(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
-    """One round: how it ended, and what was done and said.
+def run_round(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
+    """Runs one round and returns (outcome, description of the damage and the error).
 
-    `same`, `refused`, `other` (the file now holds something else, which nothing in it could tell),
-    `changed` (likewise, after a member was changed on purpose), or a finding: `misread`, `raised`, `lines`.
+    The outcome is `same`, `refused`, `other` (the file reads as other data, and nothing in it could reveal
+    the damage), `changed` (the same after a member was changed on purpose), or a finding: `misread`,
+    `raised`, `multiline`.
     """
     rng = np.random.default_rng([seed, *name.encode()])
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / intact.name
-        (shutil.copytree if intact.is_dir() else shutil.copy)(intact, place)
-        how, file, told = damage(place, rng)
-        told = f"{file.name}: {told}"
+        path = Path(folder) / intact.name
+        (shutil.copytree if intact.is_dir() else shutil.copy)(intact, path)
+        damage, file, description = damage_file(path, rng)
+        description = f"{file.name}: {description}"
         try:
-            same = look(place) == want
+            same = read_digest(path) == want
         except O2OError as error:
             line = str(error)
-            return ("lines" if "\n" in line or not line else "refused"), f"{told}: {line}"
+            return ("multiline" if "\n" in line or not line else "refused"), f"{description}: {line}"
         except Exception as error:
-            where = [f for f in traceback.extract_tb(error.__traceback__) if "/o2o/" in f.filename][-1:]
-            places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in where)
-            return "raised", f"{told}: {type(error).__name__} in {places}: {error}"
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if "/o2o/" in f.filename][-1:]
+            location = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+            return "raised", f"{description}: {type(error).__name__} in {location}: {error}"
         if same:
-            return "same", told
-        if how not in BYTES:
-            return "changed", told
+            return "same", description
+        if damage not in BYTE_DAMAGES:
+            return "changed", description
         maker = MAKERS[name]
-        must_tell = maker.checked and file.match(maker.checked) and how not in maker.blind
-        return ("misread" if must_tell else "other"), told
+        detectable = maker.checked and file.match(maker.checked) and damage not in maker.undetected
+        return ("misread" if detectable else "other"), description
 
 
-FINDINGS = ("misread", "raised", "lines", "died", "hung")
+FINDINGS = ("misread", "raised", "multiline", "died", "hung")
 
 
-def work(name: str, seeds: range) -> None:
-    """Rounds in this process: a line of JSON before each and one after."""
+def run_worker(name: str, seeds: range) -> None:
+    """Runs rounds in this process and prints a line of JSON before and after each."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmSize"))
         resource.setrlimit(resource.RLIMIT_AS, (1024 * int(line.split()[1]) + MEMORY_BYTES, -1))
     with tempfile.TemporaryDirectory() as folder:
         intact = MAKERS[name].make(Path(folder))
-        want = look(intact)
+        want = read_digest(intact)
         for seed in seeds:
             print(json.dumps([seed]), flush=True)
-            print(json.dumps([seed, *round_of(name, seed, intact, want)]), flush=True)
+            print(json.dumps([seed, *run_round(name, seed, intact, want)]), flush=True)
 
 
-def run(name: str, seeds: range, limit_s: float = LIMIT_S) -> Iterator[tuple[int, str, str]]:
-    """Rounds in a process of their own, begun anew after one that died or hung: (seed, ending, told)."""
+def run_rounds(name: str, seeds: range, limit_s: float = LIMIT_S) -> Iterator[tuple[int, str, str]]:
+    """Yields (seed, outcome, description); rounds run in a process that restarts after it died or hung."""
     seed = seeds.start
     while seed < seeds.stop:
         command = [sys.executable, *WORKER, "--work", name]
@@ -432,33 +433,33 @@ def run(name: str, seeds: range, limit_s: float = LIMIT_S) -> Iterator[tuple[int
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as worker,
         ):
             lines: queue.Queue = queue.Queue()
-            reader = threading.Thread(target=_pass_on, args=(worker.stdout, lines))
+            reader = threading.Thread(target=_forward_lines, args=(worker.stdout, lines))
             reader.start()
-            begun, ending = False, "died"
+            started, outcome = False, "died"
             try:
                 while True:
-                    line = lines.get(timeout=limit_s if begun else limit_s + START_S)
+                    line = lines.get(timeout=limit_s if started else limit_s + START_S)
                     if line is None:
                         break
-                    begun = len(line) == 1
-                    if not begun:
+                    started = len(line) == 1
+                    if not started:
                         yield seed, *line[1:]
                         seed += 1
             except queue.Empty:
-                ending = "hung"
+                outcome = "hung"
             finally:
                 worker.kill()
                 reader.join()
             errors.seek(0)
-            if begun:
-                yield seed, ending, f"exit code {worker.wait()}: {errors.read()[-500:]}"
+            if started:
+                yield seed, outcome, f"exit code {worker.wait()}: {errors.read()[-500:]}"
                 seed += 1
             elif seed < seeds.stop:
-                raise RuntimeError(f"the worker for {name} {ending} outside of a round: {errors.read()}")
+                raise RuntimeError(f"the worker for {name} {outcome} outside of a round: {errors.read()}")
 
 
-def _pass_on(stream, lines: queue.Queue) -> None:
-    """Each line of JSON, and None at the end."""
+def _forward_lines(stream, lines: queue.Queue) -> None:
+    """Puts each line of JSON into a queue, and None at the end."""
     for line in stream:
         lines.put(json.loads(line))
     lines.put(None)
@@ -466,27 +467,27 @@ def _pass_on(stream, lines: queue.Queue) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="for each format")
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next has the next")
-    parser.add_argument("--format", nargs="*", default=[], help=f"of {', '.join(MAKERS)}")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds per format")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first round; each round adds 1")
+    parser.add_argument("--format", nargs="*", default=[], help=f"formats to fuzz, from {', '.join(MAKERS)}")
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    seeds = range(asked.seed, asked.seed + asked.rounds)
-    if asked.work:
-        work(asked.work, seeds)
+    options = parser.parse_args()
+    seeds = range(options.seed, options.seed + options.rounds)
+    if options.work:
+        run_worker(options.work, seeds)
         return 0
-    found = 0
-    for name in asked.format or available():
+    num_findings = 0
+    for name in options.format or available():
         counts: Counter = Counter()
-        for seed, ending, told in run(name, seeds):
-            counts[ending] += 1
-            if ending in FINDINGS:
-                found += 1
-                print(f"{name} --seed {seed}: {ending}: {told}", flush=True)
-        listed = ", ".join(f"{ending} {count}" for ending, count in sorted(counts.items()))
-        print(f"{name}: {asked.rounds} rounds: {listed}", flush=True)
-    print(f"{found} findings")
-    return 1 if found else 0
+        for seed, outcome, description in run_rounds(name, seeds):
+            counts[outcome] += 1
+            if outcome in FINDINGS:
+                num_findings += 1
+                print(f"{name} --seed {seed}: {outcome}: {description}", flush=True)
+        listed = ", ".join(f"{outcome} {count}" for outcome, count in sorted(counts.items()))
+        print(f"{name}: {options.rounds} rounds: {listed}", flush=True)
+    print(f"{num_findings} findings")
+    return 1 if num_findings else 0
 
 
 if __name__ == "__main__":

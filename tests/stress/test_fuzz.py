@@ -1,4 +1,4 @@
-"""Damaged files of every format: read as before, refused in one line, or at least never worse."""
+"""Tests that damaged files of every format read as before or are refused in one line."""
 
 import time
 
@@ -12,34 +12,38 @@ ROUNDS = 20
 
 @pytest.mark.parametrize("name", fuzz.available())
 def test_damaged_files_are_refused_in_one_line(name):
-    endings = list(fuzz.run(name, range(ROUNDS)))
-    assert [seed for seed, _, _ in endings] == list(range(ROUNDS))
-    found = [f"--seed {seed}: {ending}: {told}" for seed, ending, told in endings if ending in fuzz.FINDINGS]
-    assert not found, "\n".join(found)
-    assert any(ending == "refused" for _, ending, _ in endings)
+    results = list(fuzz.run_rounds(name, range(ROUNDS)))
+    assert [seed for seed, _, _ in results] == list(range(ROUNDS))
+    findings = [
+        f"--seed {seed}: {outcome}: {text}" for seed, outcome, text in results if outcome in fuzz.FINDINGS
+    ]
+    assert not findings, "\n".join(findings)
+    assert any(outcome == "refused" for _, outcome, _ in results)
 
 
 def test_makers_and_damages_repeat_for_the_same_seed(tmp_path):
-    told = []
+    results = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         path = fuzz.d4rl(folder)
-        told.append((fuzz.look(path), fuzz.damage(path, np.random.default_rng(5))[2], path.read_bytes()))
-    assert told[0] == told[1]
+        results.append(
+            (fuzz.read_digest(path), fuzz.damage_file(path, np.random.default_rng(5))[2], path.read_bytes())
+        )
+    assert results[0] == results[1]
 
 
-def test_content_sees_every_value(tmp_path):
+def test_content_digest_depends_on_every_value(tmp_path):
     path = fuzz.d4rl(tmp_path)
-    before = fuzz.look(path)
+    before = fuzz.read_digest(path)
     data = path.read_bytes()
     pixels = fuzz.transitions()["observations/camera"].tobytes()
-    place = data.index(pixels) + len(pixels) - 1  # the last pixel of the last image
-    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-    assert fuzz.look(path) != before
+    position = data.index(pixels) + len(pixels) - 1  # the last pixel of the last image
+    path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+    assert fuzz.read_digest(path) != before
 
 
 class Reader:
-    """A format whose reader does what a test asks for."""
+    """A format whose reader calls a function of the test."""
 
     NAME = "broken"
 
@@ -53,11 +57,11 @@ class Reader:
         return self.do()
 
 
-def test_a_reader_that_raises_or_says_two_lines_is_found(tmp_path, monkeypatch):
+def test_reader_that_raises_or_has_a_two_line_error_is_a_finding(tmp_path, monkeypatch):
     path = fuzz.d4rl(tmp_path)
-    for do, ending in ((lambda: 1 / 0, "raised"), (two_lines, "lines"), (one_line, "refused")):
+    for do, outcome in ((lambda: 1 / 0, "raised"), (two_lines, "multiline"), (one_line, "refused")):
         monkeypatch.setattr(fuzz.registry, "FORMATS", (Reader(do),))
-        assert fuzz.round_of("d4rl", 0, path, "")[0] == ending
+        assert fuzz.run_round("d4rl", 0, path, "")[0] == outcome
 
 
 def two_lines():
@@ -68,18 +72,18 @@ def one_line():
     raise fuzz.O2OError("one")
 
 
-def test_a_change_that_a_checksum_covers_is_a_misread(tmp_path, monkeypatch):
+def test_undetected_change_under_a_checksum_is_a_misread(tmp_path, monkeypatch):
     path = fuzz.d4rl(tmp_path)
-    monkeypatch.setattr(fuzz, "look", lambda path: "another")
-    monkeypatch.setattr(fuzz, "damage", lambda path, rng: (fuzz.flip, path, "flipped"))
-    assert fuzz.round_of("d4rl", 0, path, "want")[0] == "other"
-    assert fuzz.round_of("d4rl-summed", 0, path, "want")[0] == "misread"
-    monkeypatch.setattr(fuzz, "damage", lambda path, rng: (fuzz.change_hdf5, path, "changed"))
-    assert fuzz.round_of("d4rl-summed", 0, path, "want")[0] == "changed"
+    monkeypatch.setattr(fuzz, "read_digest", lambda path: "another")
+    monkeypatch.setattr(fuzz, "damage_file", lambda path, rng: (fuzz.flip_bytes, path, "flipped"))
+    assert fuzz.run_round("d4rl", 0, path, "want")[0] == "other"
+    assert fuzz.run_round("d4rl-summed", 0, path, "want")[0] == "misread"
+    monkeypatch.setattr(fuzz, "damage_file", lambda path, rng: (fuzz.change_hdf5, path, "changed"))
+    assert fuzz.run_round("d4rl-summed", 0, path, "want")[0] == "changed"
 
 
-@pytest.mark.parametrize(("body", "ending"), [("os._exit(7)", "died"), ("time.sleep(100)", "hung")])
-def test_a_process_that_dies_or_hangs_is_found_with_its_seed(tmp_path, monkeypatch, body, ending):
+@pytest.mark.parametrize(("body", "outcome"), [("os._exit(7)", "died"), ("time.sleep(100)", "hung")])
+def test_process_that_dies_or_hangs_is_a_finding_with_its_seed(tmp_path, monkeypatch, body, outcome):
     worker = tmp_path / "worker.py"
     worker.write_text(
         "import json, os, sys, time\n"
@@ -91,6 +95,6 @@ def test_a_process_that_dies_or_hangs_is_found_with_its_seed(tmp_path, monkeypat
     )
     monkeypatch.setattr(fuzz, "WORKER", [str(worker)])
     begin = time.monotonic()
-    endings = [(seed, how) for seed, how, _ in fuzz.run("d4rl", range(5), limit_s=3.0)]
-    assert endings == [(0, "same"), (1, "same"), (2, ending), (3, "same"), (4, "same")]
+    results = [(seed, result) for seed, result, _ in fuzz.run_rounds("d4rl", range(5), limit_s=3.0)]
+    assert results == [(0, "same"), (1, "same"), (2, outcome), (3, "same"), (4, "same")]
     assert time.monotonic() - begin < 30

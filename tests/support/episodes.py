@@ -10,7 +10,7 @@ from o2o.core.spec import Spec
 def make_episode(
     steps: int, obs_dim: int = 3, action_dim: int = 2, seed: int = 0, terminated=False
 ) -> Episode:
-    """A recorded episode whose first observation entry counts its steps."""
+    """Returns a recorded episode whose first observation entry is the step index."""
     rng = np.random.default_rng(seed)
     obs = rng.normal(size=(steps + 1, obs_dim)).astype(np.float32)
     obs[:, 0] = np.arange(steps + 1)
@@ -24,7 +24,7 @@ def make_episode(
 
 
 def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batch:
-    """A batch of random windows, all valid."""
+    """Returns a batch of random windows, all valid."""
     rng = torch.Generator().manual_seed(seed)
     obs = {}
     for name, shape in spec.obs.items():
@@ -48,7 +48,7 @@ def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batc
 
 
 def assert_same(left: Episode, right: Episode) -> None:
-    """Two episodes are alike to the bit and the type, infos aside."""
+    """Asserts that two episodes are equal in values and dtypes, except infos."""
     assert left.obs.keys() == right.obs.keys()
     for name in left.obs:
         np.testing.assert_array_equal(np.asarray(left.obs[name]), np.asarray(right.obs[name]))

@@ -1,4 +1,4 @@
-"""Small LeRobot recordings, v2.1 and v3.0, whose numbers and frames say which row they are of."""
+"""Writes small LeRobot datasets, v2.1 and v3.0, whose numbers and frames encode their row."""
 
 import io
 import json
@@ -14,27 +14,27 @@ import numpy as np
 FPS = 10
 LENGTHS = (5, 4, 6)
 CAMERA = "observation.images.front"
-SIDE = 64  # pixels; the least that AV1's encoder takes
-STEP = 15  # in brightness, from one frame to the next
+SIDE = 64  # pixels; the smallest size that the AV1 encoder accepts
+BRIGHTNESS_STEP = 15  # change of brightness from one frame to the next
 
 
 def brightness(row: int) -> int:
-    """Of the frame of a row of the recording, over all episodes."""
-    return 10 + STEP * row % 240
+    """Returns the brightness of the frame of a row; rows count over all episodes."""
+    return 10 + BRIGHTNESS_STEP * row % 240
 
 
 def image(row: int) -> np.ndarray:
     return np.full((SIDE, SIDE, 3), brightness(row), np.uint8)
 
 
-def row_of(images: np.ndarray) -> list[int]:
-    """Rows that frames were made for, read from their brightness."""
-    return np.rint((np.asarray(images).mean((1, 2, 3)) - 10) / STEP).astype(int).tolist()
+def rows_of(images: np.ndarray) -> list[int]:
+    """Returns the rows of frames, decoded from their brightness."""
+    return np.rint((np.asarray(images).mean((1, 2, 3)) - 10) / BRIGHTNESS_STEP).astype(int).tolist()
 
 
 @contextmanager
-def ordinary_scheduling() -> Iterator[None]:
-    """As before at the end: run by root, the AV1 encoder makes its whole process a real-time one."""
+def restored_scheduling() -> Iterator[None]:
+    """Restores the scheduling policy: run by root, the AV1 encoder switches its process to real time."""
     if not hasattr(os, "sched_getscheduler"):
         yield
         return
@@ -43,15 +43,15 @@ def ordinary_scheduling() -> Iterator[None]:
     os.sched_setscheduler(0, before, priority)
 
 
-def film(
+def write_video(
     path: Path, images: Sequence[np.ndarray], codec: str = "libx264", start: int = 0, **options: str
 ) -> Path:
-    """A video of these frames at `FPS`, the first of them as number `start`."""
+    """Writes a video of these frames at `FPS`; the first one has frame number `start`."""
     import av
 
-    os.environ["SVT_LOG"] = "0"  # the AV1 encoder writes to the terminal otherwise
+    os.environ["SVT_LOG"] = "0"  # silences the AV1 encoder
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ordinary_scheduling(), av.open(str(path), "w") as container:
+    with restored_scheduling(), av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = images[0].shape[1], images[0].shape[0], "yuv420p"
         for number, pixels in enumerate(images):
@@ -63,7 +63,7 @@ def film(
 
 
 def columns(lengths: Sequence[int] = LENGTHS) -> dict[str, np.ndarray]:
-    """Row i has state (i, -i) and action i / 10; episodes are counted from 0."""
+    """Returns the columns; row i has state (i, -i) and action i / 10, and episodes count from 0."""
     index = np.arange(sum(lengths))
     frame = np.concatenate([np.arange(length) for length in lengths])
     return {
@@ -78,7 +78,7 @@ def columns(lengths: Sequence[int] = LENGTHS) -> dict[str, np.ndarray]:
 
 
 def to_arrow(value, plain: bool = False):
-    """An Arrow array: rows of numbers as lists of fixed size, or `plain` ones; pictures as LeRobot's."""
+    """Converts to an Arrow array: rows as lists of fixed size, or `plain` lists; images like LeRobot."""
     import pyarrow as arrow
 
     if isinstance(value[0], dict):
@@ -91,13 +91,13 @@ def to_arrow(value, plain: bool = False):
     return arrow.FixedSizeListArray.from_arrays(flat, value.shape[1])
 
 
-def write_table(path: Path, table: Mapping[str, Any], plain: bool = False, **how) -> Path:
+def write_table(path: Path, table: Mapping[str, Any], plain: bool = False, **options) -> Path:
     import pyarrow as arrow
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = arrow.table({name: to_arrow(value, plain) for name, value in table.items()})
-    parquet.write_table(made, path, **how)
+    arrow_table = arrow.table({name: to_arrow(value, plain) for name, value in table.items()})
+    parquet.write_table(arrow_table, path, **options)
     return path
 
 
@@ -119,58 +119,67 @@ def make_lerobot(
     per_file: int = 2,
     videos: str = "videos",
     plain: bool = False,
-    **how,
+    **options,
 ) -> Path:
-    """Writes a recording into a folder and returns the folder.
+    """Writes a dataset into a folder and returns the folder.
 
     Args:
-        version: `v2.1`, a file an episode, or `v3.0`, several in one.
-        lengths: frames of each episode.
-        table: columns that replace or join those of `columns`; None takes one away.
-        camera: whether it has videos.
-        codec: of the videos.
-        per_file: episodes in a file (v3.0).
-        videos: folder that the videos are in, whatever info.json says.
-        plain: lists in place of lists of fixed size.
-        how: of writing tables, such as `row_group_size`.
+        folder: folder to write to.
+        version: `v2.1` (one file per episode) or `v3.0` (several episodes per file).
+        lengths: number of frames of each episode.
+        table: columns that replace or extend those of `columns`; None removes one.
+        camera: whether to write videos.
+        codec: codec of the videos.
+        per_file: episodes per file (v3.0).
+        videos: folder of the videos, whatever info.json says.
+        plain: whether to write lists of variable size in place of fixed size.
+        options: options of `write_table`, such as `row_group_size`.
     """
-    whole = {
+    all_columns = {
         name: value for name, value in (columns(lengths) | dict(table or {})).items() if value is not None
     }
-    ends = np.cumsum([0, *lengths])
+    episode_starts = np.cumsum([0, *lengths])
     size = 1 if version == "v2.1" else per_file
     groups = [range(k, min(k + size, len(lengths))) for k in range(0, len(lengths), size)]
     episodes = []
     for number, group in enumerate(groups):
-        rows = slice(int(ends[group[0]]), int(ends[group[-1] + 1]))
+        rows = slice(int(episode_starts[group[0]]), int(episode_starts[group[-1] + 1]))
         name = f"episode_{number:06d}" if version == "v2.1" else f"file-{number:03d}"
         write_table(
-            folder / f"data/chunk-000/{name}.parquet", {k: v[rows] for k, v in whole.items()}, plain, **how
+            folder / f"data/chunk-000/{name}.parquet",
+            {k: v[rows] for k, v in all_columns.items()},
+            plain,
+            **options,
         )
-        place = f"chunk-000/{CAMERA}" if version == "v2.1" else f"{CAMERA}/chunk-000"
+        subfolder = f"chunk-000/{CAMERA}" if version == "v2.1" else f"{CAMERA}/chunk-000"
         if camera:
             images = [image(row) for row in range(rows.start, rows.stop)]
-            film(folder / videos / place / f"{name}.mp4", images, codec, g="2")
+            write_video(folder / videos / subfolder / f"{name}.mp4", images, codec, g="2")
         for episode in group:
-            begin = int(ends[episode]) - rows.start
+            begin = int(episode_starts[episode]) - rows.start
             episodes.append({"episode_index": episode, "length": lengths[episode]} | {
                 f"videos/{CAMERA}/chunk_index": 0, f"videos/{CAMERA}/file_index": number,
                 f"videos/{CAMERA}/from_timestamp": begin / FPS,
                 f"videos/{CAMERA}/to_timestamp": (begin + lengths[episode]) / FPS,
             })  # fmt: skip
-    _write_meta(folder, version, whole, episodes, lengths, camera)
+    _write_meta(folder, version, all_columns, episodes, lengths, camera)
     return folder
 
 
 def _write_meta(
-    folder: Path, version: str, whole: Mapping, episodes: list[dict], lengths: Sequence[int], camera: bool
+    folder: Path,
+    version: str,
+    all_columns: Mapping,
+    episodes: list[dict],
+    lengths: Sequence[int],
+    camera: bool,
 ) -> None:
     v3 = version == "v3.0"
     features = {
         name: {"dtype": str(value.dtype), "shape": list(value.shape[1:] or (1,)), "names": None}
         if isinstance(value, np.ndarray)
         else {"dtype": "image", "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channel"]}
-        for name, value in whole.items()
+        for name, value in all_columns.items()
     }
     if camera:
         features[CAMERA] = {

@@ -1,4 +1,4 @@
-"""Small Minari datasets of every kind, written by Minari itself."""
+"""Writes small Minari datasets of every kind with Minari itself."""
 
 import warnings
 from pathlib import Path
@@ -30,14 +30,14 @@ def make_minari(
     jpeg: bool = True,
     text: bool = True,
 ) -> Path:
-    """A dataset with observations and infos of all kinds; the folder is new."""
+    """Writes a dataset with observations and infos of all kinds into a new folder."""
     parts = {name: part for name, part in NESTED.spaces.items() if text or name != "mission"}
     buffers = [buffer(number, steps, text) for number in range(episodes)]
     return write(folder, buffers, spaces.Dict(parts), data_format, jpeg)
 
 
 def buffer(number: int, steps: int, text: bool = True) -> EpisodeBuffer:
-    """An episode whose arm angle starts with its number and the step; the even ones terminate."""
+    """Returns an episode whose arm angle is (number, step, noise); episodes of even number terminate."""
     rng, rows = np.random.default_rng(number), steps + 1
     ends = np.arange(steps) == steps - 1
     observations = {
@@ -45,10 +45,10 @@ def buffer(number: int, steps: int, text: bool = True) -> EpisodeBuffer:
             "angle": np.stack([np.full(rows, number), np.arange(rows), rng.normal(size=rows)], 1),
             "grip": rng.integers(0, 2, (rows, 2)).astype(np.int8),
         },
-        "camera": smooth(rows, (40, 48, 3), number),
+        "camera": smooth_images(rows, (40, 48, 3), number),
         "goal": np.full(rows, number % 5),
         "mission": ["fetch"] * rows,
-        "pair": (rng.random((rows, 1), np.float32), smooth(rows, (36, 36), number)),
+        "pair": (rng.random((rows, 1), np.float32), smooth_images(rows, (36, 36), number)),
     }
     infos = {
         "success": np.arange(rows) > rows - 2,
@@ -68,8 +68,8 @@ def buffer(number: int, steps: int, text: bool = True) -> EpisodeBuffer:
     )
 
 
-def smooth(rows: int, shape: tuple[int, ...], number: int) -> np.ndarray:
-    """Images that JPEG keeps within a few steps of grey: one shade a row, another for each half."""
+def smooth_images(rows: int, shape: tuple[int, ...], number: int) -> np.ndarray:
+    """Returns images that JPEG changes by a few gray levels only: one shade per row and half."""
     images = np.zeros((rows, *shape), np.uint8)
     images[:] = (20 * number + 10 * np.arange(rows)).reshape(-1, *(1,) * len(shape))
     images[:, : shape[0] // 2] += 50
@@ -79,6 +79,7 @@ def smooth(rows: int, shape: tuple[int, ...], number: int) -> np.ndarray:
 def write(
     folder: Path, buffers: list[EpisodeBuffer], space, data_format: str = "hdf5", jpeg: bool = True
 ) -> Path:
+    """Writes episodes with Minari's own storage and returns the folder."""
     folder.mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", space, ACTIONS, data_format=data_format, jpeg_encoding=jpeg)
     with warnings.catch_warnings():
@@ -89,7 +90,7 @@ def write(
 
 
 def link_episodes(folder: Path) -> Path:
-    """Moves each episode of an HDF5 dataset into a file of its own, with a link where it was."""
+    """Moves each episode of an HDF5 dataset into its own file and replaces it with a link."""
     main, inner = folder / "data" / "main_data.hdf5", folder / "data" / "episodes"
     inner.mkdir()
     with h5py.File(main, "r") as whole:

@@ -1,4 +1,4 @@
-"""Small RLDS datasets, written as TFDS writes them: tfrecords with checksums, and the papers beside them."""
+"""Writes small RLDS datasets like TFDS: tfrecords with checksums, and their metadata files."""
 
 import io
 import json
@@ -30,12 +30,14 @@ META = {"episode_id": ("int32", ()), "success": ("bool", ()), "file_path": ("tex
 
 
 def make_rlds(folder: Path, episodes: int = 2, steps: int = 4, split: str = "train", shards: int = 1) -> Path:
-    """A dataset with observations of all kinds; reward 1 and a final state at the last of `steps`."""
-    return write_rlds(folder, [toy(number, steps) for number in range(episodes)], STEP, META, split, shards)
+    """Writes a dataset with observations of all kinds; the last step has reward 1 and is terminal."""
+    return write_rlds(
+        folder, [make_features(number, steps) for number in range(episodes)], STEP, META, split, shards
+    )
 
 
-def toy(number: int, steps: int) -> dict[str, Values]:
-    """Flat features of an episode whose `state` is its number, the step, and a sixteenth of it."""
+def make_features(number: int, steps: int) -> dict[str, Values]:
+    """Returns flat features of an episode whose `state` is (number, step, step / 16)."""
     t, last = np.arange(steps), np.arange(steps) == steps - 1
     rng = np.random.default_rng(number)
     features: dict[str, Values] = {
@@ -51,7 +53,7 @@ def toy(number: int, steps: int) -> dict[str, Values]:
         "observation/gripper/open": t % 2 == 0,
         "observation/ticks": np.stack([t * 1000, -t], 1),
         "observation/camera": [jpeg(np.full((8, 6, 3), 10 * number + i, np.uint8)) for i in t.tolist()],
-        "observation/depth": [b"not looked at"] * steps,
+        "observation/depth": [b"never read"] * steps,
     }
     meta: dict[str, Values] = {
         "episode_metadata/episode_id": np.array([100 + number]),
@@ -69,12 +71,16 @@ def write_rlds(
     split: str = "train",
     shards: int = 1,
 ) -> Path:
-    """Writes flat features as they are.
+    """Writes flat features unchanged and returns the folder.
 
     Args:
-        step: name below `steps` -> (numpy's type, or `jpeg`, `uint16 png` or `text`; shape), a type
-            with ` bytes` or ` zlib` behind it is one tensor encoded so.
-        meta: likewise, below `episode_metadata`.
+        folder: folder to write to.
+        episodes: feature name -> values, of each episode.
+        step: name under `steps` -> (dtype, shape); the dtype is numpy's, `jpeg`, `uint16 png` or `text`, and
+            a suffix ` bytes` or ` zlib` encodes each row as one tensor.
+        meta: name under `episode_metadata` -> (dtype, shape).
+        split: name of the split.
+        shards: number of files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = [episodes[shard::shards] for shard in range(shards)]
@@ -83,11 +89,11 @@ def write_rlds(
         (folder / name).write_bytes(b"".join(record(example(episode)) for episode in part))
     steps = {
         "pythonClassName": "tensorflow_datasets.core.features.dataset_feature.Dataset",
-        "sequence": {"feature": _dict({name: _leaf(*about) for name, about in step.items()}), "length": "-1"},
+        "sequence": {"feature": _dict({name: _leaf(*kind) for name, kind in step.items()}), "length": "-1"},
     }
     top = {
         "steps": steps,
-        "episode_metadata": _dict({name: _leaf(*about) for name, about in (meta or {}).items()}),
+        "episode_metadata": _dict({name: _leaf(*kind) for name, kind in (meta or {}).items()}),
     }
     (folder / "features.json").write_text(json.dumps(_dict(top)))
     path = folder / "dataset_info.json"
@@ -113,7 +119,7 @@ def _leaf(kind: str, shape: tuple[int, ...]) -> dict:
 
 
 def _dict(features: dict) -> dict:
-    """A nested FeaturesDict of names that are joined by `/`."""
+    """Returns a nested FeaturesDict from names that are joined by `/`."""
     tree: dict = {}
     for name, node in features.items():
         head, _, rest = name.partition("/")
@@ -130,7 +136,7 @@ def _is_node(node: dict) -> bool:
 
 
 def example(features: dict[str, Values]) -> bytes:
-    """A serialised `tf.train.Example`."""
+    """Returns a serialized `tf.train.Example`."""
     entries = []
     for name, value in features.items():
         if isinstance(value, list):
@@ -148,7 +154,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def varint(value: int) -> bytes:
-    value &= 2**64 - 1  # negative numbers as their two's complement
+    value &= 2**64 - 1  # two's complement of negative numbers
     parts = []
     while value >= 128:
         parts.append(value & 127 | 128)
@@ -157,11 +163,12 @@ def varint(value: int) -> bytes:
 
 
 def record(data: bytes) -> bytes:
-    head = struct.pack("<Q", len(data))
-    return head + struct.pack("<I", masked(head)) + data + struct.pack("<I", masked(data))
+    """Returns a tfrecord record of the data."""
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc(length)) + data + struct.pack("<I", masked_crc(data))
 
 
-def masked(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -177,6 +184,6 @@ def jpeg(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def packed(images: np.ndarray, how: str) -> list[bytes]:
-    """Each row as its bytes, `zlib` compressed or not."""
-    return [zlib.compress(row.tobytes()) if how == "zlib" else row.tobytes() for row in images]
+def encode_rows(images: np.ndarray, encoding: str) -> list[bytes]:
+    """Returns the bytes of each row, compressed if the encoding is `zlib`."""
+    return [zlib.compress(row.tobytes()) if encoding == "zlib" else row.tobytes() for row in images]

@@ -16,12 +16,12 @@ from tests.support.make_lerobot import (
     CAMERA,
     FPS,
     columns,
-    film,
     image,
     make_lerobot,
     png,
-    row_of,
+    rows_of,
     write_table,
+    write_video,
 )
 from tests.support.paths import REAL_DATA
 
@@ -39,7 +39,7 @@ def states(recording, name="observation.state") -> list[list[int]]:
 
 
 def frames(recording, name=CAMERA) -> list[list[int]]:
-    return [row_of(e.obs[name]) for e in recording.episodes]
+    return [rows_of(e.obs[name]) for e in recording.episodes]
 
 
 def log_text(caplog) -> str:
@@ -67,7 +67,7 @@ def test_every_frame_matches_its_row(tmp_path, version, codec):
     for episode, rows in zip(recording.episodes, ROWS, strict=True):
         camera = episode.obs[CAMERA]
         assert isinstance(camera, LazyArray) and camera.shape == (len(rows), 64, 64, 3)
-        assert row_of(camera[2:4]) == rows[2:4] and row_of(camera[-1:]) == rows[-1:]
+        assert rows_of(camera[2:4]) == rows[2:4] and rows_of(camera[-1:]) == rows[-1:]
         np.testing.assert_allclose(episode.action[:, 0] * 10, rows[:-1], rtol=1e-6)  # the last is dropped
         assert (episode.action.dtype, episode.reward.dtype) == (np.float32, np.float32)
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
@@ -153,7 +153,7 @@ def test_without_episode_metadata_shared_videos_are_cut_by_the_lengths(tmp_path,
     (folder / "meta/episodes/chunk-000/file-000.parquet").unlink()
     assert frames(read(folder)) == frames(read(change_info(folder, video_path=None))) == ROWS
     assert "episodes are assumed to follow one another" in log_text(caplog)
-    film(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", [image(row) for row in range(8)])
+    write_video(folder / f"videos/{CAMERA}/chunk-000/file-000.mp4", [image(row) for row in range(8)])
     with pytest.raises(DataError, match=r"has 8 frames, the next episodes have 9; meta/episodes"):
         read(folder)
     assert states(read(folder, parse_request(["observation.state"]))) == ROWS
@@ -211,7 +211,7 @@ def test_success_at_the_end_keeps_its_last_step_and_a_time_limit_drops_it(tmp_pa
         3,
         4,
     ]
-    assert row_of(first.obs[CAMERA]) == [0, 1, 2, 3, 4, 4] and row_of(first.obs[CAMERA][4:]) == [4, 4]
+    assert rows_of(first.obs[CAMERA]) == [0, 1, 2, 3, 4, 4] and rows_of(first.obs[CAMERA][4:]) == [4, 4]
     np.testing.assert_allclose(first.infos["time_s"], [0, 0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-6)
     assert (second.terminated, second.last_obs_known, len(second)) == (False, True, 3)
     assert [e.success for e in (first, second, third)] == [True, False, True]
@@ -283,7 +283,7 @@ def test_images_in_tables_are_decoded_when_indexed(tmp_path, version, where):
     recording = read(folder)
     assert frames(recording, "observation.image") == states(recording) == ROWS
     camera = recording.episodes[2].obs["observation.image"]
-    assert isinstance(camera, LazyArray) and row_of(camera[3:5]) == [12, 13] and row_of(camera[5:]) == [14]
+    assert isinstance(camera, LazyArray) and rows_of(camera[3:5]) == [12, 13] and rows_of(camera[5:]) == [14]
 
 
 def test_image_outside_of_the_dataset_is_not_read(tmp_path):
@@ -441,7 +441,7 @@ def test_git_lfs_pointer_error_says_so(tmp_path, name):
 
 def test_two_videos_for_one_episode_are_refused(tmp_path):
     folder = change_info(make_lerobot(tmp_path), video_path="films/{episode_index}.mp4")
-    film(folder / f"more/{CAMERA}/take_1.mp4", [image(0)] * 3)
+    write_video(folder / f"more/{CAMERA}/take_1.mp4", [image(0)] * 3)
     with pytest.raises(DataError, match="may both show episode 1; keep one"):
         read(folder)
 

@@ -11,7 +11,17 @@ from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, rlds, tfrecord
 from o2o.data.formats.crc32c import crc32c
 from o2o.data.formats.lazy_array import LazyArray, parse_request
-from tests.support.make_rlds import META, STEP, example, field, make_rlds, packed, record, toy, write_rlds
+from tests.support.make_rlds import (
+    META,
+    STEP,
+    encode_rows,
+    example,
+    field,
+    make_features,
+    make_rlds,
+    record,
+    write_rlds,
+)
 from tests.support.paths import REAL_DATA
 
 SMALL = {"action": ("float32", (2,)), "reward": ("float32", ()), "observation/state": ("float32", (1,))}
@@ -178,8 +188,8 @@ def test_tensors_of_every_encoding_are_read(tmp_path, how):
     exact = np.random.default_rng(1).normal(size=(3, 2))
     encoding = "" if how == "none" else f" {how}"
     more = {
-        "observation/camera": frames if how == "none" else packed(frames, how),
-        "observation/exact": exact if how == "none" else packed(exact, how),
+        "observation/camera": frames if how == "none" else encode_rows(frames, how),
+        "observation/exact": exact if how == "none" else encode_rows(exact, how),
     }
     kinds = {
         "observation/camera": (f"uint8{encoding}", (4, 5, 3)),
@@ -252,7 +262,7 @@ def test_memory_budget_is_checked_before_reading(tmp_path, monkeypatch):
 def test_every_truncation_raises_a_one_line_error_with_file_and_record(tmp_path):
     path = make_rlds(tmp_path) / FILE
     content = path.read_bytes()
-    size = len(record(example(toy(0, 4))))
+    size = len(record(example(make_features(0, 4))))
     for cut in [1, 11, 12, 100, size - 1, size + 5, len(content) - 1]:
         path.write_bytes(content[:cut])
         with pytest.raises(DataError, match=rf"{FILE} record {cut // size} .*truncated|became shorter"):
@@ -330,7 +340,7 @@ def test_another_record_format_is_refused(tmp_path):
 
 
 def test_error_names_the_step_of_a_broken_image(tmp_path):
-    episodes = [toy(0, 4)]
+    episodes = [make_features(0, 4)]
     camera = episodes[0]["steps/observation/camera"]
     camera[2] = camera[2][:-20]
     write_rlds(tmp_path, episodes, STEP, META)

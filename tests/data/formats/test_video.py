@@ -8,7 +8,7 @@ import pytest
 
 from o2o.core.errors import DataError
 from o2o.data.formats import video
-from tests.support.make_lerobot import FPS, film, image, row_of
+from tests.support.make_lerobot import FPS, image, rows_of, write_video
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
@@ -33,11 +33,11 @@ def path(request, tmp_path):
     how = CODECS[request.param]
     if how["codec"] not in av.codecs_available:
         pytest.skip(f"PyAV has no {how['codec']}")
-    return film(tmp_path / "a.mp4", [image(row) for row in range(15)], **how)
+    return write_video(tmp_path / "a.mp4", [image(row) for row in range(15)], **how)
 
 
 def at(path, times_s, tolerance_s=HALF):
-    return row_of(video.read_frames(path, np.asarray(times_s, float), video.frame_shape(path), tolerance_s))
+    return rows_of(video.read_frames(path, np.asarray(times_s, float), video.frame_shape(path), tolerance_s))
 
 
 def test_every_frame_is_read_at_its_time_from_any_start(path):
@@ -63,12 +63,12 @@ def test_time_without_a_frame_is_refused(path):
 
 
 def test_times_count_from_the_first_frame(tmp_path):
-    path = film(tmp_path / "late.mp4", [image(row) for row in range(5)], start=7, g="2")
+    path = write_video(tmp_path / "late.mp4", [image(row) for row in range(5)], start=7, g="2")
     assert at(path, np.arange(5) / FPS) == [0, 1, 2, 3, 4]
 
 
 def test_video_of_half_the_rate_is_refused(tmp_path):
-    path = film(tmp_path / "a.mp4", [image(row) for row in range(10)])
+    path = write_video(tmp_path / "a.mp4", [image(row) for row in range(10)])
     with pytest.raises(DataError, match=r"has no frame at 0\.050 s"):
         at(path, np.arange(10) / (2 * FPS), 0.24 / FPS)
 
@@ -82,7 +82,7 @@ def test_broken_video_raises_a_one_line_error(tmp_path, capfd):
     (tmp_path / "text.mp4").write_bytes(b"not a video at all" * 20)
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n")
     (tmp_path / "empty.mp4").write_bytes(b"")
-    film(tmp_path / "cut.mp4", [image(row) for row in range(5)])
+    write_video(tmp_path / "cut.mp4", [image(row) for row in range(5)])
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "cut.mp4").read_bytes()[:-200])
     for name in ("text", "list", "empty", "cut"):
         with pytest.raises(DataError, match=f"{name}.mp4 is not a readable video") as caught:
@@ -96,7 +96,7 @@ def test_broken_video_raises_a_one_line_error(tmp_path, capfd):
 def test_damaged_frames_are_refused_without_terminal_output(tmp_path, capfd):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(15)]
-    path = film(tmp_path / "a.mp4", noise, g="2")
+    path = write_video(tmp_path / "a.mp4", noise, g="2")
     data = bytearray(path.read_bytes())
     start = data.find(b"mdat") + 2000
     data[start : start + 20000] = bytes(20000)
