@@ -67,7 +67,7 @@ def test_wheel_holds_every_robot_and_dataset_with_its_files(built):
     assert tops == {"o2o", next(top for top in tops if top.endswith(".dist-info"))}
 
 
-def test_wheel_says_its_licence_and_its_command(built):
+def test_wheel_states_its_license_and_command(built):
     with zipfile.ZipFile(built[1]) as wheel:
         texts = {name.partition("/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
         assert b"License-Expression: MIT" in wheel.read(texts["METADATA"])
