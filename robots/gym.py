@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as a robot: `--robot gym --robot.id Hopper-v5`."""
+"""Runs any Gymnasium environment as a robot: `--robot gym --robot.id Hopper-v5`."""
 
 import difflib
 import importlib
@@ -13,7 +13,7 @@ from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 from o2o.hardware.guard import RobotConfig, parse_json_option
 
-ROBOTICS = (  # how the ids begin that gymnasium-robotics brings
+ROBOTICS_PREFIXES = (  # of the ids that gymnasium-robotics registers
     "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",
 )  # fmt: skip
 
@@ -23,7 +23,7 @@ class Config(RobotConfig):
     """Options of an environment from Gymnasium's registry.
 
     Attributes:
-        id: of the environment, such as Hopper-v5; `package:Name-v0` imports the package first.
+        id: Id of the environment, such as Hopper-v5; `package:Name-v0` imports the package first.
         kwargs: JSON object of keyword arguments for `gymnasium.make`, such as {"max_episode_steps": 100}.
     """
 
@@ -32,11 +32,11 @@ class Config(RobotConfig):
 
 
 def make(config: Config) -> gymnasium.Env:
-    """The environment, with its own time limit, drawn into arrays where it can be drawn.
+    """Returns the environment with its own time limit, rendering to arrays if it can be rendered.
 
     Raises:
-        UsageError: no id, an id that nobody registered, or kwargs that are no JSON object.
-        RobotError: actions that are not a Box, or a package that is not installed.
+        UsageError: there is no id, the id is not registered, or kwargs are not a JSON object.
+        RobotError: the action space is not a Box, or a package is not installed.
     """
     if not config.id:
         raise UsageError("the robot 'gym' needs the id of an environment, such as --robot.id Hopper-v5")
@@ -55,11 +55,11 @@ def make(config: Config) -> gymnasium.Env:
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         env.close()
         raise RobotError(f"{config.id} has actions {env.action_space}; o2o needs continuous ones, a Box")
-    return Paced(env)
+    return StatedRate(env)
 
 
-class Paced(gymnasium.Wrapper):
-    """Says that it is simulated, and how many decisions a second its time allows, in `metadata`."""
+class StatedRate(gymnasium.Wrapper):
+    """States in `metadata` that the environment is simulated, and its control rate where it is known."""
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
@@ -69,8 +69,8 @@ class Paced(gymnasium.Wrapper):
 
 
 def _creator(name: str):
-    """What builds the environment, found without building it."""
-    if name not in gymnasium.registry and name.startswith(ROBOTICS):
+    """Returns the function that builds the environment, without building it."""
+    if name not in gymnasium.registry and name.startswith(ROBOTICS_PREFIXES):
         _register_robotics(name)
     package, _, name = name.rpartition(":")
     try:
@@ -97,6 +97,6 @@ def _register_robotics(name: str) -> None:
 
 
 def _nearest(name: str) -> list[str]:
-    """A few ids like `name`; the whole registry would fill the screen."""
+    """Returns a few ids similar to `name`; the whole registry would be too long to print."""
     known = sorted(gymnasium.registry)
     return difflib.get_close_matches(name, known, n=5, cutoff=0.4) or ["Hopper-v5", "Pendulum-v1"]

@@ -1,9 +1,10 @@
-"""Arms that LeRobot drives (SO-100, SO-101, Koch, …), through its `get_observation` and `send_action`.
+"""Drives arms through LeRobot (SO-100, SO-101, Koch, …), with its `get_observation` and `send_action`.
 
-Needs LeRobot and the arm calibrated by it (`lerobot-calibrate`); the package is imported on connecting.
-Observations: `state` (J,), the joints in LeRobot's units in the order of its `action_features`, and a picture
-for each camera. Actions: (J,) goal positions in the same units. Say the units' range with `--robot.low` and
-`--robot.high`: as LeRobot normalises them, -100 to 100 for joints and 0 to 100 for the gripper.
+It needs LeRobot and an arm calibrated by it (`lerobot-calibrate`); the package is imported on connecting.
+Observations are `state` (J,), the joints in LeRobot's units in the order of its `action_features`, and an
+image of each camera. Actions are (J,) goal positions in the same units. The flags `--robot.low` and
+`--robot.high` give the range of the units: as LeRobot normalizes them, -100 to 100 for joints and 0 to 100
+for the gripper.
 
 Joints alone do not tell whether the task is done: an operator labels it, or a subclass implements
 `reward_and_success`.
@@ -33,21 +34,21 @@ class Config(RobotConfig):
     """Options of a LeRobot arm.
 
     Attributes:
-        kind: LeRobot's name of the robot, such as `so101_follower`.
-        port: where it is plugged in.
-        id: under which it was calibrated.
-        options: further fields of its LeRobot config, as JSON, such as `{"use_degrees": true}`.
-        cameras: name -> OpenCV camera, as JSON, such as `{"front": {"index_or_path": 0, "width": 640,
+        type: LeRobot's type of the robot, such as `so101_follower`.
+        port: Serial port of the arm.
+        id: Id under which the arm was calibrated.
+        options: Further fields of its LeRobot config as JSON, such as `{"use_degrees": true}`.
+        cameras: OpenCV cameras by name as JSON, such as `{"front": {"index_or_path": 0, "width": 640,
             "height": 480, "fps": 30}}`.
-        control_hz: decisions a second, as in the recordings.
-        low: least goal of every joint; one number for all or one each.
-        high: greatest, likewise.
-        velocity: most that a joint's goal moves in a second, its units/s.
-        acceleration: most that this changes in a second, units/s².
-        home: goal where episodes start, one number a joint; empty: where the arm is when it is connected.
+        control_hz: Decisions per second, as in the recordings.
+        low: Lowest goal position of each joint; one number for all joints or one for each.
+        high: Highest goal position of each joint; one number for all joints or one for each.
+        velocity: Largest speed of each joint's goal, in its units per second.
+        acceleration: Largest change of that speed, in units per second squared.
+        home: Goal positions where episodes start, one number per joint; empty: the position on connecting.
     """
 
-    kind: str = "so101_follower"
+    type: str = "so101_follower"
     port: str = "/dev/ttyACM0"
     id: str = ""
     options: str = "{}"
@@ -61,41 +62,45 @@ class Config(RobotConfig):
 
 
 def make(config: Config) -> "Arm":
-    """The arm, connected.
+    """Returns the arm, connected.
 
     Raises:
-        UsageError: options that LeRobot does not take.
-        RobotError: no LeRobot, no arm, or one that is not calibrated.
+        UsageError: LeRobot does not accept the options.
+        RobotError: LeRobot is not installed, or the arm is not connected or not calibrated.
     """
     return Arm(_driver(config), config)
 
 
 class Arm(RealTimeRobot):
-    """A LeRobot robot as a robot of o2o.
+    """Drives a LeRobot robot.
 
-    It is read and commanded in the loop's own thread, as LeRobot's loops do: its buses are not to be shared.
-    One lock keeps a watchdog's `stop` apart from both.
+    It is read and commanded in the loop's own thread, as in LeRobot's loops, because its buses must not be
+    shared. One lock keeps the watchdog's `stop` from running at the same time.
     """
 
     def __init__(self, driver, config: Config):
-        """
+        """Connects the arm.
+
         Args:
             driver: a `lerobot.robots.Robot`, not connected yet.
+            config: options of the arm.
         """
         self.driver, self.config = driver, config
         try:
             driver.connect(calibrate=False)
         except Exception as error:
-            raise RobotError(f"LeRobot cannot connect {config.kind} at {config.port}: {error}") from error
+            raise RobotError(f"LeRobot cannot connect {config.type} at {config.port}: {error}") from error
         if not driver.is_calibrated:
             driver.disconnect()
-            raise RobotError(f"{config.kind} {config.id!r} is not calibrated: run `lerobot-calibrate` first")
-        self.joints = [name for name, kind in driver.action_features.items() if kind is float]
+            raise RobotError(f"{config.type} {config.id!r} is not calibrated: run `lerobot-calibrate` first")
+        self.joints = [name for name, feature in driver.action_features.items() if feature is float]
         self._cameras = {
-            name: tuple(kind) for name, kind in driver.observation_features.items() if kind is not float
+            name: tuple(feature)
+            for name, feature in driver.observation_features.items()
+            if feature is not float
         }
         count = len(self.joints)
-        low, high = (_each(name, getattr(config, name), count) for name in ("low", "high"))
+        low, high = (_per_joint(name, getattr(config, name), count) for name in ("low", "high"))
         spaces: dict = {name: Box(0, 255, shape, np.uint8) for name, shape in self._cameras.items()}
         self.observation_space = Dict({"state": Box(-np.inf, np.inf, (count,), np.float32), **spaces})
         self.action_space = Box(low, high, dtype=np.float64)
@@ -107,7 +112,7 @@ class Arm(RealTimeRobot):
             "measured": {"state": tuple(range(count))}, "limits": limits,
         }  # fmt: skip
         self._bus = threading.Lock()
-        self._home = _each("home", config.home, count) if config.home else self._state()
+        self._home = _per_joint("home", config.home, count) if config.home else self._state()
 
     def observe(self):
         begin_s = time.monotonic()
@@ -118,8 +123,8 @@ class Arm(RealTimeRobot):
 
     def send(self, action):
         with self._bus:
-            did = self.driver.send_action(dict(zip(self.joints, map(float, action), strict=True)))
-        return np.array([did[name] for name in self.joints], np.float64)
+            executed = self.driver.send_action(dict(zip(self.joints, map(float, action), strict=True)))
+        return np.array([executed[name] for name in self.joints], np.float64)
 
     def stop(self):
         """Holds the joints where they are; without torque the arm would fall."""
@@ -127,12 +132,12 @@ class Arm(RealTimeRobot):
             self.send(np.clip(self._state(), self.action_space.low, self.action_space.high))
 
     def home(self):
-        """A straight line in joint space at half the speed limit."""
-        goal, at = self._home, self._state()
-        seconds = float(np.abs(goal - at).max()) / (0.5 * self.config.velocity)
+        """Moves on a straight line in joint space at half the velocity limit."""
+        goal, start = self._home, self._state()
+        seconds = float(np.abs(goal - start).max()) / (0.5 * self.config.velocity)
         steps = max(1, math.ceil(seconds * HOMING_HZ))
         for k in range(1, steps + 1):
-            self.send(at + k / steps * (goal - at))
+            self.send(start + k / steps * (goal - start))
             time.sleep(1 / HOMING_HZ)
 
     def close(self):
@@ -147,13 +152,13 @@ class Arm(RealTimeRobot):
 
 
 def _driver(config: Config):
-    """LeRobot's own robot, built by its registry of configs."""
+    """Returns LeRobot's robot, built by its registry of config types."""
     try:
         robots = importlib.import_module("lerobot.robots")
     except ModuleNotFoundError as error:
         raise RobotError(f"LeRobot is not installed ({error}): pip install lerobot") from error
     for module in pkgutil.iter_modules(robots.__path__, "lerobot.robots."):
-        with suppress(ImportError):  # each registers its kinds; some need packages that this arm does not
+        with suppress(ImportError):  # each registers its types; some need packages that this arm does not
             importlib.import_module(module.name)
     options = parse_json_option("options", config.options) | {
         "port": config.port,
@@ -162,26 +167,26 @@ def _driver(config: Config):
     if config.id:
         options["id"] = config.id
     try:
-        kinds = robots.RobotConfig.get_known_choices()
-        if config.kind not in kinds:
-            raise UsageError(not_found("LeRobot robot", config.kind, sorted(kinds)))
-        return robots.make_robot_from_config(kinds[config.kind](**options))
+        types = robots.RobotConfig.get_known_choices()
+        if config.type not in types:
+            raise UsageError(not_found("LeRobot robot", config.type, sorted(types)))
+        return robots.make_robot_from_config(types[config.type](**options))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"LeRobot does not take these options for {config.kind!r}: {error}") from error
+        raise UsageError(f"LeRobot does not accept these options for {config.type!r}: {error}") from error
 
 
 def _cameras(config: Config) -> dict:
-    asked = parse_json_option("cameras", config.cameras)
-    if not asked:
+    cameras = parse_json_option("cameras", config.cameras)
+    if not cameras:
         return {}
-    kind = importlib.import_module("lerobot.cameras.opencv").OpenCVCameraConfig
+    camera_config = importlib.import_module("lerobot.cameras.opencv").OpenCVCameraConfig
     try:
-        return {name: kind(**each) for name, each in asked.items()}
+        return {name: camera_config(**fields) for name, fields in cameras.items()}
     except TypeError as error:
         raise UsageError(f"--robot.cameras: {error}") from error
 
 
-def _each(name: str, given: tuple[float, ...], count: int) -> np.ndarray:
-    if len(given) not in (1, count):
-        raise UsageError(f"--robot.{name} has {len(given)} numbers, wanted 1 or {count}, one a joint")
-    return np.broadcast_to(np.asarray(given, np.float64), count).copy()
+def _per_joint(name: str, values: tuple[float, ...], count: int) -> np.ndarray:
+    if len(values) not in (1, count):
+        raise UsageError(f"--robot.{name} has {len(values)} numbers, wanted 1 or {count}, one per joint")
+    return np.broadcast_to(np.asarray(values, np.float64), count).copy()

@@ -1,7 +1,7 @@
-"""Any robot behind a socket: `--robot remote --robot.address HOST:PORT`, served by `o2o robot serve`.
+"""Drives a robot over a socket: `--robot remote --robot.address HOST:PORT`, served by `o2o robot serve`.
 
-The messages are those of `o2o.hardware.remote.protocol`. What the server says of its robot (spaces, rate,
-limits) is what this robot is.
+The messages are those of `o2o.hardware.remote.protocol`. Spaces, control rate and limits are those that the
+server states.
 """
 
 import contextlib
@@ -21,168 +21,173 @@ from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
-from o2o.hardware.remote.realtime_sim import rest
+from o2o.hardware.remote.realtime_sim import idle_action
 
-LONGEST_PAUSE_S = 0.5  # between two attempts to connect again
-FLAGS = ("estop", "holding", "homing", "failure")  # of an observation
+MAX_RETRY_PAUSE_S = 0.5  # between two attempts to reconnect
+FLAGS = ("estop", "holding", "homing", "failure")  # in an `observe` message
 logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
 class Config(RobotConfig):
-    """Options of a robot behind a socket.
+    """Options of a remote robot.
 
     Attributes:
         address: HOST:PORT of `o2o robot serve`.
-        token_file: file with the server's token.
-        connect_s: that the first connection may take.
-        home_s: that the way home may take, with a person who clears an e-stop on the way.
+        token_file: File with the server's token.
+        connect_timeout_s: Seconds that the first connection may take.
+        home_timeout_s: Seconds that homing may take, including a person who clears an e-stop meanwhile.
     """
 
     address: str = ""
     token_file: Path | None = None
-    connect_s: float = 5.0
-    home_s: float = 60.0
+    connect_timeout_s: float = 5.0
+    home_timeout_s: float = 60.0
 
 
-def make(config: Config) -> "Remote":
-    """The robot, connected.
+def make(config: Config) -> "RemoteRobot":
+    """Returns the robot, connected.
 
     Raises:
-        UsageError: no address, or a token file that cannot be read.
-        RobotError: no connection, a refused token, another version, or a spec that cannot be.
+        UsageError: there is no address, or the token file cannot be read.
+        RobotError: there is no connection, the token is refused, the server speaks another version, or its
+            spec is invalid.
     """
     if not config.address:
         raise UsageError("the robot 'remote' needs --robot.address HOST:PORT of `o2o robot serve`")
-    return Remote(config)
+    return RemoteRobot(config)
 
 
-class Remote(RealTimeRobot):
-    """The robot at the other end.
+class RemoteRobot(RealTimeRobot):
+    """Drives the robot of a server.
 
-    Two threads: one reads, and connects again after a loss; one writes the newest action. So `observe` and
-    `send` never wait for the network. While the connection is lost `observe` hands out the last observation,
+    One thread reads, and reconnects after a loss; another one writes the latest action. So `observe` and
+    `send` never wait for the network. While the connection is lost, `observe` returns the last observation,
     which grows old, and the server's own watchdog makes the robot hold. A `stop` is sent as soon as the
     connection is back.
 
     The clocks of two machines differ. The age of an observation is its age when the server sent it, plus the
-    time since it came, plus its time on the way as far as that can be told: the offset of the clocks is taken
-    from the quickest of the last round trips, as if its two ways took equally long.
+    time since it was received, plus its estimated network delay: the offset of the clocks is taken from the
+    shortest of the latest round trips, as if both of its directions took equally long.
 
-    An action counts as executed as the server reports it. With the connection up and no report within the
-    period it counts as sent (`info["unconfirmed"]`); with the connection down, or where it did not even
-    leave, as nothing moved. A pressed e-stop ends the episode (`info["estop"]`, truncated); only a person at
-    the robot can clear it.
+    The executed action is the one that the server reports. If the connection is up and no report came within
+    the period, the action counts as executed as sent (`info["unconfirmed"]`); if the connection is down, or
+    the action was not sent, nothing counts as moved. A pressed e-stop ends the episode (`info["estop"]`,
+    truncated); only a person at the robot can clear it.
     """
 
     def __init__(self, config: Config):
         self._config, self._token = config, protocol.read_token(config.token_file)
         self._host, self._port = protocol.parse_address(config.address)
-        self._lock = threading.Lock()  # all below
+        self._lock = threading.Lock()  # protects all below
         self._changed = threading.Condition(self._lock)
         self._socket: Any = None
-        self._open, self._broken = True, ""
+        self._open, self._error = True, ""
         self._trips: deque[tuple[float, float]] = deque(
             maxlen=64
         )  # (round trip, server's clock minus ours), s
-        self._newest: Any = None  # the message of the newest observation
-        self._newest_s, self._sent_s = -math.inf, -math.inf  # measured, our clock; sent, the server's
+        self._latest: Any = None  # the message of the latest observation
+        self._latest_s, self._sent_s = -math.inf, -math.inf  # measured, our clock; sent, the server's
         self._seq, self._request = 0, 0
-        self._waiting: tuple[int, bytes] | None = None  # the newest action, and its number
-        self._gone = 0  # number of the newest action that went out
-        self._urgent: deque[tuple[str, bytes]] = deque()  # what goes out before it, in order
+        self._pending: tuple[int, bytes] | None = None  # the latest action, and its number
+        self._sent_seq = 0  # number of the latest action that was sent
+        self._urgent: deque[tuple[str, bytes]] = deque()  # messages sent before it, in order
         self._done: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self._homed = 0, ""  # request, error
-        self._last, self._decisions = None, 0
-        self._between = True  # two episodes: that the robot then holds is no news
+        self._last, self._num_decisions = None, 0
+        self._between_episodes = True  # between two episodes the robot holds, which is not worth a warning
         self.num_lost = 0
-        self._told = self._connect()
-        self.observation_space, self._box, told = decode_spec(self._told.fields)
+        self._spec = self._connect()
+        self.observation_space, self._box, metadata = decode_spec(self._spec.fields)
         self.action_space = self._box
-        self.metadata = {**told, "simulated": False, "real_time": True}
-        self._most = int(told.get("max_decisions", 0))
+        self.metadata = {**metadata, "simulated": False, "real_time": True}
+        self._max_decisions = int(metadata.get("max_decisions", 0))
         self._threads = [
-            threading.Thread(target=run, name=f"o2o remote {name}", daemon=True)
-            for name, run in (("reader", self._read), ("writer", self._write))
+            threading.Thread(target=loop, name=f"o2o remote {name}", daemon=True)
+            for name, loop in (("reader", self._read), ("writer", self._write))
         ]
         for thread in self._threads:
             thread.start()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._newest or self._broken, timeout=config.connect_s):
-                self._broken = f"{config.address} sends no observation"
-        if self._broken:
+            if not self._changed.wait_for(
+                lambda: self._latest or self._error, timeout=config.connect_timeout_s
+            ):
+                self._error = f"{config.address} sends no observation"
+        if self._error:
             self.close()
-            raise RobotError(self._broken)
+            raise RobotError(self._error)
 
     # ---- the robot
 
     def observe(self) -> tuple[dict[str, np.ndarray], float]:
         with self._lock:
             self._check()
-            return self._newest.arrays, self._newest_s
+            return self._latest.arrays, self._latest_s
 
     def send(self, action: np.ndarray) -> None:
-        """Puts an action on its way; one that is still waiting is replaced."""
+        """Queues an action; one that was not sent yet is replaced."""
         with self._changed:
             self._check()
             self._seq += 1
             if self._socket is not None:
                 fields = {"seq": self._seq, "sent_s": time.monotonic()}
-                self._waiting = self._seq, protocol.encode("act", fields, {"action": np.asarray(action)})
+                self._pending = self._seq, protocol.encode("act", fields, {"action": np.asarray(action)})
                 self._changed.notify_all()
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
         with self._lock:
-            did = next((done for seq, done in self._done if seq == self._seq), None)
+            executed = next((done for seq, done in self._done if seq == self._seq), None)
             flags = self._flags
-            connected, went = self._socket is not None, self._gone == self._seq
-        if did is None and connected and went:
-            info["unconfirmed"], did = True, np.asarray(action, self.action_space.dtype)
-        elif did is None:
-            did = rest(self.metadata, self._box, self._last)
-        self._last = did
-        self._decisions += 1
-        info |= {"executed_action": did, "estop": flags["estop"], "connected": connected}
-        over = flags["estop"] or flags["failure"] or self._decisions == self._most
-        truncated = truncated or over
-        self._between = terminated or truncated
+            connected, sent = self._socket is not None, self._sent_seq == self._seq
+        if executed is None and connected and sent:
+            info["unconfirmed"], executed = True, np.asarray(action, self.action_space.dtype)
+        elif executed is None:
+            executed = idle_action(self.metadata, self._box, self._last)
+        self._last = executed
+        self._num_decisions += 1
+        info |= {"executed_action": executed, "estop": flags["estop"], "connected": connected}
+        ended = flags["estop"] or flags["failure"] or self._num_decisions == self._max_decisions
+        truncated = truncated or ended
+        self._between_episodes = terminated or truncated
         return obs, reward, terminated, truncated, info
 
     def reward_and_success(self, obs) -> tuple[float, bool, bool]:
         with self._lock:
-            fields = self._newest.fields
-            return self._newest.number("reward"), fields.get("success") is True, fields.get("over") is True
+            fields = self._latest.fields
+            return self._latest.number("reward"), fields.get("success") is True, fields.get("over") is True
 
     def stop(self) -> None:
         with self._changed:
-            self._waiting = None
+            self._pending = None
             if not any(kind == "stop" for kind, _ in self._urgent):
                 self._urgent.append(("stop", protocol.encode("stop", {})))
             self._changed.notify_all()
 
     def home(self) -> None:
-        """Asks the server to bring the robot home, and waits; also for a person who clears an e-stop.
+        """Requests homing from the server and waits for it, also for a person who clears an e-stop.
 
         Raises:
-            RobotError: it takes longer than `home_s`, or the robot cannot.
+            RobotError: it takes longer than `home_timeout_s`, or the robot fails to home.
         """
-        deadline, told = time.monotonic() + self._config.home_s, ""
+        deadline, logged = time.monotonic() + self._config.home_timeout_s, ""
         while True:
-            error = self._ask_home(deadline)
+            error = self._request_home(deadline)
             if not error:
                 break
             with self._lock:
-                waits = self._flags["estop"] or self._flags["homing"] or self._socket is None
-            if not waits and "e-stop" not in error and "connection" not in error:
-                raise RobotError(f"the robot does not get home: {error}")
+                waiting = self._flags["estop"] or self._flags["homing"] or self._socket is None
+            if not waiting and "e-stop" not in error and "connection" not in error:
+                raise RobotError(f"the robot failed to home: {error}")
             if time.monotonic() > deadline:
-                raise RobotError(f"the robot was not home after {self._config.home_s:g} s: {told or error}")
-            if error != told:
+                raise RobotError(
+                    f"the robot was not home after {self._config.home_timeout_s:g} s: {logged or error}"
+                )
+            if error != logged:
                 logger.warning("waiting to go home: %s", error)
-                told = error
+                logged = error
             time.sleep(0.1)
-        self._last, self._decisions, self._between = None, 0, False
+        self._last, self._num_decisions, self._between_episodes = None, 0, False
 
     def close(self) -> None:
         self.stop()
@@ -196,61 +201,61 @@ class Remote(RealTimeRobot):
         for thread in getattr(self, "_threads", []):
             thread.join(timeout=5)
 
-    # ---- the way there
+    # ---- the connection
 
     @property
     def _flags(self) -> dict[str, bool]:
-        flags = self._newest.fields.get("flags") if self._newest else None
-        said = flags if isinstance(flags, dict) else {}
-        return {name: said.get(name) is True for name in FLAGS}
+        flags = self._latest.fields.get("flags") if self._latest else None
+        flags = flags if isinstance(flags, dict) else {}
+        return {name: flags.get(name) is True for name in FLAGS}
 
     def _check(self) -> None:
-        if self._broken:
-            raise RobotError(self._broken)
+        if self._error:
+            raise RobotError(self._error)
 
-    def _say(self, kind: str, fields: dict[str, Any]) -> None:
-        """Puts a message on its way; it is dropped with the connection."""
+    def _queue_message(self, kind: str, fields: dict[str, Any]) -> None:
+        """Queues a message; it is dropped if the connection is lost."""
         with self._changed:
             self._check()
             if self._socket is not None:
                 self._urgent.append((kind, protocol.encode(kind, fields)))
                 self._changed.notify_all()
 
-    def _ask_home(self, deadline: float) -> str:
-        """One attempt; what hindered it."""
+    def _request_home(self, deadline: float) -> str:
+        """Requests homing once and waits for it; returns what failed, empty if nothing did."""
         with self._lock:
             self._check()
-            self._waiting = None
+            self._pending = None
             self._request += 1
             request, lost = self._request, self.num_lost
             if self._socket is None:
                 return "the connection is lost"
-        self._say("home", {"request": request})
+        self._queue_message("home", {"request": request})
 
         def answered() -> bool:
-            return bool(self._broken) or self.num_lost > lost or self._homed[0] == request
+            return bool(self._error) or self.num_lost > lost or self._homed[0] == request
 
         with self._changed:
             if not self._changed.wait_for(answered, timeout=max(0.0, deadline - time.monotonic())):
                 return "no answer"
             self._check()
             if self.num_lost > lost:
-                return "the connection was lost on the way"
+                return "the connection was lost meanwhile"
             error, since = self._homed[1], time.monotonic()
-            if not error:  # what is seen next shall be what is there now
-                self._changed.wait_for(lambda: self._newest_s >= since or self._broken, timeout=2)
+            if not error:  # the next observation must be newer than this
+                self._changed.wait_for(lambda: self._latest_s >= since or self._error, timeout=2)
             return error
 
     def _connect(self) -> protocol.Message:
-        """Opens the connection, says hello, and returns the spec."""
+        """Opens the connection, sends `hello`, and returns the `spec` message."""
         from websockets.exceptions import ConnectionClosed
 
         where = self._config.address
-        socket = protocol.connect(self._host, self._port, self._token, self._config.connect_s)
+        socket = protocol.connect(self._host, self._port, self._token, self._config.connect_timeout_s)
         try:
             sent_s = time.monotonic()
             socket.send(protocol.encode("hello", {"version": protocol.VERSION, "sent_s": sent_s}))
-            spec = protocol.decode(socket.recv(timeout=self._config.connect_s), ("spec",))
+            spec = protocol.decode(socket.recv(timeout=self._config.connect_timeout_s), ("spec",))
             if spec.fields.get("version") != protocol.VERSION:
                 version = protocol.printable(str(spec.fields.get("version")), 20)
                 raise RobotError(
@@ -258,43 +263,43 @@ class Remote(RealTimeRobot):
                 )
         except (ConnectionClosed, TimeoutError, OSError) as error:
             socket.close()
-            raise RobotError(f"{where} is no robot server of o2o: it does not say what it is") from error
+            raise RobotError(f"{where} is not a robot server of o2o: it sent no spec") from error
         except protocol.ProtocolError as error:
             socket.close()
-            raise RobotError(f"{where} is no robot server of o2o: {error}") from error
+            raise RobotError(f"{where} is not a robot server of o2o: {error}") from error
         except RobotError:
             socket.close()
             raise
         with self._changed:
-            self._socket, self._sent_s = socket, -math.inf  # another clock, if it was started anew
+            self._socket, self._sent_s = socket, -math.inf  # another clock, if the server was restarted
             self._trips.clear()
             self._changed.notify_all()
         return spec
 
     def _read(self) -> None:
-        """Takes what comes, and connects again after a loss."""
+        """Receives messages, and reconnects after a loss."""
         from websockets.exceptions import ConnectionClosed
 
         while self._open:
             socket = self._socket
-            if socket is None:  # `close` was quicker
+            if socket is None:  # it was closed
                 return
             try:
-                self._take(protocol.decode(socket.recv(timeout=protocol.SILENCE_S), protocol.FROM_SERVER))
+                self._receive(protocol.decode(socket.recv(timeout=protocol.SILENCE_S), protocol.FROM_SERVER))
             except (ConnectionClosed, TimeoutError, OSError) as error:
                 if self._open:
                     self._reconnect(protocol.printable(str(error)) or "silence")
-            except RobotError as error:  # it does not keep to what it said it was
-                self._fail(f"{self._config.address} is not what it says: {error}")
+            except RobotError as error:  # it does not follow the protocol or its spec
+                self._fail(f"{self._config.address} does not match its spec: {error}")
                 return
 
-    def _reconnect(self, why: str) -> None:
+    def _reconnect(self, reason: str) -> None:
         with self._changed:
-            socket, self._socket, self._waiting = self._socket, None, None
-            self._urgent = deque(said for said in self._urgent if said[0] == "stop")
+            socket, self._socket, self._pending = self._socket, None, None
+            self._urgent = deque(message for message in self._urgent if message[0] == "stop")
             self.num_lost += 1
             self._changed.notify_all()
-        logger.warning("lost the connection to %s (%s); trying again", self._config.address, why)
+        logger.warning("lost the connection to %s (%s); reconnecting", self._config.address, reason)
         if socket is not None:
             with contextlib.suppress(OSError):
                 socket.close()
@@ -304,41 +309,41 @@ class Remote(RealTimeRobot):
                 spec = self._connect()
             except RobotError:
                 time.sleep(pause_s)
-                pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+                pause_s = min(MAX_RETRY_PAUSE_S, 2 * pause_s)
                 continue
-            if spec.fields != self._told.fields:
+            if spec.fields != self._spec.fields:
                 self._fail(f"another robot answers at {self._config.address} than before")
             else:
                 logger.warning(
-                    "connected to %s again after %.1f s", self._config.address, time.monotonic() - begin
+                    "reconnected to %s after %.1f s", self._config.address, time.monotonic() - begin
                 )
             return
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, error: str) -> None:
         with self._changed:
-            self._broken, self._open = why, False
+            self._error, self._open = error, False
             socket, self._socket = self._socket, None
             self._changed.notify_all()
         if socket is not None:
             socket.close()
 
-    def _take(self, message: protocol.Message) -> None:
+    def _receive(self, message: protocol.Message) -> None:
         received_s = time.monotonic()
         if message.kind == "report":
-            level = logging.DEBUG if self._between else logging.WARNING
+            level = logging.DEBUG if self._between_episodes else logging.WARNING
             logger.log(level, "%s: %s", self._config.address, message.text("text"))
             return
         with self._changed:
             if message.kind == "observe":
-                self._see(message, received_s)
+                self._keep_observation(message, received_s)
             elif message.kind == "done":
-                self._done.append((int(message.number("seq")), self._action(message)))
+                self._done.append((int(message.number("seq")), self._read_executed(message)))
             elif message.kind == "homed":
                 self._homed = int(message.number("request")), message.text("error")
             self._changed.notify_all()
 
-    def _see(self, message: protocol.Message, received_s: float) -> None:
-        """Keeps an observation, unless one that was sent later was here before."""
+    def _keep_observation(self, message: protocol.Message, received_s: float) -> None:
+        """Keeps an observation, unless one that was sent later is already here."""
         for name, space in self.observation_space.items():
             value = message.arrays.get(name)
             if value is None or value.shape != space.shape or value.dtype != space.dtype:
@@ -357,36 +362,36 @@ class Remote(RealTimeRobot):
             if trip[0] >= 0:
                 self._trips.append(trip)
         offset_s = min(self._trips)[1] if self._trips else now_s - received_s
-        on_the_way_s = max(0.0, received_s - (now_s - offset_s))
-        self._newest, self._sent_s = message, now_s
-        self._newest_s = received_s - on_the_way_s - max(0.0, age_s)
+        delay_s = max(0.0, received_s - (now_s - offset_s))
+        self._latest, self._sent_s = message, now_s
+        self._latest_s = received_s - delay_s - max(0.0, age_s)
 
-    def _action(self, message: protocol.Message) -> np.ndarray:
+    def _read_executed(self, message: protocol.Message) -> np.ndarray:
         action = message.arrays.get("action")
         if action is None or action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise protocol.ProtocolError("the executed action has another shape, or is not finite")
+            raise protocol.ProtocolError("the executed action has a wrong shape, or is not finite")
         return action
 
     def _write(self) -> None:
-        """Sends whatever there is while there is a connection."""
+        """Sends the queued messages and the pending action while there is a connection."""
         from websockets.exceptions import ConnectionClosed
 
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: not self._open or (self._socket and (self._waiting or self._urgent))
+                    lambda: not self._open or (self._socket and (self._pending or self._urgent))
                 )
                 if not self._open:
                     return
                 socket, urgent = self._socket, self._urgent[0] if self._urgent else None
                 if urgent:
                     data = urgent[1]
-                elif self._waiting:
-                    (self._gone, data), self._waiting = self._waiting, None
+                elif self._pending:
+                    (self._sent_seq, data), self._pending = self._pending, None
             try:
                 socket.send(data)
             except (ConnectionClosed, OSError):
-                time.sleep(0.01)  # the reader notices, too, and connects again
+                time.sleep(0.01)  # the reader notices it, too, and reconnects
                 continue
             with self._changed:
                 if urgent and self._urgent and self._urgent[0] is urgent:

@@ -1,12 +1,12 @@
-"""A recorded episode that passes by in real time: the whole loop as a rehearsal, without a robot.
+"""Replays recorded episodes in real time, to rehearse the whole control loop without a robot.
 
-It shows what was recorded, a step a tick, whatever it is told to do; the executed action is the recorded one,
-and `info["asked"]` what would have been sent. So the agent sees, plans and is timed as it would be, behind
-the same Guard, and what it wants can be compared with what was done.
+Each tick returns the next recorded step, whatever action is sent; the executed action is the recorded one,
+and `info["requested_action"]` is the one that would have been sent. So the agent observes, plans and is timed
+behind the same Guard as on the robot, and its actions can be compared with the recorded ones.
 
     o2o evaluate --checkpoint RUN --robot replay --robot.dataset sim-lift --robot.episode 3 --episodes 1
 
-`--dry-run` of `o2o evaluate` and `o2o finetune` is this, with what the checkpoint was trained on.
+The flag `--dry-run` of `o2o evaluate` and `o2o finetune` replays the dataset of the checkpoint.
 """
 
 import time
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config(RobotConfig):
-    """Options of a rehearsal.
+    """Options of a replay.
 
     Attributes:
-        dataset: a recipe, a Minari id or a path.
-        dataset_options: how it is read, as JSON of the options `--dataset.*`.
-        seed: of a dataset that is made.
-        episode: the first that is shown; each reset shows the next.
+        dataset: Recipe, Minari id or path of the dataset.
+        dataset_options: Options `--dataset.*` of the dataset, as JSON.
+        seed: Seed of a dataset that is generated.
+        episode: Number of the first episode that is replayed; each reset starts the next one.
     """
 
     dataset: str = ""
@@ -44,34 +44,36 @@ class Config(RobotConfig):
 
 
 def make(config: Config) -> "Replay":
-    """
+    """Returns the replay of the dataset's episodes.
+
     Raises:
-        UsageError: no dataset, a way to read it that does not exist, or no such episode.
-        RobotError: nobody says at which rate it was recorded.
+        UsageError: there is no dataset, an option does not exist, or there is no such episode.
+        RobotError: the dataset does not state its control rate.
         DataError: the dataset is broken.
     """
     if not config.dataset:
         raise UsageError("nothing to replay: add --robot.dataset NAME")
-    from o2o.data.load import DataConfig, load  # it takes torch along, which a list of robots need not
+    from o2o.data.load import DataConfig, load  # it imports torch, which a list of robots does not need
 
     data = from_dict(DataConfig, parse_json_option("dataset_options", config.dataset_options))
     recording = load(config.dataset, data, config.seed)
-    if not 0 <= config.episode < len(recording.episodes):
-        raise UsageError(f"episode {config.episode} is not here; have 0 to {len(recording.episodes) - 1}")
+    last = len(recording.episodes) - 1
+    if not 0 <= config.episode <= last:
+        raise UsageError(f"--robot.episode {config.episode} does not exist; have 0 to {last}")
     return Replay(recording, config)
 
 
 class Replay(RealTimeRobot):
-    """See the top of the file."""
+    """Replays the episodes of a recording; the module docstring describes how."""
 
     def __init__(self, recording: "Recording", config: Config):
         if not recording.control_hz:
-            raise RobotError(f"nobody says how many decisions a second {recording.name} was recorded at")
+            raise RobotError(f"{recording.name!r} does not state its control rate: add --dataset.control-hz")
         self.episodes, self.number = recording.episodes, config.episode - 1
         first = self.episodes[0]
-        every = np.concatenate([episode.action for episode in self.episodes])
-        low = every.min(0) if recording.action_low is None else recording.action_low
-        high = every.max(0) if recording.action_high is None else recording.action_high
+        actions = np.concatenate([episode.action for episode in self.episodes])
+        low = actions.min(0) if recording.action_low is None else recording.action_low
+        high = actions.max(0) if recording.action_high is None else recording.action_high
         self.action_space = Box(np.asarray(low, np.float64), np.asarray(high, np.float64), dtype=np.float64)
         spaces: dict[str, gymnasium.Space] = {name: _space(values) for name, values in first.obs.items()}
         self.observation_space = Dict(spaces)
@@ -97,10 +99,11 @@ class Replay(RealTimeRobot):
         return float(self._episode.reward[self.t - 1]), last and bool(self._episode.success), last
 
     def step(self, action):
-        """As of any hardware; `info["asked"]` (A,) is what would have been sent."""
-        obs, reward, over, _, info = super().step(action)
-        terminated = over and self._episode.terminated
-        return obs, reward, terminated, over and not terminated, {**info, "asked": np.asarray(action)}
+        """Returns the next recorded step; `info["requested_action"]` (A,) is what would have been sent."""
+        obs, reward, done, _, info = super().step(action)
+        terminated = done and self._episode.terminated
+        info["requested_action"] = np.asarray(action)
+        return obs, reward, terminated, done and not terminated, info
 
     def stop(self):
         pass

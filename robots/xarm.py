@@ -1,11 +1,12 @@
-"""UFACTORY xArm through its Python SDK, in Cartesian velocity mode with the controller's own deadman.
+"""Drives a UFACTORY xArm through its Python SDK, in Cartesian velocity mode with the controller's deadman.
 
-Needs `xarm-python-sdk`, imported on connecting. Actions: velocity of the tool along x, y and z of the base
-(m/s) and the gripper (0 closed to 1 open). Observations: `state` (5,): place (m), gripper opening, height
-above the floor of the workspace (m); and `camera`, if one is named. The arm keeps its orientation.
+It needs `xarm-python-sdk`, which is imported on connecting. Actions are the velocity of the tool along x, y
+and z of the base frame (m/s) and the gripper (0 closed to 1 open). Observations are `state` (5,): position of
+the tool (m), gripper opening, height above the bottom of the workspace (m); and `camera`, if one is
+configured. The arm keeps its orientation.
 
-The SDK speaks millimetres and degrees, and every call returns a code: anything but 0 stops the run, with the
-code in the error. Each velocity runs out by itself after `deadman_s`, in the controller, if no other comes.
+The SDK uses millimetres and degrees, and every call returns a code: any code but 0 stops the run, with the
+code in the error. The controller ends each velocity after `deadman_s` if no other one comes.
 
 Sources: xArm-Python-SDK 1.18, `XArmAPI`; modes: 0 position, 5 Cartesian velocity.
 """
@@ -26,7 +27,7 @@ from o2o.hardware.latest import LatestValue
 POSITION, VELOCITY = 0, 5  # modes of the controller
 READY, STOP = 0, 4  # states that can be set
 GRIPPER_OPEN = 850.0  # pulses of the standard gripper, fully open
-GRIPPER_STEP = 5.0  # pulses below which it is not bothered again
+GRIPPER_STEP = 5.0  # pulses: smallest change that is commanded
 MM = 1000.0
 
 
@@ -35,15 +36,16 @@ class Config(RobotConfig):
     """Options of an xArm.
 
     Attributes:
-        ip: of the control box.
-        control_hz: decisions a second, as in the recordings.
-        speed: most along each axis, m/s.
-        acceleration: most change of that in a second, m/s².
-        workspace: corners that the tool may not leave, m in the base's frame: x y z x y z, the low one first.
-        home: where episodes start, m.
-        deadman_s: after which the controller stops a velocity by itself.
-        camera: OpenCV camera that is shown as `camera`; -1: none.
-        image_size: side that its picture is cut and scaled to, pixels.
+        ip: IP address of the control box.
+        control_hz: Decisions per second, as in the recordings.
+        speed: Largest speed along each axis, in m/s.
+        acceleration: Largest change of that speed, in m/s².
+        workspace: Corners of the box that the tool may not leave, in metres in the base frame: x y z x y z,
+            the low corner first.
+        home: Position of the tool where episodes start, in metres in the base frame.
+        deadman_s: Seconds after which the controller ends a velocity by itself.
+        camera: Index of the OpenCV camera that is observed as `camera`; -1: none.
+        image_size: Side that the camera image is cropped and scaled to, in pixels.
     """
 
     ip: str = "192.168.1.200"
@@ -58,11 +60,11 @@ class Config(RobotConfig):
 
 
 def make(config: Config) -> "Arm":
-    """The arm, enabled and in velocity mode.
+    """Returns the arm, enabled and in velocity mode.
 
     Raises:
-        UsageError: options that mean nothing.
-        RobotError: no SDK, no arm, or one that reports an error.
+        UsageError: an option is invalid.
+        RobotError: the SDK is not installed, no arm answers, or it reports an error.
     """
     if len(config.workspace) != 6 or not np.all(np.less(config.workspace[:3], config.workspace[3:])):
         raise FieldError(
@@ -83,12 +85,14 @@ def make(config: Config) -> "Arm":
 
 
 class Arm(RealTimeRobot):
-    """See the top of the file."""
+    """Drives the xArm; the module docstring describes actions and observations."""
 
     def __init__(self, api, config: Config):
-        """
+        """Enables the arm and its gripper.
+
         Args:
             api: an `XArmAPI`, connected to the control box.
+            config: options of the arm.
         """
         self.api, self.config = api, config
         self._gripper = float("nan")
@@ -112,81 +116,81 @@ class Arm(RealTimeRobot):
                 "frozen_s": 1.0, "patience": 5, "watchdog_s": 3 * config.deadman_s,
             },
         }  # fmt: skip
-        self._ready(VELOCITY)
-        self._do("set_gripper_enable", True)
-        self._do("set_gripper_mode", 0)
-        self._place = LatestValue(self._read, "the xArm", period_s=0.01)
-        self._eye = _camera(config) if config.camera >= 0 else None
+        self._enable(VELOCITY)
+        self._call("set_gripper_enable", True)
+        self._call("set_gripper_mode", 0)
+        self._arm_state = LatestValue(self._read, "the xArm", period_s=0.01)
+        self._camera = _open_camera(config) if config.camera >= 0 else None
 
     def observe(self):
-        state, measured_s = self._place.get()
-        if self._eye is None:
+        state, measured_s = self._arm_state.get()
+        if self._camera is None:
             return {"state": state}, measured_s
-        picture, taken_s = self._eye.get()
-        return {"state": state, "camera": picture}, min(measured_s, taken_s)
+        image, taken_s = self._camera.get()
+        return {"state": state, "camera": image}, min(measured_s, taken_s)
 
     def send(self, action):
         x, y, z = (MM * float(speed) for speed in action[:3])
-        # the last argument is the deadman: the controller stops by itself when nothing follows
-        self._do("vc_set_cartesian_velocity", [x, y, z, 0.0, 0.0, 0.0], duration=self.config.deadman_s)
+        # `duration` is the deadman: the controller stops the arm by itself if no other velocity follows
+        self._call("vc_set_cartesian_velocity", [x, y, z, 0.0, 0.0, 0.0], duration=self.config.deadman_s)
         pulses = GRIPPER_OPEN * float(np.clip(action[3], 0, 1))
         if not abs(pulses - self._gripper) < GRIPPER_STEP:
-            self._do("set_gripper_position", pulses, wait=False)
+            self._call("set_gripper_position", pulses, wait=False)
             self._gripper = pulses
 
     def stop(self):
-        """Velocity zero, then the controller's own stop; the arm keeps its brakes and torque."""
+        """Commands velocity zero, then the controller's stop; the arm keeps its brakes and torque."""
         try:
-            self._do("vc_set_cartesian_velocity", [0.0] * 6)
+            self._call("vc_set_cartesian_velocity", [0.0] * 6)
         finally:
-            self._do("set_state", STOP)
+            self._call("set_state", STOP)
 
     def home(self):
-        """A straight line of the controller to `config.home`, gripper open, at half the speed."""
-        self._ready(POSITION)
+        """Moves on a straight line to `config.home` at half the speed, and opens the gripper."""
+        self._enable(POSITION)
         x, y, z = (MM * value for value in self.config.home)
-        self._do("set_position", x=x, y=y, z=z, speed=MM * self.config.speed / 2, wait=True)
-        self._do("set_gripper_position", GRIPPER_OPEN, wait=True)
+        self._call("set_position", x=x, y=y, z=z, speed=MM * self.config.speed / 2, wait=True)
+        self._call("set_gripper_position", GRIPPER_OPEN, wait=True)
         self._gripper = GRIPPER_OPEN
-        self._ready(VELOCITY)
-        self._place.fresh()
-        if self._eye:
-            self._eye.fresh()
+        self._enable(VELOCITY)
+        self._arm_state.wait_for_new()
+        if self._camera:
+            self._camera.wait_for_new()
 
     def close(self):
         try:
             self.stop()
         finally:
-            self._place.close()
-            if self._eye:
-                self._eye.close()
+            self._arm_state.close()
+            if self._camera:
+                self._camera.close()
             self.api.disconnect()
 
-    def _ready(self, mode: int) -> None:
+    def _enable(self, mode: int) -> None:
         if self.api.has_error:
             raise RobotError(
-                f"the xArm reports error {self.api.error_code}: look at it, clear it on the control box "
-                "or with clean_error(), and start again"
+                f"the xArm reports error {self.api.error_code}: check the arm, clear the error on the "
+                "control box or with clean_error(), and start again"
             )
-        self._do("motion_enable", enable=True)
-        self._do("set_mode", mode)
-        self._do("set_state", READY)
+        self._call("motion_enable", enable=True)
+        self._call("set_mode", mode)
+        self._call("set_state", READY)
 
     def _read(self) -> np.ndarray:
-        x, y, z = (value / MM for value in self._do("get_position")[:3])
-        opening = self._do("get_gripper_position") / GRIPPER_OPEN
+        x, y, z = (value / MM for value in self._call("get_position")[:3])
+        opening = self._call("get_gripper_position") / GRIPPER_OPEN
         return np.array([x, y, z, opening, z - self.config.workspace[2]], np.float32)
 
-    def _do(self, call: str, *args, **flags) -> Any:
-        """One call of the SDK; what it returns beside its code."""
-        said = getattr(self.api, call)(*args, **flags)  # the SDK guards its socket itself
-        code, value = said if isinstance(said, tuple | list) else (said, None)
+    def _call(self, name: str, *args, **flags) -> Any:
+        """Calls a method of the SDK and returns its result without the code."""
+        result = getattr(self.api, name)(*args, **flags)  # the SDK locks its socket itself
+        code, value = result if isinstance(result, tuple | list) else (result, None)
         if code != 0:
-            raise RobotError(f"the xArm answered {call} with code {code} (error {self.api.error_code})")
+            raise RobotError(f"the xArm answered {name} with code {code} (error {self.api.error_code})")
         return value
 
 
-def _camera(config: Config) -> LatestValue[np.ndarray]:
+def _open_camera(config: Config) -> LatestValue[np.ndarray]:
     try:
         cv2 = importlib.import_module("cv2")
     except ModuleNotFoundError as error:
@@ -194,12 +198,12 @@ def _camera(config: Config) -> LatestValue[np.ndarray]:
     video, size = cv2.VideoCapture(config.camera), config.image_size
 
     def read() -> np.ndarray:
-        fine, picture = video.read()
-        if not fine:
-            raise OSError(f"camera {config.camera} shows nothing")
-        side = min(picture.shape[:2])
-        top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
-        square = picture[top : top + side, left : left + side, ::-1]  # blue, green, red -> red, green, blue
+        ok, image = video.read()
+        if not ok:
+            raise OSError(f"camera {config.camera} returns no image")
+        side = min(image.shape[:2])
+        top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+        square = image[top : top + side, left : left + side, ::-1]  # blue, green, red -> red, green, blue
         return cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=cv2.INTER_AREA)
 
     return LatestValue(read, f"camera {config.camera}")

@@ -522,7 +522,7 @@ FAULTS = {
     "NaN reward": ({"step": "reward = float('nan')"}, "reward that is not finite"),
     "NaN observation": ({"step": "obs = obs * np.nan"}, "observation 'state' is not finite"),
     "NaN at reset": ({"reset": "obs = obs * np.nan"}, "observation 'state' is not finite"),
-    "shape": ({"step": "obs = np.zeros(3, np.float32)"}, "promises 'state' (2,)"),
+    "shape": ({"step": "obs = np.zeros(3, np.float32)"}, "states 'state' (2,)"),
 }
 
 
@@ -547,7 +547,7 @@ def test_check_drives_a_real_robot_only_when_asked_and_zero_steps_leave_any_stil
 
 def test_a_film_of_a_robot_that_draws_nothing_is_one_line(fails, pretrained, tmp_path):
     words = ["--episodes", 1, "--film", tmp_path / "a.mp4"]
-    assert "draws no pictures" in fails(4, "evaluate", "--checkpoint", pretrained, *words)
+    assert "renders no images" in fails(4, "evaluate", "--checkpoint", pretrained, *words)
 
 
 # ---- divergence and storage

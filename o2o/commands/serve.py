@@ -1,4 +1,4 @@
-"""`o2o robot serve`: any robot behind a socket, and a simulated one as if it were real."""
+"""Runs `o2o robot serve`, which serves any robot over a socket; a simulated one moves in real time."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import stop_requested
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig, connect, default_config
-from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, World
+from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, SimulatedWorld
 from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 logger = logging.getLogger("o2o")
@@ -28,17 +28,17 @@ logger = logging.getLogger("o2o")
 class ServeConfig(ServerConfig):
     """Serves a robot to `--robot remote`, one client at a time.
 
-    A simulated robot moves in wall-clock time: it does not wait, and cannot be seeded or reset; home is a
-    motion of the arm, after which the things lie somewhere new.
+    A simulated robot moves in wall-clock time: it does not wait for actions, and cannot be seeded or reset.
+    Homing is a motion of the arm, after which the objects are placed anew.
 
     Attributes:
-        robot: a name from `o2o list robots` or a path ending in .py.
-        robot_options: options of that robot.
-        show_state: also show what no sensor could: the simulator's state and its reward. Otherwise pictures,
-            what the arm feels, and success.
-        camera_hz: pictures drawn a second of a simulated robot.
-        control_file: a file whose lines are obeyed and removed: `estop`, `clear`, `go`, `stop`, `success`
-            or `failure`; those typed into the server's terminal are, too.
+        robot: Name from `o2o list robots` or a path ending in .py.
+        robot_options: Options of that robot.
+        show_state: Also send what no sensor could measure: the simulator's state and its reward. Otherwise
+            only camera images, proprioception and success are sent.
+        camera_hz: Images rendered per second of a simulated robot.
+        control_file: File whose lines are run as commands and removed: `estop`, `clear`, `go`, `stop`,
+            `success` or `failure`. The same commands can be typed into the server's terminal.
     """
 
     robot: str = "sim"
@@ -54,22 +54,22 @@ class ServeConfig(ServerConfig):
 
 
 def serve(config: ServeConfig) -> None:
-    """Serves until Ctrl-C or SIGTERM, then stops the robot.
+    """Serves the robot until Ctrl-C or SIGTERM, then stops it.
 
     Raises:
-        UsageError: a robot, token or address that cannot be.
-        RobotError: the robot cannot be built or stopped, or it failed, or the port cannot be taken.
+        UsageError: an invalid robot, token or address.
+        RobotError: the robot cannot be built or stopped, it failed, or the port cannot be used.
     """
-    with stop_requested() as asked:
+    with stop_requested() as stopped:
         robot = _build(config)
         try:
-            with RobotServer(robot, config, config.robot) as station:
-                print(f"serving {config.robot!r} at {config.host}:{station.port}; Ctrl-C ends", flush=True)
-                _listen_to_terminal(station)
-                while not asked():
-                    station.tick()
-                    for line in orders(config.control_file):
-                        station.obey(line)
+            with RobotServer(robot, config, config.robot) as server:
+                print(f"serving {config.robot!r} at {config.host}:{server.port}; Ctrl-C ends", flush=True)
+                _run_terminal_commands(server)
+                while not stopped():
+                    server.poll_faults()
+                    for line in take_commands(config.control_file):
+                        server.run_command(line)
                     time.sleep(0.05)
         finally:
             robot.close()
@@ -77,33 +77,31 @@ def serve(config: ServeConfig) -> None:
 
 
 def _build(config: ServeConfig) -> RealTimeRobot:
-    """The robot, real or moving like a real one."""
-    chosen = config.robot_options
-    if type(chosen) is RobotConfig:
-        chosen = default_config(config.robot)
+    """Returns the robot: a real one, or a simulation in real time."""
+    options = config.robot_options
+    if type(options) is RobotConfig:
+        options = default_config(config.robot)
     module = plugins.load("robots", config.robot)
-    if hasattr(module, "live"):
-        return RealTimeSimulation(module.live(chosen, config.show_state), config.camera_hz)
-    guard = connect(config.robot, chosen)
+    if hasattr(module, "real_time_world"):
+        return RealTimeSimulation(module.real_time_world(options, config.show_state), config.camera_hz)
+    guard = connect(config.robot, options)
     robot = guard.env.unwrapped
     if isinstance(robot, RealTimeRobot):
         return robot
     if not config.show_state:
         guard.close()
-        raise UsageError(
-            f"robot {config.robot!r} cannot hide its state as a real one would: add --show-state"
-        )
-    world: World = EnvWorld(guard.env)
+        raise UsageError(f"robot {config.robot!r} cannot hide its simulator state: add --show-state")
+    world: SimulatedWorld = EnvWorld(guard.env)
     return RealTimeSimulation(world, config.camera_hz)
 
 
-def orders(path: Path | None) -> list[str]:
-    """The lines of a file, which are then gone from it; none where there is no file."""
+def take_commands(path: Path | None) -> list[str]:
+    """Returns the lines of a file and removes them from it; empty if there is no file."""
     if path is None or not path.exists():
         return []
     taken = path.with_name(f".{path.name}.taken")
     try:
-        path.rename(taken)  # nobody's line is lost between reading and removing
+        path.rename(taken)  # no line can be written between reading and removing
         lines = taken.read_text(encoding="utf-8", errors="replace").splitlines()
         taken.unlink()
     except OSError as error:
@@ -112,16 +110,16 @@ def orders(path: Path | None) -> list[str]:
     return lines
 
 
-def _listen_to_terminal(station: RobotServer) -> None:
-    """Obeys lines of standard input, where somebody can type any."""
+def _run_terminal_commands(server: RobotServer) -> None:
+    """Runs the lines of standard input as commands, unless the process has no terminal to read from."""
     if sys.stdin is None or sys.stdin.closed:
         return
     if sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():
-        return  # in the background: reading would halt the process
+        return  # in the background, reading would suspend the process
 
     def read() -> None:
         with contextlib.suppress(OSError, ValueError):
             for line in sys.stdin:
-                station.obey(line)
+                server.run_command(line)
 
     threading.Thread(target=read, name="o2o terminal", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Every action on its way to a robot, brought inside the robot's limits."""
+"""Brings every action inside the robot's limits before it is sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,134 +7,152 @@ import numpy as np
 
 from o2o.hardware.limits import RobotLimits
 
-SLACK = 1e-6  # of rounding, in action units
+TOLERANCE = 1e-6  # for rounding, in action units
 
 
 @dataclass(frozen=True)
 class ActionModel:
-    """How a robot's actions move it.
+    """Describes how a robot's actions move it.
 
     Attributes:
-        low, high: (A,) the action box.
-        command: (A,) `displacement`, `velocity` or `position`; empty where the robot does not say.
-        hz: decisions a second; 0 where unknown.
-        ends: entries of the action that move the end of the arm along its axes; empty: none is known.
-        metres: that one unit of those moves it in one decision.
+        low, high: (A,) action bounds.
+        command: (A,) `displacement`, `velocity` or `position`; empty if the robot does not state it.
+        control_hz: ticks of the robot per second; 0 if unknown.
+        end_effector_entries: entries of the action that move the end effector along its axes; empty if none
+            is known.
+        meters_per_unit: distance that one unit of those entries moves the end effector in one decision, m.
     """
 
     low: np.ndarray
     high: np.ndarray
     command: tuple[str, ...] = ()
-    hz: float = 0.0
-    ends: tuple[int, ...] = ()
-    metres: float = 1.0
+    control_hz: float = 0.0
+    end_effector_entries: tuple[int, ...] = ()
+    meters_per_unit: float = 1.0
 
 
 class ActionFilter:
-    """Remembers what was sent, and brings the next action within box, acceleration, velocity and workspace.
+    """Brings each action within the action bounds, acceleration, velocity and workspace, in that order.
 
-    The order is that of rising importance: the workspace has the last word.
+    The limits are applied in order of rising importance, so the workspace is applied last. The filter keeps
+    the action that was sent last.
     """
 
-    def __init__(self, motion: ActionModel, limits: RobotLimits):
-        self.motion, self.limits = motion, limits
-        count = len(motion.low)
-        known = motion.command or ("displacement",) * count
-        self._position = np.array([word == "position" for word in known])
-        # action units to units/s; positions are handled by their difference from the one sent last
-        self._rate = np.array([1.0 if word == "velocity" else motion.hz for word in known])
-        self.start(None)
+    def __init__(self, model: ActionModel, limits: RobotLimits):
+        self.model, self.limits = model, limits
+        count = len(model.low)
+        types = model.command or ("displacement",) * count
+        self._is_position = np.array([name == "position" for name in types])
+        # from action units to units/s; positions are handled by their difference from the one sent last
+        self._rate = np.array([1.0 if name == "velocity" else model.control_hz for name in types])
+        self.reset(None)
 
-    def start(self, measured: np.ndarray | None) -> None:
-        """An episode starts at rest.
+    def reset(self, measured: np.ndarray | None) -> None:
+        """Starts an episode from rest.
 
         Args:
-            measured: (A,) where entries that are positions stand, NaN where nobody can tell; None: nowhere.
+            measured: (A,) measured values of the entries that are positions, NaN where unknown; None: all
+                are unknown.
         """
-        count = len(self.motion.low)
+        count = len(self.model.low)
         self._velocity = np.zeros(count)
-        self._at = np.full(count, np.nan) if measured is None else np.array(measured, float)
-        self._at[~self._position] = 0.0
+        self._origin = np.full(count, np.nan) if measured is None else np.array(measured, float)
+        self._origin[~self._is_position] = 0.0
 
-    def hold(self, asked: np.ndarray | None = None) -> np.ndarray | None:
-        """(A,) the action that keeps the robot where it is; None where nobody can tell.
+    def hold_action(self, requested: np.ndarray | None = None) -> np.ndarray | None:
+        """Returns (A,) the action that keeps the robot where it is; None if that is unknown.
 
         Args:
-            asked: (A,) gives the positions that nobody has measured or commanded yet, such as a gripper's.
+            requested: (A,) source of positions that were neither measured nor commanded yet, such as a
+                gripper's.
         """
-        at = self._at if asked is None else np.where(np.isnan(self._at), asked, self._at)
-        if not self.motion.command or np.isnan(at).any():
+        origin = self._origin
+        if requested is not None:
+            origin = np.where(np.isnan(origin), requested, origin)
+        if not self.model.command or np.isnan(origin).any():
             return None
-        return np.clip(at, self.motion.low, self.motion.high)
+        return np.clip(origin, self.model.low, self.model.high)
 
-    def check(self, action: np.ndarray, place: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
-        """The action that may be sent, and what changed it: `action bounds`, `acceleration`,
-        `velocity`, `workspace`.
+    def filter(
+        self, action: np.ndarray, end_effector: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[str]]:
+        """Returns (A,) the action that may be sent, and which limits changed it.
 
         Args:
-            action: (A,) physical and finite.
-            place: (D,) m, measured, of the arm's end; None where nobody can tell.
+            action: (A,) in physical units, finite.
+            end_effector: (D,) measured position of the end effector, m; None if unknown.
+        Returns:
+            The action, and a list of `action bounds`, `acceleration`, `velocity`, `workspace`.
         """
-        motion, limits = self.motion, self.limits
-        safe, reasons = np.clip(action, motion.low, motion.high), []
-        if np.abs(safe - action).max() > SLACK:
+        model, limits = self.model, self.limits
+        safe, reasons = np.clip(action, model.low, model.high), []
+        if np.abs(safe - action).max() > TOLERANCE:
             reasons.append("action bounds")
-        if motion.hz and motion.command and (limits.velocity or limits.acceleration):
-            safe = self._slow(safe, reasons)
-        if limits.workspace and place is not None and motion.ends:
-            safe = self._inside(safe, place, reasons)
+        if model.control_hz and model.command and (limits.velocity or limits.acceleration):
+            safe = self._limit_speed(safe, reasons)
+        if limits.workspace and end_effector is not None and model.end_effector_entries:
+            safe = self._keep_in_workspace(safe, end_effector, reasons)
         return safe, reasons
 
-    def sent(self, action: np.ndarray) -> None:
-        """What the robot was given in the end, (A,)."""
+    def record_sent(self, action: np.ndarray) -> None:
+        """Keeps the action (A,) that the robot executed, as the start of the next one."""
         self._velocity = self._speed(action)
-        self._at = np.where(self._position, action, 0.0)
+        self._origin = np.where(self._is_position, action, 0.0)
 
     def _speed(self, action: np.ndarray) -> np.ndarray:
-        """(A,) units/s that an action means; 0 where nobody knows where it starts from."""
-        return np.nan_to_num((action - self._at) * self._rate)
+        """Returns (A,) the speed that an action means, units/s; 0 where its start is unknown."""
+        return np.nan_to_num((action - self._origin) * self._rate)
 
-    def _slow(self, action: np.ndarray, reasons: list[str]) -> np.ndarray:
+    def _limit_speed(self, action: np.ndarray, reasons: list[str]) -> np.ndarray:
         speed = self._speed(action)
-        for name, low, high in self._bounds():
-            slower = np.clip(speed, low, high)
-            if np.abs((slower - speed) / self._rate).max() > SLACK:
+        for name, low, high in self._speed_bounds():
+            limited = np.clip(speed, low, high)
+            if np.abs((limited - speed) / self._rate).max() > TOLERANCE:
                 reasons.append(name)
-            speed = slower
-        safe = np.where(np.isnan(self._at), action, self._at + speed / self._rate)
-        return np.clip(safe, self.motion.low, self.motion.high)
+            speed = limited
+        safe = np.where(np.isnan(self._origin), action, self._origin + speed / self._rate)
+        return np.clip(safe, self.model.low, self.model.high)
 
-    def _bounds(self):
+    def _speed_bounds(self):
         limits = self.limits
         if limits.acceleration:
-            change = np.array(limits.acceleration) / self.motion.hz
+            change = np.array(limits.acceleration) / self.model.control_hz
             yield "acceleration", self._velocity - change, self._velocity + change
         if limits.velocity:
             yield "velocity", -np.array(limits.velocity), np.array(limits.velocity)
 
-    def _inside(self, action: np.ndarray, place: np.ndarray, reasons: list[str]) -> np.ndarray:
-        """Motions that would leave the workspace end at its wall; from outside, only the way back is open."""
-        axes = len(self.motion.ends)
-        low, high = (np.array(corner[:axes]) for corner in self.limits.workspace)
-        ends = list(self.motion.ends)
-        way = action[ends] * self.motion.metres
-        allowed = np.clip(way, np.minimum(low - place, 0), np.maximum(high - place, 0))
-        if np.abs(allowed - way).max() / self.motion.metres <= SLACK:
+    def _keep_in_workspace(
+        self, action: np.ndarray, end_effector: np.ndarray, reasons: list[str]
+    ) -> np.ndarray:
+        """Ends motions at the boundary of the workspace; from outside, only motions back are allowed."""
+        entries = list(self.model.end_effector_entries)
+        low, high = (np.array(corner[: len(entries)]) for corner in self.limits.workspace)
+        offset = action[entries] * self.model.meters_per_unit
+        allowed = np.clip(offset, np.minimum(low - end_effector, 0), np.maximum(high - end_effector, 0))
+        if np.abs(allowed - offset).max() / self.model.meters_per_unit <= TOLERANCE:
             return action
         reasons.append("workspace")
         safe = action.copy()
-        safe[ends] = allowed / self.motion.metres
+        safe[entries] = allowed / self.model.meters_per_unit
         return safe
 
 
-def measured(said: Mapping | None, obs: Mapping[str, np.ndarray], action_dim: int) -> np.ndarray | None:
-    """(A,) where a robot's positions stand, from `metadata["measured"]`; NaN where it does not tell."""
-    if not said:
+def measured_positions(
+    mapping: Mapping | None, obs: Mapping[str, np.ndarray], action_dim: int
+) -> np.ndarray | None:
+    """Returns (A,) the measured value of each entry that is a position, NaN where there is none.
+
+    Args:
+        mapping: `metadata["measured"]` of the robot; None: nothing is measured, and so is the result.
+        obs: observation by name.
+        action_dim: number of entries of an action.
+    """
+    if not mapping:
         return None
-    at = np.full(action_dim, np.nan)
-    for name, entries in said.items():
+    positions = np.full(action_dim, np.nan)
+    for name, entries in mapping.items():
         value = np.asarray(obs[name], float).reshape(-1)
-        for place, entry in enumerate(entries):
+        for index, entry in enumerate(entries):
             if entry >= 0:
-                at[place] = value[entry]
-    return at
+                positions[index] = value[entry]
+    return positions

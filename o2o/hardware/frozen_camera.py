@@ -1,4 +1,4 @@
-"""Cameras that stopped seeing, though pictures keep coming with fresh time stamps."""
+"""Detects frozen cameras, whose driver repeats the same image with fresh time stamps."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,20 @@ import numpy as np
 
 
 class FrozenCameraDetector:
-    """How long each picture of an observation has been the same to the last bit."""
+    """Tracks for how long each image of the observation has been identical to the last bit."""
 
     def __init__(self) -> None:
         self._last: dict[str, np.ndarray] = {}
         self._since_s: dict[str, float] = {}
 
-    def look(self, obs: Mapping[str, np.ndarray], now_s: float) -> tuple[str, float]:
-        """(which picture has not changed for longest, since how many seconds); empty and 0 without pictures.
+    def update(self, obs: Mapping[str, np.ndarray], now_s: float) -> tuple[str, float]:
+        """Returns the name of the image that has been unchanged longest, and for how long, s.
 
         Args:
-            obs: name -> array; pictures are uint8 of two axes or more. They are kept, not copied.
+            obs: name -> array; images are uint8 arrays of two axes or more. They are kept, not copied.
+            now_s: time of the observation, s.
+        Returns:
+            An empty name and 0 if the observation has no image.
         """
         for name, value in obs.items():
             if value.dtype == np.uint8 and value.ndim >= 2:
@@ -28,6 +31,6 @@ class FrozenCameraDetector:
         name = min(self._since_s, key=self._since_s.__getitem__)
         return name, now_s - self._since_s[name]
 
-    def forget(self) -> None:
-        """An episode begins: what was seen before says nothing."""
+    def reset(self) -> None:
+        """Forgets all images, at the start of an episode."""
         self._last, self._since_s = {}, {}

@@ -1,12 +1,13 @@
-"""What a robot may be asked to do. The robot's file says it; flags make it tighter, never looser.
+"""Reads the limits that a robot states, and applies the flags that only tighten them.
 
-A robot's `metadata` holds, beside `control_hz`,
+Besides `control_hz`, the `metadata` of a robot hold
 
-* `command`: what the entries of an action are, one word for all or one for each: a `displacement` (units a
-  decision), a `velocity` (units a second) or a `position`;
-* `limits`: a dict of fields of `RobotLimits`; a number stands for every entry;
-* `measured`: for positions, observation name -> the entries that hold them, in the action's units and order,
-  -1 where there is none. So the first command of an episode starts from where the robot is.
+* `command`: the type of each entry of an action, one word for all or one for each entry: `displacement`
+  (units per decision), `velocity` (units/s) or `position`;
+* `limits`: a dict of fields of `RobotLimits`; one number stands for every entry of an action;
+* `measured`: for entries that are positions, observation name -> which entries of that observation hold
+  them, in the units and order of the action, -1 where there is none. With it, the velocity limit of the
+  first command of an episode starts from where the robot is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,30 +20,33 @@ from o2o.core.config import FieldError
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 
-COMMANDS = ("displacement", "velocity", "position")
-KINDS = {"max_age_s": float, "frozen_s": float, "patience": int, "watchdog_s": float}
-Box = tuple[tuple[float, ...], tuple[float, ...]]
+COMMAND_TYPES = ("displacement", "velocity", "position")
+SCALAR_LIMITS = {"max_age_s": float, "frozen_s": float, "patience": int, "watchdog_s": float}
+Corners = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class RobotLimits:
-    """Bounds that every action is brought into before it is sent.
+    """Limits of a robot, within which the guard keeps every action before it is sent.
 
     Attributes:
-        velocity: (A,) most that an entry moves in a second, action units/s; empty: any.
-        acceleration: (A,) most that this changes in a second, action units/s²; empty: any.
-        workspace: corners (low, high), m, that the measured end of the arm may not be commanded out of; needs
-            `metadata["displacement"]`. Empty: none.
-        max_age_s: an observation older than this when the action is sent is stale: the robot holds.
-        frozen_s: a picture that is the same to the last bit for longer than this counts as stale, whatever
-            its time stamp says: no camera of steel sees the same twice, but drivers repeat their last frame.
-        patience: decisions in a row that it holds before it stops for good, over episodes.
-        watchdog_s: without a decision for so long within an episode it is stopped; 0: not watched.
+        velocity: (A,) largest speed of each entry of the action, action units/s; empty: no limit.
+        acceleration: (A,) largest change of that speed per second, action units/s²; empty: no limit.
+        workspace: corners (low, high), m, that actions may not move the measured end effector out of; needs
+            `metadata["displacement"]`. Empty: no limit.
+        max_age_s: age in s above which an observation is stale when the action is sent: the robot holds.
+        frozen_s: time in s after which an image that is identical to the last bit counts as stale, whatever
+            its time stamp says: a real camera never returns the same image twice, but drivers repeat their
+            last frame.
+        patience: number of consecutive decisions that the robot holds before it stops for good, also across
+            episodes.
+        watchdog_s: time in s without a decision within an episode after which the robot is stopped; 0: no
+            watchdog.
     """
 
     velocity: tuple[float, ...] = ()
     acceleration: tuple[float, ...] = ()
-    workspace: Box | tuple[()] = ()
+    workspace: Corners | tuple[()] = ()
     max_age_s: float = float("inf")
     frozen_s: float = float("inf")
     patience: int = 5
@@ -51,15 +55,17 @@ class RobotLimits:
 
 @dataclass(frozen=True)
 class LimitOverrides:
-    """Flags `--limits.*`: what to be more careful with than the robot's own file.
+    """Flags `--limits.*`, which tighten the limits that the robot's file states.
 
     Attributes:
-        speed: share of the robot's velocity and acceleration, above 0 and up to 1.
-        workspace: low and high corner in metres, `x y z x y z`; empty: the robot's own.
-        max_age_s: for observations; 0: the robot's own.
-        frozen_s: for pictures that do not change; 0: the robot's own.
-        patience: decisions in a row that it may hold; 0: the robot's own.
-        watchdog_s: s; 0: the robot's own.
+        speed: Fraction of the robot's velocity and acceleration limits to use, above 0 and up to 1.
+        workspace: Low and high corner of the workspace in metres, `x y z x y z`; empty keeps the robot's own.
+        max_age_s: Age in seconds above which an observation is stale; 0 keeps the robot's own limit.
+        frozen_s: Seconds after which an unchanged image counts as stale; 0 keeps the robot's own limit.
+        patience: Consecutive decisions that the robot may hold before it stops for good; 0 keeps the robot's
+            own limit.
+        watchdog_s: Seconds without a decision after which the robot is stopped; 0 keeps the robot's own
+            limit.
     """
 
     speed: float = 1.0
@@ -71,106 +77,112 @@ class LimitOverrides:
 
     def __post_init__(self):
         if not 0 < self.speed <= 1:
-            raise FieldError(self, f"<speed> is {self.speed}, wanted a share above 0 and up to 1")
-        if self.workspace and (len(self.workspace) != 6 or not _corners(np.reshape(self.workspace, (2, 3)))):
+            raise FieldError(self, f"<speed> is {self.speed}, wanted a fraction above 0 and up to 1")
+        if self.workspace and (
+            len(self.workspace) != 6 or not _are_corners(np.reshape(self.workspace, (2, 3)))
+        ):
             raise FieldError(
                 self, f"<workspace> is {self.workspace}, wanted x y z x y z, the low corner first"
             )
-        for name in KINDS:
+        for name in SCALAR_LIMITS:
             if getattr(self, name) < 0:
                 raise FieldError(self, f"<{name}> is {getattr(self, name)}, wanted at least 0")
 
 
 def read_limits(metadata: Mapping, action_dim: int) -> RobotLimits | None:
-    """The limits that a robot states; None where it states none.
+    """Returns the limits in `metadata["limits"]`; None if the robot states none.
 
     Raises:
-        RobotError: they are not what they should be.
+        RobotError: an unknown name, a wrong shape, or a value that is not above 0.
     """
-    said = metadata.get("limits")
-    if said is None:
+    stated = metadata.get("limits")
+    if stated is None:
         return None
     names = [field.name for field in fields(RobotLimits)]
     try:
-        unknown = [name for name in said if name not in names]
+        unknown = [name for name in stated if name not in names]
         if unknown:
             raise RobotError(f"the robot's limits: {not_found('name', unknown[0], names)}")
-        each: dict[str, Any] = {
-            name: tuple(np.broadcast_to(np.asarray(said[name], float), action_dim).tolist())
+        values: dict[str, Any] = {
+            name: tuple(np.broadcast_to(np.asarray(stated[name], float), action_dim).tolist())
             for name in ("velocity", "acceleration")
-            if name in said
+            if name in stated
         }
-        each |= {name: kind(said[name]) for name, kind in KINDS.items() if name in said}
-        if "workspace" in said:
-            each["workspace"] = _box(np.asarray(said["workspace"], float))
+        values |= {name: convert(stated[name]) for name, convert in SCALAR_LIMITS.items() if name in stated}
+        if "workspace" in stated:
+            values["workspace"] = _parse_corners(np.asarray(stated["workspace"], float))
     except (TypeError, ValueError) as error:
         raise RobotError(f"metadata['limits'] of the robot cannot be read: {error}") from error
-    found = RobotLimits(**each)
-    positive = [*found.velocity, *found.acceleration, found.max_age_s, found.frozen_s, found.patience]
-    if not all(value > 0 for value in positive) or found.watchdog_s < 0:
-        raise RobotError(f"metadata['limits'] of the robot must be above 0: {dict(said)}")
-    return found
+    limits = RobotLimits(**values)
+    positive = [*limits.velocity, *limits.acceleration, limits.max_age_s, limits.frozen_s, limits.patience]
+    if not all(value > 0 for value in positive) or limits.watchdog_s < 0:
+        raise RobotError(f"metadata['limits'] of the robot must be above 0: {dict(stated)}")
+    return limits
 
 
-def apply_overrides(own: RobotLimits, asked: LimitOverrides) -> RobotLimits:
-    """The robot's limits with what was asked for, which may not be looser.
+def apply_overrides(limits: RobotLimits, overrides: LimitOverrides) -> RobotLimits:
+    """Returns the robot's limits, tightened by the flags.
 
     Raises:
-        UsageError: it is looser.
+        UsageError: a flag is looser than the robot's own limit.
     """
-    found = replace(
-        own,
-        velocity=tuple(asked.speed * value for value in own.velocity),
-        acceleration=tuple(asked.speed * value for value in own.acceleration),
+    result = replace(
+        limits,
+        velocity=tuple(overrides.speed * value for value in limits.velocity),
+        acceleration=tuple(overrides.speed * value for value in limits.acceleration),
     )
-    if asked.speed < 1 and not own.velocity:
-        raise UsageError("--limits.speed is a share of the robot's velocity limit, and its file states none")
-    if asked.workspace:
-        box = _box(np.reshape(asked.workspace, (2, 3)))
-        if own.workspace and not (
-            np.greater_equal(box[0], own.workspace[0]).all() and np.less_equal(box[1], own.workspace[1]).all()
+    if overrides.speed < 1 and not limits.velocity:
+        raise UsageError(
+            "--limits.speed is a fraction of the robot's velocity limit, and its file states none"
+        )
+    if overrides.workspace:
+        corners = _parse_corners(np.reshape(overrides.workspace, (2, 3)))
+        own = limits.workspace
+        if own and not (
+            np.greater_equal(corners[0], own[0]).all() and np.less_equal(corners[1], own[1]).all()
         ):
-            raise _looser("workspace", asked.workspace, own.workspace)
-        found = replace(found, workspace=box)
-    for name in KINDS:
-        value, limit = getattr(asked, name), getattr(own, name) or float("inf")
+            raise _looser_error("workspace", overrides.workspace, own)
+        result = replace(result, workspace=corners)
+    for name in SCALAR_LIMITS:
+        value, limit = getattr(overrides, name), getattr(limits, name) or float("inf")
         if value > limit:
-            raise _looser(name.replace("_", "-"), value, limit)
+            raise _looser_error(name.replace("_", "-"), value, limit)
         if value:
-            found = replace(found, **{name: value})
-    return found
+            result = replace(result, **{name: value})
+    return result
 
 
 def command_types(metadata: Mapping, action_dim: int) -> tuple[str, ...]:
-    """(A,) what each entry of an action is; empty where the robot does not say.
+    """Returns (A,) the type of each entry of an action; empty if the robot states none.
 
     Raises:
-        RobotError: words that do not exist, or too few.
+        RobotError: an unknown type, or a wrong number of them.
     """
-    said = metadata.get("command", ())
-    words = (said,) * action_dim if isinstance(said, str) else tuple(said)
-    wrong = [word for word in words if word not in COMMANDS]
-    if wrong or len(words) not in (0, action_dim):
+    stated = metadata.get("command", ())
+    types = (stated,) * action_dim if isinstance(stated, str) else tuple(stated)
+    unknown = [name for name in types if name not in COMMAND_TYPES]
+    if unknown or len(types) not in (0, action_dim):
         raise RobotError(
-            f"metadata['command'] of the robot is {said!r}, wanted one of {', '.join(COMMANDS)}, "
+            f"metadata['command'] of the robot is {stated!r}, wanted one of {', '.join(COMMAND_TYPES)}, "
             f"or {action_dim} of them"
         )
-    return words
+    return types
 
 
-def _looser(name: str, asked, own) -> UsageError:
+def _looser_error(name: str, requested, own) -> UsageError:
     return UsageError(
-        f"--limits.{name} {asked} is looser than the robot's own {own}; flags only tighten: change its file"
+        f"--limits.{name} {requested} is looser than the robot's own {own}; flags only tighten: "
+        "change its file"
     )
 
 
-def _box(corners: np.ndarray) -> Box:
-    if not _corners(corners):
+def _parse_corners(corners: np.ndarray) -> Corners:
+    if not _are_corners(corners):
         raise ValueError(f"workspace {corners.tolist()}, wanted two corners in metres, the low one first")
     low, high = corners.tolist()
     return tuple(low), tuple(high)
 
 
-def _corners(corners: np.ndarray | Sequence) -> bool:
+def _are_corners(corners: np.ndarray | Sequence) -> bool:
     corners = np.asarray(corners)
     return corners.ndim == 2 and len(corners) == 2 and bool((corners[0] < corners[1]).all())

@@ -20,15 +20,15 @@ from o2o.hardware.limits import LimitOverrides
 
 @dataclass(frozen=True)
 class RobotChoice:
-    """Which robot, and how it is driven.
+    """Options that select a robot and how it is driven.
 
     Attributes:
-        robot: a name from `o2o list` or a path ending in .py; empty: the one of the data or checkpoint.
-        robot_options: options of that robot.
-        action_repeat: robot ticks an action is held, rewards summed; 0: as in the checkpoint, else 1.
-            FOWM 2 (xArm), 1 (D4RL).
-        max_steps: cut episodes after so many decisions; 0 leaves it to the robot.
-        limits: to be more careful than the robot's own file.
+        robot: Name from `o2o list` or a path ending in .py; empty: the robot of the dataset or checkpoint.
+        robot_options: Options of that robot.
+        action_repeat: Robot ticks for which an action is held, with the rewards summed; 0: as in the
+            checkpoint, else 1. FOWM uses 2 (xArm) and 1 (D4RL).
+        max_steps: Number of decisions after which an episode is truncated; 0: the robot's own limit.
+        limits: Limits tighter than those that the robot's file states.
     """
 
     robot: str = ""
@@ -45,13 +45,13 @@ Choice = TypeVar("Choice", bound=RobotChoice)
 
 
 def choose_robot(choice: Choice, saved: dict | None) -> Choice:
-    """The choice with its gaps filled from what data or checkpoint say of their robot.
+    """Returns the choice with missing options filled in from the checkpoint or recipe.
 
     Args:
-        choice: what the user asked for; options that are a bare `RobotConfig` count as not given.
-        saved: `robot_info` of the checkpoint, or of a recipe; None where nothing is known.
+        choice: the user's options; `robot_options` that are a bare `RobotConfig` count as missing.
+        saved: `robot_info` of the checkpoint, or of a recipe; None if there is none.
     Raises:
-        UsageError: no robot named anywhere, or none of that name.
+        UsageError: no robot is named anywhere, or there is none of that name.
     """
     saved = saved or {}
     name = choice.robot or saved.get("robot", "")
@@ -60,31 +60,31 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
         raise UsageError(f"no robot given, and the data name none: add --robot NAME; have {have}")
     if name.endswith(".py"):
         name = str(Path(name).expanduser().resolve())  # a checkpoint is used from other folders too
-    given = choice.robot_options
-    if type(given) is RobotConfig:
-        given = default_config(name)
+    options = choice.robot_options
+    if type(options) is RobotConfig:
+        options = default_config(name)
         if name == saved.get("robot"):
-            given = from_dict(type(given), to_dict(given) | saved.get("robot_options", {}))
+            options = from_dict(type(options), to_dict(options) | saved.get("robot_options", {}))
     repeat = choice.action_repeat or saved.get("action_repeat", 0) or 1
     steps = choice.max_steps or saved.get("max_steps", 0)
-    changes = {"robot": name, "robot_options": given, "action_repeat": repeat, "max_steps": steps}
+    changes = {"robot": name, "robot_options": options, "action_repeat": repeat, "max_steps": steps}
     return replace(choice, **changes)
 
 
-def choose_replay(choice: Choice, data: dict) -> Choice:
-    """The choice of no robot: an episode of recordings passes by in real time; see `robots/replay`.
+def choose_replay(choice: Choice, dataset: dict) -> Choice:
+    """Returns the choice for a dry run: a recorded episode replayed in real time, see `robots/replay`.
 
     Args:
-        data: `training_data.dataset_info` of the recordings.
+        dataset: `training_data.dataset_info` of the recordings: `dataset`, `dataset_options`, `seed`.
     """
-    shown = plugins.load("robots", "replay").Config(
-        data["dataset"], json.dumps(data["dataset_options"]), data["seed"]
+    config = plugins.load("robots", "replay").Config(
+        dataset["dataset"], json.dumps(dataset["dataset_options"]), dataset["seed"]
     )
-    return replace(choice, robot="replay", robot_options=shown, action_repeat=1, limits=LimitOverrides())
+    return replace(choice, robot="replay", robot_options=config, action_repeat=1, limits=LimitOverrides())
 
 
 def robot_info(choice: RobotChoice) -> dict:
-    """The choice as plain data, for a checkpoint."""
+    """Returns the choice as plain data, for a checkpoint."""
     return {
         "robot": choice.robot,
         "robot_options": to_dict(choice.robot_options),
@@ -94,17 +94,17 @@ def robot_info(choice: RobotChoice) -> dict:
 
 
 def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
-    """A guarded robot that fits what the agent was trained on.
+    """Returns the chosen robot, guarded, after checking that it fits what the agent was trained on.
 
     Raises:
-        UsageError: observations, actions or control rate differ; the line lists how.
+        UsageError: observations, actions or control rate differ; the message lists the differences.
         RobotError: the robot cannot be built.
     """
     robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
-    wrong = transform.differences(robot.shapes, len(robot.low))
+    differences = transform.differences(robot.shapes, len(robot.low))
     try:
-        if wrong:
-            raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(wrong)}")
+        if differences:
+            raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(differences)}")
         check_control_rate(transform.control_hz, robot.control_hz)
     except UsageError:
         robot.close()
@@ -113,10 +113,13 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
 
 
 def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
-    """A question to the chosen robot: its ((A,), (A,)) action limits, physical."""
+    """Returns a function that connects the chosen robot and returns its action bounds ((A,), (A,)).
 
-    def ask() -> ActionBounds:
+    The bounds are in physical units.
+    """
+
+    def read() -> ActionBounds:
         with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
             return robot.low, robot.high
 
-    return ask
+    return read

@@ -1,4 +1,4 @@
-"""Stops a robot whose loop has gone silent."""
+"""Stops a robot whose control loop has stopped sending actions."""
 
 import logging
 import threading
@@ -9,51 +9,51 @@ logger = logging.getLogger("o2o")
 
 
 class Watchdog:
-    """Calls `bite` once, from a thread of its own, when it was not fed for `patience_s` while on guard.
+    """Calls `on_timeout` once, in its own thread, if it is active and not fed for `timeout_s`.
 
-    What `bite` raises is logged: in that thread nobody could catch it.
+    Exceptions of `on_timeout` are logged, because no caller could catch them in that thread.
 
     Attributes:
-        bitten: it has bitten since it was last put on guard.
+        triggered: whether it has timed out since it was last fed.
     """
 
-    def __init__(self, patience_s: float, bite: Callable[[], None]):
-        self.patience_s, self.bitten = patience_s, False
-        self._bite, self._fed_s = bite, 0.0
-        self._change, self._on_guard, self._over = threading.Condition(), False, False
+    def __init__(self, timeout_s: float, on_timeout: Callable[[], None]):
+        self.timeout_s, self.triggered = timeout_s, False
+        self._on_timeout, self._fed_s = on_timeout, 0.0
+        self._change, self._active, self._closed = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._watch, name="o2o watchdog", daemon=True)
         self._thread.start()
 
     def feed(self) -> None:
-        """The loop is alive; from now on it is watched."""
+        """Restarts the timeout and activates the watchdog."""
         with self._change:
-            self._fed_s, self._on_guard, self.bitten = time.monotonic(), True, False
+            self._fed_s, self._active, self.triggered = time.monotonic(), True, False
             self._change.notify()
 
-    def rest(self) -> None:
-        """Nothing is expected of the loop until it feeds again."""
+    def pause(self) -> None:
+        """Deactivates the watchdog until it is fed again."""
         with self._change:
-            self._on_guard = False
+            self._active = False
 
     def close(self) -> None:
         """Ends the thread."""
         with self._change:
-            self._over = True
+            self._closed = True
             self._change.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _watch(self) -> None:
         with self._change:
-            while not self._over:
-                left = self._fed_s + self.patience_s - time.monotonic() if self._on_guard else None
-                if left is None or left > 0:
-                    self._change.wait(left)
+            while not self._closed:
+                remaining_s = self._fed_s + self.timeout_s - time.monotonic() if self._active else None
+                if remaining_s is None or remaining_s > 0:
+                    self._change.wait(remaining_s)
                     continue
-                self._on_guard, self.bitten = False, True
+                self._active, self.triggered = False, True
                 self._change.release()  # a slow stop() must not keep the loop from feeding or closing
                 try:
-                    self._bite()
+                    self._on_timeout()
                 except Exception as error:
                     logger.error("the watchdog could not stop the robot: %s", error)
                 finally:

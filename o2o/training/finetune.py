@@ -72,8 +72,8 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
         evaluate_episodes: of one such evaluation.
         evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
-        teleop: the person beside the robot: `keys` in this terminal, `gamepad` (and keys), a file with
-            lines, or `none`. `auto`: keys, for a real robot in a terminal. See
+        teleop: Source of the operator's commands: `keyboard` in this terminal, `gamepad` (and keyboard), a
+            file with lines, or `none`; `auto`: keyboard, for a real robot in a terminal. See
             `o2o.hardware.teleop.operator`.
         teleop_reward: of the step at which the operator says that the task is done.
     """

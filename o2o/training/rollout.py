@@ -292,7 +292,7 @@ class _Worker:
         asked = operator.next_action(hold) if operator.takeover and not operator.paused else None
         found = hold if asked is None else asked
         if found is None:
-            raise RobotError("nobody can tell how this robot holds: it states no metadata['command']")
+            raise RobotError("this robot cannot be held: it states no metadata['command']")
         return found
 
     def _judge(

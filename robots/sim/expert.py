@@ -1,4 +1,4 @@
-"""Scripted experts for the simulated arm: they see the true state, and do every task nearly always."""
+"""Scripts experts for the tasks of the simulated arm; they use the true state and nearly always succeed."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ OPEN, CLOSED = -1.0, 1.0
 
 
 def act(arm) -> np.ndarray:
-    """(4,) the next action at the arm's own task, physical units; limits are left to the robot.
+    """Returns (4,) the expert's next action at the arm's task, in physical units; the robot applies limits.
 
     Args:
         arm: an `Arm` of `sim.py`, unwrapped.
@@ -16,29 +16,30 @@ def act(arm) -> np.ndarray:
 
 
 def reach(arm) -> np.ndarray:
-    """Straight to the ball, gripper closed."""
+    """Moves straight to the ball, with the gripper closed."""
     return _move(arm, arm.goal, CLOSED)
 
 
 def push(arm) -> np.ndarray:
-    """Over to the far side of the cube, down, and through it to the disc."""
-    way = (arm.goal - arm.cube)[:2]
-    left = np.linalg.norm(way)
-    if left < 0.03:
+    """Moves above the far side of the cube, down, and pushes the cube to the disc."""
+    direction = (arm.goal - arm.cube)[:2]
+    distance = np.linalg.norm(direction)
+    if distance < 0.03:
         return _move(arm, arm.grip, CLOSED)
-    way = way / left
-    behind = arm.cube[:2] - way * 0.062
-    along = float((arm.grip[:2] - arm.cube[:2]) @ way)
-    aside = np.linalg.norm(arm.grip[:2] - arm.cube[:2] - along * way)
+    direction = direction / distance
+    behind = arm.cube[:2] - direction * 0.062
+    along = float((arm.grip[:2] - arm.cube[:2]) @ direction)
+    aside = np.linalg.norm(arm.grip[:2] - arm.cube[:2] - along * direction)
     if along < -0.02 and aside < 0.012 and arm.grip[2] < 0.05:
-        return _move(arm, [*(arm.cube[:2] - way * 0.034 + way * min(0.5 * left, 0.03)), 0.026], CLOSED)
+        target = arm.cube[:2] - direction * 0.034 + direction * min(0.5 * distance, 0.03)
+        return _move(arm, [*target, 0.026], CLOSED)
     if np.linalg.norm(arm.grip[:2] - behind) < 0.015:
         return _move(arm, [*behind, 0.026], CLOSED)
     return _move(arm, [*behind, max(0.09, arm.grip[2] - 0.04)], CLOSED)
 
 
 def lift(arm) -> np.ndarray:
-    """Over the cube, down with open fingers, close, and up."""
+    """Moves above the cube, down with open fingers, closes them, and moves up."""
     cube = arm.cube
     aside = np.linalg.norm((arm.grip - cube)[:2])
     if aside > 0.012 and arm.grip[2] < cube[2] + 0.05:
@@ -53,5 +54,5 @@ def lift(arm) -> np.ndarray:
 
 
 def _move(arm, goal, gripper: float) -> np.ndarray:
-    """The action whose target is `goal` (3,), metres."""
+    """Returns the action that moves the gripper's target to `goal` (3,), m."""
     return np.array([*(np.asarray(goal) - arm.target), gripper])

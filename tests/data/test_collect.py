@@ -112,7 +112,7 @@ def test_success_rate_of_generated_data_is_moderate(name, low, high, tmp_path):
 def test_demonstrations_have_the_observations_and_rewards_of_a_served_arm():
     options = plugins.load("datasets", "sim-lift-demos").RECIPE.robot_options
     robot = connect("sim", sim.Config(**options))
-    served = sim.live(sim.Config(), show_state=False)
+    served = sim.real_time_world(sim.Config(), show_state=False)
     assert robot.observation_space == served.observation_space
     assert robot.action_space == served.action_space
     (episode,) = collect(robot, sim.expert, [0.0])

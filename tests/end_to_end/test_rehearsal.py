@@ -54,7 +54,10 @@ def test_an_episode_passes_by_as_it_was_recorded(dataset):
         asked = np.zeros(len(robot.low))
         obs, reward, terminated, truncated, info = robot.step(asked)
         assert obs[name] == pytest.approx(recorded.obs[name][t + 1]) and reward == recorded.reward[t]
-        assert info["executed_action"] == pytest.approx(recorded.action[t]) and not info["asked"].any()
+        assert (
+            info["executed_action"] == pytest.approx(recorded.action[t])
+            and not info["requested_action"].any()
+        )
     assert terminated or truncated
     assert robot.reset()[0][name] == pytest.approx(robot.unwrapped.episodes[2].obs[name][0])  # type: ignore
 
@@ -77,7 +80,7 @@ def test_a_shadow_sends_only_holds(capsys):
     del arm.metadata["command"]
     deaf = Guard(arm)
     deaf.shadow = True
-    with pytest.raises(RobotError, match="nobody can tell how this robot holds"):
+    with pytest.raises(RobotError, match="this robot cannot be held"):
         deaf.step([0.05])
 
 
@@ -140,15 +143,15 @@ def test_a_dry_run_is_not_resumed():
 def test_nothing_to_replay_is_one_line(dataset):
     for options, match in (
         (replay.Config(), "nothing to replay"),
-        (replay.Config(str(dataset), episode=999), "episode 999 is not here; have 0 to "),
+        (replay.Config(str(dataset), episode=999), "--robot.episode 999 does not exist; have 0 to "),
     ):
         with pytest.raises(UsageError, match=match):
             connect("replay", options)
 
 
 def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path, monkeypatch, capsys):
-    """The point robot is no simulation: labels count, `again` repeats, `stop` scores what there is."""
-    one, two, three = ["", "", "success", ""], ["", "", "again", ""], ["", "", "failure", ""]
+    """The point robot is no simulation: labels count, `rerecord` repeats, `stop` scores what there is."""
+    one, two, three = ["", "", "success", ""], ["", "", "rerecord", ""], ["", "", "failure", ""]
     words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says(*words))
     config = EvaluateConfig(
@@ -156,7 +159,7 @@ def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path
     )
     score = evaluate(config)
     assert score.successes.tolist() == [True, False] and score.lengths.tolist() == [2, 2]
-    assert capsys.readouterr().out.count("Put things back") == 2
+    assert capsys.readouterr().out.count("Reset the scene") == 2
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says("", "stop"))
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from o2o.hardware.action_filter import ActionFilter, ActionModel, measured
+from o2o.hardware.action_filter import ActionFilter, ActionModel, measured_positions
 from o2o.hardware.limits import RobotLimits
 
 LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
@@ -11,44 +11,47 @@ LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
 
 def safety(command: str | tuple = "displacement", hz: float = 10.0, **limits) -> ActionFilter:
     words = (command,) * 2 if isinstance(command, str) else command
-    return ActionFilter(ActionModel(LOW, HIGH, words, hz, ends=(0, 1), metres=0.1), RobotLimits(**limits))
+    return ActionFilter(
+        ActionModel(LOW, HIGH, words, hz, end_effector_entries=(0, 1), meters_per_unit=0.1),
+        RobotLimits(**limits),
+    )
 
 
 def run(guard: ActionFilter, *actions) -> list[list[float]]:
     """What is sent for a few actions in a row."""
     sent = []
     for action in actions:
-        safe, _ = guard.check(np.array(action))
-        guard.sent(safe)
+        safe, _ = guard.filter(np.array(action))
+        guard.record_sent(safe)
         sent.append(safe.tolist())
     return sent
 
 
 def test_what_lies_inside_everything_is_left_alone():
     guard = safety(velocity=(5.0, 5.0), acceleration=(100.0, 100.0), workspace=((-1, -1), (1, 1)))
-    safe, reasons = guard.check(np.array([0.2, -0.3]), np.zeros(2))
+    safe, reasons = guard.filter(np.array([0.2, -0.3]), np.zeros(2))
     assert safe.tolist() == [0.2, -0.3] and reasons == []
 
 
 def test_the_action_box_comes_first():
-    safe, reasons = safety().check(np.array([2.0, -0.5]))
+    safe, reasons = safety().filter(np.array([2.0, -0.5]))
     assert safe.tolist() == [1.0, -0.5] and reasons == ["action bounds"]
 
 
 def test_a_displacement_is_a_velocity_times_the_period():
     guard = safety(velocity=(2.0, 5.0))  # 0.2 and 0.5 a decision at 10 Hz
-    safe, reasons = guard.check(np.array([0.9, 0.4]))
+    safe, reasons = guard.filter(np.array([0.9, 0.4]))
     assert safe == pytest.approx([0.2, 0.4]) and reasons == ["velocity"]
 
 
 def test_a_velocity_is_itself():
-    safe, _ = safety("velocity", velocity=(0.5, 0.5)).check(np.array([0.9, -0.9]))
+    safe, _ = safety("velocity", velocity=(0.5, 0.5)).filter(np.array([0.9, -0.9]))
     assert safe == pytest.approx([0.5, -0.5])
 
 
 def test_a_position_moves_from_where_it_was_sent_last():
     guard = safety("position", velocity=(1.0, 1.0))  # 0.1 a decision
-    guard.start(np.array([0.5, np.nan]))
+    guard.reset(np.array([0.5, np.nan]))
     assert run(guard, [0.9, 0.9], [0.9, -0.9]) == [pytest.approx([0.6, 0.9]), pytest.approx([0.7, 0.8])]
 
 
@@ -61,9 +64,9 @@ def test_speed_changes_no_faster_than_the_acceleration_from_rest_up_and_back_dow
 def test_after_a_hold_the_robot_starts_from_rest():
     guard = safety(acceleration=(20.0, 20.0))
     run(guard, [0.2, 0], [0.4, 0])
-    hold = guard.hold()
+    hold = guard.hold_action()
     assert hold is not None and hold.tolist() == [0, 0]
-    guard.sent(hold)
+    guard.record_sent(hold)
     assert run(guard, [0.5, 0])[0] == pytest.approx([0.2, 0])
 
 
@@ -71,11 +74,11 @@ def test_random_commands_never_break_a_limit():
     rng = np.random.default_rng(0)
     for command in ("displacement", "velocity", "position"):
         guard = safety(command, velocity=(3.0, 0.5), acceleration=(15.0, 4.0))
-        guard.start(np.zeros(2))
+        guard.reset(np.zeros(2))
         rate, before, last = {"velocity": 1.0}.get(command, 10.0), np.zeros(2), np.zeros(2)
         for _ in range(500):
-            safe, _ = guard.check(rng.uniform(-3, 3, 2))
-            guard.sent(safe)
+            safe, _ = guard.filter(rng.uniform(-3, 3, 2))
+            guard.record_sent(safe)
             speed = (safe - (last if command == "position" else 0)) * rate
             assert (np.abs(speed) <= np.array([3.0, 0.5]) + 1e-9).all()
             at_wall = (np.abs(safe) == 1).any()  # the box stops a position however fast it comes
@@ -85,14 +88,14 @@ def test_random_commands_never_break_a_limit():
 
 def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
     guard = safety(("displacement", "position"))
-    assert guard.hold() is None  # nobody knows where the second stands
-    assert guard.hold(np.array([0.5, 0.7])).tolist() == [0.0, 0.7]  # type: ignore[union-attr]
-    assert guard.hold(np.array([0.5, np.nan])) is None
-    guard.start(np.array([np.nan, 0.3]))
-    assert guard.hold().tolist() == [0.0, 0.3]  # type: ignore[union-attr]
-    guard.sent(np.array([0.5, -0.2]))
-    assert guard.hold().tolist() == [0.0, -0.2]  # type: ignore[union-attr]
-    assert ActionFilter(ActionModel(LOW, HIGH), RobotLimits()).hold() is None
+    assert guard.hold_action() is None  # nobody knows where the second stands
+    assert guard.hold_action(np.array([0.5, 0.7])).tolist() == [0.0, 0.7]  # type: ignore[union-attr]
+    assert guard.hold_action(np.array([0.5, np.nan])) is None
+    guard.reset(np.array([np.nan, 0.3]))
+    assert guard.hold_action().tolist() == [0.0, 0.3]  # type: ignore[union-attr]
+    guard.record_sent(np.array([0.5, -0.2]))
+    assert guard.hold_action().tolist() == [0.0, -0.2]  # type: ignore[union-attr]
+    assert ActionFilter(ActionModel(LOW, HIGH), RobotLimits()).hold_action() is None
 
 
 @pytest.mark.parametrize(
@@ -108,13 +111,13 @@ def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
 )
 def test_no_command_leads_out_of_the_workspace(place, asked, sent):
     guard = safety(workspace=((-1.0, -1.0), (1.0, 1.0)))
-    safe, reasons = guard.check(np.array(asked), np.array(place))
+    safe, reasons = guard.filter(np.array(asked), np.array(place))
     assert safe == pytest.approx(sent)
     assert reasons == ([] if asked == sent else ["workspace"])
 
 
 def test_measured_positions_are_read_from_the_observation():
     obs = {"joints": np.array([[1.0, 2.0], [3.0, 4.0]])}
-    assert measured({"joints": (3, -1)}, obs, 2)[0] == 4.0  # type: ignore[index]
-    assert np.isnan(measured({"joints": (3, -1)}, obs, 2)[1])  # type: ignore[index]
-    assert measured(None, obs, 2) is None
+    assert measured_positions({"joints": (3, -1)}, obs, 2)[0] == 4.0  # type: ignore[index]
+    assert np.isnan(measured_positions({"joints": (3, -1)}, obs, 2)[1])  # type: ignore[index]
+    assert measured_positions(None, obs, 2) is None

@@ -72,8 +72,8 @@ def test_a_bad_action_never_reaches_the_robot(action, said):
         ({"error": RobotError("no link")}, "^no link$"),
         ({"reward": np.nan}, "reward that is not finite"),
         ({"obs": np.array([0, np.nan, 0], np.float32)}, "'state' is not finite"),
-        ({"obs": np.zeros(4, np.float32)}, r"promises 'state' \(3,\), it shows .*\(4,\)"),
-        ({"obs": {"pose": np.zeros(3)}}, "promises 'state'"),
+        ({"obs": np.zeros(4, np.float32)}, r"states 'state' \(3,\), it returned .*\(4,\)"),
+        ({"obs": {"pose": np.zeros(3)}}, "states 'state'"),
         ({"info": {"executed_action": np.zeros(3)}}, "wanted 2 finite numbers"),
         ({"info": {"executed_action": [0, np.nan]}}, "wanted 2 finite numbers"),
     ],
@@ -161,12 +161,12 @@ def test_stop_is_found_through_wrappers_and_not_needed():
 
 
 def test_a_robot_without_pictures_says_so():
-    with pytest.raises(RobotError, match="draws no pictures"):
+    with pytest.raises(RobotError, match="renders no images"):
         Guard(Arm()).render()
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(-np.inf, np.inf, "limits must be finite"), (-1.0, np.inf, "must be finite")]
+    ("low", "high", "said"), [(-np.inf, np.inf, "bounds must be finite"), (-1.0, np.inf, "must be finite")]
 )
 def test_limits_must_be_finite(low, high, said):
     with pytest.raises(RobotError, match=said):

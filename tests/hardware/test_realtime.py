@@ -197,11 +197,11 @@ def test_a_watchdog_bites_once_and_only_on_guard():
     dog = Watchdog(0.05, bites.release)
     assert not bites.acquire(timeout=0.15)  # it was never fed
     dog.feed()
-    assert bites.acquire(timeout=2) and dog.bitten
+    assert bites.acquire(timeout=2) and dog.triggered
     assert not bites.acquire(timeout=0.15)
     dog.feed()
-    dog.rest()
-    assert not bites.acquire(timeout=0.15) and not dog.bitten
+    dog.pause()
+    assert not bites.acquire(timeout=0.15) and not dog.triggered
     dog.close()
 
 
@@ -230,7 +230,7 @@ def test_limits_that_need_more_than_the_robot_says_are_refused():
     del arm.metadata["command"]
     with pytest.raises(RobotError, match="must state metadata"):
         Guard(arm)
-    with pytest.raises(RobotError, match="where its end is"):
+    with pytest.raises(RobotError, match="the end effector's position"):
         Guard(Slide(workspace=((0, 0), (1, 1))))
 
 
@@ -239,7 +239,7 @@ def test_a_check_reads_hardware_and_moves_it_only_when_asked(capsys, monkeypatch
     arm = Slide(max_age_s=0.5)
     check_robot(Guard(arm), "slide", steps=5)
     said = capsys.readouterr().out
-    assert "new observations a second" in said and "it was not moved" in said and "max_age_s=0.5" in said
+    assert "new observations a second" in said and "was not moved" in said and "max_age_s=0.5" in said
     assert arm.sent == []
     check_robot(Guard(arm), "slide", steps=5, move=True)
-    assert len(arm.sent) == 5 and "5 random decisions" in capsys.readouterr().out
+    assert len(arm.sent) == 5 and "5 random actions" in capsys.readouterr().out

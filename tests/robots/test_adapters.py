@@ -127,8 +127,8 @@ def test_lerobot_that_is_missing_unplugged_or_uncalibrated_is_one_line(followers
     ):
         connect("lerobot", lerobot.Config(port="/dev/nothing"))
     with pytest.raises(UsageError, match=r"'so100' not found.*have so101_follower"):
-        connect("lerobot", lerobot.Config(kind="so100"))
-    with pytest.raises(UsageError, match=r"does not take these options.*use_radians"):
+        connect("lerobot", lerobot.Config(type="so100"))
+    with pytest.raises(UsageError, match=r"does not accept these options.*use_radians"):
         connect("lerobot", lerobot.Config(options='{"use_radians": true}'))
     with pytest.raises(UsageError, match="not JSON"):
         connect("lerobot", lerobot.Config(options="{"))
@@ -290,7 +290,7 @@ def test_a_blocking_driver_never_holds_up_who_asks():
     time.sleep(0.05)
     assert newest.get() == (0, measured_s)  # older by the clock of whoever asks
     go.release(2)
-    assert newest.fresh()[0] in (1, 2)
+    assert newest.wait_for_new()[0] in (1, 2)
     go.release()
     newest.close()
 

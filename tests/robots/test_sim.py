@@ -110,7 +110,7 @@ def test_joint_angles_put_the_gripper_there_pointing_down():
     arm = build(task="reach")
     rng = np.random.default_rng(0)
     for point in rng.uniform(*sim.WORKSPACE, (50, 3)):
-        arm._place(point, sim.CENTRE, 0.0, sim.CENTRE)
+        arm.set_scene(point, sim.CENTER, 0.0, sim.CENTER)
         np.testing.assert_allclose(arm.grip, point, atol=1e-9)
         turn = arm.data.site_xmat[0].reshape(3, 3)
         np.testing.assert_allclose(turn @ [0, 0, 1], [0, 0, -1], atol=1e-9)
@@ -175,7 +175,7 @@ def test_picture_has_the_asked_size():
 def test_projected_points_lie_where_the_picture_shows_them(goal):
     arm = build(task="reach", render_size=256)
     arm.reset(seed=0)
-    arm._place(np.array([0.3, 0.0, 0.26]), sim.CENTRE, 0.0, np.array(goal))
+    arm.set_scene(np.array([0.3, 0.0, 0.26]), sim.CENTER, 0.0, np.array(goal))
     picture = arm.render().astype(int)
     down, right = np.nonzero(picture[..., 1] - picture[..., 0] > 40)  # the green ball
     assert len(right) > 50

@@ -73,9 +73,9 @@ def test_a_trace_is_read_while_it_is_written(tmp_path):
 def test_the_witness_writes_what_the_arm_does(tmp_path):
     arm = plugins.load("robots", str(ARM))
     log = tmp_path / "trace"
-    world = arm.live(arm.Config(log=str(log), decisions=7), show_state=True)
+    world = arm.real_time_world(arm.Config(log=str(log), decisions=7), show_state=True)
     with closing(world):
-        did = world.begin([0.01, 0, 0, 1])
+        did = world.begin_action([0.01, 0, 0, 1])
         for tick in range(1, 6):
             world.advance(tick)
         world.hold()

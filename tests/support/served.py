@@ -51,13 +51,13 @@ class Slider(RealTimeRobot):
 
 @contextmanager
 def served(robot=None, faults=None, **options):
-    """(station, robot) in this process."""
+    """(server, robot) in this process."""
     robot = robot or Slider()
     config = ServerConfig(
         port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, "max_delay_ms": 10_000, **options}
     )
-    with RobotServer(robot, config) as station:
-        yield station, robot
+    with RobotServer(robot, config) as server:
+        yield server, robot
 
 
 def remote(port: int, **options):

@@ -82,7 +82,7 @@ def test_an_unsure_robot_slows_down_and_counts_it(pretrained, tmp_path, capsys):
 
 def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatch, capsys):
     # the point robot is no simulation, so the run waits for the person between two episodes
-    one, two = ["", "", "success", ""], ["", "", "again", ""]  # two looks at each step
+    one, two = ["", "", "success", ""], ["", "", "rerecord", ""]  # two looks at each step
     words = [*one, "pause", *two, "failure", "", "pause", "", "", "stop", ""]
     source = Says(*words)
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: source)

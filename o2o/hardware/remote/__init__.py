@@ -1,1 +1,1 @@
-"""Robots behind a socket: protocol, handshake, server, faults to rehearse with, simulations in real time."""
+"""Serves robots over a socket: protocol, handshake, server, fault injection and real-time simulation."""

@@ -1,4 +1,4 @@
-"""Messages between a robot's server and whoever moves it: what they look like, and how they travel.
+"""Defines the messages between a robot's server and its client, and opens the connections that carry them.
 
 One message is one binary WebSocket message, without compression:
 
@@ -10,8 +10,8 @@ One message is one binary WebSocket message, without compression:
 |-----------|--------|----------------------------------------------------------------|--------------|
 | `hello`   | client | `version`, `sent_s`                                            |              |
 | `spec`    | server | `version`, `robot`, `obs` {name: box}, `action` box, `metadata`|              |
-| `observe` | server | `age_s`, `now_s`, `echo` [sent_s, heard_s] of the newest       | observations |
-|           |        | message, `seq` of the newest action that was applied, `reward`,|              |
+| `observe` | server | `age_s`, `now_s`, `echo` [sent_s, heard_s] of the latest       | observations |
+|           |        | message, `seq` of the latest action that was applied, `reward`,|              |
 |           |        | `success`, `over`, `flags` {estop, holding, homing, failure}   |              |
 | `act`     | client | `seq` counts up, `sent_s`                                      | `action` (A,)|
 | `done`    | server | `seq`                                                          | `action` (A,)|
@@ -21,11 +21,12 @@ One message is one binary WebSocket message, without compression:
 | `homed`   | server | `request`, `error`: empty, or one line                         |              |
 | `report`  | server | `text`: one line about a fault                                 |              |
 
-A box is {`dtype`, `shape`, `low`, `high`}, bounds being a number or a flat list. `*_s` are seconds; those of
-`sent_s` belong to the client's clock, `heard_s` and `now_s` to the server's: only differences of one clock
-mean anything. Nothing in a message is ever executed: no pickle, no object arrays, no extension types.
+A box is {`dtype`, `shape`, `low`, `high`}, where bounds are a number or a flat list. `*_s` are seconds:
+`sent_s` is a time of the client's clock, `heard_s` and `now_s` are times of the server's clock, so only
+differences of one clock are meaningful. Nothing in a message is ever executed: there is no pickle, no object
+array, and no extension type.
 
-The token travels in the header `Authorization: Bearer ...` of the opening request and is compared before
+The token is sent in the header `Authorization: Bearer ...` of the opening request and is compared before
 the connection is accepted. It is not encrypted: between machines use a network you trust or an SSH tunnel.
 """
 
@@ -48,32 +49,32 @@ VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
 FROM_CLIENT = ("hello", "act", "stop", "home")
 FROM_SERVER = ("spec", "observe", "done", "homed", "report")
-MAX_HEADER = 1 << 16  # bytes
+MAX_HEADER = 1 << 16  # bytes of a header
 MAX_COMMAND = 1 << 17  # bytes of a message to the server
 MAX_MESSAGE = 1 << 25  # bytes of a message to the client: a dozen 640x480 cameras
 MAX_ARRAYS, MAX_DIMS, MAX_DEPTH, MAX_TEXT = 64, 5, 8, 4096
-SILENCE_S = 1.0  # without any message: the connection counts as lost
+SILENCE_S = 1.0  # time without any message after which the connection counts as lost, s
 
 logger = logging.getLogger("o2o")
 
 
 class ProtocolError(RobotError):
-    """A message that is not what the schema says."""
+    """Raised for a message that does not follow the protocol."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message: its kind, plain fields, and arrays by name."""
+    """Holds one message: its kind, plain fields, and arrays by name."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def number(self, name: str) -> float:
-        """A finite number of the fields.
+        """Returns a field that is a finite number.
 
         Raises:
-            ProtocolError: it is missing, or something else.
+            ProtocolError: the field is missing, or is something else.
         """
         value = self.fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e18:
@@ -81,55 +82,56 @@ class Message:
         return value
 
     def text(self, name: str) -> str:
-        """A short printable line of the fields; whatever else is made one."""
+        """Returns a field as a short printable line, whatever its type."""
         return printable(str(self.fields.get(name, "")))
 
 
-def printable(text: str, most: int = 200) -> str:
-    """One line that can harm no terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:most])
+def printable(text: str, max_length: int = 200) -> str:
+    """Returns text as one line without control characters, safe to print in a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:max_length])
 
 
 # ---- bytes
 
 
 def encode(kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
-    """A message as bytes.
+    """Returns a message as bytes.
 
     Raises:
-        ProtocolError: an array of a kind that does not travel, or fields that are too large or no plain data.
+        ProtocolError: an array's dtype is not supported, or the fields are too large or not plain data.
     """
     parts: list[bytes] = []
     heads: list[list] = []
     for name, each in (arrays or {}).items():
         value = np.asarray(each)
         if value.dtype.name not in DTYPES:
-            raise ProtocolError(f"array {name!r} is {value.dtype}, only {', '.join(DTYPES)} travel")
+            raise ProtocolError(f"array {name!r} is {value.dtype}, only {', '.join(DTYPES)} can be sent")
         heads.append([name, value.dtype.name, list(value.shape)])
         parts.append(value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes())
     try:
         header: Any = _msgpack().packb({**fields, "kind": kind, "arrays": heads})
     except (TypeError, ValueError, OverflowError) as error:
-        raise ProtocolError(f"message {kind!r} holds what is no plain data: {error}") from error
+        raise ProtocolError(f"message {kind!r} holds fields that are not plain data: {error}") from error
     if len(header) > MAX_HEADER:
-        raise ProtocolError(f"the header of {kind!r} has {len(header)} bytes, at most {MAX_HEADER} travel")
+        size = len(header)
+        raise ProtocolError(f"the header of {kind!r} has {size} bytes, at most {MAX_HEADER} can be sent")
     return b"".join([struct.pack(">I", len(header)), header, *parts])
 
 
-def decode(data: bytes | str, kinds: Collection[str], most: int = MAX_MESSAGE) -> Message:
-    """The message in bytes from anybody.
+def decode(data: bytes | str, kinds: Collection[str], max_bytes: int = MAX_MESSAGE) -> Message:
+    """Returns the message in bytes that an untrusted peer has sent.
 
     Args:
-        data: as received; text is refused.
-        kinds: that may come.
-        most: bytes.
+        data: the bytes as received; text is refused.
+        kinds: message kinds that are accepted.
+        max_bytes: largest accepted size of a message, bytes.
     Raises:
-        ProtocolError: anything that is not as the top of this file says.
+        ProtocolError: anything that does not follow the protocol.
     """
     if not isinstance(data, bytes):
         raise ProtocolError("a text message, wanted a binary one")
-    if not 4 <= len(data) <= most:
-        raise ProtocolError(f"a message of {len(data)} bytes, wanted 4 to {most}")
+    if not 4 <= len(data) <= max_bytes:
+        raise ProtocolError(f"a message of {len(data)} bytes, wanted 4 to {max_bytes}")
     (size,) = struct.unpack_from(">I", data)
     if size > min(MAX_HEADER, len(data) - 4):
         raise ProtocolError(f"a header of {size} bytes in a message of {len(data)}, at most {MAX_HEADER}")
@@ -138,33 +140,33 @@ def decode(data: bytes | str, kinds: Collection[str], most: int = MAX_MESSAGE) -
     if not isinstance(kind, str) or kind not in kinds:
         raise ProtocolError(f"kind {kind!r:.60}, wanted one of {', '.join(kinds)}")
     if not isinstance(heads, list) or len(heads) > MAX_ARRAYS:
-        raise ProtocolError(f"arrays of {kind!r} are no list of at most {MAX_ARRAYS}")
-    arrays, at = {}, 4 + size
+        raise ProtocolError(f"arrays of {kind!r} are not a list of at most {MAX_ARRAYS}")
+    arrays, offset = {}, 4 + size
     for head in heads:
         name, dtype, shape = _array_head(head)
         if name in arrays:
             raise ProtocolError(f"array {printable(name, 60)!r} comes twice")
         count = math.prod(shape)
         length = count * dtype.itemsize
-        if length > len(data) - at:
+        if length > len(data) - offset:
             raise ProtocolError(
-                f"array {printable(name, 60)!r} wants {length} bytes, {len(data) - at} are left"
+                f"array {printable(name, 60)!r} wants {length} bytes, {len(data) - offset} are left"
             )
-        arrays[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
-        at += length
-    if at != len(data):
-        raise ProtocolError(f"{len(data) - at} bytes too many after the arrays")
+        arrays[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
+        offset += length
+    if offset != len(data):
+        raise ProtocolError(f"{len(data) - offset} bytes too many after the arrays")
     return Message(kind, header, arrays)
 
 
 def _header(data: bytes) -> dict[str, Any]:
     try:
         header = _msgpack().unpackb(data, ext_hook=_no_extension, strict_map_key=True)
-    except Exception as error:  # whatever a decoder makes of a stranger's bytes
-        raise ProtocolError(f"the header is no msgpack map ({type(error).__name__})") from error
+    except Exception as error:  # a decoder may raise anything on untrusted bytes
+        raise ProtocolError(f"the header is not a msgpack map ({type(error).__name__})") from error
     if not isinstance(header, dict):
-        raise ProtocolError("the header is no msgpack map")
-    _plain(header, MAX_DEPTH)
+        raise ProtocolError("the header is not a msgpack map")
+    _check_plain(header, MAX_DEPTH)
     return header
 
 
@@ -172,17 +174,17 @@ def _no_extension(code, data):
     raise ProtocolError(f"msgpack extension {code}")
 
 
-def _plain(value, depth: int) -> None:
-    """Only maps by name, lists, short text, numbers, bools and nothing, and not too deep."""
+def _check_plain(value, depth: int) -> None:
+    """Accepts only maps with text keys, lists, short text, numbers, bools and None, up to a depth."""
     if depth == 0:
         raise ProtocolError(f"the header is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
         for name, inner in value.items():
-            _plain(name, depth - 1) if isinstance(name, str) else _refuse(name)
-            _plain(inner, depth - 1)
+            _check_plain(name, depth - 1) if isinstance(name, str) else _refuse(name)
+            _check_plain(inner, depth - 1)
     elif isinstance(value, list):
         for inner in value:
-            _plain(inner, depth - 1)
+            _check_plain(inner, depth - 1)
     elif isinstance(value, str):
         if len(value) > MAX_TEXT:
             raise ProtocolError(f"text of {len(value)} characters, at most {MAX_TEXT}")
@@ -201,7 +203,7 @@ def _array_head(head) -> tuple[str, np.dtype, list[int]]:
     if not isinstance(name, str) or dtype not in DTYPES:
         raise ProtocolError(f"array of dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMS:
-        raise ProtocolError(f"shape of {printable(name, 60)!r} is no list of at most {MAX_DIMS} sizes")
+        raise ProtocolError(f"shape of {printable(name, 60)!r} is not a list of at most {MAX_DIMS} sizes")
     if not all(type(n) is int and 0 <= n <= MAX_MESSAGE for n in shape):
         raise ProtocolError(f"shape {shape!r:.60} of {printable(name, 60)!r}")
     return name, np.dtype(dtype).newbyteorder("<"), shape
@@ -211,22 +213,24 @@ def _msgpack():
     try:
         import msgpack
     except ImportError as error:
-        raise _missing(error) from error
+        raise _missing_package(error) from error
     return msgpack
 
 
-def _missing(error: ImportError) -> RobotError:
-    return RobotError(f'robots behind a socket need {error.name}: pip install "o2o[remote]"')
+def _missing_package(error: ImportError) -> RobotError:
+    return RobotError(f'remote robots need {error.name}: pip install "o2o[remote]"')
 
 
 # ---- connections
 
 
 def read_token(path: Path | None) -> str:
-    """The token in a file: one line of at least 16 letters, digits and `-._~+/=`; empty without a file.
+    """Returns the token in a file: one line of 16 or more letters, digits and `-._~+/=`.
 
+    Returns:
+        The token; empty if `path` is None.
     Raises:
-        UsageError: the file cannot be read, or holds something else.
+        UsageError: the file cannot be read, or holds no token.
     """
     if path is None:
         return ""
@@ -240,10 +244,10 @@ def read_token(path: Path | None) -> str:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """(host, port) of `HOST:PORT` or `[IPV6]:PORT`.
+    """Returns (host, port) of `HOST:PORT` or `[IPV6]:PORT`.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text has another form.
     """
     match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
     if not match or not 0 < int(match[2]) < 65536:
@@ -252,69 +256,71 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def connect(host: str, port: int, token: str, timeout_s: float):
-    """A WebSocket connection to a robot's server.
+    """Returns a WebSocket connection to a robot's server.
 
     Raises:
-        RobotError: nobody listens, the token is refused, somebody else moves the robot, or a package misses.
+        RobotError: no server listens, the token is refused, another client moves the robot, or a package is
+            missing.
     """
     try:
         from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
         from websockets.sync.client import connect as open_socket
     except ImportError as error:
-        raise _missing(error) from error
+        raise _missing_package(error) from error
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     headers = {"Authorization": f"Bearer {token}"} if token else None
     try:
-        found = open_socket(
+        connection = open_socket(
             f"ws://{where}", additional_headers=headers, compression=None, proxy=None, max_size=MAX_MESSAGE,
             open_timeout=timeout_s, close_timeout=0.5, ping_interval=1, ping_timeout=2, logger=_quiet(),
             max_queue=64,
         )  # fmt: skip
-        return found.__enter__()  # every version of the library gives the connection itself that way
+        return connection.__enter__()  # returns the connection itself in every version of the library
     except InvalidStatus as error:
-        said = printable((error.response.body or b"").decode("utf-8", "replace").strip())
-        raise RobotError(f"{where} refused the connection: {said or error.response.status_code}") from error
+        reason = printable((error.response.body or b"").decode("utf-8", "replace").strip())
+        raise RobotError(f"{where} refused the connection: {reason or error.response.status_code}") from error
     except (InvalidHandshake, WebSocketException) as error:
-        raise RobotError(f"{where} is no robot server of o2o ({type(error).__name__})") from error
+        raise RobotError(f"{where} is not a robot server of o2o ({type(error).__name__})") from error
     except (OSError, EOFError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise RobotError(f"no connection to {where}: {reason}; is `o2o robot serve` running?") from error
 
 
-def listen(handler: Callable, host: str, port: int, token: str, refuse: Callable[[], str]):
-    """A WebSocket server that is bound, to be run with `serve_forever()`.
+def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: Callable[[], str]):
+    """Returns a WebSocket server that is bound to its port, to be run with `serve_forever()`.
 
     Args:
-        handler: called with each connection that was accepted, in a thread of its own.
-        host: loopback, or anywhere if there is a token.
-        port: 0 takes a free one.
-        token: that clients must show; empty: none, on loopback only.
-        refuse: a line for whoever showed the right token and cannot be served now; empty: come in.
+        handler: called with each accepted connection, in its own thread.
+        host: address to listen at: loopback, or any address if there is a token.
+        port: port to listen at; 0 takes a free one.
+        token: token that clients must send; empty: none, on loopback only.
+        refusal_reason: returns one line why a client with the right token cannot be served now; empty if it
+            can.
     Raises:
         UsageError: it would listen beyond this machine without a token.
-        RobotError: the port cannot be taken, or a package misses.
+        RobotError: the port cannot be used, or a package is missing.
     """
     try:
         from websockets.sync.server import Server, ServerConnection
         from websockets.sync.server import serve as bind
     except ImportError as error:
-        raise _missing(error) from error
+        raise _missing_package(error) from error
     if not token and host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"serving at {host} lets other machines move the robot: add --token-file FILE")
 
     def admit(connection, request):
-        shown = request.headers.get_all("Authorization")
-        if token and not (len(shown) == 1 and _same(shown[0], f"Bearer {token}")):
-            logger.warning("refused %s: wrong or no token", peer(connection))
+        sent = request.headers.get_all("Authorization")
+        if token and not (len(sent) == 1 and _equal(sent[0], f"Bearer {token}")):
+            logger.warning("refused %s: wrong or no token", peer_name(connection))
             return connection.respond(401, "wrong or no token; give the server's with --robot.token-file\n")
-        reason = refuse()
+        reason = refusal_reason()
         if reason:
-            logger.warning("refused %s: %s", peer(connection), reason)
+            logger.warning("refused %s: %s", peer_name(connection), reason)
             return connection.respond(409, f"{reason}\n")
         return None
 
     class Limited(ServerConnection):
-        """Refuses to open threads without end, and never waits long for a client that does not read."""
+        """Limits the number of threads, and the time to wait for a client that does not read."""
 
         def __init__(self, sock: socket.socket, protocol, server: Server, **options):
             if len(server.handler_threads) > 32:
@@ -323,10 +329,10 @@ def listen(handler: Callable, host: str, port: int, token: str, refuse: Callable
             self.peer = "{}:{}".format(*sock.getpeername()[:2])
             super().__init__(sock, protocol, server, **options)
 
-        def handshake(self, *words, **options):
-            super().handshake(*words, **options)
+        def handshake(self, *args, **options):
+            super().handshake(*args, **options)
             if self.protocol.handshake_exc is not None:
-                logger.warning("closed %s: no proper opening request", peer(self))
+                logger.warning("closed %s: no valid opening request", peer_name(self))
 
     try:
         return bind(
@@ -338,17 +344,17 @@ def listen(handler: Callable, host: str, port: int, token: str, refuse: Callable
         raise RobotError(f"cannot listen at {host}:{port}: {error}") from error
 
 
-def _same(left: str, right: str) -> bool:
+def _equal(left: str, right: str) -> bool:
     return hmac.compare_digest(left.encode("utf-8", "surrogateescape"), right.encode())
 
 
-def peer(connection) -> str:
-    """Who is at the other end, for the log."""
+def peer_name(connection) -> str:
+    """Returns the address of the other end, for the log."""
     return connection.peer
 
 
 def _quiet() -> logging.Logger:
-    """The library's own log, kept out of ours: every end of a connection is said there in one line."""
+    """Returns a disabled logger for the library: o2o logs each end of a connection itself, in one line."""
     quiet = logging.getLogger("o2o.hardware.remote.protocol.websockets")
     quiet.propagate, quiet.disabled = False, True
     return quiet

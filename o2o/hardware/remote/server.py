@@ -1,4 +1,4 @@
-"""A robot and the one client that may move it: what goes out, what comes in, and who may stop it."""
+"""Serves a robot over a socket to one client at a time, and stops it if the client or the network fails."""
 
 import contextlib
 import logging
@@ -20,11 +20,11 @@ from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from o2o.hardware.remote.handshake import encode_spec
-from o2o.hardware.remote.realtime_sim import rest
+from o2o.hardware.remote.realtime_sim import idle_action
 from o2o.hardware.watchdog import Watchdog
 
-HELLO_S = 3.0  # that a client may take to say who it is
-NUM_WAYS = 256  # newest messages, among which the quickest is looked for: clocks drift
+HELLO_TIMEOUT_S = 3.0  # time that a client may take to send `hello`
+NUM_DELAYS = 256  # latest messages whose shortest delay is the reference, because clocks drift
 LABELS = {"success": True, "failure": False}
 
 logger = logging.getLogger("o2o")
@@ -32,18 +32,17 @@ logger = logging.getLogger("o2o")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a robot is reached, and what goes wrong on purpose.
+    """Options of the server: its address, its timeouts, and the faults that it injects.
 
     Attributes:
-        host: where to listen; beyond this machine only with a token.
-        port: 0 takes a free one.
-        token_file: file with the word that clients must know, 16 characters or more.
-        observe_hz: observations sent a second.
-        watchdog_ms: without a new action for so long the robot is stopped: it holds.
-        max_delay_ms: an action that comes so much later than the quickest ones is not carried out. A network
-        that
-            was silent delivers all at once what was sent meanwhile.
-        faults: what goes wrong on purpose.
+        host: Address to listen at; beyond this machine only with `--token-file`.
+        port: Port to listen at; 0 takes a free one.
+        token_file: File with the token that clients must send, 16 characters or more.
+        observe_hz: Observations sent per second.
+        watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds.
+        max_delay_ms: Milliseconds by which an action may come later than the fastest ones; a later one is not
+            executed, because a network that was silent delivers at once what was sent meanwhile.
+        faults: Faults to inject, for tests and rehearsals.
     """
 
     host: str = "127.0.0.1"
@@ -60,37 +59,40 @@ class ServerConfig:
 
 
 class RobotServer:
-    """A robot and the one client that may move it.
+    """Serves a robot to one client at a time.
 
     Attributes:
-        port: that it listens at.
+        port: port that it listens at.
     """
 
     def __init__(self, robot: RealTimeRobot, config: ServerConfig, name: str = "robot"):
-        """Listens from now on.
+        """Starts to listen.
 
         Args:
-            name: of the robot, for the client.
+            robot: the robot to serve.
+            config: options of the server.
+            name: name of the robot, for the client.
         Raises:
-            UsageError: a token or an address that cannot be, or a fault that the robot cannot have.
-            RobotError: actions that do not travel, or a port that cannot be taken.
+            UsageError: an invalid token or address, or a fault that the robot cannot have.
+            RobotError: an action space that is not supported, or a port that cannot be used.
         """
         self.robot, self.config, self.faults = robot, config, FaultInjector(config.faults)
         self._name = name
-        self._lock = threading.RLock()  # all below
-        self._client, self._gone_until_s = None, 0.0
+        self._lock = threading.RLock()  # protects all below
+        self._client, self._outage_until_s = None, 0.0
         self._seq, self._last = -1, None
         self._estop, self._cleared, self._holding, self._homing = False, False, True, False
-        self._label: bool | None = None  # of the episode, once a person has said it
-        self._failed = ""  # how the robot did
+        self._label: bool | None = None  # of the episode, once a person has set it
+        self._failed = ""  # error message of a robot that failed
         self._echo: list[float] = []
-        self._ways: deque[float] = deque(maxlen=NUM_WAYS)  # heard minus sent: the clocks' offset and the way
-        self.faults.moved(*[rest(robot.metadata, self._space, None)] * 2)  # complains here, if at all
+        self._delays: deque[float] = deque(maxlen=NUM_DELAYS)  # received minus sent: clock offset and latency
+        idle = idle_action(robot.metadata, self._space, None)
+        self.faults.apply_stuck_joint(idle, idle)  # raises here if the action has no such entry
         token = protocol.read_token(config.token_file)
-        self._server = protocol.listen(self._serve, config.host, config.port, token, self._reason)
+        self._server = protocol.listen(self._serve, config.host, config.port, token, self._refusal_reason)
         self.port = self._server.socket.getsockname()[1]
-        self._lane = DelayedSender("o2o lane")  # what is sent later, and what nobody may wait for
-        self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._bite)
+        self._sender = DelayedSender("o2o sender")  # sends later, or so that the caller need not wait
+        self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._on_watchdog)
         self._thread = threading.Thread(target=self._server.serve_forever, name="o2o server", daemon=True)
         self._thread.start()
 
@@ -103,7 +105,7 @@ class RobotServer:
             self.robot.stop()
         finally:
             self._server.shutdown()
-            self._lane.close()
+            self._sender.close()
             self._thread.join()
 
     @property
@@ -116,10 +118,10 @@ class RobotServer:
     def _spec(self) -> dict[str, Any]:
         return encode_spec(self._name, self.robot.observation_space, self._space, self.robot.metadata)
 
-    # ---- what a person, or a fault, does
+    # ---- commands of a person, and faults
 
-    def tick(self) -> None:
-        """Lets faults happen; to be called often.
+    def poll_faults(self) -> None:
+        """Triggers the faults that are due; to be called often.
 
         Raises:
             RobotError: the robot has failed.
@@ -127,38 +129,40 @@ class RobotServer:
         if self._failed:
             raise RobotError(self._failed)
         now_s = time.monotonic()
-        if self.faults.happens("e-stop", now_s):
-            self.press("a fault")
-        if self.faults.happens("disconnect", now_s):
-            self.cut(self.config.faults.gone_s)
+        if self.faults.is_due("e-stop", now_s):
+            self.press_estop("an injected fault")
+        if self.faults.is_due("disconnect", now_s):
+            self.disconnect(self.config.faults.outage_s)
 
-    def obey(self, line: str) -> None:
-        """One line of a person."""
-        deeds = {"estop": self.press, "clear": self.clear, "go": self.go, "stop": self.halt}
+    def run_command(self, line: str) -> None:
+        """Runs one command line of a person: `estop`, `clear`, `go`, `stop`, `success` or `failure`."""
+        commands = {
+            "estop": self.press_estop, "clear": self.clear_estop, "go": self.allow_motion, "stop": self.halt,
+        }  # fmt: skip
         word = line.strip().lower()
         if word in LABELS:
-            self.label(LABELS[word])
-        elif word in deeds:
-            deeds[word]("a person")
+            self.set_label(LABELS[word])
+        elif word in commands:
+            commands[word]("a person")
         elif word:
             logger.warning(
-                "%s", plugins.not_found("command", protocol.printable(word, 40), [*deeds, *LABELS])
+                "%s", plugins.not_found("command", protocol.printable(word, 40), [*commands, *LABELS])
             )
 
-    def press(self, who: str) -> None:
-        """The e-stop: latches until `clear`, and holds the robot until `go`."""
+    def press_estop(self, who: str) -> None:
+        """Presses the e-stop: it latches until `clear`, and the robot holds until `go`."""
         with self._lock:
             self._estop, self._cleared = True, False
             self.halt(f"the e-stop was pressed by {who}")
 
-    def clear(self, who: str) -> None:
-        """Releases the e-stop. That alone moves nothing: somebody has to say `go`, too, as ISO 13850 asks."""
+    def clear_estop(self, who: str) -> None:
+        """Releases the e-stop. The robot moves only after `go`, as ISO 13850 requires a separate restart."""
         with self._lock:
             if self._estop and not self._cleared:
                 self._cleared = True
                 self._report(f"the e-stop was cleared by {who}; `go` lets the robot move")
 
-    def go(self, who: str) -> None:
+    def allow_motion(self, who: str) -> None:
         """Lets the robot move again after its e-stop was cleared; it holds until the next action."""
         with self._lock:
             if self._estop and self._cleared:
@@ -167,44 +171,47 @@ class RobotServer:
             elif self._estop:
                 self._report("the e-stop is still pressed: `clear` it first")
 
-    def label(self, success: bool) -> None:
-        """A person's word on the episode, which ends with it; forgotten on the way home."""
+    def set_label(self, success: bool) -> None:
+        """Labels the episode, which ends with it; the label is reset by homing."""
         with self._lock:
             self._label = success
-            self._report(f"a person says: {'success' if success else 'failure'}")
+            self._report(f"a person labeled the episode: {'success' if success else 'failure'}")
 
-    def halt(self, why: str, tell: bool = True) -> None:
+    def halt(self, reason: str, notify: bool = True) -> None:
         """Stops the robot; the next action moves it again, unless the e-stop is pressed.
 
         Args:
-            tell: the client, too, not the log alone.
+            reason: why it is stopped, for the log and the client.
+            notify: whether the client is told, too; otherwise the reason is only logged.
         """
         with self._lock:
             self._holding = True
-            self._watchdog.rest()
+            self._watchdog.pause()
             try:
                 self.robot.stop()
             finally:
-                self._report(f"stopped: {why}", tell)
+                self._report(f"stopped: {reason}", notify)
 
-    def cut(self, gone_s: float) -> None:
-        """Loses the connection, and lets nobody in for a while."""
+    def disconnect(self, outage_s: float) -> None:
+        """Cuts the connection and refuses clients for `outage_s`."""
         with self._lock:
-            self._gone_until_s = time.monotonic() + gone_s
+            self._outage_until_s = time.monotonic() + outage_s
             if self._client is not None:
-                logger.warning("the connection to %s is cut (a fault)", protocol.peer(self._client))
+                logger.warning(
+                    "the connection to %s is cut (injected fault)", protocol.peer_name(self._client)
+                )
                 with contextlib.suppress(OSError):
                     self._client.socket.shutdown(2)
 
     # ---- one client
 
-    def _reason(self) -> str:
-        if time.monotonic() < self._gone_until_s:
-            return "the network is gone (a fault)"
+    def _refusal_reason(self) -> str:
+        if time.monotonic() < self._outage_until_s:
+            return "the network is down (injected fault)"
         return "another client is moving the robot" if self._client is not None else ""
 
     def _serve(self, client) -> None:
-        """A connection, from its first message to its end."""
+        """Handles a connection from its first message to its end."""
         from websockets.exceptions import ConnectionClosed
 
         with self._lock:
@@ -212,12 +219,12 @@ class RobotServer:
                 client.close(1013, "another client is moving the robot")
                 return
             self._client, self._seq = client, -1
-            self._ways.clear()
-        name, why, code, over = protocol.peer(client), "it left", 1000, threading.Event()
+            self._delays.clear()
+        name, reason, code, closed = protocol.peer_name(client), "it left", 1000, threading.Event()
         try:
-            hello = protocol.decode(client.recv(timeout=HELLO_S), ("hello",), protocol.MAX_COMMAND)
-            time.sleep(min(self.faults.delays("act"), default=0.0))
-            self._heard(hello)
+            hello = protocol.decode(client.recv(timeout=HELLO_TIMEOUT_S), ("hello",), protocol.MAX_COMMAND)
+            time.sleep(min(self.faults.message_delays("act"), default=0.0))
+            self._record_delay(hello)
             self._send(client, "spec", self._spec())
             if hello.fields.get("version") != protocol.VERSION:
                 version = protocol.printable(str(hello.fields.get("version")), 20)
@@ -225,46 +232,49 @@ class RobotServer:
                     f"speaks version {version} of the protocol, this is {protocol.VERSION}"
                 )
             logger.info("%s is connected", name)
-            threading.Thread(target=self._tell, args=(client, over), name="o2o tell", daemon=True).start()
+            sender = threading.Thread(
+                target=self._send_observations, args=(client, closed), name="o2o observations", daemon=True
+            )
+            sender.start()
             while True:
                 message = protocol.decode(client.recv(), protocol.FROM_CLIENT, protocol.MAX_COMMAND)
-                self._do(client, message)
+                self._handle(client, message)
         except TimeoutError:
-            why, code = f"it said nothing for {HELLO_S:g} s", 1002
+            reason, code = f"it sent no `hello` within {HELLO_TIMEOUT_S:g} s", 1002
         except ConnectionClosed as error:
-            why = protocol.printable(str(error))
+            reason = protocol.printable(str(error))
         except O2OError as error:
-            why, code = str(error), 1002
+            reason, code = str(error), 1002
         finally:
             with self._lock:
                 self._client = None
-                self.halt(f"closed {name}: {why}")
-            over.set()
+                self.halt(f"closed {name}: {reason}")
+            closed.set()
             with contextlib.suppress(OSError):
                 client.close(code)
 
-    def _do(self, client, message: protocol.Message) -> None:
-        """What one message asks for.
+    def _handle(self, client, message: protocol.Message) -> None:
+        """Executes one message.
 
         Raises:
-            ProtocolError: it makes no sense.
+            ProtocolError: the message is malformed.
             RobotError: the robot failed.
         """
         if message.kind == "act":
-            action, seq = self._action(message), int(message.number("seq"))
+            action, seq = self._read_action(message), int(message.number("seq"))
             message.number("sent_s")
-            for delay_s in self.faults.delays("act"):
+            for delay_s in self.faults.message_delays("act"):
                 if delay_s:
-                    self._lane.put(delay_s, lambda: self._later(client, message, seq, action))
+                    self._sender.send_after(delay_s, lambda: self._act_delayed(client, message, seq, action))
                 else:
                     self._act(client, message, seq, action)
         elif message.kind == "stop":
-            self.halt("the client asked for it", tell=False)
+            self.halt("the client requested it", notify=False)
         elif message.kind == "home":
             request = int(message.number("request"))
             threading.Thread(target=self._home, args=(client, request), name="o2o home", daemon=True).start()
 
-    def _action(self, message: protocol.Message) -> np.ndarray:
+    def _read_action(self, message: protocol.Message) -> np.ndarray:
         action, space = message.arrays.get("action"), self._space
         if action is None or action.shape != space.shape or action.dtype.kind != "f":
             have = "none" if action is None else f"{action.dtype} {action.shape}"
@@ -273,8 +283,8 @@ class RobotServer:
             raise protocol.ProtocolError("action is not finite")
         return np.clip(action, space.low, space.high).astype(space.dtype)
 
-    def _later(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
-        """`_act` in the lane, which nobody watches."""
+    def _act_delayed(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
+        """Calls `_act` in the sender's thread, where no caller could catch an error."""
         try:
             self._act(client, message, seq, action)
         except O2OError as error:
@@ -283,36 +293,36 @@ class RobotServer:
     def _act(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
         with self._lock:
             if client is not self._client or seq <= self._seq:
-                return  # an older one that was overtaken, or the same again
+                return  # an older action that was overtaken, or a duplicate
             self._seq = seq
-            late_s = self._heard(message)
-            held = rest(self.robot.metadata, self._space, self._last)
-            old = late_s > self.config.max_delay_ms / 1e3
-            if old:
-                logger.warning("an action that came %.0f ms late was not carried out", 1e3 * late_s)
-            if self._estop or self._homing or old:
-                executed = held
+            delay_s = self._record_delay(message)
+            hold = idle_action(self.robot.metadata, self._space, self._last)
+            too_late = delay_s > self.config.max_delay_ms / 1e3
+            if too_late:
+                logger.warning("an action that came %.0f ms late was not executed", 1e3 * delay_s)
+            if self._estop or self._homing or too_late:
+                executed = hold
             else:
-                did = self.robot.send(self.faults.moved(action, held))
-                executed = action if did is None else np.asarray(did)
+                result = self.robot.send(self.faults.apply_stuck_joint(action, hold))
+                executed = action if result is None else np.asarray(result)
                 if self.config.faults.stuck_joint >= 0:
                     executed = executed.copy()
                     executed[self.config.faults.stuck_joint] = action[self.config.faults.stuck_joint]
                 self._holding, self._last = False, executed
                 self._watchdog.feed()
-        self._late_send(client, "done", {"seq": seq}, {"action": executed})
+        self._send_with_faults(client, "done", {"seq": seq}, {"action": executed})
 
     def _home(self, client, request: int) -> None:
-        """Brings the robot home, in a thread of its own, and tells the client how that went."""
+        """Homes the robot, in its own thread, and sends the result to the client."""
         error = ""
         with self._lock:
             if self._estop:
                 error = "the e-stop waits for `go`" if self._cleared else "the e-stop is pressed"
             elif self._homing:
-                error = "the robot is on its way home already"
+                error = "the robot is homing already"
             else:
                 self._homing = True
-                self._watchdog.rest()
+                self._watchdog.pause()
         if not error:
             try:
                 self.robot.home()
@@ -322,20 +332,19 @@ class RobotServer:
                 self._homing, self._holding, self._last, self._label = False, True, None, None
         self._send(client, "homed", {"request": request, "error": error})
 
-    def _bite(self) -> None:
-        """No action came: hold."""
+    def _on_watchdog(self) -> None:
         self.halt(f"no action came for {self.config.watchdog_ms:g} ms")
 
-    # ---- what the client is told
+    # ---- messages to the client
 
-    def _tell(self, client, over: threading.Event) -> None:
-        """Sends observations until the connection ends."""
+    def _send_observations(self, client, closed: threading.Event) -> None:
+        """Sends observations at `observe_hz` until the connection ends."""
         clock = RateKeeper(1 / self.config.observe_hz)
-        while not over.is_set():
+        while not closed.is_set():
             try:
                 obs, measured_s = self.robot.observe()
-                reward, success, done = self.robot.reward_and_success(obs)
-                seen, measured_s = self.faults.observe(dict(obs), measured_s, time.monotonic())
+                reward, success, terminated = self.robot.reward_and_success(obs)
+                obs, measured_s = self.faults.degrade_obs(dict(obs), measured_s, time.monotonic())
                 with self._lock:
                     flags = {"estop": self._estop, "holding": self._holding, "homing": self._homing}
                     seq, echo, label = self._seq, self._echo, self._label
@@ -343,42 +352,44 @@ class RobotServer:
                     reward, success = reward + 1.0, True
                 fields = {
                     "seq": seq, "echo": echo, "reward": float(reward), "success": bool(success),
-                    "over": bool(done) or label is True, "flags": flags | {"failure": label is False},
+                    "over": bool(terminated) or label is True, "flags": flags | {"failure": label is False},
                 }  # fmt: skip
-            except Exception as error:  # a driver may fail in any way; nobody is left in the dark
+            except Exception as error:  # a driver may fail in any way; the client and the log are told
                 self._failed = f"the robot failed: {protocol.printable(str(error) or type(error).__name__)}"
                 self._report(self._failed)
                 client.close(1011)
                 return
-            self._late_send(client, "observe", fields, seen, measured_s)
+            self._send_with_faults(client, "observe", fields, obs, measured_s)
             clock.wait()
 
-    def _heard(self, message: protocol.Message) -> float:
-        """Notes when a message was sent and heard; how much later it came than the quickest ones, s."""
+    def _record_delay(self, message: protocol.Message) -> float:
+        """Keeps when a message was sent and received; returns its delay beyond the shortest one, s."""
         sent_s, now_s = message.number("sent_s"), time.monotonic()
         self._echo = [sent_s, now_s]
-        self._ways.append(now_s - sent_s)
-        return self._ways[-1] - min(self._ways)
+        self._delays.append(now_s - sent_s)
+        return self._delays[-1] - min(self._delays)
 
-    def _report(self, text: str, tell: bool = True) -> None:
+    def _report(self, text: str, notify: bool = True) -> None:
         logger.warning("%s", text)
-        if tell and self._client is not None:
+        if notify and self._client is not None:
             client = self._client
-            self._lane.put(0.0, lambda: self._send(client, "report", {"text": text}))
+            self._sender.send_after(0.0, lambda: self._send(client, "report", {"text": text}))
 
-    def _late_send(self, client, kind: str, fields: dict, arrays: dict, measured_s: float | None = None):
-        """Sends as late, as often or as seldom as the faults say; ages are those at the first sending."""
+    def _send_with_faults(
+        self, client, kind: str, fields: dict, arrays: dict, measured_s: float | None = None
+    ) -> None:
+        """Sends a message with the delays, losses and copies of the faults; its age is that before them."""
         if measured_s is not None:
             now_s = time.monotonic()
             fields = {**fields, "now_s": now_s, "age_s": max(0.0, now_s - measured_s)}
-        for delay_s in self.faults.delays(kind):
+        for delay_s in self.faults.message_delays(kind):
             if delay_s:
-                self._lane.put(delay_s, lambda: self._send(client, kind, fields, arrays))
+                self._sender.send_after(delay_s, lambda: self._send(client, kind, fields, arrays))
             else:
                 self._send(client, kind, fields, arrays)
 
     def _send(self, client, kind: str, fields: dict, arrays: dict | None = None) -> None:
         from websockets.exceptions import ConnectionClosed
 
-        with contextlib.suppress(ConnectionClosed, OSError):  # whoever reads from it says so
+        with contextlib.suppress(ConnectionClosed, OSError):  # the thread that reads from it reports that
             client.send(protocol.encode(kind, fields, arrays))

@@ -1,1 +1,1 @@
-"""A person beside the robot: keyboard, gamepad or a file of commands, labels and takeovers."""
+"""Reads an operator's commands, labels and takeovers from keyboard, gamepad or a file."""

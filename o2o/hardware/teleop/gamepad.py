@@ -1,7 +1,6 @@
-"""A gamepad that says what the operator wants. Which part of it says what stands in
-`o2o.hardware.teleop.operator`.
+"""Reads an operator's commands from a gamepad, whose button mapping is in `o2o.hardware.teleop.operator`.
 
-One button is held to have the robot, so that a hand that lets go gives it back.
+One button is held for a takeover, so that releasing it gives the robot back.
 """
 
 import logging
@@ -15,122 +14,126 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.hardware.teleop.operator import move
+from o2o.hardware.teleop.operator import move_command
 
-# The numbers are those of SDL's game controllers: 0 is the lower face button, be it Xbox's A or PlayStation's
-# cross. As SDL's joysticks each pad numbers its parts in its own way, and differently on every system.
+# The numbers are those of SDL's game controllers, where 0 is the lower face button: A on Xbox, cross on
+# PlayStation. In SDL's joystick interface the numbers differ between pads and between systems.
 A, B, X, Y, BACK, START = 0, 1, 2, 3, 4, 6
 LEFT_SHOULDER, RIGHT_SHOULDER, PAD_UP, PAD_DOWN, PAD_LEFT = 9, 10, 11, 12, 13
-SAYS = {
-    A: "pause", B: "failure", X: "undo", Y: "success", RIGHT_SHOULDER: "turn",
+BUTTON_COMMANDS = {
+    A: "pause", B: "failure", X: "undo", Y: "success", RIGHT_SHOULDER: "gripper",
     PAD_UP: "continue", PAD_LEFT: "slow", PAD_DOWN: "hold",
 }  # fmt: skip
-SAYS_LATE = {BACK: "again", START: "stop"}  # once held for `LONG_S`: no thumb does that by accident
-LONG_S = 1.0
+LONG_PRESS_COMMANDS = {BACK: "rerecord", START: "stop"}  # held for `LONG_PRESS_S`, so not by accident
+LONG_PRESS_S = 1.0
 AXES = (1, 0, 3)  # left stick up and down, left stick left and right, right stick up and down
-FULL = -32767  # of an axis pushed up or to the left, where keys `i`, `j` and `o` move to
-DEAD = 0.2  # share of an axis: old sticks rest so far out. Each axis by itself: a thumb is to move one alone
-PATIENCE_S = 1.0  # for a wireless gamepad to report
+FULL_SCALE = -32767  # of an axis pushed up or to the left, the directions of keys `i`, `j` and `o`
+DEAD_ZONE = 0.2  # fraction of an axis where old sticks rest; per axis, so that one can be moved alone
+CONNECT_TIMEOUT_S = 1.0  # for a wireless gamepad to report
 
 logger = logging.getLogger("o2o")
 
 
 class GamepadInput:
-    """The first gamepad there is; when it goes away, the next."""
+    """Reads the first gamepad that is attached; if it is detached, the next one."""
 
-    def __init__(self, reach: np.ndarray):
-        """
+    def __init__(self, half_range: np.ndarray):
+        """Opens the gamepad.
+
         Args:
-            reach: (A,) half of each action entry's range: as far as a stick pushes it.
+            half_range: (A,) half of each action entry's range: the move of a fully pushed stick.
         Raises:
             UsageError: pygame is not installed, or no gamepad is attached.
         """
-        self._reach = reach
-        self._pygame, self._controllers = _sdl()
-        self._forget()
-        end_s = time.monotonic() + PATIENCE_S
-        while not self._find():
+        self._half_range = half_range
+        self._pygame, self._controllers = _start_sdl()
+        self._reset()
+        end_s = time.monotonic() + CONNECT_TIMEOUT_S
+        while not self._open_first():
             if time.monotonic() > end_s:
-                raise UsageError(_absent(self._controllers.get_count()))
+                raise UsageError(_no_gamepad_message(self._controllers.get_count()))
             time.sleep(0.05)
             self._pygame.event.pump()
 
     def read(self) -> list[str]:
-        """Lines since the last time; a stick that is pushed gives one every time."""
-        events = self._pygame.event.get()  # this also brings what the pad says of itself up to date
+        """Returns the command lines since the last call; a pushed stick gives a move at every call."""
+        events = self._pygame.event.get()  # this also updates the state of the pad
         if self._pad is None:
-            self._find()
+            self._open_first()
             return []
         if not self._pad.attached():
             self._pad.quit()
-            self._forget()
+            self._reset()
             logger.warning("the gamepad is gone: the robot is paused; attach it again and press A or cross")
-            return ["take off", "pause on"]
+            return ["takeover off", "pause on"]
         pressed = [event.button for event in events if event.type == self._pygame.CONTROLLERBUTTONDOWN]
-        return self._hand() + [SAYS[button] for button in pressed if button in SAYS] + self._late()
+        commands = [BUTTON_COMMANDS[button] for button in pressed if button in BUTTON_COMMANDS]
+        return self._takeover_commands() + commands + self._long_press_commands()
 
     def close(self) -> None:
         self._controllers.quit()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._pad: Any = None  # pygame's `Controller`
         self._held = self._pushed = False
-        self._since_s: dict[int, float] = {}  # when a button of `SAYS_LATE` went down
+        self._since_s: dict[int, float] = {}  # when a button of `LONG_PRESS_COMMANDS` was pressed
 
-    def _find(self) -> bool:
-        """Takes the first gamepad that lets itself be opened."""
+    def _open_first(self) -> bool:
+        """Opens the first gamepad that can be opened; returns whether there is one."""
         for index in range(self._controllers.get_count()):
-            with suppress(RuntimeError):  # pygame's errors; this one: not a gamepad, or gone again
+            with suppress(RuntimeError):  # pygame's error: it is not a gamepad, or was detached
                 self._pad = self._controllers.Controller(index)
-                logger.info("the operator has the gamepad %s", self._pad.name)
+                logger.info("the operator uses the gamepad %s", self._pad.name)
                 return True
         return False
 
-    def _hand(self) -> list[str]:
-        """Who has the robot, said every time that it is held, and where the sticks move it."""
+    def _takeover_commands(self) -> list[str]:
+        """Returns the state of the takeover, at every call while it lasts, and the move of the sticks."""
         held = self._pad.get_button(LEFT_SHOULDER)
-        shares = [_share(self._pad.get_axis(axis) / FULL) if held else 0.0 for axis in AXES]
-        lines = ["take on"] if held else ["take off"] if self._held else []
-        if held and (any(shares) or self._pushed):  # the first time that sticks rest it says so as well
-            lines.append(move(shares, self._reach))
-        self._held, self._pushed = held, any(shares)
+        fractions = [
+            _without_dead_zone(self._pad.get_axis(axis) / FULL_SCALE) if held else 0.0 for axis in AXES
+        ]
+        lines = ["takeover on"] if held else ["takeover off"] if self._held else []
+        if held and (any(fractions) or self._pushed):  # one more move when the sticks come to rest
+            lines.append(move_command(fractions, self._half_range))
+        self._held, self._pushed = held, any(fractions)
         return lines
 
-    def _late(self) -> list[str]:
+    def _long_press_commands(self) -> list[str]:
         lines, now_s = [], time.monotonic()
-        for button, line in SAYS_LATE.items():
+        for button, line in LONG_PRESS_COMMANDS.items():
             if not self._pad.get_button(button):
                 self._since_s.pop(button, None)
-            elif now_s - self._since_s.setdefault(button, now_s) >= LONG_S:
-                self._since_s[button] = math.inf  # once for each time it is held
+            elif now_s - self._since_s.setdefault(button, now_s) >= LONG_PRESS_S:
+                self._since_s[button] = math.inf  # once per press
                 lines.append(line)
         return lines
 
 
-def _share(value: float) -> float:
-    """An axis outside its dead zone, from -1 to 1, starting at 0."""
-    return math.copysign(max(0.0, min(abs(value), 1.0) - DEAD) / (1 - DEAD), value)
+def _without_dead_zone(value: float) -> float:
+    """Returns an axis from -1 to 1, rescaled to start at 0 outside its dead zone."""
+    return math.copysign(max(0.0, min(abs(value), 1.0) - DEAD_ZONE) / (1 - DEAD_ZONE), value)
 
 
-def _absent(num_joysticks: int) -> str:
+def _no_gamepad_message(num_joysticks: int) -> str:
     if num_joysticks:
         return (
-            "--teleop gamepad: a joystick is attached, but SDL does not know which of its parts is which; "
-            "give its mapping in the environment variable SDL_GAMECONTROLLERCONFIG"
+            "--teleop gamepad: a joystick is attached, but SDL has no mapping of its buttons; "
+            "give one in the environment variable SDL_GAMECONTROLLERCONFIG"
         )
     hint = "; may this user read /dev/input?" if sys.platform == "linux" else ""
     return f"--teleop gamepad: no gamepad is attached, or it is switched off{hint}"
 
 
-def _sdl():
-    """(pygame, its controllers), started.
+def _start_sdl():
+    """Starts SDL and returns (pygame, its controller module).
 
     Raises:
         UsageError: pygame is not installed, or does not start.
     """
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # standard output is the run's
-    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # SIGTERM is the run's
-    os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")  # whichever window is in front
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # standard output belongs to the run
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # SIGTERM belongs to the run
+    os.environ.setdefault("SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS", "1")  # also without focus
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
@@ -139,9 +142,11 @@ def _sdl():
     except ImportError as error:
         raise UsageError('a gamepad needs pygame; install it with: pip install "o2o[gamepad]"') from error
     try:
-        pygame.display.init()  # no window: pygame hands events out only where there could be one
+        pygame.display.init()  # opens no window; pygame delivers events only with a display
         controller.init()
     except RuntimeError as error:
         raise UsageError(f"--teleop gamepad: SDL does not start: {error}") from error
-    pygame.event.set_blocked([pygame.JOYAXISMOTION, pygame.CONTROLLERAXISMOTION])  # a thousand a second
+    pygame.event.set_blocked(
+        [pygame.JOYAXISMOTION, pygame.CONTROLLERAXISMOTION]
+    )  # they come a thousand times a second
     return pygame, controller

@@ -1,5 +1,7 @@
-"""Where an operator's lines come from: single keys in a terminal, a file, a gamepad. See
-`o2o.hardware.teleop.operator`."""
+"""Reads an operator's commands from the keyboard or a file, and opens the source that `--teleop` names.
+
+The commands are those of `o2o.hardware.teleop.operator`.
+"""
 
 import os
 import select
@@ -10,64 +12,69 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.hardware.teleop.operator import CommandSource, Operator, move
+from o2o.hardware.teleop.operator import CommandSource, Operator, move_command
 
 KEYS = {
-    " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "again", "t": "take", "c": "turn",
-    "q": "stop", "1": "continue", "2": "slow", "3": "hold",
+    " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "rerecord", "t": "takeover",
+    "c": "gripper", "q": "stop", "1": "continue", "2": "slow", "3": "hold",
 }  # fmt: skip
-STRIDES = {"i": (1, 0, 0), "k": (-1, 0, 0), "j": (0, 1, 0), "l": (0, -1, 0), "o": (0, 0, 1), "m": (0, 0, -1)}
-STRIDE = 0.5  # of an entry's reach, for one key
+MOVE_KEYS = {
+    "i": (1, 0, 0), "k": (-1, 0, 0), "j": (0, 1, 0), "l": (0, -1, 0), "o": (0, 0, 1), "m": (0, 0, -1),
+}  # fmt: skip
+KEY_FRACTION = 0.5  # of half an entry's range, for one key press
 
 
 def open_teleop(
-    how: str,
+    name: str,
     low: np.ndarray,
     high: np.ndarray,
     reward: float,
     real: bool,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Operator | None:
-    """The operator that `--teleop` names; None where there is nobody.
+    """Returns the operator that `--teleop` names; None if there is none.
 
     Args:
-        how: `auto` (keys, for a real robot in a terminal), `keys`, `gamepad` (and keys, where there is a
-            terminal), `none`, or a file.
-        real: the robot is no simulation.
-        interrupted: whether Ctrl-C was pressed.
+        name: `auto` (the keyboard, for a real robot in a terminal), `keyboard`, `gamepad` (and the keyboard,
+            if there is a terminal), `none`, or the path of a file.
+        low, high: (A,) action bounds.
+        reward: reward of the step at which the operator labels success.
+        real: whether the robot is a real one, not a simulation.
+        interrupted: returns whether Ctrl-C was pressed.
     Raises:
-        UsageError: no terminal for keys, no gamepad, or a file that cannot be opened.
+        UsageError: there is no terminal for the keyboard, no gamepad, or the file cannot be opened.
     """
-    if how == "none" or (how == "auto" and not (real and sys.stdin.isatty())):
+    if name == "none" or (name == "auto" and not (real and sys.stdin.isatty())):
         return None
-    reach = (high - low) / 2
-    if how == "gamepad":
+    half_range = (high - low) / 2
+    if name == "gamepad":
         from o2o.hardware.teleop.gamepad import GamepadInput
 
-        pad = GamepadInput(reach)
-        source = CombinedInput(pad, KeyboardInput(reach)) if sys.stdin.isatty() else pad
+        pad = GamepadInput(half_range)
+        source = CombinedInput(pad, KeyboardInput(half_range)) if sys.stdin.isatty() else pad
     else:
-        source = KeyboardInput(reach) if how in ("auto", "keys") else FileInput(Path(how))
+        source = KeyboardInput(half_range) if name in ("auto", "keyboard") else FileInput(Path(name))
     return Operator(source, low, high, reward, interrupted)
 
 
 class KeyboardInput:
-    """Single keys in the terminal that the program runs in."""
+    """Reads single keys from the terminal that the program runs in."""
 
-    def __init__(self, reach: np.ndarray):
-        """
+    def __init__(self, half_range: np.ndarray):
+        """Switches the terminal to unbuffered input.
+
         Args:
-            reach: (A,) half of each action entry's range.
+            half_range: (A,) half of each action entry's range.
         Raises:
             UsageError: there is no terminal.
         """
         if not sys.stdin.isatty():
-            raise UsageError("--teleop keys needs a terminal; without one, name a file: --teleop FILE")
+            raise UsageError("--teleop keyboard needs a terminal; without one, name a file: --teleop FILE")
         import termios
         import tty
 
-        self._reach = reach
-        self._terminal, self._before = termios, termios.tcgetattr(sys.stdin)
+        self._half_range = half_range
+        self._termios, self._settings = termios, termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin)
 
     def read(self) -> list[str]:
@@ -78,16 +85,16 @@ class KeyboardInput:
                 break
             if key in KEYS:
                 lines.append(KEYS[key])
-            elif key in STRIDES:
-                lines.append(move([STRIDE * way for way in STRIDES[key]], self._reach))
+            elif key in MOVE_KEYS:
+                lines.append(move_command([KEY_FRACTION * sign for sign in MOVE_KEYS[key]], self._half_range))
         return lines
 
     def close(self) -> None:
-        self._terminal.tcsetattr(sys.stdin, self._terminal.TCSADRAIN, self._before)
+        self._termios.tcsetattr(sys.stdin, self._termios.TCSADRAIN, self._settings)
 
 
 class FileInput:
-    """Lines that are appended to a file; what stood in it before is not read.
+    """Reads lines that are appended to a file; what the file held before is not read.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -99,12 +106,12 @@ class FileInput:
             path.touch()
             self._file = path.open()
         except OSError as error:
-            raise UsageError(f"the operator's file {path} cannot be opened: {error.strerror}") from error
+            raise UsageError(f"the teleop file {path} cannot be opened: {error.strerror}") from error
         self._file.seek(0, os.SEEK_END)
-        self._rest = ""
+        self._incomplete = ""
 
     def read(self) -> list[str]:
-        *lines, self._rest = (self._rest + self._file.read()).split("\n")
+        *lines, self._incomplete = (self._incomplete + self._file.read()).split("\n")
         return [line.strip() for line in lines if line.strip()]
 
     def close(self) -> None:
@@ -112,10 +119,10 @@ class FileInput:
 
 
 class CombinedInput:
-    """Two sources, heard one after the other."""
+    """Reads two sources, one after the other."""
 
-    def __init__(self, one: CommandSource, other: CommandSource):
-        self._sources = one, other
+    def __init__(self, first: CommandSource, second: CommandSource):
+        self._sources = first, second
 
     def read(self) -> list[str]:
         return [line for source in self._sources for line in source.read()]

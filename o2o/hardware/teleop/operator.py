@@ -1,24 +1,24 @@
-"""The person beside the robot, and the words for what they want: by keys, by gamepad, or written to a file.
+"""Defines the commands of an operator and applies them to the robot and its episode.
 
-| key   | gamepad (Xbox, PlayStation) | line      | what it does                                           |
-|-------|-----------------------------|-----------|--------------------------------------------------------|
-| space | A, cross                    | `pause`   | pauses, and goes on; between episodes: it may start    |
-| s     | Y, triangle                 | `success` | the task is done: the episode ends with its reward     |
-| f     | B, circle                   | `failure` | it will not be: the episode ends                       |
-| u     | X, square                   | `undo`    | after an episode: the label was wrong, take it back    |
-| r     | Back, Share; for 1 s        | `again`   | throws the episode away; it is recorded again          |
-| t     | LB, L1; while it is held    | `take`    | takes the robot over, and gives it back                |
-| c     | RB, R1                      | `turn`    | turns the last entry over: closes and opens a gripper  |
-| q     | Start, Options; for 1 s     | `stop`    | ends the episode and the run, with a checkpoint        |
-| 1     | pad up                      | `continue`| about an unsure decision, with `--ood-action ask`     |
-| 2     | pad left                    | `slow`    | the same                                               |
-| 3     | pad down                    | `hold`    | the same                                               |
+| key   | gamepad (Xbox, PlayStation) | line       | effect                                                 |
+|-------|-----------------------------|------------|--------------------------------------------------------|
+| space | A, cross                    | `pause`    | pauses or resumes; between episodes: starts the next   |
+| s     | Y, triangle                 | `success`  | labels success: the episode ends with its reward       |
+| f     | B, circle                   | `failure`  | labels failure: the episode ends                       |
+| u     | X, square                   | `undo`     | after an episode: takes a wrong label back             |
+| r     | Back, Share; for 1 s        | `rerecord` | discards the episode and records it again              |
+| t     | LB, L1; while it is held    | `takeover` | takes the robot over, or gives it back                 |
+| c     | RB, R1                      | `gripper`  | toggles the last entry: closes or opens a gripper      |
+| q     | Start, Options; for 1 s     | `stop`     | ends the episode and the run, with a checkpoint        |
+| 1     | pad up                      | `continue` | answers an OOD query, with `--ood-action ask`          |
+| 2     | pad left                    | `slow`     | answers it, too                                        |
+| 3     | pad down                    | `hold`     | answers it, too                                        |
 
-While the robot is taken over, a line `move 0.01 0 0 -` is its next action, in the action's own units; `-`
-leaves an entry as it is. The keys `i k`, `j l` and `o m` move it along the first three entries. So do the
-sticks, by as much as they are pushed: the left one up and down, left and right, the right one up and down. A
-program that does not know how things stand says `take on`, `take off`, `pause on` or `pause off`. A takeover
-is stored as what was done, and marked.
+During a takeover, a line `move 0.01 0 0 -` is the robot's next action, in the action's own units; `-` leaves
+an entry unchanged. The keys `i k`, `j l` and `o m` move it along the first three entries. So do the sticks,
+in proportion to how far they are pushed: the left one up and down, left and right, the right one up and down.
+A program that does not know the current state writes `takeover on`, `takeover off`, `pause on` or
+`pause off`. The actions of a takeover are stored as executed, and marked.
 """
 
 import logging
@@ -32,33 +32,40 @@ import numpy as np
 from o2o.core.episode import Episode
 
 COMMANDS = (
-    *("again", "continue", "failure", "hold", "pause", "slow"),
-    *("stop", "success", "take", "turn", "undo"),
+    *("continue", "failure", "gripper", "hold", "pause", "rerecord"),
+    *("slow", "stop", "success", "takeover", "undo"),
 )
-MOVED = 3  # entries that keys and sticks move; the last of more than those is a gripper
-WAIT_S = 0.02  # between two looks while nothing is to be done
+NUM_MOVED = 3  # entries that keys and sticks move; if there are more, the last one is a gripper
+POLL_S = 0.02  # between two reads while waiting
 
 logger = logging.getLogger("o2o")
 
 
 class CommandSource(Protocol):
-    """Where lines come from."""
+    """Interface of a source of command lines."""
 
     def read(self) -> list[str]:
-        """Those since the last time. Never waits."""
+        """Returns the lines since the last call, without waiting."""
         ...
 
     def close(self) -> None: ...
 
 
 class Operator:
-    """What a person wants of the robot and of its episode.
+    """Keeps what the operator has commanded for the robot and its episode.
 
     Attributes:
-        reward: of the step at which success is labelled.
-        interrupted: whether Ctrl-C was pressed; while the robot waits for the person, that is a `stop`.
-        label: of this episode: True or False once a person said so.
-        paused, taken, stopped, again: what was asked for last.
+        source: source of the operator's command lines.
+        low, high: (A,) action bounds, which moves are clipped to.
+        reward: reward of the step at which success is labeled.
+        interrupted: returns whether Ctrl-C was pressed; while the robot waits for the operator, that counts
+            as `stop`.
+        label: label of this episode: True or False once the operator has set it.
+        label_undone: whether the operator took the label back.
+        paused: whether the robot is paused.
+        takeover: whether the operator has taken the robot over.
+        stop_requested: whether the run is to end.
+        rerecord: whether the episode is to be discarded and recorded again.
     """
 
     def __init__(
@@ -69,168 +76,169 @@ class Operator:
         reward: float = 1.0,
         interrupted: Callable[[], bool] = lambda: False,
     ):
-        """
-        Args:
-            low, high: (A,) the action box, for moves.
-        """
         self.source, self.low, self.high, self.reward = source, low, high, reward
         self.interrupted = interrupted
         self.stop_requested = False
         self.begin_episode()
 
     def begin_episode(self) -> None:
-        """A new episode."""
+        """Resets everything but `stop_requested`."""
         self.label: bool | None = None
         self.paused = self.takeover = self.rerecord = self.label_undone = False
         self._answer: Literal["continue", "slow", "hold"] | None = None
-        self._asked = False
-        self._forget()
+        self._query_logged = False
+        self._reset_move()
 
     def read_commands(self) -> None:
-        """Takes in what was said since the last time."""
+        """Applies the command lines since the last call."""
         for line in self.source.read():
             word, *rest = line.split()
             if word == "move":
-                self._steer(rest)
+                self._set_move(rest)
             elif line in ("pause", "pause on", "pause off"):
                 self.paused = not self.paused if not rest else rest == ["on"]
-            elif line in ("take", "take on", "take off"):
-                self._take(not self.takeover if not rest else rest == ["on"])
-            elif line == "turn":
-                self._turn_over()
+            elif line in ("takeover", "takeover on", "takeover off"):
+                self._set_takeover(not self.takeover if not rest else rest == ["on"])
+            elif line == "gripper":
+                self._toggle_gripper()
             elif line in ("success", "failure"):
                 self.label, self.label_undone = line == "success", False
             elif line == "undo":
                 self.label_undone = True
-            elif line == "again":
+            elif line == "rerecord":
                 self.rerecord = True
             elif line == "stop":
                 self.stop_requested = True
             elif line in ("continue", "slow", "hold"):
                 self._answer = line
             else:
-                logger.warning("the operator said %r; have %s, move", line, ", ".join(COMMANDS))
+                logger.warning("unknown operator command %r; have %s, move", line, ", ".join(COMMANDS))
 
     @property
     def episode_over(self) -> bool:
-        """Whether the episode is to end now."""
+        """Whether the operator ends the episode now."""
         return self.label is not None or self.rerecord or self.stop_requested
 
-    def wait_until(self, until: Callable[[], bool]) -> None:
-        """Listens until that holds, or the run is to end."""
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Reads commands until the condition holds, or the run is to end."""
         idle = threading.Event()
-        while not (until() or self.stop_requested):
-            idle.wait(WAIT_S)
+        while not (condition() or self.stop_requested):
+            idle.wait(POLL_S)
             self.read_commands()
             self.stop_requested = self.stop_requested or self.interrupted()
 
     def next_action(self, hold: np.ndarray | None = None) -> np.ndarray | None:
-        """(A,) the move that was asked for since the last time; None: the robot is to hold.
+        """Returns (A,) the move that was commanded since the last call; None: the robot is to hold.
 
         Args:
-            hold: (A,) what keeps the robot as it is, for entries that nobody moved; None: nobody can tell.
+            hold: (A,) action that holds the robot, for entries that are not moved; None if it is unknown.
         """
-        asked, self._move = self._move, None
-        turned, self._turned = self._turned, False
-        if asked is None or (hold is None and np.isnan(asked).any()):
+        move, self._move = self._move, None
+        toggled, self._gripper_toggled = self._gripper_toggled, False
+        if move is None or (hold is None and np.isnan(move).any()):
             return None
-        action = asked if hold is None else np.where(np.isnan(asked), hold, asked)
-        if turned:
+        action = move if hold is None else np.where(np.isnan(move), hold, move)
+        if toggled:
             last = action[-1] if self._gripper is None else self._gripper
             self._gripper = self.low[-1] if last > (self.low[-1] + self.high[-1]) / 2 else self.high[-1]
-        if np.isnan(asked[-1]) and self._gripper is not None:
+        if np.isnan(move[-1]) and self._gripper is not None:
             action[-1] = self._gripper
         return action
 
-    def answer_query(self, question: str) -> Literal["continue", "slow", "hold"] | None:
-        """What was said of an unsure decision: `continue`, `slow` or `hold`; asked once, never waited for."""
-        if question and not self._asked:
-            logger.warning("%s", question)
-            self._asked = True
+    def answer_query(self, query: str) -> Literal["continue", "slow", "hold"] | None:
+        """Returns the operator's answer to an OOD query, without waiting; None while there is none.
+
+        The query is logged once. An empty query logs nothing.
+        """
+        if query and not self._query_logged:
+            logger.warning("%s", query)
+            self._query_logged = True
         answer, self._answer = self._answer, None
         if answer:
-            self._asked = False
+            self._query_logged = False
         return answer
 
     def close(self) -> None:
         self.source.close()
 
-    def _take(self, taken: bool) -> None:
-        if taken != self.takeover:
-            self.takeover = taken
-            self._forget()
-            logger.info("the operator %s the robot", "has" if taken else "gives back")
+    def _set_takeover(self, takeover: bool) -> None:
+        if takeover != self.takeover:
+            self.takeover = takeover
+            self._reset_move()
+            logger.info("the operator %s", "takes the robot over" if takeover else "gives the robot back")
 
-    def _forget(self) -> None:
-        """Nothing is being moved: what was said before a takeover must not move the robot in it."""
-        self._move: np.ndarray | None = None  # NaN: as it is
-        self._gripper: float | None = None  # where it was turned to
-        self._turned = False
+    def _reset_move(self) -> None:
+        """Discards moves: one that was commanded before a takeover must not move the robot in it."""
+        self._move: np.ndarray | None = None  # NaN: unchanged
+        self._gripper: float | None = None  # where it was toggled to
+        self._gripper_toggled = False
 
-    def _turn_over(self) -> None:
-        if self.takeover and len(self.low) > MOVED:
-            self._turned = not self._turned
+    def _toggle_gripper(self) -> None:
+        if self.takeover and len(self.low) > NUM_MOVED:
+            self._gripper_toggled = not self._gripper_toggled
             self._move = np.full(len(self.low), np.nan) if self._move is None else self._move
 
-    def _steer(self, entries: list[str]) -> None:
+    def _set_move(self, entries: list[str]) -> None:
         try:
-            said = [float(entry) for entry in entries if entry != "-"]
+            numbers = [float(entry) for entry in entries if entry != "-"]
         except ValueError:
-            said = [np.nan]
-        if len(entries) != len(self.low) or not np.isfinite(said).all():
+            numbers = [np.nan]
+        if len(entries) != len(self.low) or not np.isfinite(numbers).all():
             logger.warning("the operator's move %s is not %d numbers", entries, len(self.low))
         elif self.takeover:
-            asked = np.array([np.nan if entry == "-" else float(entry) for entry in entries])
-            self._move = np.clip(asked, self.low, self.high)
+            move = np.array([np.nan if entry == "-" else float(entry) for entry in entries])
+            self._move = np.clip(move, self.low, self.high)
 
 
-def move(shares: Sequence[float], reach: np.ndarray) -> str:
-    """The line that moves the first entries by shares of their reach, and leaves those with 0 as they are.
+def move_command(fractions: Sequence[float], half_range: np.ndarray) -> str:
+    """Returns the line that moves the first entries; an entry with fraction 0 is left unchanged.
 
     Args:
-        shares: from -1 to 1.
-        reach: (A,) half of each entry's range.
+        fractions: move of each of the first entries, as a fraction of its half range, from -1 to 1.
+        half_range: (A,) half of each entry's range.
     """
-    said = ["-"] * len(reach)
-    for entry, share in enumerate(shares[: len(reach)]):
-        if share:
-            said[entry] = f"{share * reach[entry]:g}"
-    return " ".join(["move", *said])
+    entries = ["-"] * len(half_range)
+    for entry, fraction in enumerate(fractions[: len(half_range)]):
+        if fraction:
+            entries[entry] = f"{fraction * half_range[entry]:g}"
+    return " ".join(["move", *entries])
 
 
 def review_episode(
-    operator: Operator, episode: Episode, waits: bool, tell: Callable[[str], object]
+    operator: Operator, episode: Episode, wait: bool, log: Callable[[str], object]
 ) -> Episode | None:
-    """What becomes of an episode once the person has spoken.
+    """Returns the episode after the operator's review.
 
     Args:
-        waits: until the person says that the next one may start.
-        tell: a line for them.
+        operator: the operator of the episode.
+        episode: the episode as recorded.
+        wait: whether to wait until the operator starts the next episode.
+        log: called with one line for the operator.
     Returns:
-        The episode, perhaps without its label; None where it is to be recorded again.
+        The episode, without its label if the operator took it back; None if it is to be recorded again.
     """
-    if waits and not operator.rerecord and not operator.stop_requested:
-        _wait(operator, episode, tell)
+    if wait and not operator.rerecord and not operator.stop_requested:
+        _wait_for_next(operator, episode, log)
     if operator.rerecord:
         return None
     return without_label(episode, operator.reward) if operator.label_undone and operator.label else episode
 
 
-def _wait(operator: Operator, episode: Episode, tell: Callable[[str], object]) -> None:
-    said = {True: "success", False: "failure", None: "no label"}[operator.label]
-    tell(
-        f"{len(episode)} steps, return {episode.episode_return:.3g}, {said}. Put things back; then space "
-        "goes on, u takes the label back, r records it again, q ends (gamepad: A, X, Back, Start)"
+def _wait_for_next(operator: Operator, episode: Episode, log: Callable[[str], object]) -> None:
+    label = {True: "success", False: "failure", None: "no label"}[operator.label]
+    log(
+        f"{len(episode)} steps, return {episode.episode_return:.3g}, {label}. Reset the scene; then space "
+        "continues, u takes the label back, r records again, q ends (gamepad: A, X, Back, Start)"
     )
     operator.paused = True
     operator.wait_until(lambda: not operator.paused or operator.rerecord)
 
 
 def without_label(episode: Episode, reward: float) -> Episode:
-    """An episode whose operator did not mean its success: cut short, and not paid for."""
-    paid = episode.reward.copy()
-    paid[-1] -= reward
+    """Returns the episode with its success label and the reward for it removed, as truncated."""
+    rewards = episode.reward.copy()
+    rewards[-1] -= reward
     infos = dict(episode.infos)
     if "success" in infos:
         infos["success"] = np.zeros_like(infos["success"])
-    return replace(episode, reward=paid, success=False, terminated=False, truncated=True, infos=infos)
+    return replace(episode, reward=rewards, success=False, terminated=False, truncated=True, infos=infos)

@@ -61,7 +61,7 @@ def test_the_bytes_are_those_of_the_table():
     "value", [np.array([object()]), np.array(["a"]), np.array([1j]), np.array([1], "M8[s]")]
 )
 def test_other_arrays_do_not_leave(value):
-    with pytest.raises(protocol.ProtocolError, match="travel"):
+    with pytest.raises(protocol.ProtocolError, match="can be sent"):
         protocol.encode("observe", {}, {"a": value})
 
 
@@ -192,14 +192,14 @@ def test_beyond_this_machine_only_with_a_token(host):
 
 @pytest.fixture
 def guarded(tmp_path, caplog):
-    """(station, robot, port, token file); at the end the next honest client is served."""
+    """(server, robot, port, token file); at the end the next honest client is served."""
     path = tmp_path / "token"
     path.write_text(TOKEN)
     caplog.set_level("INFO", "o2o")
-    with served(token_file=path) as (station, robot):
-        yield station, robot, station.port, path
+    with served(token_file=path) as (server, robot):
+        yield server, robot, server.port, path
         assert robot.sent == [], "hostile bytes moved the robot"
-        client = remote(station.port, token_file=path)
+        client = remote(server.port, token_file=path)
         client.reset()
         client.step(np.array([0.25, 0.5]))
         client.close()
@@ -230,20 +230,20 @@ def lines(caplog, word: str) -> list[str]:
 
 
 def test_every_hostile_message_closes_the_connection_with_one_line(guarded, caplog):
-    station, _, port, _ = guarded
+    server, _, port, _ = guarded
     for what, data in {**HOSTILE, **NO_ACTION}.items():
         caplog.clear()
         client = hello(port)
         client.send(data)
         assert_closed(client, 1002)
-        assert until(lambda: station._client is None), what
+        assert until(lambda: server._client is None), what
         assert len(lines(caplog, "stopped: closed 127.0.0.1")) == 1, what
         assert not [record for record in caplog.records if record.exc_info], what
 
 
 @pytest.mark.parametrize("first", ["stop", "act", "garbage", "text", "nothing"])
 def test_whoever_does_not_begin_with_hello_is_closed(guarded, caplog, first, monkeypatch):
-    monkeypatch.setattr("o2o.hardware.remote.server.HELLO_S", 0.3)
+    monkeypatch.setattr("o2o.hardware.remote.server.HELLO_TIMEOUT_S", 0.3)
     client = protocol.connect("127.0.0.1", guarded[2], TOKEN, 5)
     sent = {"stop": protocol.encode("stop", {}), "act": act(), "garbage": b"\x00\xff", "text": "hello"}
     if first in sent:

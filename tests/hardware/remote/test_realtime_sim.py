@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict
 from o2o.commands.serve import ServeConfig, _build
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, rest
+from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, idle_action
 from tests.support.served import until
 
 sim = plugins.load("robots", "sim")
@@ -31,7 +31,7 @@ class Counting:
         self.count, self.ticks, self.held, self.draw_s, self.fails_at = 0, [], 0, draw_s, fails_at
         self.drawn_in, self.closed_in = set(), None
 
-    def begin(self, action):
+    def begin_action(self, action):
         return action / 2
 
     def hold(self):
@@ -43,10 +43,10 @@ class Counting:
         if self.count >= self.fails_at:
             raise ValueError("it blew up")
 
-    def homing(self, tick):
+    def advance_homing(self, tick):
         return tick == 3
 
-    def feel(self):
+    def vector_obs(self):
         return {"count": np.array([self.count], np.float32)}
 
     def reward_and_success(self):
@@ -55,7 +55,7 @@ class Counting:
     def snapshot(self):
         return self.count
 
-    def see(self, snapshot):
+    def render_cameras(self, snapshot):
         self.drawn_in.add(threading.get_ident())
         time.sleep(self.draw_s)
         return {"camera": np.full((2, 2, 3), snapshot % 256, np.uint8)}
@@ -67,7 +67,7 @@ class Counting:
 @pytest.fixture
 def arm():
     """A live arm at reach that shows its state; observed as `arm.observe()[0]["state"][:3]`, decimetres."""
-    robot = RealTimeSimulation(sim.live(sim.Config(task="reach"), show_state=True))
+    robot = RealTimeSimulation(sim.real_time_world(sim.Config(task="reach"), show_state=True))
     yield robot
     robot.close()
 
@@ -114,7 +114,7 @@ def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
     world = Counting()
     robot = RealTimeSimulation(world)
     robot.home()
-    world.homing = lambda tick: False
+    world.advance_homing = lambda tick: False
     said = []
 
     def go():
@@ -126,12 +126,12 @@ def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
     thread = threading.Thread(target=go)
     thread.start()
     assert until(lambda: robot._homing)
-    with pytest.raises(RobotError, match="on its way home"):
+    with pytest.raises(RobotError, match="homing"):
         robot.send(np.zeros(1))
     robot.stop()
     thread.join(timeout=10)
     robot.close()
-    assert said == ["the robot was stopped on its way home"] and world.held >= 1
+    assert said == ["the robot was stopped while homing"] and world.held >= 1
 
 
 def test_a_simulator_that_fails_is_said_to_whoever_calls_next():
@@ -197,20 +197,23 @@ def test_home_is_a_motion_at_limited_speed_and_things_lie_elsewhere_after_it(arm
 
 
 def test_nothing_can_be_seeded():
-    goals = [sim.live(sim.Config(task="reach"), show_state=True).arm.goal for _ in range(2)]
+    goals = [sim.real_time_world(sim.Config(task="reach"), show_state=True).arm.goal for _ in range(2)]
     assert not np.array_equal(*goals)
 
 
 @pytest.mark.parametrize("task", sim.TASKS)
 def test_state_and_reward_are_hidden_unless_asked_for(task):
-    world = sim.live(sim.Config(task=task), show_state=False)
-    assert set(world.observation_space) == {"camera", "proprio"} and set(world.feel()) == {"proprio"}
+    world = sim.real_time_world(sim.Config(task=task), show_state=False)
+    assert set(world.observation_space) == {"camera", "proprio"} and set(world.vector_obs()) == {"proprio"}
     assert world.reward_and_success()[0] == float(world.reward_and_success()[1])
-    assert sim.live(sim.Config(task=task), show_state=True).reward_and_success()[0] not in (0.0, 1.0)
+    assert sim.real_time_world(sim.Config(task=task), show_state=True).reward_and_success()[0] not in (
+        0.0,
+        1.0,
+    )
 
 
 def test_a_held_cube_stays_held_while_nothing_comes():
-    robot = RealTimeSimulation(sim.live(sim.Config(task="lift"), show_state=True))
+    robot = RealTimeSimulation(sim.real_time_world(sim.Config(task="lift"), show_state=True))
     world = robot._world.arm
     try:
         for _ in range(40):
@@ -267,7 +270,7 @@ def test_a_robot_that_cannot_hide_its_state_is_served_only_with_it(tmp_path):
         "PendulumEnv.metadata = {**PendulumEnv.metadata, 'simulated': True}\n"
     )
     name = str(tmp_path / "walk.py")
-    with pytest.raises(UsageError, match="cannot hide its state as a real one would: add --show-state"):
+    with pytest.raises(UsageError, match="cannot hide its simulator state: add --show-state"):
         _build(ServeConfig(robot=name))
     robot = _build(ServeConfig(robot=name, show_state=True))
     assert robot.metadata["real_time"] and not robot.metadata["simulated"]
@@ -277,6 +280,6 @@ def test_a_robot_that_cannot_hide_its_state_is_served_only_with_it(tmp_path):
 
 def test_rest_moves_nothing_and_leaves_positions_where_they_were():
     space, words = Box(-1, 1, (3,), np.float32), {"command": ("displacement", "position", "velocity")}
-    np.testing.assert_array_equal(rest(words, space, np.array([0.5, 0.5, 0.5])), [0, 0.5, 0])
-    np.testing.assert_array_equal(rest(words, space, None), [0, 0, 0])
-    np.testing.assert_array_equal(rest({}, Box(1, 2, (1,), np.float32), None), [1])
+    np.testing.assert_array_equal(idle_action(words, space, np.array([0.5, 0.5, 0.5])), [0, 0.5, 0])
+    np.testing.assert_array_equal(idle_action(words, space, None), [0, 0, 0])
+    np.testing.assert_array_equal(idle_action({}, Box(1, 2, (1,), np.float32), None), [1])

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from o2o.commands.serve import orders
+from o2o.commands.serve import take_commands
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard
 from o2o.hardware.remote import protocol
@@ -32,12 +32,12 @@ def _unhurried(monkeypatch):
 
 @contextmanager
 def connected(faults=None, robot=None, **options):
-    """(client, station, robot) in one process, after a reset."""
-    with served(robot, faults, **options) as (station, robot):
-        client = remote(station.port)
+    """(client, server, robot) in one process, after a reset."""
+    with served(robot, faults, **options) as (server, robot):
+        client = remote(server.port)
         client.reset()
         try:
-            yield client, station, robot
+            yield client, server, robot
         finally:
             client.close()
 
@@ -145,12 +145,12 @@ def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
             far._seq += 1
             fields = {"seq": far._seq, "sent_s": time.monotonic() - ago_s}
             far._urgent.append(("act", protocol.encode("act", fields, {"action": np.array([ago_s, 0.1])})))
-        far._say("stop", {})
+        far._queue_message("stop", {})
         assert until(lambda: sum(seq > far._seq - 4 for seq, _ in far._done) == 4)
         assert [float(action[0]) for action in robot.sent[count:]] == [0.0]
         old = [action for seq, action in far._done if far._seq - 4 < seq < far._seq]
         assert all(action[0] == 0 for action in old)  # and it says so
-        assert caplog.text.count("late was not carried out") == 3
+        assert caplog.text.count("late was not executed") == 3
 
 
 def test_an_action_that_never_left_counts_as_nothing_moved():
@@ -176,10 +176,10 @@ def test_a_stop_arrives():
 
 def after_label(word: str):
     """(reward, terminated, truncated, success) of the step after a person's word; a reset forgets it."""
-    with connected() as (client, station, _):
+    with connected() as (client, server, _):
         client.reset()
         client.step(MOVE)
-        station.obey(f"{word}\n")
+        server.run_command(f"{word}\n")
         far = client.env.unwrapped
         assert until(lambda: far.reward_and_success({})[1] or far._flags["failure"])
         _, reward, terminated, truncated, info = client.step(MOVE)
@@ -199,11 +199,11 @@ def test_a_persons_failure_at_the_server_cuts_the_episode():
 
 
 def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
-    with connected() as (client, station, _):
-        station.press("a test")
+    with connected() as (client, server, _):
+        server.press_estop("a test")
         client.env.unwrapped._urgent.append(("clear", protocol.encode("clear", {})))
-        client.env.unwrapped._say("stop", {})
-        assert until(lambda: "'clear'" in caplog.text) and station._estop
+        client.env.unwrapped._queue_message("stop", {})
+        assert until(lambda: "'clear'" in caplog.text) and server._estop
 
 
 # ---- no way in
@@ -214,16 +214,16 @@ def test_wrong_addresses_and_tokens_are_one_line(tmp_path):
         remote_at("")
     with pytest.raises(UsageError, match="wanted HOST:PORT"):
         remote_at("localhost")
-    with served() as (station, _):
-        port = station.port
+    with served() as (server, _):
+        port = server.port
     with pytest.raises(RobotError, match=rf"no connection to 127.0.0.1:{port}: .*serve` running"):
         remote(port)
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length")
-    with served(token_file=token) as (station, _):
+    with served(token_file=token) as (server, _):
         with pytest.raises(RobotError, match=r"wrong or no token; give the server's with --robot.tok"):
-            remote(station.port)
-        remote(station.port, token_file=token).close()
+            remote(server.port)
+        remote(server.port, token_file=token).close()
 
 
 def remote_at(address: str):
@@ -259,19 +259,19 @@ OBSERVE = {"age_s": 0.0, "now_s": 0.0, "echo": [], "seq": 0, "reward": 0.0, "suc
 LIES = {
     "another version": ({"version": 2}, "speaks version 2 of the protocol, this is 1"),
     "no version": ({"version": None}, "speaks version None of the protocol"),
-    "no observations": ({"obs": {}}, "cannot be"),
-    "observations that are a number": ({"obs": 3}, "cannot be"),
-    "objects": ({"obs": {"state": {**BOX, "dtype": "object"}}}, "cannot be"),
-    "a huge picture": ({"obs": {"state": {**BOX, "shape": [2**20, 2**20]}}}, "cannot be"),
-    "a negative size": ({"obs": {"state": {**BOX, "shape": [-1]}}}, "cannot be"),
-    "bounds upside down": ({"obs": {"state": {**BOX, "low": 2}}}, "cannot be"),
-    "too many bounds": ({"obs": {"state": {**BOX, "low": [0, 0, 0]}}}, "cannot be"),
-    "integer actions": ({"action": {**BOX, "dtype": "int32"}}, "cannot be"),
-    "actions of two axes": ({"action": {**BOX, "shape": [2, 2]}}, "cannot be"),
-    "actions without bounds": ({"action": {**BOX, "high": float("inf")}}, "cannot be"),
-    "no rate": ({"metadata": {}}, "cannot be"),
-    "a rate of nothing": ({"metadata": {"control_hz": 0}}, "cannot be"),
-    "metadata that are a list": ({"metadata": [1]}, "cannot be"),
+    "no observations": ({"obs": {}}, "is invalid"),
+    "observations that are a number": ({"obs": 3}, "is invalid"),
+    "objects": ({"obs": {"state": {**BOX, "dtype": "object"}}}, "is invalid"),
+    "a huge picture": ({"obs": {"state": {**BOX, "shape": [2**20, 2**20]}}}, "is invalid"),
+    "a negative size": ({"obs": {"state": {**BOX, "shape": [-1]}}}, "is invalid"),
+    "bounds upside down": ({"obs": {"state": {**BOX, "low": 2}}}, "is invalid"),
+    "too many bounds": ({"obs": {"state": {**BOX, "low": [0, 0, 0]}}}, "is invalid"),
+    "integer actions": ({"action": {**BOX, "dtype": "int32"}}, "is invalid"),
+    "actions of two axes": ({"action": {**BOX, "shape": [2, 2]}}, "is invalid"),
+    "actions without bounds": ({"action": {**BOX, "high": float("inf")}}, "is invalid"),
+    "no rate": ({"metadata": {}}, "is invalid"),
+    "a rate of nothing": ({"metadata": {"control_hz": 0}}, "is invalid"),
+    "metadata that are a list": ({"metadata": [1]}, "is invalid"),
     "limits that are none": ({"metadata": {"control_hz": 10, "limits": {"speed": 3}}}, "limits"),
     "no limits": ({}, "states no metadata"),
 }  # fmt: skip
@@ -285,7 +285,7 @@ def test_a_spec_that_lies_is_one_line(lie):
         protocol.encode("spec", {**SPEC, **changes}), protocol.encode("observe", OBSERVE, state)
     ) as port:
         with pytest.raises(RobotError, match=said) as error:
-            remote(port, connect_s=2)
+            remote(port, connect_timeout_s=2)
         assert "\n" not in str(error.value)
 
 
@@ -294,17 +294,17 @@ def test_an_observation_that_is_not_as_promised_is_one_line(state):
     arrays = {} if state is None else {"state": state}
     with (
         liar(protocol.encode("spec", SPEC), protocol.encode("observe", OBSERVE, arrays)) as port,
-        pytest.raises(RobotError, match="not what it says: observation 'state' is"),
+        pytest.raises(RobotError, match="does not match its spec: observation 'state' is"),
     ):
-        remote(port, connect_s=2)
+        remote(port, connect_timeout_s=2)
 
 
 def test_a_server_of_something_else_is_one_line():
     for answer in (b"\x80\x04.", protocol.encode("report", {"text": "no"})):
-        with liar(answer) as port, pytest.raises(RobotError, match="is no robot server of o2o"):
-            remote(port, connect_s=2)
-    with liar() as port, pytest.raises(RobotError, match="does not say what it is"):
-        remote(port, connect_s=0.3)
+        with liar(answer) as port, pytest.raises(RobotError, match="is not a robot server of o2o"):
+            remote(port, connect_timeout_s=2)
+    with liar() as port, pytest.raises(RobotError, match="it sent no spec"):
+        remote(port, connect_timeout_s=0.3)
 
 
 # ---- faults
@@ -315,7 +315,7 @@ def test_faults_repeat_with_their_seed_and_do_not_shift_each_other():
         faults = FaultInjector(
             FaultConfig(seed=3, drop=0.3, duplicate=0.3, jitter_ms=10, **changes), now_s=0.0
         )
-        return [faults.delays("observe") for _ in range(200)]
+        return [faults.message_delays("observe") for _ in range(200)]
 
     plain, noisy, late = draws(), draws(noise=1.0, disconnect_s=1.0), draws(latency_ms=50)
     assert plain == noisy != draws(latency_ms=1)
@@ -327,14 +327,14 @@ def test_faults_are_as_frequent_as_they_say():
     faults = FaultInjector(
         FaultConfig(latency_ms=20, jitter_ms=10, drop=0.2, duplicate=0.1, e_stop_s=5, noise=0.5)
     )
-    ways = [faults.delays("act") for _ in range(4000)]
+    ways = [faults.message_delays("act") for _ in range(4000)]
     assert sum(not way for way in ways) / 4000 == pytest.approx(0.2, abs=0.03)
     assert sum(len(way) == 2 for way in ways) / 3200 == pytest.approx(0.1, abs=0.03)
     assert np.mean([way[0] for way in ways if way]) == pytest.approx(0.030, abs=0.002)
     assert min(way[0] for way in ways if way) >= 0.020
     seconds = np.arange(time.monotonic(), time.monotonic() + 5000, 0.1)
-    assert sum(faults.happens("e-stop", now) for now in seconds) == pytest.approx(1000, abs=120)
-    seen, _ = faults.observe({"x": np.zeros(4000, np.float32), "n": np.zeros(2, np.int64)}, 0.0, 0.0)
+    assert sum(faults.is_due("e-stop", now) for now in seconds) == pytest.approx(1000, abs=120)
+    seen, _ = faults.degrade_obs({"x": np.zeros(4000, np.float32), "n": np.zeros(2, np.int64)}, 0.0, 0.0)
     assert seen["x"].std() == pytest.approx(0.5, abs=0.03) and seen["x"].dtype == np.float32
     assert not seen["n"].any()
 
@@ -344,12 +344,12 @@ def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
         faults = FaultInjector(FaultConfig(**changes), now_s=0.0)
         for now in times:
             picture = np.full((2, 2, 3), round(now * 10), np.uint8)
-            seen, measured = faults.observe({"camera": picture, "x": np.ones(1) * now}, now, now)
+            seen, measured = faults.degrade_obs({"camera": picture, "x": np.ones(1) * now}, now, now)
             yield int(seen["camera"][0, 0, 0]), seen["x"][0], measured
 
     times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert list(films(times)) == [(round(t * 10), t, t) for t in times]
-    slow = [(shown, round(measured, 6)) for shown, _, measured in films(times, camera_ms=201)]
+    slow = [(shown, round(measured, 6)) for shown, _, measured in films(times, camera_delay_ms=201)]
     assert slow == [(0, 0.0), (0, 0.0), (0, 0.0), (0, 0.0), (1, 0.1), (2, 0.2)]
     assert [shown for shown, *_ in films(times, camera_freeze_s=0.25)] == [0, 1, 2, 2, 2, 2]
 
@@ -357,9 +357,9 @@ def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
 def test_a_lane_delivers_in_the_order_of_time():
     lane, got = DelayedSender("test"), []
     for delay in (0.06, 0.02, 0.04):
-        lane.put(delay, lambda delay=delay: got.append(delay))
+        lane.send_after(delay, lambda delay=delay: got.append(delay))
     assert until(lambda: len(got) == 3) and got == [0.02, 0.04, 0.06]
-    lane.put(60, lambda: got.append("late"))
+    lane.send_after(60, lambda: got.append("late"))
     lane.close()
     assert got[-1] == 0.06
 
@@ -458,10 +458,10 @@ def test_a_frozen_camera_grows_old_until_the_guard_holds():
 
 
 def test_a_lost_connection_ages_then_comes_back_and_the_robot_is_stopped_meanwhile():
-    with connected() as (client, station, robot):
+    with connected() as (client, server, robot):
         client.step(MOVE)
         before, sent = robot.stops, len(robot.sent)
-        station.cut(0.6)
+        server.disconnect(0.6)
         aged, held = [], []
         for _ in range(8):
             *_, info = client.step(np.array([0.01, 0.25]))
@@ -477,27 +477,27 @@ def test_a_lost_connection_ages_then_comes_back_and_the_robot_is_stopped_meanwhi
 
 
 def test_disconnects_by_themselves_are_survived():
-    with connected(FaultConfig(disconnect_s=0.4, gone_s=0.05)) as (client, station, robot):
+    with connected(FaultConfig(disconnect_s=0.4, outage_s=0.05)) as (client, server, robot):
         end = time.monotonic() + 3
         while time.monotonic() < end:
-            station.tick()
+            server.poll_faults()
             client.step(MOVE)
         assert client.env.unwrapped.num_lost >= 2 and len(robot.sent) > 10
 
 
 def test_another_robot_at_the_same_address_is_refused():
-    with connected() as (client, station, robot):
+    with connected() as (client, server, robot):
         robot.metadata = {**robot.metadata, "control_hz": 25}
-        station.cut(0.0)
+        server.disconnect(0.0)
         with pytest.raises(RobotError, match="another robot answers"):
             for _ in range(100):
                 client.step(MOVE)
 
 
 def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
-    with connected() as (client, station, robot):
+    with connected() as (client, server, robot):
         client.step(MOVE)
-        station.press("a test")
+        server.press_estop("a test")
         count = len(robot.sent)
         assert until(lambda: client.env.unwrapped._flags["estop"])
         patiently(client)
@@ -505,8 +505,8 @@ def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
         assert truncated and info["estop"] and len(robot.sent) == count
         np.testing.assert_allclose(info["executed_action"], [0, 0.5], atol=1e-6)
         homes = robot.homes
-        threading.Timer(0.2, station.obey, ["clear\n"]).start()
-        threading.Timer(0.5, station.obey, ["go\n"]).start()
+        threading.Timer(0.2, server.run_command, ["clear\n"]).start()
+        threading.Timer(0.5, server.run_command, ["go\n"]).start()
         begin = time.monotonic()
         client.reset()  # waits for the person
         assert time.monotonic() - begin > 0.3 and robot.homes == homes + 1
@@ -516,20 +516,20 @@ def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
 
 
 def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
-    with served() as (station, _):
-        client = remote(station.port, home_s=1.5)
-        station.press("a test")
+    with served() as (server, _):
+        client = remote(server.port, home_timeout_s=1.5)
+        server.press_estop("a test")
         with pytest.raises(RobotError, match=r"not home after 1\.5 s: the e-stop is pressed"):
             client.reset()
-        station.obey("go")  # not while it is pressed
-        assert station._estop
-        station.obey("clear")
+        server.run_command("go")  # not while it is pressed
+        assert server._estop
+        server.run_command("clear")
         with pytest.raises(RobotError, match="the e-stop waits for `go`"):
             client.reset()
-        station.obey("go")
-        assert until(lambda: not station._estop)
+        server.run_command("go")
+        assert until(lambda: not server._estop)
         far = client.env.unwrapped
-        far._config = replace(far._config, home_s=30.0)  # nothing hinders it now but other work
+        far._config = replace(far._config, home_timeout_s=30.0)  # nothing hinders it now but other work
         client.reset()
         client.close()
 
@@ -537,13 +537,13 @@ def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
 def test_a_client_that_leaves_on_the_way_home_stops_the_robot():
     robot = Slider()
     robot.home_takes_s = 0.5
-    with served(robot) as (station, _):
-        client = remote(station.port)
-        client.env.unwrapped._say("home", {"request": 1})
-        assert until(lambda: station._homing)
+    with served(robot) as (server, _):
+        client = remote(server.port)
+        client.env.unwrapped._queue_message("home", {"request": 1})
+        assert until(lambda: server._homing)
         before = robot.stops
         client.close()
-        assert until(lambda: robot.stops > before) and until(lambda: not station._homing)
+        assert until(lambda: robot.stops > before) and until(lambda: not server._homing)
 
 
 def test_a_robot_that_fails_at_home_is_said_in_one_line():
@@ -552,10 +552,10 @@ def test_a_robot_that_fails_at_home_is_said_in_one_line():
             raise OSError("joint 3 is\ntoo hot")
 
     with (
-        served(Broken()) as (station, _),
-        pytest.raises(RobotError, match=r"does not get home: joint 3 is.too hot"),
+        served(Broken()) as (server, _),
+        pytest.raises(RobotError, match=r"failed to home: joint 3 is.too hot"),
     ):
-        client = remote(station.port)
+        client = remote(server.port)
         try:
             client.reset()
         finally:
@@ -575,8 +575,8 @@ def test_the_watchdog_stops_the_robot_when_actions_stop_coming():
 
 def test_a_server_shutting_down_stops_the_robot():
     robot = Slider()
-    with served(robot) as (station, _):
-        client = remote(station.port)
+    with served(robot) as (server, _):
+        client = remote(server.port)
         client.reset()
         before = robot.stops
     assert robot.stops > before
@@ -585,15 +585,15 @@ def test_a_server_shutting_down_stops_the_robot():
 
 def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path):
     path = tmp_path / "control"
-    with served() as (station, _):
+    with served() as (server, _):
         path.write_text("estop\n")
-        for line in orders(path):
-            station.obey(line)
-        assert station._estop and not path.exists() and orders(path) == []
-        station.obey("clear\n")
-        station.obey("go\n")
-        station.obey("claer\n")
-        assert not station._estop and "did you mean 'clear'" in caplog.text
+        for line in take_commands(path):
+            server.run_command(line)
+        assert server._estop and not path.exists() and take_commands(path) == []
+        server.run_command("clear\n")
+        server.run_command("go\n")
+        server.run_command("claer\n")
+        assert not server._estop and "did you mean 'clear'" in caplog.text
 
 
 def test_a_robot_that_fails_ends_the_server_and_the_client_hears_why(caplog):
@@ -603,14 +603,14 @@ def test_a_robot_that_fails_ends_the_server_and_the_client_hears_why(caplog):
                 raise OSError("joint 3 is gone")
             return super().observe()
 
-    with served(Dies()) as (station, robot):
-        client = remote(station.port, home_s=0.5)
+    with served(Dies()) as (server, robot):
+        client = remote(server.port, home_timeout_s=0.5)
         client.reset()
-        station.tick()
+        server.poll_faults()
         client.step(MOVE)
-        assert until(lambda: station._failed) and until(lambda: "127.0.0.1" in caplog.text)
+        assert until(lambda: server._failed) and until(lambda: "127.0.0.1" in caplog.text)
         with pytest.raises(RobotError, match="the robot failed: joint 3 is gone"):
-            station.tick()
+            server.poll_faults()
         client.close()
         stops = robot.stops
     assert robot.stops > stops

@@ -62,8 +62,8 @@ def virtual(monkeypatch):
     """A virtual gamepad that is not attached yet; SDL is started before and ended after."""
     pytest.importorskip("pygame", reason="needs pygame: the extra [gamepad]")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    monkeypatch.setattr(gamepad, "PATIENCE_S", 0.1)
-    pygame, controllers = gamepad._sdl()
+    monkeypatch.setattr(gamepad, "CONNECT_TIMEOUT_S", 0.1)
+    pygame, controllers = gamepad._start_sdl()
     maps = Path("/proc/self/maps")
     mapped = [line.split()[-1] for line in maps.read_text().splitlines()] if maps.exists() else []
     library = next((path for path in mapped if "libSDL2-2" in path), None)
@@ -91,20 +91,20 @@ def test_who_holds_the_shoulder_has_the_robot_and_the_sticks_move_it(pad):
     virtual.axis(gamepad.AXES[0], -PUSHED)  # the left stick up
     assert reader.read() == []  # nobody has the robot
     virtual.button(gamepad.LEFT_SHOULDER)
-    assert reader.read() == ["take on", "move 0.04 - - -"]
-    assert reader.read() == ["take on", "move 0.04 - - -"]  # as long as it is pushed
+    assert reader.read() == ["takeover on", "move 0.04 - - -"]
+    assert reader.read() == ["takeover on", "move 0.04 - - -"]  # as long as it is pushed
     virtual.axis(gamepad.AXES[0], 0)
     virtual.axis(gamepad.AXES[1], PUSHED)  # the left stick to the right, as key l
     virtual.axis(gamepad.AXES[2], -PUSHED)  # the right stick up, as key o
-    assert reader.read() == ["take on", "move - -0.04 0.02 -"]
+    assert reader.read() == ["takeover on", "move - -0.04 0.02 -"]
     virtual.button(gamepad.LEFT_SHOULDER, False)
-    assert reader.read() == ["take off"] and reader.read() == []
+    assert reader.read() == ["takeover off"] and reader.read() == []
 
 
 def test_sticks_that_rest_say_so_once(pad):
     virtual, reader = pad
     virtual.button(gamepad.LEFT_SHOULDER)
-    assert reader.read() == ["take on"]
+    assert reader.read() == ["takeover on"]
     virtual.axis(gamepad.AXES[1], PUSHED)
     assert reader.read()[1:] == ["move - -0.04 - -"]
     virtual.axis(gamepad.AXES[1], 0)
@@ -127,7 +127,7 @@ def test_a_stick_moves_by_how_far_it_is_pushed_beyond_its_dead_zone(pad, value, 
 @pytest.mark.parametrize(
     ("button", "word"),
     [
-        ("A", "pause"), ("B", "failure"), ("X", "undo"), ("Y", "success"), ("RIGHTSHOULDER", "turn"),
+        ("A", "pause"), ("B", "failure"), ("X", "undo"), ("Y", "success"), ("RIGHTSHOULDER", "gripper"),
         ("DPAD_UP", "continue"), ("DPAD_LEFT", "slow"), ("DPAD_DOWN", "hold"),
     ],
 )  # fmt: skip
@@ -143,13 +143,13 @@ def test_a_button_says_its_word_once_for_each_time_it_is_pressed(pad, button, wo
         assert reader.read() == []
 
 
-@pytest.mark.parametrize(("button", "word"), [("BACK", "again"), ("START", "stop")])
+@pytest.mark.parametrize(("button", "word"), [("BACK", "rerecord"), ("START", "stop")])
 def test_what_cannot_be_taken_back_has_to_be_held(pad, monkeypatch, button, word):
     import pygame
 
     now_s = [100.0]
     monkeypatch.setattr(gamepad, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
-    monkeypatch.setattr(gamepad, "LONG_S", 0.2)
+    monkeypatch.setattr(gamepad, "LONG_PRESS_S", 0.2)
     virtual, reader = pad
     number = getattr(pygame, f"CONTROLLER_BUTTON_{button}")
     for held_s, said in ((0.05, []), (0.25, [word])):
@@ -176,14 +176,14 @@ def test_a_gamepad_that_goes_away_gives_the_robot_back_and_pauses_it(pad, caplog
     virtual.axis(gamepad.AXES[0], -PUSHED)
     assert len(reader.read()) == 2
     virtual.detach()
-    assert [reader.read() for _ in range(3)] == [["take off", "pause on"], [], []]
+    assert [reader.read() for _ in range(3)] == [["takeover off", "pause on"], [], []]
     virtual.attach()
     assert [reader.read() for _ in range(2)] == [[], []]  # it is found, and at rest
     virtual.button(gamepad.LEFT_SHOULDER)
     virtual.button(gamepad.A)
-    assert reader.read() == ["take on", "pause"]
+    assert reader.read() == ["takeover on", "pause"]
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2 and "the gamepad is gone: the robot is paused" in told[0] and "has the" in told[1]
+    assert len(told) == 2 and "the gamepad is gone: the robot is paused" in told[0] and "uses the" in told[1]
 
 
 def test_an_episode_with_a_gamepad_that_is_pulled_out_and_put_back(virtual):
@@ -234,7 +234,7 @@ def test_without_a_gamepad_one_line_says_so(virtual):
     with pytest.raises(UsageError, match="no gamepad is attached, or it is switched off"):
         GamepadInput(REACH)
     virtual.attach(WHEEL)
-    with pytest.raises(UsageError, match="a joystick is attached, but SDL does not know"):
+    with pytest.raises(UsageError, match="a joystick is attached, but SDL has no mapping"):
         GamepadInput(REACH)
 
 
@@ -261,7 +261,7 @@ def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
 
 def test_sdl_leaves_standard_output_and_signals_to_the_run(virtual):
     code = "import signal; from o2o.hardware.teleop import gamepad; "
-    code += "gamepad._sdl(); signal.raise_signal(signal.SIGTERM)"
+    code += "gamepad._start_sdl(); signal.raise_signal(signal.SIGTERM)"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("SDL_", "PYGAME_"))}
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")

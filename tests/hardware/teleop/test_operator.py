@@ -95,15 +95,15 @@ def test_success_ends_the_episode_with_its_reward_and_terminates(tmp_path):
     assert done.terminated and not done.truncated
 
 
-@pytest.mark.parametrize("line", ["failure", "stop", "again"])
+@pytest.mark.parametrize("line", ["failure", "stop", "rerecord"])
 def test_other_ends_are_truncations(tmp_path, line):
     _, operator, done = episode(tmp_path, s2=line)
     assert len(done) == 2 and not done.success and done.truncated and not done.terminated
-    assert (operator.stop_requested, operator.rerecord) == (line == "stop", line == "again")
+    assert (operator.stop_requested, operator.rerecord) == (line == "stop", line == "rerecord")
 
 
 def test_a_takeover_is_what_was_done_and_is_marked(tmp_path):
-    sled, _, done = episode(tmp_path, s1="take", s2="move -0.5", s4="take")
+    sled, _, done = episode(tmp_path, s1="takeover", s2="move -0.5", s4="takeover")
     assert sled.sent == [2.0, 0.0, -0.5, 0.0, 2.0, 2.0]  # without a move the robot holds
     assert done.action[:, 0].tolist() == sled.sent
     assert done.infos["takeover"][1:].tolist() == [False, True, True, True, False, False]
@@ -157,14 +157,14 @@ def test_a_person_may_take_over_before_the_first_action(tmp_path):
     """Nobody has measured where the gripper is: it stays where the plan wanted it."""
     sled = Sled(path=tmp_path / "operator")
     sled.metadata = {"command": "position", "simulated": True}
-    operator = Operator(Says("take"), LOW, HIGH)
+    operator = Operator(Says("takeover"), LOW, HIGH)
     play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
     assert sled.sent == [2.0] * 6
 
 
 def taken(low, high, *lines):
     """An operator that has the robot, and has said so much more."""
-    operator = Operator(Says("take", *lines), np.array(low), np.array(high))
+    operator = Operator(Says("takeover", *lines), np.array(low), np.array(high))
     for _ in range(len(lines) + 1):
         operator.read_commands()
     return operator
@@ -185,22 +185,22 @@ def test_what_nobody_moves_stays_as_it_is():
 
 
 def test_a_gripper_turns_to_its_other_end_and_stays_there():
-    operator = taken(*FOUR, "turn")  # 2 of 8 cm: nearly closed, so it opens
+    operator = taken(*FOUR, "gripper")  # 2 of 8 cm: nearly closed, so it opens
     assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 8]
-    operator.source.words = ["move 0.5 - - -", "turn"]
+    operator.source.words = ["move 0.5 - - -", "gripper"]
     operator.read_commands()
     assert operator.next_action(AS_IT_IS).tolist() == [0.5, 0, 0, 8]
     operator.read_commands()
     assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 0]
     assert (
-        taken([-1.0] * 3, [1.0] * 3, "turn").next_action(np.zeros(3)) is None
+        taken([-1.0] * 3, [1.0] * 3, "gripper").next_action(np.zeros(3)) is None
     )  # three entries: all are moved
 
 
 def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
     caplog.set_level("INFO", "o2o")
     operator = Operator(
-        Says("take on", "take on", "pause on", "pause on", "take off", "pause off"), LOW, HIGH
+        Says("takeover on", "takeover on", "pause on", "pause on", "takeover off", "pause off"), LOW, HIGH
     )
     states = []
     for _ in range(6):
@@ -208,12 +208,12 @@ def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
         states.append((operator.takeover, operator.paused))
     assert states == [(1, 0), (1, 0), (1, 1), (1, 1), (0, 1), (0, 0)]
     told = [record.getMessage() for record in caplog.records]
-    assert told == ["the operator has the robot", "the operator gives back the robot"]
+    assert told == ["the operator takes the robot over", "the operator gives the robot back"]
 
 
 def test_what_was_said_before_a_takeover_does_not_move_the_robot_in_it():
-    for before in (["move 1"], ["take", "move 1", "take off"]):
-        operator = Operator(Says(*before, "take on"), LOW, HIGH)
+    for before in (["move 1"], ["takeover", "move 1", "takeover off"]):
+        operator = Operator(Says(*before, "takeover on"), LOW, HIGH)
         for _ in range(len(before) + 1):
             operator.read_commands()
         assert operator.takeover and operator.next_action(np.zeros(1)) is None
@@ -239,12 +239,12 @@ def test_ctrl_c_in_a_pause_ends_the_episode():
 
 
 def test_words_that_mean_nothing_are_told_and_harmless(tmp_path, caplog):
-    _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="take maybe")
+    _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="takeover maybe")
     assert len(done) == 6
     said = [record.getMessage() for record in caplog.records]
-    commands = "again, continue, failure, hold, pause, slow, stop, success, take, turn, undo"
-    assert f"said 'sucess'; have {commands}, move" in said[0]
-    assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2] and "'take maybe'" in said[3]
+    commands = "continue, failure, gripper, hold, pause, rerecord, slow, stop, success, takeover, undo"
+    assert f"unknown operator command 'sucess'; have {commands}, move" in said[0]
+    assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2] and "'takeover maybe'" in said[3]
 
 
 class Says:
@@ -268,8 +268,8 @@ def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
         kept = review_episode(operator, done, True, told.append)
         assert kept is not None and kept.success is success and kept.reward.tolist() == rewards
         assert kept.terminated is success and kept.truncated is not success
-        assert told[0].startswith("2 steps, return 1, success. Put things back")
-    operator = Operator(Says("again"), LOW, HIGH)
+        assert told[0].startswith("2 steps, return 1, success. Reset the scene")
+    operator = Operator(Says("rerecord"), LOW, HIGH)
     assert review_episode(operator, done, True, lambda text: None) is None
 
 
@@ -308,7 +308,7 @@ def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
         until(lambda: lines.extend(keys.read()) or len(lines) >= 5)
         keys.close()
     os.close(ours)
-    assert lines == ["pause", "success", "take", "move -0.02 - - -", "turn"]
+    assert lines == ["pause", "success", "takeover", "move -0.02 - - -", "gripper"]
 
 
 def test_the_table_of_keys_is_true():
@@ -324,9 +324,9 @@ def test_two_sources_are_heard_as_one():
         def close(self):
             self.closed = True
 
-    one, other = Box("take on"), Box("success")
+    one, other = Box("takeover on"), Box("success")
     both = CombinedInput(one, other)
-    assert both.read() == ["take on", "success"] and both.read() == []
+    assert both.read() == ["takeover on", "success"] and both.read() == []
     both.close()
     assert one.closed and other.closed
 
@@ -335,7 +335,7 @@ def test_who_is_there_follows_the_flag_and_the_terminal(tmp_path):
     assert open_teleop("none", LOW, HIGH, 1.0, real=True) is None
     assert open_teleop("auto", LOW, HIGH, 1.0, real=True) is None  # tests have no terminal
     with pytest.raises(UsageError, match="needs a terminal"):
-        open_teleop("keys", LOW, HIGH, 1.0, real=True)
+        open_teleop("keyboard", LOW, HIGH, 1.0, real=True)
     operator = open_teleop(str(tmp_path / "box"), LOW, HIGH, 0.5, real=False)
     assert operator is not None and operator.reward == 0.5
     operator.close()
@@ -436,14 +436,14 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         terminal.until(lambda: terminal.said.count(words) == count, repr(words))
 
     flags = {
-        "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "teleop": "keys",
+        "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "teleop": "keyboard",
         "episodes": 5, "max-steps": 1000, "updates-per-step": 0, "device": "cpu", "threads": 1,
     }  # fmt: skip
     argv = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
     with closing(Terminal("finetune", *argv)) as terminal:
         terminal.until(lambda: len(sent()) >= 3, "actions")
         terminal.press("t")
-        says("the operator has the robot")
+        says("the operator takes the robot over")
         more(2)
         moves("i", 0, 0.02)
         moves("l", 1, -0.02)
@@ -451,18 +451,18 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         moves("c", 3, -1 if gripper > 0 else 1)
         more(1)
         terminal.press("t")
-        says("the operator gives back the robot")
+        says("the operator gives the robot back")
         more(3)
         terminal.press("t")
-        says("the operator has the robot", 2)
+        says("the operator takes the robot over", 2)
         more(2)
         terminal.press("s")
-        says("success. Put things back")
+        says("success. Reset the scene")
         terminal.press("u ")  # no success after all; and on
         terminal.until(lambda: len(sent()) < 3, "second episode")
         more(2)
         terminal.press("f")
-        says("failure. Put things back")
+        says("failure. Reset the scene")
         assert termios.tcgetattr(terminal.theirs) != terminal.before
         terminal.press("\x03")  # Ctrl-C, once
         assert terminal.ended() == 130, terminal.said

@@ -33,12 +33,12 @@ class Config(sim.Config):
     decisions: int = 25
 
 
-def live(config: Config, show_state: bool) -> "Watched":
-    return Watched(sim.live(config, show_state), config)
+def real_time_world(config: Config, show_state: bool) -> "Watched":
+    return Watched(sim.real_time_world(config, show_state), config)
 
 
 class Watched:
-    """An `o2o.hardware.remote.realtime_sim.World` whose deeds are written down."""
+    """An `o2o.hardware.remote.realtime_sim.SimulatedWorld` whose deeds are written down."""
 
     def __init__(self, world, config: Config):
         self._world, self._rng = world, np.random.default_rng()
@@ -48,8 +48,8 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self._world, name)
 
-    def begin(self, action):
-        did = self._world.begin(action)
+    def begin_action(self, action):
+        did = self._world.begin_action(action)
         self._write(ACTION, did)
         return did
 
@@ -62,14 +62,14 @@ class Watched:
         self._write(TICK)
         arm = self._world.arm
         if np.linalg.norm(arm.goal - arm.grip) < REACHED:
-            low, high = sim.GOALS["reach"]
+            low, high = sim.GOAL_BOXES["reach"]
             goal = arm.grip
             while np.linalg.norm(goal - arm.grip) < AWAY:
                 goal = self._rng.uniform(low, high)
-            arm.lay(None, 0.0, goal)
+            arm.place_objects(None, 0.0, goal)
 
-    def homing(self, tick):
-        there = self._world.homing(tick)
+    def advance_homing(self, tick):
+        there = self._world.advance_homing(tick)
         self._write(HOMING)
         return there
 
