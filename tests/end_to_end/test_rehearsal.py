@@ -26,13 +26,13 @@ replay = plugins.load("robots", "replay")
 def _patient(monkeypatch):
     """Robots hold for as long as it takes: other work may keep a planner from its period again and again."""
     module = sys.modules[Guard.__module__]
-    read = module.read
+    read = module.read_limits
 
     def patient(*args):
         found = read(*args)
         return found and replace(found, patience=10**6)
 
-    monkeypatch.setattr(module, "read", patient)
+    monkeypatch.setattr(module, "read_limits", patient)
 
 
 def rehearse(dataset, pretrained, **flags):
