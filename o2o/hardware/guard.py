@@ -35,8 +35,8 @@ class RobotConfig:
 class Guard(gymnasium.Wrapper):
     """Keeps a robot inside its limits and stops it on any error.
 
-    Observations become flat dicts (`spec.flatten_obs`). Actions are in physical units. An action is repeated for
-    `action_repeat` ticks of the robot, and the rewards are summed; `info["success"]` and the executed action
+    Observations become flat dicts (`spec.flatten_obs`). Actions are in physical units. An action is repeated
+    for `action_repeat` ticks, and the rewards are summed; `info["success"]` and the executed action
     are those of the whole decision.
 
     The limits that the robot's file states in `metadata` (see `o2o.hardware.limits`) are enforced: the action
