@@ -60,7 +60,7 @@ def test_every_figure_is_followed_by_what_to_see_in_it(path):
     drew = False
     for cell in nbformat.read(path, as_version=4).cells:
         draws = cell.cell_type == "code" and re.search(
-            r"^(Chart\(|to_matplotlib\(|strips\(|Image\(|\w+\.plot\(\)|figure)", cell.source, re.M
+            r"^(Chart\(|to_matplotlib\(|show_frames\(|Image\(|\w+\.plot\(\)|figure)", cell.source, re.M
         )
         assert not (draws and drew), cell.source
         drew = bool(draws) or (drew and cell.cell_type == "code")
