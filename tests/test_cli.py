@@ -613,7 +613,7 @@ def test_a_users_robot_and_model_files_work_in_every_command(o2o, dataset, tmp_p
     assert code == 0 and "/4 = " in out and "95 % intervals" in out and result.is_file()
     assert "policy on" in o2o("evaluate", "--checkpoint", second, "--episodes", 2, "--no-plan")[1]
     meta = checkpoint.load(second / "checkpoint")[1]
-    assert meta["num_updates"] == 6 + 2 * 36 and meta["config"]["world"] == {"hidden_dim": 12}
+    assert meta["num_updates"] == 6 + 2 * 36 and meta["config"]["model_options"] == {"hidden_dim": 12}
     assert meta["robot"]["robot"] == ROBOT
 
 

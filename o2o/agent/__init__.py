@@ -1,1 +1,1 @@
-"""The agent: one world model, critic, policy, planner and loss balance that learn and act together."""
+"""Holds the agent: a world model, critic, policy, planner and loss weights that learn and act together."""

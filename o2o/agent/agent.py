@@ -1,4 +1,4 @@
-"""The hub: one world model, critic, behaviour, planner and balancer, learning and acting together."""
+"""Combines a world model, critic, policy, planner and loss weights into an agent that learns and acts."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,9 @@ import tyro
 from torch import Tensor, nn
 
 from o2o.agent.critic import Critic, CriticConfig
-from o2o.agent.cuda_graph import Captured
+from o2o.agent.cuda_graph import CapturedFunction
 from o2o.agent.imagination import Imagination, ImaginationConfig
-from o2o.agent.loss_balance import BALANCERS, PLAIN, SIGMA_RATE, BalanceConfig
+from o2o.agent.loss_balance import BALANCERS, SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER, BalanceConfig
 from o2o.agent.optimizer import Optimizer, OptimizerConfig
 from o2o.agent.planner.mppi import MPPI, Plan, PlannerConfig, limit_policy_deviation
 from o2o.agent.policy import AWRPolicy, PolicyConfig
@@ -33,35 +33,37 @@ from o2o.nn.world_model import ModelConfig, State, build_model, check_contract
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """One system. Defaults are FOWM's for the xArm tasks.
+    """Options of an agent. Defaults are FOWM's for the xArm tasks.
 
     Attributes:
-        model: world model, a name from `o2o list` or a path ending in .py.
-        world: options of that model.
+        model: World model: a name from `o2o list`, or a path ending in .py.
+        model_options: options of the world model.
         critic: options of the critic.
         policy: options of the policy.
-        imagination: whether the policy also learns inside the model, and how.
+        imagination: options of training the policy on imagined futures.
         planner: options of the planner.
-        balance: loss weights: given, or learned.
-        weights: of the losses; `harmony` learns those of obs, reward and dynamics.
-        replay: how transitions are drawn.
-        window: steps in a training window, if episodes are so long; FOWM 5.
-        batch_size: windows in an update; FOWM 256.
-        discount: of one decision; FOWM 0.9, 0.99 (D4RL); 0: by length.
-        rho: step t weighs rho^t; TD-MPC 0.5.
-        learning_rate: of all that learns; TD-MPC 3e-4.
-        optimizer: how gradients become steps; model with critic, policy, and its value apart.
-        precision: of products; sums are float32.
+        balance: Loss weights: `fixed`, or learned (`harmony`).
+        balance_options: weights of the losses; `harmony` learns those of obs, reward and dynamics.
+        replay: options of the replay buffer.
+        window: Steps of a training window, at most those of the longest episode; FOWM uses 5.
+        batch_size: Windows in a batch; FOWM uses 256.
+        discount: Discount factor per decision; FOWM uses 0.9, 0.99 (D4RL). 0: derived from the length of the
+            longest episode.
+        rho: Decay of the loss weights along a window: step t weighs rho^t; TD-MPC uses 0.5.
+        learning_rate: Learning rate of all parameters; TD-MPC uses 3e-4.
+        optimizer: options of the optimizers: one for model and critic, one for the policy, one for the
+            imagined value.
+        precision: Precision of matrix products and convolutions; sums are float32.
     """
 
     model: str = "tdmpc"
-    world: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
+    model_options: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
     critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
     imagination: ImaginationConfig = ImaginationConfig()
     planner: PlannerConfig = PlannerConfig()
     balance: Literal["fixed", "harmony"] = "fixed"
-    weights: Annotated[BalanceConfig, tyro.conf.arg(name="balance")] = BalanceConfig()
+    balance_options: Annotated[BalanceConfig, tyro.conf.arg(name="balance")] = BalanceConfig()
     replay: ReplayConfig = ReplayConfig()
     window: int = 5
     batch_size: int = 256
@@ -76,28 +78,32 @@ class AgentConfig:
         at_most(self, discount=1, rho=1)
 
 
-Flat = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags carry no prefix
-FROM_CHECKPOINT = AgentConfig(model="")  # stands for the config of the checkpoint, unchanged
+UnprefixedAgentConfig = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags have no prefix
+FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of the checkpoint
 
 
-def fitted(config: AgentConfig, longest: int) -> AgentConfig:
-    """The config for data whose longest episode has so many steps: no wider window, and a discount.
+def fit_config(config: AgentConfig, max_length: int) -> AgentConfig:
+    """Returns the config with the window and the discount fitted to data.
+
+    Args:
+        config: the config; its discount is derived if it is 0.
+        max_length: steps of the longest episode, which bound the window.
 
     Source of the discount: Hansen et al. 2024 (TD-MPC2), (L/5 - 1) / (L/5), within 0.95 and 0.995.
     """
-    discount = config.discount or min(max(1 - 5 / longest, 0.95), 0.995)
-    return replace(config, window=min(config.window, longest), discount=discount)
+    discount = config.discount or min(max(1 - 5 / max_length, 0.95), 0.995)
+    return replace(config, window=min(config.window, max_length), discount=discount)
 
 
 class Agent:
-    """Learns from batches, acts on observations, and can be saved to the last bit.
+    """Agent that learns from batches, acts on observations, and can be saved bit-exactly.
 
     Attributes:
-        transform: the border to the robot's world that this agent was trained behind.
-        num_updates: optimiser steps so far.
-        priced: whether lambda is known: given, or measured on recordings.
-        last_plan: what the planner last thought; None when the policy acted.
-        stages: how long seeing (`encode`) and deciding (`plan`) took since `start`.
+        transform: transform between the robot's units and the model's that this agent was trained with.
+        num_updates: gradient steps so far.
+        penalty_weight_known: whether the penalty weight is given or already measured on recordings.
+        last_plan: the latest plan; None if the policy acted.
+        stages: durations of encoding (`encode`) and planning (`plan`) since `start`.
     """
 
     def __init__(
@@ -110,31 +116,31 @@ class Agent:
     ):
         """
         Args:
-            compile: let torch's compiler make `update` and `act` faster; costs a minute once.
+            compile: make `update` and `act` faster with torch's compiler; costs a minute once.
         """
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, plugins.load("models", config.model)
-        self.learning = RandomStream(derive(seed, "update"), self.device)
-        self.acting = RandomStream(derive(seed, "act"), self.device)
+        self.learning_stream = RandomStream(derive(seed, "update"), self.device)
+        self.acting_stream = RandomStream(derive(seed, "act"), self.device)
         with RandomStream(derive(seed, "init"), torch.device("cpu")).use():
-            model = build_model(module, spec, config.discount, config.world)
+            model = build_model(module, spec, config.discount, config.model_options)
             critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
             policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
             imagination = None
             if config.imagination.steps:
-                price, sizes = config.planner.price, (model.feature_dim, config.discount)
-                imagination = Imagination(*sizes, price, config.imagination).to(self.device)
+                sizes, penalty_weight = (model.feature_dim, config.discount), config.planner.penalty_weight
+                imagination = Imagination(*sizes, penalty_weight, config.imagination).to(self.device)
         self.model, self.critic = model.to(self.device), critic.to(self.device)
         self._model_path, self._contract_checked = str(module.__file__), False
         self.policy, self.imagination = policy.to(self.device), imagination
-        self.balance = BALANCERS[config.balance](config.weights).to(self.device)
+        self.balance = BALANCERS[config.balance](config.balance_options).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
         self.parts = {
             "model": self.model, "critic": self.critic,
             "policy": self.policy, "balance": self.balance,
         }  # fmt: skip
-        groups = {"world": [self.model, self.critic], "policy": [self.policy]}
+        groups = {"model": [self.model, self.critic], "policy": [self.policy]}
         if self.imagination:
             self.parts["imagination"] = self.imagination
             groups["value"] = [self.imagination]
@@ -143,16 +149,17 @@ class Agent:
             for name, parts in groups.items()
         }
         if config.balance == "harmony":
-            self.optimizers["balance"] = Optimizer(self.balance.parameters(), SIGMA_RATE, PLAIN)
+            sigmas = self.balance.parameters()
+            self.optimizers["balance"] = Optimizer(sigmas, SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER)
         on_gpu = self.device.type == "cuda"
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
         self._objective = compiled(self.objective) if compile else self.objective
-        self._descend, self._plan = self.descend, self.planner.plan
+        self._gradient_step, self._plan = self.gradient_step, self.planner.plan
         if compile and on_gpu:
-            self._descend = Captured(self.descend)
-        if compile and on_gpu and not config.planner.budget_ms:  # a recording knows no clock
-            self._plan = Captured(self.planner.plan)
-        self.priced = config.planner.uncertainty != "auto"
+            self._gradient_step = CapturedFunction(self.gradient_step)
+        if compile and on_gpu and not config.planner.budget_ms:  # a CUDA graph cannot read the clock
+            self._plan = CapturedFunction(self.planner.plan)
+        self.penalty_weight_known = config.planner.uncertainty != "auto"
         self.num_updates = 0
         self.belief: State = {}
         self.memory: Tensor | None = None
@@ -162,11 +169,11 @@ class Agent:
     # ---- learning
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One gradient step on a batch of `config.window` transitions.
+        """Makes one gradient step on a batch of windows of `config.window` transitions.
 
         Returns:
             metrics: name -> scalar tensor, left on the device.
-            priority: (B,) how surprising each window was, for the replay.
+            priority: (B,) discounted absolute TD error of each window, for the replay buffer.
         Raises:
             UsageError: the model breaks the contract of a world model; found at the first update.
             DivergedError: the model's first outputs are not finite.
@@ -176,14 +183,14 @@ class Agent:
             with RandomStream(0, self.device).use(), self.precision():
                 check_contract(self.model, batch, self._model_path)
             self._contract_checked = True
-        with self.learning.use():
-            metrics, priority = self._descend(batch)
+        with self.learning_stream.use():
+            metrics, priority = self._gradient_step(batch)
             self.track(batch)
         self.num_updates += 1
         return metrics, priority
 
-    def descend(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """The gradient step of `update`, without its slow copies. Never waits for the device."""
+    def gradient_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Makes the gradient step of `update`, without its target networks. Never waits for the device."""
         total, losses, priority = self._objective(batch)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
@@ -191,25 +198,25 @@ class Agent:
         return {**losses, **self.step_optimizers()}, priority
 
     def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """What a gradient step lowers, the losses in it and their balance, and the priorities (B,)."""
-        world, policy, priority = self._losses(batch)
-        balanced, balance = self.balance(world)
-        losses = {f"loss/{name}": loss.detach() for name, loss in {**world, **policy}.items()}
-        return balanced + sum(policy.values()), losses | balance, priority
+        """Returns the objective of a gradient step, its losses and their weights, and the priorities (B,)."""
+        model, policy, priority = self._losses(batch)
+        weighted, metrics = self.balance(model)
+        losses = {f"loss/{name}": loss.detach() for name, loss in {**model, **policy}.items()}
+        return weighted + sum(policy.values()), losses | metrics, priority
 
     def step_optimizers(self) -> dict[str, Tensor]:
-        """Clips the gradients and steps; the norms before clipping."""
+        """Clips the gradients and steps; returns the norms before clipping."""
         return {f"grad_norm/{name}": optimizer.step() for name, optimizer in self.optimizers.items()}
 
     def track(self, batch: Batch) -> None:
-        """Moves every slow copy, after the step on that batch."""
+        """Moves every target network, after the step on that batch."""
         self.model.track()
         self.critic.track()
         if self.imagination:
             self.imagination.track(batch)
 
     def learn(self, replay) -> dict[str, Tensor]:
-        """One update on a batch drawn from a `Replay` or `MixedReplay`, which learns what surprised."""
+        """Updates on a batch drawn from a `Replay` or `MixedReplay`, and updates the priorities there."""
         batch = replay.sample(self.config.batch_size, self.config.window)
         metrics, priority = self.update(batch)
         replay.update_priority(batch, priority)
@@ -217,22 +224,25 @@ class Agent:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch that is not learned from, name -> scalar tensor."""
+        """Returns the losses of a batch without learning from it, name -> scalar tensor."""
         with RandomStream(0, self.device).use():
-            world, policy, _ = self._losses(batch.to(self.device))
-        return {f"loss/{name}": loss for name, loss in {**world, **policy}.items()}
+            model, policy, _ = self._losses(batch.to(self.device))
+        return {f"loss/{name}": loss for name, loss in {**model, **policy}.items()}
 
     @torch.no_grad()
-    def doubts(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The ensemble's spread where windows begin: (B,) of the recorded actions, (B,) of random ones."""
+    def disagreement_on(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the disagreement at the first step of windows: (B,) of recorded, (B,) of random actions."""
         batch = batch.to(self.device)
         with RandomStream(0, self.device).use(), self.precision():
             feature, action = self.model.unroll(batch).feature[0], batch.action[0]
             random = 2 * torch.rand_like(action) - 1
-            return self.critic.uncertainty(feature, action), self.critic.uncertainty(feature, random)
+            return self.critic.disagreement(feature, action), self.critic.disagreement(feature, random)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """World and policy losses reduced by mean over (t, b) of rho^t * valid * weight * loss."""
+        """Returns model and critic losses, policy losses, and priorities (B,).
+
+        Losses are reduced by the mean over (t, b) of rho^t * valid * weight * loss.
+        """
         with self.precision():
             unroll = self.model.unroll(batch)
             critic, td_error = self.critic.losses(unroll, batch)
@@ -242,39 +252,40 @@ class Agent:
                 policy |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
-        world = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
+        model = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
         policy = {name: (loss * scale).mean() for name, loss in policy.items()}
-        return world, policy, (decay * td_error).sum(0)
+        return model, policy, (decay * td_error).sum(0)
 
     def precision(self) -> torch.autocast:
-        """Inside, products and convolutions have the precision of the config."""
+        """Returns a context in which products and convolutions have the precision of the config."""
         low = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     # ---- acting
 
     def start(self, n: int, seed: int) -> None:
-        """Forgets what it saw: n robots start an episode. The seed fixes every random choice that follows."""
+        """Starts an episode of n robots. The seed determines every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
         self.stages = StageTimer()
-        self.acting.seed(seed)
+        self.acting_stream.seed(seed)
 
     @property
-    def price(self) -> float:
-        """Lambda, units of return for one unit of the ensemble's spread."""
-        return self.planner.valuation.price
+    def penalty_weight(self) -> float:
+        """Penalty weight (lambda) of the planner, units of return per unit of disagreement."""
+        return self.planner.evaluator.penalty_weight
 
-    def settle(self, price: float, learning: bool = False) -> None:
-        """Plans at a lambda that was measured, from now on.
+    def set_penalty_weight(self, penalty_weight: float, learning: bool = False) -> None:
+        """Sets the penalty weight of the planner.
 
         Args:
-            learning: the imagination of the policy's lessons pays it too.
+            penalty_weight: lambda, units of return per unit of disagreement.
+            learning: also use it when the policy is trained on imagined futures.
         """
-        self.planner.valuation.price, self.priced = price, True
-        if isinstance(self._plan, Captured):  # the price is part of a recording
-            self._plan = Captured(self.planner.plan)
+        self.planner.evaluator.penalty_weight, self.penalty_weight_known = penalty_weight, True
+        if isinstance(self._plan, CapturedFunction):  # the weight is a constant of its graphs
+            self._plan = CapturedFunction(self.planner.plan)
         if self.imagination and learning:
-            self.imagination.price.fill_(price)
+            self.imagination.penalty_weight.fill_(penalty_weight)
 
     @torch.no_grad()
     def act(
@@ -288,36 +299,36 @@ class Agent:
         trace: bool = False,
         max_policy_deviation: float = math.inf,
     ) -> np.ndarray:
-        """Actions for N robots, and the belief moved on.
+        """Returns actions for N robots, and updates the belief.
 
         Args:
             obs: name -> (N, *shape) as `Transform.obs` gives them.
-            prev_action: (N, A) what was *executed*, in [-1, 1].
-            prev_reward: (N,) scaled reward it brought.
+            prev_action: (N, A) action that was *executed*, in [-1, 1].
+            prev_reward: (N,) scaled reward that it gave.
             first: (N,) bool, rows that start an episode.
-            explore: share of the noise to explore with.
+            explore: scale of the exploration noise, 0 to 1.
             plan: search with the planner; else the policy acts alone.
-            trace: let `last_plan` say how it was found.
-            max_policy_deviation: how far the planner may lead away from the policy, each entry in [-1, 1].
+            trace: record the search in `last_plan.trace`.
+            max_policy_deviation: largest deviation from the policy's action in each entry, unit actions.
         Returns:
             (N, A) float32 in [-1, 1].
         """
-        seen = {name: torch.as_tensor(value, device=self.device) for name, value in obs.items()}
+        tensors = {name: torch.as_tensor(value, device=self.device) for name, value in obs.items()}
         action = torch.as_tensor(prev_action, dtype=torch.float32, device=self.device)
         reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
         begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
-        with self.acting.use(), self.precision():
-            with self.stages("encode"):  # of a GPU, the launch alone
-                self.belief = self.model.observe(self.belief, action, reward, seen, begin)
+        with self.acting_stream.use(), self.precision():
+            with self.stages("encode"):  # on a GPU, only the launch
+                self.belief = self.model.observe(self.belief, action, reward, tensors, begin)
             with self.stages("plan"):
                 if not plan:
                     self.last_plan = None
                     return self.policy.act(self.model.feature(self.belief), explore).cpu().numpy()
-                thought = self._plan(
+                result = self._plan(
                     self.belief, self.model, self.critic, self.policy, self.memory, begin, explore, trace
                 )
-                self.last_plan, self.memory = thought, thought.memory
-                action = thought.action
+                self.last_plan, self.memory = result, result.memory
+                action = result.action
                 if max_policy_deviation < math.inf:
                     action = limit_policy_deviation(
                         action, self.policy.act(self.model.feature(self.belief)), max_policy_deviation
@@ -327,13 +338,13 @@ class Agent:
     # ---- saving
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
-        """(tensors, meta): weights, optimisers, random streams, belief and planner memory."""
+        """Returns (tensors, meta): weights, optimizers, random streams, belief and planner memory."""
         tensors = {}
         for part, module in self.parts.items():
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
         for group, optimizer in self.optimizers.items():
             tensors |= {f"optimizer.{group}.{name}": value for name, value in optimizer.state().items()}
-        streams = {"learning": self.learning, "acting": self.acting}
+        streams = {"learning": self.learning_stream, "acting": self.acting_stream}
         for name, stream in streams.items():
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
         tensors |= {f"belief.{name}": value for name, value in self.belief.items()}
@@ -345,32 +356,32 @@ class Agent:
             "config": to_dict(self.config) | {"model": model}, "transform": self.transform.to_json(),
             "num_updates": self.num_updates,
         }  # fmt: skip
-        if self.config.planner.uncertainty == "auto" and self.priced:
-            meta["price"] = self.price
+        if self.config.planner.uncertainty == "auto" and self.penalty_weight_known:
+            meta["penalty_weight"] = self.penalty_weight
         return tensors, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict) -> None:
-        """Takes over what `state` gave.
+        """Restores what `state` returned.
 
         Raises:
             UsageError: weights of another architecture; the line names what differs.
         """
         for part, module in self.parts.items():
-            own = _under(tensors, part)
-            wrong = _mismatch(module.state_dict(), own)
-            if wrong:
-                raise UsageError(f"checkpoint does not fit the {part}: {wrong}")
-            module.load_state_dict(own)
+            weights = _under(tensors, part)
+            mismatch = _mismatch(module.state_dict(), weights)
+            if mismatch:
+                raise UsageError(f"checkpoint does not fit the {part}: {mismatch}")
+            module.load_state_dict(weights)
         for group, optimizer in self.optimizers.items():
             optimizer.load_state(_under(tensors, f"optimizer.{group}"))
-        self.learning.load_state(_under(tensors, "stream.learning"))
-        self.acting.load_state(_under(tensors, "stream.acting"))
+        self.learning_stream.load_state(_under(tensors, "stream.learning"))
+        self.acting_stream.load_state(_under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
-        if self.config.planner.uncertainty == "auto" and "price" in meta:
-            self.settle(meta["price"])
+        if self.config.planner.uncertainty == "auto" and "penalty_weight" in meta:
+            self.set_penalty_weight(meta["penalty_weight"])
 
     @classmethod
     def from_state(
@@ -381,7 +392,7 @@ class Agent:
         config: AgentConfig = FROM_CHECKPOINT,
         compile: bool = False,
     ) -> "Agent":
-        """An agent built from what `state` gave, perhaps with another config (a planner's, say).
+        """Builds an agent from what `state` returned, optionally with another config, such as a planner's.
 
         Raises:
             UsageError: the config's sizes are not those of the weights.
@@ -393,16 +404,16 @@ class Agent:
 
 
 def read_config(data: dict) -> AgentConfig:
-    """An agent's config from its saved form; the model's own options are found by the model's name."""
+    """Reads an agent's config from its saved form; the model's name determines the class of its options."""
     module = plugins.load("models", data.get("model", AgentConfig.model))
-    return from_dict(AgentConfig, data, {"world": getattr(module, "Config", ModelConfig)})
+    return from_dict(AgentConfig, data, {"model_options": getattr(module, "Config", ModelConfig)})
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one.
+    """Returns the device of that name; `auto` is a GPU if there is one.
 
     Raises:
-        UsageError: a device that this machine lacks.
+        UsageError: this machine does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""How much each named loss counts: by fixed weights, or by weights that are learned (HarmonyDream)."""
+"""Weighs the losses: by fixed weights, or by learned weights (HarmonyDream)."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from o2o.agent.optimizer import OptimizerConfig
 from o2o.core.errors import UsageError
 
-HARMONISED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
-ROUNDING = 1e-6  # a loss so far under zero still counts as zero
+HARMONIZED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
+ROUNDING = 1e-6  # a loss this far below zero still counts as zero
 
-# The reference moves ln sigma with the model's optimiser. Here it has one of its own, without the decay and
-# the clips of the others: they measure a parameter by its length, and ln sigma starts at 0. It also has a
-# rate of its own: the reference's 3e-4 has 250,000 updates to bring sigma where it belongs, ours thousands.
-PLAIN = OptimizerConfig(clip_norm=0.0)
-SIGMA_RATE = 0.01
+# The reference trains ln sigma with the model's optimizer. Here it has its own optimizer without weight decay
+# and clipping, because these measure a parameter by its norm, and ln sigma starts at 0. It also has its own
+# learning rate: the reference's 3e-4 has 250,000 updates for sigma to converge, ours has thousands.
+SIGMA_OPTIMIZER = OptimizerConfig(clip_norm=0.0)
+SIGMA_LEARNING_RATE = 0.01
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class BalanceConfig:
     """Fixed weights of the losses; every loss has one.
 
     Attributes:
-        obs: what is decoded against what was seen; Dreamer 1.
-        dynamics: latent consistency; TD-MPC and FOWM 20 (their `consistency`). In Dreamer the divergence
-            of posterior and prior: DreamerV2 1 (0.1 on Atari), DreamerV3 1.
-        reward: error of the reward; FOWM 0.5, TD-MPC2 0.1, Dreamer 1.
-        q: error of Q, summed over the ensemble; FOWM 0.1, TD-MPC2 0.1 over the mean.
-        v: expectile regression; FOWM 0.1.
-        discount: whether the episode goes on; TD-MPC2 and Dreamer 1, TWM 50.
-        entropy: of latents, where it is too low; TWM 5.
-        consistency: of latents with what was expected; TWM 0.01.
+        obs: Weight of the reconstruction error of observations; Dreamer uses 1.
+        dynamics: Weight of latent consistency; TD-MPC and FOWM use 20 (their `consistency`). In Dreamer it
+            weighs the KL divergence of posterior and prior: DreamerV2 uses 1 (0.1 on Atari), DreamerV3 1.
+        reward: Weight of the reward's error; FOWM uses 0.5, TD-MPC2 0.1, Dreamer 1.
+        q: Weight of Q's error, summed over the ensemble; FOWM uses 0.1, TD-MPC2 0.1 of the mean.
+        v: Weight of V's expectile regression; FOWM uses 0.1.
+        discount: Weight of predicting whether the episode goes on; TD-MPC2 and Dreamer use 1, TWM 50.
+        entropy: Weight of the loss that raises a low entropy of the latents; TWM uses 5.
+        consistency: Weight of the latents' consistency with their prediction; TWM uses 0.01.
     """
 
     obs: float = 1.0
@@ -46,49 +46,53 @@ class BalanceConfig:
 
 
 class Fixed(nn.Module):
-    """Weighted sum with the weights of the config."""
+    """Sums the losses with the fixed weights of the config."""
 
     def __init__(self, config: BalanceConfig):
         super().__init__()
         self.weights = vars(config)
 
     def forward(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the losses, and `balance/weighted_{name}` of each.
+        """Returns the weighted sum of the losses, and `balance/weighted_{name}` of each.
 
         Args:
             losses: name -> scalar.
+        Raises:
+            UsageError: a loss without a weight.
         """
         return _add(_weigh(losses, self.weights))
 
 
 class Harmony(nn.Module):
-    """Sum of L / sigma + ln(1 + sigma) over `HARMONISED`, each with a sigma that is learned.
+    """Sums L / sigma + ln(1 + sigma) over `HARMONIZED`, with a learned sigma for each loss L.
 
-    Sigma comes to rest where it is (L + sqrt(L^2 + 4 L)) / 2, and L / sigma below 1 whatever L is. All other
-    losses keep their fixed weights; those of the config for `HARMONISED` do not count. A model without one
-    of these losses leaves its sigma at 1.
+    Sigma converges to (L + sqrt(L^2 + 4 L)) / 2, where L / sigma is below 1 for every L. All other losses
+    keep their fixed weights; the config's weights of `HARMONIZED` have no effect. If a model lacks one of
+    these losses, its sigma stays at 1.
 
-    L must not be negative, or sigma would fall for ever: a loss that is becomes NaN, and the run ends where
-    its metrics are read.
+    L must not be negative, or sigma would decrease without bound: a negative loss becomes NaN, and the run
+    ends where its metrics are read.
 
-    Source: Ma et al. 2024 (HarmonyDream), eq. 5. Their code leaves out observations that are no images.
+    Source: Ma et al. 2024 (HarmonyDream), eq. 5. Their code omits observations that are not images.
 
     Attributes:
-        log_sigma: (3,) in the order of `HARMONISED`.
+        log_sigma: (3,) in the order of `HARMONIZED`.
     """
 
     def __init__(self, config: BalanceConfig):
         super().__init__()
         self.weights = vars(config)
-        self.log_sigma = nn.Parameter(torch.zeros(len(HARMONISED)))
+        self.log_sigma = nn.Parameter(torch.zeros(len(HARMONIZED)))
 
     def forward(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `Fixed`, and `balance/sigma_{name}` of each loss that has one.
+        """Returns the weighted sum, `balance/weighted_{name}` of each loss, and `balance/sigma_{name}`.
 
         Args:
             losses: name -> scalar.
+        Raises:
+            UsageError: a loss without a weight.
         """
-        pairs = zip(HARMONISED, self.log_sigma.exp().unbind(), strict=True)
+        pairs = zip(HARMONIZED, self.log_sigma.exp().unbind(), strict=True)
         sigma = {name: value for name, value in pairs if name in losses}
         weighted = _weigh(losses, self.weights)
         weighted |= {name: _not_negative(losses[name]) / value for name, value in sigma.items()}
@@ -118,5 +122,5 @@ def _add(weighted: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _not_negative(loss: Tensor) -> Tensor:
-    """The loss, or NaN where it is below zero: an assertion that does not wait for the device."""
+    """Returns the loss, or NaN where it is below zero: an assertion that does not wait for the device."""
     return loss.masked_fill(loss < -ROUNDING, math.nan)

@@ -1,6 +1,6 @@
-"""From gradients to a step: clipping, Adam or LaProp, decay and warm-up, for one group of parameters."""
+"""Steps one group of parameters: gradient clipping, Adam or LaProp, weight decay and warm-up."""
 
-# torch's own optimisers are made of these `_foreach` functions, one call for all tensors of a group
+# torch's own optimizers use these `_foreach` functions, one call for all tensors of a group
 # pyright: reportPrivateImportUsage=false
 
 import math
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 
 from o2o.core.config import at_least, at_most
 
-MIN_LENGTH = 1e-3  # of a parameter, when its gradient is measured by it; DreamerV3
+MIN_NORM = 1e-3  # least norm of a parameter in adaptive gradient clipping; DreamerV3
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How gradients become steps. Defaults are TD-MPC's: Adam on gradients of a bounded norm.
+    """Options of the optimizers. Defaults are TD-MPC's: Adam on gradients of a bounded norm.
 
     Attributes:
-        method: `adam`, or `laprop` (DreamerV3), which normalises first and takes the momentum of that.
-        eps: added to the root mean square that a gradient is divided by; Adam 1e-8, DreamerV2 1e-5,
-            DreamerV3 1e-20.
-        agc: the gradient of a tensor is at most so many times as long as the tensor; 0: of any length.
-            DreamerV3 0.3.
-        weight_decay: share of every weight that a step takes away, whatever the learning rate.
-            DreamerV2 1e-6.
-        warmup: steps over which the learning rate rises to its value; DreamerV3 1000.
-        clip_norm: bound on the norm of a group's gradient, all its tensors as one; 0: none. TD-MPC 10,
-            DreamerV2 100.
+        method: Optimizer: `adam`, or `laprop` (DreamerV3), which normalizes gradients before their momentum.
+        eps: Constant added to the root mean square that a gradient is divided by; Adam uses 1e-8, DreamerV2
+            1e-5, DreamerV3 1e-20.
+        agc: Adaptive gradient clipping: largest norm of a tensor's gradient in units of the tensor's norm;
+            DreamerV3 uses 0.3. 0: no limit.
+        weight_decay: Fraction of every weight that a step removes, independent of the learning rate;
+            DreamerV2 uses 1e-6.
+        warmup: Steps over which the learning rate rises to its value; DreamerV3 uses 1000.
+        clip_norm: Largest norm of the gradient of a group of parameters; TD-MPC uses 10, DreamerV2 100. 0: no
+            limit.
     """
 
     method: Literal["adam", "laprop"] = "adam"
@@ -46,11 +46,11 @@ class OptimizerConfig:
 
 
 class Optimizer:
-    """One group of parameters and the rule that moves them. Never waits for the device.
+    """Optimizer of one group of parameters. Never waits for the device.
 
     Attributes:
         parameters: the group, on one device.
-        rule: torch's optimiser; it keeps the moments.
+        rule: torch's optimizer; it stores the moments.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, config: OptimizerConfig):
@@ -69,7 +69,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Moves the parameters; the norm () of their gradient as it came."""
+        """Moves the parameters; returns the norm () of their gradient before clipping."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         if self.config.agc:
             clip_adaptively(self.parameters, self.config.agc)
@@ -81,12 +81,12 @@ class Optimizer:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """`{i}.{name}` -> what the rule keeps of parameter i."""
+        """Returns the optimizer's state: `{i}.{name}` -> tensor of parameter i."""
         entries = self.rule.state_dict()["state"].items()
         return {f"{i}.{name}": value for i, entry in entries for name, value in entry.items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Goes on from what `state` gave as if never stopped."""
+        """Restores what `state` returned."""
         self.rule.state.clear()
         for name, value in tensors.items():
             i, key = name.split(".", 1)
@@ -94,7 +94,7 @@ class Optimizer:
             self.rule.state[parameter][key] = value.to(parameter.device, copy=True)
 
     def _warm_up(self) -> None:
-        """Gives step n = 1, 2, ... its rate. DreamerV3 counts from 0: there the first step is none."""
+        """Sets the learning rate of step n = 1, 2, ... DreamerV3 counts from 0, so its first step is zero."""
         (group,) = self.rule.param_groups
         taken = [entry["step"] for entry in self.rule.state.values()]
         n = torch.stack(taken).max() + 1 if taken else torch.ones_like(group["lr"])
@@ -102,9 +102,9 @@ class Optimizer:
 
 
 class LaProp(torch.optim.Optimizer):
-    """Adam in another order: the gradient over its root mean square, then the momentum of that.
+    """Optimizer like Adam in another order: the gradient over its root mean square, then its momentum.
 
-    Both moments are means over the steps so far, which is Adam's bias correction made while averaging.
+    Both moments are means over the steps so far, which is Adam's bias correction applied while averaging.
 
     Source: Ziyin et al. 2020; the betas are DreamerV3's.
     """
@@ -124,10 +124,11 @@ class LaProp(torch.optim.Optimizer):
         mean, square, steps = ([entry[k] for entry in entries] for k in ("exp_avg", "exp_avg_sq", "step"))
         torch._foreach_add_(steps, 1)
         count = torch.stack(steps)  # (P,)
-        torch._foreach_lerp_(square, torch._foreach_mul(gradients, gradients), _share(betas[1], count))
+        squared = torch._foreach_mul(gradients, gradients)
+        torch._foreach_lerp_(square, squared, _latest_weight(betas[1], count))
         size = torch._foreach_sqrt(square)
         torch._foreach_add_(size, eps)
-        torch._foreach_lerp_(mean, torch._foreach_div(gradients, size), _share(betas[0], count))
+        torch._foreach_lerp_(mean, torch._foreach_div(gradients, size), _latest_weight(betas[0], count))
         torch._foreach_sub_(parameters, torch._foreach_mul(mean, rate))
 
     def _entry(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -140,25 +141,25 @@ class LaProp(torch.optim.Optimizer):
 
 @torch.no_grad()
 def clip_adaptively(parameters: Iterable[Tensor], limit: float) -> None:
-    """Shortens gradients that are more than `limit` times as long as their parameter.
+    """Scales gradients down whose norm is more than `limit` times the norm of their parameter.
 
-    Source: Brock et al. 2021, but a tensor is measured whole, not row by row, as in DreamerV3.
+    Source: Brock et al. 2021, but with the norm of the whole tensor instead of its rows (DreamerV3).
     """
     parameters, gradients = _with_gradient(parameters)
     if not parameters:
         return
-    room = limit * torch.stack(torch._foreach_norm(parameters)).clamp(min=MIN_LENGTH)  # (P,)
-    excess = torch.stack(torch._foreach_norm(gradients)) / room
+    bound = limit * torch.stack(torch._foreach_norm(parameters)).clamp(min=MIN_NORM)  # (P,)
+    excess = torch.stack(torch._foreach_norm(gradients)) / bound
     torch._foreach_div_(gradients, list(excess.clamp(min=1)))
 
 
 def _with_gradient(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters that have a gradient, and these gradients."""
+    """Returns the parameters that have a gradient, and these gradients."""
     pairs = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
     return [parameter for parameter, _ in pairs], [gradient for _, gradient in pairs]
 
 
-def _share(beta: float, count: Tensor) -> list[Tensor]:
-    """What the newest of `count` (P,) values weighs in their mean, if each older one weighs beta less."""
+def _latest_weight(beta: float, count: Tensor) -> list[Tensor]:
+    """Returns the weight of the latest of `count` (P,) values in a mean that decays by beta."""
     log = math.log(beta)
     return list(math.expm1(log) / torch.expm1(log * count))  # (1 - beta) / (1 - beta^count)

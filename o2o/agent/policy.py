@@ -1,6 +1,6 @@
-"""A policy by advantage-weighted regression: imitate the data, the more the better it did.
+"""Learns a policy by advantage-weighted regression (AWR): imitation weighted by the advantage.
 
-Source: Peng et al. 2019 (AWR), as used by Feng et al. 2023 (FOWM).
+Source: Peng et al. 2019 (AWR), in the form of Feng et al. 2023 (FOWM).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from o2o.core.config import at_least
 from o2o.core.episode import Batch
 from o2o.nn import distribution
 from o2o.nn.blocks import mlp
-from o2o.nn.distribution import Normal, Shape
+from o2o.nn.distribution import Family, Normal
 from o2o.nn.world_model import Unroll
 
 
@@ -21,20 +21,22 @@ class PolicyConfig:
     """Size and temperature of the policy.
 
     Attributes:
-        hidden_dim: width of the policy MLP; FOWM 512.
-        inverse_temperature: beta, how much advantage counts; FOWM 3 (xArm, Hopper), 10 (AntMaze).
-        max_weight: highest weight of one step; IQL and FOWM 100.
-        distribution: of actions: `fixed`, a mean with unit variance (FOWM); `bounded`, a mean and a spread
-            of 0.1 to 1 (DreamerV3); `truncated`, the same up to 2.1, cut off at the limits (DreamerV2).
-        noise_std: of exploring actions and of the planner's policy roll-outs, where the distribution is
-            fixed; the others are drawn from. FOWM 0.05.
-        noise_clip: bound on that noise; FOWM 0.3.
+        hidden_dim: Width of the hidden layers of the policy; FOWM uses 512.
+        inverse_temperature: Factor of the advantage in the exponent of the weight (beta); FOWM uses 3 (xArm,
+            Hopper), 10 (AntMaze).
+        max_weight: Largest weight of a step; IQL and FOWM use 100.
+        distribution: Distribution of actions: `fixed`, normal with unit variance (FOWM); `bounded`, normal
+            with a standard deviation of 0.1 to 1 (DreamerV3); `truncated`, normal with one of 0.1 to 2.1,
+            truncated at the action limits (DreamerV2).
+        noise_std: Standard deviation of the noise on exploring actions and on the planner's policy rollouts
+            if the distribution is fixed, unit actions; other distributions are sampled. FOWM uses 0.05.
+        noise_clip: Largest absolute value of that noise, unit actions; FOWM uses 0.3.
     """
 
     hidden_dim: int = 512
     inverse_temperature: float = 3.0
     max_weight: float = 100.0
-    distribution: Shape = "fixed"
+    distribution: Family = "fixed"
     noise_std: float = 0.05
     noise_clip: float = 0.3
 
@@ -43,7 +45,7 @@ class PolicyConfig:
 
 
 class AWRPolicy(nn.Module):
-    """A network that gives a distribution of actions."""
+    """Network that gives a distribution of actions."""
 
     def __init__(self, feature_dim: int, action_dim: int, config: PolicyConfig):
         super().__init__()
@@ -53,33 +55,37 @@ class AWRPolicy(nn.Module):
         )
 
     def distribution(self, feature: Tensor) -> Normal:
-        """Of actions (..., A), for a feature (..., F)."""
-        return distribution.make(self.config.distribution, self.net(feature))
+        """Returns the distribution of actions (..., A) at a feature (..., F)."""
+        return distribution.make_distribution(self.config.distribution, self.net(feature))
 
     def act(self, feature: Tensor, explore: float = 0.0) -> Tensor:
-        """(..., A) in [-1, 1] of feature (..., F), with a share of the noise to explore with."""
-        chances = self.distribution(feature)
+        """Returns actions (..., A) in [-1, 1] at features (..., F).
+
+        Args:
+            explore: scale of the exploration noise, 0 to 1.
+        """
+        actions = self.distribution(feature)
         if not explore:
-            return chances.mean
+            return actions.mean
         if self.config.distribution == "fixed":
             bound = self.config.noise_clip
-            noise = (torch.randn_like(chances.mean) * self.config.noise_std).clamp(-bound, bound)
-            return (chances.mean + float(explore) * noise).clamp(-1 + 1e-6, 1 - 1e-6)
-        return chances.mean.lerp(chances.sample(), float(explore)).clamp(-1 + 1e-6, 1 - 1e-6)
+            noise = (torch.randn_like(actions.mean) * self.config.noise_std).clamp(-bound, bound)
+            return (actions.mean + float(explore) * noise).clamp(-1 + 1e-6, 1 - 1e-6)
+        return actions.mean.lerp(actions.sample(), float(explore)).clamp(-1 + 1e-6, 1 - 1e-6)
 
     def losses(self, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
-        """`policy` (T, B): weighted negative log-likelihood of the recorded actions.
+        """Returns `policy` (T, B), the weighted negative log-likelihood of the recorded actions.
 
-        Feature and weight carry no gradient. V is the one from before the optimiser step (FOWM: after
-        it; the difference is of the order of the learning rate).
+        Feature and weight carry no gradient. V is evaluated before the optimizer step (FOWM: after it; the
+        difference is of the order of the learning rate).
         """
         feature = unroll.feature.detach()
         with torch.no_grad():
-            advantage = critic.pessimistic(feature, batch.action, slow=True) - critic.v(feature)
+            advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
             weight = awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
         return {"policy": -weight * self.distribution(feature).log_prob(batch.action)}
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:
-    """exp(beta * advantage), at most `max_weight`."""
+    """Returns exp(beta * advantage), at most `max_weight`."""
     return torch.exp(inverse_temperature * advantage).clamp(max=max_weight)

@@ -1,4 +1,4 @@
-"""Systems by name: a preset is a set of defaults, every field of which is still a flag."""
+"""Defines the presets: named sets of defaults, of which every field is still a flag."""
 
 from dataclasses import dataclass, replace
 
@@ -18,17 +18,17 @@ from o2o.models import rssm, tdmpc, twm
 
 @dataclass(frozen=True)
 class Preset:
-    """One system, its data rules and its training length.
+    """Defaults of one agent, its data and its training.
 
     Attributes:
         about: one sentence for `o2o list`.
-        agent: world model, critic, behaviour, planner, balance, replay.
+        agent: world model, critic, policy, planner, loss weights and replay buffer.
         dataset_options: how the dataset is read.
-        updates: offline gradient steps.
-        threads: CPU threads; 0: one for each core.
-        plan: it acts with the planner; else its policy acts alone.
+        updates: number of offline gradient steps.
+        threads: number of CPU threads; 0: one for each core.
+        plan: whether the agent acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
-        safe_start: the first online episodes begin carefully; else as published, everything at once.
+        safe_start: whether exploration is limited in the first online episodes; as published, it is not.
     """
 
     about: str
@@ -41,7 +41,7 @@ class Preset:
     safe_start: bool = True
 
 
-# The defaults of every part are FOWM's for xArm.
+# The defaults of every config are FOWM's for xArm.
 FOWM = AgentConfig(replay=ReplayConfig(capacity=10_000))
 
 # Ours, for two CPU cores.
@@ -50,11 +50,11 @@ SEARCH = PlannerConfig(
 )
 UNIFORM = ReplayConfig(priority_exponent=0.0, capacity=100_000)
 
-# Sizes, rates and imagined steps (5: recordings are short) are ours. A latent has to be worth its price in
-# every entry of a vector, so the entries are brought to one scale.
+# Sizes, rates and imagined steps (5: recordings are short) are ours. The KL cost of a latent competes with
+# the squared error of every entry of a vector, so the entries are normalized to one scale.
 DREAMER = AgentConfig(
     model="rssm",
-    world=rssm.Config(),
+    model_options=rssm.Config(),
     critic=CriticConfig(hidden_dim=64),
     planner=SEARCH,
     replay=replace(UNIFORM, full_windows=True),
@@ -62,7 +62,7 @@ DREAMER = AgentConfig(
     rho=1.0,
     learning_rate=1e-3,
 )
-# Half of the regression stays: sim-lift, 30 episodes of one seed, 94 of 100 scenes; 87 where none stayed.
+# Half of the regression stays: on sim-lift, 30 episodes of one seed, 94 of 100 scenes succeed; 87 without it.
 ANCHORED = {"anchor_updates": 500, "anchor_end": 0.5}
 DREAMER_DATA = DataConfig(normalize=True, image_size=64)
 
@@ -72,7 +72,7 @@ PRESETS = {
         "FOWM's equations at laptop size; 25-step manipulation, discount 0.9",
         replace(
             FOWM,
-            world=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
+            model_options=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
             critic=CriticConfig(hidden_dim=64),
             policy=PolicyConfig(hidden_dim=64),
             planner=SEARCH,
@@ -81,7 +81,7 @@ PRESETS = {
         ),
         updates=4000,
         updates_per_step=2.0,
-        threads=1,  # 16 ms an update, two take 13; beside one busy program 16 and 57
+        threads=1,  # 16 ms an update, 13 with two threads; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
     "fowm": Preset("FOWM as published for xArm lift and push", FOWM, safe_start=False),
@@ -111,17 +111,17 @@ PRESETS = {
         updates=500_000,
         safe_start=False,
     ),
-    # Hansen et al. 2024; sizes are ours. Its policy, which maximises Q, is not offline-safe: AWR stays.
+    # Hansen et al. 2024; sizes are ours. Its policy, which maximizes Q, is not safe offline: AWR stays.
     "tdmpc2": Preset(
         "TD-MPC2 at laptop size: SimNorm, two-hot rewards and values; critics and policy stay FOWM's",
         AgentConfig(
-            world=tdmpc.Config(
+            model_options=tdmpc.Config(
                 latent_dim=64, hidden_dim=128, encoder_dim=128, simnorm=8, num_bins=101, target="online"
             ),
             critic=CriticConfig(hidden_dim=128, num_bins=101, target_every=1),
             policy=PolicyConfig(hidden_dim=128),
             planner=replace(SEARCH, horizon=3, momentum=0.0),
-            weights=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
+            balance_options=BalanceConfig(reward=0.1, q=0.02),  # 0.1 over five members
             replay=UNIFORM,
             optimizer=OptimizerConfig(clip_norm=20.0),
             window=3,
@@ -138,7 +138,7 @@ PRESETS = {
             DREAMER,
             policy=PolicyConfig(hidden_dim=64, distribution="truncated"),
             imagination=ImaginationConfig(steps=5, **ANCHORED),
-            weights=BalanceConfig(dynamics=0.1, reward=1.0),
+            balance_options=BalanceConfig(dynamics=0.1, reward=1.0),
             optimizer=OptimizerConfig(eps=1e-5, clip_norm=100.0, weight_decay=1e-6),
             window=50,
         ),
@@ -152,7 +152,7 @@ PRESETS = {
         "DreamerV3 at laptop size: block GRU, symlog and two-hot, free bits, REINFORCE on scaled returns",
         replace(
             DREAMER,
-            world=rssm.Config(
+            model_options=rssm.Config(
                 cell="block", layers="silu", prior_layers=2, unimix=0.01, free_over="element",
                 prior_weight=1.0, posterior_weight=0.1, symlog=True, obs_weight=1.0, num_bins=255,
             ),
@@ -162,7 +162,7 @@ PRESETS = {
                 target_rate=0.02, target_every=1, target_returns=False, target_weight=1.0, replay_weight=0.3,
                 **ANCHORED,
             ),
-            weights=BalanceConfig(dynamics=1.0, reward=1.0),
+            balance_options=BalanceConfig(dynamics=1.0, reward=1.0),
             optimizer=OptimizerConfig(method="laprop", eps=1e-20, agc=0.3, clip_norm=0.0, warmup=100),
             window=64,
         ),
@@ -171,21 +171,23 @@ PRESETS = {
         threads=1,
         plan=False,
     ),
-    # Robine et al. 2023. Weights are its own; entropy counts under a tenth of the way from the least that
-    # the policy's distribution can have to the most.
+    # Robine et al. 2023, with its loss weights; the entropy bonus stops at a tenth of the way from the lowest
+    # entropy that the policy's distribution can have to the highest.
     "twm": Preset(
         "TWM at laptop size: a transformer over latents, actions and rewards, REINFORCE in imagination",
         replace(
             DREAMER,
             model="twm",
-            world=twm.Config(),
+            model_options=twm.Config(),
             policy=PolicyConfig(hidden_dim=64, distribution="bounded"),
             imagination=ImaginationConfig(
                 steps=5, gradient="reinforce", entropy=0.01, entropy_floor=-0.65, target_rate=1.0,
                 target_every=1,
                 target_returns=False, **ANCHORED,
             ),
-            weights=BalanceConfig(dynamics=1.0, reward=10.0, discount=50.0, entropy=5.0, consistency=0.01),
+            balance_options=BalanceConfig(
+                dynamics=1.0, reward=10.0, discount=50.0, entropy=5.0, consistency=0.01
+            ),
             replay=ReplayConfig(
                 priority_exponent=0.0, weight_exponent=0.0, capacity=100_000, full_windows=True, visits=20.0
             ),
@@ -202,16 +204,16 @@ PRESETS = {
 # Ma et al. 2024.
 PRESETS["harmony"] = replace(
     PRESETS["dreamerv2"],
-    about="DreamerV2 at laptop size whose losses balance themselves (HarmonyDream)",
+    about="DreamerV2 at laptop size with learned loss weights (HarmonyDream)",
     agent=replace(PRESETS["dreamerv2"].agent, balance="harmony"),
 )
 
 
 def get(name: str) -> Preset:
-    """The preset of that name.
+    """Returns the preset of that name.
 
     Raises:
-        UsageError: none; the line says what exists.
+        UsageError: there is no such preset; the line says what exists.
     """
     if name not in PRESETS:
         raise UsageError(not_found("preset", name, list(PRESETS)))

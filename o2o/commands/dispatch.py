@@ -160,7 +160,7 @@ def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
     if not model or model == config.model:
         return config
     kind = getattr(plugins.load("models", model), "Config", ModelConfig)
-    return replace(config, model=model, world=kind())
+    return replace(config, model=model, model_options=kind())
 
 
 def _with_robot(config, argv: list[str], saved: dict | None):

@@ -195,6 +195,6 @@ def _facts(run: Run) -> dict[str, str]:
         "dataset": f"{data['dataset']} (sha256 {data['fingerprint'][:12]})",
         "evaluated on": f"{len(run.episodes)} episodes, {len(run.beliefs)} steps, {split}",
         "robot episodes": str(len(run.robot_episodes)),
-        "penalty weight": f"{agent.price:g}",
+        "penalty weight": f"{agent.penalty_weight:g}",
         "acts with": "planner" if run.uses_planner else "policy",
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.agent.critic import spread
+from o2o.agent.critic import disagreement
 from o2o.core.episode import Episode
 from o2o.core.seeding import RandomStream, derive
 from o2o.nn.world_model import State, index
@@ -143,7 +143,7 @@ def beliefs(
         terminated=last & ended,
         next_obs_known=~last | last_obs_known,
         q=q.cpu().numpy(),
-        disagreement=spread(q).cpu().numpy(),
+        disagreement=disagreement(q).cpu().numpy(),
         v=v.cpu().numpy(),
         next_v=next_v.cpu().numpy(),
         starts=starts,
@@ -159,7 +159,7 @@ def ensemble_disagreement(agent: Agent, feature: Tensor, action: Tensor) -> np.n
     """Returns the (...) disagreement of the Q-ensemble at feature (..., F) and action (..., A)."""
     flat = zip(feature.flatten(0, -2).split(MAX_ROWS), action.flatten(0, -2).split(MAX_ROWS), strict=True)
     with agent.precision():
-        disagreement = torch.cat([agent.critic.uncertainty(f, a) for f, a in flat])
+        disagreement = torch.cat([agent.critic.disagreement(f, a) for f, a in flat])
     return disagreement.double().cpu().numpy().reshape(feature.shape[:-1])
 
 

@@ -136,7 +136,7 @@ def _load_scene(
 def _load_recorded_scene(run: Run, number: int, t: int | None, num_steps: int) -> _Scene:
     agent, (_, metadata) = run.agent, run.plans.read(number)
     records = load_plan_records(run, number)
-    requested = agent.transform.physical_action(np.stack([record.asked for record in records]))
+    requested = agent.transform.physical_action(np.stack([record.requested_action for record in records]))
     by_step = {int(record.t): record for record in records}
     if t is not None and t not in by_step:
         raise UsageError(

@@ -46,7 +46,7 @@ class CandidateStep:
     @property
     def overruled(self) -> bool:
         """Whether another candidate would be the best without the penalty."""
-        return bool(self.record.gain.argmax() != self.record.value().argmax())
+        return bool(self.record.return_.argmax() != self.record.value().argmax())
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,21 @@ class Candidates(Result):
 
         Decisions with a complete executed path have priority.
         """
-        keys = [(np.isfinite(step.path[-1]).all(), np.ptp(step.record.doubt)) for step in self.steps]
+        keys = [
+            (np.isfinite(step.path[-1]).all(), np.ptp(step.record.discounted_disagreement))
+            for step in self.steps
+        ]
         return max(range(len(keys)), key=keys.__getitem__)
 
     def text(self) -> list[str]:
         record = self.steps[self.shown].record
-        chosen, disagreement = int(record.chosen), record.doubt
+        chosen, disagreement = int(record.chosen), record.discounted_disagreement
         num_others = max(len(disagreement) - 1, 1)
         percent = 100 * (disagreement > disagreement[chosen]).sum() / num_others
         sentences = [
             f"At step {int(record.t)} of {self.episode_name} the chosen plan has less disagreement than "
             f"{percent:.0f} % of {num_others} others; its penalty is {record.penalty()[chosen]:.3g} of a "
-            f"return of {record.gain[chosen]:.3g} (penalty weight {float(record.price):.3g})."
+            f"return of {record.return_[chosen]:.3g} (penalty weight {float(record.penalty_weight):.3g})."
         ]
         overruled = [int(step.record.t) for step in self.steps if step.overruled]
         if overruled:
@@ -105,7 +108,7 @@ class Candidates(Result):
                 f"{len(overruled)} of {len(self.steps)} steps shown "
                 f"({'steps' if len(overruled) > 1 else 'step'} {listed})."
             )
-        elif float(record.price):
+        elif float(record.penalty_weight):
             sentences.append("At no step shown did the penalty change the choice.")
         sentences.append(self._source_text())
         if self.probe is None:
@@ -141,9 +144,9 @@ class Candidates(Result):
         return {
             "num_steps": float(len(records)),
             "overruled_fraction": float(np.mean([step.overruled for step in self.steps])),
-            "chosen_disagreement": float(np.mean([r.doubt[i] for r, i in chosen])),
-            "candidates_disagreement": float(np.mean([r.doubt.mean() for r in records])),
-            "penalty_fraction": float(np.mean([r.share()[i] for r, i in chosen])),
+            "chosen_disagreement": float(np.mean([r.discounted_disagreement[i] for r, i in chosen])),
+            "candidates_disagreement": float(np.mean([r.discounted_disagreement.mean() for r in records])),
+            "penalty_fraction": float(np.mean([r.penalty_fraction()[i] for r, i in chosen])),
             "replay_error_m": self.replay_error,
             **{f"probe_error/{axis}": e for axis, e in zip(self.axes, self.probe_error, strict=False)},
         }
@@ -185,7 +188,7 @@ class Candidates(Result):
 
     def _color_values(self, record: PlanRecord) -> np.ndarray:
         """Returns the disagreement that colors the paths, (S,) or (S, H+1)."""
-        return record.spread.T if self.color_per_step else record.doubt
+        return record.disagreement.T if self.color_per_step else record.discounted_disagreement
 
     def _chart_2d(self, step: CandidateStep) -> Chart:
         title, caption = "Paths of the candidates", self._caption()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from o2o.agent.planner.imagine import roll
+from o2o.agent.planner.imagine import roll_out
 from o2o.core.episode import Episode
 from o2o.core.seeding import RandomStream, derive
 from o2o.core.spec import is_image
@@ -289,7 +289,7 @@ def _imagined(run: Run, steps: Beliefs) -> tuple[Tensor, np.ndarray, np.ndarray]
     indices = evenly_spaced(len(steps.starts), NUM_STARTS)
     state = index(steps.state, torch.as_tensor(indices, device=agent.device))
     with RandomStream(derive(0, "coverage"), agent.device).use(), agent.precision():
-        rolled = roll(agent.model, state, horizon, lambda step, feature: agent.policy.act(feature))
+        rolled = roll_out(agent.model, state, horizon, lambda step, feature: agent.policy.act(feature))
         feature = rolled.feature[1:].float()
         action = torch.cat([rolled.action[1:], agent.policy.act(rolled.feature[-1:])]).float()
     episode = np.tile(steps.episode[steps.starts[indices]], horizon)
@@ -304,8 +304,8 @@ def _planned(run: Run) -> tuple[Tensor, np.ndarray, np.ndarray]:
         for record in run.plan_records(number):
             chosen = int(record.chosen)
             features.append(record.feature[1:, chosen])
-            disagreements.append(record.spread[1:, chosen])
-            episodes.append(np.full(len(record.spread) - 1, number))
+            disagreements.append(record.disagreement[1:, chosen])
+            episodes.append(np.full(len(record.disagreement) - 1, number))
     feature = torch.as_tensor(np.concatenate(features), dtype=torch.float32, device=run.agent.device)
     return feature, np.concatenate(disagreements).astype(np.float64), np.concatenate(episodes)
 

@@ -19,7 +19,7 @@ def decision_chart(
         transform: transform of the agent.
         displacement: how actions move the end effector; None omits the paths.
     """
-    disagreement, return_, chosen = record.doubt, record.gain, int(record.chosen)
+    disagreement, return_, chosen = record.discounted_disagreement, record.return_, int(record.chosen)
     sampled, by_policy = ~record.by_policy, record.by_policy
     value_chart = Chart(
         "Return and disagreement of the candidates", "disagreement, discounted sum along the plan",
@@ -29,7 +29,7 @@ def decision_chart(
             Points(disagreement[by_policy], return_[by_policy], "policy", POLICY),
             Points(disagreement[[chosen]], return_[[chosen]], "chosen", MODEL, size=9),
         ],
-        f"Step {int(record.t)}; penalty weight (lambda) {float(record.price):g}.",
+        f"Step {int(record.t)}; penalty weight (lambda) {float(record.penalty_weight):g}.",
     )  # fmt: skip
     if displacement is None:
         return [value_chart]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.agent.planner.imagine import Roll, roll
+from o2o.agent.planner.imagine import Rollout, roll_out
 from o2o.core.episode import Episode
 from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import Beliefs
@@ -44,7 +44,7 @@ class ImaginedSteps:
     """
 
     start: np.ndarray
-    rolled: Roll
+    rolled: Rollout
     feature: np.ndarray
     persistence: np.ndarray
     reward: np.ndarray
@@ -74,7 +74,7 @@ def imagine_recorded(
     action, after = steps.action[source], steps.next_feature[at]  # (H, K, ...)
     with RandomStream(derive(seed, "foresee"), agent.device).use(), agent.precision():
         state = index(steps.state, torch.as_tensor(indices, device=agent.device))
-        rolled = roll(agent.model, state, horizon, lambda step, _: action[step])
+        rolled = roll_out(agent.model, state, horizon, lambda step, _: action[step])
         value = agent.critic.v(rolled.feature[1:]).double().cpu().numpy()
     imagined, before = rolled.feature[1:], steps.feature[start].expand_as(after)
     return ImaginedSteps(

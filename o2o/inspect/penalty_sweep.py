@@ -276,15 +276,15 @@ def penalty_sweep(
     ])  # fmt: skip
     unpenalized = replan(agent, state, 0.0, seed)
     grid = _grid(unpenalized) if penalty_weights is None else np.array(penalty_weights, float)
-    weights = np.unique([0.0, agent.price, *grid])
+    weights = np.unique([0.0, agent.penalty_weight, *grid])
     means = [_MeanPlan(unpenalized if not w else replan(agent, state, w, seed)) for w in weights]
     repeated = _MeanPlan(replan(agent, state, 0.0, seed + 1))
     action = np.stack([mean.action for mean in means])
-    policy_action = np.stack([record.policy for record in unpenalized])
+    policy_action = np.stack([record.policy_action for record in unpenalized])
     recorded = _recorded_decisions(run)
     return PenaltySweep(
         penalty_weight=weights,
-        run_weight=agent.price,
+        run_weight=agent.penalty_weight,
         from_robot=np.repeat([False, True][: len(sources)], [len(rows) for rows in picked]),
         return_=np.stack([mean.return_ for mean in means]),
         penalty_fraction=np.stack([mean.penalty_fraction for mean in means]),
@@ -314,16 +314,17 @@ class _MeanPlan:
     def __init__(self, records: list[PlanRecord]):
         weight = [record.weight / record.weight.sum() for record in records]
         pairs = list(zip(records, weight, strict=True))
-        self.return_ = np.array([(r.gain * w).sum() for r, w in pairs])
-        self.penalty_fraction = np.array([(r.share() * w).sum() for r, w in pairs])
-        self.disagreement = np.stack([(r.spread * w).sum(1) for r, w in pairs], 1)
+        self.return_ = np.array([(r.return_ * w).sum() for r, w in pairs])
+        self.penalty_fraction = np.array([(r.penalty_fraction() * w).sum() for r, w in pairs])
+        self.disagreement = np.stack([(r.disagreement * w).sum(1) for r, w in pairs], 1)
         self.action = np.stack([(r.action[0] * w[:, None]).sum(0) for r, w in pairs])
 
 
 def _grid(unpenalized: list[PlanRecord]) -> np.ndarray:
     """Returns penalty weights around the one at which the penalty of plans equals their return."""
     ratios = [
-        np.median(np.abs(record.gain)) / max(float(np.median(record.doubt)), 1e-9) for record in unpenalized
+        np.median(np.abs(record.return_)) / max(float(np.median(record.discounted_disagreement)), 1e-9)
+        for record in unpenalized
     ]
     middle = float(np.median(ratios))
     return np.array([float(f"{middle * factor:.2g}") for factor in GRID])
@@ -352,5 +353,5 @@ def _recorded_decisions(run: Run) -> list[PlanRecord]:
 def _reranked_fraction(records: list[PlanRecord], weights: np.ndarray, temperature: float) -> np.ndarray:
     if not records:
         return np.full(len(weights), np.nan)
-    best = np.array([[record.at(w, temperature)[1] for record in records] for w in weights])
+    best = np.array([[record.rerank(w, temperature)[1] for record in records] for w in weights])
     return (best != best[0]).mean(1)

@@ -197,7 +197,7 @@ def set_auto_penalty_weight(agent: Agent, data: TrainingData, log: Callable[[str
         return
     source = data.validation if len(data.validation) else data.replay
     result = estimate_penalty_weight(agent, beliefs(agent, select_episodes(source, MAX_STEPS)))
-    agent.settle(result.suggested.value)
+    agent.set_penalty_weight(result.suggested.value)
     log(result.summary)
 
 
@@ -232,7 +232,7 @@ def estimate_penalty_weight(agent: Agent, steps: Beliefs, seed: int = 0) -> Pena
         disagreement,
         policy_disagreement[0],
         suggested,
-        agent.price,
+        agent.penalty_weight,
         suggested.num_episodes,
     )
 
@@ -274,13 +274,14 @@ def _plan(agent: Agent, steps: Beliefs, indices: np.ndarray, weight: float, seed
                 state, agent.model, agent.critic, agent.policy, None, first, explore=False, trace=True
             )
             assert plan.trace is not None
-            trace, valued = plan.trace, plan.trace.valued
-            gain = (valued.plans.gain + valued.plans.discount[-1] * valued.leaf).float()  # (N, S)
+            trace, valued = plan.trace, plan.trace.candidates
+            end_value = valued.plans.discount[-1] * valued.terminal_value
+            gain = (valued.plans.discounted_reward + end_value).float()  # (N, S)
             disagreement = valued.penalty.float() / weight
             plan_return, plan_disagreement = (
-                (trace.weight * x.gather(1, trace.places)).sum(1) for x in (gain, disagreement)
+                (trace.weight * x.gather(1, trace.elite_indices)).sum(1) for x in (gain, disagreement)
             )
-            samples = slice(trace.num_fresh, None)  # of the policy
+            samples = slice(trace.num_sampled, None)  # of the policy
             excess = plan_return - gain[:, samples].amax(1)
             parts.append(torch.stack([excess, plan_disagreement, disagreement[:, samples].mean(1)]))
     return list(torch.cat(parts, 1).double().cpu().numpy())

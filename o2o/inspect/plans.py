@@ -232,23 +232,23 @@ def plans(run: Run, episode: int = 0) -> Decisions:
         row[: len(record.std)] = record.std.mean((1, 2))
     best = np.array([record.value().argmax() for record in records])
     first_action = np.stack([record.action[0, i] for record, i in chosen])
-    policy_action = np.stack([record.policy for record in records])
-    return_ = np.stack([[r.gain.max(), r.gain[i]] for r, i in zip(records, best, strict=True)])
+    policy_action = np.stack([record.policy_action for record in records])
+    return_ = np.stack([[r.return_.max(), r.return_[i]] for r, i in zip(records, best, strict=True)])
     return Decisions(
         episode=episode,
         t=np.array([int(record.t) for record in records]),
         reward=np.array([(r.discount[:-1] * r.reward).sum(0)[i] for r, i in chosen]),
-        terminal_value=np.array([(r.discount[-1] * r.leaf)[i] for r, i in chosen]),
+        terminal_value=np.array([(r.discount[-1] * r.terminal_value)[i] for r, i in chosen]),
         penalty=np.array([r.penalty()[i] for r, i in chosen]),
-        penalty_fraction=np.array([r.share()[i] for r, i in chosen]),
-        disagreement=np.stack([r.spread[:, i] for r, i in chosen]),
+        penalty_fraction=np.array([r.penalty_fraction()[i] for r, i in chosen]),
+        disagreement=np.stack([r.disagreement[:, i] for r, i in chosen]),
         search_std=search_std,
         policy_distance=action_distance(first_action, policy_action),
         overruled=return_[:, 0] > return_[:, 1],
         forgone_return=return_[:, 0] - return_[:, 1],
         took_ms=np.array([float(record.took_ms) for record in records]),
         iterations=np.array([int(record.iterations) for record in records]),
-        penalty_weight=np.array([float(record.price) for record in records]),
+        penalty_weight=np.array([float(record.penalty_weight) for record in records]),
         initial_std=run.agent.planner.config.max_std,
     )
 
@@ -290,7 +290,7 @@ def replan(
         penalty_weight: lambda, units of return per unit of disagreement; None, that of the agent.
         seed: seed of the sampled candidates and latents.
     """
-    penalty_weight = agent.price if penalty_weight is None else float(penalty_weight)
+    penalty_weight = agent.penalty_weight if penalty_weight is None else float(penalty_weight)
     config = replace(agent.planner.config, uncertainty=penalty_weight, budget_ms=0.0)
     planner, records = MPPI(agent.planner.action_dim, config), []
     num_states = len(next(iter(state.values())))

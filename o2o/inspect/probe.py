@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from o2o.agent.planner.imagine import roll
+from o2o.agent.planner.imagine import roll_out
 from o2o.core.errors import UsageError
 from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import beliefs
@@ -212,7 +212,7 @@ def _imagined_squared_error(run: Run, half: int, mean, weight, offset, target: n
     action = steps.action[ahead]  # (H, K, A)
     state = index(steps.state, torch.as_tensor(starts, device=steps.action.device))
     with RandomStream(derive(0, "readout"), agent.device).use(), agent.precision():
-        feature = roll(agent.model, state, horizon, lambda step, _: action[step]).feature
+        feature = roll_out(agent.model, state, horizon, lambda step, _: action[step]).feature
     predicted = (_to_numpy(feature) - mean) @ weight + offset  # (H+1, K, D)
     return np.stack([np.square(predicted[h] - target[rows + h]).mean(0) for h in range(1, horizon + 1)])
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.planner.imagine import Roll
+from o2o.agent.planner.imagine import Rollout
 from o2o.core.errors import UsageError
 from o2o.core.stats import calibration_curve, rank_correlation
 from o2o.inspect.beliefs import ensemble_disagreement
@@ -175,7 +175,7 @@ def reliability(run: Run, horizons: Sequence[int] = (1, 3, 5, 10)) -> Reliabilit
 
 
 @torch.no_grad()
-def _path_disagreement(agent: Agent, rolled: Roll) -> np.ndarray:
+def _path_disagreement(agent: Agent, rolled: Rollout) -> np.ndarray:
     """Returns (H, K) discounted disagreement of the first k actions and of the policy's next action."""
     discount = torch.cat([torch.ones_like(rolled.decay[:1]), rolled.decay.cumprod(0)]).double().cpu().numpy()
     with agent.precision():

@@ -1,1 +1,1 @@
-"""World models that share one contract (`o2o.nn.world_model`), one file each."""
+"""Holds the built-in world models, one file each; all keep the contract in `o2o.nn.world_model`."""

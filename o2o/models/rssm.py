@@ -1,8 +1,8 @@
-"""Dreamer's recurrent state-space model: a deterministic memory, discrete latents, and a decoder.
+"""Implements Dreamer's recurrent state-space model: recurrent state, discrete latents and a decoder.
 
 Source: Hafner et al. 2021 (DreamerV2) and Hafner et al. 2025 (DreamerV3), two configurations of one class.
-Deviations: both draw images through DreamerV2's strided convolutions, with a linear output; losses leave
-out the constants of their likelihoods; predictions of the window's first observation count at its first step.
+Deviations: both decode images by DreamerV2's strided convolutions, with a linear output; losses omit the
+constants of their likelihoods; the loss of the window's first observation counts at its first step.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
-from o2o.nn.blocks import zero_last
-from o2o.nn.categorical import divergence, draw, log_chance
-from o2o.nn.encoder import Decoder, Encoder, RMSNorm, Shape, Style, dense, stack
+from o2o.nn.blocks import zero_output
+from o2o.nn.categorical import kl_divergence, log_probs, sample
+from o2o.nn.encoder import Architecture, Decoder, Encoder, RMSNorm, Style, dense, stack
 from o2o.nn.layers import Linear
-from o2o.nn.two_hot import code
+from o2o.nn.two_hot import make_encoding
 from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs
 
 
@@ -28,25 +28,32 @@ class Config(ModelConfig):
     """Sizes and losses of the recurrent state-space model: sizes are ours, for robots, the rest DreamerV2's.
 
     Attributes:
-        deter_dim: entries of the deterministic memory h.
-        hidden_dim: width of every MLP.
-        num_layers: hidden layers of encoder, decoder and heads.
-        num_latents: categorical variables of the latent z; both papers 32.
-        num_classes: of each; both papers 32.
-        cell: `gru` with one LayerNorm (DreamerV2), or `block`, whose weights are block-diagonal (DreamerV3).
-        num_blocks: of the block cell; DreamerV3 8.
-        layers: `elu` without normalisation (DreamerV2), or `silu` after RMSNorm (DreamerV3).
-        prior_layers: hidden layers from memory to the latent's prior; DreamerV2 1, DreamerV3 2.
-        channels: of the first convolution; later ones have 2, 4 and 8 times as many.
-        unimix: share of a uniform distribution in every categorical; DreamerV3 0.01.
-        free_nats: KL below this is not pushed further; DreamerV2 1 (DMC), DreamerV3 1.
-        free_over: what that bound is for: the mean of the `batch` (DreamerV2), or each `element` (DreamerV3).
-        prior_weight: of KL(posterior || prior) as a loss of the prior; DreamerV2 0.8, DreamerV3 1.
-        posterior_weight: of the same KL as a loss of the posterior; DreamerV2 0.2, DreamerV3 0.1.
-        symlog: see and predict vectors through symlog (DreamerV3).
-        obs_weight: of the squared error, summed over entries; DreamerV2 0.5 (unit Gaussian), DreamerV3 1.
-        num_bins: of the reward's two-hot code; 0: half a squared error (DreamerV2); DreamerV3 255.
-        critic_grad: losses of the critic shape the features too; off in DreamerV2.
+        deter_dim: Number of entries of the deterministic recurrent state h.
+        hidden_dim: Width of every MLP.
+        num_layers: Number of hidden layers of encoder, decoder and heads.
+        num_latents: Number of categorical variables of the latent z; both papers use 32.
+        num_classes: Number of classes of each categorical variable; both papers use 32.
+        cell: Recurrent cell: `gru` with one LayerNorm (DreamerV2), or `block` with block-diagonal weights
+            (DreamerV3).
+        num_blocks: Number of blocks of the block cell; DreamerV3 uses 8.
+        layers: Style of hidden layers: `elu` without normalization (DreamerV2), or `silu` after RMSNorm
+            (DreamerV3).
+        prior_layers: Number of hidden layers from h to the prior of z; DreamerV2 uses 1, DreamerV3 2.
+        channels: Channels of the first convolution layer; later ones have 2, 4 and 8 times as many.
+        unimix: Part of a uniform distribution in every categorical, 0 to 1; DreamerV3 uses 0.01.
+        free_nats: KL divergence below which it is not reduced further, nats; DreamerV2 (DMC) and DreamerV3
+            use 1.
+        free_over: Where `free_nats` applies: to the mean of the `batch` (DreamerV2), or to each `element`
+            (DreamerV3).
+        prior_weight: Weight of KL(posterior || prior) as a loss of the prior; DreamerV2 uses 0.8, DreamerV3
+            1.
+        posterior_weight: Weight of the same KL as a loss of the posterior; DreamerV2 uses 0.2, DreamerV3 0.1.
+        symlog: Encode and predict vectors in symlog (DreamerV3).
+        obs_weight: Weight of the squared error of observations, summed over entries; DreamerV2 uses 0.5 (unit
+            Gaussian), DreamerV3 1.
+        num_bins: Number of bins of the two-hot reward; DreamerV3 uses 255. 0: half a squared error
+            (DreamerV2).
+        critic_grad: Let losses of the critic train the features too; DreamerV2 does not.
     """
 
     deter_dim: int = 128
@@ -84,7 +91,7 @@ class Config(ModelConfig):
 
 
 class BlockLinear(nn.Module):
-    """(N, blocks, in) to (N, blocks, out): a linear layer for each block; zeros before `_initialise`."""
+    """Linear layer for each block, (N, blocks, in) to (N, blocks, out); zeros before `_initialize`."""
 
     def __init__(self, num_blocks: int, in_dim: int, out_dim: int):
         super().__init__()
@@ -95,54 +102,54 @@ class BlockLinear(nn.Module):
         return torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1) + self.bias
 
 
-def gate(parts: Tensor, memory: Tensor) -> Tensor:
-    """The next memory (..., D) from reset, candidate and update (..., 3 D). Source: DreamerV2."""
-    reset, candidate, update = parts.float().chunk(3, -1)
+def gru_step(gates: Tensor, h: Tensor) -> Tensor:
+    """Returns the next h (..., D) from reset, candidate and update gates (..., 3 D). Source: DreamerV2."""
+    reset, candidate, update = gates.float().chunk(3, -1)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-    return torch.lerp(memory, candidate, torch.sigmoid(update - 1))
+    return torch.lerp(h, candidate, torch.sigmoid(update - 1))
 
 
 class GRU(nn.Module):
-    """DreamerV2's cell: one LayerNorm over the three gates."""
+    """Recurrent cell of DreamerV2, with one LayerNorm over the three gates."""
 
     def __init__(self, latent_dim: int, action_dim: int, config: Config):
         super().__init__()
-        memory, hidden = config.deter_dim, config.hidden_dim
-        self.enter = dense(latent_dim + action_dim, hidden, config.layers)
-        self.gates = Linear(hidden + memory, 3 * memory)
-        self.norm = nn.LayerNorm(3 * memory, eps=1e-3)
+        deter, hidden = config.deter_dim, config.hidden_dim
+        self.input = dense(latent_dim + action_dim, hidden, config.layers)
+        self.gates = Linear(hidden + deter, 3 * deter)
+        self.norm = nn.LayerNorm(3 * deter, eps=1e-3)
 
-    def forward(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
-        x = self.enter(torch.cat([latent, action], -1))
-        return gate(self.norm(self.gates(torch.cat([x, memory], -1))), memory)
+    def forward(self, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+        x = self.input(torch.cat([latent, action], -1))
+        return gru_step(self.norm(self.gates(torch.cat([x, h], -1))), h)
 
 
 class BlockGRU(nn.Module):
-    """DreamerV3's cell: each block of the memory sees itself, and an embedding of everything."""
+    """Recurrent cell of DreamerV3: each block sees itself and an embedding of the whole input."""
 
     def __init__(self, latent_dim: int, action_dim: int, config: Config):
         super().__init__()
-        memory, hidden = config.deter_dim, config.hidden_dim
-        self.num_blocks, block = config.num_blocks, memory // config.num_blocks
-        self.enter = nn.ModuleList(
-            dense(dim, hidden, config.layers) for dim in (memory, latent_dim, action_dim)
+        deter, hidden = config.deter_dim, config.hidden_dim
+        self.num_blocks, block = config.num_blocks, deter // config.num_blocks
+        self.inputs = nn.ModuleList(
+            dense(dim, hidden, config.layers) for dim in (deter, latent_dim, action_dim)
         )
         self.mix = BlockLinear(self.num_blocks, block + 3 * hidden, block)
-        self.norm = RMSNorm(memory)
+        self.norm = RMSNorm(deter)
         self.gates = BlockLinear(self.num_blocks, block, 3 * block)
 
-    def forward(self, memory: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+    def forward(self, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
         action = action / action.abs().clamp(min=1).detach()
-        entered = [enter(x) for enter, x in zip(self.enter, (memory, latent, action), strict=True)]
-        shared = torch.cat(entered, -1)[:, None].expand(-1, self.num_blocks, -1)
-        blocks = memory.unflatten(-1, (self.num_blocks, -1))  # (N, blocks, D / blocks)
+        embedded = [layer(x) for layer, x in zip(self.inputs, (h, latent, action), strict=True)]
+        shared = torch.cat(embedded, -1)[:, None].expand(-1, self.num_blocks, -1)
+        blocks = h.unflatten(-1, (self.num_blocks, -1))  # (N, blocks, D / blocks)
         x = self.mix(torch.cat([blocks, shared], -1)).flatten(1)
         x = F.silu(self.norm(x)).unflatten(-1, (self.num_blocks, -1))
-        return gate(self.gates(x), blocks).flatten(1)
+        return gru_step(self.gates(x), blocks).flatten(1)
 
 
 def free_bits(kl: Tensor, floor: float, over: str, known: Tensor) -> Tensor:
-    """`kl` (T, B), at least `floor`, each or in the mean of the `known` (T, B) entries."""
+    """Returns `kl` (T, B), at least `floor` in each element or in the mean of the `known` (T, B) ones."""
     if over == "element":
         return kl.clamp(min=floor)
     mean = (kl * known).sum() / known.sum().clamp(min=1)
@@ -153,31 +160,32 @@ def free_bits(kl: Tensor, floor: float, over: str, known: Tensor) -> Tensor:
 
 
 class Model(WorldModel):
-    """State: memory `{"h": (N, deter_dim), "z": (N, num_latents * num_classes)}`; the feature is both.
+    """Dreamer's world model. Its state is `{"h": (N, deter_dim), "z": (N, num_latents * num_classes)}`.
 
-    The reward of an action is read from the state it leads to, and so is whether the episode goes on.
-    Dreamer's "action that led here" is a shift by one step inside `unroll` and nowhere else.
+    The feature is both, z first. The reward of an action, and whether the episode goes on, are predicted from
+    the state that the action leads to. Dreamer's "action that led here" is a shift by one step inside
+    `unroll` and nowhere else.
     """
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
         self.config, self.discount = config, discount
-        latent, hidden, memory = config.num_latents * config.num_classes, config.hidden_dim, config.deter_dim
-        self.feature_dim = latent + memory
-        shape = Shape(hidden, config.num_layers, config.channels, config.layers, config.symlog)
-        self.encoder = Encoder(spec, shape)
+        latent, hidden, deter = config.num_latents * config.num_classes, config.hidden_dim, config.deter_dim
+        self.feature_dim = latent + deter
+        architecture = Architecture(hidden, config.num_layers, config.channels, config.layers, config.symlog)
+        self.encoder = Encoder(spec, architecture)
         self.cell = (GRU if config.cell == "gru" else BlockGRU)(latent, spec.action_dim, config)
-        prior = stack(memory, hidden, config.prior_layers, config.layers)
-        self.prior = nn.Sequential(*prior, Linear(hidden if prior else memory, latent))
-        posterior = dense(memory + self.encoder.embed_dim, hidden, config.layers)
+        prior = stack(deter, hidden, config.prior_layers, config.layers)
+        self.prior = nn.Sequential(*prior, Linear(hidden if prior else deter, latent))
+        posterior = dense(deter + self.encoder.embed_dim, hidden, config.layers)
         self.posterior = nn.Sequential(posterior, Linear(hidden, latent))
-        self.decoder = Decoder(spec, self.feature_dim, shape)
-        self.reward_code = code(config.num_bins, "raw", weight=0.5)
-        self.reward = self._head(self.reward_code.width)
-        self.goes_on = self._head(1)
-        self.apply(_initialise)
+        self.decoder = Decoder(spec, self.feature_dim, architecture)
+        self.reward_encoding = make_encoding(config.num_bins, "raw", weight=0.5)
+        self.reward = self._head(self.reward_encoding.out_dim)
+        self.continues = self._head(1)
+        self.apply(_initialize)
         if config.num_bins:
-            zero_last(self.reward)
+            zero_output(self.reward)
 
     def _head(self, out_dim: int) -> nn.Sequential:
         cfg = self.config
@@ -200,71 +208,72 @@ class Model(WorldModel):
 
     def step(self, state, action):
         h = self.cell(state["h"], state["z"], action)
-        after = {"h": h, "z": draw(self._log_chance(self.prior(h))).flatten(1)}
+        after = {"h": h, "z": sample(self._log_probs(self.prior(h))).flatten(1)}
         feature = self.feature(after)
-        goes_on = torch.sigmoid(self.goes_on(feature).float().squeeze(-1))
-        return after, self.reward_code.decode(self.reward(feature)), goes_on.clamp(max=self.discount)
+        continues = torch.sigmoid(self.continues(feature).float().squeeze(-1))
+        return after, self.reward_encoding.decode(self.reward(feature)), continues.clamp(max=self.discount)
 
     def feature(self, state):
         return torch.cat([state["z"], state["h"]], -1)
 
-    @torch.compiler.disable  # it would lay out every step of the loop: minutes of compiling, for little
+    @torch.compiler.disable  # it would unroll every step of the loop: minutes of compiling for a small gain
     def unroll(self, batch: Batch) -> Unroll:
-        """Closed loop from a blank state; losses `obs`, `dynamics` (KL), `reward`, `discount`.
+        """Filters the window from a zero state; the losses are `obs`, `dynamics` (KL), `reward`, `discount`.
 
         Source: Hafner et al. 2021, eq. 2 with KL balancing; Hafner et al. 2025, eq. 4 and 5.
         """
         cfg, (steps, size) = self.config, batch.reward.shape
         embed = self.encoder({name: value.flatten(0, 1) for name, value in batch.obs.items()})
         embed = embed.unflatten(0, (steps + 1, size))
-        state, h, z, post = self.start(size), [], [], []
+        state, hs, zs, posteriors = self.start(size), [], [], []
         action = torch.zeros_like(batch.action[0])
         for t in range(steps + 1):
-            memory = self.cell(state["h"], state["z"], action)
-            latent, log_p = self._posterior(memory, embed[t])
-            state = {"h": memory, "z": latent}
+            h = self.cell(state["h"], state["z"], action)
+            z, log_p = self._posterior(h, embed[t])
+            state = {"h": h, "z": z}
             action = batch.action[t] if t < steps else action
-            for store, value in zip((h, z, post), (memory, latent, log_p), strict=True):
-                store.append(value)
-        memory, latent = torch.stack(h), torch.stack(z)  # (T+1, B, D), (T+1, B, latents * classes)
-        feature = torch.cat([latent, memory], -1)  # (T+1, B, F)
+            for values, value in zip((hs, zs, posteriors), (h, z, log_p), strict=True):
+                values.append(value)
+        h, z = torch.stack(hs), torch.stack(zs)  # (T+1, B, D), (T+1, B, latents * classes)
+        feature = torch.cat([z, h], -1)  # (T+1, B, F)
         known = known_obs(batch)  # (T+1, B)
-        arrived = feature[1:]
-        goes_on = self.discount * (~batch.terminated).float()
+        next_feature = feature[1:]
+        discount = self.discount * (~batch.terminated).float()
         losses = {
             "obs": by_step(cfg.obs_weight * self.decoder.error(feature, batch.obs) * known),
-            "dynamics": by_step(self._kl(torch.stack(post), memory, known) * known),
-            "reward": self.reward_code.loss(self.reward(arrived), batch.reward),
+            "dynamics": by_step(self._kl(torch.stack(posteriors), h, known) * known),
+            "reward": self.reward_encoding.loss(self.reward(next_feature), batch.reward),
             "discount": F.binary_cross_entropy_with_logits(
-                self.goes_on(arrived).squeeze(-1), goes_on, reduction="none"
+                self.continues(next_feature).squeeze(-1), discount, reduction="none"
             ),
         }
-        starts = {"h": memory[:-1].detach().flatten(0, 1), "z": latent[:-1].detach().flatten(0, 1)}
-        here = feature[:-1] if cfg.critic_grad else feature[:-1].detach()
-        return Unroll(losses, here, arrived.detach(), starts)
+        starts = {"h": h[:-1].detach().flatten(0, 1), "z": z[:-1].detach().flatten(0, 1)}
+        critic_input = feature[:-1] if cfg.critic_grad else feature[:-1].detach()
+        return Unroll(losses, critic_input, next_feature.detach(), starts)
 
     def decode(self, state):
-        return self.decoder.draw(self.feature(state))
+        return self.decoder.predict(self.feature(state))
 
-    def _log_chance(self, logits: Tensor) -> Tensor:
-        """(..., latents * classes) to (..., latents, classes)."""
-        return log_chance(logits.unflatten(-1, (self.config.num_latents, -1)), self.config.unimix)
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """Returns log-probabilities (..., latents, classes) of logits (..., latents * classes)."""
+        return log_probs(logits.unflatten(-1, (self.config.num_latents, -1)), self.config.unimix)
 
-    def _posterior(self, memory: Tensor, embed: Tensor) -> tuple[Tensor, Tensor]:
-        """(latent (N, latents * classes), log-probabilities (N, latents, classes))."""
-        log_p = self._log_chance(self.posterior(torch.cat([memory, embed], -1)))
-        return draw(log_p).flatten(-2), log_p
+    def _posterior(self, h: Tensor, embed: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (sampled latent (N, latents * classes), log-probabilities (N, latents, classes))."""
+        log_p = self._log_probs(self.posterior(torch.cat([h, embed], -1)))
+        return sample(log_p).flatten(-2), log_p
 
-    def _kl(self, post: Tensor, memory: Tensor, known: Tensor) -> Tensor:
-        """(T+1, B) of posteriors (T+1, B, latents, classes) to the priors of memory (T+1, B, D)."""
-        cfg, prior = self.config, self._log_chance(self.prior(memory))
-        teach = free_bits(divergence(post.detach(), prior), cfg.free_nats, cfg.free_over, known)
-        bind = free_bits(divergence(post, prior.detach()), cfg.free_nats, cfg.free_over, known)
-        return cfg.prior_weight * teach + cfg.posterior_weight * bind
+    def _kl(self, posterior: Tensor, h: Tensor, known: Tensor) -> Tensor:
+        """Returns KL (T+1, B) of posteriors (T+1, B, latents, classes) and the priors of h (T+1, B, D)."""
+        cfg, prior = self.config, self._log_probs(self.prior(h))
+        bound = cfg.free_nats, cfg.free_over, known
+        prior_loss = free_bits(kl_divergence(posterior.detach(), prior), *bound)
+        posterior_loss = free_bits(kl_divergence(posterior, prior.detach()), *bound)
+        return cfg.prior_weight * prior_loss + cfg.posterior_weight * posterior_loss
 
 
-def _initialise(module: nn.Module) -> None:
-    """Glorot's uniform weights (DreamerV2), scaled by fan-in and fan-out; zero biases."""
+def _initialize(module: nn.Module) -> None:
+    """Sets Glorot's uniform weights (DreamerV2), scaled by fan-in and fan-out, and zero biases."""
     if isinstance(module, BlockLinear):
         for block in module.weight:
             nn.init.xavier_uniform_(block)

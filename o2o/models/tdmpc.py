@@ -1,6 +1,6 @@
-"""TD-MPC's latent world model: encoder, latent dynamics, reward; no decoder.
+"""Implements TD-MPC's latent world model: encoder, latent dynamics and reward, without a decoder.
 
-Source: Hansen et al. 2022 (TD-MPC); sizes, initialisation and losses as in Feng et al. 2023 (FOWM).
+Source: Hansen et al. 2022 (TD-MPC); sizes, initialization and losses are those of Feng et al. 2023 (FOWM).
 Simplex latents, two-hot rewards and the online target are options from Hansen et al. 2024 (TD-MPC2).
 """
 
@@ -14,8 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
-from o2o.nn.blocks import ImageEncoder, SimNorm, TargetNetwork, mlp, random_shift, vector_encoder, zero_last
-from o2o.nn.two_hot import code
+from o2o.nn.blocks import ImageEncoder, SimNorm, TargetNetwork, mlp, random_shift, vector_encoder, zero_output
+from o2o.nn.two_hot import make_encoding
 from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel
 
 
@@ -24,19 +24,19 @@ class Config(ModelConfig):
     """Sizes and rates of the TD-MPC model.
 
     Attributes:
-        latent_dim: entries of the latent state; FOWM 50.
-        hidden_dim: width of dynamics and reward MLPs; FOWM 512.
-        encoder_dim: hidden width of the vector encoder; FOWM 256.
-        channels: of every convolution of the image encoder; FOWM 32.
-        target_rate: step of the slow encoder towards the encoder; FOWM 0.01.
-        target_every: updates between two such steps; FOWM 2.
-        predict_end: also learn whether the episode goes on, and discount plans by it; FOWM: no.
-        simnorm: latent entries in a group that sums to one; TD-MPC2 8. 0: each entry is a sigmoid, as in
-            FOWM.
-        num_bins: of the reward's two-hot code, evenly from -10 to 10 in symlog; TD-MPC2 101. 0: the reward
-            is a plain number with a squared error, as in FOWM.
-        target: whose latent of the next observation the dynamics shall meet: of the `slow` encoder, as in
-            FOWM, or of the encoder itself, without gradient, as in TD-MPC2.
+        latent_dim: Number of entries of the latent state; FOWM uses 50.
+        hidden_dim: Width of the dynamics and reward MLPs; FOWM uses 512.
+        encoder_dim: Hidden width of the vector encoder; FOWM uses 256.
+        channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
+        target_rate: Update rate (tau) of the target encoder, an EMA of the encoder; FOWM uses 0.01.
+        target_every: Gradient steps between two updates of the target encoder; FOWM uses 2.
+        predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not.
+        simnorm: Number of latent entries in a group that sums to one; TD-MPC2 uses 8. 0: each entry is a
+            sigmoid, as in FOWM.
+        num_bins: Number of bins of the two-hot reward, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0:
+            the reward is a plain number with a squared error, as in FOWM.
+        target: Encoder that gives the target latents of the dynamics: `ema`, the target encoder (FOWM), or
+            `online`, the encoder itself without gradient (TD-MPC2).
     """
 
     latent_dim: int = 50
@@ -48,7 +48,7 @@ class Config(ModelConfig):
     predict_end: bool = False
     simnorm: int = 0
     num_bins: int = 0
-    target: Literal["slow", "online"] = "slow"
+    target: Literal["ema", "online"] = "ema"
 
     def __post_init__(self):
         at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, target_rate=0, target_every=1)
@@ -60,34 +60,35 @@ class Config(ModelConfig):
             )
 
 
-def squash(config: Config) -> nn.Module:
-    """What bounds a latent, on top of its LayerNorm."""
+def latent_activation(config: Config) -> nn.Module:
+    """Returns the layer that bounds a latent after its LayerNorm."""
     return SimNorm(config.simnorm) if config.simnorm else nn.Sigmoid()
 
 
 class Encoder(nn.Module):
-    """Observations to the mean of one latent per entry; each latent lies in (0, 1), or on simplices."""
+    """Encodes each observation entry into a latent, in (0, 1) or on simplices, and returns their mean."""
 
     def __init__(self, spec: Spec, config: Config):
         super().__init__()
         self.names = list(spec.obs)
         self.parts = nn.ModuleDict()
         for name, shape in spec.obs.items():
+            output = latent_activation(config)
             if name in spec.images:
-                part = ImageEncoder(shape, config.channels, config.latent_dim, squash(config))
+                part = ImageEncoder(shape, config.channels, config.latent_dim, output)
             else:
-                part = vector_encoder(shape[0], config.encoder_dim, config.latent_dim, squash(config))
+                part = vector_encoder(shape[0], config.encoder_dim, config.latent_dim, output)
             self.parts[name.replace(".", "/")] = part
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """name -> (N, *shape), to (N, latent_dim)."""
+        """Encodes name -> (N, *shape) into (N, latent_dim)."""
         pairs = zip(self.names, self.parts.values(), strict=True)
         latents = [part(obs[name]) for name, part in pairs]
         return torch.stack(latents).mean(0) if len(latents) > 1 else latents[0]
 
 
 class Model(WorldModel):
-    """State: `{"z": (N, latent_dim)}`; the feature is z itself."""
+    """TD-MPC's world model. Its state is `{"z": (N, latent_dim)}`; the feature is z itself."""
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
@@ -97,15 +98,14 @@ class Model(WorldModel):
         latent, hidden = config.latent_dim, config.hidden_dim
         self.encoder = Encoder(spec, config)
         self.dynamics = nn.Sequential(
-            mlp(latent + spec.action_dim, hidden, latent), nn.LayerNorm(latent), squash(config)
+            mlp(latent + spec.action_dim, hidden, latent), nn.LayerNorm(latent), latent_activation(config)
         )
-        self.reward_code = code(config.num_bins, "symlog")
-        self.reward = zero_last(mlp(latent + spec.action_dim, hidden, self.reward_code.width))
-        self.goes_on = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end else None
-        slow = config.target == "slow"
-        self.slow_encoder = (
-            TargetNetwork(self.encoder, config.target_rate, config.target_every) if slow else None
-        )
+        self.reward_encoding = make_encoding(config.num_bins, "symlog")
+        self.reward = zero_output(mlp(latent + spec.action_dim, hidden, self.reward_encoding.out_dim))
+        self.continues = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end else None
+        self.target_encoder = None
+        if config.target == "ema":
+            self.target_encoder = TargetNetwork(self.encoder, config.target_rate, config.target_every)
 
     def start(self, n: int) -> State:
         device = next(self.parameters()).device
@@ -117,24 +117,26 @@ class Model(WorldModel):
     def step(self, state, action):
         joint = torch.cat([state["z"], action], -1)
         discount = torch.full_like(joint[:, 0], self.discount)
-        if self.goes_on is not None:
-            discount = discount * torch.sigmoid(self.goes_on(joint).squeeze(-1))
-        return {"z": self.dynamics(joint)}, self.reward_code.decode(self.reward(joint)), discount
+        if self.continues is not None:
+            discount = discount * torch.sigmoid(self.continues(joint).squeeze(-1))
+        return {"z": self.dynamics(joint)}, self.reward_encoding.decode(self.reward(joint)), discount
 
     def feature(self, state):
         return state["z"]
 
     def unroll(self, batch: Batch) -> Unroll:
-        """Open loop from `obs[0]`; losses `dynamics` (latent consistency), `reward`, maybe `discount`.
+        """Rolls out open loop from `obs[0]`.
 
-        Source: Feng et al. 2023, eq. 1 (TD-MPC objective); the gradient runs through the whole roll-out.
+        The losses are `dynamics` (latent consistency), `reward`, and `discount` with `predict_end`.
+
+        Source: Feng et al. 2023, eq. 1 (TD-MPC objective); the gradient runs through the whole rollout.
         """
         steps, size = batch.reward.shape
         obs0, later = self._augment(batch.obs)
         with torch.no_grad():
             next_feature = self.encoder(later).view(steps, size, -1)
-            slow = self.slow_encoder
-            target = next_feature if slow is None else slow(later).view(steps, size, -1)
+            ema = self.target_encoder
+            target = next_feature if ema is None else ema(later).view(steps, size, -1)
         z, feature, predicted = self.encoder(obs0), [], []
         for t in range(steps):
             feature.append(z)
@@ -144,19 +146,19 @@ class Model(WorldModel):
         joint = torch.cat([features, batch.action], -1)
         losses = {
             "dynamics": (torch.stack(predicted) - target).square().mean(-1) * batch.next_valid,
-            "reward": self.reward_code.loss(self.reward(joint), batch.reward),
+            "reward": self.reward_encoding.loss(self.reward(joint), batch.reward),
         }
-        if self.goes_on is not None:
-            logit, goes_on = self.goes_on(joint).squeeze(-1), (~batch.terminated).float()
-            losses["discount"] = binary_cross_entropy_with_logits(logit, goes_on, reduction="none")
+        if self.continues is not None:
+            logit, continues = self.continues(joint).squeeze(-1), (~batch.terminated).float()
+            losses["discount"] = binary_cross_entropy_with_logits(logit, continues, reduction="none")
         return Unroll(losses, features, next_feature, {"z": features.detach().flatten(0, 1)})
 
     def track(self) -> None:
-        if self.slow_encoder is not None:
-            self.slow_encoder.track(self.encoder)
+        if self.target_encoder is not None:
+            self.target_encoder.track(self.encoder)
 
     def _augment(self, obs: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """First observations (B, ...), and all later ones (T*B, ...); images shifted, each on its own."""
+        """Returns first observations (B, ...) and later ones (T*B, ...); each image is shifted at random."""
         first = {name: value[0] for name, value in obs.items()}
         later = {name: value[1:].flatten(0, 1) for name, value in obs.items()}
         for name in self.images:

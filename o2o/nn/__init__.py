@@ -1,1 +1,1 @@
-"""Network layers, encoders and distributions, and the contract of a world model."""
+"""Holds network layers, encoders and distributions, and the contract of a world model."""

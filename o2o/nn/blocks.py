@@ -1,4 +1,4 @@
-"""Bricks: MLPs, an image encoder, a vectorised ensemble, slow copies, random shifts."""
+"""Provides MLPs, an image encoder, a vectorized ensemble, target networks and random shifts."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ Layers = TypeVar("Layers", bound=nn.Module)
 
 
 def orthogonal(module: Layers) -> Layers:
-    """The module with FOWM's initialisation: orthogonal weights (convolutions: gain sqrt 2), zero biases."""
+    """Initializes a module as FOWM does: orthogonal weights (convolutions: gain sqrt 2), zero biases."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             gain = math.sqrt(2) if isinstance(layer, nn.Conv2d) else 1.0
@@ -25,7 +25,7 @@ def orthogonal(module: Layers) -> Layers:
 
 
 def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """Two hidden layers with LayerNorm and Mish, and a linear output; orthogonal. Source: FOWM."""
+    """Returns an MLP of two hidden layers with LayerNorm and Mish; orthogonal weights. Source: FOWM."""
     return orthogonal(
         nn.Sequential(
             Linear(in_dim, hidden_dim), nn.LayerNorm(hidden_dim), Mish(),
@@ -35,8 +35,8 @@ def mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def zero_last(layers: nn.Sequential) -> nn.Sequential:
-    """The same layers with an output of exactly zero."""
+def zero_output(layers: nn.Sequential) -> nn.Sequential:
+    """Sets the last layer to zero, so that the output is exactly zero; returns the layers."""
     last = layers[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
@@ -45,7 +45,7 @@ def zero_last(layers: nn.Sequential) -> nn.Sequential:
 
 
 class SimNorm(nn.Module):
-    """(..., F) to (..., F): a softmax over every `group` neighbours. Source: TD-MPC2."""
+    """Softmax over groups of `group` neighboring entries, (..., F) to (..., F). Source: TD-MPC2."""
 
     def __init__(self, group: int):
         super().__init__()
@@ -56,7 +56,7 @@ class SimNorm(nn.Module):
 
 
 def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int, output: nn.Module) -> nn.Sequential:
-    """(N, in_dim) float32 to (N, out_dim), the last step of it `output`. Source: FOWM."""
+    """Returns an encoder of vectors, (N, in_dim) to (N, out_dim), ending in `output`. Source: FOWM."""
     return orthogonal(
         nn.Sequential(
             Linear(in_dim, hidden_dim), ELU(), Linear(hidden_dim, out_dim), nn.LayerNorm(out_dim), output
@@ -65,9 +65,9 @@ def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int, output: nn.Module
 
 
 class ImageEncoder(nn.Module):
-    """(N, C, h, w) uint8 to (N, out_dim): four strided convolutions, at last `output`. Source: FOWM.
+    """Encoder of images, (N, C, h, w) uint8 to (N, out_dim): four strided convolutions, then `output`.
 
-    Inside, the channels of a pixel lie next to each other in memory, which convolutions are faster with.
+    Inside, the memory format is channels last, which is faster for convolutions. Source: FOWM.
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int, output: nn.Module):
@@ -90,10 +90,10 @@ class ImageEncoder(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear. Source: FOWM.
+    """Ensemble of E value heads on one input: Linear LayerNorm Tanh, Linear ELU, Linear. Source: FOWM.
 
-    The weights are stacked, so the members run as one batched product on a GPU or when compiled; on a
-    CPU in eager mode they run one by one, which was measured faster (batched products miss the cache).
+    The weights are stacked, so the members run as one batched product on a GPU or when compiled. On a CPU in
+    eager mode they run one by one, which was measured to be faster (batched products miss the cache).
     """
 
     def __init__(self, num_members: int, in_dim: int, hidden_dim: int, out_dim: int, zero_output: bool):
@@ -111,7 +111,7 @@ class Ensemble(nn.Module):
         self.bias3 = nn.Parameter(torch.zeros(num_members, out_dim))
 
     def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
-        """(..., in_dim) to (E, ..., out_dim), or (len(members), ..., out_dim) for chosen members."""
+        """Maps (..., in_dim) to (E, ..., out_dim), or (len(members), ..., out_dim) for the given members."""
         weights = [
             self.weight1, self.bias1, self.norm_weight, self.norm_bias,
             self.weight2, self.bias2, self.weight3, self.bias3,
@@ -121,7 +121,7 @@ class Ensemble(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             unstacked = [weight.unbind(0) for weight in weights]
-            value = torch.stack([_head(flat, *own) for own in zip(*unstacked, strict=True)])
+            value = torch.stack([_head(flat, *member) for member in zip(*unstacked, strict=True)])
         else:
             value = _heads(flat, *weights)
         return value.float().reshape(-1, *x.shape[:-1], self.out_dim)
@@ -144,13 +144,19 @@ def _heads(x, weight1, bias1, norm_weight, norm_bias, weight2, bias2, weight3, b
     x = torch.einsum("ni,eoi->eno", x, weight1) + bias1[:, None]
     x = F.layer_norm(x, x.shape[-1:]) * norm_weight[:, None] + norm_bias[:, None]
     x = elu(torch.bmm(tanh(x), weight2.transpose(1, 2)) + bias2[:, None])
-    if weight3.shape[1] == 1:  # a sum joins the pass over memory, a product would not
+    if weight3.shape[1] == 1:  # a sum joins the pass over memory, a matrix product would not
         return (x * weight3).sum(-1, keepdim=True) + bias3[:, None]
     return torch.bmm(x, weight3.transpose(1, 2)) + bias3[:, None]  # (E, N, out)
 
 
 class TargetNetwork(nn.Module):
-    """A copy that follows its source: every `every`-th call of `track`, by `rate` of the distance."""
+    """Copy of a network that follows its source as an exponential moving average (EMA).
+
+    Args:
+        source: network to follow.
+        rate: part of the distance to the source that a step covers (tau).
+        every: calls of `track` from one step to the next.
+    """
 
     def __init__(self, source: nn.Module, rate: float, every: int):
         super().__init__()
@@ -162,9 +168,10 @@ class TargetNetwork(nn.Module):
 
     @torch.no_grad()
     def track(self, source: nn.Module) -> None:
+        """Counts an optimizer step and moves the copy towards its source at every `every`-th one."""
         if self.num_calls % self.every == 0:
-            for own, other in zip(self.copy.parameters(), source.parameters(), strict=True):
-                own.lerp_(other, self.rate)
+            for weight, source_weight in zip(self.copy.parameters(), source.parameters(), strict=True):
+                weight.lerp_(source_weight, self.rate)
         self.num_calls += 1
 
     def get_extra_state(self) -> Tensor:
@@ -175,7 +182,7 @@ class TargetNetwork(nn.Module):
 
 
 def random_shift(image: Tensor, pad: int) -> Tensor:
-    """Images moved by up to `pad` whole pixels each way, edges repeated; each image by its own amount.
+    """Shifts each image by its own random number of whole pixels, up to `pad` each way; edges repeat.
 
     Args:
         image: (N, C, h, w), any dtype.
@@ -187,7 +194,7 @@ def random_shift(image: Tensor, pad: int) -> Tensor:
 
 
 def shift(image: Tensor, offset: Tensor, pad: int) -> Tensor:
-    """Crop of (h, w) at `offset` (2, N) from the image padded by `pad`; offset = pad changes nothing."""
+    """Crops (h, w) at `offset` (2, N) from the images padded by `pad`; offset = pad changes nothing."""
     n, channels, height, width = image.shape
     rows = torch.arange(height, device=image.device) + offset[0, :, None] - pad  # (N, h)
     columns = torch.arange(width, device=image.device) + offset[1, :, None] - pad  # (N, w)

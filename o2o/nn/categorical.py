@@ -1,4 +1,4 @@
-"""Latents of independent categorical variables: chances, one-hot draws with gradient, divergences.
+"""Computes log-probabilities, straight-through samples and divergences of categorical latents.
 
 Source: Hafner et al. 2021 (DreamerV2), straight-through gradients; Hafner et al. 2025 (DreamerV3), unimix.
 """
@@ -8,31 +8,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def log_chance(logits: Tensor, unimix: float) -> Tensor:
-    """(..., classes) log-probabilities, mixed with a uniform distribution. Source: DreamerV3."""
+def log_probs(logits: Tensor, unimix: float) -> Tensor:
+    """Returns log-probabilities (..., classes), mixed with a uniform distribution. Source: DreamerV3."""
     logits = logits.float()
     if not unimix:
         return logits.log_softmax(-1)
     return ((1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]).log()
 
 
-def draw(log_p: Tensor) -> Tensor:
-    """(..., classes) one-hot samples whose gradient is that of the probabilities (straight-through)."""
+def sample(log_p: Tensor) -> Tensor:
+    """Returns one-hot samples (..., classes) with the gradient of the probabilities (straight-through)."""
     p = log_p.exp()
-    chosen = (p.detach() / torch.empty_like(p).exponential_()).argmax(-1)
-    return F.one_hot(chosen, p.shape[-1]) + (p - p.detach())  # exactly one-hot
+    sampled = (p.detach() / torch.empty_like(p).exponential_()).argmax(-1)
+    return F.one_hot(sampled, p.shape[-1]) + (p - p.detach())  # exactly one-hot
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """(...) KL(p || q) in nats, summed over the variables of (..., variables, classes)."""
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Returns KL(p || q) (...) in nats, summed over the variables of (..., variables, classes)."""
     return (log_p.exp() * (log_p - log_q)).sum((-1, -2))
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """(...) in nats, summed over the variables of (..., variables, classes)."""
+    """Returns the entropy (...) in nats, summed over the variables of (..., variables, classes)."""
     return -(log_p.exp() * log_p).sum((-1, -2))
 
 
 def mode(log_p: Tensor) -> Tensor:
-    """(..., classes) the likeliest class, one-hot."""
+    """Returns the most probable class, one-hot (..., classes)."""
     return F.one_hot(log_p.argmax(-1), log_p.shape[-1]).float()

@@ -1,4 +1,4 @@
-"""Distributions of actions in [-1, 1], from what a policy network puts out."""
+"""Builds distributions of actions in [-1, 1] from the outputs of a policy network."""
 
 import math
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Shape = Literal["fixed", "bounded", "truncated"]
+Family = Literal["fixed", "bounded", "truncated"]
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
 class Normal:
-    """Independent normals around `mean` (..., A), which lies in [-1, 1].
+    """Independent normal distributions of the entries of an action.
 
     Attributes:
-        mean: (..., A).
+        mean: (..., A), in [-1, 1].
         std: (..., A).
     """
 
@@ -24,24 +24,24 @@ class Normal:
     std: Tensor
 
     def sample(self) -> Tensor:
-        """(..., A), with gradient to mean and std. May lie a little outside [-1, 1]."""
+        """Returns (..., A) with gradient to mean and std; may lie slightly outside [-1, 1]."""
         return self.mean + self.std * torch.randn_like(self.mean)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """(...) in nats."""
+        """Returns the log-density (...) of actions (..., A), in nats."""
         z = (action - self.mean) / self.std
         return (-0.5 * z.square() - self.std.log() - HALF_LOG_TAU).sum(-1)
 
     def entropy(self) -> Tensor:
-        """(...) in nats."""
+        """Returns the entropy (...), in nats."""
         return (self.std.log() + HALF_LOG_TAU + 0.5).sum(-1)
 
 
 class TruncatedNormal(Normal):
-    """The same, cut off at -1 and 1. Source: the closed forms of the doubly truncated normal."""
+    """Normal distributions truncated at -1 and 1, by the closed forms of the doubly truncated normal."""
 
     def sample(self) -> Tensor:
-        low, high = self._phi(-1.0), self._phi(1.0)
+        low, high = self._cdf(-1.0), self._cdf(1.0)
         u = low + (high - low) * torch.rand_like(self.mean)
         z = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
         action = self.mean + self.std * z
@@ -52,38 +52,38 @@ class TruncatedNormal(Normal):
 
     def entropy(self) -> Tensor:
         mass = self._mass()
-        edge = (self._edge(-1.0) - self._edge(1.0)) / (2 * mass)
-        return super().entropy() + (mass.log() + edge).sum(-1)
+        boundary = (self._boundary_term(-1.0) - self._boundary_term(1.0)) / (2 * mass)
+        return super().entropy() + (mass.log() + boundary).sum(-1)
 
-    def _phi(self, bound: float) -> Tensor:
+    def _cdf(self, bound: float) -> Tensor:
         return 0.5 * (1 + torch.erf((bound - self.mean) / self.std / math.sqrt(2)))
 
     def _mass(self) -> Tensor:
-        return (self._phi(1.0) - self._phi(-1.0)).clamp(min=1e-6)
+        return (self._cdf(1.0) - self._cdf(-1.0)).clamp(min=1e-6)
 
-    def _edge(self, bound: float) -> Tensor:
+    def _boundary_term(self, bound: float) -> Tensor:
         z = (bound - self.mean) / self.std
         return z * (-0.5 * z.square() - HALF_LOG_TAU).exp()
 
 
-def make(shape: Shape, out: Tensor) -> Normal:
-    """The distribution that a network's output means.
+def make_distribution(family: Family, out: Tensor) -> Normal:
+    """Returns the distribution that the outputs of a network parametrize.
 
     Args:
-        shape: `fixed`: tanh mean, unit variance (FOWM). `bounded`: tanh mean, std 0.1 to 1 (DreamerV3).
-            `truncated`: tanh mean, std 0.1 to 2.1, cut off at the limits (DreamerV2).
-        out: (..., num_outputs(shape, A)).
+        family: `fixed`: tanh mean, unit variance (FOWM). `bounded`: tanh mean, std 0.1 to 1 (DreamerV3).
+            `truncated`: tanh mean, std 0.1 to 2.1, truncated at the limits (DreamerV2).
+        out: (..., num_outputs(family, A)).
     """
     out = out.float()
-    if shape == "fixed":
+    if family == "fixed":
         mean = torch.tanh(out)
         return Normal(mean, torch.ones_like(mean))
     mean, raw = out.chunk(2, -1)
-    if shape == "bounded":
+    if family == "bounded":
         return Normal(torch.tanh(mean), 0.9 * torch.sigmoid(raw + 2) + 0.1)
     return TruncatedNormal(torch.tanh(mean), 2 * torch.sigmoid(raw / 2) + 0.1)
 
 
-def num_outputs(shape: Shape, action_dim: int) -> int:
-    """How many numbers a network gives for so many actions."""
-    return action_dim if shape == "fixed" else 2 * action_dim
+def num_outputs(family: Family, action_dim: int) -> int:
+    """Returns the number of network outputs for `action_dim` action entries."""
+    return action_dim if family == "fixed" else 2 * action_dim

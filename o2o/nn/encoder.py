@@ -1,7 +1,7 @@
-"""From observations to one embedding, and from features back to what is expected to be seen.
+"""Encodes observations into one embedding, and decodes features into predicted observations.
 
-Vectors go through an MLP together, each image through convolutions of its own. Source: Hafner et al. 2021
-(DreamerV2), whose convolutions TWM took over.
+All vectors share one MLP; each image has convolutions of its own. Source: Hafner et al. 2021 (DreamerV2); TWM
+uses the same convolutions.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ Style = Literal["elu", "silu"]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What encoder and decoder have in common.
+class Architecture:
+    """Sizes that encoder and decoder share.
 
     Attributes:
         hidden_dim: width of the MLPs.
-        num_layers: hidden layers of each.
-        channels: of the first convolution; later ones have 2, 4 and 8 times as many.
-        style: `elu` without normalisation (DreamerV2), or `silu` after RMSNorm (DreamerV3).
-        symlog: vectors are seen and drawn through symlog (DreamerV3).
+        num_layers: number of hidden layers of each MLP.
+        channels: channels of the first convolution; later ones have 2, 4 and 8 times as many.
+        style: `elu` without normalization (DreamerV2), or `silu` after RMSNorm (DreamerV3).
+        symlog: whether vectors are encoded and predicted in symlog (DreamerV3).
     """
 
     hidden_dim: int
@@ -40,7 +40,7 @@ class Shape:
 
 
 class RMSNorm(nn.RMSNorm):
-    """In float32, whatever comes in."""
+    """RMSNorm in float32, whatever the precision of the input."""
 
     def __init__(self, dim: int):
         super().__init__(dim, eps=1e-4)
@@ -50,45 +50,45 @@ class RMSNorm(nn.RMSNorm):
 
 
 def dense(in_dim: int, out_dim: int, style: Style) -> nn.Sequential:
-    """One hidden layer."""
+    """Returns one hidden layer."""
     if style == "elu":
         return nn.Sequential(Linear(in_dim, out_dim), ELU())
     return nn.Sequential(Linear(in_dim, out_dim), RMSNorm(out_dim), nn.SiLU())
 
 
 def stack(in_dim: int, hidden_dim: int, num: int, style: Style) -> list[nn.Module]:
-    """`num` hidden layers."""
+    """Returns `num` hidden layers."""
     return [dense(in_dim if i == 0 else hidden_dim, hidden_dim, style) for i in range(num)]
 
 
 class Encoder(nn.Module):
-    """Observations to one embedding: vectors together through an MLP, each image through convolutions."""
+    """Encodes observations into one embedding: all vectors by one MLP, each image by convolutions."""
 
-    def __init__(self, spec: Spec, shape: Shape):
+    def __init__(self, spec: Spec, architecture: Architecture):
         """
         Raises:
-            UsageError: images of another size.
+            UsageError: an image is not 64 by 64 pixels.
         """
         super().__init__()
-        check_size(spec)
-        self.symlog, self.images = shape.symlog, spec.images
+        check_image_size(spec)
+        self.symlog, self.images = architecture.symlog, spec.images
         self.vectors = [name for name in spec.obs if name not in spec.images]
         self.embed_dim = 0
         if self.vectors:
             size = sum(spec.obs[name][0] for name in self.vectors)
-            self.mlp = nn.Sequential(*stack(size, shape.hidden_dim, shape.num_layers, shape.style))
-            self.embed_dim += shape.hidden_dim
-        depth, activation = shape.channels, nn.ELU if shape.style == "elu" else nn.SiLU
+            layers = stack(size, architecture.hidden_dim, architecture.num_layers, architecture.style)
+            self.mlp = nn.Sequential(*layers)
+            self.embed_dim += architecture.hidden_dim
+        depth, activation = architecture.channels, nn.ELU if architecture.style == "elu" else nn.SiLU
         self.convs = nn.ModuleList()
         for name in self.images:
             sizes = spec.obs[name][0], depth, 2 * depth, 4 * depth, 8 * depth  # 64, 31, 14, 6, 2 pixels wide
             convs = [(nn.Conv2d(i, o, 4, stride=2), activation()) for i, o in pairwise(sizes)]
-            layers = [layer for pair in convs for layer in pair]
-            self.convs.append(nn.Sequential(*layers, nn.Flatten()))
+            self.convs.append(nn.Sequential(*(layer for pair in convs for layer in pair), nn.Flatten()))
             self.embed_dim += 2 * 2 * 8 * depth
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """name -> (N, *shape), to (N, embed_dim)."""
+        """Encodes name -> (N, *shape) into (N, embed_dim)."""
         parts = []
         if self.vectors:
             vector = torch.cat([obs[name] for name in self.vectors], -1)
@@ -99,21 +99,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to what is expected to be seen: images in [-0.5, 0.5], vectors maybe in symlog."""
+    """Decodes features into observations: images in [-0.5, 0.5], vectors in symlog if configured."""
 
-    def __init__(self, spec: Spec, feature_dim: int, shape: Shape):
+    def __init__(self, spec: Spec, feature_dim: int, architecture: Architecture):
         """
         Raises:
-            UsageError: images of another size.
+            UsageError: an image is not 64 by 64 pixels.
         """
         super().__init__()
-        check_size(spec)
-        self.symlog, self.images = shape.symlog, spec.images
+        check_image_size(spec)
+        self.symlog, self.images = architecture.symlog, spec.images
         self.sizes = {name: size[0] for name, size in spec.obs.items() if name not in spec.images}
         if self.sizes:
-            body = stack(feature_dim, shape.hidden_dim, shape.num_layers, shape.style)
-            self.mlp = nn.Sequential(*body, Linear(shape.hidden_dim, sum(self.sizes.values())))
-        depth, activation = shape.channels, nn.ELU if shape.style == "elu" else nn.SiLU
+            body = stack(feature_dim, architecture.hidden_dim, architecture.num_layers, architecture.style)
+            self.mlp = nn.Sequential(*body, Linear(architecture.hidden_dim, sum(self.sizes.values())))
+        depth, activation = architecture.channels, nn.ELU if architecture.style == "elu" else nn.SiLU
         self.deconvs = nn.ModuleList()
         for name in self.images:
             self.deconvs.append(
@@ -127,48 +127,51 @@ class Decoder(nn.Module):
             )  # fmt: skip
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """(N, F) to name -> (N, *shape)."""
-        drawn = {}
+        """Decodes (N, F) into name -> (N, *shape)."""
+        predicted = {}
         if self.sizes:
             vectors = self.mlp(feature).split(list(self.sizes.values()), -1)
-            drawn |= dict(zip(self.sizes, vectors, strict=True))
+            predicted |= dict(zip(self.sizes, vectors, strict=True))
         for name, deconv in zip(self.images, self.deconvs, strict=True):
-            drawn[name] = deconv(feature)
-        return drawn
+            predicted[name] = deconv(feature)
+        return predicted
 
-    def draw(self, feature: Tensor) -> dict[str, Tensor]:
-        """(N, F) to name -> (N, *shape): images float32 in [0, 1], vectors in the model's units."""
-        drawn = self(feature)
-        for name, value in drawn.items():
+    def predict(self, feature: Tensor) -> dict[str, Tensor]:
+        """Decodes (N, F) into name -> (N, *shape): images float32 in [0, 1], vectors in the model's units."""
+        predicted = self(feature)
+        for name, value in predicted.items():
             if name in self.images:
-                drawn[name] = (value + 0.5).clamp(0, 1)
+                predicted[name] = (value + 0.5).clamp(0, 1)
             elif self.symlog:
-                drawn[name] = symexp(value)
-        return drawn
+                predicted[name] = symexp(value)
+        return predicted
 
     def error(self, feature: Tensor, obs: dict[str, Tensor]) -> Tensor:
-        """(...) squared error, summed over entries and names, of (..., F) and name -> (..., *shape)."""
+        """Returns the squared error (...) of features (..., F) against observations name -> (..., *shape).
+
+        It is summed over entries and names.
+        """
         shape = feature.shape[:-1]
-        drawn, total = self(feature.flatten(0, -2)), torch.zeros(shape.numel(), device=feature.device)
+        predicted, total = self(feature.flatten(0, -2)), torch.zeros(shape.numel(), device=feature.device)
         for name, value in obs.items():
-            want = value.flatten(0, len(shape) - 1).float()
+            target = value.flatten(0, len(shape) - 1).float()
             if name in self.images:
-                want = want / 255 - 0.5
+                target = target / 255 - 0.5
             elif self.symlog:
-                want = symlog(want)
-            total = total + (drawn[name].float() - want).square().flatten(1).sum(1)
+                target = symlog(target)
+            total = total + (predicted[name].float() - target).square().flatten(1).sum(1)
         return total.view(shape)
 
 
-def check_size(spec: Spec) -> None:
+def check_image_size(spec: Spec) -> None:
     """
     Raises:
-        UsageError: images that the convolutions are not made for.
+        UsageError: an image does not have the size that the convolutions are made for.
     """
     for name in spec.images:
         if spec.obs[name][1:] != (IMAGE_SIZE, IMAGE_SIZE):
             size = spec.obs[name][1]
             raise UsageError(
-                f"this model draws images of 64 by 64 pixels, {name!r} has {size}: "
+                f"this model needs images of 64 by 64 pixels, {name!r} has {size}: "
                 "add --dataset.image-size 64"
             )

@@ -1,7 +1,7 @@
-"""Linear layers and activations in two forms: torch's own, and one that a compiler turns into less work.
+"""Provides linear layers and activations in two forms: torch's own, and one that compiles to less work.
 
 When compiled, an activation takes one exponential where torch's takes two or three, and a bias joins the
-next pass over memory instead of being copied in front of the product. The function is the same: values
+next pass over memory instead of being copied before the product. Both forms are the same function: values
 differ by rounding, at most 1e-6, and gradients 3e-6.
 """
 
@@ -11,28 +11,28 @@ from torch.nn import functional as F
 
 
 class Linear(nn.Linear):
-    """(..., in) to (..., out)."""
+    """Linear layer, (..., in) to (..., out)."""
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
 
 
 class Mish(nn.Module):
-    """x * tanh(softplus(x)), element by element."""
+    """Activation x * tanh(softplus(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _OneExpMish.apply(x) if torch.compiler.is_compiling() else F.mish(x)
 
 
 class ELU(nn.Module):
-    """x where it is positive, else exp(x) - 1."""
+    """Activation that is x where x is positive, else exp(x) - 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         return elu(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(..., in) to (..., out) by weight (out, in) and bias (out,)."""
+    """Maps (..., in) to (..., out) by weight (out, in) and bias (out,)."""
     if not torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
     return (x.reshape(-1, x.shape[-1]) @ weight.t() + bias).view(*x.shape[:-1], -1)

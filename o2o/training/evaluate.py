@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.agent.agent import FROM_CHECKPOINT, Agent, UnprefixedAgentConfig
 from o2o.agent.plan_record import PlanRecord, plan_writer
 from o2o.core import checkpoint, memory, stats
 from o2o.core.compute import MachineConfig, should_compile, tune
@@ -61,7 +61,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     """
 
     checkpoint: Path | None = None
-    agent: Flat = FROM_CHECKPOINT
+    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     episodes: int = 50
     seed: int = 0
     plan: bool = True
@@ -232,7 +232,7 @@ def watch(
     if played[0].frames:
         log.film(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
     if thoughts:
-        doubts = np.concatenate([moment.doubt for moment in thoughts])
+        doubts = np.concatenate([moment.discounted_disagreement for moment in thoughts])
         log.histogram(step, phase, "plans/doubt_of_candidates", doubts)
         shown = thoughts[len(thoughts) // 2]
         obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
@@ -268,7 +268,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))
     choice = choose_robot(config, meta.get("robot"))
-    if config.plan and not agent.priced:
+    if config.plan and not agent.penalty_weight_known:
         set_auto_penalty_weight(
             agent, training_data.reload(meta["dataset"], agent.config.replay, agent.transform), print
         )

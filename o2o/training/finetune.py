@@ -4,7 +4,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o.agent.agent import FROM_CHECKPOINT, Agent, Flat
+from o2o.agent.agent import FROM_CHECKPOINT, Agent, UnprefixedAgentConfig
 from o2o.core import checkpoint, memory
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, at_least
@@ -80,7 +80,7 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
 
     checkpoint: Path | None = None
     preset: str = ""
-    agent: Flat = FROM_CHECKPOINT
+    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     out: Path | None = None
     resume: bool = False
     dry_run: bool = False

@@ -138,9 +138,9 @@ class Learner:
 
     def settle(self, tell: Callable[[str], object]) -> None:
         """Finds lambda where the config leaves it open, and says so."""
-        if not self.agent.priced:
+        if not self.agent.penalty_weight_known:
             set_auto_penalty_weight(self.agent, self.data, tell)
-        self.agent.settle(self.agent.price, learning=True)
+        self.agent.set_penalty_weight(self.agent.penalty_weight, learning=True)
         self._look()
         if self.limit:
             tell(self.limit.line())
@@ -171,7 +171,7 @@ class Learner:
             tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {})
         )
         if not resumed:
-            self.agent.learning.seed(derive(self.config.seed, "finetune"))
+            self.agent.learning_stream.seed(derive(self.config.seed, "finetune"))
             self.keep()
 
     def add(self, episode: Episode) -> str:

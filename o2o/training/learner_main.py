@@ -174,7 +174,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
         learner = Learner(config, folder, agent, meta)
         weights = Weights(acting(agent), handle)
         learner.settle(tell)
-        outbox.say(price=agent.price, action_range=to_dict(learner.action_range), **seen(learner))
+        outbox.say(price=agent.penalty_weight, action_range=to_dict(learner.action_range), **seen(learner))
         if not job["acting"]:
             os.nice(NICE)
         while inbox.facts is None and not inbox.order:

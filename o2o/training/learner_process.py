@@ -223,8 +223,8 @@ class AsyncLearner:
                 self.action_range = from_dict(ActionRange, said["envelope"])
             if "limit" in said:
                 self.limit = from_dict(Limit, said["limit"])
-            if "price" in said and not self.agent.priced:
-                self.agent.settle(said["price"])
+            if "price" in said and not self.agent.penalty_weight_known:
+                self.agent.set_penalty_weight(said["price"])
             self._ready = self._ready or "price" in said
             if "line" in said:
                 self._lines.append(said["line"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, Flat, fitted
+from o2o.agent.agent import Agent, AgentConfig, UnprefixedAgentConfig, fit_config
 from o2o.core import checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import MachineConfig, should_compile, tune
@@ -70,7 +70,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
     dataset: str = ""
     preset: str = "small"
     dataset_options: training_data.DataFlags = field(default_factory=DataConfig)
-    agent: Flat = field(default_factory=AgentConfig)
+    agent: UnprefixedAgentConfig = field(default_factory=AgentConfig)
     updates: int = 5000
     seed: int = 0
     out: Path | None = None
@@ -108,7 +108,7 @@ def pretrain(config: PretrainConfig) -> Path:
         config.dataset, config.dataset_options, config.agent.replay, config.seed, read_action_bounds=ask
     )
     fast = should_compile(config, config.updates)
-    system = fitted(config.agent, max(map(len, data.recording.episodes)))
+    system = fit_config(config.agent, max(map(len, data.recording.episodes)))
     agent = Agent(data.transform, system, config.device, config.seed, fast)
     facts = {
         "dataset": training_data.dataset_info(
@@ -211,7 +211,7 @@ def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
     """On held-out windows, the same ones each time: losses, and how unsure the ensemble is."""
     if batch is None:
         return {}
-    recorded, random = agent.doubts(batch)
+    recorded, random = agent.disagreement_on(batch)
     told = {"spread": recorded.median(), "spread_of_random_actions": random.median(),
             "spread_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy())}  # fmt: skip
     return {f"validation/{name}": float(value) for name, value in (agent.validate(batch) | told).items()}
@@ -220,5 +220,5 @@ def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
 def _log_doubts(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:
     """Histograms of the ensemble's disagreement about recorded actions, and about random ones."""
     if batch is not None:
-        for name, value in zip(("recorded", "random"), agent.doubts(batch), strict=True):
+        for name, value in zip(("recorded", "random"), agent.disagreement_on(batch), strict=True):
             log.histogram(step, "offline", f"doubt/{name}_actions", value.cpu().numpy())

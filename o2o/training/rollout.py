@@ -191,7 +191,7 @@ def _thought(agent: Agent, n: int) -> np.ndarray:
         return np.tile([np.nan, np.nan, np.nan, np.nan, 0.0], (n, 1))
     value, penalty = plan.value.cpu().numpy(), plan.penalty.cpu().numpy()
     share = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
-    spread = penalty / agent.price if agent.price else np.full(n, np.nan)
+    spread = penalty / agent.penalty_weight if agent.penalty_weight else np.full(n, np.nan)
     return np.stack([value, penalty, share, spread, np.full(n, plan.iterations)], 1)
 
 
@@ -358,7 +358,9 @@ class _Worker:
             here = self.moves.position({name: value[None] for name, value in self.raw.items()})[0]
             paths = self.moves.path(here, self.transform.physical_action(moment.action))
         value, penalty = float(moment.value()[chosen]), float(moment.penalty()[chosen])
-        self.stream.plan(paths, moment.doubt, chosen, value, penalty, float(moment.price))
+        self.stream.plan(
+            paths, moment.discounted_disagreement, chosen, value, penalty, float(moment.penalty_weight)
+        )
 
     def _clock(self) -> dict[str, int]:
         """A simulator's own time since the reset; of other robots the wall clock counts."""

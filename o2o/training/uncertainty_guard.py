@@ -99,8 +99,8 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
     )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
-    if plan and agent.price > 0:  # at no price nobody works the spread along a plan out
-        config = replace(agent.config.planner, uncertainty=agent.price, budget_ms=0.0)
+    if plan and agent.penalty_weight > 0:  # at no price nobody works the spread along a plan out
+        config = replace(agent.config.planner, uncertainty=agent.penalty_weight, budget_ms=0.0)
         planner = MPPI(agent.planner.action_dim, config)
     size = agent.config.planner.num_samples + agent.config.planner.num_policy
     at_action, on_plan = [], []
@@ -108,11 +108,13 @@ def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, 
         for some_rows in rows.split(max(1, ROWS // size)):
             state = index(steps.state, some_rows)
             feature = agent.model.feature(state)
-            at_action.append(agent.critic.uncertainty(feature, agent.policy.act(feature)))
+            at_action.append(agent.critic.disagreement(feature, agent.policy.act(feature)))
             if planner:
                 first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy
-                on_plan.append(planner.plan(*parts, None, first, explore=False).penalty / agent.price)
+                on_plan.append(
+                    planner.plan(*parts, None, first, explore=False).penalty / agent.penalty_weight
+                )
     return Limit(
         _quantile(at_action, quantile), _quantile(on_plan, quantile) if planner else None,
         quantile, len(rows), unseen,
@@ -129,10 +131,10 @@ def relative_disagreement(agent: Agent, limit: Limit, unit: np.ndarray, planned:
     """
     action = torch.as_tensor(unit, device=agent.device)
     with agent.precision():
-        spread = agent.critic.uncertainty(agent.model.feature(agent.belief), action)
+        spread = agent.critic.disagreement(agent.model.feature(agent.belief), action)
     found, plan = _ratio(spread, limit.action), agent.last_plan
-    if planned and plan is not None and limit.plan is not None and agent.price > 0:
-        found = torch.where(plan.usable, _ratio(plan.penalty / agent.price, limit.plan), found)
+    if planned and plan is not None and limit.plan is not None and agent.penalty_weight > 0:
+        found = torch.where(plan.usable, _ratio(plan.penalty / agent.penalty_weight, limit.plan), found)
     return found.double().cpu().numpy()
 
 

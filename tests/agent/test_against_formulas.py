@@ -24,7 +24,7 @@ FIELDS = {
     "both": {"camera": ObsTransform((40, 40, 3), image=True, size=84), "arm.joint": ObsTransform((4,))},
 }
 CONFIG = AgentConfig(
-    world=tdmpc.Config(latent_dim=6, hidden_dim=12, encoder_dim=10, channels=4),
+    model_options=tdmpc.Config(latent_dim=6, hidden_dim=12, encoder_dim=10, channels=4),
     critic=CriticConfig(hidden_dim=12, expectile=0.8),
     policy=PolicyConfig(hidden_dim=12, inverse_temperature=4.0, max_weight=1.5),
     planner=PlannerConfig(
@@ -36,8 +36,9 @@ CONFIG = AgentConfig(
 
 
 def make_agent(kind: str) -> Agent:
-    """An agent without its zeros: every weight moved, slow copies unlike their sources."""
+    """An agent without zero weights, whose target networks differ from their sources."""
     agent = Agent(Transform(FIELDS[kind], (-1.0, -1.0), (1.0, 1.0)), CONFIG, seed=1)
+    agent._contract_checked = True  # `draws` records those of the updates alone
     with torch.no_grad():
         for part in agent.parts.values():
             for weight in part.parameters():
@@ -108,7 +109,7 @@ def test_losses_gradients_and_priorities_are_those_of_the_formulas(kind, draws):
     for name, value in loss.items():
         torch.testing.assert_close(metrics[f"loss/{name}"], value, rtol=2e-5, atol=1e-6)
     torch.testing.assert_close(priority, want_priority, rtol=2e-5, atol=1e-6)
-    assert norms.keys() == {"world", "policy"}
+    assert norms.keys() == {"model", "policy"}
     for group, norm in norms.items():
         assert metrics[f"grad_norm/{group}"].item() == pytest.approx(norm.item(), rel=1e-4)
         assert norm > 0.1, "clipping is not seen"
@@ -160,9 +161,9 @@ def test_slow_copies_move_after_the_step_at_every_second_update():
         agent.update(make_windows(agent))
         after, moved = read_weights(agent), 0
         for name, old in before.items():
-            if "slow_" not in name:
+            if "target_" not in name:
                 continue
-            source = after[name.replace("slow_", "").replace("copy.", "")]
+            source = after[name.replace("target_", "").replace("copy.", "")]
             want = 0.99 * old + 0.01 * source if number % 2 == 0 else old
             torch.testing.assert_close(after[name], want, rtol=1e-5, atol=1e-6)
             moved += not torch.equal(after[name], old)

@@ -41,7 +41,7 @@ def test_padding_and_importance_weight_scale_every_loss_and_the_policy_too():
 
 def test_policy_and_world_train_disjoint_parameters():
     hub = agent()
-    world, policy = (set(map(id, hub.optimizers[name].parameters)) for name in ("world", "policy"))
+    world, policy = (set(map(id, hub.optimizers[name].parameters)) for name in ("model", "policy"))
     trainable = {id(p) for part in hub.parts.values() for p in part.parameters() if p.requires_grad}
     assert not world & policy and world | policy == trainable
 
@@ -87,10 +87,10 @@ def test_acting_is_fixed_by_its_seed_and_leaves_learning_alone():
     hub = agent()
     hub.start(2, seed=5)
     one = act(hub, explore=True)
-    learning = hub.learning.state()["cpu"]
+    learning = hub.learning_stream.state()["cpu"]
     hub.start(2, seed=5)
     two = act(hub, explore=True)
-    assert np.array_equal(one, two) and hub.learning.state()["cpu"].equal(learning)
+    assert np.array_equal(one, two) and hub.learning_stream.state()["cpu"].equal(learning)
     hub.start(2, seed=6)
     assert not np.array_equal(one, act(hub, explore=True))
 
@@ -112,7 +112,7 @@ def test_policy_alone_and_planner_differ():
 
 def test_checkpoint_of_another_size_names_what_differs():
     tensors, meta = agent().state()
-    other = replace(TINY, world=tdmpc.Config(latent_dim=9, hidden_dim=16, encoder_dim=16))
+    other = replace(TINY, model_options=tdmpc.Config(latent_dim=9, hidden_dim=16, encoder_dim=16))
     with pytest.raises(UsageError, match=r"does not fit the model.*wanted"):
         Agent.from_state(tensors, meta, config=other)
 
@@ -127,7 +127,11 @@ def test_config_survives_json_and_unknown_fields_are_named():
 def test_strangers_model_learns_and_acts_in_one_file():
     path = RECURRENT_MODEL
     hub = agent(
-        replace(TINY, model=path, world=read_config({"model": path, "world": {"hidden_dim": 12}}).world)
+        replace(
+            TINY,
+            model=path,
+            model_options=read_config({"model": path, "model_options": {"hidden_dim": 12}}).model_options,
+        )
     )
     hub.update(batch())
     hub.start(3, seed=0)

@@ -10,10 +10,17 @@ import torch
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent
-from o2o.agent.critic import Critic, CriticConfig, expectile_loss, learners, random_pair, spread
+from o2o.agent.critic import (
+    Critic,
+    CriticConfig,
+    bootstrap_weights,
+    disagreement,
+    expectile_loss,
+    random_pair,
+)
 from o2o.agent.planner.imagine import imagine, imagine_policy
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
-from o2o.agent.planner.plan_value import Valuation
+from o2o.agent.planner.plan_value import PlanEvaluator
 from o2o.core import compute
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
@@ -60,19 +67,19 @@ def test_pair_is_distinct_and_even():
 
 
 def test_spread_is_unbiased_and_zero_for_equals():
-    assert spread(torch.arange(1.0, 6.0)[:, None]).item() == pytest.approx(1.5811388)
+    assert disagreement(torch.arange(1.0, 6.0)[:, None]).item() == pytest.approx(1.5811388)
     same = torch.full((5, 1), 2.0, requires_grad=True)
-    value = spread(same)
+    value = disagreement(same)
     value.sum().backward()
     assert value.item() == 0 and same.grad is not None and same.grad.eq(0).all()
-    assert spread(torch.ones(1, 3)).eq(0).all()
+    assert disagreement(torch.ones(1, 3)).eq(0).all()
 
 
 @pytest.mark.parametrize("num_bins", [0, 2, 101])
 def test_untrained_ensemble_is_zero_and_certain_everywhere(num_bins):
     critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_bins=num_bins))
     feature, action = torch.randn(7, 6), torch.randn(7, 2)
-    assert critic.q(feature, action).eq(0).all() and critic.uncertainty(feature, action).eq(0).all()
+    assert critic.q(feature, action).eq(0).all() and critic.disagreement(feature, action).eq(0).all()
     assert critic.v(feature).ne(0).any()
 
 
@@ -128,7 +135,7 @@ def test_losses_follow_the_formula():
     delta = critic.q(feature, batch.action) - target
     assert torch.allclose(losses["q"], delta.square().sum(0))
     assert torch.allclose(error, delta.abs().sum(0))
-    u = critic.q(feature, batch.action, slow=True).min(0).values - critic.v(feature)
+    u = critic.q(feature, batch.action, target=True).min(0).values - critic.v(feature)
     assert torch.allclose(losses["v"], torch.where(u < 0, 0.3, 0.7) * u**2, atol=1e-6)
 
 
@@ -161,8 +168,11 @@ def test_members_are_decoded_before_anything_is_made_of_them():
     mean = (logits.softmax(-1) * torch.arange(-10.0, 11)).sum(-1)
     want = mean.sign() * mean.abs().expm1()
     torch.testing.assert_close(critic.q(feature, action), want, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(critic.uncertainty(feature, action), want.std(0), rtol=1e-4, atol=1e-4)
-    for value in (critic.pessimistic(feature, action), critic.assess(feature, action)[0]):
+    torch.testing.assert_close(critic.disagreement(feature, action), want.std(0), rtol=1e-4, atol=1e-4)
+    for value in (
+        critic.pessimistic(feature, action),
+        critic.pessimistic_and_disagreement(feature, action)[0],
+    ):
         pairs = [want[list(pair)].amin(0) for pair in ([0, 1], [0, 2], [1, 2])]
         assert any(torch.allclose(value, pair, rtol=1e-4, atol=1e-4) for pair in pairs)
 
@@ -187,7 +197,7 @@ def test_v_stays_a_number_and_learns_from_decoded_qs():
         )
     feature = torch.randn(5, 8, 6)
     losses, _ = critic.losses(Unroll({}, feature, torch.randn(5, 8, 6), {}), batch)
-    u = critic.q(feature, batch.action, slow=True)[0] - critic.v(feature)
+    u = critic.q(feature, batch.action, target=True)[0] - critic.v(feature)
     torch.testing.assert_close(losses["v"], torch.where(u < 0, 0.3, 0.7) * u**2)
 
 
@@ -222,16 +232,16 @@ class TwoHotNets(Nets):
 def test_giving_up_early_loses_none_of_the_best_of_two_hot_values(price):
     nets, state = TwoHotNets(), {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
-    valuation, results = Valuation(price), []
-    kept = valuation.charge(imagine_policy(nets, state, nets, steps=4, size=9), nets.critic)
-    for method, num in ((valuation.all, []), (valuation.best, [8])):
+    evaluator, results = PlanEvaluator(price), []
+    kept = evaluator.add_penalty(imagine_policy(nets, state, nets, steps=4, size=9), nets.critic)
+    for method, num in ((evaluator.evaluate_all, []), (evaluator.evaluate_best, [8])):
         torch.manual_seed(1)
         results.append(method(fresh, kept, nets.critic, nets, *num))
     full, few = results
     want, have = full.value.topk(8), few.value.topk(8)
     assert torch.equal(want.indices, have.indices)
     torch.testing.assert_close(want.values, have.values, rtol=1e-4, atol=1e-4)
-    assert few.evaluated < 0.9
+    assert few.evaluated_fraction < 0.9
 
 
 @pytest.mark.parametrize("price", [0.3, 1.0, 5.0])
@@ -246,7 +256,7 @@ def test_pruning_changes_no_plan_of_two_hot_values(price):
         plans.append(MPPI(2, config).plan(state, nets, nets.critic, nets, None, first, True))
     torch.testing.assert_close(plans[0].action, plans[1].action, rtol=0, atol=1e-4)
     torch.testing.assert_close(plans[0].memory, plans[1].memory, rtol=0, atol=1e-4)
-    assert plans[0].evaluated < 1 == plans[1].evaluated
+    assert plans[0].evaluated_fraction < 1 == plans[1].evaluated_fraction
 
 
 @pytest.mark.parametrize("num_bins", [1, -3])
@@ -258,13 +268,13 @@ def test_fewer_than_two_bins_are_refused(num_bins):
 # ---- a more honest spread: fixed random functions, and episodes of one's own
 
 
-HONEST = CriticConfig(hidden_dim=16, prior=2.0, keep=0.5)
+HONEST = CriticConfig(hidden_dim=16, prior_scale=2.0, bootstrap_probability=0.5)
 SYSTEMS = sorted(set(presets.PRESETS) - {"fowm-hopper", "fowm-antmaze"})
 
 
 def make_agent(name: str) -> Agent:
     config = tiny(name)
-    config = replace(config, critic=replace(config.critic, prior=0.5, keep=0.5))
+    config = replace(config, critic=replace(config.critic, prior_scale=0.5, bootstrap_probability=0.5))
     return Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
 
 
@@ -297,16 +307,16 @@ def test_untrained_members_are_their_priors_and_the_slow_ones_have_the_same(num_
     critic = Critic(6, 2, 0.9, replace(HONEST, num_bins=num_bins, num_q=40))
     feature, action = 3 * torch.randn(7, 50, 6), torch.randn(7, 50, 2)
     q, pair = critic.q(feature, action), torch.tensor([3, 1])
-    assert torch.equal(q, critic.q(feature, action, slow=True)) and q.shape == (40, 7, 50)
+    assert torch.equal(q, critic.q(feature, action, target=True)) and q.shape == (40, 7, 50)
     torch.testing.assert_close(critic.q(feature, action, members=pair), q[pair])
-    assert spread(q).mean().item() == pytest.approx(2.0, rel=0.15)  # `prior`, in units of return
+    assert disagreement(q).mean().item() == pytest.approx(2.0, rel=0.15)  # `prior`, in units of return
     assert q.flatten(1).std(1).mean().item() == pytest.approx(2.0, rel=0.15)  # of one member, over inputs
 
 
 @pytest.mark.parametrize("num_bins", [0, 21])
 def test_the_heads_learn_what_the_prior_leaves_of_the_target(num_bins):
     batch = make_batch(Spec({"state": (3,)}, 2))
-    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_q=2, num_bins=num_bins, prior=2.0))
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_q=2, num_bins=num_bins, prior_scale=2.0))
     torch.nn.init.normal_(critic.q_heads.weight3)
     feature, following = torch.randn(5, 8, 6), torch.randn(5, 8, 6)
     losses, error = critic.losses(Unroll({}, feature, following, {}), batch)
@@ -317,7 +327,7 @@ def test_the_heads_learn_what_the_prior_leaves_of_the_target(num_bins):
         torch.testing.assert_close(losses["q"], (q - target).square().sum(0))
         return
     logits = critic.q_heads(torch.cat([feature, batch.action], -1))
-    left = target - (q - critic.code.decode(logits))
+    left = target - (q - critic.encoding.decode(logits))
     code = torch.stack([two_hot_by_hand(x) for x in left.flatten().tolist()]).view(2, 5, 8, 21)
     want = -(code * logits.log_softmax(-1)).sum(-1).sum(0)
     torch.testing.assert_close(losses["q"], want, rtol=1e-4, atol=1e-4)
@@ -330,7 +340,7 @@ def test_features_learn_nothing_from_the_prior_but_a_plan_feels_its_slope():
     losses["q"].sum().backward()  # the heads' last layers are zero: all slope would be the prior's
     assert feature.grad is not None and feature.grad.eq(0).all()
     assert critic.prior_heads is not None and all(p.grad is None for p in critic.prior_heads.parameters())
-    critic.uncertainty(feature, batch.action).sum().backward()
+    critic.disagreement(feature, batch.action).sum().backward()
     assert feature.grad.ne(0).any()
 
 
@@ -359,7 +369,7 @@ def test_compiled_and_eager_agree_on_them():
 
     def learn(feature, batch):
         losses, error = critic.losses(Unroll({}, feature, feature, {}), batch)
-        return losses["q"] + losses["v"], error, critic.uncertainty(feature, batch.action)
+        return losses["q"] + losses["v"], error, critic.disagreement(feature, batch.action)
 
     results = []
     for how in (learn, compute.compiled(learn)):
@@ -381,7 +391,7 @@ def test_they_ask_the_device_nothing():
 @pytest.mark.parametrize("keep", [0.8, 0.5, 0.1, 0.0])
 def test_members_draw_episodes_evenly_and_apart(keep):
     numbers = torch.arange(20_000)
-    weight = learners(numbers, torch.zeros(20_000, dtype=torch.bool), 5, keep)
+    weight = bootstrap_weights(numbers, torch.zeros(20_000, dtype=torch.bool), 5, keep)
     mine = (weight > 0).double()
     share = keep + (1 - keep) ** 5 / 5  # drawn, or left to one of five
     torch.testing.assert_close(mine.mean(1), torch.full((5,), share).double(), rtol=0, atol=0.012)
@@ -394,9 +404,11 @@ def test_members_draw_episodes_evenly_and_apart(keep):
 
 def test_who_learns_from_an_episode_is_fixed_and_another_matter_online():
     numbers = torch.arange(64)
-    offline, online = (learners(numbers, torch.full((64,), mine), 5, 0.5) for mine in (False, True))
+    offline, online = (bootstrap_weights(numbers, torch.full((64,), mine), 5, 0.5) for mine in (False, True))
     order = torch.randperm(64)
-    assert torch.equal(learners(numbers[order], torch.zeros(64, dtype=torch.bool), 5, 0.5), offline[:, order])
+    assert torch.equal(
+        bootstrap_weights(numbers[order], torch.zeros(64, dtype=torch.bool), 5, 0.5), offline[:, order]
+    )
     drawn = ["".join("-x"[weight > 0] for weight in row) for row in offline[:, :12].tolist()]
     # Were these to change, a run that was stopped before would go on with other episodes.
     assert drawn == ["xx--xxxx-xxx", "xx-x-x--xx-x", "x-xx----x--x", "-xxxx--xxx--", "-xxxxx--xxxx"]
@@ -405,11 +417,13 @@ def test_who_learns_from_an_episode_is_fixed_and_another_matter_online():
 
 def test_a_member_without_an_episode_in_the_batch_does_not_move():
     spec = Spec({"state": (3,)}, 2)
-    critic, full = (Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, keep=keep)) for keep in (0.5, 1.0))
+    critic, full = (
+        Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, bootstrap_probability=keep)) for keep in (0.5, 1.0)
+    )
     for weight in (critic.q_heads.weight3, critic.target_q_heads.copy.weight3):
         torch.nn.init.normal_(weight)
     full.load_state_dict(critic.state_dict())
-    drawn = learners(torch.arange(100), torch.zeros(100, dtype=torch.bool), 5, 0.5)
+    drawn = bootstrap_weights(torch.arange(100), torch.zeros(100, dtype=torch.bool), 5, 0.5)
     others = (drawn[2] == 0).nonzero()[:8, 0]  # eight episodes that are not the third member's
     batch = replace(make_batch(spec), episode=others)
     unroll = Unroll({}, torch.randn(5, 8, 6), torch.randn(5, 8, 6), {})
@@ -453,25 +467,25 @@ def spreads(config: CriticConfig) -> tuple[float, float]:
         losses["q"].mean().backward()
         optimizer.step()
     with torch.no_grad():
-        on = critic.uncertainty(feature, action).mean().item()
-        off = critic.uncertainty(torch.randn(size, 4), torch.rand(size, 2) * 2 - 1).mean().item()
+        on = critic.disagreement(feature, action).mean().item()
+        off = critic.disagreement(torch.randn(size, 4), torch.rand(size, 2) * 2 - 1).mean().item()
     return on, off
 
 
 @pytest.mark.parametrize("num_bins", [0, 101])
 def test_with_a_prior_the_spread_off_the_data_stands_out_more(num_bins):
     plain = CriticConfig(hidden_dim=32, num_bins=num_bins)
-    (on, off), (on_with, off_with) = spreads(plain), spreads(replace(plain, prior=3.0))
+    (on, off), (on_with, off_with) = spreads(plain), spreads(replace(plain, prior_scale=3.0))
     assert off_with > 5 * off and off_with / on_with > 2 * off / on
 
 
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"prior": -1.0}, "prior is -1.0, wanted at least 0"),
-        ({"keep": -0.1}, "keep is -0.1, wanted at least 0"),
-        ({"keep": 1.5}, "keep is 1.5, wanted at most 1"),
-        ({"keep": math.nan}, "keep is nan, wanted at least 0"),
+        ({"prior_scale": -1.0}, "prior_scale is -1.0, wanted at least 0"),
+        ({"bootstrap_probability": -0.1}, "bootstrap_probability is -0.1, wanted at least 0"),
+        ({"bootstrap_probability": 1.5}, "bootstrap_probability is 1.5, wanted at most 1"),
+        ({"bootstrap_probability": math.nan}, "bootstrap_probability is nan, wanted at least 0"),
     ],
 )
 def test_impossible_priors_and_shares_are_refused(options, line):

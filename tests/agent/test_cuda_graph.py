@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.cuda_graph import Captured, _each, _key
+from o2o.agent.cuda_graph import CapturedFunction, _key, _map
 from tests.support.episodes import make_batch
 from tests.support.tiny_agent import BORDER, TINY
 
@@ -30,7 +30,7 @@ def test_one_recording_serves_equal_shapes_and_equal_plain_arguments():
 
 
 def test_every_tensor_of_a_tree_is_met_with_its_like():
-    (inner, flag) = _each(torch.add, tree(1.0), tree(10.0))
+    (inner, flag) = _map(torch.add, tree(1.0), tree(10.0))
     pair, nothing = inner["b"]
     assert inner["a"].tolist() == pair.left.tolist() == [11.0, 11.0]
     assert (pair.right, nothing, flag) == (3, None, True)
@@ -38,7 +38,7 @@ def test_every_tensor_of_a_tree_is_met_with_its_like():
 
 @needs_gpu
 def test_replays_draw_new_random_numbers():
-    draw = Captured(lambda x: x + torch.rand_like(x))
+    draw = CapturedFunction(lambda x: x + torch.rand_like(x))
     drawn = [draw(torch.zeros(1, device="cuda")).item() for _ in range(8)]
     assert len(set(drawn)) == 8
 
@@ -46,7 +46,7 @@ def test_replays_draw_new_random_numbers():
 @needs_gpu
 def test_captured_updates_are_those_of_the_function():
     plain, captured = (Agent(BORDER, TINY, "cuda", seed=0) for _ in range(2))
-    captured._descend = Captured(captured.descend)
+    captured._gradient_step = CapturedFunction(captured.gradient_step)
     for seed in range(8):
         batch = make_batch(BORDER.spec, seed=seed)
         want, have = plain.update(batch)[0], captured.update(batch)[0]
@@ -57,7 +57,7 @@ def test_captured_updates_are_those_of_the_function():
 @needs_gpu
 def test_captured_plans_are_those_of_the_function():
     agent = Agent(BORDER, replace(TINY), "cuda", seed=0)
-    plan = Captured(agent.planner.plan)
+    plan = CapturedFunction(agent.planner.plan)
     state = {"z": torch.rand(2, 8, device="cuda")}
     first = torch.tensor([True, False], device="cuda")
     memory = torch.zeros(5, 2, 2, device="cuda")

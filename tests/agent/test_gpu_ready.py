@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.agent import Agent, AgentConfig, fit_config
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.transform import ObsTransform, Transform
 from tests.support.episodes import make_batch
@@ -23,7 +23,7 @@ FIELDS = {
 
 
 SYSTEMS = {"fowm": AgentConfig()} | {
-    name: fitted(presets.get(name).agent, 5)
+    name: fit_config(presets.get(name).agent, 5)
     for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm", "harmony")
 }
 
@@ -65,7 +65,7 @@ def test_a_plan_asks_the_device_nothing(pair, method):
         plan = planner.plan(state, agent.model, agent.critic, agent.policy, memory, first, True)
         memory = plan.memory
     assert plan.action.device.type == memory.device.type == "meta"
-    assert plan.action.shape == (6, 2) and plan.evaluated == 1.0
+    assert plan.action.shape == (6, 2) and plan.evaluated_fraction == 1.0
 
 
 def test_this_would_notice_a_question(pair):

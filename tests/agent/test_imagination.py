@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from o2o.agent.critic import Critic, CriticConfig
-from o2o.agent.imagination import Imagination, ImaginationConfig, trace_returns
+from o2o.agent.imagination import Imagination, ImaginationConfig, lambda_returns
 from o2o.agent.policy import AWRPolicy, PolicyConfig
 from o2o.core.spec import Spec
 from o2o.models import tdmpc
@@ -52,12 +52,12 @@ REWARD, AFTER, DECAY = torch.ones(3), torch.full((3,), 2.0), torch.full((3,), 0.
     (0.5, [3.322, 3.16, 2.8]), (0.0, [2.8, 2.8, 2.8]), (1.0, [1 + 0.9 * (1 + 0.9 * 2.8), 1 + 0.9 * 2.8, 2.8]),
 ])  # fmt: skip
 def test_lambda_returns_by_hand(trace, want):
-    assert trace_returns(REWARD, DECAY, AFTER, trace).tolist() == pytest.approx(want)
+    assert lambda_returns(REWARD, DECAY, AFTER, trace).tolist() == pytest.approx(want)
 
 
 def test_nothing_is_expected_after_an_end():
     decay = torch.tensor([0.9, 0.0, 0.9])
-    assert trace_returns(REWARD, decay, AFTER, 0.5)[:2].tolist() == pytest.approx([2.35, 1.0])
+    assert lambda_returns(REWARD, decay, AFTER, 0.5)[:2].tolist() == pytest.approx([2.35, 1.0])
 
 
 def test_generalised_advantage_plus_value_is_the_lambda_return():
@@ -66,12 +66,12 @@ def test_generalised_advantage_plus_value_is_the_lambda_return():
     for t in reversed(range(7)):
         running = reward[t] + decay[t] * value[t + 1] - value[t] + decay[t] * 0.8 * running
         advantage.append(running + value[t])
-    torch.testing.assert_close(trace_returns(reward, decay, value[1:], 0.8), torch.stack(advantage[::-1]))
+    torch.testing.assert_close(lambda_returns(reward, decay, value[1:], 0.8), torch.stack(advantage[::-1]))
 
 
 def test_a_trace_for_each_step_cuts_the_return_there():
     trace = torch.tensor([0.5, 0.0, 0.5])
-    got = trace_returns(REWARD, DECAY, AFTER, trace)
+    got = lambda_returns(REWARD, DECAY, AFTER, trace)
     assert got.tolist() == pytest.approx([1 + 0.9 * (0.5 * 2 + 0.5 * 2.8), 2.8, 2.8])
 
 
@@ -197,7 +197,7 @@ def test_recorded_rewards_are_followed_to_the_end_of_the_episode_only():
     valid = torch.tensor([[True], [True], [False]])
     batch = replace(batch, valid=valid, terminated=torch.zeros(3, 1, dtype=torch.bool))
     unroll, returns = model.unroll(batch), torch.tensor([[7.0, 8.0, 9.0]])
-    loss = imagination._replayed(unroll, batch, returns)
+    loss = imagination._replay_loss(unroll, batch, returns)
     second = batch.reward[1, 0] + 0.9 * 9.0  # the padding's start is the state that the episode ended in
     first = batch.reward[0, 0] + 0.9 * second
     value = imagination.value(unroll.feature)[:2, 0]
@@ -208,7 +208,7 @@ def test_recorded_rewards_are_followed_to_the_end_of_the_episode_only():
 def test_entropy_counts_only_under_its_floor(std, bonus):
     imagination = Imagination(6, 0.9, 0.0, replace(V3, entropy_floor=-0.65))
     chances = Normal(torch.zeros(4, 7, 2), torch.full((4, 7, 2), std, requires_grad=True))
-    got = imagination._bonus(chances, torch.rand(4, 7))
+    got = imagination._entropy_bonus(chances, torch.rand(4, 7))
     torch.testing.assert_close(got, torch.full((4, 7), bonus), rtol=0, atol=1e-4)
 
 

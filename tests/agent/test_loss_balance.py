@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from o2o.agent.agent import Agent, AgentConfig
-from o2o.agent.loss_balance import PLAIN, SIGMA_RATE, BalanceConfig, Fixed, Harmony
+from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER, BalanceConfig, Fixed, Harmony
 from o2o.agent.optimizer import Optimizer
 from o2o.core import checkpoint, plugins
 from o2o.core.errors import DivergedError, UsageError
@@ -77,7 +77,7 @@ def test_the_objective_at_rest():
 
 def test_adam_brings_sigma_to_rest():
     balance, losses = Harmony(WEIGHTS), {"obs": 10.0, "reward": 0.01, "dynamics": 4 / 3}
-    optimizer = Optimizer(balance.parameters(), 0.01, PLAIN)
+    optimizer = Optimizer(balance.parameters(), 0.01, SIGMA_OPTIMIZER)
     for _ in range(2500):
         total, metrics = balance({name: torch.tensor(loss) for name, loss in losses.items()})
         optimizer.zero_grad()
@@ -127,7 +127,7 @@ def test_a_negative_loss_ends_the_run_and_rounding_does_not():
 def test_every_observation_is_in_the_loss_that_is_balanced():
     """Images and vectors; the reference forgets vectors."""
     spec = Transform(PIXELS, (-1.0,) * 2, (1.0,) * 2).spec
-    model = rssm.Model(spec, 0.9, tiny("dreamerv2").world)
+    model = rssm.Model(spec, 0.9, tiny("dreamerv2").model_options)
     batch = make_batch(spec, steps=4, size=3)
     unroll = model.unroll(batch)
     feature = torch.cat([unroll.feature, unroll.next_feature[-1:]])  # (T+1, B, F)
@@ -153,7 +153,7 @@ def harmonised(name: str) -> AgentConfig:
     """A preset, or the stranger's model, with its losses balanced."""
     if name == STRANGER:
         world = plugins.load("models", STRANGER).Config(hidden_dim=12)
-        return replace(tiny("small"), model=STRANGER, world=world, balance="harmony")
+        return replace(tiny("small"), model=STRANGER, model_options=world, balance="harmony")
     return replace(tiny(name), balance="harmony")
 
 
@@ -187,7 +187,7 @@ def test_a_step_of_sigma_is_the_whole_rate_whatever_clips_and_decays_the_rest(pa
     agent.update(windows(agent, 0))
     moved = dict(zip(("obs", "reward", "dynamics"), agent.balance.log_sigma.tolist(), strict=True))
     for name, value in moved.items():
-        assert abs(value) == pytest.approx(SIGMA_RATE if name in names else 0, rel=1e-4)
+        assert abs(value) == pytest.approx(SIGMA_LEARNING_RATE if name in names else 0, rel=1e-4)
 
 
 def test_sigma_is_saved_and_goes_on_exactly(pair):
@@ -235,7 +235,7 @@ def test_it_is_one_flag_of_the_command_line(o2o, fails, dataset, tmp_path):
     words = ["--balance", "harmony", "--balance.q", "0.3", "--log-every", 2]
     assert o2o(*pretrain(dataset, out, *words))[0] == 0
     tensors, meta = checkpoint.load(out / "checkpoint")
-    assert meta["config"]["balance"] == "harmony" and meta["config"]["weights"]["q"] == 0.3
+    assert meta["config"]["balance"] == "harmony" and meta["config"]["balance_options"]["q"] == 0.3
     assert (tensors["balance.log_sigma"] != 0).tolist() == [False, True, True]
     assert all({"balance/sigma_reward", "balance/weighted_q"} <= line.keys() for line in read_metrics(out))
     assert (out / "losses.png").read_bytes().startswith(b"\x89PNG")

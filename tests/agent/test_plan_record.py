@@ -7,40 +7,45 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.agent.plan_record import MOST, _kept, pack, plan_writer, record_plan, unpack
+from o2o.agent.plan_record import MAX_CANDIDATES, _recorded, pack, plan_writer, record_plan, unpack
 from o2o.data.plan_store import PlanStore
 from o2o.training import rollout
-from tests.support.preset_agents import act, doubtful, make, two_plans
+from tests.support.preset_agents import act, disagreeing, make, two_plans
 
 
 def test_value_is_gain_less_the_price_of_doubt():
-    moment = two_plans()
-    assert moment.gain.tolist() == [1, 2] and moment.penalty().tolist() == [0, 2]
-    assert moment.value().tolist() == [1, 0] and moment.value(price=1.0).tolist() == [1, 1.5]
+    record = two_plans()
+    assert record.return_.tolist() == [1, 2] and record.penalty().tolist() == [0, 2]
+    assert record.value().tolist() == [1, 0] and record.value(penalty_weight=1.0).tolist() == [1, 1.5]
 
 
 def test_the_penaltys_share_is_of_all_that_counted():
-    moment = two_plans()
-    assert moment.doubt.tolist() == [0, 0.5]
-    assert moment.share().tolist() == [0, 0.5] and moment.share(price=12.0).tolist() == [0, 0.75]
-    assert two_plans(reward=np.zeros((1, 2)), leaf=np.zeros(2)).share().tolist() == [0, 1]
+    record = two_plans()
+    assert record.discounted_disagreement.tolist() == [0, 0.5]
+    assert record.penalty_fraction().tolist() == [0, 0.5] and record.penalty_fraction(
+        penalty_weight=12.0
+    ).tolist() == [0, 0.75]
+    assert two_plans(reward=np.zeros((1, 2)), terminal_value=np.zeros(2)).penalty_fraction().tolist() == [
+        0,
+        1,
+    ]
 
 
 def test_a_lower_price_would_have_chosen_the_bolder_plan():
-    assert two_plans().at(4.0, temperature=0.5)[1] == 0
-    weight, best = two_plans().at(1.0, temperature=0.5)
+    assert two_plans().rerank(4.0, temperature=0.5)[1] == 0
+    weight, best = two_plans().rerank(1.0, temperature=0.5)
     assert best == 1 and weight.tolist() == [0, 1]
-    weight, _ = two_plans(elite=np.array([True, True])).at(4.0, temperature=0.5)
+    weight, _ = two_plans(elite=np.array([True, True])).rerank(4.0, temperature=0.5)
     assert weight.tolist() == pytest.approx([1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(0.5))])
 
 
 def test_of_many_candidates_elites_and_the_chosen_one_are_kept_and_others_from_everywhere():
     elites = torch.tensor([[5, 6, 7], [900, 901, 902]])
-    kept = _kept(1000, elites, chosen=torch.tensor([7, 3]))
-    assert kept.shape == (2, MOST) and (kept.diff() > 0).all()
+    kept = _recorded(1000, elites, chosen=torch.tensor([7, 3]))
+    assert kept.shape == (2, MAX_CANDIDATES) and (kept.diff() > 0).all()
     assert {5, 6, 7} <= set(kept[0].tolist()) and {3, 900, 901, 902} <= set(kept[1].tolist())
     assert torch.histc(kept[0].float(), 10, 0, 1000).min() >= 10
-    assert _kept(5, elites[:, :2], torch.tensor([0, 0])).tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert _recorded(5, elites[:, :2], torch.tensor([0, 0])).tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
@@ -54,19 +59,19 @@ def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
 
 
 def test_moments_with_fewer_candidates_come_back_as_they_were():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     config = replace(agent.planner.config, method="icem", num_samples=40, num_elites=4)
-    moments = []
+    records = []
     for iterations in (3, 1):
         agent.planner.config = replace(config, iterations=iterations)
         agent.start(1, seed=0)
         action = act(agent, 1, trace=True)
         plan = agent.last_plan
         assert plan is not None and plan.trace is not None
-        moments += record_plan(agent, plan.trace, torch.as_tensor(action))
-    late, early = (len(moment.leaf) for moment in moments)
+        records += record_plan(agent, plan.trace, torch.as_tensor(action))
+    late, early = (len(record.terminal_value) for record in records)
     assert late < early
-    for one, back in zip(moments, unpack(pack(moments)), strict=True):
+    for one, back in zip(records, unpack(pack(records)), strict=True):
         for name, value in vars(one).items():
             np.testing.assert_array_equal(
                 getattr(back, name), value, strict=isinstance(value, np.ndarray) and value.ndim > 0
@@ -74,14 +79,14 @@ def test_moments_with_fewer_candidates_come_back_as_they_were():
 
 
 def test_examining_keeps_what_a_wide_search_found():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     agent.planner.config = replace(agent.planner.config, num_samples=300, num_elites=20)
     agent.start(2, seed=0)
     action = act(agent, trace=True)
     plan = agent.last_plan
     assert plan is not None and plan.trace is not None
     for one, asked in zip(record_plan(agent, plan.trace, plan.action), action, strict=True):
-        assert one.action.shape == (3, MOST, 2) and one.elite.sum() == 20
+        assert one.action.shape == (3, MAX_CANDIDATES, 2) and one.elite.sum() == 20
         assert one.action[0, one.chosen].tolist() == pytest.approx(asked.tolist())
         assert np.isnan(one.took_ms)
 
@@ -119,20 +124,20 @@ class Robot:
 
 
 def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
-    agent, plans = doubtful("small"), PlanStore(tmp_path)
+    agent, plans = disagreeing("small"), PlanStore(tmp_path)
     agent.num_updates = 7
     rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=plan_writer(plans, agent, [11, 12, 13]))  # type: ignore
     assert plans.numbers() == [0, 1, 2]
     for number in range(3):
         arrays, facts = plans.read(number)
         assert facts == {"seed": 11 + number, "updates": 7}
-        moments = unpack(arrays)
-        assert [int(moment.t) for moment in moments] == [0, 1, 2]
-        assert all(moment.took_ms > 0 for moment in moments)
+        records = unpack(arrays)
+        assert [int(record.t) for record in records] == [0, 1, 2]
+        assert all(record.took_ms > 0 for record in records)
 
 
 def test_what_was_thought_before_a_failure_is_kept(tmp_path):
-    agent, plans = doubtful("small"), PlanStore(tmp_path)
+    agent, plans = disagreeing("small"), PlanStore(tmp_path)
     with pytest.raises(ZeroDivisionError):
         rollout.play(agent, [Robot(fails=True)], [5], 0, record=plan_writer(plans, agent, [5], first=8))  # type: ignore
     assert plans.numbers() == [8] and len(unpack(plans.read(8)[0])) == 3

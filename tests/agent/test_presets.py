@@ -7,14 +7,14 @@ from o2o.core.errors import UsageError
 
 SHARED = {
     "batch_size": 256, "window": 5, "learning_rate": 3e-4, "rho": 0.5, "optimizer.clip_norm": 10.0,
-    "world.latent_dim": 50, "world.hidden_dim": 512, "world.encoder_dim": 256, "world.predict_end": False,
-    "world.target_rate": 0.01, "world.target_every": 2,
+    "model.latent_dim": 50, "model.hidden_dim": 512, "model.encoder_dim": 256, "model.predict_end": False,
+    "model.target_rate": 0.01, "model.target_every": 2,
     "critic.num_q": 5, "critic.hidden_dim": 512, "critic.target_rate": 0.01, "critic.target_every": 2,
     "policy.hidden_dim": 512, "policy.max_weight": 100.0, "policy.noise_std": 0.05,
     "policy.noise_clip": 0.3,
     "planner.horizon": 5, "planner.num_samples": 512, "planner.num_policy": 51, "planner.num_elites": 50,
     "planner.temperature": 0.5, "planner.momentum": 0.1, "planner.min_std": 0.05, "planner.max_std": 2.0,
-    "weights.dynamics": 20.0, "weights.reward": 0.5, "weights.q": 0.1, "weights.v": 0.1,
+    "balance.dynamics": 20.0, "balance.reward": 0.5, "balance.q": 0.1, "balance.v": 0.1,
     "replay.priority_exponent": 0.6, "replay.weight_exponent": 0.4,
 }  # fmt: skip
 NAMES = ("critic.expectile", "policy.inverse_temperature", "planner.uncertainty", "planner.iterations",
@@ -26,9 +26,12 @@ TASKS = {
 }
 
 
-def value(config, name: str):
-    for part in name.split("."):
-        config = getattr(config, part)
+FIELDS = {"model": "model_options", "balance": "balance_options"}  # of these flags
+
+
+def value(config, flag: str):
+    for part in flag.split("."):
+        config = getattr(config, FIELDS.get(part, part))
     return config
 
 
@@ -43,9 +46,9 @@ def test_fowm_presets_train_as_long_and_scale_rewards_as_published():
     xarm, hopper, antmaze = (presets.get(name) for name in TASKS)
     assert [p.updates for p in (xarm, hopper, antmaze)] == [25_000, 500_000, 500_000]
     assert [p.updates_per_step for p in (xarm, hopper, antmaze)] == [1, 1, 1]
-    assert [p.data.reward_return_range for p in (xarm, hopper, antmaze)] == [None, 1000, None]
-    assert [p.data.reward_shift for p in (xarm, hopper, antmaze)] == [None, None, -1]
-    assert not any(p.data.normalize for p in (xarm, hopper, antmaze))
+    assert [p.dataset_options.reward_return_range for p in (xarm, hopper, antmaze)] == [None, 1000, None]
+    assert [p.dataset_options.reward_shift for p in (xarm, hopper, antmaze)] == [None, None, -1]
+    assert not any(p.dataset_options.normalize for p in (xarm, hopper, antmaze))
 
 
 def test_every_preset_says_what_it_is_for():
@@ -58,10 +61,10 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 
 
 DREAMERS = {  # (DreamerV2, DreamerV3), as published
-    "world.cell": ("gru", "block"), "world.layers": ("elu", "silu"), "world.prior_layers": (1, 2),
-    "world.unimix": (0.0, 0.01), "world.free_nats": (1.0, 1.0), "world.free_over": ("batch", "element"),
-    "world.prior_weight": (0.8, 1.0), "world.posterior_weight": (0.2, 0.1), "world.symlog": (False, True),
-    "world.obs_weight": (0.5, 1.0), "world.num_bins": (0, 255),
+    "model.cell": ("gru", "block"), "model.layers": ("elu", "silu"), "model.prior_layers": (1, 2),
+    "model.unimix": (0.0, 0.01), "model.free_nats": (1.0, 1.0), "model.free_over": ("batch", "element"),
+    "model.prior_weight": (0.8, 1.0), "model.posterior_weight": (0.2, 0.1), "model.symlog": (False, True),
+    "model.obs_weight": (0.5, 1.0), "model.num_bins": (0, 255),
     "policy.distribution": ("truncated", "bounded"),
     "imagination.gradient": ("dynamics", "reinforce"), "imagination.trace": (0.95, 0.95),
     "imagination.entropy": (1e-4, 3e-4), "imagination.scale_returns": (False, True),
@@ -70,7 +73,7 @@ DREAMERS = {  # (DreamerV2, DreamerV3), as published
     "imagination.target_weight": (0.0, 1.0), "imagination.replay_weight": (0.0, 0.3),
     "optimizer.method": ("adam", "laprop"), "optimizer.eps": (1e-5, 1e-20), "optimizer.agc": (0.0, 0.3),
     "optimizer.weight_decay": (1e-6, 0.0), "optimizer.clip_norm": (100.0, 0.0),
-    "weights.reward": (1.0, 1.0), "weights.discount": (1.0, 1.0), "weights.obs": (1.0, 1.0),
+    "balance.reward": (1.0, 1.0), "balance.discount": (1.0, 1.0), "balance.obs": (1.0, 1.0),
     "window": (50, 64), "batch_size": (16, 16), "rho": (1.0, 1.0), "replay.priority_exponent": (0.0, 0.0),
 }  # fmt: skip
 
@@ -84,9 +87,9 @@ def test_dreamers_hold_the_published_choices(preset, column):
 
 def test_tdmpc2_holds_the_published_choices():
     want = {
-        "world.simnorm": 8, "world.num_bins": 101, "world.target": "online", "critic.num_bins": 101,
+        "model.simnorm": 8, "model.num_bins": 101, "model.target": "online", "critic.num_bins": 101,
         "critic.target_rate": 0.01, "critic.target_every": 1, "planner.horizon": 3, "planner.momentum": 0.0,
-        "weights.dynamics": 20.0, "weights.reward": 0.1, "weights.q": 0.1 / 5, "window": 3, "rho": 0.5,
+        "balance.dynamics": 20.0, "balance.reward": 0.1, "balance.q": 0.1 / 5, "window": 3, "rho": 0.5,
         "learning_rate": 3e-4, "optimizer.clip_norm": 20.0, "replay.priority_exponent": 0.0,
     }  # fmt: skip
     agent = presets.get("tdmpc2").agent

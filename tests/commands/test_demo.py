@@ -16,7 +16,7 @@ from o2o.hardware.guard import connect
 from o2o.models import tdmpc
 
 TINY = AgentConfig(
-    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=8, num_policy=2, num_elites=4, iterations=1),

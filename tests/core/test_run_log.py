@@ -208,7 +208,7 @@ def test_resumed_run_keeps_the_charts_of_what_it_wrote_before(tmp_path):
         run.write(1, "online", {"evaluate/return": 3.0})
     with RunLog(tmp_path, resume=True) as run:
         run.rewind("online", 1)
-        run.write(2, "online", {"grad_norm/world": 3.0})
+        run.write(2, "online", {"grad_norm/model": 3.0})
     page = pages(tmp_path / "tensorboard" / "online")
     assert list(page) == ["Does it get better?", "Is training healthy?"]
 

@@ -37,7 +37,7 @@ def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp
 
 def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained):
     last = read_metrics(pretrained)[-1]
-    assert {"loss/q", "loss/dynamics", "loss/policy", "validation/loss/reward", "grad_norm/world"} <= set(
+    assert {"loss/q", "loss/dynamics", "loss/policy", "validation/loss/reward", "grad_norm/model"} <= set(
         last
     )
     papers = json.loads((pretrained / "run.json").read_text())

@@ -9,7 +9,7 @@ import torch
 
 import o2o
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, fitted
+from o2o.agent.agent import Agent, AgentConfig, fit_config
 from o2o.agent.plan_record import record_plan
 from o2o.core import plugins
 from o2o.core.config import from_dict, to_dict
@@ -17,7 +17,7 @@ from o2o.core.run_log import read_metrics
 from o2o.core.transform import ObsTransform, Transform
 from o2o.nn.world_model import ModelConfig
 from tests.support.paths import RECURRENT_MODEL
-from tests.support.preset_agents import PIXELS, STATE, act, doubtful, make, tiny, windows
+from tests.support.preset_agents import PIXELS, STATE, act, disagreeing, make, tiny, windows
 from tests.support.tiny_runs import ROBOT, same
 
 
@@ -52,7 +52,7 @@ def test_bfloat16_products_leave_losses_actions_and_weights_in_float32(name):
 
 def test_it_reports_the_same_uncertainty(name):
     """The spread of the ensemble where the plan goes, in units of return, priced by the planner."""
-    agent = doubtful(name)
+    agent = disagreeing(name)
     agent.start(3, seed=0)
     act(agent, 3)
     plan = agent.last_plan
@@ -60,7 +60,7 @@ def test_it_reports_the_same_uncertainty(name):
 
 
 def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
-    plain, asked = doubtful(name), doubtful(name)
+    plain, asked = disagreeing(name), disagreeing(name)
     for agent in (plain, asked):
         agent.start(3, seed=0)
     first, again = act(plain, 3), act(asked, 3, trace=True)
@@ -69,7 +69,7 @@ def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
     moments = record_plan(asked, plan.trace, plan.action, took_ms=4.0)
     assert (act(plain, 3, first=False) == act(asked, 3, first=False, trace=True)).all()
     for i, moment in enumerate(moments):
-        assert (moment.asked == again[i]).all() and moment.took_ms == 4
+        assert (moment.requested_action == again[i]).all() and moment.took_ms == 4
         assert moment.action[0, moment.chosen].tolist() == pytest.approx(again[i].tolist())
         assert moment.weight.sum() == pytest.approx(1) and moment.elite[moment.chosen]
         assert (moment.weight * moment.value()).sum() == pytest.approx(float(plan.value[i]), rel=1e-3)
@@ -108,7 +108,7 @@ def test_validation_changes_nothing(name):
 
 def test_its_config_survives_json(name):
     config = presets.get(name).agent
-    assert from_dict(AgentConfig, to_dict(config), {"world": type(config.world)}) == config
+    assert from_dict(AgentConfig, to_dict(config), {"model_options": type(config.model_options)}) == config
 
 
 def test_groups_are_disjoint_and_hold_every_weight(name):
@@ -166,7 +166,7 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
 def test_every_world_model_can_be_dreamt_in(model, gradient):
     """A part, not a system: a stranger's file gets it too."""
     world = getattr(plugins.load("models", model), "Config", ModelConfig)()
-    shaped = replace(tiny("dreamerv3"), model=model, world=world)
+    shaped = replace(tiny("dreamerv3"), model=model, model_options=world)
     config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))
     agent = Agent(Transform(STATE, (-1.0, -1.0), (1.0, 1.0)), config)
     before = {name: weight.clone() for name, weight in agent.policy.named_parameters()}
@@ -176,16 +176,16 @@ def test_every_world_model_can_be_dreamt_in(model, gradient):
 
 
 def test_windows_are_no_wider_than_the_longest_episode():
-    assert fitted(presets.get("dreamerv3").agent, 25).window == 25
-    assert fitted(presets.get("dreamerv3").agent, 500).window == 64
+    assert fit_config(presets.get("dreamerv3").agent, 25).window == 25
+    assert fit_config(presets.get("dreamerv3").agent, 500).window == 64
 
 
 @pytest.mark.parametrize(
     ("length", "discount"), [(1000, 0.995), (500, 0.99), (200, 0.975), (100, 0.95), (25, 0.95)]
 )
 def test_a_discount_of_zero_follows_the_length_of_the_episodes(length, discount):
-    assert fitted(presets.get("tdmpc2").agent, length).discount == pytest.approx(discount)
-    assert fitted(presets.get("fowm").agent, length).discount == 0.9
+    assert fit_config(presets.get("tdmpc2").agent, length).discount == pytest.approx(discount)
+    assert fit_config(presets.get("fowm").agent, length).discount == 0.9
 
 
 def test_laptop_presets_stay_under_two_million_weights():

@@ -9,7 +9,7 @@ import torch
 
 from o2o.inspect.beliefs import beliefs, ensemble_disagreement
 from tests.support.inspected import AGENT, DISCOUNT, episode, episodes
-from tests.support.preset_agents import doubtful, make
+from tests.support.preset_agents import disagreeing, make
 
 
 @pytest.mark.parametrize("name", ["small", "tdmpc2", "twm"])
@@ -81,10 +81,10 @@ def test_td_error_bootstraps_unless_the_episode_terminated():
 
 
 def test_ensemble_disagreement_of_any_shape_is_computed_in_blocks(monkeypatch):
-    agent = doubtful("small")
+    agent = disagreeing("small")
     feature, action = torch.randn(3, 5, agent.model.feature_dim), torch.rand(3, 5, 2)
     with torch.no_grad():
-        want = agent.critic.uncertainty(feature, action).numpy()
+        want = agent.critic.disagreement(feature, action).numpy()
     monkeypatch.setattr(importlib.import_module("o2o.inspect.beliefs"), "MAX_ROWS", 4)
     assert ensemble_disagreement(agent, feature, action) == pytest.approx(want, rel=1e-5)
     assert ensemble_disagreement(AGENT, torch.zeros(2, 1), torch.tensor([[-0.5], [0.25]])) == pytest.approx(

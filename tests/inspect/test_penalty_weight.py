@@ -24,7 +24,7 @@ from o2o.inspect.penalty_weight import (
     penalty_weight,
 )
 from tests.support.inspected import episodes
-from tests.support.preset_agents import doubtful, make, tiny, windows
+from tests.support.preset_agents import disagreeing, make, tiny, windows
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config, same
 from tests.support.toy_nets import Toy
 
@@ -35,7 +35,7 @@ class OverestimatingModel(Toy):
     """Predicts `gain` reward and `disagreement` per unit of action; the policy stays at zero."""
 
     def __init__(self, gain: float, disagreement: float):
-        super().__init__(doubt=lambda action: disagreement * action[..., 0].abs())
+        super().__init__(disagreement=lambda action: disagreement * action[..., 0].abs())
         self.gain = gain
 
     def step(self, state, action):
@@ -50,8 +50,9 @@ def estimated(gain: float, disagreement: float, **config) -> PenaltyWeight:
         PlannerConfig(horizon=1, num_elites=4, num_samples=64, iterations=3, **config),
     )
     agent = SimpleNamespace(
-        model=toy, critic=toy, policy=toy, planner=SimpleNamespace(action_dim=1), price=config.price,
-        config=SimpleNamespace(planner=config), device=torch.device("cpu"), precision=nullcontext,
+        model=toy, critic=toy, policy=toy, planner=SimpleNamespace(action_dim=1),
+        penalty_weight=config.penalty_weight, config=SimpleNamespace(planner=config),
+        device=torch.device("cpu"), precision=nullcontext,
     )  # fmt: skip
     steps = SimpleNamespace(
         starts=np.arange(4), state={"z": torch.zeros(4, 1)}, episode=np.array([0, 0, 1, 1])
@@ -142,39 +143,40 @@ def test_excess_and_disagreement_are_plotted_over_the_weight():
 
 @pytest.mark.parametrize("name", ["small", "tdmpc2", "dreamerv2", "twm"])
 def test_every_world_model_is_estimated_and_left_unchanged(name):
-    agent = doubtful(name)
-    before, stream = torch.get_rng_state(), agent.acting.state()
+    agent = disagreeing(name)
+    before, stream = torch.get_rng_state(), agent.acting_stream.state()
     steps = beliefs(agent, episodes())
     one, two = estimate_penalty_weight(agent, steps), estimate_penalty_weight(agent, steps)
     assert one.suggested == two.suggested and one.suggested.value > 0 and np.isfinite(one.excess).all()
-    assert agent.price == agent.config.planner.uncertainty and agent.memory is None
-    assert all(torch.equal(value, stream[key]) for key, value in agent.acting.state().items())
+    assert agent.penalty_weight == agent.config.planner.uncertainty and agent.memory is None
+    assert all(torch.equal(value, stream[key]) for key, value in agent.acting_stream.state().items())
     assert torch.get_rng_state().equal(before)
 
 
 def test_the_weight_is_one_until_it_is_estimated():
     agent = Agent(make("dreamerv2").transform, auto(tiny("dreamerv2")))
-    assert agent.price == 1 and not agent.priced and "price" not in agent.state()[1]
-    assert agent.imagination is not None and agent.imagination.price == 1
+    assert agent.penalty_weight == 1 and not agent.penalty_weight_known
+    assert "penalty_weight" not in agent.state()[1]
+    assert agent.imagination is not None and agent.imagination.penalty_weight == 1
 
 
 def test_an_estimated_weight_is_saved_and_a_given_one_takes_precedence():
     agent = Agent(make("small").transform, auto(tiny("small")))
-    agent.settle(7.5)
+    agent.set_penalty_weight(7.5)
     tensors, meta = agent.state()
     again = Agent.from_state(tensors, meta)
-    assert again.price == 7.5 and again.priced
-    assert Agent.from_state(tensors, meta, config=tiny("small")).price == 2
+    assert again.penalty_weight == 7.5 and again.penalty_weight_known
+    assert Agent.from_state(tensors, meta, config=tiny("small")).penalty_weight == 2
     given = Agent.from_state(tensors, meta, config=tiny("small"))
-    assert "price" not in given.state()[1]
+    assert "penalty_weight" not in given.state()[1]
     later = Agent.from_state(*given.state(), config=agent.config)
-    assert not later.priced and later.price == 1
+    assert not later.penalty_weight_known and later.penalty_weight == 1
 
 
 def test_learning_in_imagination_uses_the_weight_only_if_told_to():
     def actor_loss(price: float, learning: bool) -> torch.Tensor:
-        agent = doubtful("dreamerv2")
-        agent.settle(price, learning)
+        agent = disagreeing("dreamerv2")
+        agent.set_penalty_weight(price, learning)
         with RandomStream(0, agent.device).use():
             return agent.validate(windows(agent, 0))["loss/actor"]
 
@@ -206,14 +208,14 @@ def automatic(dataset, tmp_path_factory):
 
 
 def stored(run) -> float:
-    return checkpoint.load(run / "checkpoint")[1]["price"]
+    return checkpoint.load(run / "checkpoint")[1]["penalty_weight"]
 
 
 def test_pretraining_ends_with_the_weight_that_inspection_estimates(automatic, pretrained):
     assert stored(automatic) == penalty_weight(inspect.open(automatic)).suggested.value
     (weights, _), (others, meta) = (checkpoint.load(run / "checkpoint") for run in (automatic, pretrained))
     assert all(torch.equal(weights[name], others[name]) for name in others)  # and changes nothing else
-    assert "price" not in meta
+    assert "penalty_weight" not in meta
 
 
 def test_a_run_in_parts_ends_as_one_run(dataset, automatic, tmp_path):

@@ -32,7 +32,7 @@ from o2o.inspect.run import Run
 from o2o.inspect.simulator import get_projection, make_simulator, replay_actions
 from o2o.training import rollout
 from tests.support.episodes import make_episode
-from tests.support.preset_agents import doubtful, tiny, two_plans
+from tests.support.preset_agents import disagreeing, tiny, two_plans
 from tests.support.toy_nets import Toy
 
 sim = plugins.load("robots", "sim")
@@ -53,7 +53,7 @@ def recordings(num: int, steps: int = 12) -> list[Episode]:
 
 def plan_record(**changes) -> PlanRecord:
     """Makes the record of `two_plans` for an agent of two actions and 16 features."""
-    wide = {"action": [[[0.1, 0.1], [0.9, 0.9]]], "policy": [0.1, 0.1], "asked": [0.1, 0.1]}
+    wide = {"action": [[[0.1, 0.1], [0.9, 0.9]]], "policy_action": [0.1, 0.1], "requested_action": [0.1, 0.1]}
     arrays = {name: np.array(value, np.float32) for name, value in wide.items()}
     return two_plans(**arrays, feature=np.zeros((2, 2, 16), np.float16), **changes)
 
@@ -70,26 +70,27 @@ def make_run(agent: Agent, folder: Path, episodes, robot_episodes=(), meta=None)
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    return make_run(doubtful("small"), tmp_path, recordings(3), recordings(2))
+    return make_run(disagreeing("small"), tmp_path, recordings(3), recordings(2))
 
 
 def toy_agent(toy: Toy, **config) -> Agent:
     """Makes an agent for `replan` whose model can be computed by hand."""
     config = PlannerConfig(num_policy=0, horizon=1, prune=False, **config)
     planner = MPPI(1, config)
-    parts = {"model": toy, "critic": toy, "policy": toy, "planner": planner, "price": config.price}
+    parts = {"model": toy, "critic": toy, "policy": toy, "planner": planner}
+    parts |= {"penalty_weight": config.penalty_weight}
     return SimpleNamespace(**parts, device=torch.device("cpu"), precision=nullcontext)  # type: ignore
 
 
 def test_replan_finds_the_optimum_at_each_penalty_weight():
-    agent = toy_agent(Toy(doubt=lambda action: action[..., 0].abs()))
+    agent = toy_agent(Toy(disagreement=lambda action: action[..., 0].abs()))
     state = {"z": torch.tensor([[0.0], [0.2]])}
     unpenalized = replan(agent, state, penalty_weight=0.0)
     assert [float(one.mean[-1, 0, 0]) for one in unpenalized] == pytest.approx([0.3, 0.5], abs=0.03)
     penalized = replan(agent, state, penalty_weight=5.0)
     assert [float(one.mean[-1, 0, 0]) for one in penalized] == pytest.approx([0, 0], abs=0.03)
-    assert [float(one.price) for one in (*unpenalized, *penalized)] == [0, 0, 5, 5]
-    assert float(replan(agent, state)[0].price) == 1.0  # the agent's own
+    assert [float(one.penalty_weight) for one in (*unpenalized, *penalized)] == [0, 0, 5, 5]
+    assert float(replan(agent, state)[0].penalty_weight) == 1.0  # the agent's own
 
 
 def test_replan_is_repeatable_and_leaves_the_agent_unchanged(run):
@@ -101,7 +102,7 @@ def test_replan_is_repeatable_and_leaves_the_agent_unchanged(run):
     unpenalized, penalized, repeated = (replan(agent, state, weight) for weight in (0.0, 7.0, 0.0))
     assert torch.rand(1) == expected
     after, _ = agent.state()
-    assert agent.price == agent.config.planner.price
+    assert agent.penalty_weight == agent.config.planner.penalty_weight
     assert all(torch.equal(before[name], after[name]) for name in before)
     for one, other, same in zip(unpenalized, penalized, repeated, strict=True):
         assert np.array_equal(one.action, same.action)
@@ -140,7 +141,7 @@ def test_ridge_does_not_fit_noise():
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_probe_measures_its_own_error(tmp_path, system):
-    run = make_run(doubtful(system), tmp_path, recordings(6))
+    run = make_run(disagreeing(system), tmp_path, recordings(6))
     fitted = probe(run)
     assert fitted is not None
     assert fitted.names == ("state[0]", "state[1]", "state[2]", "state[3]", "state[4]", "goal[0]", "goal[1]")
@@ -228,7 +229,7 @@ def test_an_invalid_displacement_raises(tmp_path, monkeypatch, change, message):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_candidates_are_replanned_if_nothing_was_recorded(tmp_path, system):
-    run = make_run(doubtful(system), tmp_path, recordings(3))
+    run = make_run(disagreeing(system), tmp_path, recordings(3))
     result = candidates(run, num_steps=3)
     assert [int(step.record.t) for step in result.steps] == [0, 6, 11]
     assert not result.recorded and "were not recorded" in str(result) and "recorded episode 0" in str(result)
@@ -337,7 +338,7 @@ def test_plans_of_an_evaluation_are_replayed_from_the_requested_actions(played):
 
 def test_a_robot_without_usable_images_raises_with_the_reason(played, tmp_path):
     arm, robot = played
-    run = make_run(doubtful("small"), tmp_path / "other", recordings(2))
+    run = make_run(disagreeing("small"), tmp_path / "other", recordings(2))
     with pytest.raises(UsageError, match="reset seed of recorded episode 0 was not recorded"):
         candidates(arm, from_robot=False, robot=robot)
     with pytest.raises(UsageError, match="leave out the robot and the entries"):
@@ -364,10 +365,10 @@ def test_make_simulator_constructs_the_runs_robot(tmp_path):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_sweep_compares_penalty_weights(tmp_path, system):
-    run = make_run(doubtful(system), tmp_path, recordings(3), recordings(2))
+    run = make_run(disagreeing(system), tmp_path, recordings(3), recordings(2))
     result = penalty_sweep(run, num_states=4)
     assert result.penalty_weight[0] == 0 and len(result.penalty_weight) == 7
-    assert run.agent.price in result.penalty_weight
+    assert run.agent.penalty_weight in result.penalty_weight
     assert result.from_robot.tolist() == [False] * 2 + [True] * 2
     assert not result.action_change[0].any() and result.action_change[-1].any()
     assert not result.penalty_fraction[0].any()
@@ -405,7 +406,7 @@ def test_the_sufficient_weight_is_interpolated_between_tested_weights():
 
 
 def test_an_ensemble_without_disagreement_makes_all_weights_equal(tmp_path):
-    agent = Agent(doubtful("small").transform, tiny("small"))  # untrained: all members predict zero
+    agent = Agent(disagreeing("small").transform, tiny("small"))  # untrained: all members predict zero
     result = penalty_sweep(make_run(agent, tmp_path, recordings(2)), num_states=2)
     text = "The members of the Q-ensemble never disagree, so no penalty weight changes any plan."
     assert str(result) == text

@@ -35,7 +35,7 @@ from tests.support.inspected import (
     make_run,
 )
 from tests.support.paths import RECURRENT_MODEL
-from tests.support.preset_agents import PIXELS, STATE, doubtful, make, tiny
+from tests.support.preset_agents import PIXELS, STATE, disagreeing, make, tiny
 
 QUESTIONS = (uncertainty, ood_detection, reliability, model_error, value, coverage)
 
@@ -360,7 +360,7 @@ def test_the_latest_episodes_are_selected():
 
 
 def test_recorded_plans_are_a_group(tmp_path):
-    agent = doubtful("small")
+    agent = disagreeing("small")
     run = make_run(episodes_for(agent, 3, 8), agent=agent)
     run.plans = PlanStore(tmp_path / "plans")
     agent.start(1, seed=0)
@@ -399,7 +399,7 @@ def make_agent_for(model: str, fields) -> Agent:
         return make({"tdmpc": "small", "rssm": "dreamerv3"}.get(model, model), fields)
     world = getattr(plugins.load("models", model), "Config", ModelConfig)()
     return Agent(
-        Transform(fields, (-1.0, -1.0), (1.0, 1.0)), replace(tiny("small"), model=model, world=world)
+        Transform(fields, (-1.0, -1.0), (1.0, 1.0)), replace(tiny("small"), model=model, model_options=world)
     )
 
 

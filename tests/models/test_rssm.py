@@ -7,8 +7,8 @@ import torch
 
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.models.rssm import GRU, BlockGRU, Config, Model, _initialise, free_bits
-from o2o.nn.categorical import divergence, draw, log_chance
+from o2o.models.rssm import GRU, BlockGRU, Config, Model, _initialize, free_bits
+from o2o.nn.categorical import kl_divergence, log_probs, sample
 from o2o.nn.two_hot import symlog
 from tests.support.episodes import make_batch
 
@@ -29,38 +29,38 @@ BOTH = pytest.mark.parametrize("config", [V2, V3], ids=["v2", "v3"])
 def test_straight_through_gradient_does_not_depend_on_the_draw(seed):
     torch.manual_seed(seed)
     logits = torch.zeros(1, 2, requires_grad=True)
-    sample = draw(log_chance(logits, 0.0))
-    assert sorted(sample[0].tolist()) == [0.0, 1.0]
-    sample[0, 0].backward()
+    onehot = sample(log_probs(logits, 0.0))
+    assert sorted(onehot[0].tolist()) == [0.0, 1.0]
+    onehot[0, 0].backward()
     assert logits.grad is not None and logits.grad.tolist() == [[0.25, -0.25]]
 
 
 def test_straight_through_gradient_is_that_of_the_probabilities():
     logits, c = torch.randn(6, requires_grad=True), torch.randn(6)
-    (draw(log_chance(logits, 0.0)) * c).sum().backward()
+    (sample(log_probs(logits, 0.0)) * c).sum().backward()
     p = logits.detach().softmax(-1)
     torch.testing.assert_close(logits.grad, (p.diag() - p[:, None] * p) @ c)
 
 
 def test_draws_follow_the_probabilities():
     p = torch.tensor([0.1, 0.2, 0.7])
-    share = draw(p.log().expand(50_000, 3)).mean(0)
+    share = sample(p.log().expand(50_000, 3)).mean(0)
     torch.testing.assert_close(share, p, atol=0.01, rtol=0)
 
 
 def test_unimix_bounds_probabilities_and_divergence():
     sure = torch.zeros(32, 32)
     sure[:, 0] = 1e4
-    p, q = log_chance(sure, 0.01), log_chance(sure.flip(-1), 0.01)
+    p, q = log_probs(sure, 0.01), log_probs(sure.flip(-1), 0.01)
     assert p.exp().min().item() == pytest.approx(0.0003125)
     assert p.exp().max().item() == pytest.approx(0.9903125)
-    assert divergence(p, q).item() == pytest.approx(255.3779, abs=1e-3)
+    assert kl_divergence(p, q).item() == pytest.approx(255.3779, abs=1e-3)
 
 
 def test_divergence_of_a_coin():
     p, q = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
-    assert divergence(p, q).item() == pytest.approx(0.1308120)
-    assert divergence(q, p).item() == pytest.approx(0.1438410)
+    assert kl_divergence(p, q).item() == pytest.approx(0.1308120)
+    assert kl_divergence(q, p).item() == pytest.approx(0.1438410)
 
 
 def test_balancing_splits_the_gradient_and_keeps_the_value():
@@ -68,12 +68,12 @@ def test_balancing_splits_the_gradient_and_keeps_the_value():
     known, weights = torch.ones(1, 1, dtype=torch.bool), (0.8, 0.2)
 
     def balanced(p, q):
-        teach, bind = divergence(p.detach(), q), divergence(p, q.detach())
+        teach, bind = kl_divergence(p.detach(), q), kl_divergence(p, q.detach())
         parts = [free_bits(kl, 0.0, "batch", known) for kl in (teach, bind)]
         return sum(w * kl for w, kl in zip(weights, parts, strict=True)).sum()
 
     p, q = post.log_softmax(-1), prior.log_softmax(-1)
-    plain = divergence(p, q).sum()
+    plain = kl_divergence(p, q).sum()
     assert balanced(p, q).item() == pytest.approx(plain.item(), rel=1e-6)
     whole = torch.autograd.grad(plain, (post, prior), retain_graph=True)
     split = torch.autograd.grad(balanced(p, q), (post, prior))
@@ -114,7 +114,7 @@ def test_a_cell_without_weights_forgets_by_its_gate_bias(kind):
 
 
 def test_a_block_of_the_memory_sees_the_others_through_the_embedding_alone():
-    cell = BlockGRU(20, 3, V3).apply(_initialise)
+    cell = BlockGRU(20, 3, V3).apply(_initialize)
     with torch.no_grad():
         cell.mix.weight[:, 4:] = 0  # cuts the embedding off: 4 = deter_dim / num_blocks
     cell.norm = torch.nn.Identity()
@@ -155,7 +155,7 @@ def test_step_has_the_memory_of_unroll_and_reads_reward_on_arrival(config):
         start = {name: value.unflatten(0, (3, 6))[1] for name, value in unroll.starts.items()}
         after, reward, discount = model.step(start, batch.action[1])
         torch.testing.assert_close(after["h"], unroll.next_feature[1][:, 20:])
-        torch.testing.assert_close(reward, model.reward_code.decode(model.reward(model.feature(after))))
+        torch.testing.assert_close(reward, model.reward_encoding.decode(model.reward(model.feature(after))))
         assert (discount <= 0.9).all()
         latent = after["z"].view(6, 4, 5)
         assert (latent.sum(-1) == 1).all() and ((latent == 0) | (latent == 1)).all()
@@ -178,8 +178,8 @@ def test_losses_are_those_of_the_formulas(config):
         posts.append(post)
     obs_loss, kl = [], []
     for t in range(3):
-        prior = model._log_chance(model.prior(states[t]["h"]))
-        kl.append(divergence(posts[t], prior))
+        prior = model._log_probs(model.prior(states[t]["h"]))
+        kl.append(kl_divergence(posts[t], prior))
         drawn, error = model.decoder(model.feature(states[t])), torch.zeros(1)
         for name, value in batch.obs.items():
             want = symlog(value[t]) if config.symlog else value[t]
@@ -193,7 +193,7 @@ def test_losses_are_those_of_the_formulas(config):
         torch.testing.assert_close(unroll.losses[name][:, 0], want)
     for t in range(2):
         feature = model.feature(states[t + 1])
-        goes_on = torch.sigmoid(model.goes_on(feature)).squeeze(-1)
+        goes_on = torch.sigmoid(model.continues(feature)).squeeze(-1)
         target = 0.9 * (1 - batch.terminated[t].float())
         want = -(target * goes_on.log() + (1 - target) * (1 - goes_on).log())
         torch.testing.assert_close(unroll.losses["discount"][t], want)
@@ -229,7 +229,7 @@ def test_features_are_shut_to_the_critic_unless_asked(config):
 def test_the_discount_is_learned_as_a_soft_target():
     model, batch = Model(SPEC, 0.99, V2), make_batch(SPEC, 2, 2)
     batch = replace(batch, terminated=torch.zeros(2, 2, dtype=torch.bool))
-    last = model.goes_on[-1]
+    last = model.continues[-1]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.fill_(4.5951199)

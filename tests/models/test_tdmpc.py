@@ -71,13 +71,13 @@ def test_step_by_step_equals_unroll(spec, config):
 def test_losses_follow_the_formula():
     model = Model(STATE, 0.9, FOWM)
     torch.nn.init.normal_(model.reward[-1].weight)
-    for p in model.slow_encoder.parameters():
+    for p in model.target_encoder.parameters():
         p.add_(torch.randn_like(p) * 0.1)
     batch = make_batch(STATE)
     unroll = model.unroll(batch)
     for t in range(5):
         predicted, reward, _ = model.step({"z": unroll.feature[t]}, batch.action[t])
-        target = model.slow_encoder({"state": batch.obs["state"][t + 1]})
+        target = model.target_encoder({"state": batch.obs["state"][t + 1]})
         want = (predicted["z"] - target).square().mean(-1)
         assert torch.allclose(unroll.losses["dynamics"][t], want, atol=1e-6)
         assert torch.allclose(unroll.losses["reward"][t], (reward - batch.reward[t]) ** 2, atol=1e-5)
@@ -103,7 +103,7 @@ def test_shift_by_the_pad_is_the_identity_and_zero_is_the_corner():
 
 def test_predicted_end_discounts_the_plan():
     model = Model(STATE, 0.9, Config(hidden_dim=32, predict_end=True))
-    torch.nn.init.zeros_(model.goes_on[-1].weight)
+    torch.nn.init.zeros_(model.continues[-1].weight)
     _, _, discount = model.step({"z": torch.rand(4, 50)}, torch.zeros(4, 3))
     assert torch.allclose(discount, torch.full((4,), 0.45))
     assert "discount" in model.unroll(make_batch(STATE)).losses
@@ -159,16 +159,16 @@ def test_online_target_needs_no_slow_encoder():
     model = Model(STATE, 0.9, TDMPC2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.track()
-    assert model.slow_encoder is None and all(p.requires_grad for p in model.parameters())
+    assert model.target_encoder is None and all(p.requires_grad for p in model.parameters())
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"simnorm": 8}, "latent-dim is 50, wanted a multiple of simnorm, 8"),
-        ({"simnorm": 1}, "simnorm is 1, wanted at least 2"),
-        ({"num_bins": 1}, "num-bins is 1, wanted at least 2"),
+        ({"simnorm": 8}, "Config.latent_dim is 50, wanted a multiple of Config.simnorm, 8"),
+        ({"simnorm": 1}, "Config.simnorm is 1, wanted at least 2"),
+        ({"num_bins": 1}, "Config.num_bins is 1, wanted at least 2"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_in_one_line(field, message):

@@ -8,7 +8,7 @@ import torch
 
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.models.twm import TOKENS, Config, Model, lined_up, sinusoids
+from o2o.models.twm import TOKENS, Config, Model, align_distances, sinusoids
 from o2o.nn.categorical import entropy
 from tests.support.episodes import make_batch
 
@@ -62,7 +62,7 @@ def test_imagined_steps_see_the_rewards_and_latents_they_predicted():
             state, brought, _ = model.step(state, action[t])
             reward.append(brought)
         out = model._window(torch.stack(latent), action, torch.stack(reward))
-        torch.testing.assert_close(torch.stack(reward), model._outcome(out)[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.stack(reward), model._predict(out)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_memory_grows_only_as_far_as_it_must_and_knows_as_much_as_a_whole_one():
@@ -80,7 +80,7 @@ def test_a_memory_grows_only_as_far_as_it_must_and_knows_as_much_as_a_whole_one(
 
 def test_scores_of_distances_are_lined_up_with_places():
     score = torch.randn(2, 3, 7)  # of the distances 6, ..., 0 from places 4, 5, 6
-    have = lined_up(score)
+    have = align_distances(score)
     for row, new in enumerate((4, 5, 6)):
         for place in range(new + 1):
             assert torch.equal(have[:, row, place], score[:, row, 6 - (new - place)])
@@ -134,7 +134,7 @@ def test_losses_are_those_of_the_formulas():
     log_p = torch.stack([model._encode({k: v[t] for k, v in batch.obs.items()}) for t in range(4)])
     latent = torch.cat([unroll.feature, unroll.next_feature[-1:]])  # (T+1, B, latents * classes)
     out = model._window(latent[:-1], batch.action, batch.reward)
-    reward, goes_on, ahead = model._outcome(out)
+    reward, goes_on, ahead = model._predict(out)
     p = log_p.exp()
     torch.testing.assert_close(unroll.losses["dynamics"], -(p[1:] * ahead).sum((-1, -2)))
     torch.testing.assert_close(unroll.losses["consistency"], -(ahead.exp() * log_p[1:]).sum((-1, -2)))
@@ -177,7 +177,7 @@ def test_latents_are_pushed_apart_only_under_their_least_entropy(sharpness, push
 
 def test_the_discount_begins_where_it_belongs():
     model = Model(SPEC, 0.99, TINY)
-    assert model.goes_on[-1].bias.item() == pytest.approx(4.5951199, abs=1e-5)
+    assert model.continues[-1].bias.item() == pytest.approx(4.5951199, abs=1e-5)
 
 
 def test_a_start_remembers_the_step_before():

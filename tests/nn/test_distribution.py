@@ -6,25 +6,25 @@ import pytest
 import torch
 from torch.distributions import Normal as Reference
 
-from o2o.nn.distribution import Normal, TruncatedNormal, make, num_outputs
+from o2o.nn.distribution import Normal, TruncatedNormal, make_distribution, num_outputs
 
 
 def test_unit_gaussian_log_prob_at_its_mean():
-    chances = make("fixed", torch.zeros(1, 3))
+    chances = make_distribution("fixed", torch.zeros(1, 3))
     assert chances.log_prob(torch.zeros(1, 3)).item() == pytest.approx(-2.7568156)
     assert chances.log_prob(torch.full((1, 3), 2.0)).item() == pytest.approx(-2.7568156 - 6)
 
 
 @pytest.mark.parametrize(("shape", "std"), [("bounded", 0.8927174), ("truncated", 1.1), ("fixed", 1.0)])
 def test_spread_of_an_output_of_zeros(shape, std):
-    chances = make(shape, torch.zeros(2, num_outputs(shape, 4)))
+    chances = make_distribution(shape, torch.zeros(2, num_outputs(shape, 4)))
     assert chances.mean.tolist() == [[0.0] * 4] * 2
     torch.testing.assert_close(chances.std, torch.full((2, 4), std))
 
 
 @pytest.mark.parametrize("shape", ["bounded", "truncated"])
 def test_spread_never_falls_below_a_tenth(shape):
-    assert make(shape, torch.full((1, 2), -50.0)).std.item() == pytest.approx(0.1)
+    assert make_distribution(shape, torch.full((1, 2), -50.0)).std.item() == pytest.approx(0.1)
 
 
 def test_normal_agrees_with_torch():
@@ -59,7 +59,7 @@ def test_truncated_samples_have_the_mean_of_the_density(mean, std):
 
 def test_truncated_samples_carry_gradient_to_mean_and_spread():
     out = torch.zeros(1000, 2, requires_grad=True)
-    make("truncated", out).sample().sum().backward()
+    make_distribution("truncated", out).sample().sum().backward()
     assert out.grad is not None and out.grad.isfinite().all()
     assert (out.grad[:, 0] > 0).float().mean() > 0.99  # a higher mean, a higher action
     assert math.isclose(float(out.grad[:, 1].mean()), 0, abs_tol=0.05)  # a wider spread: either way

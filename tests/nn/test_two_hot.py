@@ -67,7 +67,7 @@ def test_bins_of_dreamer_are_symexp_of_an_even_grid():
     ("num_bins", "limit", "low", "share"), [(101, 10, 53, 0.4657359), (255, 20, 131, 0.401485)]
 )
 def test_one_on_an_even_grid_of_symlog(num_bins, limit, low, share):
-    have_low, have_share = TwoHot(num_bins, limit, "symlog").place(torch.tensor(1.0))
+    have_low, have_share = TwoHot(num_bins, limit, "symlog").locate(torch.tensor(1.0))
     assert have_low == low and have_share.item() == pytest.approx(share, abs=2e-6)
 
 

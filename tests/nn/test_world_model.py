@@ -23,7 +23,7 @@ BUILT_IN = sorted(p.stem for p in (plugins.PACKAGE / "models").glob("[!_]*.py"))
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 N, T, B = 4, 5, 6
 CASES = {Path(file).stem: (file, None) for file in (*BUILT_IN, STRANGER)}
-CASES |= {name: (preset.agent.model, preset.agent.world) for name, preset in presets.PRESETS.items()}
+CASES |= {name: (preset.agent.model, preset.agent.model_options) for name, preset in presets.PRESETS.items()}
 
 
 @pytest.fixture(params=CASES)
@@ -45,7 +45,7 @@ def test_state_has_a_leading_axis(model):
         assert all(value.shape[0] == N for value in state.values())
 
 
-def test_step_returns_reward_and_discount_of_each(model):
+def test_step_returns_reward_and_discount_of_map(model):
     state, reward, discount = model.step(observe(model, model.start(N), first=True), torch.zeros(N, 3))
     assert model.feature(state).shape == (N, model.feature_dim)
     assert reward.shape == discount.shape == (N,)
@@ -216,7 +216,7 @@ def write_model(folder: Path, fault: str = "") -> str:
 
 
 def make_agent(path: str, **options) -> Agent:
-    config = replace(tiny_agent.TINY, model=path, world=plugins.load("models", path).Config())
+    config = replace(tiny_agent.TINY, model=path, model_options=plugins.load("models", path).Config())
     return Agent(tiny_agent.BORDER, config, **options)
 
 
@@ -263,7 +263,7 @@ def test_the_contract_is_checked_at_the_first_update_only(tmp_path, monkeypatch)
 def test_the_check_changes_no_number(name):
     """Weights, buffers, counters and random streams are the same with the check and without it."""
     module = plugins.load("models", name)
-    config = replace(tiny_agent.TINY, model=name, world=module.Config())
+    config = replace(tiny_agent.TINY, model=name, model_options=module.Config())
     checked, unchecked = (Agent(tiny_agent.BORDER, config) for _ in range(2))
     unchecked._contract_checked = True
     torch.manual_seed(3)

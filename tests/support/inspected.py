@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from o2o.agent.critic import spread
 from o2o.core.episode import Episode
 from o2o.core.transform import ObsTransform, Transform
 from o2o.data.replay_buffer import Replay, ReplayConfig
@@ -60,9 +59,6 @@ class LineCritic:
 
     def disagreement(self, feature, action):
         return action[..., 0].abs()
-
-    def uncertainty(self, feature, action):
-        return spread(self.q(feature, action))
 
 
 class CertainCritic(LineCritic):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-GROUPS = {"world": ("model.", "critic."), "policy": ("policy.",)}
+GROUPS = {"model": ("model.", "critic."), "policy": ("policy.",)}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Config:
         for part in (
             config.critic,
             config.policy,
-            config.weights,
+            config.balance_options,
             config.planner,
             config.optimizer,
             config,
@@ -80,7 +80,7 @@ class Plain:
         Raises:
             ValueError: weights that the equations do not know.
         """
-        unknown = [name for name in weights if name.startswith("model.goes_on")]
+        unknown = [name for name in weights if name.startswith("model.continues")]
         if unknown:
             raise ValueError(f"{unknown[0]} is not part of FOWM")
         self.config, self.num_updates = config, 0
@@ -89,7 +89,7 @@ class Plain:
         self.action_dim = self.w["policy.net.6.bias"].numel()
         self.groups: dict[str, list[Tensor]] = {name: [] for name in GROUPS}
         for name, leaf in self.w.items():
-            if "slow_" not in name:
+            if "target_" not in name:
                 group = next(g for g, prefixes in GROUPS.items() if name.startswith(prefixes))
                 self.groups[group].append(leaf.requires_grad_())
         self.optimizers = {
@@ -145,7 +145,7 @@ class Plain:
     def q(self, joint: Tensor) -> list[Tensor]:
         return [self.head(f"critic.q_heads.{i}", joint) for i in range(self.num_q)]
 
-    def slow_q(self, joint: Tensor, pair) -> Tensor:
+    def target_q(self, joint: Tensor, pair) -> Tensor:
         """(N,) the lesser of two slow members; only these two are evaluated."""
         return torch.minimum(*(self.head(f"critic.target_q_heads.copy.{i}", joint) for i in pair))
 
@@ -203,11 +203,11 @@ class Plain:
             action, later = batch.action[t], frames[t + 1]
             joint = torch.cat([z, action], -1)
             with torch.no_grad():
-                target = self.encode(later, "model.slow_encoder.copy")
+                target = self.encode(later, "model.target_encoder.copy")
                 alive = 1 - batch.terminated[t].float()
                 y = batch.reward[t] + cfg.discount * alive * self.v(self.encode(later))
-                advised = self.slow_q(joint, pair_v)
-                advantage = self.slow_q(joint, pair_policy) - self.v(z)
+                advised = self.target_q(joint, pair_v)
+                advantage = self.target_q(joint, pair_policy) - self.v(z)
                 weight = torch.exp(cfg.inverse_temperature * advantage).clamp(max=cfg.max_weight)
             z_next = self.dynamics(joint)
             errors = [q - y for q in self.q(joint)]
@@ -234,8 +234,8 @@ class Plain:
     def track(self) -> None:
         """Moves the slow copies."""
         for name, value in self.w.items():
-            if "slow_" in name:
-                source = self.w[name.replace("slow_", "").replace("copy.", "")]
+            if "target_" in name:
+                source = self.w[name.replace("target_", "").replace("copy.", "")]
                 value.lerp_(source, self.config.target_rate)
 
     # ---- planning

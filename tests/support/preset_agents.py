@@ -32,7 +32,7 @@ def tiny(name: str) -> AgentConfig:
     steps = min(config.imagination.steps, 3)
     return replace(
         config,
-        world=replace(config.world, **SIZES[type(config.world)]),
+        model_options=replace(config.model_options, **SIZES[type(config.model_options)]),
         critic=replace(config.critic, hidden_dim=16),
         policy=replace(config.policy, hidden_dim=16),
         imagination=replace(config.imagination, hidden_dim=16, steps=steps, anchor_updates=10),
@@ -53,7 +53,7 @@ def windows(agent: Agent, seed: int, online: bool = False):
     return replace(batch, online=torch.full_like(batch.online, online))
 
 
-def doubtful(name: str) -> Agent:
+def disagreeing(name: str) -> Agent:
     """An agent whose ensemble disagrees; an untrained one does not, its output is zero."""
     agent = make(name)
     with torch.no_grad(), RandomStream(1, agent.device).use():
@@ -73,8 +73,8 @@ def two_plans(**changes) -> PlanRecord:
         action=np.array([[[0.1], [0.9]]], np.float32),
         feature=np.zeros((2, 2, 1), np.float16),
         reward=np.array([[1.0, 1.0]], np.float32),
-        leaf=np.array([0.0, 2.0], np.float32),
-        spread=np.array([[0.0, 0.0], [0.0, 1.0]], np.float32),
+        terminal_value=np.array([0.0, 2.0], np.float32),
+        disagreement=np.array([[0.0, 0.0], [0.0, 1.0]], np.float32),
         discount=np.array([[1.0, 1.0], [0.5, 0.5]], np.float32),
         by_policy=np.array([True, False]),
         elite=np.array([True, False]),
@@ -82,9 +82,9 @@ def two_plans(**changes) -> PlanRecord:
         chosen=np.array(0),
         mean=np.zeros((1, 1, 1), np.float32),
         std=np.ones((1, 1, 1), np.float32),
-        policy=np.array([0.1], np.float32),
-        asked=np.array([0.1], np.float32),
-        price=np.float32(4.0),
+        policy_action=np.array([0.1], np.float32),
+        requested_action=np.array([0.1], np.float32),
+        penalty_weight=np.float32(4.0),
         iterations=np.int32(1),
         took_ms=np.float32(3.0),
     )

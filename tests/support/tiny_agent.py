@@ -12,7 +12,7 @@ BORDER = Transform({"state": ObsTransform((3,))}, (-1.0, -1.0), (1.0, 1.0))
 
 
 TINY = AgentConfig(
-    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),

@@ -18,7 +18,7 @@ ROBOT = POINT_ROBOT
 
 
 TINY = AgentConfig(
-    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
+    model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),

@@ -1,4 +1,4 @@
-"""World models and critics whose values can be worked out by hand."""
+"""Provides world models and critics whose values can be calculated by hand."""
 
 import torch
 
@@ -31,10 +31,10 @@ class Nets:
 
 
 class Toy:
-    """z' = z, reward -(a - target)^2 of the first action entry, value 0, spread `doubt(a)`."""
+    """Model with z' = z, reward -(a - target)^2 of the first action entry and value 0."""
 
-    def __init__(self, target=0.3, discount=0.9, doubt=lambda a: torch.zeros_like(a[..., 0])):
-        self.target, self.discount, self.doubt = target, discount, doubt
+    def __init__(self, target=0.3, discount=0.9, disagreement=lambda a: torch.zeros_like(a[..., 0])):
+        self.target, self.discount, self.disagreement_at = target, discount, disagreement
 
     def feature(self, state):
         return state["z"]
@@ -46,10 +46,10 @@ class Toy:
     def act(self, feature, explore=False):
         return torch.zeros(*feature.shape[:-1], 1)
 
-    def uncertainty(self, feature, action):
-        return self.doubt(action)
+    def disagreement(self, feature, action):
+        return self.disagreement_at(action)
 
-    def assess(self, feature, action):
+    def pessimistic_and_disagreement(self, feature, action):
         return self.pessimistic(feature, action), torch.zeros_like(feature[..., 0])
 
     def pessimistic(self, feature, action):

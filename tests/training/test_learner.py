@@ -90,10 +90,10 @@ def test_it_learns_all_that_is_owed_and_the_robot_takes_its_weights_and_lambda(
     source, tmp_path, monkeypatch, capsys
 ):
     prices = []
-    after_episode(monkeypatch, 1, lambda beside: prices.append(beside.agent.price))
+    after_episode(monkeypatch, 1, lambda beside: prices.append(beside.agent.penalty_weight))
     auto = replace(TINY, planner=replace(TINY.planner, uncertainty="auto"))
     out = o2o.finetune(config(source, tmp_path / "run", agent=auto))
-    assert prices == [checkpoint.load(out / "checkpoint")[1]["price"]]
+    assert prices == [checkpoint.load(out / "checkpoint")[1]["penalty_weight"]]
     assert learned(out) == ALL and num_episodes(out) == 5
     before, after = (checkpoint.load(folder / "checkpoint")[0] for folder in (source, out))
     assert acting_print(before) != acting_print(after)
@@ -104,7 +104,7 @@ def test_it_learns_all_that_is_owed_and_the_robot_takes_its_weights_and_lambda(
     lines = read_metrics(out)
     assert [line["step"] for line in lines if line["phase"] == "online"] == [1, 2, 3, 4, 5]
     last = [line for line in lines if line["phase"] == "learner"][-1]
-    assert {"loss/q", "grad_norm/world", "updates_per_s"} <= last.keys()
+    assert {"loss/q", "grad_norm/model", "updates_per_s"} <= last.keys()
     assert (last["step"], last["updates"], last["owed"]) == (5, ALL[1], 0)
     kept = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert kept[0] == "000000" and kept[-1] == "000005"

@@ -23,7 +23,7 @@ from o2o.training.uncertainty_guard import (
     relative_disagreement,
 )
 from tests.support.inspected import episodes
-from tests.support.preset_agents import act, doubtful
+from tests.support.preset_agents import act, disagreeing
 
 WANTED, STILL = np.array([0.8, -0.4]), np.array([0.0, 0.2])
 
@@ -46,7 +46,7 @@ def learned(agent: Agent, **how) -> Limit:
 
 @pytest.mark.parametrize("name", ["small", "fowm", "tdmpc2", "dreamerv3", "twm"])
 def test_a_limit_is_learned_for_every_system_and_leaves_it_as_it_was(name):
-    agent = doubtful(name)
+    agent = disagreeing(name)
     before = {key: value.clone() for key, value in agent.state()[0].items()}
     found = learned(agent)
     assert found.action > 0 and found.plan is not None and found.plan > 0
@@ -60,13 +60,13 @@ def test_a_limit_is_learned_for_every_system_and_leaves_it_as_it_was(name):
 
 
 def test_a_higher_quantile_gives_a_higher_limit():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     low, high = learned(agent, quantile=0.1), learned(agent, quantile=0.9)
     assert low.action < high.action and (low.plan or 0) < (high.plan or 0)
 
 
 def test_half_of_the_recorded_moments_are_over_a_limit_at_the_half():
-    agent, found = doubtful("small"), None
+    agent, found = disagreeing("small"), None
     found = learned(agent)
     over = []
     for episode in episodes():
@@ -79,26 +79,26 @@ def test_half_of_the_recorded_moments_are_over_a_limit_at_the_half():
 
 
 def test_without_a_price_the_action_is_judged_and_not_the_plan():
-    agent = doubtful("small")
-    agent.settle(0.0)
+    agent = disagreeing("small")
+    agent.set_penalty_weight(0.0)
     found = learned(agent)
     assert found.plan is None and found.action == learned(agent, plan=False).action
     agent.start(2, 0)
     unit = act(agent)
-    spread = agent.critic.uncertainty(agent.model.feature(agent.belief), torch.as_tensor(unit))
+    spread = agent.critic.disagreement(agent.model.feature(agent.belief), torch.as_tensor(unit))
     np.testing.assert_allclose(
         relative_disagreement(agent, found, unit), spread.detach().numpy() / found.action, rtol=1e-5
     )
 
 
 def test_a_plan_is_judged_by_its_spread_and_not_by_its_price():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     found = learned(agent)
     agent.start(2, 0)
     unit = act(agent)
     plan = agent.last_plan
     assert plan is not None and found.plan
-    want = plan.penalty.numpy() / agent.price / found.plan
+    want = plan.penalty.numpy() / agent.penalty_weight / found.plan
     np.testing.assert_allclose(relative_disagreement(agent, found, unit), want, rtol=1e-5)
     limit_policy_deviation = relative_disagreement(agent, found, unit, planned=False)
     agent.last_plan = replace(plan, usable=torch.tensor([True, False]))  # there the policy acted
@@ -107,13 +107,13 @@ def test_a_plan_is_judged_by_its_spread_and_not_by_its_price():
 
 
 def test_recordings_that_were_learned_from_do_where_none_were_held_out():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     found = learn(agent, data(agent, held_out=False), 0.99)  # type: ignore[arg-type]
     assert not found.unseen and "of 15 learned recorded moments" in found.line()
 
 
 def test_a_spread_where_the_recordings_had_none_is_as_unsure_as_can_be():
-    agent = doubtful("small")
+    agent = disagreeing("small")
     agent.start(2, 0)
     unit = act(agent, plan=False)
     assert (relative_disagreement(agent, Limit(0.0, None, 0.99, 15, True), unit) == np.inf).all()

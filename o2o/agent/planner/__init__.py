@@ -1,1 +1,1 @@
-"""MPPI over any world model, with an uncertainty penalty."""
+"""Plans actions with any world model: MPPI with a penalty on the disagreement of the Q-ensemble."""

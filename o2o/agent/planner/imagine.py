@@ -1,4 +1,4 @@
-"""Plans rolled out through the world model: where they lead, and what they bring on the way."""
+"""Rolls out candidate plans through the world model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from o2o.nn.world_model import State, WorldModel, repeat
 
-DEEP = ("action", "feature", "discount", "reward")  # what plans have at each step
+PER_STEP = ("action", "feature", "discount", "reward")  # fields with an entry for each step of a plan
+PER_PLAN = ("discounted_reward", "penalty")
 
 
 @dataclass(frozen=True)
-class Roll:
-    """M futures as the world model sees them.
+class Rollout:
+    """M imagined futures.
 
     Attributes:
         action: (H, M, A), in [-1, 1].
-        feature: (H+1, M, F), the last one where they end.
-        reward: (H, M) brought by each action, in units of the scaled reward.
+        feature: (H+1, M, F); the last one is where the future ends.
+        reward: (H, M) given by each action, in units of the scaled reward.
         decay: (H, M) gamma * P(the episode goes on).
     """
 
@@ -34,33 +35,33 @@ class Imagined:
 
     Attributes:
         action: (H, N, S, A), in [-1, 1].
-        feature: (H+1, N, S, F), the last one where the plan ends.
-        discount: (H+1, N, S), what a unit of return at that step is worth now; the first is one.
-        reward: (H, N, S) brought by each action, in units of the scaled reward.
-        gain: (N, S) discounted reward on the way.
-        penalty: (N, S) discounted price of the ensemble's disagreement on the way; zero until charged.
+        feature: (H+1, N, S, F); the last one is where the plan ends.
+        discount: (H+1, N, S) factor of a unit of return at that step; the first is one.
+        reward: (H, N, S) given by each action, in units of the scaled reward.
+        discounted_reward: (N, S) discounted sum of the rewards, without the terminal value.
+        penalty: (N, S) discounted penalty of the plan's steps, without its end; zero until it is added.
     """
 
     action: Tensor
     feature: Tensor
     discount: Tensor
     reward: Tensor
-    gain: Tensor
+    discounted_reward: Tensor
     penalty: Tensor
 
-    def pick(self, places: Tensor) -> "Imagined":
-        """The candidates at `places` (N, K)."""
-        rows = torch.arange(len(places), device=places.device)[:, None]
-        deep = {name: getattr(self, name)[:, rows, places] for name in DEEP}
-        flat = {name: getattr(self, name)[rows, places] for name in ("gain", "penalty")}
-        return Imagined(**deep, **flat)
+    def select(self, indices: Tensor) -> "Imagined":
+        """Returns the candidates at `indices` (N, K)."""
+        rows = torch.arange(len(indices), device=indices.device)[:, None]
+        per_step = {name: getattr(self, name)[:, rows, indices] for name in PER_STEP}
+        per_plan = {name: getattr(self, name)[rows, indices] for name in PER_PLAN}
+        return Imagined(**per_step, **per_plan)
 
 
 def join(left: Imagined, right: Imagined) -> Imagined:
-    """The candidates of both, side by side."""
-    deep = {n: torch.cat([getattr(left, n), getattr(right, n)], 2) for n in DEEP}
-    flat = {n: torch.cat([getattr(left, n), getattr(right, n)], 1) for n in ("gain", "penalty")}
-    return Imagined(**deep, **flat)
+    """Concatenates the candidates of both."""
+    per_step = {n: torch.cat([getattr(left, n), getattr(right, n)], 2) for n in PER_STEP}
+    per_plan = {n: torch.cat([getattr(left, n), getattr(right, n)], 1) for n in PER_PLAN}
+    return Imagined(**per_step, **per_plan)
 
 
 def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
@@ -70,12 +71,16 @@ def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
 
 
 def imagine_policy(model: WorldModel, state: State, policy, steps: int, size: int) -> Imagined:
-    """Rolls the exploring policy out, `size` times from each of N states."""
+    """Rolls out the exploring policy, `size` times from each of N states."""
     return _candidates(model, state, steps, size, lambda step, feature: policy.act(feature, explore=True))
 
 
-def roll(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor], Tensor]) -> Roll:
-    """Acts for `steps` steps from M states; `act` turns (step, feature (M, F)) into an action (M, A)."""
+def roll_out(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor], Tensor]) -> Rollout:
+    """Imagines `steps` steps from M states.
+
+    Args:
+        act: turns (step, feature (M, F)) into an action (M, A).
+    """
     features, actions, rewards, decays = [model.feature(state)], [], [], []
     for step in range(steps):
         actions.append(act(step, features[-1]))
@@ -83,22 +88,22 @@ def roll(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor
         features.append(model.feature(state))
         rewards.append(reward)
         decays.append(decay)
-    return Roll(*(torch.stack(values) for values in (actions, features, rewards, decays)))
+    return Rollout(*(torch.stack(values) for values in (actions, features, rewards, decays)))
 
 
 def _candidates(
     model: WorldModel, state: State, steps: int, size: int, act: Callable[[int, Tensor], Tensor]
 ) -> Imagined:
     shape = (len(next(iter(state.values()))), size)
-    rolled = roll(model, repeat(state, size), steps, act)
-    one = torch.ones_like(rolled.decay[:1])
-    discount = torch.cat([one, rolled.decay.cumprod(0)])  # (H+1, M)
-    gain = (discount[:-1] * rolled.reward).sum(0).view(shape)
+    rollout = roll_out(model, repeat(state, size), steps, act)
+    one = torch.ones_like(rollout.decay[:1])
+    discount = torch.cat([one, rollout.decay.cumprod(0)])  # (H+1, M)
+    discounted_reward = (discount[:-1] * rollout.reward).sum(0).view(shape)
     return Imagined(
-        rolled.action.unflatten(1, shape),
-        rolled.feature.unflatten(1, shape),
+        rollout.action.unflatten(1, shape),
+        rollout.feature.unflatten(1, shape),
         discount.unflatten(1, shape),
-        rolled.reward.unflatten(1, shape),
-        gain,
-        torch.zeros_like(gain),
+        rollout.reward.unflatten(1, shape),
+        discounted_reward,
+        torch.zeros_like(discounted_reward),
     )

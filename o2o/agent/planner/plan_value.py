@@ -1,7 +1,7 @@
-"""What imagined plans are worth: their return, less the price of the ensemble's disagreement.
+"""Values imagined plans: their return, less a penalty on the disagreement of the Q-ensemble.
 
-Source: Feng et al. 2023 (FOWM), eq. 4; as their code does, the value at the end of a plan is the lesser
-of two members, less lambda times the spread of all.
+Source: Feng et al. 2023 (FOWM), eq. 4; as in their code, the terminal value of a plan is the minimum of two
+members, less lambda times the disagreement of all.
 """
 
 from collections.abc import Callable
@@ -12,117 +12,124 @@ from torch import Tensor
 
 from o2o.agent.planner.imagine import Imagined, join
 
-BLOCK = 256  # rows: arrays whose size follows the data stay small, or memory would be left in pieces
+BLOCK = 256  # rows at once: arrays whose size follows the data stay small, which avoids memory fragmentation
 
 
 @dataclass(frozen=True)
-class Valued:
-    """Candidate plans and their worth.
+class PlanValues:
+    """Candidate plans and their values.
 
     Attributes:
-        plans: S candidates of each of N robots, those that have a value charged for their way.
-        value: (N, S) penalised return, in units of the scaled reward; -inf for plans that were given up
-            because they cannot be among the best.
-        penalty: (N, S) the price of doubt within it.
-        last_action: (N, S, A) the policy's, where the plan ends.
-        leaf: (N, S) value of the end, before discount and price.
-        evaluated: share of the ensemble's evaluations that were made, 0 to 1.
+        plans: S candidates of each of N robots; the penalty is added for those that have a value.
+        value: (N, S) penalized return, in units of the scaled reward; -inf for plans that were pruned because
+            they cannot be among the best.
+        penalty: (N, S) the penalty within it.
+        terminal_action: (N, S, A) the policy's action where the plan ends.
+        terminal_value: (N, S) value of the end, before discount and penalty.
+        evaluated_fraction: fraction of the ensemble's evaluations that were made, 0 to 1.
     """
 
     plans: Imagined
     value: Tensor
     penalty: Tensor
-    last_action: Tensor
-    leaf: Tensor
-    evaluated: float = 1.0
+    terminal_action: Tensor
+    terminal_value: Tensor
+    evaluated_fraction: float = 1.0
 
 
-class Valuation:
+class PlanEvaluator:
     """Values plans by a critic and a policy.
 
     Args:
-        price: lambda, units of return for one unit of spread.
-        wrap: makes the arithmetic faster, `torch.compile` say.
+        penalty_weight: lambda, units of return per unit of disagreement.
+        wrap: makes the arithmetic faster, for example `torch.compile`.
     """
 
-    def __init__(self, price: float, wrap: Callable[[Callable], Callable] = lambda function: function):
-        self.price, self.doubt, self.tip, self.end = price, wrap(doubt), wrap(tip), wrap(end)
+    def __init__(
+        self, penalty_weight: float, wrap: Callable[[Callable], Callable] = lambda function: function
+    ):
+        self.penalty_weight, self.disagreement = penalty_weight, wrap(disagreement)
+        self.terminal, self.terminal_and_disagreement = wrap(terminal), wrap(terminal_and_disagreement)
 
-    def charge(self, plans: Imagined, critic) -> Imagined:
-        """The plans with the price of the disagreement on their way."""
-        if self.price == 0:
+    def add_penalty(self, plans: Imagined, critic) -> Imagined:
+        """Returns the plans with the penalty of the disagreement at their steps, without their end."""
+        if self.penalty_weight == 0:
             return plans
-        penalty = torch.zeros_like(plans.gain)
+        penalty = torch.zeros_like(plans.penalty)
         for discount, feature, action in zip(plans.discount, plans.feature, plans.action, strict=False):
-            spread = self.doubt(critic, feature.flatten(0, 1), action.flatten(0, 1))
-            penalty = penalty + discount * self.price * spread.view_as(penalty)
+            disagreement = self.disagreement(critic, feature.flatten(0, 1), action.flatten(0, 1))
+            penalty = penalty + discount * self.penalty_weight * disagreement.view_as(penalty)
         return replace(plans, penalty=penalty)
 
-    def all(self, fresh: Imagined, kept: Imagined, critic, policy) -> Valued:
-        """Every candidate's value. Static shapes. `kept` is charged, `fresh` not yet."""
-        plans = join(self.charge(fresh, critic), kept)
-        action, leaf, spread = self.end(critic, policy, plans.feature[-1])
-        penalty = plans.penalty + plans.discount[-1] * self.price * spread
-        return Valued(plans, plans.gain + plans.discount[-1] * leaf - penalty, penalty, action, leaf)
+    def evaluate_all(self, sampled: Imagined, kept: Imagined, critic, policy) -> PlanValues:
+        """Values every candidate. Shapes are static. `kept` has its penalty, `sampled` not yet."""
+        plans = join(self.add_penalty(sampled, critic), kept)
+        end = plans.feature[-1]
+        action, terminal_value, disagreement = self.terminal_and_disagreement(critic, policy, end)
+        penalty = plans.penalty + plans.discount[-1] * self.penalty_weight * disagreement
+        value = plans.discounted_reward + plans.discount[-1] * terminal_value - penalty
+        return PlanValues(plans, value, penalty, action, terminal_value)
 
-    def best(self, fresh: Imagined, kept: Imagined, critic, policy, num: int) -> Valued:
-        """The value of the `num` best candidates, exactly as `all` gives it, and of few others.
+    def evaluate_best(self, sampled: Imagined, kept: Imagined, critic, policy, num: int) -> PlanValues:
+        """Values the `num` best candidates exactly as `evaluate_all` does, and few others.
 
-        The penalty is never negative, so the return without it bounds the value from above. The likeliest
-        candidates are charged in full, which gives a floor; the rest are charged step by step and given
-        up once they fall under it. Shapes follow the data, so this is for a CPU.
+        The penalty is never negative, so the return without it is an upper bound of the value. The most
+        promising candidates are valued in full, which gives a lower bound of the best; for the others the
+        penalty is added step by step, and they are pruned once they fall below that bound. Shapes follow the
+        data, so this is for a CPU.
         """
-        plans = join(fresh, kept)
-        n, size = plans.gain.shape
-        last_action, leaf = self.tip(critic, policy, plans.feature[-1])
-        bound = plans.gain + plans.discount[-1] * leaf
+        plans = join(sampled, kept)
+        n, size = plans.penalty.shape
+        terminal_action, terminal_value = self.terminal(critic, policy, plans.feature[-1])
+        bound = plans.discounted_reward + plans.discount[-1] * terminal_value
         bound = torch.where(bound.isfinite(), bound, -torch.inf).flatten()  # (M,)
-        action = torch.cat([plans.action, last_action[None]]).flatten(1, 2)  # (H+1, M, A)
+        action = torch.cat([plans.action, terminal_action[None]]).flatten(1, 2)  # (H+1, M, A)
         feature, discount = plans.feature.flatten(1, 2), plans.discount.flatten(1, 2)
-        way, tail = plans.penalty.flatten().clone(), torch.zeros_like(bound)  # (M,)
-        owing = (torch.arange(size) < fresh.gain.shape[1]).repeat(n)  # (M,) for the way
+        step_penalty, end_penalty = plans.penalty.flatten().clone(), torch.zeros_like(bound)  # (M,)
+        unpenalized = (torch.arange(size) < sampled.penalty.shape[1]).repeat(n)  # (M,) without step penalty
         num_evaluated, last = 0, len(action) - 1
 
-        def pay(alive: Tensor, floor: Tensor | float) -> Tensor:
-            """Charges step by step; which rows (M,) still reach the floor at the end."""
+        def penalize(alive: Tensor, lower_bound: Tensor | float) -> Tensor:
+            """Adds the penalty step by step; returns which rows (M,) still reach the lower bound."""
             nonlocal num_evaluated
             for step in range(last + 1):
-                rows = (alive if step == last else alive & owing).nonzero().squeeze(1)
-                timing_report = tail if step == last else way
+                rows = (alive if step == last else alive & unpenalized).nonzero().squeeze(1)
+                penalty = end_penalty if step == last else step_penalty
                 for begin in range(0, len(rows), BLOCK):
-                    some = rows[begin : begin + BLOCK]
-                    some = some.repeat(2) if len(some) == 1 else some  # a compiler makes a case of one row
-                    spread = self.doubt(critic, feature[step, some], action[step, some])
-                    timing_report[some] += discount[step, some] * self.price * spread
-                alive = alive & (bound - (way + tail) >= floor)
+                    block = rows[begin : begin + BLOCK]
+                    block = block.repeat(2) if len(block) == 1 else block  # a compiler specializes on one row
+                    disagreement = self.disagreement(critic, feature[step, block], action[step, block])
+                    penalty[block] += discount[step, block] * self.penalty_weight * disagreement
+                alive = alive & (bound - (step_penalty + end_penalty) >= lower_bound)
                 num_evaluated += len(rows)
             return alive
 
-        def value(paid: Tensor) -> Tensor:
-            return torch.where(paid, bound - (way + tail), -torch.inf).view(n, size)
+        def value(evaluated: Tensor) -> Tensor:
+            return torch.where(evaluated, bound - (step_penalty + end_penalty), -torch.inf).view(n, size)
 
-        likely = (bound - way).view(n, size).topk(min(num + num // 4, size)).indices
-        first = torch.zeros(n, size, dtype=torch.bool).scatter_(1, likely, True).flatten()
-        paid = pay(first, -torch.inf)
-        floor = value(paid).topk(min(num, size)).values[:, -1:].expand(n, size).flatten()
-        paid = paid | pay(~first & (bound - way >= floor), floor)
-        plans = replace(plans, penalty=way.view(n, size))
-        share = num_evaluated / ((last + 1) * n * size)
-        return Valued(plans, value(paid), (way + tail).view(n, size), last_action, leaf, share)
-
-
-def doubt(critic, feature: Tensor, action: Tensor) -> Tensor:
-    """(...) spread of the ensemble."""
-    return critic.uncertainty(feature, action)
+        promising = (bound - step_penalty).view(n, size).topk(min(num + num // 4, size)).indices
+        first = torch.zeros(n, size, dtype=torch.bool).scatter_(1, promising, True).flatten()
+        evaluated = penalize(first, -torch.inf)
+        lower_bound = value(evaluated).topk(min(num, size)).values[:, -1:].expand(n, size).flatten()
+        evaluated = evaluated | penalize(~first & (bound - step_penalty >= lower_bound), lower_bound)
+        plans = replace(plans, penalty=step_penalty.view(n, size))
+        penalty = (step_penalty + end_penalty).view(n, size)
+        fraction = num_evaluated / ((last + 1) * n * size)
+        return PlanValues(plans, value(evaluated), penalty, terminal_action, terminal_value, fraction)
 
 
-def tip(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor]:
-    """Where plans end: the exploring policy's action (..., A), and the lesser of two values (...)."""
+def disagreement(critic, feature: Tensor, action: Tensor) -> Tensor:
+    """Returns the disagreement (...) of the ensemble."""
+    return critic.disagreement(feature, action)
+
+
+def terminal(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the exploring policy's action (..., A) and the minimum of two values (...) where plans end."""
     action = policy.act(feature, explore=True)
     return action, critic.pessimistic(feature, action)
 
 
-def end(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `tip`, and the spread of all members (...)."""
+def terminal_and_disagreement(critic, policy, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what `terminal` returns, and the disagreement (...) of all members."""
     action = policy.act(feature, explore=True)
-    return action, *critic.assess(feature, action)
+    return action, *critic.pessimistic_and_disagreement(feature, action)

@@ -122,7 +122,7 @@ class Ours(Contender):
         """Fraction of the ensemble's evaluations that the last plan of a job computed."""
         plan = self.planners[name].last_plan
         assert plan is not None
-        return plan.evaluated
+        return plan.evaluated_fraction
 
     def size(self) -> int:
         """Number of trained weights."""
@@ -273,7 +273,7 @@ def phases(agent: Agent, replay: Replay) -> Iterator[str]:
     """Runs one `Agent.learn` phase by phase; yields the name of each phase when it is done."""
     batch = replay.sample(agent.config.batch_size, agent.config.window)
     yield "sample"
-    with agent.learning.use():
+    with agent.learning_stream.use():
         total, _, priority = agent._objective(batch.to(agent.device))
         yield "forward"
         for optimizer in agent.optimizers.values():

@@ -25,11 +25,11 @@ OPTIONS = ("predict_end", "simnorm", "num_bins", "target")  # options of the mod
 
 def counted(config: AgentConfig) -> bool:
     """Whether the operations of this agent can be counted: FOWM's architecture at any size."""
-    world, plain = config.world, tdmpc.Config()
+    world, plain = config.model_options, tdmpc.Config()
     return (
         isinstance(world, tdmpc.Config)
         and all(getattr(world, name) == getattr(plain, name) for name in OPTIONS)
-        and (config.critic.num_bins, config.critic.prior, config.imagination.steps) == (0, 0, 0)
+        and (config.critic.num_bins, config.critic.prior_scale, config.imagination.steps) == (0, 0, 0)
         and (config.policy.distribution, config.optimizer.method) == ("fixed", "adam")
     )
 
@@ -61,7 +61,7 @@ def plan_flops(spec: Spec, config: AgentConfig, iterations: int) -> float:
 
 def _costs(spec: Spec, config: AgentConfig) -> dict[str, float]:
     """Forward operations of one row through each network; `_input` is its first layer alone."""
-    world = config.world
+    world = config.model_options
     assert isinstance(world, tdmpc.Config)
     latent, joint = world.latent_dim, world.latent_dim + spec.action_dim
     own = [_encoder(shape, world) for shape in spec.obs.values()]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import FROM_CHECKPOINT, AgentConfig, Flat, read_config
+from o2o.agent.agent import FROM_CHECKPOINT, AgentConfig, UnprefixedAgentConfig, read_config
 from o2o.agent.planner.mppi import Method
 from o2o.commands.bench import table
 from o2o.commands.bench.compare import TURN_S, Case, Effort, compare
@@ -69,7 +69,7 @@ class BenchConfig:
     """
 
     only: tuple[Group, ...] = ("state", "pixels", "replay", "load", "memory")
-    agent: Flat = FROM_CHECKPOINT
+    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     checkpoint: Path | None = None
     threads: tuple[int, ...] = (1, 2)
     seconds: float = 25.0

@@ -51,7 +51,7 @@ def test_six_iterations_find_the_best_action(seed):
 
 
 def test_a_high_price_on_uncertainty_keeps_the_plan_where_it_is_sure():
-    toy = Toy(doubt=lambda action: action[..., 0].abs())
+    toy = Toy(disagreement=lambda action: action[..., 0].abs())
     result = plan(toy, PlannerConfig(num_policy=0, uncertainty=5.0))
     assert abs(result.memory[0].item()) < 0.02
 
@@ -80,7 +80,7 @@ def test_exploring_adds_noise_and_stays_in_bounds():
 
 
 def test_pruning_changes_no_plan():
-    toy = Toy(doubt=lambda action: action[..., 0].abs())
+    toy = Toy(disagreement=lambda action: action[..., 0].abs())
     for uncertainty in (0.0, 0.5, 5.0):
         plans = []
         for prune in (True, False):
@@ -117,14 +117,14 @@ def test_the_best_elite_of_icem_never_gets_worse():
     torch.manual_seed(0)
     search, best = planner._begin(state, mean, toy, toy, toy), -torch.inf
     for number in range(6):
-        search = planner._improve(search, number, state, toy, toy, toy)
-        assert search.found is not None and search.found.value.max() >= best
-        best = search.found.value.max()
+        search = planner._iterate(search, number, state, toy, toy, toy)
+        assert search.latest is not None and search.latest.value.max() >= best
+        best = search.latest.value.max()
 
 
 def test_the_policy_acts_where_there_is_no_time():
     planner = MPPI(1, PlannerConfig(budget_ms=1e-6))
-    planner.pace._took[0].append(1.0)
+    planner.time_budget._durations_s[0].append(1.0)
     memory = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]).view(5, 1, 1)
     toy, state = Toy(), {"z": torch.zeros(1, 1)}
     result = planner.plan(state, toy, toy, toy, memory, torch.tensor([False]), False)
@@ -137,7 +137,7 @@ def test_a_budget_is_filled_with_iterations(monkeypatch):
     """Each look at the clock finds it 10 ms later: one sets the deadline, one begins, five are in time."""
     toy, state, ticks = Toy(), {"z": torch.zeros(1, 1)}, count(step=0.01)
     planner = MPPI(1, PlannerConfig(budget_ms=65.0, iterations=1))
-    for kind in (MPPI, type(planner.pace)):
+    for kind in (MPPI, type(planner.time_budget)):
         clock = SimpleNamespace(perf_counter=lambda: next(ticks))
         monkeypatch.setattr(sys.modules[kind.__module__], "time", clock)
     counts = [

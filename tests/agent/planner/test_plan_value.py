@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from o2o.agent.planner.imagine import imagine, imagine_policy
-from o2o.agent.planner.plan_value import Valuation
+from o2o.agent.planner.plan_value import PlanEvaluator
 from tests.support.toy_nets import Nets
 
 
@@ -21,14 +21,14 @@ class Hand:
     def act(self, feature, explore):
         return torch.zeros(*feature.shape[:-1], 1)
 
-    def uncertainty(self, feature, action):
+    def disagreement(self, feature, action):
         return torch.tensor([0.1, 0.2, 0.4])[feature[..., 0].long()]
 
     def pessimistic(self, feature, action):
         return torch.full_like(feature[..., 0], 4.0)
 
-    def assess(self, feature, action):
-        return self.pessimistic(feature, action), self.uncertainty(feature, action)
+    def pessimistic_and_disagreement(self, feature, action):
+        return self.pessimistic(feature, action), self.disagreement(feature, action)
 
 
 @pytest.mark.parametrize("method", ["all", "best"])
@@ -37,9 +37,9 @@ def test_penalised_return_by_hand(method, price, value, penalty):
     hand, state = Hand(), {"z": torch.zeros(1, 1)}
     fresh = imagine(hand, state, torch.zeros(2, 1, 1, 1))
     kept = imagine_policy(hand, state, hand, steps=2, size=0)
-    valuation = Valuation(price)
-    result = valuation.all(fresh, kept, hand, hand) if method == "all" else (
-        valuation.best(fresh, kept, hand, hand, num=1)
+    evaluator = PlanEvaluator(price)
+    result = evaluator.evaluate_all(fresh, kept, hand, hand) if method == "all" else (
+        evaluator.evaluate_best(fresh, kept, hand, hand, num=1)
     )  # fmt: skip
     assert result.value.item() == pytest.approx(value)
     assert result.penalty.item() == pytest.approx(penalty)
@@ -55,17 +55,17 @@ def test_the_best_are_the_best_of_all(price, broken, num_q):
     state = {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
     prior = imagine_policy(nets, state, nets, steps=4, size=9)
-    valuation = Valuation(price)
-    kept = valuation.charge(prior, nets.critic)
+    evaluator = PlanEvaluator(price)
+    kept = evaluator.add_penalty(prior, nets.critic)
     torch.manual_seed(1)
-    full = valuation.all(fresh, kept, nets.critic, nets)
+    full = evaluator.evaluate_all(fresh, kept, nets.critic, nets)
     torch.manual_seed(1)
-    few = valuation.best(fresh, kept, nets.critic, nets, num=8)
+    few = evaluator.evaluate_best(fresh, kept, nets.critic, nets, num=8)
     want = torch.where(full.value.isfinite(), full.value, -torch.inf).topk(8)
     have = few.value.topk(8)
     assert torch.equal(want.indices, have.indices)
     torch.testing.assert_close(want.values, have.values, rtol=0, atol=2e-6 * max(price, 1))
-    elites = [valued.plans.pick(want.indices) for valued in (full, few)]
+    elites = [valued.plans.select(want.indices) for valued in (full, few)]
     torch.testing.assert_close(elites[0].penalty, elites[1].penalty, rtol=0, atol=2e-6 * max(price, 1))
     assert torch.equal(elites[0].action, elites[1].action)
     penalty = [valued.penalty.gather(1, want.indices) for valued in (full, few)]
@@ -77,7 +77,10 @@ def test_a_low_price_spares_most_of_the_ensemble():
     nets, state = Nets(), {"z": torch.randn(1, 6)}
     fresh = imagine(nets, state, torch.rand(4, 1, 200, 2) * 2 - 1)
     kept = imagine_policy(nets, state, nets, steps=4, size=0)
-    shares = [Valuation(p).best(fresh, kept, nets.critic, nets, num=10).evaluated for p in (0.01, 0.3, 50.0)]
+    shares = [
+        PlanEvaluator(p).evaluate_best(fresh, kept, nets.critic, nets, num=10).evaluated_fraction
+        for p in (0.01, 0.3, 50.0)
+    ]
     assert shares[0] < 0.2 and shares[0] < shares[1] < shares[2] <= 1
 
 
@@ -86,8 +89,11 @@ def test_candidates_join_and_are_picked_robot_by_robot():
     nets, state = Nets(), {"z": torch.randn(2, 6)}
     plans = imagine(nets, state, torch.rand(4, 2, 5, 2))
     alone = imagine(nets, {"z": state["z"][1:]}, plans.action[:, 1:])
-    torch.testing.assert_close(plans.gain[1:], alone.gain)
+    torch.testing.assert_close(plans.discounted_reward[1:], alone.discounted_reward)
     torch.testing.assert_close(plans.feature[:, 1:], alone.feature)
-    picked = plans.pick(torch.tensor([[4, 0], [2, 2]]))
-    assert torch.equal(picked.gain, torch.stack([plans.gain[0, [4, 0]], plans.gain[1, [2, 2]]]))
+    picked = plans.select(torch.tensor([[4, 0], [2, 2]]))
+    assert torch.equal(
+        picked.discounted_reward,
+        torch.stack([plans.discounted_reward[0, [4, 0]], plans.discounted_reward[1, [2, 2]]]),
+    )
     assert torch.equal(picked.action[:, 1, 0], plans.action[:, 1, 2])

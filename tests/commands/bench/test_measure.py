@@ -29,7 +29,7 @@ from tests.support.plain import Config
 from tests.support.plain import Plain as Formulas
 
 TINY = AgentConfig(
-    world=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=8, channels=4),
+    model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=8, channels=4),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4),
@@ -149,7 +149,7 @@ def test_operations_at_the_reference_sizes_and_the_floor_they_make():
 
 
 def test_no_floor_is_claimed_for_a_system_whose_operations_are_unknown():
-    more = replace(TINY, world=replace(TINY.world, predict_end=True))
+    more = replace(TINY, model_options=replace(TINY.model_options, predict_end=True))
     assert floors(make_case("state", more), gflops=100.0) == {}
 
 
