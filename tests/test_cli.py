@@ -474,7 +474,7 @@ def test_data_go_from_a_table_through_every_verb_to_training(o2o, fails, tmp_pat
     assert o2o("data", "split", "b", "c", "d", "--share", 0.3)[0] == 0
     assert o2o("data", "merge", "c", "d", "e")[0] == 0
     code, out, _ = o2o("data", "info", "e")
-    assert code == 0 and "10, 30 steps" in out and "10 decisions a second" in out
+    assert code == 0 and "10, 30 steps" in out and "10 Hz, " in out
     assert "already exists" in fails(2, "data", "convert", raw, "e")
     assert o2o("check", "--dataset", "e", "--out", "report")[0] == 0
     assert o2o("pretrain", "--dataset", "e", "--out", "run", *SMALL, *TDMPC)[0] == 0

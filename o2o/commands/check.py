@@ -14,7 +14,7 @@ from o2o.core.config import at_least
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.audit import plot, summary
 from o2o.data.audit.finding import Finding
-from o2o.data.audit.run_checks import findings
+from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
@@ -87,15 +87,19 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     border = fit_transform(
         recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
     )
-    report = [*summary.stored(recording), *summary.content(recording), *summary.learned(recording, border)]
-    found = findings(recording, border, config.dataset_options, robot)
+    report = [
+        *summary.storage_facts(recording),
+        *summary.content_facts(recording),
+        *summary.model_facts(recording, border),
+    ]
+    found = check_recording(recording, border, config.dataset_options, robot)
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
-        print(summary.line(label, text))
+        print(summary.format_line(label, text))
     if config.out is not None:
         write_json(config.out / "check.json", _report(recording, report, found))
         plot.draw(config.out / "check.png", recording, border)
         print(f"written to {config.out}")
-    errors = [finding.about for finding in found if finding.severity == "error"]
+    errors = [finding.message for finding in found if finding.severity == "error"]
     if errors:
         raise DataError(f"{recording.name} has errors that would impair learning: {'; '.join(errors)}")
     print("no error found")

@@ -59,7 +59,7 @@ def test_all_findings_are_printed_and_errors_end_it(tmp_path, capsys):
     assert [line.split()[0] for line in said[-4:]] == ["note", "error", "error", "written"]
     papers = json.loads((tmp_path / "report" / "check.json").read_text())
     assert [f["severity"] for f in papers["findings"]] == ["note", "error", "error"]
-    assert papers["findings"][0] == {"severity": "note", "about": "no episode succeeds", "advice": ""}
+    assert papers["findings"][0] == {"severity": "note", "message": "no episode succeeds", "advice": ""}
     assert papers["episodes"][1] == {"steps": 11, "return": 0.0, "success": False, "terminated": False}
     assert ["episodes", "7, 85 steps, 10 to 15, mean 12 each"] in papers["facts"]
     assert papers["control_hz"] == 10 and len(papers["fingerprint"]) == 64
@@ -77,7 +77,9 @@ def test_data_are_compared_with_the_robot_before_it_moves(tmp_path, capsys):
     beyond = [replace(e, action=3 * e.action) for e in make_episodes()]
     check(CheckConfig(dataset=write(tmp_path / "beyond", beyond, 0.3), robot=ROBOT, steps=0))
     said = capsys.readouterr().out
-    assert "beyond what the robot does" in said and "of 0 [-0.3, 0.3], the robot's [-0.1, 0.1]" in said
+    assert (
+        "exceed the robot's limits" in said and "action 0 has [-0.3, 0.3], the robot has [-0.1, 0.1]" in said
+    )
 
 
 def test_nothing_or_no_robot_to_check_is_one_line(tmp_path):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from o2o.commands.data import dataset_writer
 from o2o.commands.data.flags import Dataset, LoadFlags, Output
-from o2o.data.audit.episodes import copies
+from o2o.data.audit.episodes import find_copies
 from o2o.data.load import LoadConfig, load
 
 
@@ -38,7 +38,7 @@ def convert(config: ConvertConfig) -> None:
     dataset_writer.check_free(config.out)
     recording = load(config.dataset, config.source)
     if config.drop_copies:
-        extra = {copy for _, copy in copies(recording.episodes)}
+        extra = {copy for _, copy in find_copies(recording.episodes)}
         kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
         recording = replace(recording, episodes=kept)
         print(f"{len(extra)} copies left out")

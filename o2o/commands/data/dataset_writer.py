@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from o2o.core.errors import DataError, UsageError
 from o2o.core.memory import format_bytes
-from o2o.data.audit.summary import on_disk
+from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
 from o2o.data.formats.minari_spaces import flatten_space
 from o2o.data.formats.recording import Recording
@@ -54,7 +54,7 @@ def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) ->
     )
     steps = sum(map(len, recording.episodes))
     print(
-        f"{folder}: {len(recording.episodes)} episodes, {steps:,} steps, {format_bytes(on_disk(folder))}, "
+        f"{folder}: {len(recording.episodes)} episodes, {steps:,} steps, {format_bytes(disk_bytes(folder))}, "
         f"Minari id {dataset_id}"
     )
 

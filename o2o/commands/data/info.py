@@ -25,6 +25,10 @@ def info(config: InfoConfig) -> None:
     recording = load(config.dataset, config.source)
     stated = "none stated"
     if recording.action_low is not None and recording.action_high is not None:
-        stated = summary.span(recording.action_low, recording.action_high)
-    for label, text in [*summary.stored(recording), *summary.content(recording), ("limits", stated)]:
-        print(summary.line(label, text))
+        stated = summary.format_ranges(recording.action_low, recording.action_high)
+    for label, text in [
+        *summary.storage_facts(recording),
+        *summary.content_facts(recording),
+        ("limits", stated),
+    ]:
+        print(summary.format_line(label, text))

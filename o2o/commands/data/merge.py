@@ -81,7 +81,7 @@ def _layout(recording: Recording) -> dict[str, str]:
         **{f"observation {name!r}": value for name, value in first.obs.items()},
         "action": first.action,
     }
-    return {name: summary.kind(value) for name, value in columns.items()}
+    return {name: summary.describe_rows(value) for name, value in columns.items()}
 
 
 def _limits(recordings: list[Recording]) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -1,1 +1,1 @@
-"""A recording looked over: what is in it, and what is wrong with it."""
+"""Checks of a recording, which `o2o check` reports, and a summary of its content."""

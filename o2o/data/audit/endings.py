@@ -1,41 +1,45 @@
-"""Did the world end where the recording says so, or only the recording?"""
+"""Checks whether episodes terminate where the task ended, or at a time limit."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from o2o.data.audit.finding import Finding, error, few, note, warning
+from o2o.data.audit.finding import Finding, error, list_first, note, warning
 from o2o.data.formats.recording import Recording
 
-ENOUGH = 3  # episodes that end at the same step before that is no accident
-NEAR = 0.9  # of the greatest length
-SHORT = 0.1  # of the median length
-MEND = "if that is a time limit, `o2o data relabel --by FILE` with `terminated(episode)` takes it back"
+MIN_EPISODES = 3  # fewer episodes that end at the same step are a coincidence
+NEAR = 0.9  # fraction of the greatest length that counts as near it
+SHORT = 0.1  # fraction of the median length
+ADVICE = (
+    "if that is a time limit, make it a truncation: `o2o data relabel --by FILE` with `terminated(episode)`"
+)
 
 
-def judge(recording: Recording) -> Iterator[Finding]:
+def check(recording: Recording) -> Iterator[Finding]:
+    """Yields findings about time limits marked as terminals, short episodes and unknown last observations."""
     episodes = recording.episodes
     lengths = np.array([len(e) for e in episodes])
     terminated = np.array([e.terminated for e in episodes])
     longest, median = lengths.max(), float(np.median(lengths))
     at_limit = int((terminated & (lengths == longest)).sum())
     near = int((lengths[lengths < longest] >= NEAR * longest).sum())
-    if at_limit == len(episodes) >= ENOUGH:
+    if at_limit == len(episodes) >= MIN_EPISODES:
         yield error(
-            f"all {len(episodes)} episodes terminate at step {longest}: a time limit written as terminals "
-            "teaches that nothing is worth anything after it",
-            MEND,
+            f"all {len(episodes)} episodes terminate at step {longest}; a time limit recorded as a terminal "
+            "teaches the critic that all value after it is 0",
+            ADVICE,
         )
-    elif at_limit >= ENOUGH and at_limit > near:
+    elif at_limit >= MIN_EPISODES and at_limit > near:
         yield warning(
-            f"{at_limit} of {len(episodes)} episodes terminate at step {longest}, the last that there is, "
+            f"{at_limit} of {len(episodes)} episodes terminate at step {longest}, the greatest length, "
             f"and {near} shortly before it",
-            MEND,
+            ADVICE,
         )
     short = np.flatnonzero(lengths < SHORT * median)
     if len(short):
         yield note(
-            f"{len(short)} episodes are shorter than a tenth of the median of {median:g} steps: {few(short)}"
+            f"{len(short)} episodes are shorter than a tenth of the median of {median:g} steps: "
+            f"{list_first(short)}"
         )
     unknown = sum(not e.last_obs_known for e in episodes)
     if unknown:

@@ -1,4 +1,4 @@
-"""Does what was observed follow the actions, and by how long?"""
+"""Measures the delay between actions and observations, and detects states recorded as actions."""
 
 from collections.abc import Iterator
 
@@ -9,42 +9,43 @@ from o2o.data.audit.finding import Finding, note, warning
 from o2o.data.formats.recording import Recording
 
 LAGS = range(-5, 16)  # steps
-PLAIN = 0.3  # median correlation of an action's changes with those of its observation that is no accident
-SAME = 0.999
-NUM_STEPS = 50_000  # enough to tell, of a large recording
+MIN_CORRELATION = 0.3  # median correlation between changes of action and observation that is significant
+SAME_CORRELATION = 0.999  # above this the action is the observation
+NUM_STEPS = 50_000  # number of steps that are used of a large recording
 
 
-def judge(recording: Recording) -> Iterator[Finding]:
+def check(recording: Recording) -> Iterator[Finding]:
+    """Yields findings about observations that have one entry per action, such as joint positions."""
     episodes = recording.episodes
     for name, value in episodes[0].obs.items():
         if value.shape[1:] != episodes[0].action.shape[1:] or value.dtype == np.uint8:
-            continue  # only positions that are commanded and observed compare, entry by entry
-        found = lag(episodes, name)
-        if found is None:
+            continue  # only commanded and observed positions can be compared, entry by entry
+        result = measure_lag(episodes, name)
+        if result is None:
             continue
-        steps, correlation = found
+        steps, correlation = result
         seconds = f" ({steps / recording.control_hz:.2g} s)" if recording.control_hz else ""
         if steps < 0:
             yield warning(
-                f"the actions follow observation {name!r} by {-steps} steps, the effect before its cause",
-                "the columns are shifted against each other, or the actions are states that were filtered",
+                f"the actions follow observation {name!r} by {-steps} steps: the effect precedes its cause",
+                "check whether the columns are shifted, or the actions are filtered states",
             )
-        elif steps <= 1 and correlation > SAME:
-            when = "next" if steps else "same"
+        elif steps <= 1 and correlation > SAME_CORRELATION:
+            which = "next" if steps else "same"
             yield warning(
-                f"the actions are observation {name!r} of the {when} step: no command was recorded",
-                "the robot will lag behind such actions by as much as it did behind its commands"
+                f"the actions equal observation {name!r} of the {which} step: no command was recorded",
+                "a robot that executes them lags behind them as it lagged behind its recorded commands"
                 if steps
-                else "they say nothing of what follows",
+                else "such actions do not determine the next observation; record the commands",
             )
         elif steps > 1:
             yield note(f"observation {name!r} follows the actions by {steps} steps{seconds}")
 
 
-def lag(episodes: list[Episode], name: str) -> tuple[int, float] | None:
-    """(steps, median correlation) at which an observation's changes follow the actions' best.
+def measure_lag(episodes: list[Episode], name: str) -> tuple[int, float] | None:
+    """Returns (steps, median correlation) of the lag at which observation and actions correlate most.
 
-    None where they do not plainly: below `PLAIN`, or fewer than two entries that change.
+    None if the correlation is below `MIN_CORRELATION`, or fewer than two entries change.
     """
     pairs, steps = [], 0
     for episode in episodes:
@@ -56,11 +57,14 @@ def lag(episodes: list[Episode], name: str) -> tuple[int, float] | None:
         return None
     correlation = {k: _correlation(pairs, k) for k in LAGS}
     best = max(correlation, key=lambda k: correlation[k])
-    return (best, correlation[best]) if correlation[best] > PLAIN else None
+    return (best, correlation[best]) if correlation[best] > MIN_CORRELATION else None
 
 
 def _correlation(pairs: list[tuple[np.ndarray, np.ndarray]], k: int) -> float:
-    """Of action[t] with state[t + k], the median over the entries that change; 0 where fewer than two do."""
+    """Returns the median correlation of action[t] and state[t + k] over the entries that change.
+
+    0 if fewer than two entries change.
+    """
     product = action_power = state_power = 0.0
     for action, state in pairs:
         first, last = max(0, -k), len(action) - max(0, k)
@@ -71,5 +75,7 @@ def _correlation(pairs: list[tuple[np.ndarray, np.ndarray]], k: int) -> float:
             state_power + (s * s).sum(0),
         )
     scale = np.sqrt(action_power * state_power)
-    live = scale > 0
-    return float(np.median((product / np.where(live, scale, 1))[live])) if live.sum() > 1 else 0.0
+    changing = scale > 0
+    if changing.sum() < 2:
+        return 0.0
+    return float(np.median((product / np.where(changing, scale, 1))[changing]))

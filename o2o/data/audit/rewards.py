@@ -1,4 +1,4 @@
-"""Do the rewards say what is better?"""
+"""Checks whether the rewards distinguish good episodes from bad ones."""
 
 from collections.abc import Iterator
 
@@ -7,29 +7,32 @@ import numpy as np
 from o2o.data.audit.finding import Finding, error, note, warning
 from o2o.data.formats.recording import Recording
 
-ENOUGH = 3  # episodes on either side before successes and failures are compared
+MIN_EPISODES = 3  # successes and failures needed to compare their returns
 
 
-def judge(recording: Recording) -> Iterator[Finding]:
+def check(recording: Recording) -> Iterator[Finding]:
+    """Yields findings about constant, final-only and contradictory rewards."""
     episodes = recording.episodes
     values = np.unique(np.concatenate([np.unique(e.reward) for e in episodes]))
     if len(values) == 1:
         yield error(
-            f"all rewards are {values[0]:g}: nothing says what is better",
-            "`o2o data relabel` gives rewards; if another column has them, --dataset.reward NAME",
+            f"all rewards are {values[0]:g}, so there is nothing to learn from",
+            "add rewards with `o2o data relabel`, or name another column with --dataset.reward",
         )
         return
     returns = np.array([e.episode_return for e in episodes])
     if len(episodes) > 1 and np.ptp(returns) == 0:
-        yield note(f"every episode returns {returns[0]:g}: what is better shows only in when it is paid")
+        yield note(f"every episode has the return {returns[0]:g}; only the time of the reward differs")
     if all(not e.reward[:-1].any() for e in episodes):
-        paid = sum(bool(e.reward[-1]) for e in episodes)
-        yield note(f"rewards are paid at the last step only, in {paid} of {len(episodes)} episodes")
-    done = returns[[e.success is True for e in episodes]]
-    failed = returns[[e.success is False for e in episodes]]
-    if min(len(done), len(failed)) >= ENOUGH and done.mean() < failed.mean():
+        rewarded = sum(bool(e.reward[-1]) for e in episodes)
+        yield note(
+            f"only the last step of an episode has a reward, in {rewarded} of {len(episodes)} episodes"
+        )
+    success = returns[[e.success is True for e in episodes]]
+    failure = returns[[e.success is False for e in episodes]]
+    if min(len(success), len(failure)) >= MIN_EPISODES and success.mean() < failure.mean():
         yield warning(
-            f"successes return {done.mean():.4g} on average, failures {failed.mean():.4g}: the rewards "
-            "speak against success",
-            "see whether their sign is right, and whether an early end forgoes them",
+            f"the mean return of successes is {success.mean():.4g}, that of failures {failure.mean():.4g}: "
+            "the rewards contradict success",
+            "check the sign of the rewards, and whether an early end costs rewards",
         )

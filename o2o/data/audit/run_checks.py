@@ -1,4 +1,4 @@
-"""Everything that is looked for in a recording."""
+"""Runs all checks on a recording."""
 
 from collections.abc import Iterator
 
@@ -21,43 +21,47 @@ from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig
 from o2o.hardware.guard import Guard
 
-ORDER = ("note", "warning", "error")
+SEVERITIES = ("note", "warning", "error")
 
 
-def findings(
+def check_recording(
     recording: Recording, transform: Transform, config: DataConfig, robot: Guard | None = None
 ) -> list[Finding]:
-    """What is wrong or worth knowing, the worst last.
+    """Returns the findings of all checks, the most severe last.
 
     Args:
-        transform: the border that a run on it would have,
-        config: with these flags.
-        robot: that is to run on it, if it is known; it is asked, not moved.
+        recording: recording to check.
+        transform: transform that a training run would use.
+        config: dataset flags.
+        robot: robot to compare with, if known; it does not move.
     """
-    found = [
-        *episodes.judge(recording),
-        *endings.judge(recording),
-        *boundaries.judge(recording),
-        *timestamps.judge(recording),
-        *rewards.judge(recording),
-        *observations.judge(recording, transform),
-        *actions.judge(recording, transform),
-        *lag.judge(recording),
-        *_unsaid(recording, config, robot),
-        *(robot_match.judge(recording, transform, robot) if robot else ()),
+    findings = [
+        *episodes.check(recording),
+        *endings.check(recording),
+        *boundaries.check(recording),
+        *timestamps.check(recording),
+        *rewards.check(recording),
+        *observations.check(recording, transform),
+        *actions.check(recording, transform),
+        *lag.check(recording),
+        *_check_unstated(recording, config, robot),
+        *(robot_match.check(recording, transform, robot) if robot else ()),
     ]
-    return sorted(found, key=lambda finding: ORDER.index(finding.severity))
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _unsaid(recording: Recording, config: DataConfig, robot: Guard | None) -> Iterator[Finding]:
-    """Facts that neither files nor flags state."""
+def _check_unstated(recording: Recording, config: DataConfig, robot: Guard | None) -> Iterator[Finding]:
+    """Yields notes about the control rate and the limits if neither files nor flags state them."""
     if recording.control_hz is None:
         yield note(
-            "the rate is unknown and cannot be compared with the robot's", "--dataset.control-hz says it"
+            "the control rate is unknown and cannot be compared with the robot's",
+            "set it with --dataset.control-hz",
         )
     if robot is not None:
-        return  # it has the limits
+        return  # the robot states the limits
     recipe = recording.recipe
     limits = [config.action_low or None, recording.action_low, recipe.action_low if recipe else None]
     if not any(low is not None and np.isfinite(low).all() for low in limits):
-        yield note("nothing states action limits: the range of the recorded ones is taken", actions.LIMITS)
+        yield note(
+            "no action limits are stated, so the range of the recorded actions is used", actions.LIMITS_ADVICE
+        )

@@ -82,7 +82,7 @@ def test_info_says_what_is_there(source, capsys):
     info(InfoConfig(source))
     said = capsys.readouterr().out
     want = [
-        *["src, ", "Minari, ", "6, 27 steps, 2 to 7", "20 decisions", "190 kB of images", "3 of 6"],
+        *["src, ", "Minari, ", "6, 27 steps, 2 to 7", "20 Hz, ", "190 kB of images", "3 of 6"],
         *["camera: image (40, 48, 3) uint8\n", "arm.angle: vector (3,) float32, ", "limits       [-1, 1]"],
     ]
     assert [words for words in want if words not in said] == []

@@ -1,4 +1,4 @@
-"""What `o2o check --dataset` finds in a recording, and what it does not."""
+"""Tests the checks of `o2o check --dataset`: what they find in a recording, and what they do not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,8 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.audit import boundaries, plot, summary
 from o2o.data.audit.finding import Finding
-from o2o.data.audit.lag import lag
-from o2o.data.audit.run_checks import findings
+from o2o.data.audit.lag import measure_lag
+from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.recording import Recording
@@ -21,7 +21,7 @@ from o2o.hardware.guard import Guard
 from tests.support.paths import REAL_DATA
 
 FLAGS = DataConfig(action_low=(-1.0,), action_high=(1.0,))
-HERE = Path(__file__)  # a recording needs a place, and facts its size
+HERE = Path(__file__)  # an existing file, whose size the facts contain
 
 
 def make_episode(seed: int = 0, steps: int = 10, **changes) -> Episode:
@@ -44,11 +44,11 @@ def make_recording(episodes: list[Episode], **more) -> Recording:
 def find(episodes: list[Episode], config: DataConfig = FLAGS, robot=None, **more) -> list[Finding]:
     recording = make_recording(episodes, **more)
     limits = (lambda: (robot.low, robot.high)) if robot else None
-    return findings(recording, fit_transform(recording, config, limits), config, robot)
+    return check_recording(recording, fit_transform(recording, config, limits), config, robot)
 
 
-def only(found: list[Finding], severity: str, *words: str) -> None:
-    """There is one finding; it has the severity and the words."""
+def assert_single(found: list[Finding], severity: str, *words: str) -> None:
+    """Asserts that there is one finding, with this severity and these words."""
     (finding,) = found
     assert finding.severity == severity and [w for w in words if w not in finding.text] == [], finding
 
@@ -60,7 +60,7 @@ def healthy(number: int = 6, **changes) -> list[Episode]:
 # ---- facts
 
 
-def test_a_healthy_recording_has_its_facts_and_no_finding():
+def test_healthy_recording_has_facts_and_no_finding():
     episodes = [
         make_episode(0, success=True, terminated=True, truncated=False, infos={"force": np.zeros((11, 3))}),
         make_episode(1, 30, success=False),
@@ -68,18 +68,18 @@ def test_a_healthy_recording_has_its_facts_and_no_finding():
     assert find(episodes) == []
     recording = make_recording(episodes, format="Minari", action_low=np.r_[-2.0])
     report = (
-        summary.stored(recording)
-        + summary.content(recording)
-        + summary.learned(recording, fit_transform(recording, FLAGS))
+        summary.storage_facts(recording)
+        + summary.content_facts(recording)
+        + summary.model_facts(recording, fit_transform(recording, FLAGS))
     )
-    text = "\n".join(summary.line(*fact) for fact in report)
+    text = "\n".join(summary.format_line(*fact) for fact in report)
     want = [
         "Minari, ",
         "656 B of vectors",  # 42 observations of 2, 40 actions and 40 rewards, 4 bytes each
         "2, 40 steps, 10 to 30, mean 20",
-        "1 terminated, 1 cut off",
-        "10 decisions a second, 2.0 s an episode",
-        "no time stamps",
+        "1 terminated, 1 truncated",
+        "10 Hz, 2.0 s per episode",
+        "no timestamps",
         "1 of 2 (50 %)",
         "state: vector (2,) float32, ",
         "1 numbers, [-0.9",
@@ -91,117 +91,119 @@ def test_a_healthy_recording_has_its_facts_and_no_finding():
     assert [fact for fact in want if fact not in text] == []
 
 
-def test_limits_that_differ_are_all_shown():
-    assert summary.span([-0.04, -1], [0.04, 1]) == "[-0.04, 0.04], [-1, 1]"
-    assert summary.span([-1, -2, -3, -4], [1, 2, 3, 4]) == "[-4, 4]"
+def test_different_limits_are_all_listed():
+    assert summary.format_ranges([-0.04, -1], [0.04, 1]) == "[-0.04, 0.04], [-1, 1]"
+    assert summary.format_ranges([-1, -2, -3, -4], [1, 2, 3, 4]) == "[-4, 4]"
 
 
-def test_episodes_of_different_columns_are_one_line():
+def test_episodes_with_different_columns_raise_a_one_line_error():
     other = make_episode(obs={"pose": np.zeros((11, 2), np.float32)})
     with pytest.raises(DataError, match=r"episode 1 has .*pose"):
-        summary.content(make_recording([make_episode(), other]))
+        summary.content_facts(make_recording([make_episode(), other]))
 
 
 # ---- rewards
 
 
-def test_rewards_that_say_nothing_are_an_error():
-    only(find(healthy(1, reward=np.zeros(10, np.float32)) * 1)[1:], "error", "all rewards are 0", "relabel")
+def test_constant_rewards_are_an_error():
+    assert_single(
+        find(healthy(1, reward=np.zeros(10, np.float32)) * 1)[1:], "error", "all rewards are 0", "relabel"
+    )
     minus = [replace(e, reward=np.full(len(e), -1, np.float32)) for e in healthy()]
-    only(find(minus), "error", "all rewards are -1")
+    assert_single(find(minus), "error", "all rewards are -1")
 
 
 def test_rewards_at_the_last_step_only_are_noted():
     episodes = [replace(e, reward=np.eye(1, len(e), len(e) - 1, dtype=np.float32)[0]) for e in healthy()]
-    assert [f.about for f in find(episodes)] == [
-        "every episode returns 1: what is better shows only in when it is paid",
-        "rewards are paid at the last step only, in 6 of 6 episodes",
+    assert [f.message for f in find(episodes)] == [
+        "every episode has the return 1; only the time of the reward differs",
+        "only the last step of an episode has a reward, in 6 of 6 episodes",
     ]
     failed = replace(episodes[0], reward=np.zeros(10, np.float32))
-    only(find([failed, *episodes[1:]]), "note", "in 5 of 6 episodes")
+    assert_single(find([failed, *episodes[1:]]), "note", "in 5 of 6 episodes")
 
 
-def test_rewards_that_speak_against_success_are_a_warning():
+def test_rewards_that_contradict_success_are_a_warning():
     def episodes(sign: int) -> list[Episode]:
         return [replace(e, success=i < 3, reward=e.reward + sign * (i < 3)) for i, e in enumerate(healthy())]
 
     assert find(episodes(1)) == []
-    only(find(episodes(-1)), "warning", "against success")
+    assert_single(find(episodes(-1)), "warning", "contradict success")
 
 
 # ---- endings
 
 
-def test_a_time_limit_written_as_terminals_is_an_error():
+def test_time_limit_marked_as_terminals_is_an_error():
     ends = {"terminated": True, "truncated": False}
     same = [make_episode(seed, **ends) for seed in range(5)]
-    only(find(same), "error", "all 5 episodes terminate at step 10", "terminated(episode)")
-    assert find([make_episode(seed) for seed in range(5)]) == []  # cut off, as it should be
+    assert_single(find(same), "error", "all 5 episodes terminate at step 10", "terminated(episode)")
+    assert find([make_episode(seed) for seed in range(5)]) == []  # truncated, which is right
     assert find(healthy(5, **ends)) == []  # at different steps
 
 
-def test_terminals_that_heap_up_at_the_end_are_a_warning():
+def test_many_terminals_at_the_greatest_length_are_a_warning():
     ends = {"terminated": True, "truncated": False}
     early = [make_episode(seed, 20 + seed, **ends) for seed in range(10)]
     at_limit = [make_episode(seed, 100, **ends) for seed in range(10, 13)]
-    only(find(early + at_limit), "warning", "3 of 13 episodes terminate at step 100")
+    assert_single(find(early + at_limit), "warning", "3 of 13 episodes terminate at step 100")
     spread = [make_episode(seed, 97 + seed % 3, **ends) for seed in range(10)]
-    assert find(early + at_limit + spread) == []  # lengths are what they are, around 100
+    assert find(early + at_limit + spread) == []  # lengths vary around 100
 
 
 def test_short_and_unfinished_episodes_are_noted():
     stub = make_episode(9, 3)
     long = [make_episode(seed, 100) for seed in range(4)]
-    only(find([*long, stub]), "note", "1 episodes are shorter", "100 steps: 4")
+    assert_single(find([*long, stub]), "note", "1 episodes are shorter", "100 steps: 4")
     unknown = replace(long[0], terminated=True, truncated=False, last_obs_known=False)
-    only(find([unknown, *long[1:]]), "note", "last observation of 1 of 4")
+    assert_single(find([unknown, *long[1:]]), "note", "last observation of 1 of 4")
 
 
 # ---- boundaries
 
 
-def walk(seed: int, steps: int = 60, entries: int = 6) -> Episode:
-    """A slow walk from a start that is drawn anew."""
+def random_walk(seed: int, steps: int = 60, entries: int = 6) -> Episode:
+    """Returns a slow random walk from a random start."""
     rng = np.random.default_rng(seed)
     state = np.cumsum([rng.normal(size=entries), *rng.normal(0, 0.02, (steps, entries))], axis=0)
     return make_episode(seed, steps, obs={"state": state.astype(np.float32)})
 
 
-def joined(first: Episode, second: Episode) -> Episode:
-    """Two episodes as one, as if the first one's end had not been marked."""
+def concatenated(first: Episode, second: Episode) -> Episode:
+    """Returns two episodes as one, as if the end of the first were not marked."""
     obs = {name: np.concatenate([value, second.obs[name]]) for name, value in first.obs.items()}
     action = np.concatenate([first.action, first.action[-1:], second.action])
     reward = np.concatenate([first.reward, first.reward[-1:], second.reward])
     return replace(first, obs=obs, action=action, reward=reward)
 
 
-def test_a_reset_inside_an_episode_is_found_at_its_step():
-    episodes = [walk(seed) for seed in range(6)]
-    assert boundaries.jumps(episodes) == []
-    hidden = [episodes[0], joined(episodes[1], episodes[2]), *episodes[3:]]
-    assert boundaries.jumps(hidden) == [(1, 60)]
-    only(find(hidden), "warning", "jumps 1 times", "step 60 of episode 1")
+def test_reset_inside_an_episode_is_found_at_its_step():
+    episodes = [random_walk(seed) for seed in range(6)]
+    assert boundaries.find_jumps(episodes) == []
+    hidden = [episodes[0], concatenated(episodes[1], episodes[2]), *episodes[3:]]
+    assert boundaries.find_jumps(hidden) == [(1, 60)]
+    assert_single(find(hidden), "warning", "jumps 1 times", "step 60 of episode 1")
 
 
-def test_few_entries_and_a_world_at_rest_do_not_jump():
-    assert boundaries.jumps([joined(walk(0, entries=2), walk(1, entries=2))]) == []
+def test_few_entries_and_constant_states_are_no_jumps():
+    assert boundaries.find_jumps([concatenated(random_walk(0, entries=2), random_walk(1, entries=2))]) == []
     still = np.zeros((101, 6), np.float32)
-    still[50:60] = np.linspace(0, 1, 10)[:, None]  # at rest for nine tenths of the time
+    still[50:60] = np.linspace(0, 1, 10)[:, None]  # constant for nine tenths of the time
     still[60:] = 1
-    assert boundaries.jumps([make_episode(steps=100, obs={"state": still})]) == []
+    assert boundaries.find_jumps([make_episode(steps=100, obs={"state": still})]) == []
 
 
 @pytest.mark.skipif(
     not (REAL_DATA / "door-human.hdf5").is_file(), reason=f"no door-human.hdf5 in {REAL_DATA}"
 )
-def test_all_resets_of_real_demonstrations_are_found_and_none_else():
+def test_exactly_the_resets_of_real_demonstrations_are_found():
     episodes = load(str(REAL_DATA / "door-human.hdf5"), DataConfig()).episodes
-    assert boundaries.jumps(episodes) == []
+    assert boundaries.find_jumps(episodes) == []
     whole, ends = episodes[0], []
     for episode in episodes[1:]:
         ends.append((0, len(whole)))
-        whole = joined(whole, episode)
-    assert boundaries.jumps([whole]) == ends
+        whole = concatenated(whole, episode)
+    assert boundaries.find_jumps([whole]) == ends
 
 
 # ---- time
@@ -216,37 +218,41 @@ def jitter(seed: int, period: float = 0.1, steps: int = 50) -> np.ndarray:
     return period * np.random.default_rng(seed).uniform(0.95, 1.05, steps)
 
 
-def test_stamps_that_keep_the_rate_are_a_fact():
+def test_timestamps_at_the_stated_rate_are_no_finding():
     episodes = [stamped(jitter(seed), seed) for seed in range(3)]
     assert find(episodes) == []
-    report = dict(summary.content(make_recording(episodes)))
+    report = dict(summary.content_facts(make_recording(episodes)))
     assert "98 % of them 95." in report["clock"] and "0 % above 1.5 periods" in report["clock"]
 
 
-def test_a_rate_that_the_stamps_deny_is_a_warning():
+def test_rate_that_contradicts_the_timestamps_is_a_warning():
     episodes = [stamped(jitter(seed, 0.05), seed) for seed in range(3)]
-    only(
+    assert_single(
         find(episodes),
         "warning",
-        "said to be 10 a second, the stamps say 19.95",
+        "stated control rate is 10 Hz, the timestamps have 19.95 Hz",
         "--dataset.control-hz 19.95",
     )
     found = find(episodes, control_hz=None)
-    assert [f.severity for f in found] == ["note", "note"] and "stamps say" in found[0].about
+    assert [f.severity for f in found] == ["note", "note"] and "timestamps have a rate" in found[0].message
 
 
 def test_dropped_frames_and_broken_clocks_are_warnings():
     gaps = jitter(0)
     gaps[[7, 30]] *= 2
-    only(find([stamped(gaps), stamped(jitter(1), 1)]), "warning", "2 % of the gaps", "dropped")
-    gaps[7] = -40  # the clock of the next episode
-    only(
-        find([stamped(gaps), stamped(jitter(1), 1)])[:1], "warning", "backwards 1 times: step 7 of episode 0"
+    assert_single(find([stamped(gaps), stamped(jitter(1), 1)]), "warning", "2 % of the gaps", "dropped")
+    gaps[7] = -40  # timestamp of the next episode
+    assert_single(
+        find([stamped(gaps), stamped(jitter(1), 1)])[:1],
+        "warning",
+        "do not increase 1 times: step 7 of episode 0",
     )
 
 
-def test_reckoned_stamps_are_noted():
-    only(find([stamped(np.full(50, 0.1), s) for s in (0, 1)]), "note", "reckoned and not measured")
+def test_computed_timestamps_are_noted():
+    assert_single(
+        find([stamped(np.full(50, 0.1), s) for s in (0, 1)]), "note", "exactly regular, so they were computed"
+    )
 
 
 # ---- observations
@@ -261,31 +267,33 @@ def test_unusual_facts_are_notes():
     assert {f.severity for f in found} == {"note"}
     notes = [
         "does not see: extra",
-        "one episode only",
+        "there is one episode only",
         "last observation of 1 of 1",
         "no episode succeeds",
         "cannot be compared",
         "'state': 1 of 3 entries never change (1)",
     ]
-    assert [note for note in notes if not any(note in f.about for f in found)] == []
+    assert [note for note in notes if not any(note in f.message for f in found)] == []
 
 
-def test_large_numbers_are_noted_unless_normalised():
+def test_large_numbers_are_noted_unless_normalized():
     episodes = [replace(e, obs={"joint": 180 * e.obs["state"]}) for e in healthy()]
-    only(find(episodes), "note", "as large as 17", "--dataset.normalize")
+    assert_single(find(episodes), "note", "as large as 17", "--dataset.normalize")
     assert find(episodes, replace(FLAGS, normalize=True)) == []
 
 
-def filmed(show, seed: int, steps: int = 30) -> Episode:
-    """An episode with a camera on disk that shows `show(step)`."""
-    asked = []
+def camera_episode(show, seed: int, steps: int = 30) -> Episode:
+    """Returns an episode with a lazy camera whose images are `show(step)`."""
+    read_steps = []
 
     def read(start: int, stop: int) -> np.ndarray:
-        asked.extend(range(start, stop))
+        read_steps.extend(range(start, stop))
         return np.stack([np.full((8, 8, 3), show(step), np.uint8) for step in range(start, stop)])
 
     camera = make_lazy_array((steps + 1, 8, 8, 3), read)
-    return make_episode(seed, steps, obs={"camera": camera}, infos={"asked": np.array([asked], object)})
+    return make_episode(
+        seed, steps, obs={"camera": camera}, infos={"read_steps": np.array([read_steps], object)}
+    )
 
 
 def gradient(seed: int):
@@ -295,19 +303,19 @@ def gradient(seed: int):
     return show
 
 
-def test_cameras_that_show_nothing_are_warnings():
-    assert find([filmed(gradient(s), s) for s in range(3)]) == []
-    picture_of_nothing = np.arange(192).reshape(8, 8, 3)
-    only(
-        find([filmed(lambda _: picture_of_nothing, s) for s in range(3)]), "warning", "one picture in all 12"
+def test_constant_and_blank_cameras_are_warnings():
+    assert find([camera_episode(gradient(s), s) for s in range(3)]) == []
+    image = np.arange(192).reshape(8, 8, 3)
+    assert_single(
+        find([camera_episode(lambda _: image, s) for s in range(3)]), "warning", "the same image in all 12"
     )
-    frozen = [filmed(lambda _, s=s: picture_of_nothing + s, s) for s in range(3)]
-    only(find(frozen), "warning", "within any of the 3")
-    black = [filmed(lambda step: gradient(0)(step) * (step > 0), s) for s in range(3)]
-    only(find(black), "warning", "one colour in 3 of 12")
+    frozen = [camera_episode(lambda _, s=s: image + s, s) for s in range(3)]
+    assert_single(find(frozen), "warning", "within any of the 3")
+    black = [camera_episode(lambda step: gradient(0)(step) * (step > 0), s) for s in range(3)]
+    assert_single(find(black), "warning", "a single color in 3 of 12")
 
 
-def test_a_sample_of_images_is_read_and_never_all():
+def test_only_a_sample_of_images_is_read():
     read = []
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -318,35 +326,39 @@ def test_a_sample_of_images_is_read_and_never_all():
         make_episode(s, 300, obs={"camera": make_lazy_array((301, 8, 8, 3), rows)}) for s in range(20)
     ]
     recording = make_recording(episodes)
-    border = fit_transform(recording, FLAGS)
-    summary.stored(recording), summary.content(recording), summary.learned(recording, border)
+    transform = fit_transform(recording, FLAGS)
+    (
+        summary.storage_facts(recording),
+        summary.content_facts(recording),
+        summary.model_facts(recording, transform),
+    )
     assert read == []
-    assert findings(recording, border, FLAGS) == [] and len(read) == 8 * 4
+    assert check_recording(recording, transform, FLAGS) == [] and len(read) == 8 * 4
 
 
-def test_a_camera_that_cannot_be_read_is_an_error_beside_the_others():
+def test_unreadable_camera_is_an_error():
     def missing(start: int, stop: int) -> np.ndarray:
         raise DataError("video 7 is not there")
 
     episodes = [make_episode(s, obs={"camera": make_lazy_array((11, 8, 8, 3), missing)}) for s in (0, 1)]
-    only(find(episodes), "error", "'camera' cannot be read: video 7 is not there")
+    assert_single(find(episodes), "error", "'camera' cannot be read: video 7 is not there")
 
 
 # ---- actions
 
 
-def test_clipping_is_a_note_when_rare_and_an_error_when_common():
+def test_rare_clipping_is_a_note_and_frequent_clipping_an_error():
     action = np.zeros((20, 2), np.float32)
     action[:, 0] = np.linspace(-0.5, 0.5, 20)
     action[:2, 1] = 3
-    only(
+    assert_single(
         find([make_episode(s, 20, action=action) for s in (0, 1)]),
         "note",
         "5.00 % of action entries",
         "action 1",
     )
     action[:5, 1] = 3
-    only(
+    assert_single(
         find([make_episode(s, 20, action=action) for s in (0, 1)]),
         "error",
         "12.50 % of action entries",
@@ -355,20 +367,20 @@ def test_clipping_is_a_note_when_rare_and_an_error_when_common():
     )
 
 
-def test_actions_that_never_change_or_hardly_do_are_told():
+def test_constant_and_small_actions_are_found():
     still = [make_episode(s, action=np.zeros((10, 1), np.float32)) for s in (0, 1)]
-    only(find(still), "error", "no action ever changes")
+    assert_single(find(still), "error", "no action ever changes")
     wide = DataConfig(action_low=(-100.0,), action_high=(100.0,))
-    only(find(healthy(), wide), "warning", "action 0 uses less than 5 %", "units")
+    assert_single(find(healthy(), wide), "warning", "action 0 uses less than 5 %", "units")
 
 
-def test_limits_that_nobody_states_are_noted():
-    only(find(healthy(), DataConfig()), "note", "nothing states action limits")
+def test_unstated_limits_are_noted():
+    assert_single(find(healthy(), DataConfig()), "note", "no action limits are stated")
     assert find(healthy(), DataConfig(), action_low=np.r_[-1.0], action_high=np.r_[1.0]) == []
 
 
 def follower(delay: int, seed: int, steps: int = 200) -> Episode:
-    """Joints that go where they were sent, some steps later and not quite."""
+    """Returns an episode whose joints follow the commands some steps later, with noise."""
     rng = np.random.default_rng(seed)
     sent = np.cumsum(rng.normal(0, 0.05, (steps + 40, 3)), axis=0)
     row = np.arange(steps + 1) + 20
@@ -377,14 +389,16 @@ def follower(delay: int, seed: int, steps: int = 200) -> Episode:
     return make_episode(seed, steps, obs={"joint": state}, action=sent[row[:-1]])
 
 
-def test_the_delay_between_command_and_joint_is_measured():
+def test_lag_between_command_and_joint_is_measured():
     for delay in (-3, 0, 2, 9):
-        found = lag([follower(delay, seed) for seed in range(3)], "joint")
+        found = measure_lag([follower(delay, seed) for seed in range(3)], "joint")
         assert found is not None and found[0] == delay and found[1] > 0.8
-    only(find([follower(4, s) for s in range(3)]), "note", "'joint' follows the actions by 4 steps (0.4 s)")
-    only(find([follower(-2, s) for s in range(3)]), "warning", "effect before its cause")
+    assert_single(
+        find([follower(4, s) for s in range(3)]), "note", "'joint' follows the actions by 4 steps (0.4 s)"
+    )
+    assert_single(find([follower(-2, s) for s in range(3)]), "warning", "the effect precedes its cause")
     noise = [make_episode(s, 200, obs={"state": make_episode(s + 9, 201).action}) for s in range(3)]
-    assert lag(noise, "state") is None
+    assert measure_lag(noise, "state") is None
 
 
 def test_states_recorded_as_actions_are_a_warning():
@@ -392,21 +406,27 @@ def test_states_recorded_as_actions_are_a_warning():
         state = follower(0, seed).obs["joint"]
         return make_episode(seed, 190, obs={"joint": state[:191]}, action=state[later : 190 + later])
 
-    only(find([episode(s, 1) for s in range(3)]), "warning", "of the next step: no command")
-    only(find([episode(s, 0) for s in range(3)]), "warning", "of the same step: no command")
+    assert_single(
+        find([episode(s, 1) for s in range(3)]), "warning", "of the next step: no command was recorded"
+    )
+    assert_single(
+        find([episode(s, 0) for s in range(3)]), "warning", "of the same step: no command was recorded"
+    )
 
 
 # ---- episodes
 
 
-def test_copies_are_an_error_and_named():
+def test_copies_are_an_error_that_names_them():
     twin = make_episode(0)
-    only(find([twin, make_episode(1), twin]), "error", "episode 2 is a copy of episode 0", "--drop-copies")
+    assert_single(
+        find([twin, make_episode(1), twin]), "error", "episode 2 is a copy of episode 0", "--drop-copies"
+    )
     finding = find([twin] * 9)[-1]
     assert (
-        "(8 copies)" in finding.about
-        and "episode 5 is a copy" in finding.about
-        and "6 is" not in finding.about
+        "(8 copies)" in finding.message
+        and "episode 5 is a copy" in finding.message
+        and "6 is" not in finding.message
     )
     elsewhere = replace(twin, obs={"state": twin.obs["state"] + 1}, reward=twin.reward + 1)
     assert find([twin, elsewhere]) == []
@@ -424,30 +444,30 @@ class Arm(gymnasium.Env):
         self.metadata = {"control_hz": hz}
 
 
-def test_the_robot_that_fits_adds_no_finding():
+def test_matching_robot_adds_no_finding():
     assert find(healthy(), robot=Guard(Arm())) == []
 
 
-def test_what_keeps_data_from_the_robot_is_told():
-    only(find(healthy(), robot=Guard(Arm(hz=5))), "error", "10 decisions a second, the robot 5")
+def test_differences_between_data_and_robot_are_found():
+    assert_single(find(healthy(), robot=Guard(Arm(hz=5))), "error", "10 decisions a second, the robot 5")
     found = find(healthy(), robot=Guard(Arm(0.5)))
     assert [f.severity for f in found] == ["warning", "warning"]
-    assert "beyond what the robot does, in action 0" in found[0].about
-    assert "of 0 [-1, 1], the robot's [-0.5, 0.5]" in found[1].about
+    assert "exceed the robot's limits, in action 0" in found[0].message
+    assert "action 0 has [-1, 1], the robot has [-0.5, 0.5]" in found[1].message
     renamed = [replace(e, obs={"pose": e.obs["state"]}) for e in healthy()]
-    only(find(renamed, robot=Guard(Arm())), "error", "'pose' (2,) is missing", "--dataset.obs")
+    assert_single(find(renamed, robot=Guard(Arm())), "error", "'pose' (2,) is missing", "--dataset.obs")
 
 
 # ---- the whole
 
 
-def test_the_worst_comes_last():
+def test_findings_are_sorted_by_severity():
     twin = make_episode(0, success=False, reward=np.zeros(10, np.float32))
     assert [f.severity for f in find([twin, twin])] == ["note", "error", "error"]
 
 
 @pytest.mark.parametrize("number", [1, 40])
-def test_the_picture_is_drawn_of_any_recording(tmp_path, number):
+def test_plot_is_written_for_any_recording(tmp_path, number):
     episodes = [stamped(jitter(seed), seed) for seed in range(number)]
     episodes[0] = replace(episodes[0], terminated=True, success=True)
     for control_hz in (10.0, None):
@@ -462,5 +482,5 @@ def test_real_recordings_have_no_error(name):
     if not path.is_file():
         pytest.skip(f"no {path.name} in {REAL_DATA}")
     recording = load(str(path), DataConfig())
-    found = findings(recording, fit_transform(recording, DataConfig()), DataConfig())
+    found = check_recording(recording, fit_transform(recording, DataConfig()), DataConfig())
     assert [f.severity for f in found] == (["note"] if name == "door-human" else [])
