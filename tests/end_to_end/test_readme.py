@@ -1,5 +1,6 @@
-"""What the README shows of a robot of steel runs as it stands there."""
+"""Tests that the README and docs name existing flags and files, and that its robot runs as printed."""
 
+import re
 import sys
 import textwrap
 from types import ModuleType
@@ -7,10 +8,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from o2o.agent import presets
+from o2o.commands import dispatch
+from o2o.commands.flags import flag_tree
+from o2o.core import plugins
 from o2o.hardware.guard import connect
 from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
+OTHER_PROGRAMS = {"--logdir"}  # TensorBoard's
 
 
 class Driver:
@@ -32,7 +38,7 @@ class Driver:
         self.at = np.array(place)
 
 
-def test_the_robot_of_steel_of_the_readme_moves_within_its_limits(tmp_path, monkeypatch):
+def test_the_real_robot_of_the_readme_moves_within_its_limits(tmp_path, monkeypatch):
     block = README.read_text().split("    # arm.py\n")[1].split("    o2o check")[0]
     (tmp_path / "arm.py").write_text(textwrap.dedent(block))
     driver = ModuleType("my_driver")
@@ -50,3 +56,37 @@ def test_the_robot_of_steel_of_the_readme_moves_within_its_limits(tmp_path, monk
     driver = robot.unwrapped.driver  # type: ignore[attr-defined]
     robot.close()
     assert driver.port == "/dev/ttyUSB0" and driver.calls
+
+
+def flags_of_all_commands() -> set[str]:
+    """Every flag of every command, with the options of every preset's model and of every bundled robot."""
+    command_lines = [(command, []) for command in dispatch.DEFAULTS]
+    command_lines += [("pretrain", ["--preset", name]) for name in presets.PRESETS]
+    command_lines += [
+        (command, ["--robot", name])
+        for command in ("check", "robot serve")
+        for name in plugins.names("robots")
+    ]
+    found = {"--help", "--help-all", "--version"}
+    for command, argv in command_lines:
+        found |= set(flag_tree(dispatch.DEFAULTS[command](argv)).names())
+    return found
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "CHANGELOG.md"])
+def test_every_flag_in_the_documents_exists(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "pip install" not in line and "-m tests." not in line]
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", "\n".join(lines)))
+    flags = flags_of_all_commands()
+    groups = {flag.partition(".")[0] for flag in flags}  # written as `--planner.*`
+    assert used <= flags | groups | OTHER_PROGRAMS, used - flags - groups - OTHER_PROGRAMS
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md"])
+def test_every_file_and_module_in_the_documents_exists(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:o2o|tests|docs|datasets|robots|notebooks)/[\w./]*)`", text):
+        assert (ROOT / name).exists() or "x/" in name, name
+    for name in re.findall(r"-m (tests(?:\.\w+)+)", text):
+        assert ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file(), name
