@@ -1,1 +1,1 @@
-"""Words and files that every other package uses: episodes, configs, errors, run folders, checkpoints."""
+"""Defines what all other packages share: episodes, configs, errors, run folders, checkpoints."""

@@ -1,7 +1,7 @@
-"""What the entry points set for the whole process, so that the same arithmetic runs faster.
+"""Configures the process for speed: threads, compiler, memory allocator, float32 matrix products.
 
-Importing o2o changes nothing; a command calls `tune` once, says what it set, and `--no-tune` leaves all
-as it was. Nothing here changes the mathematics: products stay float32, which a test on the spot confirms.
+Importing o2o changes nothing; a command calls `tune` once and logs what it set, and `--no-tune` leaves the
+process unchanged. The mathematics stay the same: products are float32, which `tune` checks by a product.
 """
 
 import ctypes
@@ -20,21 +20,23 @@ import torch
 from o2o.core.config import at_least
 from o2o.core.errors import UsageError
 
-MAX_ERROR = 5e-5  # of a product of unit normals, per root of its length: float32 5e-6, bfloat16 2e-2
-RESUMABLE_FIELDS = {"device", "threads", "compile", "tune"}  # may change when a run is resumed
-WORTH_COMPILING = 5000  # updates: half a minute to compile, won back at 6 ms an update
+MAX_ERROR = 5e-5  # of a product of unit normals, per root of length: float32 has 5e-6, bfloat16 2e-2
+RESUMABLE_FIELDS = {"device", "threads", "compile", "tune"}  # fields that may change when a run is resumed
+WORTH_COMPILING = 5000  # updates: compiling takes half a minute and saves 6 ms per update
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Where and how fast the arithmetic runs; the results are the same up to rounding.
+    """Device and speed of the computation; the results are the same up to rounding.
 
     Attributes:
-        device: `cpu`, `cuda` or `auto`.
-        threads: of the CPU; 0: as torch has it.
-        compile: `auto`: from 5,000 updates on, where there is a compiler.
-        tune: keep freed memory, faster products.
+        device: Device that computes: `cpu`, `cuda`, or `auto`, which is `cuda` where there is a GPU.
+        threads: Number of CPU threads; 0 leaves torch's own choice.
+        compile: Whether to use torch's compiler; `auto` does so for runs of 5,000 updates or more, if there
+            is a C++ compiler.
+        tune: Whether to set the process up for speed: it keeps freed memory and uses faster float32 matrix
+            products.
     """
 
     device: str = "auto"
@@ -47,22 +49,22 @@ class MachineConfig:
 
 
 def tune(config: MachineConfig) -> list[str]:
-    """Sets the process up and logs it in one line; what was set."""
+    """Sets up the process, logs the settings in one line and returns them."""
     if config.threads:
         torch.set_num_threads(config.threads)
     num = torch.get_num_threads()
     done = ["1 thread" if num == 1 else f"{num} threads"]
     if config.tune:
-        done += [said for said in (_keep_memory(), _fast_products()) if said]
+        done += [setting for setting in (_keep_memory(), _fast_products()) if setting]
     log.info("this process: %s", ", ".join(done))
     return done
 
 
 def should_compile(config: MachineConfig, updates: int) -> bool:
-    """Whether to compile a run of so many updates.
+    """Returns whether to compile a run of this many updates.
 
     Raises:
-        UsageError: `yes`, but there is no compiler.
+        UsageError: `--compile yes`, but there is no compiler.
     """
     missing = _missing_compiler()
     if config.compile == "yes" and missing:
@@ -73,14 +75,14 @@ def should_compile(config: MachineConfig, updates: int) -> bool:
 
 
 def compiled(function: Callable, dynamic: bool = False) -> Callable:
-    """The function by torch's compiler, with the random numbers that the eager one would draw.
+    """Returns the function compiled by torch, with the same random numbers as the eager one.
 
-    Where the compiler fails it stays the eager one, and the log says why.
+    Where the compiler fails, calls run the eager function and the log gives the reason.
 
     Args:
-        dynamic: sizes will vary from call to call.
+        dynamic: whether sizes vary from call to call.
     """
-    from torch._dynamo.exc import BackendCompilerFailed  # takes a second, and few runs compile
+    from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import, and few runs compile
 
     fast = torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
 
@@ -101,16 +103,16 @@ def compiled(function: Callable, dynamic: bool = False) -> Callable:
 
 
 def _missing_compiler() -> str:
-    """What torch's compiler lacks here; empty if nothing."""
+    """Returns what torch's compiler lacks on this machine; empty if nothing."""
     if not any(shutil.which(os.environ.get("CXX", name)) for name in ("g++", "clang++")):
         return "a C++ compiler"
     return "" if (Path(sysconfig.get_path("include")) / "Python.h").exists() else "Python's headers"
 
 
 def _keep_memory() -> str:
-    """glibc gives large blocks back at once and faults them in again; here it keeps them.
+    """Makes glibc keep large freed blocks instead of returning them to the system at once.
 
-    Batches of a few MB otherwise cost a page fault for every 4 kB, at every operation.
+    Otherwise batches of a few MB cost a page fault for every 4 kB, in every operation.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -122,7 +124,7 @@ def _keep_memory() -> str:
 
 
 def _fast_products() -> str:
-    """oneDNN's float32 products where they are float32 in truth: the setting also allows bfloat16."""
+    """Enables oneDNN's float32 products where they are exact enough: the setting also allows bfloat16."""
     if torch.backends.mkldnn.is_available():
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
@@ -133,7 +135,7 @@ def _fast_products() -> str:
 
 
 def _product_error() -> float:
-    """Largest error of float32 products of a few shapes, per root of the length summed over."""
+    """Returns the largest error of float32 products of a few shapes, per root of the length summed over."""
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for rows, inner, columns in ((256, 512, 512), (1280, 54, 512), (64, 512, 64), (512, 1280, 512)):
         left = torch.randn(rows, inner, generator=generator)

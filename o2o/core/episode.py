@@ -1,4 +1,4 @@
-"""What happened: one `Episode` of a robot, and the `Batch` of windows that learning reads."""
+"""Defines `Episode`, a recorded episode of a robot, and `Batch`, the windows that updates are computed on."""
 
 from dataclasses import dataclass, field, replace
 
@@ -12,20 +12,20 @@ from o2o.core.errors import DataError
 class Episode:
     """One episode in Minari's alignment: `obs[t], action[t] -> reward[t], obs[t+1]`.
 
-    The same type serves as it was recorded (physical actions, raw observations) and as the model
-    sees it (`Transform.episode`: unit actions, float32 vectors, uint8 CHW images).
+    The type holds both a recorded episode (physical actions, raw observations) and its form for the model
+    (`Transform.episode`: actions in [-1, 1], float32 vectors, uint8 CHW images).
 
     Attributes:
-        obs: name -> (T+1, *shape); recorded images may be `data.reading.LazyArray` in an array's place.
+        obs: name -> (T+1, *shape); recorded images may be a `LazyArray` instead of an array.
         action: (T, A) float32.
-        reward: (T,) float32, paid for `action[t]`.
-        terminated: the world ended after the last action; its value is zero from there on.
-        truncated: the recording ended, the world went on (time limit, operator).
-        last_obs_known: False where `obs[T]` is a stand-in because the file has no successor of the
-            last step; losses on what was observed skip it.
+        reward: (T,) float32, the reward for `action[t]`.
+        terminated: the task ended with the last action; the value of the last state is zero.
+        truncated: the episode was cut off, by a time limit or the operator; the task had not ended.
+        last_obs_known: False where the file has no observation after the last action and `obs[T]` is a
+            placeholder; losses on observations skip it.
         success: whether the task was done at any step; None where the recording does not say.
-        infos: what else was recorded, name -> (T+1, ...), Minari's way: row t+1 tells of `action[t]`, row 0
-            of the reset. `time_s` is the clock in seconds; the model sees none of it.
+        infos: other recorded columns, name -> (T+1, ...), in Minari's alignment: row t+1 belongs to
+            `action[t]`, row 0 to the reset. `time_s` is the clock in seconds. The model sees none of them.
     """
 
     obs: dict[str, np.ndarray]
@@ -45,8 +45,10 @@ class Episode:
         return float(self.reward.sum(dtype=np.float64))
 
     def check(self, name: str) -> "Episode":
-        """The episode itself, or one line on what is wrong with it.
+        """Returns the episode itself if it is consistent.
 
+        Args:
+            name: of the episode, for the error.
         Raises:
             DataError: no steps, lengths that disagree, or values that are not finite.
         """
@@ -72,19 +74,19 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of T transitions, time first; a window never crosses an episode.
+    """B windows of T transitions, time first; a window never extends over an episode's end.
 
     Attributes:
         obs: name -> (T+1, B, *shape), uint8 CHW images or float32 vectors.
         action: (T, B, A) in [-1, 1].
         reward: (T, B), in units of the dataset's scaled reward.
-        terminated: (T, B) bool; stops bootstrapping.
-        valid: (T, B) bool, a prefix of ones; the rest is padding. `valid[0]` is always True.
+        terminated: (T, B) bool; True stops bootstrapping.
+        valid: (T, B) bool, True for recorded steps, which come first, False for padding; `valid[0]` is True.
         next_valid: (T, B) bool; False where `obs[t+1]` is unknown or padding.
         weight: (B,) importance weight, at most 1 over the whole (mixed) batch.
-        index: (B,) int64, the replay's own handle for priorities.
-        online: (B,) bool, True for what this robot did itself.
-        episode: (B,) int64, number of the episode the window is from, counted from 0 as the replay got them.
+        index: (B,) int64, the replay buffer's index, for setting priorities.
+        online: (B,) bool, True for steps of the robot's own episodes, False for the dataset's.
+        episode: (B,) int64, number of the window's episode, counted from 0 in the replay buffer's order.
     """
 
     obs: dict[str, Tensor]

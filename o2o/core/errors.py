@@ -1,14 +1,14 @@
-"""Errors a user can act on. The command line prints the one line and exits with the code."""
+"""Defines errors that a user can act on; the command line prints their one line and exits with their code."""
 
 
 class O2OError(Exception):
-    """One clear line: what came, what was wanted, what exists."""
+    """An error in one line: what came, what was wanted, what exists."""
 
     exit_code = 1
 
 
 class UsageError(O2OError):
-    """Wrong flag, config, checkpoint or folder (exit code 2)."""
+    """A wrong flag, config, checkpoint or folder (exit code 2)."""
 
     exit_code = 2
 
@@ -20,7 +20,7 @@ class DataError(O2OError):
 
 
 class RobotError(O2OError):
-    """A robot that cannot be built, moved or stopped (exit code 4)."""
+    """A robot that cannot be connected, moved or stopped (exit code 4)."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""How much main memory there is to take, and arrays that lie in files instead."""
+"""Measures the available main memory and allocates arrays in memory or in files."""
 
 import logging
 import math
@@ -19,8 +19,8 @@ from o2o.core.paths import o2o_home
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
 PREFIXES = "KMGT"
 WANTED = "wanted a size such as 4GB or 800MB, or a share such as 50%"
-IN_MEMORY = ("tmpfs", "ramfs")  # file systems that are no disk
-GROUPS = {  # controller -> folder of its groups, files with limit and use; version 2 has no controller here
+IN_MEMORY = ("tmpfs", "ramfs")  # file systems that lie in main memory
+GROUPS = {  # controller -> folder of its groups, files with limit and use; "" is version 2
     "": ("sys/fs/cgroup", "memory.max", "memory.current"),
     "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
@@ -29,7 +29,7 @@ logger = logging.getLogger("o2o")
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Such as `12.3 MB`."""
+    """Returns a size as text, such as `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.3g} {unit}"
@@ -38,10 +38,10 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def budget_bytes(text: str) -> float:
-    """Bytes that a size such as `4GB` or `512MiB` means, or a share such as `50%` of what is available now.
+    """Returns the bytes of a size such as `4GB` or `512MiB`, or of a share such as `50%` of available memory.
 
     Raises:
-        UsageError: it is neither; a bare number says no unit and is refused.
+        UsageError: the text is neither; a number without a unit is refused.
     """
     match = SIZE.fullmatch(text.strip())
     number, unit = (float(match[1]), match[2].upper()) if match else (0.0, "")
@@ -66,14 +66,14 @@ def check_budget(config, *fields: str) -> None:
 
 
 def available_bytes(root: Path = Path("/")) -> float:
-    """Bytes of main memory that this process can still take: the least of what limits it.
+    """Returns the bytes of main memory that this process can still allocate: the smallest of its limits.
 
-    On Linux that is the machine's `MemAvailable` and, for every control group (version 1 or 2) that the
-    process is in, its limit less what is used and cannot be dropped. Elsewhere it is the free memory, or
-    where only that is known (macOS) all memory; infinite where nothing is known.
+    On Linux these are the machine's `MemAvailable` and, for every control group (version 1 or 2) of the
+    process, its limit minus the memory in use that cannot be reclaimed. On other systems it is the free
+    memory, or where only that is known (macOS) all memory; infinite where nothing is known.
 
     Args:
-        root: of the file system that `/proc` and `/sys` are looked for in.
+        root: folder that holds `proc` and `sys`; tests use another one.
     """
     return min([*_machine(root), *_groups(root)], default=_elsewhere())
 
@@ -90,7 +90,7 @@ def _groups(root: Path) -> Iterator[float]:
         for controller in GROUPS.keys() & controllers.split(","):
             top, limit, used = GROUPS[controller]
             inner = root / top / path.lstrip("/")
-            for group in (inner, *inner.parents):  # in a container only the upper ones may be there
+            for group in (inner, *inner.parents):  # in a container only the upper ones may exist
                 most, taken = _lines(group / limit), _lines(group / used)
                 if most and taken and most[0] != "max":
                     stat = dict(entry.split() for entry in _lines(group / "memory.stat"))
@@ -115,31 +115,33 @@ def _elsewhere() -> float:
 
 
 def scratch_folder() -> Path:
-    """The folder of `in_file`."""
+    """Returns the folder of `allocate_in_file`."""
     return o2o_home() / "scratch"
 
 
 def free_disk_bytes(folder: Path) -> float:
-    """Bytes free on the disk of a folder, whether it exists yet or not; 0 where that disk is memory."""
+    """Returns the free bytes on the disk of a folder, which need not exist; 0 where that disk is memory."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
     mounts = [line.split()[1:3] for line in _lines(Path("/proc/mounts"))]
-    over = [(len(place), kind) for place, kind in mounts if folder.resolve().is_relative_to(place)]
+    over = [(len(path), kind) for path, kind in mounts if folder.resolve().is_relative_to(path)]
     return 0.0 if over and max(over)[1] in IN_MEMORY else float(shutil.disk_usage(folder).free)
 
 
 def allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array in main memory if that leaves as much again available, else `in_file`."""
+    """Returns an array in main memory if that leaves as much again available, else one in a file."""
     num_bytes = _bytes(shape, dtype)
     if 2 * num_bytes <= available_bytes():
         return np.empty(shape, dtype)
-    logger.info("%s do not fit into memory and go to a file in %s", format_bytes(num_bytes), scratch_folder())
+    logger.info(
+        "%s do not fit into memory and are stored in a file in %s", format_bytes(num_bytes), scratch_folder()
+    )
     return allocate_in_file(shape, dtype)
 
 
 def allocate_in_file(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An array that is a file of `scratch`, without a name: it goes with the process, however that ends.
+    """Returns an array in an unnamed file of the scratch folder, which is deleted when the process ends.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -148,14 +150,16 @@ def allocate_in_file(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         scratch_folder().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=scratch_folder()) as file:
-            if hasattr(os, "posix_fallocate"):  # without it a full disk is told by a signal that kills
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # without it a full disk raises a signal that kills the process
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
             else:
                 file.truncate(num_bytes)
             return np.ndarray(shape, dtype, mmap.mmap(file.fileno(), num_bytes))
     except OSError as error:
         raise StorageError(
-            f"{format_bytes(num_bytes)} cannot be laid into {scratch_folder()}: {error}"
+            f"{format_bytes(num_bytes)} cannot be stored in {scratch_folder()}: {error}"
         ) from error
 
 

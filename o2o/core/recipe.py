@@ -1,4 +1,4 @@
-"""Facts about one dataset, and optionally how to make it. One file in `datasets/` each."""
+"""Defines a recipe: facts about one dataset and, optionally, how to make it; one file in `datasets/` each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from o2o.core.episode import Episode
 
 @dataclass(frozen=True)
 class RewardRule:
-    """How the recorded reward becomes the one that is learned from: `reward * scale + shift`.
+    """The rule from the recorded reward to the learned one: `reward * scale + shift`.
 
     Attributes:
-        scale: factor on the reward.
-        shift: added after scaling (AntMaze: -1).
-        return_range: if set, `scale` becomes `return_range / (highest - lowest return)` of the
-            offline episodes (FOWM's D4RL rule, 1000), computed once and kept in the checkpoint.
+        scale: factor on the recorded reward.
+        shift: constant that is added after scaling (AntMaze: -1).
+        return_range: if set, `scale` becomes `return_range / (highest - lowest return)` of the recorded
+            episodes (FOWM's D4RL rule, 1000); it is computed once and stored in the checkpoint.
     """
 
     scale: float = 1.0
@@ -25,22 +25,22 @@ class RewardRule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Facts about a dataset that its file does not say. A recipe file holds `RECIPE = Recipe(...)`.
+    """Facts about a dataset that its file does not state. A recipe file holds `RECIPE = Recipe(...)`.
 
     Attributes:
-        about: one sentence for `o2o list`.
-        source: where the data come from.
-        license: of the data.
-        file: usual file name of data that the user brings; None where `make` makes them.
+        about: one sentence about the dataset, for `o2o list`.
+        source: where the data come from, as a link or a citation.
+        license: license of the data.
+        file: usual name of the file that the user provides; None where `make` makes the data.
         make: `make(seed, folder)` writes a Minari dataset into `folder`; None if it cannot be made.
-        control_hz: decisions a second in the recording.
-        action_low: physical limit of each action (one number serves all).
-        action_high: likewise.
+        control_hz: control rate of the recording, Hz.
+        action_low: lower physical limit of each action, or one number for all.
+        action_high: upper physical limit of each action, or one number for all.
         reward: rule from recorded to learned reward.
-        success: whether an episode, as recorded, did the task; None where the file says it itself.
-        robot: the robot this was recorded on, a name for `--robot`.
-        robot_options: the robot's options that fit, such as `{"task": "lift"}`.
-        num_episodes: how many to expect; a file that differs gets a warning.
+        success: function that tells whether a recorded episode succeeded; None where the file states it.
+        robot: robot that was recorded, a name for `--robot`.
+        robot_options: options of that robot, such as `{"task": "lift"}`.
+        num_episodes: expected number of episodes; another number gives a warning.
     """
 
     about: str

@@ -1,4 +1,4 @@
-"""Random numbers that can be stopped, saved and gone on with, whoever draws them."""
+"""Derives seeds and keeps random streams that can be saved and resumed."""
 
 import hashlib
 from contextlib import contextmanager
@@ -8,14 +8,16 @@ from torch import Tensor
 
 
 def derive(seed: int, *names: object) -> int:
-    """A seed for one purpose, in [0, 2^31): the same names give the same seed, others an unrelated one."""
+    """Returns a seed in [0, 2^31) for one purpose: the same names give the same seed."""
     text = "/".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class RandomStream:
-    """torch's random numbers, as one stream of one's own: inside `with stream.use():` every draw of
-    torch, on CPU and on the device, comes from here, and the rest of the program does not notice."""
+    """A separate stream of torch's random numbers, on the CPU and on a device.
+
+    Inside `with stream.use():` torch draws from this stream; outside, its global state is unchanged.
+    """
 
     def __init__(self, seed: int, device: torch.device):
         self.device = device

@@ -1,4 +1,4 @@
-"""The words models and robots share: names and shapes of what is seen and done, one border."""
+"""Defines the names and shapes of observations and actions that models and robots share."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ ActionBounds = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest act
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model is built for.
+    """The observations and actions that a model is built for.
 
     Attributes:
         obs: name -> shape as the model sees it: (D,) float32 vectors, (C, h, w) uint8 images.
@@ -32,9 +32,9 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def flatten_obs(obs) -> dict[str, np.ndarray]:
-    """An observation as a flat dict: a lone array is named `state` (vector) or `camera` (image).
+    """Returns an observation as a flat dict; a single array is named `state` (vector) or `camera` (image).
 
-    Nested dicts join their names with a dot; a tuple's entries are named by their place.
+    Names of nested dicts are joined with a dot; entries of a tuple are named by their index.
     """
     if isinstance(obs, dict):
         pairs = obs.items()
@@ -53,10 +53,10 @@ def flatten_obs(obs) -> dict[str, np.ndarray]:
 
 
 def space_shapes(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of an observation space, with the names of `as_dict`.
+    """Returns name -> shape of an observation space, with the names of `flatten_obs`.
 
     Raises:
-        RobotError: for spaces that are not boxes, or dicts and tuples of boxes.
+        RobotError: a space that is neither a Box nor a Dict or Tuple of boxes.
     """
     if isinstance(space, gymnasium.spaces.Dict):
         parts = dict(space.spaces)

@@ -1,4 +1,4 @@
-"""Statistics: 95 % intervals of rates, means and differences, rank correlation, calibration curves."""
+"""Computes 95 % intervals of rates, means and differences, rank correlations, calibration curves."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 Z95 = 1.959963984540054
-NUM_BINS, FEWEST = 10, 5  # of a calibration curve, and entries in each
+NUM_BINS, MIN_PER_BIN = 10, 5  # bins of a calibration curve, and entries in each
 
 
 def success_interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson score interval of a success rate. Source: Wilson 1927."""
+    """Returns the Wilson score interval of a success rate. Source: Wilson 1927."""
     if total == 0:
         return 0.0, 1.0
     p, z2 = count / total, Z95**2
@@ -20,7 +20,7 @@ def success_interval(count: int, total: int) -> tuple[float, float]:
 
 
 def mean_interval(values, num_resamples: int = 10_000) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, from a fixed seed. Source: Efron 1979."""
+    """Returns the percentile bootstrap interval of a mean, from a fixed seed. Source: Efron 1979."""
     values = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(0).integers(0, len(values), (num_resamples, len(values)))
     low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
@@ -28,20 +28,20 @@ def mean_interval(values, num_resamples: int = 10_000) -> tuple[float, float]:
 
 
 def paired_difference(before, after) -> tuple[float, float, float]:
-    """(mean, low, high) of after - before, paired by place: the same scenes, one after the other."""
+    """Returns (mean, low, high) of after - before; entries of equal index are of the same scene."""
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     return float(difference.mean()), *mean_interval(difference)
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """(n,) ranks from 1; equal values share the mean of theirs."""
+    """Returns (n,) ranks from 1; equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation of two (n,) arrays, -1 to 1; NaN where one of them never changes."""
+    """Returns Spearman's rank correlation of two (n,) arrays, -1 to 1; NaN where one of them is constant."""
     if len(x) < 2:
         return float("nan")
     a, b = ranks(x) - (len(x) + 1) / 2, ranks(y) - (len(y) + 1) / 2
@@ -50,7 +50,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def auroc(low: np.ndarray, high: np.ndarray) -> float:
-    """Chance that a value drawn from `high` is larger than one drawn from `low`; ties count half."""
+    """Returns the probability that a value from `high` exceeds one from `low`; ties count half."""
     if not len(low) or not len(high):
         return float("nan")
     both = ranks(np.concatenate([low, high]))
@@ -60,24 +60,24 @@ def auroc(low: np.ndarray, high: np.ndarray) -> float:
 def grouped_interval(
     measure: Callable[..., float], groups: np.ndarray, *arrays: np.ndarray, seed: int = 0, times: int = 200
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of `measure(*arrays)`, drawing whole groups (episodes) with replacement.
+    """Returns the 95 % bootstrap interval of `measure(*arrays)`, resampling whole groups such as episodes.
 
     Args:
-        measure: of arrays of any length n to a number; a NaN of some draws is left out.
-        groups: (n,) the group of each entry; entries of a group are no independent witnesses.
+        measure: function from arrays of any length n to a number; resamples with a NaN are left out.
+        groups: (n,) group of each entry; entries of one group are not independent.
     Returns:
-        (low, high); NaN where there is but one group, or nothing to measure.
+        (low, high); NaN with fewer than two groups, or where nothing can be measured.
     """
     names, inverse = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(inverse == i) for i in range(len(names))]
-    found = []
+    results = []
     for _ in range(times):
         rows = np.concatenate([members[i] for i in rng.integers(len(names), size=len(names))])
-        found.append(measure(*(array[rows] for array in arrays)))
-    finite = np.array(found)[np.isfinite(found)]
+        results.append(measure(*(array[rows] for array in arrays)))
+    finite = np.array(results)[np.isfinite(results)]
     if not len(finite):
         return float("nan"), float("nan")
     low, high = np.percentile(finite, (2.5, 97.5))
@@ -85,20 +85,20 @@ def grouped_interval(
 
 
 def calibration_curve(x: np.ndarray, y: np.ndarray, num: int = NUM_BINS) -> np.ndarray:
-    """A calibration curve: entries ordered by x, cut into bins of as many each; equal x are not parted.
+    """Returns a calibration curve: entries sorted by x in bins of equal count; equal x stay together.
 
     Args:
         x, y: (n,).
-        num: bins at most; fewer where they would have less than a few entries.
+        num: largest number of bins; there are fewer where a bin would hold under `MIN_PER_BIN` entries.
     Returns:
-        (5, bins): mean x, mean y, and the quarter, the middle and the three quarters of y.
+        (5, bins): mean x, mean y, and the 25th, 50th and 75th percentile of y.
     """
-    num = max(1, min(num, len(x) // FEWEST))
+    num = max(1, min(num, len(x) // MIN_PER_BIN))
     edges = np.unique(np.quantile(x, np.linspace(0, 1, num + 1)[1:-1])) if len(x) else np.zeros(0)
-    place = np.searchsorted(edges, x, side="left")
-    rows = [place == i for i in np.unique(place)]
+    index = np.searchsorted(edges, x, side="left")
+    rows = [index == i for i in np.unique(index)]
     return (
-        np.array([[x[some].mean(), y[some].mean(), *np.percentile(y[some], (25, 50, 75))] for some in rows])
+        np.array([[x[row].mean(), y[row].mean(), *np.percentile(y[row], (25, 50, 75))] for row in rows])
         .reshape(-1, 5)
         .T
     )
