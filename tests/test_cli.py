@@ -376,7 +376,7 @@ def test_a_checkpoint_of_another_model_lists_what_differs(fails, pretrained):
 
 def test_a_robot_at_another_rate_is_refused_with_the_flag_that_helps(fails, pretrained):
     line = fails(2, "evaluate", "--checkpoint", pretrained, "--action-repeat", 2)
-    assert "10 decisions a second, the robot 5" in line and "--dataset.resample-hz 5" in line
+    assert "10 Hz, the robot 5 Hz" in line and "--dataset.resample-hz 5" in line
 
 
 # ---- data

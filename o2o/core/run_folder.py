@@ -1,4 +1,4 @@
-"""What every run shares: its folder's papers, its checkpoint, and a polite end on Ctrl-C."""
+"""Manages a run's folder: its metadata `run.json`, its checkpoints, resuming, and stopping on Ctrl-C."""
 
 import json
 import math
@@ -19,14 +19,14 @@ from o2o.core.errors import DivergedError, UsageError
 from o2o.core.run_log import versions
 
 RUN_INFO = "run.json"
-CHECKPOINTS = "checkpoints"  # the folder of those that stay while `checkpoint` moves on
+CHECKPOINTS = "checkpoints"  # folder of the stored checkpoints; `checkpoint` is the latest
 
 
 def checkpoint_folder(path: Path | None) -> Path:
-    """The checkpoint inside a run folder, or the folder itself if it is one.
+    """Returns the checkpoint inside a run folder, or the folder itself if it is one.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no checkpoint.
     """
     if path is None:
         raise UsageError("no checkpoint given: add --checkpoint RUN, the folder of a run")
@@ -37,56 +37,59 @@ def checkpoint_folder(path: Path | None) -> Path:
     raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, most: int) -> None:
-    """Writes `checkpoint` of a run, and keeps it as `checkpoints/000500` beside some older ones.
+def save_checkpoint(
+    folder: Path, tensors: dict[str, Tensor], meta: dict, number: int, max_count: int
+) -> None:
+    """Writes `checkpoint` of a run, and stores it as `checkpoints/000500` beside some older ones.
 
-    A kept one takes no room while it is the newest, and as much as a checkpoint from then on: weights, slow
-    copies, two moments of the optimiser for each weight, and the priority of every recorded step.
+    A stored checkpoint takes no disk space while it is the latest, and from then on as much as a checkpoint:
+    weights, target networks, two optimizer moments of each weight, and the priority of every recorded step.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
+        tensors: see `checkpoint.save`.
+        meta: see `checkpoint.save`.
         number: updates, or episodes of the robot, so far.
-        most: kept at once; over it they are thinned out evenly (see `evenly`). 0 keeps none.
+        max_count: largest number of stored checkpoints; `thin_out` chooses them. 0 stores none.
     Raises:
         StorageError: the disk is full or cannot be written.
     """
     checkpoint.save(folder / "checkpoint", tensors, meta)
-    home = folder / CHECKPOINTS
-    if most:
-        checkpoint.link(folder / "checkpoint", home / f"{number:06}")
-    stay = thin_out(
-        [n for n in stored_checkpoints(folder) if n <= number], most
-    )  # later ones: a future that was lost
-    with checkpoint.storage(home, 0):
-        for other, place in stored_checkpoints(folder).items():
-            if other not in stay:
-                place.rename(place.with_name(f".{place.name}.partial"))  # never there in part
-        for left_over in home.glob(".*.partial"):
+    stored = folder / CHECKPOINTS
+    if max_count:
+        checkpoint.link(folder / "checkpoint", stored / f"{number:06}")
+    numbers = [n for n in stored_checkpoints(folder) if n <= number]  # later ones are of an abandoned future
+    remaining = thin_out(numbers, max_count)
+    with checkpoint.storage(stored, 0):
+        for other, path in stored_checkpoints(folder).items():
+            if other not in remaining:
+                path.rename(path.with_name(f".{path.name}.partial"))  # so that none is ever incomplete
+        for left_over in stored.glob(".*.partial"):
             shutil.rmtree(left_over)
 
 
 def stored_checkpoints(folder: Path) -> dict[int, Path]:
-    """Number -> folder of the checkpoints that a run has kept, in order."""
-    home = Path(folder) / CHECKPOINTS
-    names = [path.name for path in home.iterdir()] if home.is_dir() else []
+    """Returns number -> folder of the stored checkpoints of a run, in order."""
+    stored = Path(folder) / CHECKPOINTS
+    names = [path.name for path in stored.iterdir()] if stored.is_dir() else []
     numbers = sorted(int(name) for name in names if re.fullmatch(r"\d{6,}", name))
-    return {number: home / f"{number:06}" for number in numbers}
+    return {number: stored / f"{number:06}" for number in numbers}
 
 
-def thin_out(numbers: Sequence[int], most: int) -> list[int]:
-    """At most so many of the numbers: the newest, the first, and others as far apart as can be.
+def thin_out(numbers: Sequence[int], max_count: int) -> list[int]:
+    """Returns at most `max_count` of the numbers: the latest, the first, and others spread evenly.
 
-    Time and again that one goes which leaves the smallest gap.
+    It repeatedly removes the number whose removal leaves the smallest gap.
     """
-    left = sorted(numbers)
-    while len(left) > most:
-        gaps = [after - before for before, after in zip(left, left[2:], strict=False)]
-        del left[1 + gaps.index(min(gaps)) if gaps and most > 1 else 0]
-    return left
+    remaining = sorted(numbers)
+    while len(remaining) > max_count:
+        gaps = [after - before for before, after in zip(remaining, remaining[2:], strict=False)]
+        del remaining[1 + gaps.index(min(gaps)) if gaps and max_count > 1 else 0]
+    return remaining
 
 
 def collect_state(agent, **replays) -> tuple[dict[str, Tensor], dict]:
-    """(tensors, meta) of an agent and of named replays, for one checkpoint."""
+    """Returns (tensors, meta) of an agent and of named replay buffers, for one checkpoint."""
     tensors, meta = agent.state()
     for name, replay in replays.items():
         arrays, meta[name] = replay.state()
@@ -95,30 +98,30 @@ def collect_state(agent, **replays) -> tuple[dict[str, Tensor], dict]:
 
 
 def restore_replays(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
-    """Gives replays back what `pack` took, once they hold the same episodes."""
+    """Restores the replay buffers from the output of `collect_state`; they must hold the same episodes."""
     for name, replay in replays.items():
         prefix = f"{name}."
-        own = {k[len(prefix) :]: v.numpy() for k, v in tensors.items() if k.startswith(prefix)}
-        replay.load_state(own, meta[name])
+        arrays = {k[len(prefix) :]: v.numpy() for k, v in tensors.items() if k.startswith(prefix)}
+        replay.load_state(arrays, meta[name])
 
 
 def write_run_info(folder: Path, command: str, config, facts: dict) -> None:
-    """`run.json`: what was run, with what, on what."""
-    papers = {"command": command, "config": to_dict(config), **facts, "versions": versions()}
-    checkpoint.write_json(folder / RUN_INFO, papers)
+    """Writes `run.json`: the command, its config, facts about dataset and robot, and package versions."""
+    run_info = {"command": command, "config": to_dict(config), **facts, "versions": versions()}
+    checkpoint.write_json(folder / RUN_INFO, run_info)
 
 
 def read_run_info(folder: Path | None) -> dict:
-    """What `write_run_info` wrote.
+    """Returns the metadata that `write_run_info` wrote.
 
     Raises:
-        UsageError: not a run folder.
+        UsageError: the folder is not that of a run.
     """
     if folder is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+        raise UsageError("--resume needs --out DIR, the folder of the run to continue")
     try:
-        papers = json.loads((Path(folder) / RUN_INFO).read_text())
-        return {**papers, "command": papers["command"], "config": papers["config"]}
+        run_info = json.loads((Path(folder) / RUN_INFO).read_text())
+        return {**run_info, "command": run_info["command"], "config": run_info["config"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
 
@@ -141,7 +144,7 @@ def check_resumable(saved: dict, config, resumable: set[str]) -> None:
 
 
 def _leaves(data: dict, prefix: str = "") -> dict:
-    """`{"data": {"obs": 1}}` as `{"data.obs": 1}`."""
+    """Returns `{"planner": {"horizon": 1}}` as `{"planner.horizon": 1}`."""
     flat = {}
     for name, value in data.items():
         flat |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -149,10 +152,13 @@ def _leaves(data: dict, prefix: str = "") -> dict:
 
 
 def finite_metrics(metrics: Mapping[str, Tensor | float], where: str) -> dict[str, float]:
-    """Metrics as numbers, read from the device in one go.
+    """Returns metrics as numbers, read from the device in one transfer.
 
+    Args:
+        metrics: name -> number or tensor of one entry.
+        where: place in the run for the error, such as `update 500`.
     Raises:
-        DivergedError: one of them is not finite.
+        DivergedError: a metric is not finite.
     """
     if not metrics:
         return {}
@@ -162,26 +168,26 @@ def finite_metrics(metrics: Mapping[str, Tensor | float], where: str) -> dict[st
     broken = [name for name, value in numbers.items() if not math.isfinite(value)]
     if broken:
         raise DivergedError(f"training diverged at {where}: {', '.join(broken)} is not finite; "
-                            "the last checkpoint is from before; try a lower --learning-rate")  # fmt: skip
+                            "the last checkpoint is intact; try a lower --learning-rate")  # fmt: skip
     return numbers
 
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM set a flag that the loop reads; a second one interrupts at once."""
-    asked = threading.Event()
+    """Yields a function that is True after Ctrl-C or SIGTERM; a second signal interrupts at once."""
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
 
-    def ask(number, frame):
-        if asked.is_set():
+    def handle(number, frame):
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        requested.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The run folder: metrics as JSON lines and for TensorBoard, and one line of progress."""
+"""Logs a run: metrics as JSON lines and for TensorBoard, and a progress line on the terminal."""
 
 import importlib.metadata
 import json
@@ -22,16 +22,16 @@ from o2o.core.errors import UsageError
 from o2o.core.tensorboard import EventFile
 
 METRICS = "metrics.jsonl"
-PHASES = ("offline", "online")  # in the order a run goes through them; other names may come at any time
-PLAIN_EVERY_S = 30.0  # between progress lines where the output is no terminal
+PHASES = ("offline", "online")  # in the order of a run; other names may come at any time
+PLAIN_EVERY_S = 30.0  # between two progress lines if the output is no terminal
 PACKAGES = ("o2o", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "minari")
 
 
 def run_folder(out: Path | None, kind: str, name: str) -> Path:
-    """Where a run goes: `out`, or `runs/<kind>-<name>-<time>`. Nothing is made yet.
+    """Returns the folder of a new run: `out`, or `runs/<kind>-<name>-<time>`. It is not created yet.
 
     Raises:
-        UsageError: `out` holds something already.
+        UsageError: `out` is not empty.
     """
     if out is None:
         stem = Path(name).stem if name.endswith(".py") else name
@@ -41,21 +41,25 @@ def run_folder(out: Path | None, kind: str, name: str) -> Path:
     if out.is_dir() and not any(out.iterdir()):
         return out
     if out.exists():
-        raise UsageError(f"{out} is not empty; give --resume to go on with it, or another --out")
+        raise UsageError(f"{out} is not empty; give --resume to continue it, or another --out")
     return out
 
 
 class RunLog:
-    """Everything a run says: `metrics.jsonl`, `tensorboard/<phase>`, and lines on the terminal.
+    """The log of a run: `metrics.jsonl`, `tensorboard/<phase>`, and lines on the terminal.
 
-    A line of metrics is on disk when `write` returns. Use as a context manager, or call `close`.
+    A line of metrics is on disk when `write` returns. Use it as a context manager, or call `close`.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
     """
 
     def __init__(self, folder: Path, resume: bool = False):
-        """
+        """Opens the log, and creates the folder if needed.
+
+        Args:
+            folder: folder of the run.
+            resume: whether to append to existing metrics.
         Raises:
             UsageError: `resume` is False and the folder has metrics already.
             StorageError: the folder cannot be written.
@@ -63,7 +67,7 @@ class RunLog:
         self.folder = Path(folder)
         path = self.folder / METRICS
         if not resume and path.exists() and path.stat().st_size:
-            raise UsageError(f"{path} exists; give --resume to go on with it, or another --out")
+            raise UsageError(f"{path} exists; give --resume to continue it, or another --out")
         self._events: dict[str, EventFile] = {}
         self._purge: Callable[[str], int | None] = lambda phase: None
         self._shown_s = -math.inf
@@ -80,25 +84,25 @@ class RunLog:
         self.close()
 
     def rewind(self, phase: str, step: int) -> None:
-        """Forgets what was written after a checkpoint at `step` of `phase`.
+        """Removes what was logged after a checkpoint at `step` of `phase`.
 
-        The file ends before the first line of that phase with a later step, or of a later phase.
+        The file then ends before the first line of that phase with a later step, or of a later phase.
         """
         later = PHASES[PHASES.index(phase) + 1 :] if phase in PHASES else ()
         self._purge = lambda name: 0 if name in later else step + 1
-        kept = 0
+        size = 0
         for text, line in _lines(self.folder / METRICS):
             if line["phase"] in later or (line["phase"] == phase and line["step"] > step):
                 break
-            kept += len(text)
+            size += len(text)
         with storage(self.folder / METRICS, 0):
-            self._truncate(kept)
+            self._truncate(size)
 
     def write(self, step: int, phase: str, metrics: dict[str, Any]) -> None:
-        """Adds one line of metrics: numbers, or tensors and arrays of one entry.
+        """Writes one line of metrics: numbers, or tensors and arrays of one entry.
 
         Raises:
-            StorageError: the disk is full or cannot be written; no half line stays behind.
+            StorageError: the disk is full or cannot be written; no incomplete line remains.
         """
         values = {name: float(value) for name, value in metrics.items()}
         now_s = time.time()
@@ -107,36 +111,36 @@ class RunLog:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         with storage(self.folder / METRICS, len(data)):
             self._append(data)
-            self._file_of(phase).write(step, now_s, values)
+            self._event_file(phase).write(step, now_s, values)
 
     def histogram(self, step: int, phase: str, name: str, values: np.ndarray) -> None:
-        """Shows in TensorBoard how often each value came; as `write`, but it adds no line of metrics.
+        """Shows a histogram of values in TensorBoard, without a line of metrics.
 
         Args:
-            values: of any shape; what is not finite is left out.
+            values: array of any shape; values that are not finite are left out.
         Raises:
-            StorageError: the disk is full or cannot be written, here and in the other two.
+            StorageError: the disk is full or cannot be written; `image` and `video` raise it too.
         """
         with self._storage():
-            self._file_of(phase).histogram(step, name, values)
+            self._event_file(phase).histogram(step, name, values)
 
-    def picture(self, step: int, phase: str, name: str, picture: Any) -> None:
+    def image(self, step: int, phase: str, name: str, image: Any) -> None:
         """Shows a matplotlib figure, or (h, w, 3) uint8 pixels, in TensorBoard."""
         with self._storage():
-            self._file_of(phase).picture(step, name, picture)
+            self._event_file(phase).image(step, name, image)
 
-    def film(self, step: int, phase: str, name: str, frames: Sequence[np.ndarray], fps: float = 10) -> None:
-        """Shows an episode in TensorBoard, small and with few frames, as long as it was.
+    def video(self, step: int, phase: str, name: str, frames: Sequence[np.ndarray], fps: float = 10) -> None:
+        """Shows an episode in TensorBoard as a small GIF with few frames and the episode's duration.
 
         Args:
-            frames: (h, w, 3) uint8 each, all of one size.
-            fps: frames a second.
+            frames: (h, w, 3) uint8 images of one size.
+            fps: frames per second.
         """
         with self._storage():
-            self._file_of(phase).film(step, name, frames, fps)
+            self._event_file(phase).video(step, name, frames, fps)
 
     def progress(self, text: str) -> None:
-        """Shows where the run is: one line that changes, or where that cannot be, a line now and then."""
+        """Shows the progress in one line that is updated in place, or without a terminal now and then."""
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns
             print(f"\r{text[: width - 1]}\x1b[K", end="", flush=True)
@@ -146,12 +150,12 @@ class RunLog:
             self._shown_s = time.monotonic()
 
     def line(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line that is not overwritten."""
         self._end_line(keep=False)
         print(text, flush=True)
 
     def close(self) -> None:
-        """Closes the files and leaves the cursor on a new line; twice is harmless."""
+        """Closes the files and moves the cursor to a new line; a second call does nothing."""
         self._end_line(keep=True)
         self._file.close()
         for events in self._events.values():
@@ -161,7 +165,7 @@ class RunLog:
     def _storage(self) -> AbstractContextManager:
         return storage(self.folder / "tensorboard", 0)
 
-    def _file_of(self, phase: str) -> EventFile:
+    def _event_file(self, phase: str) -> EventFile:
         if phase not in self._events:
             known = {n for _, line in _lines(self.folder / METRICS) if line["phase"] == phase for n in line}
             folder = self.folder / "tensorboard" / phase
@@ -188,14 +192,14 @@ class RunLog:
 
 
 class Progress:
-    """Says how far a count is, how fast it goes, and how long it will take."""
+    """Formats the progress of a count: how many are done, the rate, and the remaining time."""
 
     def __init__(self, total: int, unit: str, done: int = 0, now: Callable[[], float] = time.monotonic):
         self.total, self.unit, self._now = total, unit, now
         self._recent = deque([(now(), done)], maxlen=50)
 
     def text(self, done: int, more: str = "") -> str:
-        """Such as `1200/5000 updates  83/s  0:45 left  offline 50 %`; the last part is `more`."""
+        """Returns text such as `1200/5000 updates  83/s  0:45 left  offline 50 %`; `more` comes last."""
         self._recent.append((self._now(), done))
         (start_s, start), (end_s, end) = self._recent[0], self._recent[-1]
         parts = [f"{done}/{self.total} {self.unit}"]
@@ -207,17 +211,17 @@ class Progress:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as `m:ss` or `h:mm:ss`."""
+    """Returns seconds as `m:ss` or `h:mm:ss`."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The lines of a run's `metrics.jsonl`; null comes back as NaN, a half-written last line is left out.
+    """Returns the lines of a run's `metrics.jsonl`; null becomes NaN, an incomplete last line is left out.
 
     Raises:
-        UsageError: no such file, or a line that is not metrics.
+        UsageError: there is no such file, or a line holds no metrics.
     """
     return [
         {name: math.nan if value is None else value for name, value in line.items()}
@@ -226,14 +230,14 @@ def read_metrics(folder: Path) -> list[dict]:
 
 
 def versions() -> dict[str, str | None]:
-    """What a result depends on: package versions (None where missing), Python, platform, git commit."""
-    found: dict[str, str | None] = {}
+    """Returns package versions (None where missing), Python version, platform and git commit."""
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found | {
+            versions[name] = None
+    return versions | {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": _commit(Path(__file__).resolve().parents[2]),
@@ -241,7 +245,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _commit(root: Path) -> str | None:
-    """The commit of a checkout, `-dirty` where files differ from it."""
+    """Returns the commit of a checkout, with `-dirty` if files differ from it; None outside a checkout."""
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
@@ -257,12 +261,12 @@ def _end_of_last_line(data: bytes) -> int:
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict]]:
-    """(bytes, parsed) of each complete line."""
+    """Returns (bytes, parsed) of each complete line."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} is not readable: {os.strerror(error.errno or 0).lower()}") from error
-    found = []
+    lines = []
     for number, text in enumerate(data[: _end_of_last_line(data)].splitlines(keepends=True), 1):
         try:
             line = json.loads(text)
@@ -270,5 +274,5 @@ def _lines(path: Path) -> list[tuple[bytes, dict]]:
                 raise ValueError("no phase or step")
         except (ValueError, AttributeError, RecursionError) as error:
             raise UsageError(f"{path} line {number} is not a line of metrics: {error}") from error
-        found.append((text, line))
-    return found
+        lines.append((text, line))
+    return lines

@@ -47,7 +47,7 @@ class StageTimer:
         durations = self._durations.get(name)
         return np.percentile(durations, QUANTILES) if durations else np.full(len(QUANTILES), np.nan)
 
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Returns `timing/plan_p99_ms` and so on, and the fraction of late ticks; empty without any tick."""
         if not self.num_ticks:
             return {}
@@ -58,7 +58,7 @@ class StageTimer:
         }
         return each | {"timing/late_fraction": self.num_late / self.num_ticks}
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """Returns one line with the median, 95th and 99th percentile of every stage."""
         stages = ", ".join(
             f"{name} {'/'.join(f'{1e3 * value:.1f}' for value in self.quantiles(name))}"

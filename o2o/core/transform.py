@@ -1,7 +1,7 @@
-"""The border between a robot's world and the model's: one place, the same for data and robot.
+"""Converts observations, actions and rewards between a robot or a recording and the model.
 
-Outside: physical actions, any observation layout, raw rewards. Inside: actions in [-1, 1], float32
-vectors, uint8 CHW images of one size, scaled rewards.
+Robots and recordings have physical actions, any layout of observations, and raw rewards. The model has
+actions in [-1, 1], float32 vectors, uint8 CHW images of one size, and scaled rewards.
 """
 
 import logging
@@ -16,27 +16,27 @@ from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.spec import Spec
 
-RATE_TOLERANCE = 0.02  # rates that differ by less count as one
+RATE_TOLERANCE = 0.02  # rates whose relative difference is smaller count as equal
 CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tanh
 
 logger = logging.getLogger("o2o")
 
 
 def channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether an image of this shape is (C, H, W), and not (H, W, C)."""
+    """Returns whether an image of this shape is (C, H, W) rather than (H, W, C)."""
     return shape[0] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
 
 
 @dataclass(frozen=True)
 class ObsTransform:
-    """How one observation crosses the border.
+    """The conversion of one observation to the model's form.
 
     Attributes:
-        shape: as recorded, without time: vectors of any rank, (H, W, C) or (C, H, W) images.
-        image: whether it is an image.
-        size: side of the square image that the model sees, pixels.
-        mean: per entry of a flattened vector, subtracted; empty: none.
-        std: likewise, divided by.
+        shape: recorded shape without the time axis: vectors of any rank, (H, W, C) or (C, H, W) images.
+        image: whether the observation is an image.
+        size: side of the square image for the model, pixels.
+        mean: subtracted from each entry of the flattened vector; empty: none.
+        std: divisor of each entry after that; empty where `mean` is.
     """
 
     shape: tuple[int, ...]
@@ -52,17 +52,17 @@ class ObsTransform:
         channels = self.shape[0 if channels_first(self.shape) else -1]
         return (channels, self.size, self.size)
 
-    def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether images of another size or layout look the same to the model."""
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Returns whether images of another size or layout become the same model input shape."""
         if not self.image or len(shape) != 3:
             return False
         return replace(self, shape=tuple(shape)).model_shape == self.model_shape
 
     def __call__(self, value: np.ndarray) -> np.ndarray:
-        """(N, *shape) as recorded -> (N, *model_shape).
+        """Converts (N, *shape) as recorded to (N, *model_shape).
 
         Raises:
-            RobotError: images that are not uint8; recordings have been told apart by that.
+            RobotError: an image that is not uint8; recordings are checked for that when they are read.
         """
         value = np.asarray(value)
         if not self.image:
@@ -71,7 +71,7 @@ class ObsTransform:
                 return vector
             return (vector - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         if value.dtype != np.uint8:
-            raise RobotError(f"an image of {value.dtype} was shown, wanted uint8, 0 to 255")
+            raise RobotError(f"an image is {value.dtype}, wanted uint8, 0 to 255")
         if not channels_first(value.shape[1:]):
             value = value.transpose(0, 3, 1, 2)
         height, width = value.shape[-2:]
@@ -87,15 +87,15 @@ class ObsTransform:
 
 @dataclass(frozen=True)
 class Transform:
-    """Everything that is converted between robot (or recording) and model; saved with the model.
+    """All conversions between a robot or a recording and the model; saved with the model.
 
     Attributes:
-        fields: observation name -> how it crosses.
-        action_low: (A,) physical action that becomes -1.
-        action_high: (A,) physical action that becomes +1.
-        reward_scale: learned reward = recorded * scale + shift.
-        reward_shift: see `reward_scale`.
-        control_hz: decisions a second that the data were recorded at; None where unknown.
+        fields: observation name -> its conversion.
+        action_low: (A,) physical action that maps to -1.
+        action_high: (A,) physical action that maps to +1.
+        reward_scale: factor of the learned reward, recorded * scale + shift.
+        reward_shift: constant of the learned reward, added after scaling.
+        control_hz: control rate of the data, Hz; None where unknown.
     """
 
     fields: dict[str, ObsTransform]
@@ -111,86 +111,87 @@ class Transform:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """name -> shape as recorded."""
+        """Returns name -> shape as recorded."""
         return {name: tuple(field.shape) for name, field in self.fields.items()}
 
     def obs(self, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """name -> (N, *shape) as recorded, to name -> (N, *model_shape). Extra names are dropped."""
+        """Converts name -> (N, *shape) to name -> (N, *model_shape); names without a field are dropped."""
         return {name: field(raw[name]) for name, field in self.fields.items()}
 
     def unit_action(self, action: np.ndarray) -> np.ndarray:
-        """(..., A) physical to (..., A) float32 in [-1, 1], clipped."""
+        """Converts (..., A) physical actions to (..., A) float32 in [-1, 1], clipped."""
         low, high = np.asarray(self.action_low), np.asarray(self.action_high)
         unit = 2 * (np.asarray(action, dtype=np.float64) - low) / (high - low) - 1
         return np.clip(unit, -1 + CLIP_EPS, 1 - CLIP_EPS).astype(np.float32)
 
     def physical_action(self, unit: np.ndarray) -> np.ndarray:
-        """(..., A) in [-1, 1] to (..., A) float64 in physical units."""
+        """Converts (..., A) actions in [-1, 1] to (..., A) float64 in physical units."""
         low, high = np.asarray(self.action_low), np.asarray(self.action_high)
         return low + (np.asarray(unit, dtype=np.float64) + 1) / 2 * (high - low)
 
     def num_clipped(self, action: np.ndarray) -> int:
-        """How many entries of physical actions lie outside the limits."""
+        """Returns the number of entries of physical actions outside the limits."""
         slack = 1e-6 * (np.asarray(self.action_high) - np.asarray(self.action_low))
         outside = (action < self.action_low - slack) | (action > self.action_high + slack)
         return int(outside.sum())
 
     def reward(self, raw):
-        """The reward that is learned from, for a recorded or a robot's reward alike."""
+        """Returns the learned reward of a recorded reward or of one that a robot gives."""
         return raw * self.reward_scale + self.reward_shift
 
     def episode(self, raw: Episode) -> Episode:
-        """An episode as the model sees it."""
+        """Converts a recorded episode to the model's form."""
         reward = self.reward(raw.reward.astype(np.float64)).astype(np.float32)
         action = self.unit_action(raw.action)
         return replace(raw, obs=self.obs(raw.obs), action=action, reward=reward, infos={})
 
-    def differences(self, shapes: dict[str, tuple[int, ...]], action_dim: int) -> list[str]:
-        """What a robot or a recording lacks to serve this model: one phrase each, empty if it fits."""
-        wrong = []
+    def mismatches(self, shapes: dict[str, tuple[int, ...]], action_dim: int) -> list[str]:
+        """Lists what in a robot or a recording does not fit this model, a phrase each; empty if it fits."""
+        mismatches = []
         for name, want in self.fields.items():
             have = shapes.get(name)
             if have is None:
-                wrong.append(f"observation {name!r} {want.shape} is missing")
-            elif tuple(have) != tuple(want.shape) and not want.takes(have):
-                wrong.append(f"observation {name!r} is {tuple(have)}, wanted {want.shape}")
+                mismatches.append(f"observation {name!r} {want.shape} is missing")
+            elif tuple(have) != tuple(want.shape) and not want.accepts(have):
+                mismatches.append(f"observation {name!r} is {tuple(have)}, wanted {want.shape}")
         if action_dim != len(self.action_low):
-            wrong.append(f"{action_dim} actions, wanted {len(self.action_low)}")
-        return wrong
+            mismatches.append(f"{action_dim} actions, wanted {len(self.action_low)}")
+        return mismatches
 
     def to_json(self) -> dict:
         return to_dict(self)
 
     @classmethod
     def from_json(cls, data: dict) -> "Transform":
-        """
+        """Builds a transform from the output of `to_json`.
+
         Raises:
-            UsageError: fields of another version.
+            SavedConfigError: the data are of another version of o2o.
         """
         fields = {name: from_dict(ObsTransform, entry) for name, entry in data["fields"].items()}
         return replace(from_dict(cls, {**data, "fields": {}}), fields=fields)
 
 
 def check_control_rate(data_hz: float | None, robot_hz: float | None) -> None:
-    """Refuses to run a model at another rate than it was trained for; warns where a rate is unknown.
+    """Checks that a model runs at the control rate of its data; warns where a rate is unknown.
 
     Args:
-        data_hz: decisions a second that the model was trained for.
-        robot_hz: decisions a second that the robot takes, after `action_repeat`.
+        data_hz: control rate of the training data, Hz.
+        robot_hz: control rate of the robot after `action_repeat`, Hz.
     Raises:
         UsageError: the rates differ by more than 2 %.
     """
     if data_hz is None or robot_hz is None:
         unknown = "data (--dataset.control-hz)" if data_hz is None else "robot (metadata['control_hz'])"
-        logger.warning("the control rate of the %s is unknown; it is taken to fit", unknown)
+        logger.warning("the control rate of the %s is unknown and assumed to match", unknown)
         return
     if abs(data_hz - robot_hz) <= RATE_TOLERANCE * robot_hz:
         return
     if robot_hz > data_hz:
-        way = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
+        remedy = f"--action-repeat {max(round(robot_hz / data_hz), 2)} slows the robot down"
     else:
-        way = f"--dataset.resample-hz {robot_hz:g} thins the data out"
+        remedy = f"--dataset.resample-hz {robot_hz:g} resamples the data"
     raise UsageError(
-        f"the data take {data_hz:g} decisions a second, the robot {robot_hz:g}; {way}, "
-        "and --dataset.control-hz corrects a rate that is wrong"
+        f"the data have a control rate of {data_hz:g} Hz, the robot {robot_hz:g} Hz; {remedy}, "
+        "and --dataset.control-hz corrects a wrong rate of the data"
     )

@@ -157,7 +157,7 @@ def check_shapes(transform: Transform, recording: Recording) -> None:
     """
     first = recording.episodes[0]
     shapes = {name: values.shape[1:] for name, values in first.obs.items()}
-    differences = transform.differences(shapes, first.action.shape[1])
+    differences = transform.mismatches(shapes, first.action.shape[1])
     if differences:
         raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(differences)}")
 

@@ -101,7 +101,7 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
         RobotError: the robot cannot be built.
     """
     robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
-    differences = transform.differences(robot.shapes, len(robot.low))
+    differences = transform.mismatches(robot.shapes, len(robot.low))
     try:
         if differences:
             raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(differences)}")

@@ -230,13 +230,13 @@ def watch(
     )
     log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
     if played[0].frames:
-        log.film(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
+        log.video(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
     if thoughts:
         doubts = np.concatenate([moment.discounted_disagreement for moment in thoughts])
         log.histogram(step, phase, "plans/doubt_of_candidates", doubts)
         shown = thoughts[len(thoughts) // 2]
         obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
-        log.picture(
+        log.image(
             step,
             phase,
             "plans/fan",

@@ -78,7 +78,7 @@ class EpisodeResult:
         planned = {} if np.isnan(self.plan_value) else thoughts | doubts
         held = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
         held["guard/action_bounds"] = float(self.num_clipped)
-        return {**planned, **held, **self.stages.numbers(), **self.doubts}
+        return {**planned, **held, **self.stages.metrics(), **self.doubts}
 
 
 def timing_report(stages: StageTimer, interventions: Counter[str], decisions: int) -> list[str]:
@@ -86,7 +86,7 @@ def timing_report(stages: StageTimer, interventions: Counter[str], decisions: in
     if not stages.num_ticks:
         return []
     done = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "nothing to do"
-    return [stages.line(), f"guard, in {decisions} decisions: {done}"]
+    return [stages.summary(), f"guard, in {decisions} decisions: {done}"]
 
 
 def warm_up(agent: Agent, plan: bool) -> None:

@@ -71,7 +71,7 @@ def test_data_are_compared_with_the_robot_before_it_moves(tmp_path, capsys):
     check(CheckConfig(dataset=good, robot=ROBOT, steps=5, move=True))
     said = capsys.readouterr().out
     assert "no error found" in said and "5 random actions" in said
-    with pytest.raises(DataError, match=r"10 decisions a second, the robot 5; --dataset.resample-hz"):
+    with pytest.raises(DataError, match=r"10 Hz, the robot 5 Hz; --dataset.resample-hz"):
         check(CheckConfig(dataset=good, robot=ROBOT, steps=5, action_repeat=2))
     assert "random decisions" not in capsys.readouterr().out
     beyond = [replace(e, action=3 * e.action) for e in make_episodes()]

@@ -146,7 +146,7 @@ def test_a_full_disk_is_told_before_it_is_written_to(scratch, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StorageError, match=r"12 MB cannot be laid into .*scratch: .*No space left"):
+    with pytest.raises(StorageError, match=r"12 MB cannot be stored in .*scratch: .*No space left"):
         memory.allocate_in_file((12 * 10**6,), np.uint8)
 
 

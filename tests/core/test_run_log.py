@@ -137,12 +137,12 @@ def test_rewind_of_a_fresh_run_changes_nothing(tmp_path):
     assert scalars(tmp_path / "tensorboard" / "offline", "episode/loss") == [(0, 2)]
 
 
-def test_full_disk_while_writing_metrics_leaves_no_half_line(tmp_path, monkeypatch):
+def test_full_disk_while_writing_metrics_leaves_no_incomplete_line(tmp_path, monkeypatch):
     run = RunLog(tmp_path)
     run.write(1, "offline", {"loss": 1.0})
 
     class Full:
-        """A file on a disk with room for ten more bytes."""
+        """A file on a disk with space for ten more bytes."""
 
         def __init__(self, file):
             self.file, self.room = file, 10
@@ -184,100 +184,102 @@ def test_names_without_a_group_are_grouped_as_those_of_an_episode(tmp_path):
     assert read_metrics(tmp_path)[0]["return"] == 2.0
 
 
-def test_charts_are_laid_out_by_question_as_far_as_there_are_numbers(tmp_path):
+def test_the_dashboard_has_a_chart_for_every_scalar_that_was_written(tmp_path):
     folder = tmp_path / "tensorboard" / "online"
     with RunLog(tmp_path) as run:
         run.write(1, "online", {"loss/q": 1.0, "validation/loss/q": 1.5, "validation/loss/a+b": 1.5})
-        unseen = {
-            "a+b: learned from, and held out": [r"^(validation/)?loss/a\+b$"],
-            "q: learned from, and held out": ["^(validation/)?loss/q$"],
+        losses = {
+            "a+b: training and validation": [r"^(validation/)?loss/a\+b$"],
+            "q: training and validation": ["^(validation/)?loss/q$"],
         }
-        assert pages(folder) == {"Does the model fit unseen episodes?": unseen}
+        assert pages(folder) == {"Does the model generalize to validation episodes?": losses}
         run.write(2, "online", {"return": 3.0, "plan/disagreement_p95": 0.1})
     assert list(pages(folder)) == [
-        "Does it get better?",
-        "How sure is the plan?",
-        "Does the model fit unseen episodes?",
+        "Does the robot improve?",
+        "How uncertain are the plans?",
+        "Does the model generalize to validation episodes?",
     ]
-    assert pages(folder)["Does it get better?"] == {"Return of an episode": ["^(episode|evaluate)/return$"]}
-    assert pages(folder)["How sure is the plan?"] == {"How far the critics disagree": ["^plan/disagreement"]}
+    assert pages(folder)["Does the robot improve?"] == {"Episode return": ["^(episode|evaluate)/return$"]}
+    assert pages(folder)["How uncertain are the plans?"] == {
+        "Disagreement of the Q-ensemble": ["^plan/disagreement"]
+    }
 
 
-def test_resumed_run_keeps_the_charts_of_what_it_wrote_before(tmp_path):
+def test_a_resumed_run_keeps_the_charts_of_its_older_scalars(tmp_path):
     with RunLog(tmp_path) as run:
         run.write(1, "online", {"evaluate/return": 3.0})
     with RunLog(tmp_path, resume=True) as run:
         run.rewind("online", 1)
         run.write(2, "online", {"grad_norm/model": 3.0})
     page = pages(tmp_path / "tensorboard" / "online")
-    assert list(page) == ["Does it get better?", "Is training healthy?"]
+    assert list(page) == ["Does the robot improve?", "Is training stable?"]
 
 
-def test_histogram_counts_what_is_finite(tmp_path):
+def test_a_histogram_counts_finite_values(tmp_path):
     with RunLog(tmp_path) as run:
-        run.histogram(5, "offline", "spread/recorded", np.array([[0.0, 1.0], [math.nan, 1.0]]))
-        run.histogram(5, "offline", "spread/same", np.full(3, 0.5))
-        run.histogram(5, "offline", "spread/none", np.array([math.inf]))
+        run.histogram(5, "offline", "disagreement/recorded", np.array([[0.0, 1.0], [math.nan, 1.0]]))
+        run.histogram(5, "offline", "disagreement/same", np.full(3, 0.5))
+        run.histogram(5, "offline", "disagreement/none", np.array([math.inf]))
     events = shown(tmp_path / "tensorboard" / "offline")
-    (told,) = events.Histograms("spread/recorded")
-    value = told.histogram_value
-    assert told.step == 5 and (value.num, value.min, value.max, value.sum) == (3, 0, 1, 2)
+    (event,) = events.Histograms("disagreement/recorded")
+    value = event.histogram_value
+    assert event.step == 5 and (value.num, value.min, value.max, value.sum) == (3, 0, 1, 2)
     assert value.bucket[0] == 1 and value.bucket[-1] == 2 and sum(value.bucket) == 3
-    assert sum(events.Histograms("spread/same")[0].histogram_value.bucket) == 3
-    assert set(events.Tags()["histograms"]) == {"spread/recorded", "spread/same"}
+    assert sum(events.Histograms("disagreement/same")[0].histogram_value.bucket) == 3
+    assert set(events.Tags()["histograms"]) == {"disagreement/recorded", "disagreement/same"}
     assert read_metrics(tmp_path) == []
 
 
-def test_name_of_a_number_is_refused_for_a_histogram(tmp_path):
+def test_the_name_of_a_scalar_is_refused_for_a_histogram(tmp_path):
     with RunLog(tmp_path) as run:
         run.write(1, "online", {"plan/disagreement": 1.0})
-        with pytest.raises(ValueError, match="plan/disagreement is the name of a number"):
+        with pytest.raises(ValueError, match="plan/disagreement is the name of a scalar"):
             run.histogram(1, "online", "plan/disagreement", np.ones(3))
 
 
-def test_pixels_and_figures_are_pictures(tmp_path):
+def test_pixels_and_figures_are_images(tmp_path):
     from matplotlib.figure import Figure
 
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[1, 2] = 200, 100, 50
     with RunLog(tmp_path) as run:
-        run.picture(3, "online", "scene/first", pixels)
-        run.picture(3, "online", "plan/fan", Figure(figsize=(2, 1)))
+        run.image(3, "online", "scene/first", pixels)
+        run.image(3, "online", "plan/fan", Figure(figsize=(2, 1)))
     events = shown(tmp_path / "tensorboard" / "online")
     (image,) = events.Images("scene/first")
     assert (image.step, image.width, image.height) == (3, 6, 4)
-    drawn = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
-    np.testing.assert_array_equal(drawn, pixels)
+    decoded = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+    np.testing.assert_array_equal(decoded, pixels)
     (image,) = events.Images("plan/fan")
     assert (image.width, image.height) == (220, 110)
 
 
-@pytest.mark.parametrize(("num", "kept"), [(1, 1), (5, 5), (100, 40)])
-def test_film_is_small_and_lasts_as_long_as_the_episode(tmp_path, num, kept):
+@pytest.mark.parametrize(("num", "num_frames"), [(1, 1), (5, 5), (100, 40)])
+def test_a_video_is_small_and_lasts_as_long_as_the_episode(tmp_path, num, num_frames):
     frames = [np.full((300, 400, 3), 2 * t, np.uint8) for t in range(num)]
     with RunLog(tmp_path) as run:
-        run.film(2, "online", "evaluate/film", frames, fps=10)
-        run.film(2, "online", "evaluate/nothing", [], fps=10)
+        run.video(2, "online", "evaluate/film", frames, fps=10)
+        run.video(2, "online", "evaluate/nothing", [], fps=10)
     events = shown(tmp_path / "tensorboard" / "online")
     assert events.Tags()["images"] == ["evaluate/film"]
     (image,) = events.Images("evaluate/film")
-    film = Image.open(io.BytesIO(image.encoded_image_string))
-    assert film.format == "GIF" and film.size == (240, 180) == (image.width, image.height)
-    assert getattr(film, "n_frames", 1) == kept
+    video = Image.open(io.BytesIO(image.encoded_image_string))
+    assert video.format == "GIF" and video.size == (240, 180) == (image.width, image.height)
+    assert getattr(video, "n_frames", 1) == num_frames
     lasts_ms, brightness = 0, []
-    for t in range(kept):
-        film.seek(t)
-        lasts_ms += film.info.get("duration", 100)
-        brightness.append(np.asarray(film.convert("RGB"))[0, 0, 0])
+    for t in range(num_frames):
+        video.seek(t)
+        lasts_ms += video.info.get("duration", 100)
+        brightness.append(np.asarray(video.convert("RGB"))[0, 0, 0])
     assert lasts_ms == 100 * num
     assert brightness[0] == 0 and brightness[-1] == pytest.approx(2 * (num - 1), abs=2)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
-@pytest.mark.parametrize("what", ["histogram", "picture", "film"])
-def test_full_disk_while_showing_is_one_storage_error(tmp_path, what):
+@pytest.mark.parametrize("what", ["histogram", "image", "video"])
+def test_full_disk_while_writing_images_is_one_storage_error(tmp_path, what):
     frame = np.zeros((8, 8, 3), np.uint8)
-    values = {"histogram": np.ones(3), "picture": frame, "film": [frame]}
+    values = {"histogram": np.ones(3), "image": frame, "video": [frame]}
     with RunLog(tmp_path) as run:
         run.write(1, "online", {"loss": 1.0})
         with open("/dev/full", "wb") as full:
@@ -292,7 +294,7 @@ def test_folder_that_cannot_be_made_is_a_storage_error(tmp_path):
         RunLog(tmp_path / "file" / "run")
 
 
-def test_progress_is_plain_and_rare_where_the_output_is_no_terminal(tmp_path, capsys, monkeypatch):
+def test_progress_is_a_line_now_and_then_without_a_terminal(tmp_path, capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run_log.time, "monotonic", lambda: now[0])
     with RunLog(tmp_path) as run:
@@ -302,7 +304,7 @@ def test_progress_is_plain_and_rare_where_the_output_is_no_terminal(tmp_path, ca
     assert capsys.readouterr().out == "at 0\nat 30\nat 60\ndone\n"
 
 
-def test_progress_is_one_line_that_changes_on_a_terminal(tmp_path, capsys, monkeypatch):
+def test_progress_is_one_updated_line_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "20")
     with RunLog(tmp_path) as run:
@@ -315,7 +317,7 @@ def test_progress_is_one_line_that_changes_on_a_terminal(tmp_path, capsys, monke
     )
 
 
-def test_progress_says_how_far_how_fast_and_how_long():
+def test_progress_shows_count_rate_and_remaining_time():
     now = [0.0]
     progress = Progress(5000, "updates", done=1000, now=lambda: now[0])
     assert progress.text(1000) == "1000/5000 updates"
@@ -323,7 +325,7 @@ def test_progress_says_how_far_how_fast_and_how_long():
     assert progress.text(1200, "offline 50 %") == "1200/5000 updates  80/s  0:48 left  offline 50 %"
 
 
-def test_progress_of_slow_things_keeps_two_digits():
+def test_the_rate_of_slow_progress_has_two_digits():
     now = [0.0]
     progress = Progress(2000, "episodes", now=lambda: now[0])
     now[0] = 8.0
@@ -331,11 +333,11 @@ def test_progress_of_slow_things_keeps_two_digits():
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
-def test_clock(seconds, text):
+def test_a_duration_is_minutes_and_seconds(seconds, text):
     assert run_log.format_duration(seconds) == text
 
 
-def test_default_run_folder_says_what_and_when(tmp_path, monkeypatch):
+def test_the_default_run_folder_names_command_and_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = run_folder(None, "pretrain", "./my arm/mine.py")
     assert folder.parent.name == "runs" and not folder.exists()
@@ -345,18 +347,18 @@ def test_default_run_folder_says_what_and_when(tmp_path, monkeypatch):
     assert run_folder(None, "finetune", "D4RL/pen v2").name.startswith("finetune-D4RL-pen-v2-")
 
 
-def test_given_run_folder_must_be_empty(tmp_path):
+def test_a_given_run_folder_must_be_empty(tmp_path):
     assert run_folder(tmp_path / "new", "pretrain", "x") == tmp_path / "new"
     assert run_folder(tmp_path, "pretrain", "x") == tmp_path
     (tmp_path / "file").write_text("x")
     for path in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="--resume to go on with it, or another --out") as caught:
+        with pytest.raises(UsageError, match="--resume to continue it, or another --out") as caught:
             run_folder(path, "pretrain", "x")
         assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("text", ["x\n", "[]\n", '{"loss": 1}\n', "[" * 100_000 + "\n"])
-def test_metrics_that_are_not_metrics_are_one_line(tmp_path, text):
+def test_a_line_that_is_no_metrics_is_one_line(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text('{"phase": "offline", "step": 1}\n' + text)
     with pytest.raises(UsageError, match="line 2 is not a line of metrics") as caught:
         read_metrics(tmp_path)
@@ -368,11 +370,11 @@ def test_missing_metrics_are_one_line(tmp_path):
         read_metrics(tmp_path)
 
 
-def test_versions_name_what_a_result_depends_on():
-    found = run_log.versions()
-    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
-    assert {"o2o", "python", "platform", "commit", "mujoco", "gymnasium", "minari"} <= found.keys()
-    json.dumps(found)
+def test_versions_names_packages_python_platform_and_commit():
+    versions = run_log.versions()
+    assert versions["torch"] == torch.__version__ and versions["numpy"] == np.__version__
+    assert {"o2o", "python", "platform", "commit", "mujoco", "gymnasium", "minari"} <= versions.keys()
+    json.dumps(versions)
 
 
 def test_commit_is_none_outside_a_checkout(tmp_path):

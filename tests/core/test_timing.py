@@ -12,8 +12,8 @@ def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
         stages.add("plan", ms / 1e3)
         stages.tick(late=ms == 100)
     assert stages.quantiles("plan") == pytest.approx([0.05, 0.095, 0.099])
-    assert stages.line() == "ms (p50/p95/p99): plan 50.0/95.0/99.0; 1 of 101 ticks late"
-    assert stages.numbers() == pytest.approx(
+    assert stages.summary() == "ms (p50/p95/p99): plan 50.0/95.0/99.0; 1 of 101 ticks late"
+    assert stages.metrics() == pytest.approx(
         {
             "timing/plan_p50_ms": 50,
             "timing/plan_p95_ms": 95,
@@ -37,5 +37,5 @@ def test_without_ticks_there_is_nothing_to_tell():
     stages = StageTimer()
     with stages("plan"):
         pass
-    assert stages.numbers() == {} and stages.quantiles("plan")[0] >= 0
+    assert stages.metrics() == {} and stages.quantiles("plan")[0] >= 0
     assert np.isnan(stages.quantiles("send")).all()

@@ -9,7 +9,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.transform import CLIP_EPS, ObsTransform, Transform
 
-BORDER = Transform(
+TRANSFORM = Transform(
     fields={"state": ObsTransform((2,)), "camera": ObsTransform((6, 8, 3), image=True, size=4)},
     action_low=(-2.0, 0.0),
     action_high=(2.0, 10.0),
@@ -20,15 +20,15 @@ BORDER = Transform(
 
 
 def test_action_limits_become_minus_one_and_one():
-    unit = BORDER.unit_action(np.array([[0, 5], [-2, 10], [1, 2.5]]))
+    unit = TRANSFORM.unit_action(np.array([[0, 5], [-2, 10], [1, 2.5]]))
     np.testing.assert_allclose(unit, [[0, 0], [-1, 1], [0.5, -0.5]], atol=2 * CLIP_EPS)
     assert unit.dtype == np.float32 and np.abs(unit).max() < 1
 
 
 def test_actions_outside_are_clipped_and_counted():
     actions = np.float32([[3, 5], [0, -0.1], [2, 10], [-2.1, 11]])
-    assert BORDER.num_clipped(actions) == 4
-    np.testing.assert_allclose(BORDER.unit_action(actions)[3], [-1 + CLIP_EPS, 1 - CLIP_EPS], rtol=1e-6)
+    assert TRANSFORM.num_clipped(actions) == 4
+    np.testing.assert_allclose(TRANSFORM.unit_action(actions)[3], [-1 + CLIP_EPS, 1 - CLIP_EPS], rtol=1e-6)
 
 
 def test_limits_that_float32_cannot_hold_are_not_clipping():
@@ -38,7 +38,7 @@ def test_limits_that_float32_cannot_hold_are_not_clipping():
 
 def test_physical_action_undoes_unit_action():
     actions = np.random.default_rng(0).uniform([-1.9, 0.1], [1.9, 9.9], (50, 2))
-    np.testing.assert_allclose(BORDER.physical_action(BORDER.unit_action(actions)), actions, atol=1e-5)
+    np.testing.assert_allclose(TRANSFORM.physical_action(TRANSFORM.unit_action(actions)), actions, atol=1e-5)
 
 
 def test_vectors_are_flattened_and_normalised():
@@ -74,40 +74,40 @@ def test_images_of_the_right_size_pass_unchanged():
 def test_episode_crosses_as_a_whole():
     obs = {"state": np.ones((3, 2)), "camera": np.zeros((3, 6, 8, 3), np.uint8), "extra": np.zeros((3, 1))}
     raw = Episode(obs, np.float32([[0, 5], [2, 10]]), np.float32([4, 0]), True, False, True, True)
-    seen = BORDER.episode(raw)
+    seen = TRANSFORM.episode(raw)
     assert set(seen.obs) == {"state", "camera"} and seen.obs["camera"].shape == (3, 3, 4, 4)
     np.testing.assert_array_equal(seen.reward, np.float32([1, -1]))
     assert (seen.terminated, seen.success, seen.reward.dtype) == (True, True, np.float32)
-    assert BORDER.spec.obs == {"state": (2,), "camera": (3, 4, 4)} and BORDER.spec.action_dim == 2
+    assert TRANSFORM.spec.obs == {"state": (2,), "camera": (3, 4, 4)} and TRANSFORM.spec.action_dim == 2
 
 
 def test_transform_survives_json():
     border = Transform(
         {"state": ObsTransform((2,), mean=(0.1, 0.2), std=(1.0, 2.0))}, (-1.0,), (0.3,), 0.1, 0.2, None
     )
-    for each in (BORDER, border):
+    for each in (TRANSFORM, border):
         assert Transform.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
 def test_foreign_json_is_a_usage_error():
     with pytest.raises(UsageError, match="surprise"):
-        Transform.from_json(BORDER.to_json() | {"surprise": 1})
+        Transform.from_json(TRANSFORM.to_json() | {"surprise": 1})
 
 
 def test_what_a_robot_lacks_is_listed():
-    assert BORDER.differences({"state": (2,), "camera": (480, 640, 3), "more": (1,)}, 2) == []
-    wrong = BORDER.differences({"state": (3,)}, 4)
+    assert TRANSFORM.mismatches({"state": (2,), "camera": (480, 640, 3), "more": (1,)}, 2) == []
+    wrong = TRANSFORM.mismatches({"state": (3,)}, 4)
     assert len(wrong) == 3
     assert "'state' is (3,), wanted (2,)" in wrong[0] and "'camera'" in wrong[1] and "4 actions" in wrong[2]
 
 
 def test_images_differ_by_their_channels_not_by_size_or_layout():
     for shape in [(480, 640, 3), (3, 100, 100)]:
-        assert BORDER.differences({"state": (2,), "camera": shape}, 2) == []
+        assert TRANSFORM.mismatches({"state": (2,), "camera": shape}, 2) == []
     for shape in [(84, 84, 1), (84, 84, 4)]:
-        assert "'camera' is" in BORDER.differences({"state": (2,), "camera": shape}, 2)[0]
+        assert "'camera' is" in TRANSFORM.mismatches({"state": (2,), "camera": shape}, 2)[0]
 
 
 def test_a_robot_that_shows_images_of_floats_is_refused():
-    with pytest.raises(RobotError, match="float32 was shown, wanted uint8"):
-        BORDER.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})
+    with pytest.raises(RobotError, match="is float32, wanted uint8"):
+        TRANSFORM.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})

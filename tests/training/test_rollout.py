@@ -193,7 +193,7 @@ def test_a_robot_that_fits_is_attached():
     ("changes", "repeat", "said"),
     [
         ({"control_hz": 5.0}, 1, "--action-repeat 2 slows the robot down"),
-        ({"control_hz": 10.0}, 2, r"resample-hz 5 thins the data out"),
+        ({"control_hz": 10.0}, 2, r"resample-hz 5 resamples the data"),
         ({"fields": {"pose": ObsTransform((2,))}}, 1, r"observation 'pose' \(2,\) is missing"),
         ({"fields": {"state": ObsTransform((3,))}}, 1, r"'state' is \(2,\), wanted \(3,\)"),
         ({"action_low": (-1.0,), "action_high": (1.0,)}, 1, "2 actions, wanted 1"),

@@ -16,7 +16,7 @@ TOLERANCE = 1e-3  # fraction of the robot's range
 
 def check(recording: Recording, transform: Transform, robot: Guard) -> Iterator[Finding]:
     """Yields findings about observations, control rate and action limits."""
-    differences = transform.differences(robot.shapes, len(robot.low))
+    differences = transform.mismatches(robot.shapes, len(robot.low))
     if differences:
         yield error(
             f"the robot does not fit: {'; '.join(differences)}",

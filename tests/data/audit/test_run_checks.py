@@ -449,7 +449,7 @@ def test_matching_robot_adds_no_finding():
 
 
 def test_differences_between_data_and_robot_are_found():
-    assert_single(find(healthy(), robot=Guard(Arm(hz=5))), "error", "10 decisions a second, the robot 5")
+    assert_single(find(healthy(), robot=Guard(Arm(hz=5))), "error", "10 Hz, the robot 5 Hz")
     found = find(healthy(), robot=Guard(Arm(0.5)))
     assert [f.severity for f in found] == ["warning", "warning"]
     assert "exceed the robot's limits, in action 0" in found[0].message
