@@ -1,6 +1,8 @@
 """Small builders that several tests share."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import o2o as package
 from o2o.cli import main
 from o2o.data.collect import collect
 from o2o.data.formats import minari
-from o2o.hardware.guard import connect
+from o2o.hardware.guard import Guard, connect
 from tests.support.tiny_runs import ROBOT, pretrain_config
 
 
@@ -73,3 +75,9 @@ def fails(o2o):
         return lines[-1].removeprefix("o2o: error: ")
 
     return run
+
+
+@pytest.fixture
+def no_late_decisions(monkeypatch):
+    """Stops the guard's clock, so that no decision is late while other work keeps the machine busy."""
+    monkeypatch.setattr(sys.modules[Guard.__module__], "time", SimpleNamespace(monotonic=lambda: 0.0))

@@ -38,7 +38,7 @@ class Driver:
         self.at = np.array(place)
 
 
-def test_the_real_robot_of_the_readme_moves_within_its_limits(tmp_path, monkeypatch):
+def test_the_real_robot_of_the_readme_moves_within_its_limits(tmp_path, monkeypatch, no_late_decisions):
     block = README.read_text().split("    # arm.py\n")[1].split("    o2o check")[0]
     (tmp_path / "arm.py").write_text(textwrap.dedent(block))
     driver = ModuleType("my_driver")

@@ -20,10 +20,7 @@ xarm = plugins.load("robots", "xarm")
 JOINTS = ["shoulder_pan", "elbow_flex", "gripper"]
 
 
-@pytest.fixture(autouse=True)
-def _unhurried(monkeypatch):
-    """The guard's clock stands still: no decision is late, whatever else the machine does."""
-    monkeypatch.setattr(sys.modules[Guard.__module__], "time", SimpleNamespace(monotonic=lambda: 0.0))
+pytestmark = pytest.mark.usefixtures("no_late_decisions")
 
 
 # ---- LeRobot

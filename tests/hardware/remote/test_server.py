@@ -9,14 +9,12 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from o2o.commands.serve import take_commands
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.guard import Guard
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from tests.support.served import Slider, remote, served, until
@@ -24,10 +22,7 @@ from tests.support.served import Slider, remote, served, until
 MOVE = np.array([0.01, 0.5])
 
 
-@pytest.fixture(autouse=True)
-def _unhurried(monkeypatch):
-    """The guard's clock stands still: no decision is late, whatever else the machine does."""
-    monkeypatch.setattr(sys.modules[Guard.__module__], "time", SimpleNamespace(monotonic=lambda: 0.0))
+pytestmark = pytest.mark.usefixtures("no_late_decisions")
 
 
 @contextmanager
