@@ -1,4 +1,4 @@
-"""Actions on their way to a robot: box, acceleration, velocity, workspace."""
+"""Tests the limits of actions: action bounds, acceleration, velocity, workspace."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def run(guard: ActionFilter, *actions) -> list[list[float]]:
     return sent
 
 
-def test_what_lies_inside_everything_is_left_alone():
+def test_an_action_inside_all_limits_is_unchanged():
     guard = safety(velocity=(5.0, 5.0), acceleration=(100.0, 100.0), workspace=((-1, -1), (1, 1)))
     safe, reasons = guard.filter(np.array([0.2, -0.3]), np.zeros(2))
     assert safe.tolist() == [0.2, -0.3] and reasons == []
 
 
-def test_the_action_box_comes_first():
+def test_action_bounds_are_applied_first():
     safe, reasons = safety().filter(np.array([2.0, -0.5]))
     assert safe.tolist() == [1.0, -0.5] and reasons == ["action bounds"]
 
@@ -44,18 +44,18 @@ def test_a_displacement_is_a_velocity_times_the_period():
     assert safe == pytest.approx([0.2, 0.4]) and reasons == ["velocity"]
 
 
-def test_a_velocity_is_itself():
+def test_a_velocity_command_is_the_velocity():
     safe, _ = safety("velocity", velocity=(0.5, 0.5)).filter(np.array([0.9, -0.9]))
     assert safe == pytest.approx([0.5, -0.5])
 
 
-def test_a_position_moves_from_where_it_was_sent_last():
+def test_a_position_moves_from_the_position_sent_last():
     guard = safety("position", velocity=(1.0, 1.0))  # 0.1 a decision
     guard.reset(np.array([0.5, np.nan]))
     assert run(guard, [0.9, 0.9], [0.9, -0.9]) == [pytest.approx([0.6, 0.9]), pytest.approx([0.7, 0.8])]
 
 
-def test_speed_changes_no_faster_than_the_acceleration_from_rest_up_and_back_down():
+def test_speed_changes_no_faster_than_the_acceleration_limit():
     guard = safety(acceleration=(20.0, 20.0))  # 2 units/s a decision: 0.2 a decision at 10 Hz
     sent = run(guard, [0.5, 0], [0.5, 0], [0.5, 0], [-0.5, 0])
     assert [x for x, _ in sent] == pytest.approx([0.2, 0.4, 0.5, 0.3])
@@ -86,7 +86,7 @@ def test_random_commands_never_break_a_limit():
             before, last = speed, safe
 
 
-def test_a_hold_is_zero_for_motions_and_the_last_place_for_positions():
+def test_a_hold_is_zero_for_motions_and_the_last_position_for_positions():
     guard = safety(("displacement", "position"))
     assert guard.hold_action() is None  # nobody knows where the second stands
     assert guard.hold_action(np.array([0.5, 0.7])).tolist() == [0.0, 0.7]  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Guard keeps every robot inside its limits, in its word, and stopped after any failure."""
+"""Tests that the guard keeps every robot inside its limits and spaces, and stops it after any failure."""
 
 import os
 from dataclasses import dataclass
@@ -55,18 +55,18 @@ def test_actions_are_clipped_to_the_limits_and_counted():
 
 
 @pytest.mark.parametrize(
-    ("action", "said"),
+    ("action", "message"),
     [([0.0], r"shape \(1,\).*wants \(2,\)"), ([0.0, np.nan], "not finite"), ([np.inf, 0.0], "not finite")],
 )
-def test_a_bad_action_never_reaches_the_robot(action, said):
+def test_a_bad_action_never_reaches_the_robot(action, message):
     arm = Arm()
-    with pytest.raises(RobotError, match=said):
+    with pytest.raises(RobotError, match=message):
         Guard(arm).step(action)
     assert arm.told == [] and arm.num_stops == 1
 
 
 @pytest.mark.parametrize(
-    ("tick", "said"),
+    ("tick", "message"),
     [
         ({"error": OSError("motor 3 is hot")}, "the robot failed: OSError: motor 3 is hot"),
         ({"error": RobotError("no link")}, "^no link$"),
@@ -78,9 +78,9 @@ def test_a_bad_action_never_reaches_the_robot(action, said):
         ({"info": {"executed_action": [0, np.nan]}}, "wanted 2 finite numbers"),
     ],
 )
-def test_a_robot_that_breaks_its_word_is_stopped(tick, said):
+def test_a_robot_that_violates_its_spaces_is_stopped(tick, message):
     arm = Arm([tick])
-    with pytest.raises(RobotError, match=said):
+    with pytest.raises(RobotError, match=message):
         Guard(arm).step(np.zeros(2))
     assert arm.num_stops == 1
 
@@ -92,7 +92,7 @@ def test_an_interrupt_stops_the_robot_and_stays_an_interrupt():
     assert arm.num_stops == 1
 
 
-def test_a_robot_that_cannot_be_stopped_says_both_errors():
+def test_a_robot_that_cannot_be_stopped_reports_both_errors():
     arm = Arm([{"error": OSError("hot")}])
     arm.stop = lambda: 1 / 0
     with pytest.raises(RobotError, match=r"OSError: hot; and .*stop\(\) failed \(ZeroDivisionError"):
@@ -149,7 +149,7 @@ def test_closing_stops_first():
     assert (arm.num_stops, arm.num_closed) == (1, 1)
 
 
-def test_stop_is_found_through_wrappers_and_not_needed():
+def test_stop_is_found_through_wrappers_and_optional():
     arm = Arm()
     guard = Guard(gymnasium.wrappers.TimeLimit(arm, 5))
     guard.stop()
@@ -160,16 +160,16 @@ def test_stop_is_found_through_wrappers_and_not_needed():
     assert not simulator.can_stop
 
 
-def test_a_robot_without_pictures_says_so():
+def test_a_robot_without_rendering_is_one_clear_error():
     with pytest.raises(RobotError, match="renders no images"):
         Guard(Arm()).render()
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(-np.inf, np.inf, "bounds must be finite"), (-1.0, np.inf, "must be finite")]
+    ("low", "high", "message"), [(-np.inf, np.inf, "bounds must be finite"), (-1.0, np.inf, "must be finite")]
 )
-def test_limits_must_be_finite(low, high, said):
-    with pytest.raises(RobotError, match=said):
+def test_action_bounds_must_be_finite(low, high, message):
+    with pytest.raises(RobotError, match=message):
         Guard(Arm(low=low, high=high))
 
 
@@ -190,7 +190,7 @@ def robot_file(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "said"),
+    ("text", "kind", "message"),
     [
         ("1 / 0", RobotError, "line 1.*does not load: ZeroDivisionError"),
         ("import vendor_sdk_nobody_has", RobotError, "ModuleNotFoundError"),
@@ -204,8 +204,8 @@ def robot_file(folder: Path, text: str) -> str:
         ),
     ],
 )
-def test_a_robot_file_that_cannot_serve_is_one_clear_error(tmp_path, text, kind, said):
-    with pytest.raises(kind, match=said):
+def test_a_robot_file_that_cannot_serve_is_one_clear_error(tmp_path, text, kind, message):
+    with pytest.raises(kind, match=message):
         connect(robot_file(tmp_path, text))
 
 
@@ -218,7 +218,7 @@ def test_an_option_without_default_is_named(tmp_path):
         default_config(robot_file(tmp_path, text))
 
 
-def test_an_unknown_robot_is_answered_with_what_exists():
+def test_an_unknown_robot_error_lists_the_robots():
     with pytest.raises(
         UsageError,
         match=r"robot 'sin' not found; did you mean 'sim'\? have gym, lerobot, remote, replay, sim, xarm",
@@ -252,19 +252,19 @@ def test_gaps_of_a_choice_are_filled_from_the_checkpoint():
     assert robot_info(choice)["robot_options"]["task"] == "push"
 
 
-def test_what_the_user_says_wins_over_the_checkpoint():
+def test_the_users_options_override_the_checkpoint():
     saved = {"robot": "sim", "robot_options": {"task": "push"}, "action_repeat": 2, "max_steps": 7}
     given = default_config("sim")
     choice = choose_robot(RobotChoice("sim", given, action_repeat=1, max_steps=3), saved)
     assert (choice.robot_options, choice.action_repeat, choice.max_steps) == (given, 1, 3)
 
 
-def test_options_of_another_robot_are_not_taken_over():
+def test_options_of_another_robot_are_not_reused():
     choice = choose_robot(RobotChoice("gym"), {"robot": "sim", "robot_options": {"task": "push"}})
     assert choice.robot_options == default_config("gym") and choice.action_repeat == 1
 
 
-def test_no_robot_anywhere_is_answered_with_what_exists():
+def test_a_missing_robot_error_lists_the_robots():
     with pytest.raises(UsageError, match=r"add --robot NAME; have gym, lerobot, remote, replay, sim, xarm"):
         choose_robot(RobotChoice(), None)
 

@@ -1,4 +1,4 @@
-"""What a robot's file says of its limits, and flags that only tighten them."""
+"""Tests the limits in a robot's file, and flags that only tighten them."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from o2o.hardware.limits import LimitOverrides, RobotLimits, apply_overrides, co
 BOX = ((0.2, -0.2, 0.0), (0.6, 0.2, 0.3))
 
 
-def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
+def test_a_number_stands_for_every_entry_and_no_limits_is_none():
     assert read_limits({}, 2) is None
     found = read_limits(
         {"limits": {"velocity": 0.5, "acceleration": [1, 2], "workspace": BOX, "patience": 3}}, 2
@@ -17,7 +17,7 @@ def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
 
 
 @pytest.mark.parametrize(
-    ("said", "match"),
+    ("message", "match"),
     [
         ({"speed": 1}, "'speed' not found.*have velocity"),
         ({"velocity": [1, 2, 3]}, "cannot be read"),
@@ -30,9 +30,9 @@ def test_a_number_stands_for_every_entry_and_nothing_said_is_nothing_known():
         (7, "cannot be read"),
     ],
 )
-def test_limits_that_are_none_are_refused_in_one_line(said, match):
+def test_invalid_limits_are_refused_in_one_line(message, match):
     with pytest.raises(RobotError, match=match):
-        read_limits({"limits": said}, 2)
+        read_limits({"limits": message}, 2)
 
 
 def test_flags_tighten_and_leave_the_rest():
@@ -58,7 +58,7 @@ def test_flags_tighten_and_leave_the_rest():
         LimitOverrides(watchdog_s=1.5),
     ],
 )
-def test_what_would_loosen_is_refused(asked):
+def test_a_looser_flag_is_refused(asked):
     own = RobotLimits((1.0,), (4.0,), BOX, max_age_s=0.2, frozen_s=1.0, patience=5, watchdog_s=1.0)
     with pytest.raises(UsageError, match=r"looser than the robot's own .*flags only tighten"):
         apply_overrides(own, asked)
@@ -68,12 +68,12 @@ def test_what_would_loosen_is_refused(asked):
     "flags",
     [{"speed": 0.0}, {"speed": 1.1}, {"workspace": (1.0, 2.0)}, {"patience": -1}, {"max_age_s": -1.0}],
 )
-def test_flags_that_mean_nothing_are_refused(flags):
+def test_invalid_flags_are_refused(flags):
     with pytest.raises(UsageError, match="LimitOverrides"):
         LimitOverrides(**flags)
 
 
-def test_a_share_of_an_unknown_speed_is_refused():
+def test_a_fraction_of_an_unknown_velocity_limit_is_refused():
     with pytest.raises(UsageError, match="states none"):
         apply_overrides(RobotLimits(), LimitOverrides(speed=0.5))
 

@@ -1,4 +1,4 @@
-"""Robots in real time: ticks, ages, holds, the watchdog."""
+"""Tests robots in real time: ticks, ages, holds, the watchdog."""
 
 import sys
 import threading
@@ -31,7 +31,7 @@ def hand(monkeypatch) -> Time:
     return hand
 
 
-def test_ticks_stay_where_they_were_however_long_the_work_takes():
+def test_ticks_do_not_shift_however_long_the_work_takes():
     hand = Time()
     clock = RateKeeper(0.1, hand.now, hand.sleep)
     for work_s in (0.03, 0.09, 0.0, 0.05):
@@ -41,7 +41,7 @@ def test_ticks_stay_where_they_were_however_long_the_work_takes():
     assert clock.num_late == 0
 
 
-def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
+def test_a_late_iteration_skips_passed_ticks_and_stays_in_phase():
     hand = Time()
     clock = RateKeeper(0.1, hand.now, hand.sleep)
     hand.now_s = 0.25
@@ -49,13 +49,13 @@ def test_a_late_turn_leaves_out_the_ticks_that_passed_and_stays_in_step():
     assert clock.wait() == 0 and hand.now_s == pytest.approx(0.3)
 
 
-def test_a_tick_of_the_wall_is_not_early():
+def test_a_tick_is_never_early():
     begin_s = time.monotonic()
     RateKeeper(0.03).wait()
     assert time.monotonic() - begin_s >= 0.03
 
 
-def test_hardware_keeps_its_rate_and_stores_what_was_sent(hand):
+def test_a_real_time_robot_keeps_its_rate_and_stores_what_was_sent(hand):
     robot = Guard(Slide(hz=50))
     robot.reset()
     begin_s = time.monotonic()
@@ -99,7 +99,7 @@ def test_a_stale_observation_is_held(hand):
     assert arm.sent[-1] == 0.05
 
 
-def test_a_blind_robot_does_not_go_home_for_ever(hand):
+def test_a_robot_without_vision_does_not_home_forever(hand):
     """It holds three times over two episodes, and stops at the fourth."""
     arm = Slide(hz=50, max_age_s=0.1, patience=3)
     robot = Guard(arm)
@@ -133,7 +133,7 @@ class Watched(Slide):
         return {**obs, "eye": self.picture}, measured_s
 
 
-def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh(hand):
+def test_a_frozen_camera_is_held_despite_fresh_time_stamps(hand):
     arm = Watched(hz=50, frozen_s=0.1, patience=50)
     robot = Guard(arm)
     robot.reset()
@@ -157,7 +157,7 @@ def test_a_camera_that_repeats_its_picture_is_held_though_its_stamps_are_fresh(h
     assert arm.sent[-1] == 0.05
 
 
-def test_pictures_that_do_not_change_are_well_where_nobody_asks(hand):
+def test_unchanged_images_are_accepted_without_a_limit(hand):
     arm = Watched(hz=50)
     arm.frozen = True
     robot = Guard(arm)
@@ -167,7 +167,7 @@ def test_pictures_that_do_not_change_are_well_where_nobody_asks(hand):
     assert arm.sent == [0.05] * 10
 
 
-def test_an_action_that_is_not_finite_is_held_where_one_can_hold():
+def test_an_action_that_is_not_finite_is_held_where_holding_is_known():
     arm = Slide()
     robot = Guard(arm)
     robot.reset()
@@ -176,7 +176,7 @@ def test_an_action_that_is_not_finite_is_held_where_one_can_hold():
     assert arm.sent == [0.0] and arm.stops == 0
 
 
-def test_the_watchdog_stops_a_robot_whose_loop_hangs_and_rests_between_episodes():
+def test_the_watchdog_stops_a_hanging_loop_and_pauses_between_episodes():
     arm = Slide(hz=50, watchdog_s=0.1)
     robot = Guard(arm)
     robot.reset()
@@ -192,7 +192,7 @@ def test_the_watchdog_stops_a_robot_whose_loop_hangs_and_rests_between_episodes(
     assert arm.stops == stops
 
 
-def test_a_watchdog_bites_once_and_only_on_guard():
+def test_a_watchdog_triggers_once_and_only_while_active():
     bites = threading.Semaphore(0)
     dog = Watchdog(0.05, bites.release)
     assert not bites.acquire(timeout=0.15)  # it was never fed
@@ -205,7 +205,7 @@ def test_a_watchdog_bites_once_and_only_on_guard():
     dog.close()
 
 
-def test_a_watchdog_that_cannot_stop_the_robot_says_so(caplog):
+def test_a_watchdog_that_cannot_stop_the_robot_logs_the_error(caplog):
     def bite():
         raise RobotError("no power")
 
@@ -225,7 +225,7 @@ def test_flags_tighten_the_guard():
     assert info["executed_action"] == pytest.approx([0.04]) and info["interventions"] == ["velocity"]
 
 
-def test_limits_that_need_more_than_the_robot_says_are_refused():
+def test_limits_that_need_unstated_metadata_are_refused():
     arm = Slide(velocity=1.0)
     del arm.metadata["command"]
     with pytest.raises(RobotError, match="must state metadata"):
@@ -234,12 +234,14 @@ def test_limits_that_need_more_than_the_robot_says_are_refused():
         Guard(Slide(workspace=((0, 0), (1, 1))))
 
 
-def test_a_check_reads_hardware_and_moves_it_only_when_asked(capsys, monkeypatch):
+def test_a_check_reads_a_real_time_robot_and_moves_it_only_with_the_flag(capsys, monkeypatch):
     monkeypatch.setattr("o2o.commands.check.READ_S", 0.1)
     arm = Slide(max_age_s=0.5)
     check_robot(Guard(arm), "slide", steps=5)
-    said = capsys.readouterr().out
-    assert "new observations a second" in said and "was not moved" in said and "max_age_s=0.5" in said
+    message = capsys.readouterr().out
+    assert (
+        "new observations a second" in message and "was not moved" in message and "max_age_s=0.5" in message
+    )
     assert arm.sent == []
     check_robot(Guard(arm), "slide", steps=5, move=True)
     assert len(arm.sent) == 5 and "5 random actions" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Adapters of vendors' arms, against fakes that keep to the vendors' interfaces."""
+"""Tests the adapters of vendors' arms with fakes of the vendors' interfaces."""
 
 import sys
 import threading
@@ -89,7 +89,7 @@ def followers(monkeypatch) -> list[Follower]:
     return made
 
 
-def test_a_lerobot_arm_shows_joints_and_cameras_and_stores_what_was_sent(followers):
+def test_a_lerobot_arm_observes_joints_and_cameras_and_stores_what_was_sent(followers):
     robot = connect("lerobot", lerobot.Config(control_hz=50, velocity=5000, acceleration=1e6))
     obs, _ = robot.reset()
     assert obs["state"].tolist() == [10, 10, 10] and obs["front"].shape == (4, 6, 3)
@@ -118,7 +118,7 @@ def test_homing_is_a_slow_straight_line_and_stopping_holds(followers):
     assert list(arm.sent[-1].values()) == [0, 20, 10]
 
 
-def test_lerobot_that_is_missing_unplugged_or_uncalibrated_is_one_line(followers, monkeypatch):
+def test_a_missing_unplugged_or_uncalibrated_lerobot_is_a_one_line_error(followers, monkeypatch):
     with pytest.raises(
         RobotError, match="cannot connect so101_follower at /dev/nothing: could not open port"
     ):
@@ -214,7 +214,7 @@ def test_an_xarm_moves_in_metres_and_is_commanded_in_millimetres_with_a_deadman(
     assert box.last("velocity")[1] == (0,) * 6 and box.state == xarm.STOP
 
 
-def test_an_xarm_at_the_wall_of_its_workspace_goes_no_further():
+def test_an_xarm_stops_at_the_boundary_of_its_workspace():
     robot, box = arm()
     robot.reset()
     box.place[:] = [549.0, 0.0, 250.0]
@@ -253,7 +253,7 @@ def test_an_xarm_in_error_is_not_moved():
     assert all(name != "motion_enable" for name, *_ in box.calls)
 
 
-def test_no_sdk_no_arm_and_options_that_mean_nothing_are_one_line(monkeypatch):
+def test_a_missing_sdk_or_arm_and_invalid_options_are_one_line_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "xarm.wrapper", None)
     with pytest.raises(RobotError, match="pip install xarm-python-sdk"):
         connect("xarm", xarm.Config())
@@ -272,7 +272,7 @@ def test_no_sdk_no_arm_and_options_that_mean_nothing_are_one_line(monkeypatch):
 # ---- drivers that block
 
 
-def test_a_blocking_driver_never_holds_up_who_asks():
+def test_a_blocking_driver_never_blocks_the_reader():
     go = threading.Semaphore(1)
     values = iter(range(100))
 
@@ -292,7 +292,7 @@ def test_a_blocking_driver_never_holds_up_who_asks():
     newest.close()
 
 
-def test_a_driver_that_fails_says_so_at_the_start_and_later():
+def test_a_driver_that_fails_raises_at_the_start_and_later():
     def broken():
         raise OSError("no such device")
 

@@ -1,4 +1,4 @@
-"""Any Gymnasium id as a robot."""
+"""Tests Gymnasium environments as robots."""
 
 import gymnasium
 import numpy as np
@@ -25,7 +25,7 @@ def test_gymnasium_environment_is_a_robot(name, hz, dim):
     robot.close()
 
 
-def test_rate_is_said_by_this_robot_alone():
+def test_the_control_rate_is_stated_by_this_robot_only():
     robot = connected("Pendulum-v1")
     assert "control_hz" in robot.metadata
     assert "control_hz" not in type(robot.unwrapped).metadata

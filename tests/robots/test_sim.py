@@ -1,4 +1,4 @@
-"""The simulated arm: its contract with Gymnasium, its physics, its pictures, its experts."""
+"""Tests the simulated arm: its Gymnasium contract, physics, rendering and experts."""
 
 import gymnasium
 import numpy as np
@@ -80,7 +80,7 @@ def test_reward_is_bounded_whatever_is_done(task):
     assert np.min(rewards) >= -0.0301 and np.max(rewards) <= 1
 
 
-def test_expert_earns_more_than_holding_still():
+def test_expert_returns_more_than_holding_still():
     for task in TASKS:
         arm = build(task=task)
         still = sum(episode(arm, lambda _: np.zeros(4), 1)[1])
@@ -163,7 +163,7 @@ def test_camera_survives_closing_another_env():
     third.close()
 
 
-def test_picture_has_the_asked_size():
+def test_rendered_image_has_the_configured_size():
     arm = build(render_size=96)
     arm.reset(seed=0)
     picture = arm.render()
@@ -172,7 +172,7 @@ def test_picture_has_the_asked_size():
 
 
 @pytest.mark.parametrize("goal", [(0.40, 0.0, 0.15), (0.30, 0.15, 0.10), (0.50, -0.15, 0.25)])
-def test_projected_points_lie_where_the_picture_shows_them(goal):
+def test_projected_points_lie_where_the_rendered_image_shows_them(goal):
     arm = build(task="reach", render_size=256)
     arm.reset(seed=0)
     arm.set_scene(np.array([0.3, 0.0, 0.26]), sim.CENTER, 0.0, np.array(goal))
@@ -186,24 +186,24 @@ def test_projected_points_lie_where_the_picture_shows_them(goal):
     arm.close()
 
 
-def test_what_it_says_of_its_displacement_is_true():
-    said = sim.DISPLACEMENT
+def test_stated_displacement_is_true():
+    stated = sim.DISPLACEMENT
     for obs, name in (("state", "state"), ("camera", "proprio")):
         arm = build(task="lift", obs=obs)
         seen = arm.reset(seed=0)[0][name]
-        place = np.array(said["origin"]) + said["metres_by_obs"] * seen[list(said["obs"][name])]
+        place = np.array(stated["origin"]) + stated["metres_by_obs"] * seen[list(stated["obs"][name])]
         np.testing.assert_allclose(place, arm.grip, atol=1e-6)
         arm.close()
-    assert arm.metadata["displacement"] is said
+    assert arm.metadata["displacement"] is stated
     action = np.array([0.0, 0.02, -0.01, 0.0])
     before = arm.grip
     arm.step(action)
     arm.step(np.zeros(4))
-    moved = said["metres_by_action"] * action[list(said["actions"])]
+    moved = stated["metres_by_action"] * action[list(stated["actions"])]
     np.testing.assert_allclose(arm.grip - before, moved, atol=1.5e-3)
 
 
-def test_unknown_options_say_what_exists():
+def test_unknown_option_errors_list_what_exists():
     with pytest.raises(UsageError, match=r"did you mean 'lift'.*reach, push, lift"):
         build(task="lfit")
     with pytest.raises(UsageError, match="state, camera, both"):
@@ -214,7 +214,7 @@ def test_unknown_options_say_what_exists():
         build(reward="sparse")
 
 
-def test_guard_takes_the_arm_at_its_word():
+def test_guard_uses_the_arms_metadata():
     robot = connect("sim", sim.Config(task="reach"))
     robot.reset(seed=0)
     *_, info = robot.step(np.array([1.0, 0, 0, 0]))

@@ -1,4 +1,4 @@
-"""The instruments of `tests.stress.faulttable`: if these lie, so does its table."""
+"""Tests the instruments of `tests.stress.faulttable`, on which its table depends."""
 
 import socket
 import threading
@@ -33,7 +33,7 @@ def braking() -> ArmTrace:
     return trace_of(*sorted([*ticks, (1.0, HOLD, 0.1, 0)], key=lambda row: row[0]))
 
 
-def test_a_trace_says_where_the_arm_was_and_how_fast():
+def test_a_trace_gives_the_arms_position_and_speed():
     trace = braking()
     assert trace.place(0.51) == pytest.approx([0.051, 0, 0])
     assert trace.mm_s(0.5) == pytest.approx(100)
@@ -50,14 +50,14 @@ def test_an_arm_rests_once_it_moves_no_more():
     assert moving.rest_s(0) == np.inf and moving.first_s(HOLD, 0) == np.inf
 
 
-def test_actions_that_move_are_told_from_holds():
+def test_actions_that_move_are_distinguished_from_holds():
     trace = trace_of((0, ACTION, 0, 0.01), (1, ACTION, 0, 0), (2, ACTION, 0, -0.01))
     assert trace.actions(moving=True)["time_s"].tolist() == [0, 2]
     assert trace.actions(moving=False)["time_s"].tolist() == [1]
     assert trace.actions(0.5, 2)["time_s"].tolist() == [1]
 
 
-def test_between_two_episodes_the_arm_goes_home():
+def test_episodes_are_separated_by_homing():
     kinds = [HOLD, HOMING, HOLD, HOMING, ACTION, TICK, ACTION, HOMING, HOMING, ACTION]
     trace = trace_of(*((t, what, 0, 0.01) for t, what in enumerate(kinds)))
     assert [episode["time_s"].tolist() for episode in trace.episodes()] == [[4, 6], [9]]
@@ -70,7 +70,7 @@ def test_a_trace_is_read_while_it_is_written(tmp_path):
     assert (ArmTrace.read(path, last=3).rows == rows[-3:]).all()
 
 
-def test_the_witness_writes_what_the_arm_does(tmp_path):
+def test_the_recorder_writes_what_the_arm_does(tmp_path):
     arm = plugins.load("robots", str(ARM))
     log = tmp_path / "trace"
     world = arm.real_time_world(arm.Config(log=str(log), decisions=7), show_state=True)
@@ -88,7 +88,7 @@ def test_the_witness_writes_what_the_arm_does(tmp_path):
     assert 1e3 * (rows["place"][-1] - rows["place"][0])[0] == pytest.approx(10, abs=1)
 
 
-def test_a_tally_tells_the_median_and_the_largest():
+def test_a_tally_reports_the_median_and_the_largest():
     tally = Tally()
     for ms, mm in ((3.04, 12.0), (3.12, 0.5), (4.9, 30.0)):
         tally.add(hold_ms=ms, way_mm=mm, holds=3, speed_mm_s=200)
@@ -100,7 +100,7 @@ def test_a_tally_tells_the_median_and_the_largest():
         tally.most(way_mm=20)
 
 
-def test_a_claim_that_does_not_hold_says_so():
+def test_a_claim_that_does_not_hold_raises():
     claim(True, "never said")
     with pytest.raises(Broken, match="it moved"):
         claim(False, "it moved")
@@ -148,7 +148,7 @@ def test_the_order_of_actions_counts():
     assert in_order(disk, disk[:2]) == 2
 
 
-def test_nothing_that_was_started_is_left_behind(tmp_path):
+def test_no_started_process_is_left_behind(tmp_path):
     """A child that starts a session of its own, and a grandchild that its parent has left."""
     sleep = "import time; print('asleep', flush=True); time.sleep(60)"
     start = (

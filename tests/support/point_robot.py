@@ -1,4 +1,4 @@
-"""A stranger's robot in one file: a point that is to go to the origin, and is half deaf in x."""
+"""Defines a user's robot in one file: a point that is to move to the origin, and moves half as far in x."""
 
 import gymnasium
 import numpy as np
@@ -13,15 +13,15 @@ class Point(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.place, self.steps = self.np_random.uniform(-0.5, 0.5, 2), 0
-        return self.place.astype(np.float32), {}
+        self.position, self.steps = self.np_random.uniform(-0.5, 0.5, 2), 0
+        return self.position.astype(np.float32), {}
 
     def step(self, action):
         executed = np.asarray(action, np.float32) * np.array([0.5, 1.0], np.float32)
-        self.place, self.steps = np.clip(self.place + executed, -2, 2), self.steps + 1
-        distance = float(np.linalg.norm(self.place))
+        self.position, self.steps = np.clip(self.position + executed, -2, 2), self.steps + 1
+        distance = float(np.linalg.norm(self.position))
         info = {"success": distance < 0.1, "executed_action": executed}
-        return self.place.astype(np.float32), -distance, False, self.steps == 12, info
+        return self.position.astype(np.float32), -distance, False, self.steps == 12, info
 
 
 def make(config):

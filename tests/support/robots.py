@@ -1,4 +1,4 @@
-"""Robots of a few lines: scripts, sleds, slides, and a scripted operator."""
+"""Defines small robots for tests, and a scripted operator."""
 
 import time
 
@@ -12,7 +12,7 @@ from tests.support.paths import POINT_ROBOT
 
 
 class Sled(gymnasium.Env):
-    """Counts its steps in what it shows, pays nothing, and never ends."""
+    """Observes the number of its steps, gives no reward, and truncates after six."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -39,7 +39,7 @@ BORDER = Transform({"state": ObsTransform((1,))}, (-2.0,), (2.0,), reward_scale=
 
 
 class Script:
-    """Stands for an agent: acts as told, and writes down what it was shown."""
+    """A scripted agent: it returns a fixed action and records what it observed."""
 
     last_plan, price, stages = None, 2.0, StageTimer()
 
@@ -58,7 +58,7 @@ Box = gymnasium.spaces.Box
 
 
 class Time:
-    """A clock that is moved by hand and by sleeping."""
+    """A clock that a test sets, and that sleeping moves."""
 
     def __init__(self):
         self.now_s, self.slept = 0.0, []
@@ -72,7 +72,7 @@ class Time:
 
 
 class Slide(RealTimeRobot):
-    """A sled on a rail: one displacement in, its place out."""
+    """A sled on a rail: one displacement as the action, its position as the observation."""
 
     observation_space = gymnasium.spaces.Dict({"place": Box(-9, 9, (1,), np.float64)})
     action_space = Box(-0.1, 0.1, (1,), np.float64)
@@ -99,7 +99,7 @@ class Slide(RealTimeRobot):
 
 
 class Says:
-    """A person who says one thing after so many looks."""
+    """A scripted operator, which gives one command per read; an empty one gives none."""
 
     def __init__(self, *words):
         self.words = list(words)

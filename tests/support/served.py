@@ -1,4 +1,4 @@
-"""A slider on a rail behind a socket, for tests: a real robot of three methods."""
+"""Serves a slider over a socket, for tests: a real-time robot of three methods."""
 
 import time
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from o2o.hardware.remote.server import RobotServer, ServerConfig
 
 
 class Slider(RealTimeRobot):
-    """x moves by the action (displacement), y is the action (position). It remembers what it was told."""
+    """x moves by the action (displacement), y is the action (position); it records the actions."""
 
     metadata = {  # noqa: RUF012
         "control_hz": 20, "command": ("displacement", "position"),
@@ -26,16 +26,16 @@ class Slider(RealTimeRobot):
     action_space = Box(-1, 1, (2,), np.float32)
 
     def __init__(self):
-        self.place, self.sent, self.stops, self.homes = np.zeros(2), [], 0, 0
+        self.position, self.sent, self.stops, self.homes = np.zeros(2), [], 0, 0
         self.home_takes_s = 0.0
 
     def observe(self):
-        picture = np.full((2, 2, 3), int(time.monotonic() * 100) % 256, np.uint8)
-        return {"state": self.place.astype(np.float32), "camera": picture}, time.monotonic() - 0.001
+        image = np.full((2, 2, 3), int(time.monotonic() * 100) % 256, np.uint8)
+        return {"state": self.position.astype(np.float32), "camera": image}, time.monotonic() - 0.001
 
     def send(self, action):
         self.sent.append(action)
-        self.place = np.array([self.place[0] + action[0], action[1]])
+        self.position = np.array([self.position[0] + action[0], action[1]])
 
     def stop(self):
         self.stops += 1
@@ -43,7 +43,7 @@ class Slider(RealTimeRobot):
     def home(self):
         time.sleep(self.home_takes_s)
         self.homes += 1
-        self.place = np.zeros(2)
+        self.position = np.zeros(2)
 
     def reward_and_success(self, obs):
         return 2.5, bool(obs["state"][0] > 0.5), False
@@ -51,7 +51,7 @@ class Slider(RealTimeRobot):
 
 @contextmanager
 def served(robot=None, faults=None, **options):
-    """(server, robot) in this process."""
+    """Serves a robot in this process; yields (server, robot)."""
     robot = robot or Slider()
     config = ServerConfig(
         port=0, faults=faults or FaultConfig(), **{"watchdog_ms": 10_000, "max_delay_ms": 10_000, **options}
@@ -61,14 +61,14 @@ def served(robot=None, faults=None, **options):
 
 
 def remote(port: int, **options):
-    """The client, guarded as every robot is."""
+    """Returns the client, guarded as every robot is."""
     module = plugins.load("robots", "remote")
     return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
 
 
-def until(true, seconds: float = 60.0) -> bool:
-    """Waits for something to become true; whether it did."""
+def until(condition, seconds: float = 60.0) -> bool:
+    """Waits for a condition and returns whether it came true."""
     end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.005)
-    return bool(true())
+    return bool(condition())

@@ -1,4 +1,4 @@
-"""A robot in real time that a person steers: three displacements of its end, and a gripper's opening."""
+"""Defines a real-time robot that an operator moves: three displacements and a gripper."""
 
 import json
 import time
@@ -14,10 +14,10 @@ from o2o.hardware.guard import RobotConfig
 
 @dataclass(frozen=True)
 class Config(RobotConfig):
-    """The robot's options.
+    """Options of the robot.
 
     Attributes:
-        log: file that gets a line for each action as it is sent, and an empty list for each way home.
+        log: File that gets a line for each action that is sent, and an empty list for each homing.
     """
 
     log: str = ""
@@ -37,19 +37,19 @@ class Arm(RealTimeRobot):
 
     def home(self):
         self.state = np.zeros(4)
-        self._note([])
+        self._log([])
 
     def observe(self):
         return {"state": self.state.astype(np.float32)}, time.monotonic()
 
     def send(self, action):
         self.state = np.append(self.state[:3] + action[:3], action[3])
-        self._note(action.tolist())
+        self._log(action.tolist())
 
     def stop(self):
         pass
 
-    def _note(self, action):
+    def _log(self, action):
         with self.log.open("a") as file:
             file.write(json.dumps(action) + "\n")
 

@@ -1,4 +1,4 @@
-"""The point robot, which reports success in its first six episodes and never again."""
+"""Defines the point robot that reports success in its first six episodes only."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Messages between a robot's server and its client: round trips, bounds, and bytes of ill will."""
+"""Tests messages between server and client: round trips, bounds, and hostile bytes."""
 
 import socket
 import struct
@@ -30,7 +30,7 @@ def act(**changes) -> bytes:
 
 @pytest.mark.parametrize("dtype", protocol.DTYPES)
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (4, 5, 3)])
-def test_arrays_come_back_alike(dtype, shape):
+def test_arrays_survive_a_round_trip(dtype, shape):
     value = (np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2).astype(dtype)
     swapped = value.astype(value.dtype.newbyteorder(">"))
     data = protocol.encode("observe", {"age_s": 0.5}, {"a": value, "b": swapped, "c": value.T})
@@ -41,12 +41,12 @@ def test_arrays_come_back_alike(dtype, shape):
         np.testing.assert_array_equal(got.arrays[name], sent)
 
 
-def test_fields_come_back_alike():
+def test_fields_survive_a_round_trip():
     fields = {"text": "Ü", "none": None, "list": [1, -2.5, True, [float("inf")]], "map": {"x": {"y": 2**40}}}
     assert protocol.decode(protocol.encode("spec", fields), ("spec",)).fields == fields
 
 
-def test_the_bytes_are_those_of_the_table():
+def test_the_bytes_match_the_documented_layout():
     data = protocol.encode("done", {"seq": 7}, {"action": np.array([1.0], np.float32)})
     (size,) = struct.unpack(">I", data[:4])
     assert msgpack.unpackb(data[4 : 4 + size]) == {
@@ -60,13 +60,13 @@ def test_the_bytes_are_those_of_the_table():
 @pytest.mark.parametrize(
     "value", [np.array([object()]), np.array(["a"]), np.array([1j]), np.array([1], "M8[s]")]
 )
-def test_other_arrays_do_not_leave(value):
+def test_unsupported_arrays_are_not_sent(value):
     with pytest.raises(protocol.ProtocolError, match="can be sent"):
         protocol.encode("observe", {}, {"a": value})
 
 
 @pytest.mark.parametrize("fields", [{"a": object()}, {"a": 2**70}, {"a": "x" * 70_000}])
-def test_other_fields_do_not_leave(fields):
+def test_unsupported_fields_are_not_sent(fields):
     with pytest.raises(protocol.ProtocolError):
         protocol.encode("observe", fields)
 
@@ -152,7 +152,7 @@ def test_text_and_too_long_messages_are_refused():
         protocol.decode(bytes(101), protocol.FROM_CLIENT, 100)
 
 
-def test_what_a_stranger_says_is_printed_harmlessly():
+def test_untrusted_text_is_printed_harmlessly():
     assert protocol.printable("\x1b[2Jrm\n" + "x" * 500) == "?[2Jrm?" + "x" * 193
 
 
@@ -242,7 +242,7 @@ def test_every_hostile_message_closes_the_connection_with_one_line(guarded, capl
 
 
 @pytest.mark.parametrize("first", ["stop", "act", "garbage", "text", "nothing"])
-def test_whoever_does_not_begin_with_hello_is_closed(guarded, caplog, first, monkeypatch):
+def test_a_client_that_does_not_begin_with_hello_is_closed(guarded, caplog, first, monkeypatch):
     monkeypatch.setattr("o2o.hardware.remote.server.HELLO_TIMEOUT_S", 0.3)
     client = protocol.connect("127.0.0.1", guarded[2], TOKEN, 5)
     sent = {"stop": protocol.encode("stop", {}), "act": act(), "garbage": b"\x00\xff", "text": "hello"}
@@ -320,7 +320,7 @@ def test_a_wrong_token_is_refused_before_the_connection_is_accepted(guarded, cap
             assert stranger.recv(4096).startswith(b"HTTP/1.1 40")
 
 
-def test_a_page_in_a_browser_cannot_move_the_robot(guarded):
+def test_a_web_page_cannot_move_the_robot(guarded):
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
@@ -330,7 +330,7 @@ def test_a_page_in_a_browser_cannot_move_the_robot(guarded):
         connect(where, origin="http://evil.example", additional_headers=headers, proxy=None)
 
 
-def test_a_crowd_of_silent_connections_keeps_nobody_out(guarded):
+def test_many_silent_connections_do_not_block_a_client(guarded):
     crowd = [socket.create_connection(("127.0.0.1", guarded[2]), timeout=5) for _ in range(20)]
     hello(guarded[2]).close()
     for stranger in crowd:

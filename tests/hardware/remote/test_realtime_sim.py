@@ -1,4 +1,4 @@
-"""Simulators that do not wait: time passes by the wall, nothing is teleported, the state is hidden."""
+"""Tests simulators in wall-clock time: they do not wait or teleport, and hide their state."""
 
 import threading
 import time
@@ -78,7 +78,7 @@ def place(robot) -> np.ndarray:
     return seen["state" if "state" in seen else "proprio"][:3] * 0.1
 
 
-def test_time_passes_by_the_wall_whatever_drawing_takes():
+def test_simulated_time_is_wall_clock_time_however_long_rendering_takes():
     world = Counting(draw_s=0.25)
     robot = RealTimeSimulation(world)
     begin, first = time.monotonic(), world.count
@@ -90,7 +90,7 @@ def test_time_passes_by_the_wall_whatever_drawing_takes():
     assert world.closed_in != threading.get_ident()
 
 
-def test_a_picture_is_as_old_as_what_it_shows():
+def test_an_image_is_as_old_as_its_snapshot():
     robot = RealTimeSimulation(Counting(draw_s=0.3), camera_hz=100)
     time.sleep(0.5)
     seen, measured_s = robot.observe()
@@ -100,7 +100,7 @@ def test_a_picture_is_as_old_as_what_it_shows():
     assert seen["count"][0] - seen["camera"][0, 0, 0] >= 10  # physics went on for some 0.3 s meanwhile
 
 
-def test_ticks_count_from_the_newest_action_and_stay_at_the_last():
+def test_ticks_count_from_the_latest_action_and_stay_at_the_last():
     world = Counting()
     robot = RealTimeSimulation(world)
     np.testing.assert_allclose(robot.send(np.array([0.5])), [0.25])
@@ -110,18 +110,18 @@ def test_ticks_count_from_the_newest_action_and_stay_at_the_last():
     robot.close()
 
 
-def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
+def test_home_waits_refuses_actions_and_reports_a_stop():
     world = Counting()
     robot = RealTimeSimulation(world)
     robot.home()
     world.advance_homing = lambda tick: False
-    said = []
+    message = []
 
     def go():
         try:
             robot.home()
         except RobotError as error:
-            said.append(str(error))
+            message.append(str(error))
 
     thread = threading.Thread(target=go)
     thread.start()
@@ -131,10 +131,10 @@ def test_home_waits_takes_no_actions_on_the_way_and_says_when_it_was_stopped():
     robot.stop()
     thread.join(timeout=10)
     robot.close()
-    assert said == ["the robot was stopped while homing"] and world.held >= 1
+    assert message == ["the robot was stopped while homing"] and world.held >= 1
 
 
-def test_a_simulator_that_fails_is_said_to_whoever_calls_next():
+def test_a_failed_simulator_raises_in_the_next_call():
     robot = RealTimeSimulation(Counting(fails_at=4))
     assert until(lambda: robot._failed)
     for call in (robot.observe, robot.home, lambda: robot.send(np.zeros(1))):
@@ -154,7 +154,7 @@ def test_the_arm_follows_actions_sent_at_its_rate(arm):
     assert until(lambda: abs(place(arm) - before - [0, 0.06, 0]).max() < 2e-3)
 
 
-def test_the_arm_rests_when_nothing_comes_and_when_stopped(arm):
+def test_the_arm_rests_without_actions_and_when_stopped(arm):
     arm.send(np.array([0.03, 0.0, 0.0, 0.0]))
     assert until(lambda: abs(arm.observe()[0]["state"][3]) > 0.05)  # m/s
     arm.stop()
@@ -166,7 +166,7 @@ def test_the_arm_rests_when_nothing_comes_and_when_stopped(arm):
     assert np.abs(place(arm) - before).max() < 5e-4
 
 
-def test_speeds_are_those_of_the_arm(arm):
+def test_observed_velocities_are_those_of_the_arm(arm):
     speeds, begin, start = [], time.monotonic(), place(arm)
     for _ in range(5):
         arm.send(np.array([0.0, -0.02, 0.0, 0.0]))
@@ -176,7 +176,7 @@ def test_speeds_are_those_of_the_arm(arm):
     assert np.mean(speeds[1:]) == pytest.approx(mean, abs=0.08) and mean < -0.08
 
 
-def test_home_is_a_motion_at_limited_speed_and_things_lie_elsewhere_after_it(arm):
+def test_homing_is_a_motion_at_limited_speed_to_a_new_scene(arm):
     for _ in range(4):
         arm.send(np.array([0.04, 0.04, -0.04, 1.0]))
         time.sleep(0.12)
@@ -196,13 +196,13 @@ def test_home_is_a_motion_at_limited_speed_and_things_lie_elsewhere_after_it(arm
     assert arm.observe()[0]["state"][6] > 0.9  # the gripper is open
 
 
-def test_nothing_can_be_seeded():
+def test_scenes_are_not_seeded():
     goals = [sim.real_time_world(sim.Config(task="reach"), show_state=True).arm.goal for _ in range(2)]
     assert not np.array_equal(*goals)
 
 
 @pytest.mark.parametrize("task", sim.TASKS)
-def test_state_and_reward_are_hidden_unless_asked_for(task):
+def test_state_and_reward_are_hidden_without_show_state(task):
     world = sim.real_time_world(sim.Config(task=task), show_state=False)
     assert set(world.observation_space) == {"camera", "proprio"} and set(world.vector_obs()) == {"proprio"}
     assert world.reward_and_success()[0] == float(world.reward_and_success()[1])
@@ -212,7 +212,7 @@ def test_state_and_reward_are_hidden_unless_asked_for(task):
     )
 
 
-def test_a_held_cube_stays_held_while_nothing_comes():
+def test_a_held_cube_stays_held_without_actions():
     robot = RealTimeSimulation(sim.real_time_world(sim.Config(task="lift"), show_state=True))
     world = robot._world.arm
     try:
@@ -251,7 +251,7 @@ class Walk(gymnasium.Env):
         return np.array([self.x], np.float32), 1.0, self.x >= 3, False, {"success": self.x >= 3}
 
 
-def test_any_environment_steps_whole_decisions_until_it_is_over():
+def test_any_environment_steps_whole_decisions_until_it_ends():
     robot = RealTimeSimulation(EnvWorld(Walk()))
     robot.send(np.array([0.5], np.float32))
     assert until(lambda: robot.reward_and_success({})[1:] == (True, True))
@@ -278,7 +278,7 @@ def test_a_robot_that_cannot_hide_its_state_is_served_only_with_it(tmp_path):
     robot.close()
 
 
-def test_rest_moves_nothing_and_leaves_positions_where_they_were():
+def test_the_idle_action_moves_nothing_and_keeps_positions():
     space, words = Box(-1, 1, (3,), np.float32), {"command": ("displacement", "position", "velocity")}
     np.testing.assert_array_equal(idle_action(words, space, np.array([0.5, 0.5, 0.5])), [0, 0.5, 0])
     np.testing.assert_array_equal(idle_action(words, space, None), [0, 0, 0])

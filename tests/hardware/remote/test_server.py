@@ -1,4 +1,4 @@
-"""A robot behind a socket is the robot: its spec, its rate, its executed actions; and all its faults."""
+"""Tests that a remote robot has the spec, rate and actions of the served one, and survives faults."""
 
 import os
 import re
@@ -58,14 +58,14 @@ def process(*words: str, stdin=subprocess.DEVNULL):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
     with subprocess.Popen(command, env=env, **pipes) as server:
         try:
-            said = []
+            message = []
             for line in server.stdout:
-                said.append(line)
+                message.append(line)
                 match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
                 if match:
                     break
             else:
-                raise AssertionError(f"the server did not start: {said}")
+                raise AssertionError(f"the server did not start: {message}")
             threading.Thread(target=server.stdout.read, daemon=True).start()
             yield server, int(match[1])
         finally:
@@ -75,7 +75,7 @@ def process(*words: str, stdin=subprocess.DEVNULL):
 # ---- the robot it becomes
 
 
-def test_it_becomes_the_robot_that_is_served():
+def test_the_client_has_the_spec_of_the_served_robot():
     with connected() as (client, _, robot):
         seen = client.env.unwrapped
         assert seen.observation_space == robot.observation_space and seen.action_space == robot.action_space
@@ -85,10 +85,10 @@ def test_it_becomes_the_robot_that_is_served():
         assert robot.homes == 1
 
 
-def test_actions_go_there_and_what_was_executed_comes_back():
+def test_actions_are_sent_and_executed_actions_come_back():
     class Halving(Slider):
         def send(self, action):
-            self.place = np.array([self.place[0] + action[0] / 2, action[1]])
+            self.position = np.array([self.position[0] + action[0] / 2, action[1]])
             return action / 2
 
     with connected(robot=Halving()) as (client, _, _):
@@ -111,7 +111,7 @@ def test_the_server_clips_what_a_client_without_guard_sends():
         np.testing.assert_allclose(robot.sent[0], [1, -1])
 
 
-def test_an_episode_ends_after_as_many_decisions_as_the_robot_says():
+def test_an_episode_ends_after_max_decisions():
     class Short(Slider):
         metadata = {**Slider.metadata, "max_decisions": 3}  # noqa: RUF012
 
@@ -121,7 +121,7 @@ def test_an_episode_ends_after_as_many_decisions_as_the_robot_says():
             client.reset()
 
 
-def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
+def test_send_never_waits_and_the_latest_action_replaces_a_pending_one():
     with connected() as (client, _, robot):
         far = client.env.unwrapped
         begin = time.monotonic()
@@ -131,7 +131,7 @@ def test_send_never_waits_and_the_newest_action_replaces_one_that_waits():
         assert until(lambda: robot.sent and np.isclose(robot.sent[-1][1], 499 / 500))
 
 
-def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
+def test_actions_delivered_late_by_a_silent_network_are_not_executed(caplog):
     """Three actions of half a second ago, and a new one; the robot rests, then does the new one."""
     with connected(max_delay_ms=200) as (client, _, robot):
         client.step(MOVE)
@@ -148,7 +148,7 @@ def test_what_a_silent_network_delivers_at_once_is_not_carried_out(caplog):
         assert caplog.text.count("late was not executed") == 3
 
 
-def test_an_action_that_never_left_counts_as_nothing_moved():
+def test_an_action_that_was_not_sent_counts_as_nothing_moved():
     with connected() as (client, _, robot):
         client.step(MOVE)
         far, count = client.env.unwrapped, len(robot.sent)
@@ -178,22 +178,22 @@ def after_label(word: str):
         far = client.env.unwrapped
         assert until(lambda: far.reward_and_success({})[1] or far._flags["failure"])
         _, reward, terminated, truncated, info = client.step(MOVE)
-        said = reward, terminated, truncated, info["success"]
+        message = reward, terminated, truncated, info["success"]
         client.reset()
         _, reward, *over, info = client.step(MOVE)
         assert reward == 2.5 and over == [False, False] and not info["success"]
-        return said
+        return message
 
 
-def test_a_persons_success_at_the_server_pays_and_ends_the_episode():
+def test_a_success_label_at_the_server_gives_a_reward_and_ends_the_episode():
     assert after_label("success") == (3.5, True, False, True)  # the slider pays 2.5 by itself
 
 
-def test_a_persons_failure_at_the_server_cuts_the_episode():
+def test_a_failure_label_at_the_server_truncates_the_episode():
     assert after_label("failure") == (2.5, False, True, False)
 
 
-def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
+def test_the_e_stop_cannot_be_cleared_over_the_network(caplog):
     with connected() as (client, server, _):
         server.press_estop("a test")
         client.env.unwrapped._urgent.append(("clear", protocol.encode("clear", {})))
@@ -204,7 +204,7 @@ def test_nobody_can_clear_the_e_stop_over_the_network(caplog):
 # ---- no way in
 
 
-def test_wrong_addresses_and_tokens_are_one_line(tmp_path):
+def test_wrong_addresses_and_tokens_are_one_line_errors(tmp_path):
     with pytest.raises(UsageError, match=r"needs --robot\.address HOST:PORT"):
         remote_at("")
     with pytest.raises(UsageError, match="wanted HOST:PORT"):
@@ -273,19 +273,19 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_spec_that_lies_is_one_line(lie):
-    changes, said = LIES[lie]
+def test_an_invalid_spec_is_a_one_line_error(lie):
+    changes, message = LIES[lie]
     state = {"state": np.zeros(2, np.float32)}
     with liar(
         protocol.encode("spec", {**SPEC, **changes}), protocol.encode("observe", OBSERVE, state)
     ) as port:
-        with pytest.raises(RobotError, match=said) as error:
+        with pytest.raises(RobotError, match=message) as error:
             remote(port, connect_timeout_s=2)
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("state", [np.zeros(3, np.float32), np.zeros(2), None])
-def test_an_observation_that_is_not_as_promised_is_one_line(state):
+def test_an_observation_that_differs_from_the_spec_is_a_one_line_error(state):
     arrays = {} if state is None else {"state": state}
     with (
         liar(protocol.encode("spec", SPEC), protocol.encode("observe", OBSERVE, arrays)) as port,
@@ -294,7 +294,7 @@ def test_an_observation_that_is_not_as_promised_is_one_line(state):
         remote(port, connect_timeout_s=2)
 
 
-def test_a_server_of_something_else_is_one_line():
+def test_another_kind_of_server_is_a_one_line_error():
     for answer in (b"\x80\x04.", protocol.encode("report", {"text": "no"})):
         with liar(answer) as port, pytest.raises(RobotError, match="is not a robot server of o2o"):
             remote(port, connect_timeout_s=2)
@@ -318,7 +318,7 @@ def test_faults_repeat_with_their_seed_and_do_not_shift_each_other():
         np.testing.assert_allclose(np.add(a, 0.05), b)
 
 
-def test_faults_are_as_frequent_as_they_say():
+def test_faults_are_as_frequent_as_configured():
     faults = FaultInjector(
         FaultConfig(latency_ms=20, jitter_ms=10, drop=0.2, duplicate=0.1, e_stop_s=5, noise=0.5)
     )
@@ -334,7 +334,7 @@ def test_faults_are_as_frequent_as_they_say():
     assert not seen["n"].any()
 
 
-def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
+def test_a_slow_camera_is_delayed_and_a_frozen_one_never_changes():
     def films(times, **changes):
         faults = FaultInjector(FaultConfig(**changes), now_s=0.0)
         for now in times:
@@ -349,7 +349,7 @@ def test_a_slow_camera_shows_the_past_and_a_frozen_one_the_same_for_ever():
     assert [shown for shown, *_ in films(times, camera_freeze_s=0.25)] == [0, 1, 2, 2, 2, 2]
 
 
-def test_a_lane_delivers_in_the_order_of_time():
+def test_a_delayed_sender_sends_in_the_order_of_time():
     lane, got = DelayedSender("test"), []
     for delay in (0.06, 0.02, 0.04):
         lane.send_after(delay, lambda delay=delay: got.append(delay))
@@ -362,7 +362,7 @@ def test_a_lane_delivers_in_the_order_of_time():
 @pytest.mark.parametrize(
     "bad", [{"drop": 2}, {"latency_ms": -1}, {"noise": float("nan")}, {"stuck_joint": -2}]
 )
-def test_faults_that_cannot_be_are_one_line(bad):
+def test_invalid_faults_are_one_line_errors(bad):
     with pytest.raises(UsageError, match="wanted at"):
         FaultConfig(**bad)
 
@@ -419,22 +419,22 @@ def test_dropped_messages_leave_gaps_and_duplicates_move_the_robot_once():
         assert heights == sorted(set(heights)) and len(heights) >= 10
 
 
-def test_noise_is_on_what_is_felt_and_not_on_pictures():
+def test_noise_is_on_vectors_and_not_on_images():
     with connected(FaultConfig(noise=0.3)) as (client, _, robot):
         values = []
         for _ in range(30):
             values.append(client.env.unwrapped.observe()[0]["state"].copy())
             time.sleep(0.04)
-        assert 0.1 < np.std(values) < 0.6 and not robot.place.any()
+        assert 0.1 < np.std(values) < 0.6 and not robot.position.any()
 
 
-def test_a_stuck_entry_moves_nothing_while_the_driver_believes_it_did():
+def test_a_stuck_entry_moves_nothing_and_is_reported_as_executed():
     with connected(FaultConfig(stuck_joint=0)) as (client, _, robot):
         patiently(client)
         for k in range(3):
             *_, info = client.step(np.array([0.3, 0.1 * k]))
         np.testing.assert_allclose(info["executed_action"], [0.3, 0.2], atol=1e-6)
-        np.testing.assert_allclose(robot.place, [0, 0.2], atol=1e-6)
+        np.testing.assert_allclose(robot.position, [0, 0.2], atol=1e-6)
 
 
 def test_a_frozen_camera_grows_old_until_the_guard_holds():
@@ -445,14 +445,14 @@ def test_a_frozen_camera_grows_old_until_the_guard_holds():
             reasons += info["interventions"]
             aged.append(info["age_s"])
         assert aged[-1] > 0.5 and reasons[-3:] == ["stale"] * 3
-        robot.place = np.array([3.0, 0.5])
+        robot.position = np.array([3.0, 0.5])
         assert until(lambda: client.env.unwrapped.observe()[0]["state"][0] == 3)  # the rest is not frozen
-        held = robot.place[0]
+        held = robot.position[0]
         client.step(np.array([0.01, 0.5]))
-        assert robot.place[0] == held
+        assert robot.position[0] == held
 
 
-def test_a_lost_connection_ages_then_comes_back_and_the_robot_is_stopped_meanwhile():
+def test_a_lost_connection_stops_the_robot_until_it_is_back():
     with connected() as (client, server, robot):
         client.step(MOVE)
         before, sent = robot.stops, len(robot.sent)
@@ -471,7 +471,7 @@ def test_a_lost_connection_ages_then_comes_back_and_the_robot_is_stopped_meanwhi
         assert client.env.unwrapped.num_lost == 1
 
 
-def test_disconnects_by_themselves_are_survived():
+def test_injected_disconnects_are_survived():
     with connected(FaultConfig(disconnect_s=0.4, outage_s=0.05)) as (client, server, robot):
         end = time.monotonic() + 3
         while time.monotonic() < end:
@@ -489,7 +489,7 @@ def test_another_robot_at_the_same_address_is_refused():
                 client.step(MOVE)
 
 
-def test_to_clear_the_e_stop_moves_nothing_until_a_person_says_go():
+def test_clearing_the_e_stop_moves_nothing_until_go():
     with connected() as (client, server, robot):
         client.step(MOVE)
         server.press_estop("a test")
@@ -529,7 +529,7 @@ def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
         client.close()
 
 
-def test_a_client_that_leaves_on_the_way_home_stops_the_robot():
+def test_a_client_that_leaves_while_homing_stops_the_robot():
     robot = Slider()
     robot.home_takes_s = 0.5
     with served(robot) as (server, _):
@@ -541,7 +541,7 @@ def test_a_client_that_leaves_on_the_way_home_stops_the_robot():
         assert until(lambda: robot.stops > before) and until(lambda: not server._homing)
 
 
-def test_a_robot_that_fails_at_home_is_said_in_one_line():
+def test_a_failure_while_homing_is_a_one_line_error():
     class Broken(Slider):
         def home(self):
             raise OSError("joint 3 is\ntoo hot")
@@ -578,7 +578,7 @@ def test_a_server_shutting_down_stops_the_robot():
     client.close()
 
 
-def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path):
+def test_a_control_file_runs_each_command_once_and_unknown_ones_are_logged(caplog, tmp_path):
     path = tmp_path / "control"
     with served() as (server, _):
         path.write_text("estop\n")
@@ -591,7 +591,7 @@ def test_a_file_gives_orders_once_and_unknown_ones_are_answered(caplog, tmp_path
         assert not server._estop and "did you mean 'clear'" in caplog.text
 
 
-def test_a_robot_that_fails_ends_the_server_and_the_client_hears_why(caplog):
+def test_a_robot_that_fails_ends_the_server_and_the_client_is_told(caplog):
     class Dies(Slider):
         def observe(self):
             if self.sent:
@@ -628,7 +628,7 @@ def drive(client, steps: int) -> list[dict]:
     return infos
 
 
-def test_the_arm_in_another_process_keeps_the_rate_and_holds_when_nobody_speaks():
+def test_the_arm_in_another_process_keeps_the_rate_and_holds_without_actions():
     with process("--robot.task", "reach", "--show-state", stdin=subprocess.PIPE) as (server, port):
         client = remote(port)
         client.reset()

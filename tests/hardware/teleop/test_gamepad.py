@@ -1,4 +1,4 @@
-"""A gamepad beside the robot, by a virtual one that SDL itself makes: what each of its parts says."""
+"""Tests the gamepad with a virtual one that SDL itself makes: which command each of its parts gives."""
 
 import ctypes
 import os
@@ -86,7 +86,7 @@ def pad(virtual):
     return virtual, reader
 
 
-def test_who_holds_the_shoulder_has_the_robot_and_the_sticks_move_it(pad):
+def test_the_shoulder_button_takes_over_and_the_sticks_move_the_robot(pad):
     virtual, reader = pad
     virtual.axis(gamepad.AXES[0], -PUSHED)  # the left stick up
     assert reader.read() == []  # nobody has the robot
@@ -101,7 +101,7 @@ def test_who_holds_the_shoulder_has_the_robot_and_the_sticks_move_it(pad):
     assert reader.read() == ["takeover off"] and reader.read() == []
 
 
-def test_sticks_that_rest_say_so_once(pad):
+def test_sticks_at_rest_give_one_more_move(pad):
     virtual, reader = pad
     virtual.button(gamepad.LEFT_SHOULDER)
     assert reader.read() == ["takeover on"]
@@ -131,7 +131,7 @@ def test_a_stick_moves_by_how_far_it_is_pushed_beyond_its_dead_zone(pad, value, 
         ("DPAD_UP", "continue"), ("DPAD_LEFT", "slow"), ("DPAD_DOWN", "hold"),
     ],
 )  # fmt: skip
-def test_a_button_says_its_word_once_for_each_time_it_is_pressed(pad, button, word):
+def test_a_button_gives_its_command_once_per_press(pad, button, word):
     import pygame
 
     virtual, reader = pad
@@ -144,7 +144,7 @@ def test_a_button_says_its_word_once_for_each_time_it_is_pressed(pad, button, wo
 
 
 @pytest.mark.parametrize(("button", "word"), [("BACK", "rerecord"), ("START", "stop")])
-def test_what_cannot_be_taken_back_has_to_be_held(pad, monkeypatch, button, word):
+def test_irreversible_commands_need_a_long_press(pad, monkeypatch, button, word):
     import pygame
 
     now_s = [100.0]
@@ -152,16 +152,16 @@ def test_what_cannot_be_taken_back_has_to_be_held(pad, monkeypatch, button, word
     monkeypatch.setattr(gamepad, "LONG_PRESS_S", 0.2)
     virtual, reader = pad
     number = getattr(pygame, f"CONTROLLER_BUTTON_{button}")
-    for held_s, said in ((0.05, []), (0.25, [word])):
+    for held_s, message in ((0.05, []), (0.25, [word])):
         virtual.button(number)
         assert reader.read() == []
         now_s[0] += held_s
-        assert [reader.read(), reader.read()] == [said, []]
+        assert [reader.read(), reader.read()] == [message, []]
         virtual.button(number, False)
         assert reader.read() == []
 
 
-def test_the_sticks_are_those_of_pygame(virtual):
+def test_the_axes_are_those_of_pygame(virtual):
     import pygame
 
     names = ("CONTROLLER_AXIS_LEFTY", "CONTROLLER_AXIS_LEFTX", "CONTROLLER_AXIS_RIGHTY")
@@ -169,7 +169,7 @@ def test_the_sticks_are_those_of_pygame(virtual):
     assert gamepad.LEFT_SHOULDER == pygame.CONTROLLER_BUTTON_LEFTSHOULDER
 
 
-def test_a_gamepad_that_goes_away_gives_the_robot_back_and_pauses_it(pad, caplog):
+def test_a_detached_gamepad_gives_the_robot_back_and_pauses_it(pad, caplog):
     caplog.set_level("INFO", "o2o")
     virtual, reader = pad
     virtual.button(gamepad.LEFT_SHOULDER)
@@ -186,7 +186,7 @@ def test_a_gamepad_that_goes_away_gives_the_robot_back_and_pauses_it(pad, caplog
     assert len(told) == 2 and "the gamepad is gone: the robot is paused" in told[0] and "uses the" in told[1]
 
 
-def test_an_episode_with_a_gamepad_that_is_pulled_out_and_put_back(virtual):
+def test_an_episode_with_a_gamepad_that_is_detached_and_attached_again(virtual):
     """The robot is taken at the second step and moved, then the cable is pulled while the stick is pushed."""
     virtual.attach()
     sled, waited_s = Sled(), []
@@ -218,7 +218,7 @@ def test_an_episode_with_a_gamepad_that_is_pulled_out_and_put_back(virtual):
     operator.close()
 
 
-def test_reading_takes_no_time(pad):
+def test_reading_the_gamepad_takes_less_than_a_millisecond(pad):
     virtual, reader = pad
     virtual.button(gamepad.LEFT_SHOULDER)
     took_s = []
@@ -230,7 +230,7 @@ def test_reading_takes_no_time(pad):
     assert np.median(took_s) < 1e-3
 
 
-def test_without_a_gamepad_one_line_says_so(virtual):
+def test_a_missing_gamepad_is_a_one_line_error(virtual):
     with pytest.raises(UsageError, match="no gamepad is attached, or it is switched off"):
         GamepadInput(REACH)
     virtual.attach(WHEEL)
@@ -238,13 +238,13 @@ def test_without_a_gamepad_one_line_says_so(virtual):
         GamepadInput(REACH)
 
 
-def test_without_pygame_one_line_says_what_to_install(monkeypatch):
+def test_a_missing_pygame_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygame", None)
     with pytest.raises(UsageError, match=r'pip install "o2o\[gamepad\]"'):
         open_teleop("gamepad", -REACH, REACH, 1.0, real=True)
 
 
-def test_in_a_terminal_the_keys_are_heard_as_well(virtual, monkeypatch):
+def test_in_a_terminal_the_keyboard_is_read_as_well(virtual, monkeypatch):
     virtual.attach()
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as terminal:

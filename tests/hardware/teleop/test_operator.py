@@ -1,4 +1,4 @@
-"""The person beside the robot: what a line does to an episode."""
+"""Tests what an operator's command does to an episode."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def episode(tmp_path, **lines):
     return sled, operator, played.episode
 
 
-def test_without_a_word_nothing_changes(tmp_path):
+def test_without_commands_the_episode_is_unchanged(tmp_path):
     sled, operator, done = episode(tmp_path)
     assert len(done) == 6 and not done.success and sled.sent == [2.0] * 6 and operator.label is None
 
@@ -96,13 +96,13 @@ def test_success_ends_the_episode_with_its_reward_and_terminates(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["failure", "stop", "rerecord"])
-def test_other_ends_are_truncations(tmp_path, line):
+def test_other_commands_truncate_the_episode(tmp_path, line):
     _, operator, done = episode(tmp_path, s2=line)
     assert len(done) == 2 and not done.success and done.truncated and not done.terminated
     assert (operator.stop_requested, operator.rerecord) == (line == "stop", line == "rerecord")
 
 
-def test_a_takeover_is_what_was_done_and_is_marked(tmp_path):
+def test_a_takeover_is_stored_as_executed_and_marked(tmp_path):
     sled, _, done = episode(tmp_path, s1="takeover", s2="move -0.5", s4="takeover")
     assert sled.sent == [2.0, 0.0, -0.5, 0.0, 2.0, 2.0]  # without a move the robot holds
     assert done.action[:, 0].tolist() == sled.sent
@@ -110,7 +110,7 @@ def test_a_takeover_is_what_was_done_and_is_marked(tmp_path):
     assert done.infos["intended_action"][1:, 0].tolist() == [2.0] * 6
 
 
-def test_a_pause_lasts_until_the_next_word(tmp_path):
+def test_a_pause_lasts_until_the_next_pause_command(tmp_path):
     path = tmp_path / "operator"
 
     def go_on():
@@ -126,7 +126,7 @@ def test_a_pause_lasts_until_the_next_word(tmp_path):
     assert sled.sent == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0]  # at rest before the wait, and until the next look
 
 
-def test_a_robot_that_is_moved_by_velocity_stands_still_in_a_pause(tmp_path):
+def test_a_velocity_robot_stands_still_in_a_pause(tmp_path):
     arm = Cart()
     box = tmp_path / "operator"
     operator = Operator(FileInput(box), LOW, HIGH)
@@ -153,7 +153,7 @@ def test_a_robot_that_is_moved_by_velocity_stands_still_in_a_pause(tmp_path):
     assert arm.velocity == 0.0
 
 
-def test_a_person_may_take_over_before_the_first_action(tmp_path):
+def test_a_takeover_is_possible_before_the_first_action(tmp_path):
     """Nobody has measured where the gripper is: it stays where the plan wanted it."""
     sled = Sled(path=tmp_path / "operator")
     sled.metadata = {"command": "position", "simulated": True}
@@ -162,8 +162,8 @@ def test_a_person_may_take_over_before_the_first_action(tmp_path):
     assert sled.sent == [2.0] * 6
 
 
-def taken(low, high, *lines):
-    """An operator that has the robot, and has said so much more."""
+def operator_after_takeover(low, high, *lines):
+    """Returns an operator after a takeover and further commands."""
     operator = Operator(Says("takeover", *lines), np.array(low), np.array(high))
     for _ in range(len(lines) + 1):
         operator.read_commands()
@@ -174,18 +174,20 @@ FOUR = ([-1.0, -1.0, -1.0, 0.0], [1.0, 1.0, 1.0, 8.0])  # the last one: a grippe
 AS_IT_IS = np.array([0.0, 0.0, 0.0, 2.0])
 
 
-def test_what_nobody_moves_stays_as_it_is():
-    assert taken(*FOUR).next_action(AS_IT_IS) is None
-    operator = taken(*FOUR, "move 0.5 - -3 -")
+def test_entries_that_are_not_moved_stay_unchanged():
+    assert operator_after_takeover(*FOUR).next_action(AS_IT_IS) is None
+    operator = operator_after_takeover(*FOUR, "move 0.5 - -3 -")
     assert (
         operator.next_action(AS_IT_IS).tolist() == [0.5, 0, -1, 2] and operator.next_action(AS_IT_IS) is None
     )
-    assert taken(*FOUR, "move 0.5 - 0 -").next_action(None) is None  # nobody can tell how it stands: no jump
-    assert taken(*FOUR, "move 0.5 0 0 1").next_action(None).tolist() == [0.5, 0, 0, 1]
+    assert (
+        operator_after_takeover(*FOUR, "move 0.5 - 0 -").next_action(None) is None
+    )  # nobody can tell how it stands: no jump
+    assert operator_after_takeover(*FOUR, "move 0.5 0 0 1").next_action(None).tolist() == [0.5, 0, 0, 1]
 
 
-def test_a_gripper_turns_to_its_other_end_and_stays_there():
-    operator = taken(*FOUR, "gripper")  # 2 of 8 cm: nearly closed, so it opens
+def test_the_gripper_toggles_to_its_other_end_and_stays_there():
+    operator = operator_after_takeover(*FOUR, "gripper")  # 2 of 8 cm: nearly closed, so it opens
     assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 8]
     operator.source.words = ["move 0.5 - - -", "gripper"]
     operator.read_commands()
@@ -193,11 +195,11 @@ def test_a_gripper_turns_to_its_other_end_and_stays_there():
     operator.read_commands()
     assert operator.next_action(AS_IT_IS).tolist() == [0, 0, 0, 0]
     assert (
-        taken([-1.0] * 3, [1.0] * 3, "gripper").next_action(np.zeros(3)) is None
+        operator_after_takeover([-1.0] * 3, [1.0] * 3, "gripper").next_action(np.zeros(3)) is None
     )  # three entries: all are moved
 
 
-def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
+def test_on_and_off_set_takeover_and_pause_whatever_they_were(caplog):
     caplog.set_level("INFO", "o2o")
     operator = Operator(
         Says("takeover on", "takeover on", "pause on", "pause on", "takeover off", "pause off"), LOW, HIGH
@@ -211,7 +213,7 @@ def test_on_and_off_say_how_things_are_to_be_however_they_are(caplog):
     assert told == ["the operator takes the robot over", "the operator gives the robot back"]
 
 
-def test_what_was_said_before_a_takeover_does_not_move_the_robot_in_it():
+def test_moves_before_a_takeover_do_not_move_the_robot_in_it():
     for before in (["move 1"], ["takeover", "move 1", "takeover off"]):
         operator = Operator(Says(*before, "takeover on"), LOW, HIGH)
         for _ in range(len(before) + 1):
@@ -238,13 +240,17 @@ def test_ctrl_c_in_a_pause_ends_the_episode():
     assert played.episode.truncated and not played.episode.success
 
 
-def test_words_that_mean_nothing_are_told_and_harmless(tmp_path, caplog):
+def test_unknown_commands_are_logged_and_harmless(tmp_path, caplog):
     _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="takeover maybe")
     assert len(done) == 6
-    said = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in caplog.records]
     commands = "continue, failure, gripper, hold, pause, rerecord, slow, stop, success, takeover, undo"
-    assert f"unknown operator command 'sucess'; have {commands}, move" in said[0]
-    assert "is not 1 numbers" in said[1] and "is not 1 numbers" in said[2] and "'takeover maybe'" in said[3]
+    assert f"unknown operator command 'sucess'; have {commands}, move" in messages[0]
+    assert (
+        "is not 1 numbers" in messages[1]
+        and "is not 1 numbers" in messages[2]
+        and "'takeover maybe'" in messages[3]
+    )
 
 
 class Says:
@@ -260,7 +266,7 @@ class Says:
         pass
 
 
-def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
+def test_a_label_can_be_undone_before_the_next_episode(tmp_path):
     _, _, done = episode(tmp_path, s2="success")
     for words, success, rewards in ((["pause"], True, [0, 1]), (["undo", "pause"], False, [0, 0])):
         operator, told = Operator(Says(*words), LOW, HIGH), []
@@ -273,7 +279,7 @@ def test_a_label_may_be_taken_back_before_the_next_episode(tmp_path):
     assert review_episode(operator, done, True, lambda text: None) is None
 
 
-def test_an_answer_to_an_unsure_decision_is_used_once(caplog):
+def test_an_answer_to_an_ood_query_is_used_once(caplog):
     operator = Operator(Says("slow"), LOW, HIGH)
     assert operator.answer_query("why so unsure?") is None and operator.answer_query("why so unsure?") is None
     assert [record.getMessage() for record in caplog.records] == ["why so unsure?"]  # asked once
@@ -281,7 +287,7 @@ def test_an_answer_to_an_unsure_decision_is_used_once(caplog):
     assert operator.answer_query("why so unsure?") == "slow" and operator.answer_query("") is None
 
 
-def test_a_mailbox_reads_whole_lines_that_are_new(tmp_path):
+def test_file_input_reads_complete_new_lines(tmp_path):
     path = tmp_path / "deep" / "operator"
     path.parent.mkdir()
     path.write_text("stop\n")
@@ -311,13 +317,13 @@ def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
     assert lines == ["pause", "success", "takeover", "move -0.02 - - -", "gripper"]
 
 
-def test_the_table_of_keys_is_true():
+def test_the_table_of_keys_matches_the_code():
     rows = re.findall(r"^\| (\S+) +\|[^|]+\| `(\w+)`", operator_module.__doc__, re.MULTILINE)
     assert {" " if key == "space" else key: line for key, line in rows} == KEYS
     assert sorted(KEYS.values()) == list(COMMANDS)
 
 
-def test_two_sources_are_heard_as_one():
+def test_two_sources_are_read_as_one():
     class Box(Says):
         closed = False
 
@@ -331,7 +337,7 @@ def test_two_sources_are_heard_as_one():
     assert one.closed and other.closed
 
 
-def test_who_is_there_follows_the_flag_and_the_terminal(tmp_path):
+def test_the_teleop_source_follows_the_flag_and_the_terminal(tmp_path):
     assert open_teleop("none", LOW, HIGH, 1.0, real=True) is None
     assert open_teleop("auto", LOW, HIGH, 1.0, real=True) is None  # tests have no terminal
     with pytest.raises(UsageError, match="needs a terminal"):
@@ -379,7 +385,7 @@ class Terminal:
     def __init__(self, *argv: str):
         self.ours, self.theirs = pty.openpty()
         self.before = termios.tcgetattr(self.theirs)
-        self.said = ""
+        self.output = ""
         self.process = subprocess.Popen(
             [sys.executable, "-u", "-c", IN_TERMINAL, *argv], stdin=self.theirs, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -393,8 +399,8 @@ class Terminal:
     def until(self, holds, what: str, limit_s: float = 600) -> None:
         end_s = time.monotonic() + limit_s
         while not holds():
-            assert self.process.poll() is None, f"it ended before {what}: {self.said}"
-            assert time.monotonic() < end_s, f"no {what}: {self.said}"
+            assert self.process.poll() is None, f"it ended before {what}: {self.output}"
+            assert time.monotonic() < end_s, f"no {what}: {self.output}"
             time.sleep(0.01)
 
     def ended(self) -> int:
@@ -413,10 +419,10 @@ class Terminal:
 
     def _read(self) -> None:
         for line in self.process.stdout:  # type: ignore[union-attr]
-            self.said += line
+            self.output += line
 
 
-def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, tmp_path):
+def test_a_run_in_a_terminal_is_taken_over_labeled_and_ended_by_keys(steered, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
 
     def sent() -> list[list[float]]:
@@ -433,7 +439,7 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         terminal.until(lambda: sent()[-1][entry] == pytest.approx(to), f"move by {keys!r}")
 
     def says(words: str, count: int = 1) -> None:
-        terminal.until(lambda: terminal.said.count(words) == count, repr(words))
+        terminal.until(lambda: terminal.output.count(words) == count, repr(words))
 
     flags = {
         "checkpoint": steered, "robot": ROBOT, "robot.log": log, "out": out, "teleop": "keyboard",
@@ -465,7 +471,7 @@ def test_a_run_in_a_terminal_is_taken_over_labelled_and_ended_by_keys(steered, t
         says("failure. Reset the scene")
         assert termios.tcgetattr(terminal.theirs) != terminal.before
         terminal.press("\x03")  # Ctrl-C, once
-        assert terminal.ended() == 130, terminal.said
+        assert terminal.ended() == 130, terminal.output
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     with closing(OnlineDataset(out / "online")) as own:
         assert len(own) == 2
