@@ -1,4 +1,4 @@
-"""Losses, gradients, steps and plans equal FOWM's formulas, written down again in `plain.py`."""
+"""Compares losses, gradients, steps and plans with FOWM's formulas in `tests/support/plain.py`."""
 
 from dataclasses import replace
 
@@ -154,7 +154,7 @@ def test_the_stored_priority_is_the_sum_to_the_power_of_the_exponent():
     )
 
 
-def test_slow_copies_move_after_the_step_at_every_second_update():
+def test_target_networks_move_after_every_second_update():
     agent = make_agent("state")
     for number in range(4):
         before = read_weights(agent)

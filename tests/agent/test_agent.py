@@ -1,4 +1,4 @@
-"""The hub: one reduction, two disjoint optimisers, exact save and load (G36 and deviations of 8.4)."""
+"""Tests the agent: loss reduction, separate optimizers, bit-exact save and load (G36)."""
 
 from dataclasses import replace
 
@@ -124,7 +124,7 @@ def test_config_survives_json_and_unknown_fields_are_named():
         read_config(to_dict(config) | {"wings": 2})
 
 
-def test_strangers_model_learns_and_acts_in_one_file():
+def test_an_external_model_file_learns_and_acts():
     path = RECURRENT_MODEL
     hub = agent(
         replace(

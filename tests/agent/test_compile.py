@@ -1,4 +1,4 @@
-"""Compiled and eager agree, and after the first steps nothing is compiled again."""
+"""Tests that compiled and eager results agree, and that nothing is recompiled after the first steps."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Values, pairs, spreads and slow copies against closed forms (G17, G19, G20, G23)."""
+"""Tests values, random pairs, disagreement and target networks against closed forms (G17, G19, G20, G23)."""
 
 import math
 from collections import Counter
@@ -36,7 +36,7 @@ TWO_HOT = CriticConfig(num_q=3, hidden_dim=16, expectile=0.7, num_bins=21)  # a 
 
 
 def make_two_hot(scale: float = 1.0) -> Critic:
-    """A critic of 6 features and 2 actions whose members differ; slow copies differ from their sources."""
+    """Returns a critic of 6 features and 2 actions with different members and target networks."""
     critic = Critic(6, 2, 0.9, TWO_HOT)
     for weight in (critic.q_heads.weight3, critic.target_q_heads.copy.weight3):
         torch.nn.init.normal_(weight, std=scale)
@@ -66,7 +66,7 @@ def test_pair_is_distinct_and_even():
     assert set(Counter(lows)) == {1.0, 2.0, 3.0, 4.0}
 
 
-def test_spread_is_unbiased_and_zero_for_equals():
+def test_disagreement_is_unbiased_and_zero_for_equal_members():
     assert disagreement(torch.arange(1.0, 6.0)[:, None]).item() == pytest.approx(1.5811388)
     same = torch.full((5, 1), 2.0, requires_grad=True)
     value = disagreement(same)
@@ -109,7 +109,7 @@ def test_loop_and_batched_ensemble_agree(out_dim):
 @pytest.mark.parametrize(
     ("rate", "every", "calls", "want"), [(0.01, 2, 2, 0.01), (0.01, 1, 100, 1 - 0.99**100)]
 )
-def test_slow_copy_follows_geometrically(rate, every, calls, want):
+def test_target_network_follows_geometrically(rate, every, calls, want):
     source = torch.nn.Linear(1, 1)
     slow = TargetNetwork(source, rate, every)
     torch.nn.init.zeros_(slow.copy.weight)
@@ -139,7 +139,7 @@ def test_losses_follow_the_formula():
     assert torch.allclose(losses["v"], torch.where(u < 0, 0.3, 0.7) * u**2, atol=1e-6)
 
 
-def test_value_loss_reaches_the_feature_but_not_the_slow_ensemble():
+def test_value_loss_reaches_the_feature_but_not_the_target_networks():
     batch = make_batch(Spec({"state": (3,)}, 2))
     critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16))
     feature = torch.randn(5, 8, 6, requires_grad=True)
@@ -229,7 +229,7 @@ class TwoHotNets(Nets):
 
 @torch.no_grad()
 @pytest.mark.parametrize("price", [0.3, 1.0, 5.0])
-def test_giving_up_early_loses_none_of_the_best_of_two_hot_values(price):
+def test_pruning_loses_none_of_the_best_two_hot_values(price):
     nets, state = TwoHotNets(), {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
     evaluator, results = PlanEvaluator(price), []
@@ -245,7 +245,7 @@ def test_giving_up_early_loses_none_of_the_best_of_two_hot_values(price):
 
 
 @pytest.mark.parametrize("price", [0.3, 1.0, 5.0])
-def test_pruning_changes_no_plan_of_two_hot_values(price):
+def test_pruning_changes_no_plan_with_two_hot_values(price):
     nets, plans = TwoHotNets(), []
     state, first = {"z": torch.randn(2, 6)}, torch.ones(2, dtype=torch.bool)
     for prune in (True, False):
@@ -268,7 +268,7 @@ def test_fewer_than_two_bins_are_refused(num_bins):
 # ---- a more honest spread: fixed random functions, and episodes of one's own
 
 
-HONEST = CriticConfig(hidden_dim=16, prior_scale=2.0, bootstrap_probability=0.5)
+DIVERSE = CriticConfig(hidden_dim=16, prior_scale=2.0, bootstrap_probability=0.5)
 SYSTEMS = sorted(set(presets.PRESETS) - {"fowm-hopper", "fowm-antmaze"})
 
 
@@ -298,13 +298,13 @@ def test_without_a_prior_weights_and_random_draws_are_what_they_were():
     have = {name: value for name, value in plain.state_dict().items() if not name.endswith("_extra_state")}
     assert same(have, want)
     torch.manual_seed(1)
-    other = Critic(6, 2, 0.9, HONEST).state_dict()
+    other = Critic(6, 2, 0.9, DIVERSE).state_dict()
     assert same({name: other[name] for name in want}, want) and other.keys() > plain.state_dict().keys()
 
 
 @pytest.mark.parametrize("num_bins", [0, 21])
-def test_untrained_members_are_their_priors_and_the_slow_ones_have_the_same(num_bins):
-    critic = Critic(6, 2, 0.9, replace(HONEST, num_bins=num_bins, num_q=40))
+def test_untrained_members_equal_their_priors_and_so_do_the_target_networks(num_bins):
+    critic = Critic(6, 2, 0.9, replace(DIVERSE, num_bins=num_bins, num_q=40))
     feature, action = 3 * torch.randn(7, 50, 6), torch.randn(7, 50, 2)
     q, pair = critic.q(feature, action), torch.tensor([3, 1])
     assert torch.equal(q, critic.q(feature, action, target=True)) and q.shape == (40, 7, 50)
@@ -334,7 +334,7 @@ def test_the_heads_learn_what_the_prior_leaves_of_the_target(num_bins):
 
 
 def test_features_learn_nothing_from_the_prior_but_a_plan_feels_its_slope():
-    batch, critic = make_batch(Spec({"state": (3,)}, 2)), Critic(6, 2, 0.9, HONEST)
+    batch, critic = make_batch(Spec({"state": (3,)}, 2)), Critic(6, 2, 0.9, DIVERSE)
     feature = torch.randn(5, 8, 6, requires_grad=True)
     losses, _ = critic.losses(Unroll({}, feature, torch.randn(5, 8, 6), {}), batch)
     losses["q"].sum().backward()  # the heads' last layers are zero: all slope would be the prior's
@@ -345,7 +345,7 @@ def test_features_learn_nothing_from_the_prior_but_a_plan_feels_its_slope():
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_system_learns_with_them_and_goes_on_with_the_same_bits(name):
+def test_every_preset_learns_with_them_and_resumes_exactly(name):
     agent = make_agent(name)
     before = priors(agent)
     fixed = {id(weight) for weight in agent.critic.prior_heads.parameters()}  # pyright: ignore
@@ -364,7 +364,7 @@ def test_every_system_learns_with_them_and_goes_on_with_the_same_bits(name):
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_compiled_and_eager_agree_on_them():
-    critic, batch = Critic(6, 2, 0.9, replace(HONEST, num_bins=21)), make_batch(Spec({"state": (3,)}, 2))
+    critic, batch = Critic(6, 2, 0.9, replace(DIVERSE, num_bins=21)), make_batch(Spec({"state": (3,)}, 2))
     feature = torch.randn(5, 8, 6)
 
     def learn(feature, batch):
@@ -383,7 +383,7 @@ def test_compiled_and_eager_agree_on_them():
 
 def test_they_ask_the_device_nothing():
     batch = make_batch(Spec({"state": (3,)}, 2)).to("meta")
-    critic, feature = Critic(6, 2, 0.9, HONEST).to("meta"), torch.randn(5, 8, 6, device="meta")
+    critic, feature = Critic(6, 2, 0.9, DIVERSE).to("meta"), torch.randn(5, 8, 6, device="meta")
     losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
     assert losses["q"].shape == (5, 8) and losses["q"].device.type == "meta"
 
@@ -473,7 +473,7 @@ def spreads(config: CriticConfig) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("num_bins", [0, 101])
-def test_with_a_prior_the_spread_off_the_data_stands_out_more(num_bins):
+def test_a_prior_raises_the_disagreement_off_the_data_more(num_bins):
     plain = CriticConfig(hidden_dim=32, num_bins=num_bins)
     (on, off), (on_with, off_with) = spreads(plain), spreads(replace(plain, prior_scale=3.0))
     assert off_with > 5 * off and off_with / on_with > 2 * off / on

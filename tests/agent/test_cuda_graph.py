@@ -1,4 +1,4 @@
-"""Recordings are chosen by shapes and plain arguments; on a GPU, replays give what the function gives."""
+"""Tests the choice of a CUDA graph by shapes and arguments and, on a GPU, that replays give equal results."""
 
 from dataclasses import dataclass, replace
 

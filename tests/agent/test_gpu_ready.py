@@ -1,4 +1,4 @@
-"""Nothing in update or plan mixes devices, or waits for a device to tell a number.
+"""Tests that update and plan neither mix devices nor wait for a device to read a number.
 
 Tested on torch's `meta` device, whose tensors have shapes but no data: to read one on the host, to let a
 shape follow the data, or to mix it with a tensor of the host is an error. How fast a real GPU is, and
@@ -43,7 +43,7 @@ def pair(request):
     return agent, batch.to("meta")
 
 
-def test_an_update_asks_the_device_nothing(pair):
+def test_an_update_never_waits_for_the_device(pair):
     agent, batch = pair
     total, losses, priority = agent.objective(batch)
     total.backward()
@@ -54,7 +54,7 @@ def test_an_update_asks_the_device_nothing(pair):
 
 
 @pytest.mark.parametrize("method", ["mppi", "icem"])
-def test_a_plan_asks_the_device_nothing(pair, method):
+def test_a_plan_never_waits_for_the_device(pair, method):
     agent, batch = pair
     planner, first = MPPI(2, PlannerConfig(method=method)), torch.zeros(6, dtype=torch.bool, device="meta")
     obs, zeros = {name: value[0] for name, value in batch.obs.items()}, torch.zeros(6, 2, device="meta")

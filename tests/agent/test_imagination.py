@@ -1,4 +1,4 @@
-"""Actor and value in imagination against closed forms (G16, G21), and what they must leave alone."""
+"""Tests actor and value losses in imagination against closed forms (G16, G21), and their gradients."""
 
 from dataclasses import replace
 
@@ -156,7 +156,7 @@ def test_both_gradients_find_the_action_that_pays():
 
 
 @BOTH
-def test_disagreement_costs_the_planners_price(config):
+def test_disagreement_has_the_planners_penalty_weight(config):
     batch, returns = make_batch(SPEC), {}
     for price in (0.0, 2.0):
         torch.manual_seed(5)
@@ -215,7 +215,7 @@ def test_entropy_counts_only_under_its_floor(std, bonus):
 # ---- the anchor
 
 
-def test_the_anchor_holds_offline_and_falls_with_the_robots_own_data():
+def test_the_anchor_is_constant_offline_and_falls_with_online_data():
     imagination = Imagination(6, 0.9, 0.0, replace(V2, anchor=2.0, anchor_updates=4, anchor_end=0.5))
     batch = make_batch(SPEC)
     for _ in range(3):

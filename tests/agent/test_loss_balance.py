@@ -1,4 +1,4 @@
-"""Balance: fixed weights, and Harmony's sigmas against their closed form (G35), on every world model."""
+"""Tests fixed loss weights, and Harmony's sigmas against their closed form (G35), on every world model."""
 
 import math
 from dataclasses import replace
@@ -141,19 +141,19 @@ def test_every_observation_is_in_the_loss_that_is_balanced():
 
 # ---- in the agent
 
-STRANGER = RECURRENT_MODEL
+EXTERNAL = RECURRENT_MODEL
 SYSTEMS = {
     "small": {"reward", "dynamics"}, "tdmpc2": {"reward", "dynamics"},
     "dreamerv2": {"obs", "reward", "dynamics"}, "dreamerv3": {"obs", "reward", "dynamics"},
-    STRANGER: {"obs", "reward"},
+    EXTERNAL: {"obs", "reward"},
 }  # fmt: skip
 
 
 def harmonised(name: str) -> AgentConfig:
-    """A preset, or the stranger's model, with its losses balanced."""
-    if name == STRANGER:
-        world = plugins.load("models", STRANGER).Config(hidden_dim=12)
-        return replace(tiny("small"), model=STRANGER, model_options=world, balance="harmony")
+    """A preset, or the external model, with its losses balanced."""
+    if name == EXTERNAL:
+        world = plugins.load("models", EXTERNAL).Config(hidden_dim=12)
+        return replace(tiny("small"), model=EXTERNAL, model_options=world, balance="harmony")
     return replace(tiny(name), balance="harmony")
 
 
@@ -190,7 +190,7 @@ def test_a_step_of_sigma_is_the_whole_rate_whatever_clips_and_decays_the_rest(pa
         assert abs(value) == pytest.approx(SIGMA_LEARNING_RATE if name in names else 0, rel=1e-4)
 
 
-def test_sigma_is_saved_and_goes_on_exactly(pair):
+def test_sigma_is_saved_and_resumes_exactly(pair):
     agent, _ = pair
     for seed in range(3):
         agent.update(windows(agent, seed))
@@ -215,7 +215,7 @@ def test_fixed_weights_learn_nothing_about_the_balance():
 # ---- where it runs
 
 
-def test_it_asks_the_device_nothing():
+def test_it_never_waits_for_the_device():
     balance = Harmony(WEIGHTS).to("meta")
     total, metrics = balance({"obs": torch.ones((), device="meta"), "q": torch.ones((), device="meta")})
     total.backward()

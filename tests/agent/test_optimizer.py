@@ -1,4 +1,4 @@
-"""Steps: the clips, LaProp, decay and warm-up (G39), and going on after a stop."""
+"""Tests optimizer steps: gradient clipping, LaProp, weight decay, warm-up (G39), and resuming."""
 
 import math
 from dataclasses import replace
@@ -166,7 +166,7 @@ def test_resumed_optimiser_takes_the_steps_of_an_unstopped_one(config):
         assert all(value.equal(have[name]) for name, value in straight.state().items())
 
 
-def test_steps_ask_the_device_nothing():
+def test_steps_never_wait_for_the_device():
     optimizer = Optimizer(parameters(device="meta"), 0.1, ALL)  # torch's fused Adam has no such kernel
     norms = run(optimizer, range(3))
     assert {value.device.type for value in [*norms, *optimizer.state().values()]} == {"meta"}

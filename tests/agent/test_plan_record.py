@@ -1,4 +1,4 @@
-"""What a planner thought: kept small, kept whole, and asked again at another price."""
+"""Tests plan records: candidates, storage in a file, and reranking at another penalty weight."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +13,7 @@ from o2o.training import rollout
 from tests.support.preset_agents import act, disagreeing, make, two_plans
 
 
-def test_value_is_gain_less_the_price_of_doubt():
+def test_value_is_return_less_penalty():
     record = two_plans()
     assert record.return_.tolist() == [1, 2] and record.penalty().tolist() == [0, 2]
     assert record.value().tolist() == [1, 0] and record.value(penalty_weight=1.0).tolist() == [1, 1.5]
@@ -31,7 +31,7 @@ def test_the_penaltys_share_is_of_all_that_counted():
     ]
 
 
-def test_a_lower_price_would_have_chosen_the_bolder_plan():
+def test_a_lower_penalty_weight_chooses_the_plan_with_the_higher_return():
     assert two_plans().rerank(4.0, temperature=0.5)[1] == 0
     weight, best = two_plans().rerank(1.0, temperature=0.5)
     assert best == 1 and weight.tolist() == [0, 1]
@@ -48,7 +48,7 @@ def test_of_many_candidates_elites_and_the_chosen_one_are_kept_and_others_from_e
     assert _recorded(5, elites[:, :2], torch.tensor([0, 0])).tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
-def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
+def test_records_of_searches_of_different_lengths_are_read_back_from_a_file(tmp_path):
     longer = two_plans(iterations=np.int32(2), mean=np.ones((2, 1, 1)), std=np.ones((2, 1, 1)), t=np.int32(1))
     plans = PlanStore(tmp_path)
     plans.add(0, pack([two_plans(), longer]), {})
@@ -58,7 +58,7 @@ def test_moments_of_searches_of_other_lengths_come_back_from_a_file(tmp_path):
         assert np.array_equal(getattr(first, name), value)
 
 
-def test_moments_with_fewer_candidates_come_back_as_they_were():
+def test_records_with_fewer_candidates_are_read_back_unchanged():
     agent = disagreeing("small")
     config = replace(agent.planner.config, method="icem", num_samples=40, num_elites=4)
     records = []
@@ -123,7 +123,7 @@ class Robot:
         return {"state": np.full(5, 0.1 * self.count, np.float32), "goal": np.zeros(2, np.float32)}
 
 
-def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
+def test_playing_passes_on_the_records_of_each_episode_in_order(tmp_path):
     agent, plans = disagreeing("small"), PlanStore(tmp_path)
     agent.num_updates = 7
     rollout.play(agent, [Robot(), Robot()], [11, 12, 13], 0, record=plan_writer(plans, agent, [11, 12, 13]))  # type: ignore
@@ -136,7 +136,7 @@ def test_playing_hands_over_each_episodes_moments_in_order(tmp_path):
         assert all(record.took_ms > 0 for record in records)
 
 
-def test_what_was_thought_before_a_failure_is_kept(tmp_path):
+def test_records_before_a_failure_are_stored(tmp_path):
     agent, plans = disagreeing("small"), PlanStore(tmp_path)
     with pytest.raises(ZeroDivisionError):
         rollout.play(agent, [Robot(fails=True)], [5], 0, record=plan_writer(plans, agent, [5], first=8))  # type: ignore

@@ -1,4 +1,4 @@
-"""The policy's losses against closed forms (G7, G18)."""
+"""Tests the policy's losses against closed forms (G7, G18)."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_exploration_noise_is_small_and_bounded():
 
 
 @pytest.mark.parametrize("shape", ["bounded", "truncated"])
-def test_a_learned_spread_is_what_explores(shape):
+def test_exploration_uses_a_learned_std(shape):
     policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, distribution=shape))
     feature = torch.randn(6).expand(4000, 6)
     actions = policy.act(feature, explore=True)
@@ -49,7 +49,7 @@ def test_a_learned_spread_is_what_explores(shape):
     assert torch.equal(policy.act(feature), policy.distribution(feature).mean)
 
 
-def test_regression_learns_the_spread_of_the_data():
+def test_regression_learns_the_std_of_the_data():
     """Maximum likelihood on actions of spread 0.3 around 0.2 finds both."""
     policy = AWRPolicy(1, 1, PolicyConfig(hidden_dim=16, distribution="bounded"))
     critic = Critic(1, 1, 0.9, CriticConfig(hidden_dim=8))

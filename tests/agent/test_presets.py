@@ -1,4 +1,4 @@
-"""Presets carry the reference's values (FOWM's cfgs/config.yaml and cfgs/tasks/*.yaml)."""
+"""Tests that presets hold the references' values (FOWM: cfgs/config.yaml and cfgs/tasks/*.yaml)."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_every_preset_says_what_it_is_for():
     assert all(preset.about for preset in presets.PRESETS.values())
 
 
-def test_an_unknown_preset_is_answered_with_the_nearest():
+def test_an_unknown_preset_error_names_the_nearest():
     with pytest.raises(UsageError, match=r"did you mean 'fowm'\? have small, fowm"):
         presets.get("fown")
 

@@ -1,4 +1,4 @@
-"""Every preset does what every other can: learn offline and online, plan or act, stop and go on exactly."""
+"""Tests that every preset learns offline and online, plans or acts, and resumes exactly."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +118,7 @@ def test_groups_are_disjoint_and_hold_every_weight(name):
     assert sum(map(len, groups)) == len(set.union(*groups)) and set.union(*groups) == weights
 
 
-def test_padding_teaches_nothing(name):
+def test_padding_has_no_effect_on_learning(name):
     agent = make(name)
     batch = windows(agent, 0)
     valid = batch.valid.clone()
@@ -137,7 +137,7 @@ def test_padding_teaches_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3", "twm"], indirect=True)
-def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path):
+def test_it_pretrains_finetunes_and_resumes_exactly(name, dataset: Path, tmp_path):
     settings = {
         "dataset": str(dataset), "robot": ROBOT, "agent": tiny(name), "preset": name, "device": "cpu",
         "log_every": 4, "checkpoint_every": 4, "dataset_options": presets.get(name).dataset_options,
@@ -164,7 +164,7 @@ def test_it_goes_the_whole_way_and_resumes_exactly(name, dataset: Path, tmp_path
 @pytest.mark.parametrize("model", ["tdmpc", "rssm", "twm", RECURRENT_MODEL])
 @pytest.mark.parametrize("gradient", ["dynamics", "reinforce"])
 def test_every_world_model_can_be_dreamt_in(model, gradient):
-    """A part, not a system: a stranger's file gets it too."""
+    """A part, not a system: an external file gets it too."""
     world = getattr(plugins.load("models", model), "Config", ModelConfig)()
     shaped = replace(tiny("dreamerv3"), model=model, model_options=world)
     config = replace(shaped, imagination=replace(shaped.imagination, gradient=gradient))

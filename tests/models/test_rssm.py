@@ -1,4 +1,4 @@
-"""Dreamer's world model against closed forms (G9 to G15, G41)."""
+"""Tests Dreamer's world model against closed forms (G9 to G15, G41)."""
 
 from dataclasses import replace
 
@@ -203,7 +203,7 @@ def test_losses_are_those_of_the_formulas(config):
 
 
 @BOTH
-def test_what_is_not_known_is_not_learned(config):
+def test_unknown_observations_give_no_loss(config):
     model, batch = Model(SPEC, 0.9, config), make_batch(SPEC, 3, 2)
     known = batch.next_valid.clone()
     known[2, 1] = False
@@ -249,7 +249,7 @@ def test_two_hot_reward_is_zero_before_training():
 
 
 @BOTH
-def test_images_and_vectors_are_drawn_in_their_own_units(config):
+def test_images_and_vectors_are_predicted_in_their_own_units(config):
     model, batch = Model(PIXELS, 0.9, config), make_batch(PIXELS, 2, 3)
     assert [layer.out_channels for layer in model.encoder.convs[0] if hasattr(layer, "out_channels")] == [
         2, 4, 8, 16,

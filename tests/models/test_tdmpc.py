@@ -1,4 +1,4 @@
-"""TD-MPC's model: sizes, initialisation, losses, roll-outs (G5, G37, G38, G41)."""
+"""Tests TD-MPC's world model: sizes, initialization, losses, rollouts (G5, G37, G38, G41)."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def test_losses_follow_the_formula():
     assert not unroll.next_feature.requires_grad and unroll.feature.requires_grad
 
 
-def test_unknown_next_observation_teaches_nothing():
+def test_an_unknown_next_observation_gives_no_loss():
     batch = make_batch(STATE)
     batch.next_valid[3, 2] = False
     losses = Model(STATE, 0.9, FOWM).unroll(batch).losses
@@ -155,7 +155,7 @@ def test_online_target_is_the_next_feature(spec):
         torch.testing.assert_close(unroll.losses["dynamics"][t], want)
 
 
-def test_online_target_needs_no_slow_encoder():
+def test_online_target_needs_no_target_encoder():
     model = Model(STATE, 0.9, TDMPC2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.track()

@@ -1,4 +1,4 @@
-"""The transformer world model: causality (G40), memory (G41), and losses by their formulas."""
+"""Tests the transformer world model: causality (G40), cache (G41), and losses by their formulas."""
 
 import math
 from dataclasses import replace
@@ -78,7 +78,7 @@ def test_a_memory_grows_only_as_far_as_it_must_and_knows_as_much_as_a_whole_one(
     assert sizes == [3, 6, 9, 11, 11, 11, 11, 11] and torch.equal(short["steps"], whole["steps"])
 
 
-def test_scores_of_distances_are_lined_up_with_places():
+def test_scores_of_distances_are_aligned_with_positions():
     score = torch.randn(2, 3, 7)  # of the distances 6, ..., 0 from places 4, 5, 6
     have = align_distances(score)
     for row, new in enumerate((4, 5, 6)):

@@ -1,4 +1,4 @@
-"""Distributions of actions against closed forms (G6, G7) and against what they draw."""
+"""Tests distributions of actions against closed forms (G6, G7) and against their samples."""
 
 import math
 
@@ -16,14 +16,14 @@ def test_unit_gaussian_log_prob_at_its_mean():
 
 
 @pytest.mark.parametrize(("shape", "std"), [("bounded", 0.8927174), ("truncated", 1.1), ("fixed", 1.0)])
-def test_spread_of_an_output_of_zeros(shape, std):
+def test_std_of_an_output_of_zeros(shape, std):
     chances = make_distribution(shape, torch.zeros(2, num_outputs(shape, 4)))
     assert chances.mean.tolist() == [[0.0] * 4] * 2
     torch.testing.assert_close(chances.std, torch.full((2, 4), std))
 
 
 @pytest.mark.parametrize("shape", ["bounded", "truncated"])
-def test_spread_never_falls_below_a_tenth(shape):
+def test_std_is_at_least_a_tenth(shape):
     assert make_distribution(shape, torch.full((1, 2), -50.0)).std.item() == pytest.approx(0.1)
 
 
@@ -57,7 +57,7 @@ def test_truncated_samples_have_the_mean_of_the_density(mean, std):
     assert drawn.mean().item() == pytest.approx(torch.trapezoid(p * x, x).item(), abs=5e-3)
 
 
-def test_truncated_samples_carry_gradient_to_mean_and_spread():
+def test_truncated_samples_carry_gradient_to_mean_and_std():
     out = torch.zeros(1000, 2, requires_grad=True)
     make_distribution("truncated", out).sample().sum().backward()
     assert out.grad is not None and out.grad.isfinite().all()

@@ -1,4 +1,4 @@
-"""Symlog and two-hot against numbers worked out by hand (golden facts G1 to G4)."""
+"""Tests symlog and two-hot encodings against values calculated by hand (G1 to G4)."""
 
 import math
 

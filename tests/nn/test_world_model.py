@@ -1,4 +1,4 @@
-"""The contract of a world model, for every file in o2o/models and for a stranger's file."""
+"""Tests the contract of a world model on every model file, and its check on models with faults."""
 
 import re
 from dataclasses import replace
@@ -18,11 +18,11 @@ from tests.support.command_line import SMALL
 from tests.support.episodes import make_batch
 from tests.support.paths import RECURRENT_MODEL
 
-STRANGER = RECURRENT_MODEL
+EXTERNAL = RECURRENT_MODEL
 BUILT_IN = sorted(p.stem for p in (plugins.PACKAGE / "models").glob("[!_]*.py"))
 SPEC = Spec({"state": (5,), "goal": (2,)}, 3)
 N, T, B = 4, 5, 6
-CASES = {Path(file).stem: (file, None) for file in (*BUILT_IN, STRANGER)}
+CASES = {Path(file).stem: (file, None) for file in (*BUILT_IN, EXTERNAL)}
 CASES |= {name: (preset.agent.model, preset.agent.model_options) for name, preset in presets.PRESETS.items()}
 
 
@@ -61,7 +61,7 @@ def test_first_forgets_what_was_before(model):
     assert torch.allclose(model.feature(fresh), model.feature(again))
 
 
-def test_unroll_keeps_its_promises(model):
+def test_unroll_keeps_the_contract(model):
     unroll = model.unroll(make_batch(SPEC, T, B))
     assert set(unroll.losses) <= set(LOSS_NAMES)
     assert all(loss.shape == (T, B) and torch.isfinite(loss).all() for loss in unroll.losses.values())
@@ -70,7 +70,7 @@ def test_unroll_keeps_its_promises(model):
     assert all(len(v) == T * B and not v.requires_grad for v in unroll.starts.values())
 
 
-def test_every_trainable_parameter_but_none_of_the_slow_ones_learns(model):
+def test_trainable_parameters_learn_and_target_networks_do_not(model):
     sum(loss.mean() for loss in model.unroll(make_batch(SPEC, T, B)).losses.values()).backward()
     before = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
     assert any(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -88,7 +88,7 @@ def test_rows_do_not_see_each_other(model):
         assert gradient.abs().sum(-1).gt(0).tolist() == [other == row for other in range(N)]
 
 
-def test_the_same_chances_give_the_same_step(model):
+def test_equal_random_numbers_give_equal_steps(model):
     state, action = observe(model, model.start(N), first=True), torch.rand(N, 3) * 2 - 1
     outcomes = []
     for _ in range(2):
@@ -204,7 +204,7 @@ FAULTS = {  # what the file says, what it says instead, and the error
 
 def write_model(folder: Path, fault: str = "") -> str:
     """A copy of the example model with one fault; its path."""
-    text, path = Path(STRANGER).read_text(), folder / "mine.py"
+    text, path = Path(EXTERNAL).read_text(), folder / "mine.py"
     if fault:
         old, new, _ = FAULTS[fault]
         assert text.count(old) == 1

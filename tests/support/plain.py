@@ -1,4 +1,4 @@
-"""FOWM once more, in plain eager PyTorch: what `o2o` is compared with, for truth and for speed.
+"""Implements FOWM in plain eager PyTorch, as the reference for correctness and speed.
 
 Written from the formulas alone: nothing of `o2o` is called, torch keeps its default settings, and loops
 run over time, members and robots one by one. No work is done twice that the reference does once, and
@@ -65,12 +65,12 @@ class Config:
 
 
 class Plain:
-    """Weights by name, two optimisers, and the equations.
+    """Weights by name, two optimizers, and the equations.
 
     Attributes:
         w: name -> leaf tensor; members of an ensemble are leaves of their own, `critic.q_heads.0.weight1`.
-        groups: leaves that one optimiser moves.
-        num_updates: optimiser steps so far.
+        groups: leaves that one optimizer moves.
+        num_updates: optimizer steps so far.
     """
 
     def __init__(self, weights: dict[str, Tensor], config: Config):

@@ -1,4 +1,4 @@
-"""A stranger's world model in one file: a GRU over vectors, trained to predict the next observation."""
+"""Implements an external world model in one file: a GRU over vectors that predicts the next observation."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The planner against numbers worked out by hand (golden facts G25 to G30)."""
+"""Tests the planner against values calculated by hand (G25 to G30)."""
 
 import sys
 from itertools import count
@@ -50,7 +50,7 @@ def test_six_iterations_find_the_best_action(seed):
     assert abs(result.memory[0].item() - 0.3) < 0.02
 
 
-def test_a_high_price_on_uncertainty_keeps_the_plan_where_it_is_sure():
+def test_a_high_penalty_weight_keeps_the_plan_where_disagreement_is_low():
     toy = Toy(disagreement=lambda action: action[..., 0].abs())
     result = plan(toy, PlannerConfig(num_policy=0, uncertainty=5.0))
     assert abs(result.memory[0].item()) < 0.02
@@ -146,7 +146,7 @@ def test_a_budget_is_filled_with_iterations(monkeypatch):
     assert counts == [5, 5, 5]
 
 
-def test_places_are_drawn_by_weight():
+def test_indices_are_drawn_by_weight():
     torch.manual_seed(0)
     weight = torch.tensor([0.7, 0.3, 0.0]).expand(20_000, 3)
     share = torch.bincount(draw(weight), minlength=3) / 20_000

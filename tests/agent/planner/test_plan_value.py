@@ -1,4 +1,4 @@
-"""What plans are worth, by hand; and that giving candidates up early loses none of the best."""
+"""Tests the values of plans against values by hand, and that pruning loses none of the best candidates."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ class Hand:
 
 @pytest.mark.parametrize("method", ["all", "best"])
 @pytest.mark.parametrize(("price", "value", "penalty"), [(1.0, 2.2, 0.3), (0.0, 2.5, 0.0)])
-def test_penalised_return_by_hand(method, price, value, penalty):
+def test_penalized_return_by_hand(method, price, value, penalty):
     hand, state = Hand(), {"z": torch.zeros(1, 1)}
     fresh = imagine(hand, state, torch.zeros(2, 1, 1, 1))
     kept = imagine_policy(hand, state, hand, steps=2, size=0)
@@ -50,7 +50,7 @@ def test_penalised_return_by_hand(method, price, value, penalty):
 @pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 5.0, 50.0])
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("num_q", [1, 5])
-def test_the_best_are_the_best_of_all(price, broken, num_q):
+def test_the_best_of_a_pruned_search_are_the_best_of_all(price, broken, num_q):
     nets = Nets(num_q, broken)
     state = {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
@@ -73,7 +73,7 @@ def test_the_best_are_the_best_of_all(price, broken, num_q):
 
 
 @torch.no_grad()
-def test_a_low_price_spares_most_of_the_ensemble():
+def test_a_low_penalty_weight_avoids_most_evaluations():
     nets, state = Nets(), {"z": torch.randn(1, 6)}
     fresh = imagine(nets, state, torch.rand(4, 1, 200, 2) * 2 - 1)
     kept = imagine_policy(nets, state, nets, steps=4, size=0)

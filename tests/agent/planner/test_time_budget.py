@@ -1,4 +1,4 @@
-"""Iterations end before the deadline, by what earlier ones took."""
+"""Tests that iterations end before the deadline, given the durations of earlier ones."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def search(pace, clock, budget, took, waits=0):
     return numbers
 
 
-def test_the_last_iteration_ends_before_the_deadline_once_the_pace_is_known(clock):
+def test_the_last_iteration_ends_before_the_deadline_once_durations_are_known(clock):
     pace = TimeBudget()
     assert search(pace, clock, 1.0, lambda number: 0.3) == [0, 1, 2]
     start = clock.now
@@ -42,7 +42,7 @@ def test_the_last_iteration_ends_before_the_deadline_once_the_pace_is_known(cloc
     assert clock.now - start == pytest.approx(0.9)
 
 
-def test_each_number_has_its_own_pace(clock):
+def test_each_iteration_has_its_own_duration(clock):
     pace, took = TimeBudget(), lambda number: [0.5, 0.2, 0.1, 0.1][min(number, 3)]
     search(pace, clock, 0.85, took)  # three iterations
     start = clock.now
@@ -53,7 +53,7 @@ def test_waiting_for_the_device_counts(clock):
     assert search(TimeBudget(), clock, 1.0, lambda number: 0.0, waits=0.4) == [0, 1]
 
 
-def test_one_slow_start_does_not_stop_the_search_for_good(clock):
+def test_one_slow_start_does_not_stop_later_searches(clock):
     pace = TimeBudget()
     assert search(pace, clock, 1.0, lambda number: 20.0) == [0]
     counts = [len(search(pace, clock, 1.0, lambda number: 0.3)) for _ in range(60)]
