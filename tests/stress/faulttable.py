@@ -1,4 +1,4 @@
-"""What does the arm do when something breaks? Breaks one thing after the other in mid-motion.
+"""Measures what the arm does under faults, which are injected one after the other while it moves.
 
     OMP_NUM_THREADS=1 python -m tests.stress.faulttable --repeats 3
     OMP_NUM_THREADS=1 python -m tests.stress.faulttable --only estop silent --repeats 1
@@ -206,7 +206,7 @@ def server_stopped(rig: Rig, repeats: int) -> str:
             lost_s = served.child.send(signal.SIGSTOP)
             time.sleep(GONE_S)
             found_s = served.child.send(signal.SIGCONT)
-            again_s, _ = client.hears("connected to .* again", 30, found_s)
+            again_s, _ = client.hears("reconnected to", 30, found_s)
             moves_s, trace = moving(served, again_s), served.trace()
             nothing_old(trace, found_s, again_s)
             way_mm = trace.moved_mm(lost_s, min(moves_s, trace.first_s(HOMING, found_s)))
@@ -252,7 +252,7 @@ def gone(rig: Rig, repeats: int, lose: Callable[[Served], float], find: Callable
             lost_s = lose(served)
             time.sleep(GONE_S)
             found_s = find(served)
-            again_s, _ = client.hears("connected to .* again", 30, found_s)
+            again_s, _ = client.hears("reconnected to", 30, found_s)
             moves_s, trace = moving(served, again_s), served.trace()
             nothing_old(trace, found_s, again_s)
             rest_s = halt(tally, trace, lost_s, WATCHDOG_MS)

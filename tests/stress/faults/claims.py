@@ -1,4 +1,4 @@
-"""What is promised of a fault, and what was measured of it."""
+"""Checks claims about faults, and collects what was measured of them."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a run has written down, read without the code that learns from it."""
+"""Reads the files that a run has written, without the code that learns from them."""
 
 import json
 import time

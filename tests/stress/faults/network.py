@@ -1,4 +1,4 @@
-"""A network that can be lost: it lies between a client and a server of this machine."""
+"""Simulates a network that can be lost, between a client and a server on this machine."""
 
 import contextlib
 import socket

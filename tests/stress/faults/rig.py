@@ -1,4 +1,4 @@
-"""What a user starts, as processes that can be broken: one serves the arm, another moves it."""
+"""Starts the processes that a user starts, so that they can be broken: one serves the arm, one moves it."""
 
 import contextlib
 import os

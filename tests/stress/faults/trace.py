@@ -1,4 +1,4 @@
-"""What an arm truly did, as a witness beside it wrote it down."""
+"""Reads the true motion of the arm, as recorded beside it."""
 
 from pathlib import Path
 
