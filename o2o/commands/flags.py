@@ -43,7 +43,7 @@ class Flag:
 
     @property
     def names(self) -> list[str]:
-        """The name, and for an on/off flag its negation."""
+        """Returns the name, and for an on/off flag also its negation."""
         if self.metavar or not self.name.startswith("--"):
             return [self.name]
         head, dot, tail = self.name[2:].rpartition(".")
@@ -65,11 +65,11 @@ class FlagTree:
     classes: list[tuple[str, type]]
 
     def names(self) -> list[str]:
-        """Every flag as typed, negations included, without positional arguments."""
+        """Returns every flag as typed, with negations and without positional arguments."""
         return [name for flag in self.flags for name in flag.names if name.startswith("--")]
 
     def message(self, error: FieldError, argv: list[str]) -> str:
-        """The text of an error about config fields, with the flags in their places.
+        """Returns the text of an error about config fields, with the flags in place of the fields.
 
         Args:
             argv: the command line, which tells two configs of the same class apart.
@@ -86,7 +86,7 @@ class FlagTree:
 
 
 def flag_tree(config) -> FlagTree:
-    """The flags of a config.
+    """Returns the flags of a config.
 
     Args:
         config: a dataclass instance; the classes of its nested configs decide which flags there are.
@@ -113,7 +113,7 @@ def _collect(
     groups: dict[str, str],
     classes: list[tuple[str, type]],
 ) -> None:
-    """Adds the flags of `config`, which lies at `path` and whose flags begin with `--PREFIX.`."""
+    """Collects the flags of `config`, whose path in the command's config is `path`, and its groups."""
     kind = type(config)
     classes.append((path, kind))
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -146,12 +146,12 @@ def _join(*parts: str) -> str:
 
 
 def _owner(kind: type, field: str) -> type:
-    """The class that declares a field first."""
+    """Returns the base class that first declares a field."""
     return next(base for base in reversed(kind.__mro__) if field in inspect.get_annotations(base))
 
 
 def _class_group(kind: type, field: str, root: type) -> str:
-    """`machine` for a field of `MachineConfig`; `COMMAND` for one of the command's own config."""
+    """Returns `machine` for a field of `MachineConfig`, `COMMAND` for one of the command's own config."""
     owner = _owner(kind, field)
     if owner is root:
         return COMMAND
@@ -160,7 +160,7 @@ def _class_group(kind: type, field: str, root: type) -> str:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Field -> its entry under `Attributes:` in the docstring of a dataclass or of its base classes."""
+    """Returns field -> its entry under `Attributes:` in the docstrings of a dataclass and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base):
@@ -180,7 +180,7 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def metavar_of(hint) -> str:
-    """`INT`, `PATH`, `{a,b}`, `STR ...` for a type; empty for bool, which is an on/off flag."""
+    """Returns `INT`, `PATH`, `{a,b}`, `STR ...` for a type; empty for bool, which is an on/off flag."""
     options = [option for option in _options(hint) if option is not type(None)]
     if options == [bool]:
         return ""
@@ -202,7 +202,7 @@ def _metavar(hint) -> str:
 
 
 def default_text(value) -> str:
-    """A default as one would type it; empty for None and for empty values, which the help line explains."""
+    """Returns a default as typed; empty for None and empty values, which the help line explains."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or (isinstance(value, (str, tuple)) and not value):

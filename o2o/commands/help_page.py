@@ -54,7 +54,8 @@ def full_page(name: str, tree: "FlagTree") -> str:
     for group, about in tree.groups.items():
         flags = [flag for flag in tree.flags if flag.group == group and flag.name not in shown]
         if flags:
-            blocks.append(_section(f"{group}: {about}".rstrip(), flags))
+            title = f"{group}: {about[:1].upper()}{about[1:]}" if about else f"o2o {name}:"
+            blocks.append(_section(title, flags))
     return "\n\n".join(blocks)
 
 

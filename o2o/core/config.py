@@ -37,7 +37,7 @@ class FieldError(UsageError):
         super().__init__(self.text({path: f"{self.kind.__name__}.{path}" for path in self.fields}))
 
     def text(self, names: Mapping[str, str]) -> str:
-        """The message with a name, such as a flag, in the place of each field."""
+        """Returns the message with a name, such as a flag, in place of each field."""
         return re.sub(r"<([\w.]+)>", lambda match: names.get(match[1], match[0]), self._template)
 
 
