@@ -1,4 +1,4 @@
-"""The robot's side of a fine-tuning run: it does an episode, and everything about it is written down."""
+"""Runs the exploring episodes of a fine-tuning run and stores each of them."""
 
 import json
 import time
@@ -25,88 +25,88 @@ from o2o.training.learner import LearnerConfig, SyncLearner
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.rerun_viewer import Stream
 from o2o.training.rollout import EpisodeResult, play, timing_report
-from o2o.training.safe_start import freedom
+from o2o.training.safe_start import exploration_limits
 from o2o.training.uncertainty_guard import OodResponse, UncertaintyGuard
 
 
 @dataclass
-class Session:
-    """One robot, the agent that moves it, and the dataset that its episodes go to.
+class EpisodeRunner:
+    """Plays exploring episodes with one robot and stores them in the run's dataset.
 
     Attributes:
-        config: of the run.
-        agent: what acts; whoever learns may give it new weights between two episodes.
-        robot: attached.
-        own: the run's own dataset.
-        learner: says where recorded actions lie, and from where on a decision is unsure.
-        plan: act with the planner.
-        max_steps: of an episode; None leaves it to the robot.
-        tell: a line for the log.
-        plans: where every decision is kept.
-        stream: shows what happens.
-        operator: the person beside the robot.
+        config: Config of the run.
+        agent: Agent that acts; the learner may replace its weights between two episodes.
+        robot: Attached robot.
+        online_dataset: Dataset of the run's own episodes.
+        learner: Provides the recorded action range and the OOD threshold.
+        plan: Whether the planner acts.
+        max_steps: Length at which episodes are truncated; None leaves it to the robot.
+        log_line: Writes a line to the log.
+        plan_store: Stores the plan of every decision, if there is one.
+        stream: Shows the episodes in Rerun.
+        operator: The person who supervises the robot.
     """
 
     config: LearnerConfig
     agent: Agent
     robot: Guard
-    own: OnlineDataset
+    online_dataset: OnlineDataset
     learner: SyncLearner | AsyncLearner
     plan: bool
     max_steps: int | None
-    tell: Callable[[str], object]
-    plans: PlanStore | None = None
+    log_line: Callable[[str], object]
+    plan_store: PlanStore | None = None
     stream: Stream | None = None
     operator: Operator | None = None
     _stages: StageTimer = field(default_factory=StageTimer, init=False)
     _interventions: Counter[str] = field(default_factory=Counter, init=False)
 
-    def episode(self) -> EpisodeResult | None:
-        """One exploring episode, stored in `own`; None where the operator threw the last one away.
+    def run_episode(self) -> EpisodeResult | None:
+        """Plays and stores one exploring episode; returns None where the operator discarded it and stopped.
 
-        The run's seed and the number of the episode fix its scene and noise.
+        The run's seed and the number of the episode determine its scene and noise.
         """
-        number, config = len(self.own), self.config
+        number, config = len(self.online_dataset), self.config
         scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
-        record = plan_writer(self.plans, self.agent, [scene], number) if self.plans else None
-        free = freedom(config.safe_start, self.learner.action_range, number)
+        record = plan_writer(self.plan_store, self.agent, [scene], number) if self.plan_store else None
+        limits = exploration_limits(config.safe_start, self.learner.action_range, number)
         if number < config.safe_start.episodes:
-            self.tell(f"episode {number + 1}: {free.line(self.plan)}")
+            self.log_line(f"episode {number + 1}: {limits.line(self.plan)}")
         while True:
-            (played,) = play(
-                self.agent, [self.robot], [scene], noise, self.plan, free, self.max_steps,
-                write=self.own.write, record=record, stream=self.stream, operator=self.operator,
-                doubter=self._doubter(),
+            (result,) = play(
+                self.agent, [self.robot], [scene], noise, self.plan, limits, self.max_steps,
+                write=self.online_dataset.write, record=record, stream=self.stream, operator=self.operator,
+                uncertainty_guard=self._uncertainty_guard(),
             )  # fmt: skip
-            self._stages.merge(played.stages)
-            self._interventions += played.interventions
-            episode: Episode | None = played.episode
+            self._stages.merge(result.stages)
+            self._interventions += result.interventions
+            episode: Episode | None = result.episode
             if self.operator:
-                episode = review_episode(self.operator, episode, self.robot.needs_manual_reset, self.tell)
+                episode = review_episode(self.operator, episode, self.robot.needs_manual_reset, self.log_line)
             if episode is not None:
-                self.own.add(episode, scene)
-                return replace(played, episode=episode)
-            self.own.discard()
+                self.online_dataset.add(episode, scene)
+                return replace(result, episode=episode)
+            self.online_dataset.discard()
             if self.operator and self.operator.stop_requested:
                 return None
-            self.tell(f"episode {number + 1} is recorded again")
+            self.log_line(f"episode {number + 1} was discarded and is recorded again")
 
     def timing_report(self) -> list[str]:
-        """Lines on times and on what the guard did, of all episodes of this session."""
+        """Returns lines on durations and on the guard's interventions, over all episodes so far."""
         return timing_report(self._stages, self._interventions, self._stages.num_ticks)
 
-    def _doubter(self) -> UncertaintyGuard | None:
-        limit, config, operator = self.learner.limit, self.config, self.operator
-        if limit is None:
+    def _uncertainty_guard(self) -> UncertaintyGuard | None:
+        threshold, config, operator = self.learner.ood_threshold, self.config, self.operator
+        if threshold is None:
             return None
         can_hold = bool(command_types(self.robot.metadata, len(self.robot.low)))
-        ask = (lambda question: operator.answer_query(str(question))) if operator else None
-        return UncertaintyGuard(limit, OodResponse(config.ood_action, config.ood, can_hold, ask))
+        ask = (lambda query: operator.answer_query(str(query))) if operator else None
+        return UncertaintyGuard(threshold, OodResponse(config.ood_action, config.ood, can_hold, ask))
 
 
 @contextmanager
-def interventions(path: Path, own: OnlineDataset) -> Iterator[InterventionCallback]:
-    """Inside, each action that the guard changed or held becomes a line of JSON in a file.
+def log_interventions(path: Path, online_dataset: OnlineDataset) -> Iterator[InterventionCallback]:
+    """Yields a callback that appends each action that the guard changed or held to a file, as JSON lines.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -115,10 +115,13 @@ def interventions(path: Path, own: OnlineDataset) -> Iterator[InterventionCallba
         file = path.open("a")
     with file:
 
-        def report(reasons: list[str], asked: np.ndarray, sent: np.ndarray) -> None:
-            line = {"time": time.time(), "episode": len(own) + 1, "reasons": reasons}
+        def report(reasons: list[str], requested: np.ndarray, sent: np.ndarray) -> None:
+            line = {
+                "time": time.time(), "episode": len(online_dataset) + 1, "reasons": reasons,
+                "asked": requested.tolist(), "sent": sent.tolist(),
+            }  # fmt: skip
             with storage(path, 0):
-                file.write(json.dumps(line | {"asked": asked.tolist(), "sent": sent.tolist()}) + "\n")
+                file.write(json.dumps(line) + "\n")
                 file.flush()
 
         yield report

@@ -1,4 +1,4 @@
-"""How good an agent is on its robot: fresh robots, fixed scenes, unshifted rewards, intervals."""
+"""Evaluates an agent on its robot in fixed scenes: success, unshifted return, and confidence intervals."""
 
 import json
 from collections import Counter
@@ -35,29 +35,31 @@ from o2o.training import planned_vs_executed
 from o2o.training.rerun_viewer import Stream, show
 from o2o.training.rollout import EpisodeResult, Record, play, timing_report, warm_up
 
-Person = Callable[[Guard], Operator | None]  # who is beside a robot
-SCENES = 20231026  # evaluation scenes come from this alone, never from a run's seed
+GetOperator = Callable[[Guard], Operator | None]  # returns the operator of a robot, if there is one
+SCENES_SEED = 20231026  # the only seed of the evaluation scenes; a run's own seed does not change them
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(RobotChoice, MachineConfig):
-    """Plays a checkpoint on a robot.
+    """Evaluates a checkpoint on a robot.
 
     Attributes:
-        checkpoint: run folder of `o2o pretrain` or `o2o finetune`.
-        agent: the system; its sizes are fixed by the checkpoint, its search is free.
-        episodes: how many, each in its own fixed scene.
-        seed: of the agent's own random choices; the scenes stay the same.
-        plan: search with the planner; `--no-plan` lets the policy act alone. As the run did, if not said.
-        num_robots: simulators side by side; a real robot is there once.
-        film: write a short video of the first four episodes here (.mp4).
-        out: write the result here (.json).
-        record_plans: keep in this folder what the planner thought at every step, for `o2o inspect`.
-        plans_budget: room for that on the disk; over it every second episode's is let go.
-        rerun: show the first robot in Rerun: `live`, a new file .rrd, or a viewer's address.
-        teleop: the person beside the robot, who may say what came out; as of `o2o finetune`.
-        shadow: plan and log, but hold the robot still.
-        dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
+        checkpoint: Run folder of `o2o pretrain` or `o2o finetune`.
+        agent: Agent; its sizes are fixed by the checkpoint, its planner may change.
+        episodes: Number of episodes, each in its own fixed scene.
+        seed: Seed of the agent's random choices; the scenes do not depend on it.
+        plan: Act with the planner; `--no-plan` acts with the policy alone. The default is what the run did.
+        num_robots: Number of simulators that run side by side; a real robot runs alone.
+        film: Write a short video of the first four episodes to this .mp4 file.
+        out: Write the result to this .json file.
+        record_plans: Store the planner's candidates and values at every step in this folder, to be
+            shown by `o2o inspect`.
+        plans_budget: Disk space for the stored plans, such as `200MB`; when it is full, the plans of every
+            second episode are deleted.
+        rerun: Show the first robot in Rerun: `live`, a new .rrd file, or a viewer's address.
+        teleop: Source of the operator's commands, who may label, repeat or end episodes; see `o2o finetune`.
+        shadow: Plan and log, but hold the robot still.
+        dry_run: Run the whole loop without a robot, on one recorded episode replayed in real time.
     """
 
     checkpoint: Path | None = None
@@ -84,12 +86,12 @@ class EvaluateConfig(RobotChoice, MachineConfig):
 
 @dataclass(frozen=True)
 class Score:
-    """Result of some episodes.
+    """The result of n evaluation episodes.
 
     Attributes:
         successes: (n,) bool, success at any step, by scene.
         returns: (n,) unshifted return, by scene.
-        lengths: (n,) decisions.
+        lengths: (n,) number of decisions, by scene.
     """
 
     successes: np.ndarray
@@ -98,7 +100,7 @@ class Score:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode]) -> "Score":
-        """Of episodes as they were recorded."""
+        """Returns the score of recorded episodes."""
         return cls(
             np.array([bool(episode.success) for episode in episodes]),
             np.array([episode.episode_return for episode in episodes]),
@@ -113,7 +115,7 @@ class Score:
         }
 
     def save(self, path: Path) -> None:
-        """Writes every episode, as JSON."""
+        """Writes the numbers of every episode as JSON."""
         checkpoint.write_json(path, {name: value.tolist() for name, value in vars(self).items()})
 
     @classmethod
@@ -121,18 +123,21 @@ class Score:
         return cls(**{name: np.array(value) for name, value in json.loads(path.read_text()).items()})
 
     def line(self) -> str:
-        """One line with intervals."""
+        """Returns success and return with 95 % intervals, as one line."""
         n, count = len(self.successes), int(self.successes.sum())
-        (low, high), (worst, best) = stats.success_interval(count, n), stats.mean_interval(self.returns)
+        (low, high), (return_low, return_high) = (
+            stats.success_interval(count, n),
+            stats.mean_interval(self.returns),
+        )
         return (
             f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
-            f"return {self.returns.mean():.4g} [{worst:.4g}, {best:.4g}]   95 % intervals"
+            f"return {self.returns.mean():.4g} [{return_low:.4g}, {return_high:.4g}]   95 % intervals"
         )
 
 
 def scenes(num: int) -> list[int]:
-    """Seeds of the evaluation scenes, the same for every run and every run's seed."""
-    return [derive(SCENES, i) for i in range(num)]
+    """Returns the seeds of the evaluation scenes, which are the same for every run."""
+    return [derive(SCENES_SEED, i) for i in range(num)]
 
 
 def score(
@@ -143,69 +148,76 @@ def score(
     seed: int = 0,
     num_robots: int = 25,
     num_films: int | None = 0,
-    at_work: Guard | None = None,
+    connected_robot: Guard | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
     shadow: bool = False,
-    person: Person | None = None,
+    get_operator: GetOperator | None = None,
 ) -> tuple[Score, list[EpisodeResult]]:
-    """Plays the fixed scenes on fresh simulators, side by side; or on the one real robot.
+    """Plays the fixed scenes on new simulators, side by side, or on the one real robot.
 
     Args:
-        num_films: pictures are taken of the first so many episodes; None: of one, if it is a simulator that
-            draws here.
-        at_work: the robot that is attached already; it serves if it is a real one.
+        num_films: number of first episodes whose images are kept; None keeps one if the robot is a simulator
+            that can render here.
+        connected_robot: robot that is connected already; it is used if it is a real one.
         record, stream: see `rollout.play`.
-        person: makes the operator of a robot, if there is one; then the episodes are played one by one.
+        get_operator: returns the operator of a robot, if there is one; then episodes run one by one.
     Raises:
-        KeyboardInterrupt: the person ended it before there was anything to score.
+        KeyboardInterrupt: the operator stopped before the first episode was complete.
     """
     with ExitStack() as stack:
 
-        def fresh() -> Guard:
+        def connect() -> Guard:
             return stack.enter_context(closing(connect_robot(agent.transform, choice)))
 
-        robots = [at_work if at_work is not None and not at_work.simulated else fresh()]
+        is_real = connected_robot is not None and not connected_robot.simulated
+        robots = [connected_robot if is_real and connected_robot else connect()]
         if num_films is None:
-            num_films = int(robots[0].simulated and draws(robots[0]))
-        operator = person(robots[0]) if person else None
+            num_films = int(robots[0].simulated and can_render(robots[0]))
+        operator = get_operator(robots[0]) if get_operator else None
         if robots[0].simulated and not operator:
-            robots += [fresh() for _ in range(min(num_robots, episodes) - 1)]
+            robots += [connect() for _ in range(min(num_robots, episodes) - 1)]
         if not robots[0].simulated:
             warm_up(agent, plan)
         for robot in robots:
             robot.shadow = shadow
-        how: Any = {"plan": plan, "max_steps": choice.max_steps or None, "record": record, "stream": stream}
+        options: Any = {
+            "plan": plan,
+            "max_steps": choice.max_steps or None,
+            "record": record,
+            "stream": stream,
+        }
         if operator:
-            played = _one_by_one(agent, robots[0], operator, scenes(episodes), seed, num_films, how)
+            results = _play_one_by_one(agent, robots[0], operator, scenes(episodes), seed, num_films, options)
         else:
             noise = derive(seed, "evaluate")
-            played = play(agent, robots, scenes(episodes), noise, num_films=num_films, **how)
-    if not played:
+            results = play(agent, robots, scenes(episodes), noise, num_films=num_films, **options)
+    if not results:
         raise KeyboardInterrupt
-    return Score.of([p.episode for p in played]), played
+    return Score.of([result.episode for result in results]), results
 
 
-def _one_by_one(
-    agent: Agent, robot: Guard, operator: Operator, seeds: Sequence[int], seed: int, num_films: int, how: dict
-) -> list[EpisodeResult]:
-    """Each scene with a person beside the robot, who labels it, has it repeated, or ends the evaluation."""
-    done, stages = [], StageTimer()
-    while len(done) < len(seeds) and not operator.stop_requested:
-        number = len(done)
-        (played,) = play(
+def _play_one_by_one(
+    agent: Agent, robot: Guard, operator: Operator, seeds: Sequence[int], seed: int, num_films: int,
+    options: dict,
+) -> list[EpisodeResult]:  # fmt: skip
+    """Plays each scene under an operator, who labels it, has it repeated, or stops the evaluation."""
+    results, stages = [], StageTimer()
+    while len(results) < len(seeds) and not operator.stop_requested:
+        number = len(results)
+        (result,) = play(
             agent, [robot], [seeds[number]], derive(seed, "evaluate", number), operator=operator,
-            num_films=int(number < num_films), **how,
+            num_films=int(number < num_films), **options,
         )  # fmt: skip
-        stages.merge(played.stages)
-        cut = operator.stop_requested  # in the middle: an episode that says nothing
-        episode = review_episode(operator, played.episode, robot.needs_manual_reset, print)
-        if episode is not None and not cut:
-            done.append(replace(played, episode=episode, stages=stages))
-    return done
+        stages.merge(result.stages)
+        incomplete = operator.stop_requested
+        episode = review_episode(operator, result.episode, robot.needs_manual_reset, print)
+        if episode is not None and not incomplete:
+            results.append(replace(result, episode=episode, stages=stages))
+    return results
 
 
-def watch(
+def evaluate_during_run(
     log: RunLog,
     step: int,
     phase: str,
@@ -214,39 +226,40 @@ def watch(
     episodes: int,
     plan: bool,
     film: bool,
-    at_work: Guard | None = None,
-    person: Person | None = None,
+    connected_robot: Guard | None = None,
+    get_operator: GetOperator | None = None,
 ) -> Score:
-    """As `score`, for a run's log: the numbers, and of the first scene a film, a decision and all doubts."""
-    thoughts: list[PlanRecord] = []
+    """Evaluates an agent that is being trained and logs the score; see `score`.
 
-    def first(seed: int, moments: list[PlanRecord]) -> None:
+    From the first scene it also logs a film, the chart of one decision, and the disagreement of all
+    candidates.
+    """
+    plan_records: list[PlanRecord] = []
+
+    def record_first_scene(seed: int, episode_plans: list[PlanRecord]) -> None:
         if seed == scenes(1)[0]:
-            thoughts.extend(moments)
+            plan_records.extend(episode_plans)
 
-    films = None if film else 0
-    result, played = score(
-        agent, choice, episodes, plan, num_films=films, at_work=at_work, record=first, person=person
-    )
+    result, episode_results = score(
+        agent, choice, episodes, plan, num_films=None if film else 0, connected_robot=connected_robot,
+        record=record_first_scene, get_operator=get_operator,
+    )  # fmt: skip
+    first = episode_results[0]
     log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
-    if played[0].frames:
-        log.video(step, phase, "evaluate/film", played[0].frames, agent.transform.control_hz or 10.0)
-    if thoughts:
-        doubts = np.concatenate([moment.discounted_disagreement for moment in thoughts])
-        log.histogram(step, phase, "plans/doubt_of_candidates", doubts)
-        shown = thoughts[len(thoughts) // 2]
-        obs = {name: value[int(shown.t)] for name, value in played[0].episode.obs.items()}
-        log.image(
-            step,
-            phase,
-            "plans/fan",
-            to_matplotlib(decision_chart(shown, obs, agent.transform, played[0].moves)),
-        )
+    if first.frames:
+        log.video(step, phase, "evaluate/film", first.frames, agent.transform.control_hz or 10.0)
+    if plan_records:
+        disagreement = np.concatenate([plan_record.discounted_disagreement for plan_record in plan_records])
+        log.histogram(step, phase, "disagreement/candidates", disagreement)
+        middle = plan_records[len(plan_records) // 2]
+        obs = {name: value[int(middle.t)] for name, value in first.episode.obs.items()}
+        chart = decision_chart(middle, obs, agent.transform, first.displacement)
+        log.image(step, phase, "evaluate/decision", to_matplotlib(chart))
     return result
 
 
-def draws(robot: Guard) -> bool:
-    """Whether a simulator draws pictures here; it is reset."""
+def can_render(robot: Guard) -> bool:
+    """Whether a simulator can render images here; resets it."""
     try:
         robot.reset()
         robot.render()
@@ -256,10 +269,10 @@ def draws(robot: Guard) -> bool:
 
 
 def evaluate(config: EvaluateConfig) -> Score:
-    """Plays a checkpoint on its robot and prints what came out.
+    """Evaluates a checkpoint on its robot, prints the result and returns it.
 
     Raises:
-        UsageError: no checkpoint, or one of another robot.
+        UsageError: no checkpoint, or a checkpoint of another robot.
         RobotError: the robot fails.
     """
     tune(config)
@@ -269,42 +282,41 @@ def evaluate(config: EvaluateConfig) -> Score:
     agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.penalty_weight_known:
-        set_auto_penalty_weight(
-            agent, training_data.reload(meta["dataset"], agent.config.replay, agent.transform), print
-        )
+        data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)
+        set_auto_penalty_weight(agent, data, print)
     record = None
     if config.record_plans:
-        plans = PlanStore(
+        plan_store = PlanStore(
             run_folder(config.record_plans, "plans", ""), memory.budget_bytes(config.plans_budget)
         )
-        record = plan_writer(plans, agent, scenes(config.episodes))
-    with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as last:
+        record = plan_writer(plan_store, agent, scenes(config.episodes))
+    with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as stack:
 
-        def person(robot: Guard) -> Operator | None:
+        def get_operator(robot: Guard) -> Operator | None:
             operator = open_teleop(config.teleop, robot.low, robot.high, 1.0, not robot.simulated)
             if operator:
-                last.callback(operator.close)
+                stack.callback(operator.close)
             return operator
 
-        result, played = score(
+        result, episode_results = score(
             agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
             num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
-            person=person,
+            get_operator=get_operator,
         )  # fmt: skip
-    if not config.dry_run:  # what was recorded says nothing of the agent
+    if not config.dry_run:  # a replayed recording says nothing about the agent
         print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
-    guarded = sum((p.interventions for p in played), Counter())
-    episodes = [p.episode for p in played]
-    for line in timing_report(played[0].stages, guarded, sum(map(len, episodes))):
+    interventions = sum((one.interventions for one in episode_results), Counter())
+    episodes = [one.episode for one in episode_results]
+    for line in timing_report(episode_results[0].stages, interventions, sum(map(len, episodes))):
         print(line)
     if config.shadow:
-        size = planned_vs_executed.size(agent.transform, episodes)
-        print(f"shadow: the robot was held; plans asked for {size}")
+        size = planned_vs_executed.describe_intended(agent.transform, episodes)
+        print(f"shadow: the robot was held still; intended actions were {size} from the middle")
     if config.dry_run:
-        apart = planned_vs_executed.apart(agent.transform, episodes)
-        print(f"dry run: nothing moved; plans differed from the recording by {apart}")
+        difference = planned_vs_executed.describe_difference(agent.transform, episodes)
+        print(f"dry run: no robot moved; intended and recorded actions differ by {difference}")
     if config.film:
-        write_video(config.film, [p.frames for p in played])
+        write_video(config.film, [one.frames for one in episode_results])
     if config.out:
         result.save(config.out)
     return result

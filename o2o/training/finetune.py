@@ -1,4 +1,4 @@
-"""Online: the robot acts with the planner, and every episode is learned from beside the recordings."""
+"""Fine-tunes a pretrained agent on its robot: plays episodes with the planner and learns from each."""
 
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -23,22 +23,22 @@ from o2o.data.plan_store import PlanStore
 from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
-from o2o.training.episode_runner import Session, interventions
-from o2o.training.evaluate import watch
+from o2o.training.episode_runner import EpisodeRunner, log_interventions
+from o2o.training.evaluate import evaluate_during_run
 from o2o.training.learner import RESUMABLE_FIELDS as LEARNER_FIELDS
-from o2o.training.learner import Learner, LearnerConfig, SyncLearner, newest, only_learner
+from o2o.training.learner import Learner, LearnerConfig, SyncLearner, learner_lock, load_latest
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.rerun_viewer import show
 from o2o.training.rollout import warm_up
 from o2o.training.safe_start import SafeStartConfig
 
-NO_SAFE_START = {  # as published: everything from the first episode on
+NO_SAFE_START = {  # as published: no limits from the first episode on, a fixed batch ratio, no rollback
     "max_online_oversampling": 0.0,
     "safe_start": SafeStartConfig(0, 0, 0),
     "rollback": RollbackConfig(window=0),
 }
-RESUMABLE_FIELDS = {
+RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "out",
     "resume",
     "evaluate_every",
@@ -55,27 +55,29 @@ RESUMABLE_FIELDS = {
 
 @dataclass(frozen=True)
 class FinetuneConfig(RobotChoice, LearnerConfig):
-    """Improves a pretrained agent on its robot.
+    """Fine-tunes a pretrained agent on its robot.
 
     Attributes:
-        checkpoint: run folder of `o2o pretrain`, or of `o2o finetune` to build on its weights, not on its
-            episodes (`--resume` goes on with them).
-        preset: where the defaults of training length come from; empty: the checkpoint's.
-        agent: the system; its sizes are fixed by the checkpoint, its search and rates are free.
-        out: run folder; default `runs/finetune-ROBOT-TIME`.
-        resume: go on with the run in `out`.
-        dry_run: no robot: an episode of the recordings passes by in real time, through the whole loop.
-        plan: act with the planner; `--no-plan` explores with the policy alone.
-        record_plans: keep in `OUT/plans` what the planner thought at every step, for `o2o inspect`.
-        rerun: show the robot's own episodes in Rerun: `live`, a new file .rrd, or a viewer's address.
-        plans_budget: room for that on the disk; over it every second episode's is let go.
-        evaluate_every: episodes between two evaluations in fixed scenes; 0: none.
-        evaluate_episodes: of one such evaluation.
-        evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
+        checkpoint: Run folder of `o2o pretrain`, or of `o2o finetune` to start from its weights without its
+            episodes (`--resume` continues with them).
+        preset: Preset that the default training lengths come from; empty uses the checkpoint's preset.
+        agent: Agent; its sizes are fixed by the checkpoint, its planner and learning rates may change.
+        out: Run folder; the default is `runs/finetune-ROBOT-TIME`.
+        resume: Continue the run in `--out`.
+        dry_run: Run the whole loop without a robot, on one recorded episode replayed in real time.
+        plan: Act with the planner; `--no-plan` explores with the policy alone.
+        record_plans: Store the planner's candidates and values at every step in `OUT/plans`, to be shown by
+            `o2o inspect`.
+        rerun: Show the robot's episodes in Rerun: `live`, a new .rrd file, or a viewer's address.
+        plans_budget: Disk space for the stored plans, such as `200MB`; when it is full, the plans of every
+            second episode are deleted.
+        evaluate_every: Episodes between two evaluations in fixed scenes; 0 disables evaluation.
+        evaluate_episodes: Number of episodes in one evaluation.
+        evaluate_film: Film the first episode of each evaluation for TensorBoard, if the simulator can render.
         teleop: Source of the operator's commands: `keyboard` in this terminal, `gamepad` (and keyboard), a
-            file with lines, or `none`; `auto`: keyboard, for a real robot in a terminal. See
-            `o2o.hardware.teleop.operator`.
-        teleop_reward: of the step at which the operator says that the task is done.
+            file that commands are written to, or `none`; `auto` uses the keyboard for a real robot in a
+            terminal. The commands are listed in `o2o.hardware.teleop.operator`.
+        teleop_reward: Reward of the step at which the operator labels success.
     """
 
     checkpoint: Path | None = None
@@ -99,135 +101,140 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         LearnerConfig.__post_init__(self)
         at_least(self, evaluate_every=0, evaluate_episodes=1)
         if self.dry_run and self.resume:
-            raise FieldError(self, "<dry_run> starts a run of its own, so <resume> does not go with it")
+            raise FieldError(self, "<dry_run> and <resume> exclude each other: a dry run is a run of its own")
         memory.check_budget(self, "plans_budget")
 
 
 def finetune(config: FinetuneConfig) -> Path:
     """Runs `config.episodes` episodes, learns from each, and returns the run folder.
 
-    Every step is in `OUT/online` before the next action is sent, every episode before it is learned
-    from. A run that was killed learns from the episodes that its last checkpoint had not seen, without
-    the robot doing them again. Killed within an episode, it keeps that one as far as it came, cut short,
-    and the robot goes on with the next.
+    Every step is stored in `OUT/online` before the next action is sent, and every episode before the agent
+    learns from it. A killed run, once resumed, learns from the episodes that its last checkpoint does not
+    include, without the robot repeating them. An episode during which the run was killed is kept as far as it
+    got, truncated, and the robot continues with the next.
 
-    With `--learner sync`, killed between episodes, it ends with the weights of a run that was never
-    killed: scenes, noise and batches come from seeds by episode. With `--learner async` scenes and noise
-    do too, but which weights act when is a matter of time, so no two runs are alike to the bit.
+    With `--learner sync`, a run that was killed between episodes and resumed ends with the weights of a run
+    that was never killed, because scenes, noise and batches come from seeds by episode. With `--learner
+    async` scenes and noise do too, but which weights act in which episode depends on timing, so no two runs
+    are equal to the bit.
 
     Raises:
-        O2OError: see the exit codes in the README. With `--learner async`, what ended the learner for good:
-            after the running episode (`--on-learner-failure hold`), or after the last one (`continue`).
+        O2OError: with the exit codes listed in the README. With `--learner async`, this includes the error
+            that stopped the learner for good: after the current episode (`--on-learner-failure stop`), or
+            after the last one (`continue`).
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
     tune(config)
-    folder, tensors, meta, resumed = _begin(config)
+    folder, tensors, meta, resumed = _prepare(config)
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
-    fast, beside = should_compile(config, _num_updates(config, meta["dataset"])), config.learner == "async"
-    moving = config.compile == "yes" if beside else fast  # a robot in motion cannot wait for a compiler
-    agent = Agent.from_state(tensors, meta, config.device, config.agent, moving)
-    facts = {
+    compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
+    is_async = config.learner == "async"
+    # a robot in motion cannot wait for the compiler
+    compile_acting = config.compile == "yes" if is_async else compile_updates
+    agent = Agent.from_state(tensors, meta, config.device, config.agent, compile_acting)
+    metadata = {
         "dataset": meta["dataset"],
         "robot": robot_info(choice),
         "preset": meta.get("preset", ""),
         "plan": config.plan,
     }
-    if beside:
-        learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, fast)
+    if is_async:
+        learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, compile_updates)
     else:
         learner = SyncLearner(Learner(config, folder, agent, meta), tensors, meta, resumed)
-    plans = (
+    plan_store = (
         PlanStore(folder / "plans", memory.budget_bytes(config.plans_budget)) if config.record_plans else None
     )
     with (
         closing(learner),
-        closing(OnlineDataset(folder / "online")) as own,
+        closing(OnlineDataset(folder / "online")) as online_dataset,
         show(config.rerun, str(folder)) as stream,
         closing(connect_robot(agent.transform, choice)) as robot,
         RunLog(folder, config.resume) as log,
         stop_requested() as stopped,
-        ExitStack() as last,
+        ExitStack() as stack,
     ):
-        own.open_for(robot)
-        facts["robot"]["simulated"] = robot.simulated  # so that to inspect the run never moves a real one
-        write_run_info(folder, "finetune", config, facts)
+        online_dataset.open_for(robot)
+        metadata["robot"]["simulated"] = robot.simulated  # so that `o2o inspect` never moves a real robot
+        write_run_info(folder, "finetune", config, metadata)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         operator = open_teleop(
             config.teleop, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped
         )  # fmt: skip
         if operator:
-            last.callback(operator.close)
-        robot.on_intervention = last.enter_context(interventions(folder / "guard.jsonl", own))
-        session = Session(
-            config, agent, robot, own, learner, config.plan, choice.max_steps or None, log.line,
-            plans, stream, operator,
+            stack.callback(operator.close)
+        robot.on_intervention = stack.enter_context(log_interventions(folder / "guard.jsonl", online_dataset))
+        runner = EpisodeRunner(
+            config, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
+            plan_store, stream, operator,
         )  # fmt: skip
-        done = learner.begin(facts, own, log)
+        done = learner.begin(metadata, online_dataset, log)
         if not robot.simulated:
             warm_up(agent, config.plan)
         log.rewind("online", done if resumed else -1)
         for number in range(_num_logged(log), done):  # a kill came between the episode and its line
-            log.write(number + 1, "online", _outcome(own.read(number)))
-        who = (lambda robot: operator) if operator and not robot.simulated else None
+            log.write(number + 1, "online", _outcome(online_dataset.read(number)))
+        get_operator = (lambda robot: operator) if operator and not robot.simulated else None
 
-        def judge() -> None:
-            """Evaluates what acts, where that is due."""
+        def evaluate() -> None:
+            """Evaluates the acting weights where an evaluation is due."""
             if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
                 return
-            with suppress(KeyboardInterrupt):  # the operator's, who ends the run at the next look, too
-                result = watch(
+            with suppress(KeyboardInterrupt):  # from the operator, who stops the run as well
+                result = evaluate_during_run(
                     log, done, "online", agent, choice, config.evaluate_episodes, config.plan,
-                    config.evaluate_film, robot, who,
+                    config.evaluate_film, robot, get_operator,
                 )  # fmt: skip
                 log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")
 
         if not resumed:
-            judge()
+            evaluate()
         progress = Progress(config.episodes, "episodes", done)
 
-        def goes_on() -> bool:
-            held = learner.lost and config.on_learner_failure == "stop"
-            over = stopped() or (operator is not None and operator.stop_requested)
-            return done < config.episodes and not held and not over
+        def is_running() -> bool:
+            learner_failed = learner.failure and config.on_learner_failure == "stop"
+            interrupted = stopped() or (operator is not None and operator.stop_requested)
+            return done < config.episodes and not learner_failed and not interrupted
 
-        while goes_on():
-            if done < len(own):
-                episode, notes = own.read(done), {}
+        while is_running():
+            if done < len(online_dataset):
+                episode, episode_metrics = online_dataset.read(done), {}
             else:
-                found = session.episode()
-                if found is None:
+                result = runner.run_episode()
+                if result is None:
                     break
-                episode, notes = found.episode, {"length": len(found.episode), **found.metrics()}
+                episode = result.episode
+                episode_metrics = {"length": len(episode), **result.metrics()}
             done += 1
-            metrics, word = learner.episode_done(done, episode)
-            log.write(done, "online", _outcome(episode) | notes | metrics)
-            log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {word}"))
-            if done < config.episodes or learner.current:
-                judge()
-            learner.swap(log)
-        for line in session.timing_report():
+            learner_metrics, note = learner.episode_done(done, episode)
+            log.write(done, "online", _outcome(episode) | episode_metrics | learner_metrics)
+            log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {note}"))
+            if done < config.episodes or learner.up_to_date:
+                evaluate()
+            learner.between_episodes(log)
+        for line in runner.timing_report():
             log.line(line)
         if config.dry_run and done:
-            apart = planned_vs_executed.apart(agent.transform, [own.read(0)])
-            log.line(f"dry run: nothing moved; plans differed from the recording by {apart}")
+            difference = planned_vs_executed.describe_difference(agent.transform, [online_dataset.read(0)])
+            log.line(f"dry run: no robot moved; intended and recorded actions differ by {difference}")
         learner.finish(log, stopped, log.progress)
-        checkpoint.write_json(folder / "online.json", own.info())
-        if learner.lost:
-            again = f"episodes and the last checkpoint are kept; go on with --resume --out {folder}"
-            raise type(learner.lost)(f"{learner.lost}; {again}")
-        if done < config.episodes or (stopped() and not learner.current):
-            log.line(f"stopped after {done} episodes; go on with --resume --out {folder}")
+        checkpoint.write_json(folder / "online.json", online_dataset.info())
+        if learner.failure:
+            advice = f"episodes and the last checkpoint are stored; continue with --resume --out {folder}"
+            raise type(learner.failure)(f"{learner.failure}; {advice}")
+        if done < config.episodes or (stopped() and not learner.up_to_date):
+            log.line(f"stopped after {done} episodes; continue with --resume --out {folder}")
             raise KeyboardInterrupt
-        if not learner.current:
-            judge()
+        if not learner.up_to_date:
+            evaluate()
         log.line(f"fine-tuned for {done} episodes; checkpoint in {folder}")
     return folder
 
 
-def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
-    """The run folder, the checkpoint to start from, and whether it is the run's own."""
+def _prepare(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
+    """Returns the run folder, tensors and meta of the first checkpoint, and whether it is the run's own."""
     if not config.resume:
         name = "dry-run" if config.dry_run else config.robot or "robot"
         folder = run_folder(config.out, "finetune", name)
@@ -235,13 +242,13 @@ def _begin(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
     check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
     folder = Path(config.out or "")
     if (folder / "online").exists():
-        Journal(folder / "online" / "journal").close()  # refused at once if the run is under way
-    with only_learner(folder, print):
-        return folder, *newest(folder, config.checkpoint)
+        Journal(folder / "online" / "journal").close()  # raises at once if another process runs this run
+    with learner_lock(folder, print):
+        return folder, *load_latest(folder, config.checkpoint)
 
 
 def _num_logged(log: RunLog) -> int:
-    """Episodes of the robot that the log tells of."""
+    """Returns the number of online episodes in the log."""
     lines = read_metrics(log.folder)
     return max((line["step"] for line in lines if line["phase"] == "online" and "return" in line), default=0)
 
@@ -250,6 +257,6 @@ def _outcome(episode: Episode) -> dict[str, float]:
     return {"return": episode.episode_return, "success": float(bool(episode.success))}
 
 
-def _num_updates(config: FinetuneConfig, data: dict) -> int:
-    """To be expected, if the robot's episodes are as long as the recorded ones."""
-    return round(config.episodes * config.updates_per_step * data["steps"] / data["episodes"])
+def _expected_updates(config: FinetuneConfig, dataset: dict) -> int:
+    """Returns the number of updates if the robot's episodes are as long as the recorded ones."""
+    return round(config.episodes * config.updates_per_step * dataset["steps"] / dataset["episodes"])

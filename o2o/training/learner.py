@@ -1,4 +1,4 @@
-"""What learns during fine-tuning: an agent, the recordings, the robot's own episodes, and what is owed."""
+"""Learns during fine-tuning from the recordings and from the robot's own episodes."""
 
 import fcntl
 import logging
@@ -32,12 +32,12 @@ from o2o.data.online_dataset import OnlineDataset
 from o2o.data.replay_buffer import MixedReplay, Replay
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
-from o2o.training.safe_start import ActionRange, SafeStartConfig, action_range
-from o2o.training.uncertainty_guard import Do, Limit, OodConfig, learn
+from o2o.training.safe_start import ActionRange, SafeStartConfig, fit_action_range
+from o2o.training.uncertainty_guard import OodAction, OodConfig, OodThreshold, calibrate_threshold
 
-BEST = "best"  # second name of the checkpoint that a run goes back to
-ACTING = ("model", "critic", "policy")  # the parts of an agent that choose actions
-RESUMABLE_FIELDS = {  # may change when a run is resumed
+BEST = "best"  # second name of the checkpoint that a rollback restores
+ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
+RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     *("memory_budget", "checkpoint_every", "keep_checkpoints"),
     *("learner", "learner_threads", "on_learner_failure", "episodes"),
     *MACHINE_FIELDS,
@@ -48,30 +48,31 @@ logger = logging.getLogger("o2o")
 
 @dataclass(frozen=True)
 class LearnerConfig(MachineConfig):
-    """How a run learns from what the robot does.
+    """How a fine-tuning run learns from the robot's episodes.
 
     Attributes:
-        episodes: how many the robot does in all.
-        updates_per_step: gradient steps for each step of the robot; FOWM 1.
-        offline_ratio: share of each batch that comes from the recordings, in the end; FOWM 0.5.
-        max_online_oversampling: until then a step of the robot is drawn at most so many times as often as a
-        recorded one;
-            0: the share is fixed (FOWM).
-        safe_start: how carefully the robot's first episodes begin.
-        gate: when a run goes back to its best checkpoint.
-        ood_action: where a decision is more unsure than recordings are.
-        unsure: when that is, and how slow.
-        seed: of batches, noise and training scenes.
-        memory_budget: main memory that the recordings may take; see `o2o pretrain`.
-        checkpoint_every: episodes between two checkpoints; finished episodes are kept in any case.
-        keep_checkpoints: how many of them stay in `OUT/checkpoints`, over all the run; each takes as much
-            disk as `OUT/checkpoint`.
-        learner: `between` learns after each episode while the robot waits, and runs repeat to the bit;
-            `beside` in a process of its own while the robot goes on.
-        learner_threads: of the CPU, for a learner beside; `threads` are the robot's.
-        on_learner_failure: if the learner beside dies, `continue` while it is started again, at most three
-        times, or
-            `hold`: the run ends after the episode.
+        episodes: Number of episodes that the robot does in all.
+        updates_per_step: Gradient steps for each step of the robot; FOWM uses 1.
+        offline_ratio: Fraction of each batch that comes from the recordings, once the robot has collected
+            enough; FOWM uses 0.5.
+        max_online_oversampling: How many times as often a step of the robot is sampled as a recorded step, at
+            most; until the robot has collected enough, its fraction of a batch is smaller for it. 0 keeps the
+            fraction fixed, as FOWM does.
+        safe_start: Exploration limits of the robot's first episodes.
+        rollback: When the run returns to the weights of its best checkpoint.
+        ood_action: What the robot does at an out-of-distribution decision: `continue` and only count it,
+            `slow` down, `hold` still, or `ask` the operator and hold until there is an answer.
+        ood: When a decision is out-of-distribution, and how far `slow` slows down.
+        seed: Seed of batches, noise and training scenes.
+        memory_budget: Main memory that the recordings may take, such as `50%` or `8GB`; see `o2o pretrain`.
+        checkpoint_every: Episodes between two checkpoints; finished episodes are stored in any case.
+        keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`, spread over the run; each takes as
+            much disk space as `OUT/checkpoint`. 0 keeps none.
+        learner: Where updates run: `sync` learns after each episode while the robot waits, and runs repeat to
+            the bit; `async` learns in a process of its own while the robot continues.
+        learner_threads: CPU threads of the async learner; `--threads` are those of the robot's process.
+        on_learner_failure: What the robot does when the async learner dies: `continue` with the weights it
+            has while the learner is restarted, up to three times, or `stop` the run after the episode.
     """
 
     episodes: int = 40
@@ -80,7 +81,7 @@ class LearnerConfig(MachineConfig):
     max_online_oversampling: float = 10.0
     safe_start: SafeStartConfig = field(default_factory=SafeStartConfig)
     rollback: RollbackConfig = field(default_factory=RollbackConfig)
-    ood_action: Do = "continue"
+    ood_action: OodAction = "continue"
     ood: OodConfig = field(default_factory=OodConfig)
     seed: int = 0
     memory_budget: str = "50%"
@@ -98,27 +99,27 @@ class LearnerConfig(MachineConfig):
 
 
 class Learner:
-    """Learns from recordings and from the robot's own episodes, so many updates for each of their steps.
+    """Updates an agent on recordings and online episodes, a given number of updates for each online step.
 
     Attributes:
-        agent: what learns.
-        data: the recordings.
-        mix: where its batches come from.
-        done: episodes of the robot that it has taken in.
-        owed: updates that their steps still ask for.
-        action_range: where recorded actions lie.
-        limit: from where on a decision is unsure; None where nobody asks.
+        agent: Agent that is trained.
+        data: Recordings.
+        mix: Source of the batches: recordings and online episodes.
+        num_episodes: OnlineDataset episodes that were added.
+        pending_updates: Updates still pending for the steps of those episodes.
+        action_range: Range of the recorded actions.
+        ood_threshold: Disagreement above which a decision is out-of-distribution; None where it is not used.
     """
 
     def __init__(self, config: LearnerConfig, folder: Path, agent: Agent, meta: dict):
-        """Reads the recordings.
+        """Loads the recordings.
 
         Args:
-            folder: of the run.
-            agent: from a checkpoint.
-            meta: of that checkpoint.
+            folder: run folder.
+            agent: agent from a checkpoint.
+            meta: metadata of that checkpoint.
         Raises:
-            O2OError: the recordings are gone, changed or broken.
+            O2OError: the recordings are missing, changed or broken.
         """
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
@@ -130,175 +131,182 @@ class Learner:
         self.mix = MixedReplay(
             self.data.replay, self.online, config.offline_ratio, config.max_online_oversampling
         )
-        self.action_range = action_range(self.data.replay.actions(), config.safe_start.action_range_quantile)
-        self.gate = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
-        self.limit: Limit | None = None
-        self.done, self.owed, self.facts = 0, 0.0, {}
-        self._kept = 0  # episodes in the last checkpoint
+        self.action_range = fit_action_range(
+            self.data.replay.actions(), config.safe_start.action_range_quantile
+        )
+        self.monitor = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
+        self.ood_threshold: OodThreshold | None = None
+        self.num_episodes, self.pending_updates, self.metadata = 0, 0.0, {}
+        self._checkpointed = 0  # episodes in the last checkpoint
 
-    def settle(self, tell: Callable[[str], object]) -> None:
-        """Finds lambda where the config leaves it open, and says so."""
+    def calibrate(self, log_line: Callable[[str], object]) -> None:
+        """Sets the penalty weight where it is `auto`, calibrates the OOD threshold, and logs both."""
         if not self.agent.penalty_weight_known:
-            set_auto_penalty_weight(self.agent, self.data, tell)
+            set_auto_penalty_weight(self.agent, self.data, log_line)
         self.agent.set_penalty_weight(self.agent.penalty_weight, learning=True)
-        self._look()
-        if self.limit:
-            tell(self.limit.line())
+        self._calibrate_threshold()
+        if self.ood_threshold:
+            log_line(self.ood_threshold.line())
 
     def begin(
-        self, tensors: dict[str, Tensor], meta: dict, resumed: bool, facts: dict,
+        self, tensors: dict[str, Tensor], meta: dict, resumed: bool, metadata: dict,
         read: Callable[[int], Episode],
     ) -> None:  # fmt: skip
-        """Goes on where a checkpoint was written, or starts the run with one.
+        """Continues from a checkpoint of the run, or starts the run and writes its first checkpoint.
 
         Args:
-            tensors, meta: the checkpoint's.
-            resumed: it is one of this run.
-            facts: what later checkpoints are to say besides, as plain data.
-            read: gives an episode of the robot by its number.
+            tensors, meta: contents of the checkpoint.
+            resumed: whether it is a checkpoint of this run.
+            metadata: run metadata that later checkpoints store as well, as plain data.
+            read: reads an online episode by its number.
         """
-        self.facts = facts
+        self.metadata = metadata
         if resumed:
-            self.done, self.owed = meta["episodes"], meta["owed"]
-            self._kept = self.done
-            if "gate" in meta:
-                self.gate.load_state(meta["gate"])
-            if self.gate.best == self.done:  # a kill may have come before it got its second name
+            self.num_episodes, self.pending_updates = meta["episodes"], meta["pending_updates"]
+            self._checkpointed = self.num_episodes
+            if "rollback" in meta:
+                self.monitor.load_state(meta["rollback"])
+            if self.monitor.best == self.num_episodes:  # a kill may have come before it got its second name
                 checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
-        for number in range(self.done):
+        for number in range(self.num_episodes):
             self.online.add(self.agent.transform.episode(read(number)))
         restore_replays(
             tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {})
         )
         if not resumed:
             self.agent.learning_stream.seed(derive(self.config.seed, "finetune"))
-            self.keep()
+            self.save_checkpoint()
 
     def add(self, episode: Episode) -> str:
-        """Takes in the robot's next episode, as it was written down.
+        """Adds the robot's next episode, as it was recorded.
 
         Returns:
-            Why it went back to its best weights, if it did.
+            The reason of a rollback to the best checkpoint; empty where there was none.
         """
         self.online.add(self.agent.transform.episode(episode))
-        self.owed += len(episode) * self.config.updates_per_step
-        self.done += 1
-        verdict = self.gate.add(bool(episode.success), episode.episode_return)
-        if verdict:
+        self.pending_updates += len(episode) * self.config.updates_per_step
+        self.num_episodes += 1
+        rollback = self.monitor.add(bool(episode.success), episode.episode_return)
+        if rollback:
             updates = self.agent.num_updates
             self.agent.load_state(*checkpoint.load(self.folder / BEST))
-            self.agent.num_updates = updates + 1  # newer than what acts, or nobody would take them
-            self.owed = 0.0
-        if not self.gate.learns:
-            self.owed = 0.0
-        return verdict.why if verdict else ""
+            self.agent.num_updates = (
+                updates + 1
+            )  # above the acting weights' count, or they would not be replaced
+            self.pending_updates = 0.0
+        if not self.monitor.learning_enabled:
+            self.pending_updates = 0.0
+        return rollback.reason if rollback else ""
 
     def learn(self) -> dict[str, Tensor]:
-        """One update; the metrics are left on the device."""
-        self.owed -= 1
+        """Makes one update and returns its metrics, which stay on the device."""
+        self.pending_updates -= 1
         return self.agent.learn(self.mix)
 
     def finite(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics as numbers, and an error if one of them is none; see `run.finite`."""
-        return finite_metrics(metrics, f"episode {self.done}")
+        """Returns metrics as numbers; see `run_folder.finite_metrics`."""
+        return finite_metrics(metrics, f"episode {self.num_episodes}")
 
     @property
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint; several episodes may have come at once since the last one."""
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is due; several episodes may have been added since the last one."""
         every = self.config.checkpoint_every
-        return self.done // every > self._kept // every
+        return self.num_episodes // every > self._checkpointed // every
 
-    def keep(self) -> None:
-        """Writes a checkpoint."""
-        best = self.gate.saved()
+    def save_checkpoint(self) -> None:
+        """Writes a checkpoint, and recalibrates the OOD threshold."""
+        is_best = self.monitor.checkpoint_written()
         tensors, meta = collect_state(self.agent, offline=self.data.replay, online=self.online)
-        meta |= self.facts | {"run": "finetune", "episodes": self.done, "owed": self.owed}
-        meta["gate"] = self.gate.state()
-        save_checkpoint(self.folder, tensors, meta, self.done, self.config.keep_checkpoints)
-        if best:
+        meta |= self.metadata | {"run": "finetune"}
+        meta |= {"episodes": self.num_episodes, "pending_updates": self.pending_updates}
+        meta["rollback"] = self.monitor.state()
+        save_checkpoint(self.folder, tensors, meta, self.num_episodes, self.config.keep_checkpoints)
+        if is_best:
             checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
-        self._kept = self.done
-        self._look()
+        self._checkpointed = self.num_episodes
+        self._calibrate_threshold()
 
-    def _look(self) -> None:
-        """Learns from the recordings how unsure is unsure, for the agent as it is now."""
+    def _calibrate_threshold(self) -> None:
+        """Calibrates the OOD threshold for the agent as it is now, where it is used."""
         if self.config.ood_action != "continue":
-            plan = bool(self.facts.get("plan", True))
-            self.limit = learn(self.agent, self.data, self.config.ood.quantile, plan)
+            plan = bool(self.metadata.get("plan", True))
+            self.ood_threshold = calibrate_threshold(self.agent, self.data, self.config.ood.quantile, plan)
 
 
 class SyncLearner:
-    """Learns after each episode while the robot waits; it acts with the very weights that learn.
+    """Learns after each episode while the robot waits; the robot acts with the very weights that learn.
 
     Attributes:
-        current: what acts has learned from every episode.
-        lost: why nothing is learned any more; never here.
+        up_to_date: Whether the acting weights have learned from every episode; always True here.
+        failure: Why learning has stopped for good; always None here.
     """
 
-    current = True
-    lost: O2OError | None = None
+    up_to_date = True
+    failure: O2OError | None = None
 
     @property
     def action_range(self) -> ActionRange:
-        """Where recorded actions lie."""
+        """Range of the recorded actions."""
         return self.learner.action_range
 
     @property
-    def limit(self) -> Limit | None:
-        """From where on a decision is unsure; None where nobody asks."""
-        return self.learner.limit
+    def ood_threshold(self) -> OodThreshold | None:
+        """Disagreement above which a decision is out-of-distribution; None where it is not used."""
+        return self.learner.ood_threshold
 
     def __init__(self, learner: Learner, tensors: dict[str, Tensor], meta: dict, resumed: bool):
-        self.learner, self._start = learner, (tensors, meta, resumed)
+        self.learner, self._checkpoint = learner, (tensors, meta, resumed)
 
-    def begin(self, facts: dict, own: OnlineDataset, log: RunLog) -> int:
-        """Takes up the run; how many episodes it has learned from."""
-        self._tell = log.line
-        self.learner.settle(log.line)
-        self.learner.begin(*self._start, facts, own.read)
-        if len(own) > self.learner.done:
-            unseen = len(own) - self.learner.done
-            log.line(f"{unseen} episodes that the last checkpoint had not seen are learned from")
-        return self.learner.done
+    def begin(self, metadata: dict, online_dataset: OnlineDataset, log: RunLog) -> int:
+        """Starts or continues the run; returns the number of episodes that it has learned from."""
+        self._log_line = log.line
+        self.learner.calibrate(log.line)
+        self.learner.begin(*self._checkpoint, metadata, online_dataset.read)
+        if len(online_dataset) > self.learner.num_episodes:
+            num_new = len(online_dataset) - self.learner.num_episodes
+            log.line(f"learning from {num_new} recorded episodes that the last checkpoint does not include")
+        return self.learner.num_episodes
 
     def episode_done(self, number: int, episode: Episode) -> tuple[dict[str, float], str]:
-        """Learns from an episode; (metrics, a word on it for the line of progress)."""
+        """Learns from an episode; returns (metrics, a note for the progress line)."""
         learner, metrics = self.learner, {}
-        why = learner.add(episode)
-        if why:
-            self._tell(why)
-        while learner.owed >= 1:
+        reason = learner.add(episode)
+        if reason:
+            self._log_line(reason)
+        while learner.pending_updates >= 1:
             metrics = learner.learn()
         return learner.finite(metrics), f"offline {learner.mix.last_offline_ratio:.0%}"
 
-    def swap(self, log: RunLog) -> None:
+    def between_episodes(self, log: RunLog) -> None:
         """Writes a checkpoint where one is due."""
-        if self.learner.due:
-            self.learner.keep()
+        if self.learner.checkpoint_due:
+            self.learner.save_checkpoint()
 
     def finish(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], object]) -> None:
         """Writes the last checkpoint."""
-        self.learner.keep()
+        self.learner.save_checkpoint()
 
     def close(self) -> None:
-        """Nothing to be done."""
+        """Does nothing; there is no process to end."""
 
 
-def acting(agent: Agent) -> dict[str, Tensor]:
-    """The weights that choose actions, by name; they are the agent's own, no copies."""
+def acting_weights(agent: Agent) -> dict[str, Tensor]:
+    """Returns the weights that choose actions, by name; they are the agent's own, not copies."""
     return {
-        f"{part}.{name}": value for part in ACTING for name, value in agent.parts[part].state_dict().items()
+        f"{part}.{name}": value
+        for part in ACTING_PARTS
+        for name, value in agent.parts[part].state_dict().items()
     }
 
 
-def newest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, bool]:
-    """Where a run begins: (tensors, meta, whether it is a checkpoint of the run's own).
+def load_latest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, bool]:
+    """Loads the checkpoint to start from: (tensors, meta, whether it is the run's own).
 
     Args:
-        folder: of the run.
-        source: the checkpoint that it starts from, or the folder of its run.
+        folder: run folder.
+        source: checkpoint that the run starts from, or the folder of its run.
     Raises:
-        UsageError: there is none that can be read.
+        UsageError: there is no readable checkpoint.
     """
     if checkpoint.exists(folder / "checkpoint"):
         return *checkpoint.load(folder / "checkpoint"), True
@@ -306,10 +314,10 @@ def newest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, 
 
 
 @contextmanager
-def only_learner(folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
-    """Inside, no other process writes checkpoints of this run; one that does is waited for.
+def learner_lock(folder: Path, log_line: Callable[[str], object]) -> Iterator[None]:
+    """Excludes other processes from writing checkpoints of this run; waits for one that does.
 
-    A learner beside a robot whose process died ends by itself, once it has learned what it owes.
+    An async learner whose robot process died ends by itself, once it has made its pending updates.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -317,10 +325,10 @@ def only_learner(folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            tell(f"another learner is still at work on {folder}; waiting for it to end")
+            log_line(f"another learner process is still running in {folder}; waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems
-            logger.warning("%s cannot be locked (%s); let no other process use it", folder, error.strerror)
+            logger.warning("cannot lock %s (%s); do not use it from another process", folder, error.strerror)
         yield
     finally:
         os.close(handle)

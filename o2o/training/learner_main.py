@@ -1,10 +1,11 @@
-"""`python -m o2o.training.learner_main REPORTS WEIGHTS`: the process that learns while another one moves the
-robot.
+"""Runs the async learner in a process of its own, which `learner_process` starts and controls.
 
-It is told on its standard input, and tells through the file of number REPORTS, a line of JSON at a time;
-weights go through the memory of number WEIGHTS (see `o2o.training.shared_weights`), episodes through the
-disk. When its standard input ends, the other process is gone: it then learns what it owes, writes a
-checkpoint and ends.
+    python -m o2o.training.learner_main REPORTS WEIGHTS
+
+Commands come on standard input, and reports go to file descriptor REPORTS, one line of JSON each. Weights go
+through the shared memory of file descriptor WEIGHTS (see `o2o.training.shared_weights`), episodes through the
+disk. When standard input ends, the robot's process is gone: the learner then makes its pending updates,
+writes a checkpoint and ends.
 """
 
 import contextlib
@@ -27,162 +28,173 @@ from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.data.finished_episodes import FinishedEpisodes
-from o2o.training.learner import Learner, LearnerConfig, acting, newest, only_learner
-from o2o.training.shared_weights import Weights
+from o2o.training.learner import Learner, LearnerConfig, acting_weights, learner_lock, load_latest
+from o2o.training.shared_weights import SharedWeights
 
-NICE = 10  # of 19: what acts goes first
-PUT_EVERY_S = 1.0  # between two versions of the weights, while there is much to learn
-WAIT_S = 1.0  # for the next word, at a time
+NICE = 10  # of 19: the robot's process has priority
+PUBLISH_EVERY_S = 1.0  # between two versions of the weights while updates are pending
+POLL_S = 1.0  # wait for the next command, at a time
 
 
 class Inbox:
-    """What the other process says."""
+    """Reads commands from standard input."""
 
     def __init__(self) -> None:
-        self.episodes = 0  # how many are finished
-        self.order = ""  # `finish`: learn what is owed, then end; `stop`: end now
-        self.facts: dict | None = None
-        self._rest, self._ended = b"", False
+        self.num_episodes = 0  # finished episodes on disk
+        self.order = ""  # `finish`: make the pending updates, then end; `stop`: end now
+        self.metadata: dict | None = None
+        self._buffer, self._ended = b"", False
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "order", "stop"))
 
-    def first(self) -> dict:
-        """The first line, which says what to do."""
-        while b"\n" not in self._rest and not self._ended:
+    def read_job(self) -> dict:
+        """Returns the first line, which holds the config; empty if the input ends before it."""
+        while b"\n" not in self._buffer and not self._ended:
             self._read()
-        line, _, self._rest = self._rest.partition(b"\n")
+        line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line or b"{}")
 
-    def look(self, wait_s: float = 0.0) -> None:
-        """Takes in what has been said; waits so long for the first of it."""
+    def poll(self, wait_s: float = 0.0) -> None:
+        """Reads the commands that have come; waits up to `wait_s` for the first of them."""
         if not self._ended and select.select([0], [], [], wait_s)[0]:
             self._read()
-        *lines, self._rest = self._rest.split(b"\n")
+        *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            said = json.loads(line)
-            self.episodes = max(self.episodes, said.get("episodes", 0))
-            self.facts, self.order = said.get("facts", self.facts), said.get("order", self.order)
+            command = json.loads(line)
+            self.num_episodes = max(self.num_episodes, command.get("num_episodes", 0))
+            self.metadata = command.get("metadata", self.metadata)
+            self.order = command.get("order", self.order)
         if self._ended:
             self.order = self.order or "finish"
 
     def _read(self) -> None:
         data = os.read(0, 2**16)
-        self._rest, self._ended = self._rest + data, not data
+        self._buffer, self._ended = self._buffer + data, not data
 
 
 class Outbox:
-    """What this process says; to nobody, once nobody listens."""
+    """Sends reports to the robot's process; drops them once that process is gone."""
 
     def __init__(self, handle: int):
         self.handle = handle
 
-    def say(self, **what) -> None:
+    def send(self, **report) -> None:
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.handle, json.dumps(what).encode() + b"\n")
+            os.write(self.handle, json.dumps(report).encode() + b"\n")
 
 
-class Lessons:
-    """A learner at work: takes in episodes as they come, and hands weights, metrics and checkpoints on."""
+class LearnerLoop:
+    """Adds episodes as they come, learns, and publishes weights, metrics and checkpoints."""
 
     def __init__(
-        self, learner: Learner, read: Callable[[int], Episode], weights: Weights, inbox: Inbox, outbox: Outbox
+        self,
+        learner: Learner,
+        read: Callable[[int], Episode],
+        weights: SharedWeights,
+        inbox: Inbox,
+        outbox: Outbox,
     ):
         self.learner, self.read, self.weights = learner, read, weights
         self.inbox, self.outbox = inbox, outbox
         self._metrics: Mapping[str, Tensor] = {}
-        self._put_s = time.monotonic()
-        self._begun: tuple[int, float] | None = None  # updates and time when episodes were last taken in
+        self._published_s = time.monotonic()
+        self._started: tuple[int, float] | None = None  # updates and time when episodes were last added
 
     def run(self) -> None:
-        """Learns until told to end."""
+        """Learns until ordered to end."""
         learner, inbox = self.learner, self.inbox
-        self._put()
+        self._publish_weights()
         while inbox.order != "stop":
-            inbox.look()
-            if learner.done < inbox.episodes:
-                self._hand_on()
-                self._take_in()
-            elif learner.owed >= 1:
+            inbox.poll()
+            if learner.num_episodes < inbox.num_episodes:
+                self._report()
+                self._add_episodes()
+            elif learner.pending_updates >= 1:
                 self._metrics = learner.learn()
-                if time.monotonic() - self._put_s > PUT_EVERY_S:
-                    self._put()
+                if time.monotonic() - self._published_s > PUBLISH_EVERY_S:
+                    self._publish_weights()
             else:
-                self._hand_on()
+                self._report()
                 if inbox.order:
                     break
-                inbox.look(WAIT_S)
-        self._take_in()  # those that it was told of in one breath with the order to stop
+                inbox.poll(POLL_S)
+        self._add_episodes()  # those that came together with the order to stop
         learner.finite(self._metrics)
-        self._put()
-        learner.keep()
+        self._publish_weights()
+        learner.save_checkpoint()
 
-    def _take_in(self) -> None:
+    def _add_episodes(self) -> None:
         learner = self.learner
-        while learner.done < self.inbox.episodes:
-            why = learner.add(self.read(learner.done))
-            if why:
-                self.outbox.say(line=why)
-                self._put()
-        self._begun = learner.agent.num_updates, time.monotonic()
+        while learner.num_episodes < self.inbox.num_episodes:
+            rollback = learner.add(self.read(learner.num_episodes))
+            if rollback:
+                self.outbox.send(line=rollback)
+                self._publish_weights()
+        self._started = learner.agent.num_updates, time.monotonic()
 
-    def _hand_on(self) -> None:
-        """Weights, checkpoint and metrics: an episode is learned from, or the next has come before that."""
-        if self._begun is None:
+    def _report(self) -> None:
+        """Publishes weights, metrics and a due checkpoint, once for each time that episodes were added."""
+        if self._started is None:
             return
-        (updates, since_s), self._begun = self._begun, None
-        done = self.learner.agent.num_updates - updates
-        rate = done / max(time.monotonic() - since_s, 1e-9)
-        numbers = {"updates": self.learner.agent.num_updates, "owed": self.learner.owed}
-        metrics = self.learner.finite(self._metrics)
-        self._put()
-        if self.learner.due:
-            self.learner.keep()
-            self.outbox.say(**seen(self.learner))
-        self.outbox.say(metrics=metrics | numbers | {"updates_per_s": rate}, episodes=self.learner.done)
-
-    def _put(self) -> None:
+        (updates, since_s), self._started = self._started, None
         learner = self.learner
-        now = acting(learner.agent)
-        self.weights.put(now, learner.agent.num_updates, learner.done, int(learner.owed))
-        self._put_s = time.monotonic()
+        rate = (learner.agent.num_updates - updates) / max(time.monotonic() - since_s, 1e-9)
+        progress = {"updates": learner.agent.num_updates, "pending_updates": learner.pending_updates}
+        metrics = learner.finite(self._metrics)
+        self._publish_weights()
+        if learner.checkpoint_due:
+            learner.save_checkpoint()
+            self.outbox.send(**threshold_report(learner))
+        metrics = metrics | progress | {"updates_per_s": rate}
+        self.outbox.send(metrics=metrics, num_episodes=learner.num_episodes)
+
+    def _publish_weights(self) -> None:
+        learner = self.learner
+        weights, pending = acting_weights(learner.agent), int(learner.pending_updates)
+        self.weights.write(weights, learner.agent.num_updates, learner.num_episodes, pending)
+        self._published_s = time.monotonic()
 
 
-def seen(learner: Learner) -> dict:
-    """How unsure is unsure now, for the process that acts."""
-    return {"limit": to_dict(learner.limit)} if learner.limit else {}
+def threshold_report(learner: Learner) -> dict:
+    """Returns the current OOD threshold for a report; empty where it is not used."""
+    return {"ood_threshold": to_dict(learner.ood_threshold)} if learner.ood_threshold else {}
 
 
 def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
-    """Does what the first line says, from the recordings to the last checkpoint."""
-    job = inbox.first()
+    """Runs the job that the first line describes, from reading the recordings to the last checkpoint."""
+    job = inbox.read_job()
     if not job:
         return
     config, folder = from_dict(LearnerConfig, job["config"]), Path(job["folder"])
     if job["acting"]:
         os.nice(NICE)
     tune(replace(config, threads=config.learner_threads))
-    chosen = read_config(job["agent"]) if job["agent"] else FROM_CHECKPOINT
+    agent_config = read_config(job["agent"]) if job["agent"] else FROM_CHECKPOINT
 
-    def tell(text: str) -> None:
-        outbox.say(line=text)
+    def log_line(text: str) -> None:
+        outbox.send(line=text)
 
     def read(number: int) -> Episode:
         return FinishedEpisodes(folder / "online").read(number)
 
-    with only_learner(folder, tell):
-        tensors, meta, resumed = newest(folder, Path(job["source"]))
-        agent = Agent.from_state(tensors, meta, config.device, chosen, job["compile"])
+    with learner_lock(folder, log_line):
+        tensors, meta, resumed = load_latest(folder, Path(job["source"]))
+        agent = Agent.from_state(tensors, meta, config.device, agent_config, job["compile"])
         learner = Learner(config, folder, agent, meta)
-        weights = Weights(acting(agent), handle)
-        learner.settle(tell)
-        outbox.say(price=agent.penalty_weight, action_range=to_dict(learner.action_range), **seen(learner))
+        weights = SharedWeights(acting_weights(agent), handle)
+        learner.calibrate(log_line)
+        outbox.send(
+            penalty_weight=agent.penalty_weight,
+            action_range=to_dict(learner.action_range),
+            **threshold_report(learner),
+        )
         if not job["acting"]:
             os.nice(NICE)
-        while inbox.facts is None and not inbox.order:
-            inbox.look(WAIT_S)
-        if inbox.facts is None:  # the other process ended before the robot was ready
+        while inbox.metadata is None and not inbox.order:
+            inbox.poll(POLL_S)
+        if inbox.metadata is None:  # the robot's process ended before the robot was ready
             return
-        learner.begin(tensors, meta, resumed, inbox.facts, read)
-        Lessons(learner, read, weights, inbox, outbox).run()
+        learner.begin(tensors, meta, resumed, inbox.metadata, read)
+        LearnerLoop(learner, read, weights, inbox, outbox).run()
 
 
 def main() -> int:
@@ -192,13 +204,13 @@ def main() -> int:
     inbox, outbox = Inbox(), Outbox(int(sys.argv[1]))
     try:
         serve(inbox, outbox, int(sys.argv[2]))
-        outbox.say(ended=True)
+        outbox.send(ended=True)
         return 0
     except O2OError as error:
-        outbox.say(error=str(error), kind=type(error).__name__)
+        outbox.send(error=str(error), kind=type(error).__name__)
         return error.exit_code
     except Exception as error:
-        outbox.say(error=f"{type(error).__name__}: {error}", kind="O2OError")
+        outbox.send(error=f"{type(error).__name__}: {error}", kind="O2OError")
         raise
 
 

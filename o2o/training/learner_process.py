@@ -1,9 +1,9 @@
-"""A learner in a process of its own, as seen by the process that moves the robot and never waits for it.
+"""Controls the async learner from the robot's process, which never waits for it.
 
-Only numbers and short texts go through the pipes, as lines of JSON; episodes go through the disk, where they
-are before the learner hears of them; weights go through shared memory (`o2o.training.shared_weights`). The
-learner alone writes checkpoints. The robot takes new weights between two episodes only: a belief or a warm
-start that old weights made within an episode would mean nothing to new ones.
+Numbers and short texts go through pipes as lines of JSON. Episodes go through the disk, where they are
+complete before the learner hears of them. Weights go through shared memory (`o2o.training.shared_weights`).
+Only the learner writes checkpoints. The robot's process takes new weights between two episodes only: a belief
+or a warm start that old weights made within an episode would be meaningless to new ones.
 """
 
 import contextlib
@@ -24,117 +24,123 @@ from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.core.run_log import RunLog
 from o2o.data.online_dataset import OnlineDataset
-from o2o.training.learner import ACTING, LearnerConfig, acting
+from o2o.training.learner import ACTING_PARTS, LearnerConfig, acting_weights
 from o2o.training.safe_start import ActionRange
-from o2o.training.shared_weights import Weights, all_finite
-from o2o.training.uncertainty_guard import Limit
+from o2o.training.shared_weights import SharedWeights, all_finite
+from o2o.training.uncertainty_guard import OodThreshold
 
-RESTARTS = 3
+MAX_RESTARTS = 3
 POLL_S = 0.2
-LEAVE_S = 20.0  # for the last checkpoint of a learner whose robot failed
+CLOSE_S = 20.0  # for the last checkpoint of a learner whose robot failed
 
 logger = logging.getLogger("o2o")
 
 
 class AsyncLearner:
-    """Starts the learner, tells it of episodes, takes its weights, and outlives it.
+    """Starts the learner's process, reports episodes to it, takes its weights, and restarts it if it dies.
 
     Attributes:
-        current: what acts has learned from every episode.
-        lost: why nothing is learned any more; None as long as something is.
-        action_range: where recorded actions lie.
-        limit: from where on a decision is unsure; None where nobody asks.
+        up_to_date: Whether the acting weights have learned from every episode; always False here.
+        failure: Why learning has stopped for good; None while it continues.
+        action_range: Range of the recorded actions.
+        ood_threshold: Disagreement above which a decision is out-of-distribution; None where it is not used.
     """
 
-    current = False
+    up_to_date = False
 
     def __init__(
-        self, config: LearnerConfig, folder: Path, agent: Agent, chosen: AgentConfig,
+        self, config: LearnerConfig, folder: Path, agent: Agent, agent_config: AgentConfig,
         source: Path | None, compile: bool,
     ):  # fmt: skip
-        """Starts it and returns when it has read the recordings.
+        """Starts the process and returns when it has read the recordings.
 
         Args:
-            folder: of the run.
-            agent: what acts; it takes the weights over.
-            chosen: the agent's config, or `FROM_CHECKPOINT`.
-            source: the checkpoint to begin with, or the folder of its run, unless `folder` has a later one.
-            compile: let torch's compiler make its updates faster.
+            folder: run folder.
+            agent: agent that acts; its weights are replaced.
+            agent_config: the agent's config, or `FROM_CHECKPOINT`.
+            source: checkpoint to start from, or the folder of its run, unless `folder` has a later one.
+            compile: compile the learner's updates with torch.
         Raises:
-            O2OError: what the learner says, the recordings are gone for example.
+            O2OError: the learner failed, for example because the recordings are missing.
         """
-        self.config, self.agent, self.lost = config, agent, None
+        self.config, self.agent, self.failure = config, agent, None
         self.action_range: ActionRange | None = None
-        self.limit: Limit | None = None
-        fields = LearnerConfig.__dataclass_fields__
+        self.ood_threshold: OodThreshold | None = None
+        names = LearnerConfig.__dataclass_fields__
         self._job = {
-            "config": {name: value for name, value in to_dict(config).items() if name in fields},
+            "config": {name: value for name, value in to_dict(config).items() if name in names},
             "folder": str(folder), "source": str(source), "compile": compile,
-            "agent": to_dict(chosen) if chosen.model else None,
+            "agent": to_dict(agent_config) if agent_config.model else None,
         }  # fmt: skip
-        self.weights = Weights(acting(agent))
-        self._facts: dict | None = None
-        self._episodes = self._restarts = self._refused = 0
+        self.weights = SharedWeights(acting_weights(agent))
+        self._metadata: dict | None = None
+        self._num_episodes = self._num_restarts = self._rejected = 0
         self._lines: list[str] = []
-        self._reports: list[tuple[int, dict[str, float]]] = []
+        self._metrics: list[tuple[int, dict[str, float]]] = []
         self._start()
         try:
             while not self._ready:
-                self._listen(POLL_S)
-                if self._dead():
-                    raise self._why()
+                self._receive(POLL_S)
+                if self._is_dead():
+                    raise self._death_error()
         except BaseException:
-            self.process.kill()  # there is nothing yet that it could finish
+            self.process.kill()  # it has nothing to save yet
             self.close()
             raise
 
-    def begin(self, facts: dict, own: OnlineDataset, log: RunLog) -> int:
-        """Takes up the run; how many episodes the robot has done."""
-        self._facts, self._episodes = facts, len(own)
-        self._pipe({"facts": facts, "episodes": len(own)})
-        self._pass_on(log)
-        return len(own)
+    def begin(self, metadata: dict, online_dataset: OnlineDataset, log: RunLog) -> int:
+        """Starts or continues the run; returns the number of episodes that the robot has done."""
+        self._metadata, self._num_episodes = metadata, len(online_dataset)
+        self._send({"metadata": metadata, "num_episodes": len(online_dataset)})
+        self._write_log(log)
+        return len(online_dataset)
 
     def episode_done(self, number: int, episode: Episode) -> tuple[dict[str, float], str]:
-        """Tells of the `number`-th episode, which is on the disk; (no metrics, a word for the progress)."""
-        self._episodes = number
-        self._pipe({"episodes": number})
-        version = self.weights.peek()
-        return {}, "" if version is None else f"learner at {version.updates} updates, owes {version.owed}"
+        """Reports an episode that is on disk.
 
-    def swap(self, log: RunLog) -> None:
-        """Sees to the learner and takes its newest weights over. Never waits; only between episodes."""
-        self._listen(0)
-        self._pass_on(log)
-        if not self.lost and self._dead():
-            self._revive(log)
-        self._take_newest(log)
+        Returns:
+            (no metrics, a note for the progress line).
+        """
+        self._num_episodes = number
+        self._send({"num_episodes": number})
+        version = self.weights.peek()
+        if version is None:
+            return {}, ""
+        return {}, f"learner at {version.num_updates} updates, {version.pending_updates} pending"
+
+    def between_episodes(self, log: RunLog) -> None:
+        """Restarts the learner if it died, and takes its latest weights; never waits."""
+        self._receive(0)
+        self._write_log(log)
+        if not self.failure and self._is_dead():
+            self._restart(log)
+        self._take_latest(log)
 
     def finish(self, log: RunLog, stopped: Callable[[], bool], show: Callable[[str], object]) -> None:
-        """Waits until the learner has done what it owes; less, if `stopped`. Then takes its last weights."""
+        """Waits for the pending updates, unless `stopped`, and takes the last weights."""
         order = ""
-        while not self.lost:
+        while not self.failure:
             wanted = "stop" if stopped() else "finish"
             if wanted != order:
                 order = wanted
-                self._pipe({"order": order})
-            self._listen(POLL_S)
-            self._pass_on(log)
-            dead, version = self._dead(), self.weights.peek()
-            owed = version.owed if version else 0
-            if dead and self._ended and (order == "stop" or not owed):
+                self._send({"order": order})
+            self._receive(POLL_S)
+            self._write_log(log)
+            dead, version = self._is_dead(), self.weights.peek()
+            pending = version.pending_updates if version else 0
+            if dead and self._ended and (order == "stop" or not pending):
                 break
             if dead:
-                self._revive(log)
+                self._restart(log)
                 order = ""
-            elif version and owed:
-                show(f"the learner finishes: {version.updates} updates, {owed} to go")
-        self._pass_on(log)
-        self._take_newest(log)
+            elif version and pending:
+                show(f"waiting for the learner: {version.num_updates} updates, {pending} pending")
+        self._write_log(log)
+        self._take_latest(log)
 
     def close(self) -> None:
-        """Lets the learner write a checkpoint and end, or leaves it to do so; twice is harmless."""
-        self._leave()
+        """Lets the learner write a checkpoint and end, without waiting long; may be called twice."""
+        self._stop_process()
         if self.weights.handle >= 0:
             os.close(self.weights.handle)
             self.weights.handle = -1
@@ -147,120 +153,131 @@ class AsyncLearner:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "o2o.training.learner_main", str(writer), str(handle)],
             stdin=subprocess.PIPE, stdout=2, bufsize=0, pass_fds=(writer, handle),
-            start_new_session=True,  # a terminal's Ctrl-C is for the robot's process, which passes it on
+            start_new_session=True,  # a terminal's Ctrl-C goes to the robot's process, which passes it on
         )  # fmt: skip
         os.close(writer)
-        self._rest, self._closed = b"", False
+        self._buffer, self._closed = b"", False
         self._ready = self._ended = False
         self._error: O2OError | None = None
-        self._pipe(self._job | {"acting": self._facts is not None})
-        if self._facts is not None:
-            self._pipe({"facts": self._facts, "episodes": self._episodes})
+        self._send(self._job | {"acting": self._metadata is not None})
+        if self._metadata is not None:
+            self._send({"metadata": self._metadata, "num_episodes": self._num_episodes})
         assert self.process.stdin is not None
-        os.set_blocking(self.process.stdin.fileno(), False)  # later lines are short: all of one or nothing
+        os.set_blocking(
+            self.process.stdin.fileno(), False
+        )  # later lines are short: written whole or not at all
 
-    def _leave(self) -> None:
-        """Parts with the process."""
+    def _stop_process(self) -> None:
+        """Orders the process to stop and closes its pipes."""
         stdin = self.process.stdin
         if stdin is None or stdin.closed:
             return
-        self._pipe({"order": "stop"})
+        self._send({"order": "stop"})
         stdin.close()
         try:
-            self.process.wait(LEAVE_S)
+            self.process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
-            logger.warning("the learner (process %d) ends by itself later", self.process.pid)
+            logger.warning(
+                "the learner (process %d) is still running and will end by itself", self.process.pid
+            )
         os.close(self._reader)
         self._closed = True
 
-    def _dead(self) -> bool:
-        """Whether it has ended; if so, all that it said is taken in."""
+    def _is_dead(self) -> bool:
+        """Whether the process has ended; if so, all its reports have been received."""
         if self.process.poll() is None:
             return False
         while not self._closed:
-            self._listen(POLL_S)
+            self._receive(POLL_S)
         return True
 
-    def _why(self) -> O2OError:
-        """Why the learner is dead."""
+    def _death_error(self) -> O2OError:
+        """Returns the error that ended the process."""
         code = self.process.returncode or 0
         name = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return self._error or O2OError(f"the learner ended unexpectedly ({name})")
 
-    def _revive(self, log: RunLog) -> None:
-        """Starts a dead learner again from the last checkpoint, or puts up with its loss."""
-        error = self._why()
-        self._pass_on(log)
-        self._leave()
-        if self.config.on_learner_failure == "continue" and self._restarts < RESTARTS:
-            self._restarts += 1
-            again = f"started again from the last checkpoint, {self._restarts} of {RESTARTS} times"
-            log.line(f"{error}; the learner is {again}; {self._kept()}")
+    def _restart(self, log: RunLog) -> None:
+        """Restarts a dead learner from the last checkpoint, or records that learning has stopped."""
+        error = self._death_error()
+        self._write_log(log)
+        self._stop_process()
+        continues = self.config.on_learner_failure == "continue"
+        if continues and self._num_restarts < MAX_RESTARTS:
+            self._num_restarts += 1
+            restart = f"restarted from the last checkpoint (restart {self._num_restarts} of {MAX_RESTARTS})"
+            log.line(f"{error}; the learner is {restart}; {self._acting_with()}")
             self._start()
             return
-        self.lost = error
-        if self.config.on_learner_failure == "continue":
-            log.line(f"{error}; the learner is not started again; {self._kept()}, its episodes are kept")
+        self.failure = error
+        if continues:
+            log.line(
+                f"{error}; the learner is not restarted again; {self._acting_with()}, episodes are stored"
+            )
 
-    # ---- what goes through the pipes
+    # ---- commands and reports
 
-    def _pipe(self, what: dict) -> None:
-        """Tells the learner; nobody waits for a full pipe, for a later line says how many in all again."""
+    def _send(self, command: dict) -> None:
+        """Sends a command; one that a full pipe drops is made up for by the totals in a later one."""
         if self.process.stdin and not self.process.stdin.closed:
             with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(what).encode() + b"\n")
+                self.process.stdin.write(json.dumps(command).encode() + b"\n")
 
-    def _listen(self, wait_s: float) -> None:
-        """Takes in what the learner has said; waits so long for the first of it."""
+    def _receive(self, wait_s: float) -> None:
+        """Receives the learner's reports; waits up to `wait_s` for the first of them."""
         if self._closed or not select.select([self._reader], [], [], wait_s)[0]:
             return
         data = os.read(self._reader, 2**16)
         self._closed = not data
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
-            said = json.loads(line)
-            if "envelope" in said:
-                self.action_range = from_dict(ActionRange, said["envelope"])
-            if "limit" in said:
-                self.limit = from_dict(Limit, said["limit"])
-            if "price" in said and not self.agent.penalty_weight_known:
-                self.agent.set_penalty_weight(said["price"])
-            self._ready = self._ready or "price" in said
-            if "line" in said:
-                self._lines.append(said["line"])
-            if "metrics" in said:
-                self._reports.append((said["episodes"], said["metrics"]))
-            if "error" in said:
-                self._error = getattr(errors, said["kind"], O2OError)(said["error"])
-            self._ended = self._ended or "ended" in said
+            report = json.loads(line)
+            if "action_range" in report:
+                self.action_range = from_dict(ActionRange, report["action_range"])
+            if "ood_threshold" in report:
+                self.ood_threshold = from_dict(OodThreshold, report["ood_threshold"])
+            if "penalty_weight" in report and not self.agent.penalty_weight_known:
+                self.agent.set_penalty_weight(report["penalty_weight"])
+            self._ready = self._ready or "penalty_weight" in report
+            if "line" in report:
+                self._lines.append(report["line"])
+            if "metrics" in report:
+                self._metrics.append((report["num_episodes"], report["metrics"]))
+            if "error" in report:
+                self._error = getattr(errors, report["kind"], O2OError)(report["error"])
+            self._ended = self._ended or "ended" in report
 
-    def _pass_on(self, log: RunLog) -> None:
-        """What the learner has said goes into the log."""
+    def _write_log(self, log: RunLog) -> None:
+        """Writes the learner's lines and metrics to the log."""
         for text in self._lines:
             log.line(text)
-        for number, metrics in self._reports:
+        for number, metrics in self._metrics:
             log.write(number, "learner", metrics)
         self._lines.clear()
-        self._reports.clear()
+        self._metrics.clear()
 
-    def _take_newest(self, log: RunLog) -> None:
-        """Acts with the newest weights from now on, unless they are older than those that act, or spoilt."""
+    def _take_latest(self, log: RunLog) -> None:
+        """Takes the latest weights over, unless they are older than the acting ones, or not finite."""
         version = self.weights.peek()
-        if version is None or version.updates <= self.agent.num_updates or version.number == self._refused:
-            return  # a learner that was started again has to catch up first
-        got = self.weights.get()
-        if got is None:
+        if (
+            version is None
+            or version.num_updates <= self.agent.num_updates
+            or version.number == self._rejected
+        ):
+            return  # a restarted learner has to catch up first
+        latest = self.weights.read()
+        if latest is None:
             return
-        version, tensors = got
+        version, tensors = latest
         if not all_finite(tensors):
-            self._refused = version.number
-            log.line(f"weights {version} are not finite; {self._kept()}")
+            self._rejected = version.number
+            log.line(f"weights {version} are not finite; {self._acting_with()}")
             return
-        for part in ACTING:
-            own = {name: tensors[f"{part}.{name}"] for name in self.agent.parts[part].state_dict()}
-            self.agent.parts[part].load_state_dict(own)
-        self.agent.num_updates = version.updates
-        log.line(f"weights {version} act from now on; learned from {version.episodes} episodes")
+        for part in ACTING_PARTS:
+            state = {name: tensors[f"{part}.{name}"] for name in self.agent.parts[part].state_dict()}
+            self.agent.parts[part].load_state_dict(state)
+        self.agent.num_updates = version.num_updates
+        log.line(f"now acting with weights {version}, trained on {version.num_episodes} episodes")
 
-    def _kept(self) -> str:
-        return f"the robot goes on with the weights of {self.agent.num_updates} updates"
+    def _acting_with(self) -> str:
+        return f"the robot continues with the weights of {self.agent.num_updates} updates"

@@ -1,4 +1,4 @@
-"""Offline: a world model, a critic and a policy from recordings alone."""
+"""Pretrains a world model, a critic and a policy on recordings, without a robot."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +29,9 @@ from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_rob
 from o2o.inspect import loss_curves
 from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
-from o2o.training.evaluate import watch
+from o2o.training.evaluate import evaluate_during_run
 
-RESUMABLE_FIELDS = {
+RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "updates",
     "out",
     "resume",
@@ -45,26 +45,26 @@ RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in tr
 
 @dataclass(frozen=True)
 class PretrainConfig(RobotChoice, MachineConfig):
-    """Learns from a dataset, without a robot.
+    """Pretrains an agent on a dataset, without a robot.
 
     Attributes:
-        dataset: a recipe from `o2o list`, a Minari id, or a path.
-        preset: where the defaults come from; see `o2o list`.
-        dataset_options: how the dataset is read.
-        agent: the system that learns.
-        updates: gradient steps in all; FOWM 25,000 (xArm), 500,000 (D4RL).
-        seed: of weights, batches and noise.
-        out: run folder; default `runs/pretrain-DATASET-TIME`.
-        resume: go on with the run in `out`.
-        log_every: updates between two lines of metrics.
-        checkpoint_every: updates between two checkpoints.
-        keep_checkpoints: how many of them stay in `OUT/checkpoints`, the first, the newest and others
-            evenly over the run; each takes as much disk as `OUT/checkpoint`. 0: none.
-        evaluate_every: updates between two evaluations on the robot; 0: none.
-        evaluate_episodes: of one such evaluation.
-        evaluate_film: film the first of them for TensorBoard, if a simulator draws it.
-        patience: end early when so many evaluations in a row bring no better return, once one was better
-            than the data; 0: never.
+        dataset: Recipe name from `o2o list`, Minari dataset id, or path.
+        preset: Preset that the defaults come from; `o2o list` shows the presets.
+        dataset_options: How the dataset is read.
+        agent: Agent that is trained.
+        updates: Number of gradient steps; FOWM uses 25,000 (xArm) and 500,000 (D4RL).
+        seed: Seed of weights, batches and noise.
+        out: Run folder; the default is `runs/pretrain-DATASET-TIME`.
+        resume: Continue the run in `--out`.
+        log_every: Updates between two lines of metrics.
+        checkpoint_every: Updates between two checkpoints.
+        keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`: the first, the latest, and others
+            spread over the run; each takes as much disk space as `OUT/checkpoint`. 0 keeps none.
+        evaluate_every: Updates between two evaluations on the robot; 0 disables evaluation.
+        evaluate_episodes: Number of episodes in one evaluation.
+        evaluate_film: Film the first episode of each evaluation for TensorBoard, if the simulator can render.
+        patience: Stop early when this many evaluations in a row bring no better return, once one has exceeded
+            the dataset's mean return; 0 never stops early.
     """
 
     dataset: str = ""
@@ -91,10 +91,10 @@ class PretrainConfig(RobotChoice, MachineConfig):
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Trains for `config.updates` steps and returns the run folder, with `checkpoint/` in it.
+    """Trains for `config.updates` steps and returns the run folder, which holds `checkpoint/`.
 
     Raises:
-        O2OError: see the exit codes in the README.
+        O2OError: with the exit codes listed in the README.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
     if not config.dataset:
@@ -103,14 +103,15 @@ def pretrain(config: PretrainConfig) -> Path:
     folder = _folder(config)
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
-    ask = action_bounds_reader(config) if config.robot else None
+    read_action_bounds = action_bounds_reader(config) if config.robot else None
     data = training_data.read(
-        config.dataset, config.dataset_options, config.agent.replay, config.seed, read_action_bounds=ask
-    )
-    fast = should_compile(config, config.updates)
-    system = fit_config(config.agent, max(map(len, data.recording.episodes)))
-    agent = Agent(data.transform, system, config.device, config.seed, fast)
-    facts = {
+        config.dataset, config.dataset_options, config.agent.replay, config.seed,
+        read_action_bounds=read_action_bounds,
+    )  # fmt: skip
+    agent_config = fit_config(config.agent, max(map(len, data.recording.episodes)))
+    compile_updates = should_compile(config, config.updates)
+    agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
+    metadata = {
         "dataset": training_data.dataset_info(
             config.dataset, config.dataset_options, config.seed, data.recording
         ),
@@ -123,19 +124,19 @@ def pretrain(config: PretrainConfig) -> Path:
         agent.load_state(*saved)
         restore_replays(*saved, offline=data.replay)
 
-    robot = choose_robot(config, facts["robot"]) if config.evaluate_every else config
-    windows = system.batch_size, system.window
-    validation = data.validation.sample(*windows) if len(data.validation) else None
+    robot = choose_robot(config, metadata["robot"]) if config.evaluate_every else config
+    window = agent_config.batch_size, agent_config.window
+    validation = data.validation.sample(*window) if len(data.validation) else None
 
-    def keep() -> None:
+    def write_checkpoint() -> None:
         tensors, meta = collect_state(agent, offline=data.replay)
-        meta |= facts | {"run": "pretrain"}
+        meta |= metadata | {"run": "pretrain"}
         save_checkpoint(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
 
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
-        write_run_info(folder, "pretrain", config, facts)
-        size = f"{facts['dataset']['episodes']} episodes, {facts['dataset']['steps']} steps"
+        write_run_info(folder, "pretrain", config, metadata)
+        size = f"{metadata['dataset']['episodes']} episodes, {metadata['dataset']['steps']} steps"
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(config.updates, "updates", agent.num_updates)
         metrics, returns = {}, _returns(folder)
@@ -144,42 +145,44 @@ def pretrain(config: PretrainConfig) -> Path:
             step, last = agent.num_updates, agent.num_updates == config.updates
             if step % config.log_every == 0 or last:
                 numbers = finite_metrics(metrics, f"update {step}")
-                log.write(step, "offline", numbers | _held_out(agent, validation))
+                log.write(step, "offline", numbers | _validation_metrics(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
-            evaluates = config.evaluate_every and (step % config.evaluate_every == 0 or last)
-            if evaluates or last:
+            evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)
+            if evaluation_due or last:
                 set_auto_penalty_weight(agent, data, log.line)
-            if evaluates:
-                result = watch(
+            if evaluation_due:
+                result = evaluate_during_run(
                     log,
                     step,
                     "offline",
                     agent,
                     robot,
                     config.evaluate_episodes,
-                    facts["plan"],
+                    metadata["plan"],
                     config.evaluate_film,
                 )
-                _log_doubts(log, step, agent, validation)
-                who = "planner" if facts["plan"] else "policy"
-                log.line(f"after {step} updates, {who}: {result.line()}")
+                _log_disagreement(log, step, agent, validation)
+                actor = "planner" if metadata["plan"] else "policy"
+                log.line(f"after {step} updates, {actor}: {result.line()}")
                 returns.append(result.metrics()["return"])
                 if config.patience and is_flat(returns, config.patience, data.mean_return):
-                    log.line(f"the evaluation is flat: none of the last {config.patience} was better")
+                    log.line(
+                        f"stopping early: no better return in {config.patience} evaluations (--patience)"
+                    )
                     break
             if step % config.checkpoint_every == 0 and not last:
-                keep()
+                write_checkpoint()
         finite_metrics(metrics, f"update {agent.num_updates}")
-        keep()
+        write_checkpoint()
         if stopped() and agent.num_updates < config.updates:
-            log.line(f"stopped after {agent.num_updates} updates; go on with --resume --out {folder}")
+            log.line(f"stopped after {agent.num_updates} updates; continue with --resume --out {folder}")
             raise KeyboardInterrupt
         shown = data.validation if len(data.validation) else data.replay
         if plot_prediction(agent, shown.episode(0), folder / "open_loop.png"):
-            log.line(f"what the model expects of an episode, beside what happened: {folder}/open_loop.png")
+            log.line(f"open-loop prediction of an episode beside the recording: {folder}/open_loop.png")
         if loss_curves.plot_losses(folder, folder / "losses.png"):
-            log.line(f"how much each loss counted: {folder}/losses.png")
-        log.line(f"pretrained {agent.num_updates} updates; checkpoint in {folder}")
+            log.line(f"weighted losses over the run: {folder}/losses.png")
+        log.line(f"pretrained for {agent.num_updates} updates; checkpoint in {folder}")
     return folder
 
 
@@ -191,34 +194,38 @@ def _folder(config: PretrainConfig) -> Path:
 
 
 def _returns(folder: Path) -> list[float]:
-    """Of the evaluations so far."""
+    """Returns the mean return of each evaluation so far."""
     return [line["evaluate/return"] for line in read_metrics(folder) if "evaluate/return" in line]
 
 
 def is_flat(values: list[float], patience: int, floor: float) -> bool:
-    """Whether the best value is older than the last `patience` ones, and beats the data's mean return."""
+    """Whether the best value is older than the last `patience` values and above `floor`."""
     best = max(values[:-patience], default=floor)
     return best > floor and best >= max(values[-patience:])
 
 
 def _loss(metrics: dict[str, float]) -> str:
-    """The model's first loss, such as `dynamics 0.0012`."""
+    """Formats the model's first loss, such as `dynamics 0.0012`."""
     name = next(iter(metrics))
     return f"{name.removeprefix('loss/')} {metrics[name]:.3g}"
 
 
-def _held_out(agent: Agent, batch: Batch | None) -> dict[str, float]:
-    """On held-out windows, the same ones each time: losses, and how unsure the ensemble is."""
+def _validation_metrics(agent: Agent, batch: Batch | None) -> dict[str, float]:
+    """Returns losses and ensemble disagreement on validation windows, the same ones each time."""
     if batch is None:
         return {}
     recorded, random = agent.disagreement_on(batch)
-    told = {"spread": recorded.median(), "spread_of_random_actions": random.median(),
-            "spread_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy())}  # fmt: skip
-    return {f"validation/{name}": float(value) for name, value in (agent.validate(batch) | told).items()}
+    disagreement = {
+        "disagreement": recorded.median(),
+        "disagreement_random": random.median(),
+        "disagreement_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy()),
+    }
+    metrics = agent.validate(batch) | disagreement
+    return {f"validation/{name}": float(value) for name, value in metrics.items()}
 
 
-def _log_doubts(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:
-    """Histograms of the ensemble's disagreement about recorded actions, and about random ones."""
+def _log_disagreement(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:
+    """Logs histograms of the ensemble's disagreement about recorded and about random actions."""
     if batch is not None:
         for name, value in zip(("recorded", "random"), agent.disagreement_on(batch), strict=True):
-            log.histogram(step, "offline", f"doubt/{name}_actions", value.cpu().numpy())
+            log.histogram(step, "offline", f"disagreement/{name}", value.cpu().numpy())

@@ -1,11 +1,11 @@
-"""An agent on its robots: attach them, and play episodes through the border."""
+"""Plays episodes with an agent on one or more robots, and returns what happened."""
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,70 +27,86 @@ from o2o.training.safe_start import ExplorationLimits
 if TYPE_CHECKING:
     from o2o.training.uncertainty_guard import UncertaintyGuard
 
-Record = Callable[[int, list[PlanRecord]], None]  # is given the scene's seed and what was thought in it
+Record = Callable[[int, list[PlanRecord]], None]  # takes the scene's seed and the plans of its episode
+
+
+@dataclass(frozen=True)
+class PlannerDiagnostics:
+    """Numbers about the plan behind one decision of one robot; NaN where the policy acted.
+
+    Attributes:
+        value: Penalized return that the planner expects.
+        penalty: Penalty contained in the value, never negative.
+        penalty_fraction: penalty / (penalty + |value before the penalty|), 0 to 1.
+        disagreement: Discounted ensemble disagreement along the plan; NaN at penalty weight 0.
+        iterations: Iterations of the search; 0 where the policy acted.
+    """
+
+    value: float = math.nan
+    penalty: float = math.nan
+    penalty_fraction: float = math.nan
+    disagreement: float = math.nan
+    iterations: float = 0.0
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """One episode as the robot did it: physical executed actions, raw observations, unshifted rewards.
+    """One episode as the robot executed it: physical actions, raw observations, unshifted rewards.
 
     Attributes:
-        episode: what happened; `success` is that of any step, `infos` are those of `data.rows`. The
-            observations are the agent's; all of the robot's, if they were written down.
-        seed: of the scene.
-        plan_value: mean of the planner's value over its plans, NaN if the policy acted throughout.
-        plan_penalty: mean of the penalty within it.
-        plan_share: mean of penalty / (penalty + |value before it|), 0 to 1.
-        plan_spread: mean, and 95th percentile, of the discounted spread along its plans; NaN at price 0.
-        plan_iterations: mean of the planner's iterations, over all decisions.
-        num_clipped: actions that the guard had to bring back into the robot's limits.
-        interventions: reason -> how often the guard changed or held an action.
-        stages: how long each part of a decision took, of a robot in real time, over all that `play` played.
-        doubts: what was done about unsure decisions, if anything was to be.
-        frames: pictures, one an observation, if they were asked for.
-        moves: how actions move the robot's end, if it says so.
+        episode: Episode; `success` is that of any step, `infos` are the columns of `o2o.data.step_record`.
+            Observations are those that the agent uses, or all of the robot's where rows were written.
+        seed: Seed of the scene.
+        plan: Mean diagnostics over the episode's plans, NaN if the policy acted throughout; `iterations` is
+            the mean over all decisions.
+        disagreement_p95: 95th percentile of the plans' disagreement; NaN at penalty weight 0.
+        num_clipped: Number of actions that the guard clipped to the robot's action bounds.
+        frames: Images, one for each observation, if they were requested.
+        displacement: How actions move the robot's end effector, if the robot states it.
+        interventions: Reason -> how often the guard changed or held an action.
+        stages: Durations of the parts of a decision, on a real-time robot, over all episodes of one `play`.
+        ood_metrics: Metrics of the uncertainty guard, if there was one.
     """
 
     episode: Episode
     seed: int
-    plan_value: float
-    plan_penalty: float
-    plan_share: float
-    plan_spread: tuple[float, float]
-    plan_iterations: float
+    plan: PlannerDiagnostics
+    disagreement_p95: float
     num_clipped: int
     frames: list[np.ndarray] = field(default_factory=list)
-    moves: Displacement | None = None
+    displacement: Displacement | None = None
     interventions: Counter[str] = field(default_factory=Counter)
     stages: StageTimer = field(default_factory=StageTimer)
-    doubts: dict[str, float] = field(default_factory=dict)
+    ood_metrics: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """What the planner thought and the guard did, as numbers."""
-        thoughts = {
-            "plan/value": self.plan_value,
-            "plan/penalty": self.plan_penalty,
-            "plan/penalty_fraction": self.plan_share,
-            "plan/iterations": self.plan_iterations,
-        }
-        mean, high = self.plan_spread
-        doubts = {} if np.isnan(mean) else {"plan/disagreement": mean, "plan/disagreement_p95": high}
-        planned = {} if np.isnan(self.plan_value) else thoughts | doubts
-        held = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
-        held["guard/action_bounds"] = float(self.num_clipped)
-        return {**planned, **held, **self.stages.metrics(), **self.doubts}
+        """Returns metrics of the planner, the guards and the timing."""
+        plan = {}
+        if not np.isnan(self.plan.value):
+            plan = {
+                "plan/value": self.plan.value,
+                "plan/penalty": self.plan.penalty,
+                "plan/penalty_fraction": self.plan.penalty_fraction,
+                "plan/iterations": self.plan.iterations,
+            }
+            if not np.isnan(self.plan.disagreement):
+                plan["plan/disagreement"] = self.plan.disagreement
+                plan["plan/disagreement_p95"] = self.disagreement_p95
+        guard = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
+        guard["guard/action_bounds"] = float(self.num_clipped)
+        return {**plan, **guard, **self.stages.metrics(), **self.ood_metrics}
 
 
 def timing_report(stages: StageTimer, interventions: Counter[str], decisions: int) -> list[str]:
-    """Lines for a person on a robot in real time: what took how long, and what the guard did; else none."""
+    """Returns lines on durations and on the guard's interventions; none unless the robot is in real time."""
     if not stages.num_ticks:
         return []
-    done = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "nothing to do"
-    return [stages.summary(), f"guard, in {decisions} decisions: {done}"]
+    counts = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "none"
+    return [stages.summary(), f"guard interventions in {decisions} decisions: {counts}"]
 
 
 def warm_up(agent: Agent, plan: bool) -> None:
-    """Acts on nothing, so that what is slow the first time is done before the robot moves."""
+    """Acts on zeros, so that one-time work (caches, compilation) is done before the robot moves."""
     spec = agent.transform.spec
     obs = {
         name: np.zeros((1, *shape), np.uint8 if name in spec.images else np.float32)
@@ -107,96 +123,100 @@ def play(
     seeds: Sequence[int],
     seed: int,
     plan: bool = True,
-    freedom: ExplorationLimits | None = None,
+    limits: ExplorationLimits | None = None,
     max_steps: int | None = None,
     num_films: int = 0,
     write: Callable[[np.ndarray], None] | None = None,
     record: Record | None = None,
     stream: Stream | None = None,
     operator: Operator | None = None,
-    doubter: "UncertaintyGuard | None" = None,
+    uncertainty_guard: "UncertaintyGuard | None" = None,
 ) -> list[EpisodeResult]:
-    """One episode for each scene, as many at a time as there are robots.
+    """Plays one episode for each scene, as many at a time as there are robots, and returns their results.
 
     Args:
         robots: attached robots of one kind.
-        seeds: of the scenes; the results keep their order.
-        seed: of the agent's own random choices.
-        plan: search with the planner; else the policy acts alone.
-        freedom: what the robot may do besides the surest: noise, planner, room; None: no noise, else all.
-        max_steps: cut episodes there (a truncation); None leaves it to the robot.
-        num_films: take pictures of the first so many episodes.
-        write: is given each row of `data.rows` before the next action is sent, of a lone robot. That a
-            human moved the robot in a step, the robot says by `info["takeover"]`.
-        record: is given what the planner thought in each episode, as it ends, or as it is broken off.
-        stream: shows what the first of the robots sees, does and plans.
-        operator: a person who may pause, label, end, or take over what a lone robot does.
-        doubter: slows or holds a lone robot where a decision is unsure.
+        seeds: seeds of the scenes; the results keep their order.
+        seed: seed of the agent's random choices.
+        plan: act with the planner; else with the policy alone.
+        limits: exploration noise and limits; None acts without noise and without limits.
+        max_steps: truncate episodes at this length; None leaves it to the robot.
+        num_films: number of first episodes whose images are kept.
+        write: takes each row of `o2o.data.step_record` before the next action is sent; for a single robot.
+            The robot reports by `info["takeover"]` that a human moved it in a step.
+        record: takes the plans of each episode when it ends or is interrupted.
+        stream: shows what the first robot observes, does and plans.
+        operator: a person who may pause, label, end or take over the episode of a single robot.
+        uncertainty_guard: slows or holds a single robot at out-of-distribution decisions.
     """
-    assert (operator is None and doubter is None) or len(robots) == 1
+    assert (operator is None and uncertainty_guard is None) or len(robots) == 1
     assert write is None or len(robots) == 1
     waiting = list(enumerate(seeds))[::-1]
     results: list[EpisodeResult | None] = [None] * len(seeds)
-    workers = [_Worker(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]]
-    workers[0].stream, workers[0].operator, workers[0].doubter = stream, operator, doubter
-    for worker in workers:
-        worker.begin(*waiting.pop(), num_films)
-    agent.start(len(workers), seed)
-    for worker in workers:
-        worker.stages = agent.stages
-    taken_apart = record is not None or stream is not None
-    with ExitStack() as at_last:
-        for worker in workers:
-            at_last.callback(worker.tell)
-        while any(worker.running for worker in workers):
-            unit, thought, moments = _decide(agent, workers, freedom, plan, taken_apart)
-            for worker, action, own, moment in zip(workers, unit, thought, moments, strict=True):
-                if worker.running and worker.step(action, own, moment):
-                    results[worker.place] = worker.result()
-                    worker.tell()
+    runners = [
+        RobotRunner(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]
+    ]
+    runners[0].stream, runners[0].operator = stream, operator
+    runners[0].uncertainty_guard = uncertainty_guard
+    for runner in runners:
+        runner.start_episode(*waiting.pop(), num_films)
+    agent.start(len(runners), seed)
+    for runner in runners:
+        runner.stages = agent.stages
+    trace = record is not None or stream is not None
+    with ExitStack() as at_exit:
+        for runner in runners:
+            at_exit.callback(runner.flush_plans)
+        while any(runner.running for runner in runners):
+            unit, diagnostics, plan_records = _decide(agent, runners, limits, plan, trace)
+            for runner, action, numbers, plan_record in zip(
+                runners, unit, diagnostics, plan_records, strict=True
+            ):
+                if runner.running and runner.step(action, numbers, plan_record):
+                    results[runner.index] = runner.result()
+                    runner.flush_plans()
                     if waiting:
-                        worker.begin(*waiting.pop(), num_films)
+                        runner.start_episode(*waiting.pop(), num_films)
     return [result for result in results if result is not None]
 
 
 def _decide(
-    agent: Agent, workers: list["_Worker"], freedom: ExplorationLimits | None, plan: bool, trace: bool
-) -> tuple[np.ndarray, np.ndarray, list[PlanRecord | None]]:
-    """(N, A) unit actions, (N, 5) thoughts, and each plan taken apart, if that is asked for."""
-    obs = {name: np.stack([worker.seen[name] for worker in workers]) for name in agent.transform.fields}
-    prev_action = np.stack([worker.prev_action for worker in workers])
-    prev_reward = np.array([worker.prev_reward for worker in workers], dtype=np.float32)
-    first = np.array([worker.first for worker in workers])
+    agent: Agent, runners: list["RobotRunner"], limits: ExplorationLimits | None, plan: bool, trace: bool
+) -> tuple[np.ndarray, list[PlannerDiagnostics], list[PlanRecord | None]]:
+    """Returns unit actions (N, A), diagnostics and, if `trace`, the record of each robot's plan."""
+    obs = {name: np.stack([runner.obs[name] for runner in runners]) for name in agent.transform.fields}
+    prev_action = np.stack([runner.prev_action for runner in runners])
+    prev_reward = np.array([runner.prev_reward for runner in runners], dtype=np.float32)
+    first = np.array([runner.first for runner in runners])
     begin_s = time.perf_counter()
-    explore, max_policy_deviation = (
-        (freedom.explore, freedom.max_policy_deviation) if freedom else (0.0, math.inf)
-    )
-    unit = agent.act(obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation)
-    if freedom and freedom.within:
-        unit = freedom.within.clip(unit, prev_action, first)
-    if workers[0].doubter:
-        workers[0].doubter.look(agent, unit, planned=max_policy_deviation == math.inf)
-    took_ms = 1e3 * (time.perf_counter() - begin_s)
-    moments: list[PlanRecord | None] = [None] * len(workers)
+    noise, max_policy_deviation = (limits.noise, limits.max_policy_deviation) if limits else (0.0, math.inf)
+    unit = agent.act(obs, prev_action, prev_reward, first, noise, plan, trace, max_policy_deviation)
+    if limits and limits.action_range:
+        unit = limits.action_range.clip(unit, prev_action, first)
+    if runners[0].uncertainty_guard:
+        runners[0].uncertainty_guard.update(agent, unit, planned=max_policy_deviation == math.inf)
+    duration_ms = 1e3 * (time.perf_counter() - begin_s)
+    plan_records: list[PlanRecord | None] = [None] * len(runners)
     if agent.last_plan is not None and agent.last_plan.trace is not None:
-        asked = torch.as_tensor(unit, device=agent.device)
-        moments = [*record_plan(agent, agent.last_plan.trace, asked, took_ms)]
-    return unit, _thought(agent, len(workers)), moments
+        action = torch.as_tensor(unit, device=agent.device)
+        plan_records = [*record_plan(agent, agent.last_plan.trace, action, duration_ms)]
+    return unit, _diagnostics(agent, len(runners)), plan_records
 
 
-def _thought(agent: Agent, n: int) -> np.ndarray:
-    """(N, 5) value, penalty, the penalty's share, the spread it is of, and iterations of the last plan."""
+def _diagnostics(agent: Agent, n: int) -> list[PlannerDiagnostics]:
+    """Returns the diagnostics of the last plan of N robots."""
     plan = agent.last_plan
     if plan is None:
-        return np.tile([np.nan, np.nan, np.nan, np.nan, 0.0], (n, 1))
+        return [PlannerDiagnostics()] * n
     value, penalty = plan.value.cpu().numpy(), plan.penalty.cpu().numpy()
-    share = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
-    spread = penalty / agent.penalty_weight if agent.penalty_weight else np.full(n, np.nan)
-    return np.stack([value, penalty, share, spread, np.full(n, plan.iterations)], 1)
+    fraction = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
+    disagreement = penalty / agent.penalty_weight if agent.penalty_weight else np.full(n, np.nan)
+    table = np.stack([value, penalty, fraction, disagreement], 1).astype(float)  # (N, 4)
+    return [PlannerDiagnostics(v, p, f, d, plan.iterations) for v, p, f, d in table.tolist()]
 
 
-class _Worker:
-    """One robot at work on one episode."""
+class RobotRunner:
+    """Runs the episodes of one robot."""
 
     def __init__(
         self,
@@ -210,47 +230,50 @@ class _Worker:
         self.write, self.record = write, record
         self.stream: Stream | None = None
         self.operator: Operator | None = None
-        self.doubter: UncertaintyGuard | None = None
+        self.uncertainty_guard: UncertaintyGuard | None = None
         self.stages = StageTimer()
-        said = robot.metadata.get("displacement")
-        self.moves = read_displacement(transform.shapes, transform.spec.action_dim, said, robot.action_repeat)
-        boxes = {name: box for name, (_, box) in obs_boxes(robot.observation_space).items()}
-        seen = boxes if write else {name: boxes[name] for name in transform.fields}
-        self.kind = row_type(seen, len(robot.low))
+        stated = robot.metadata.get("displacement")
+        self.displacement = read_displacement(
+            transform.shapes, transform.spec.action_dim, stated, robot.action_repeat
+        )
+        spaces = {name: space for name, (_, space) in obs_boxes(robot.observation_space).items()}
+        stored = spaces if write else {name: spaces[name] for name in transform.fields}
+        self.row_type = row_type(stored, len(robot.low))
         self.running = False
 
-    def begin(self, place: int, seed: int, num_films: int) -> None:
-        self.place, self.seed, self.film = place, seed, place < num_films
+    def start_episode(self, index: int, seed: int, num_films: int) -> None:
+        """Resets the robot to scene `seed`, the `index`-th of all."""
+        self.index, self.seed, self.keep_frames = index, seed, index < num_films
         if self.operator:
             self.operator.begin_episode()
-        if self.doubter:
-            self.doubter.start()
+        if self.uncertainty_guard:
+            self.uncertainty_guard.start()
         raw, _ = self.robot.reset(seed=seed)
-        self.looked_s = time.perf_counter()
-        self.rows, self.thoughts, self.moments, self.frames = [], [], [], []
+        self.observed_s = time.perf_counter()
+        self.rows, self.diagnostics, self.plan_records, self.frames = [], [], [], []
         self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
-        self.prev_reward, self.first, self.running, self.resting = 0.0, True, True, False
+        self.prev_reward, self.first, self.running, self.was_paused = 0.0, True, True, False
         if self.stream:
-            self.stream.episode(place, f"scene {seed}")
-        self._keep(raw)
-        self._see(raw)
+            self.stream.episode(index, f"scene {seed}")
+        self._store(raw)
+        self._set_obs(raw)
 
-    def step(self, unit: np.ndarray, thought: np.ndarray, moment: PlanRecord | None) -> bool:
-        """Acts once; True when the episode is over."""
-        if moment is not None:  # kept before the robot moves: it may be what broke it
+    def step(self, unit: np.ndarray, diagnostics: PlannerDiagnostics, plan_record: PlanRecord | None) -> bool:
+        """Acts once; returns True when the episode is over."""
+        if plan_record is not None:  # kept before the robot moves, because the plan may be what breaks it
             if self.record:
-                self.moments.append(replace(moment, t=np.array(len(self.thoughts), np.int32)))
-            self._show(moment)
+                self.plan_records.append(replace(plan_record, t=np.array(len(self.diagnostics), np.int32)))
+            self._show_plan(plan_record)
         intended = self.transform.physical_action(unit)
-        asked = self._ask(intended)
-        raw, reward, terminated, truncated, info = self.robot.step(asked)
-        self._time(info)
-        stands = terminated or truncated  # the guard has stopped it already
+        action = self._choose_action(intended)
+        raw, reward, terminated, truncated, info = self.robot.step(action)
+        self._add_timing(info)
+        stopped = terminated or truncated  # then the guard has stopped the robot already
         if self.operator:
-            reward, terminated, truncated, info = self._judge(reward, terminated, truncated, info)
+            reward, terminated, truncated, info = self._apply_label(reward, terminated, truncated, info)
         truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
-        self._keep(
+        self._store(
             raw,
             action=info["executed_action"],
             intended_action=intended,
@@ -260,88 +283,91 @@ class _Worker:
             success=info["success"],
             takeover=bool(info.get("takeover", False)),
         )
-        self.thoughts.append(thought)
+        self.diagnostics.append(diagnostics)
         self.prev_action, self.first = self.transform.unit_action(self.rows[-1]["action"]), False
         self.prev_reward = self.transform.reward(reward)
-        self._see(raw)
+        self._set_obs(raw)
         self.running = not (terminated or truncated)
-        if not self.running and not stands:
+        if not self.running and not stopped:
             self.robot.end_episode()
         return not self.running
 
-    def _ask(self, intended: np.ndarray) -> np.ndarray:
-        """(A,) the plan's action, or that of the person who has the robot.
+    def _choose_action(self, intended: np.ndarray) -> np.ndarray:
+        """Returns the action (A,) to send: the agent's, that of the uncertainty guard, or the operator's.
 
-        A pause begins with one decision at rest, and ends with one, for what was planned before it is old.
+        A pause begins with one decision that holds the robot, and ends with one, because what was planned
+        before it is out of date.
         """
         operator = self.operator
-        if not (operator or self.doubter):
+        if not (operator or self.uncertainty_guard):
             return intended
         hold = self.robot.hold_action(intended)
-        if self.doubter:
-            intended = self.doubter.judge(intended, hold)
+        if self.uncertainty_guard:
+            intended = self.uncertainty_guard.filter(intended, hold)
         if operator is None:
             return intended
         operator.read_commands()
-        if self.resting:
+        if self.was_paused:
             self.robot.pause_watchdog()
             operator.wait_until(lambda: not operator.paused)
-        resting, self.resting = self.resting, operator.paused
-        if not (resting or operator.paused or operator.takeover):
+        was_paused, self.was_paused = self.was_paused, operator.paused
+        if not (was_paused or operator.paused or operator.takeover):
             return intended
-        asked = operator.next_action(hold) if operator.takeover and not operator.paused else None
-        found = hold if asked is None else asked
-        if found is None:
+        move = operator.next_action(hold) if operator.takeover and not operator.paused else None
+        action = hold if move is None else move
+        if action is None:
             raise RobotError("this robot cannot be held: it states no metadata['command']")
-        return found
+        return action
 
-    def _judge(
+    def _apply_label(
         self, reward: float, terminated: bool, truncated: bool, info: dict
     ) -> tuple[float, bool, bool, dict]:
-        """What the step was, once the person has spoken."""
+        """Returns the step's reward, ending and info with the operator's label and takeover."""
         operator = self.operator
         assert operator is not None
         info = {**info, "takeover": info.get("takeover", False) or operator.takeover}
         operator.read_commands()
         if not operator.episode_over:
             return reward, terminated, truncated, info
-        done = operator.label is True
-        if done and not info["success"]:
+        succeeded = operator.label is True
+        if succeeded and not info["success"]:
             reward += operator.reward
-        success = info["success"] if operator.label is None else done
-        return reward, terminated or done, truncated or not done, {**info, "success": success}
+        success = info["success"] if operator.label is None else succeeded
+        return reward, terminated or succeeded, truncated or not succeeded, {**info, "success": success}
 
-    def _time(self, info: dict) -> None:
-        """Notes the stages and ticks of a robot in real time."""
+    def _add_timing(self, info: dict) -> None:
+        """Adds the durations that a real-time robot reports."""
         for name, seconds in info.get("stages", {}).items():
             self.stages.add(name, seconds)
         if "late_s" in info:
             now_s = time.perf_counter()
-            self.stages.add("period", now_s - self.looked_s)
+            self.stages.add("period", now_s - self.observed_s)
             self.stages.tick(info["late_s"] > 0)
-            self.looked_s = now_s
+            self.observed_s = now_s
 
     def result(self) -> EpisodeResult:
-        thoughts = np.array(self.thoughts)
-        planned = thoughts[~np.isnan(thoughts[:, 0])]
-        value, penalty, share, spread, _ = _mean(planned)
-        high = float(np.percentile(planned[:, 3], 95)) if len(planned) else spread
+        """Returns the result of the episode that has ended."""
+        table = np.array([astuple(decision) for decision in self.diagnostics])
+        table = table.reshape(-1, len(fields(PlannerDiagnostics)))
+        planned = table[~np.isnan(table[:, 0])]
+        plan = replace(PlannerDiagnostics(*_column_means(planned)), iterations=_column_means(table)[-1])
+        p95 = float(np.percentile(planned[:, 3], 95)) if len(planned) else plan.disagreement
         return EpisodeResult(
-            to_episode(self.rows), self.seed, value, penalty, share, (spread, high), _mean(thoughts)[-1],
-            self.robot.num_clipped - self.clipped_before, self.frames, self.moves,
+            to_episode(self.rows), self.seed, plan, p95,
+            self.robot.num_clipped - self.clipped_before, self.frames, self.displacement,
             self.robot.interventions - self.interventions_before, self.stages,
-            self.doubter.metrics() if self.doubter else {},
+            self.uncertainty_guard.metrics() if self.uncertainty_guard else {},
         )  # fmt: skip
 
-    def tell(self) -> None:
-        """Hands over what was thought since the last time."""
-        if self.record and self.moments:
-            self.record(self.seed, self.moments)
-            self.moments = []
+    def flush_plans(self) -> None:
+        """Passes the plans since the last call to `record`."""
+        if self.record and self.plan_records:
+            self.record(self.seed, self.plan_records)
+            self.plan_records = []
 
-    def _keep(self, raw: dict[str, np.ndarray], **step) -> None:
+    def _store(self, raw: dict[str, np.ndarray], **step) -> None:
         with StopOnError(self.robot):  # a full disk stops the robot at once
-            self.rows.append(make_row(self.kind, raw, seed=self.seed, **step, **self._clock()))
+            self.rows.append(make_row(self.row_type, raw, seed=self.seed, **step, **self._simulated_time()))
             if self.write:
                 self.write(self.rows[-1])
             if self.stream:
@@ -349,34 +375,40 @@ class _Worker:
                 self.stream.step(t, raw, step.get("action"), step.get("reward"), since_ns / 1e9)
             self.raw = raw
 
-    def _show(self, moment: PlanRecord) -> None:
-        """The candidates in space, where actions are known to move the robot's end, and their worth."""
+    def _show_plan(self, plan_record: PlanRecord) -> None:
+        """Streams the candidates' values, and their paths where the robot states its displacement."""
         if not self.stream:
             return
-        paths, chosen = None, int(moment.chosen)
-        if self.moves:
-            here = self.moves.position({name: value[None] for name, value in self.raw.items()})[0]
-            paths = self.moves.path(here, self.transform.physical_action(moment.action))
-        value, penalty = float(moment.value()[chosen]), float(moment.penalty()[chosen])
+        paths, chosen = None, int(plan_record.chosen)
+        if self.displacement:
+            raw = {name: value[None] for name, value in self.raw.items()}
+            position = self.displacement.position(raw)[0]
+            paths = self.displacement.path(position, self.transform.physical_action(plan_record.action))
+        value, penalty = float(plan_record.value()[chosen]), float(plan_record.penalty()[chosen])
         self.stream.plan(
-            paths, moment.discounted_disagreement, chosen, value, penalty, float(moment.penalty_weight)
+            paths,
+            plan_record.discounted_disagreement,
+            chosen,
+            value,
+            penalty,
+            float(plan_record.penalty_weight),
         )
 
-    def _clock(self) -> dict[str, int]:
-        """A simulator's own time since the reset; of other robots the wall clock counts."""
+    def _simulated_time(self) -> dict[str, int]:
+        """Returns a simulator's own time since the reset; empty for other robots, whose wall clock counts."""
         if not self.rows or not self.robot.simulated or self.robot.control_hz is None:
             return {}
         return {"time_ns": int(self.rows[0]["time_ns"]) + round(1e9 * len(self.rows) / self.robot.control_hz)}
 
-    def _see(self, raw: dict[str, np.ndarray]) -> None:
-        one = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
-        self.seen = {name: value[0] for name, value in self.transform.obs(one).items()}
-        if self.film:
+    def _set_obs(self, raw: dict[str, np.ndarray]) -> None:
+        batch = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
+        self.obs = {name: value[0] for name, value in self.transform.obs(batch).items()}
+        if self.keep_frames:
             self.frames.append(self.robot.render())
             if self.stream:
-                self.stream.picture(self.frames[-1])
+                self.stream.image(self.frames[-1])
 
 
-def _mean(rows: np.ndarray) -> list[float]:
-    """Of each column; NaN where there is no row."""
-    return rows.mean(0).tolist() if len(rows) else [float("nan")] * rows.shape[1]
+def _column_means(table: np.ndarray) -> list[float]:
+    """Returns the mean of each column; NaN where there is no row."""
+    return table.mean(0).tolist() if len(table) else [float("nan")] * table.shape[1]

@@ -1,12 +1,14 @@
-"""When is a decision too unsure to be carried out as it is? A limit learned from recordings, and what to do.
+"""Detects out-of-distribution decisions by ensemble disagreement, and slows or holds the robot for them.
 
-The ensemble of critics was fitted to recorded actions, so where its members disagree the robot is about to do
-something the recordings say little about. How much is usual is looked up at recorded moments that were held
-out: what only one moment in a hundred exceeds there counts as unsure on the robot.
+The Q-ensemble was fitted to recorded actions, so its members disagree about states and actions that the
+recordings say little about. The threshold is a quantile of the disagreement at recorded states, of validation
+episodes where there are any: with the 99th percentile, one recorded state in a hundred exceeds it. A decision
+above the threshold is out-of-distribution (OOD).
 
-Two numbers are looked at. Where the planner acts at a price of doubt, the spread along its plan, which it has
-worked out anyway. Where the policy acts, or the planner without a price or on a leash, the spread at the one
-action that is about to be done. Each has its own limit, and a decision is judged in units of it.
+Two disagreements are compared, each with a threshold of its own. Where the planner acts with a penalty weight
+above 0, it is the discounted disagreement along the plan, which the planner has computed anyway. Where the
+policy acts, or the planner without a penalty or with a limited deviation from the policy, it is the
+disagreement at the one action that is about to be executed.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +30,23 @@ from o2o.inspect.estimate import format_number, format_percent
 from o2o.inspect.run import select_episodes
 from o2o.nn.world_model import index
 
-NUM_MOMENTS = 256  # recorded ones to plan from
-NUM_STEPS = 2000  # of the recordings that are walked through for them
-ROWS = 4096  # candidates that are rolled out side by side
-ROUNDING = 2.0**-17  # of a spread in units of its limit, see `is_ood`
+NUM_STATES = 256  # recorded states to plan from
+NUM_STEPS = 2000  # recorded steps that these states are chosen from
+MAX_ROWS = 4096  # candidates in one batch
+ROUNDING = 2.0**-17  # of a disagreement in units of its threshold, see `is_ood`
 
-Result = Literal["continue", "slow", "hold"]
-Do = Literal["continue", "slow", "hold", "ask"]
+OperatorAnswer = Literal["continue", "slow", "hold"]
+OodAction = Literal["continue", "slow", "hold", "ask"]
 
 
 @dataclass(frozen=True)
 class OodConfig:
-    """From where on a decision is unsure, and how slow is slow.
+    """When a decision is out-of-distribution, and how far the robot slows down for it.
 
     Attributes:
-        quantile: share of the recorded moments that are less unsure than the limit.
-        speed: of `slow`, a share of the way that was wanted.
+        quantile: Fraction of recorded states whose disagreement lies below the OOD threshold, 0 to 1.
+        speed: Fraction of the intended motion that the robot makes where `--ood-action` or the operator says
+            `slow`, 0 to 1.
     """
 
     quantile: float = 0.99
@@ -55,222 +58,241 @@ class OodConfig:
 
 
 @dataclass(frozen=True)
-class Limit:
-    """From where on a decision is unsure: spreads of the ensemble, in units of scaled return.
+class OodThreshold:
+    """Disagreement above which a decision is out-of-distribution, in units of the scaled return.
 
     Attributes:
-        action: at an action.
-        plan: discounted, along a plan; None where plans have no price of doubt.
-        quantile: of the recorded moments that are below.
-        num_moments: that it was learned from.
-        unseen: whether these were held out; limits from recordings that were learned from are lower.
+        action: Threshold of the disagreement at a single action.
+        plan: Threshold of the discounted disagreement along a plan; None where plans have no penalty.
+        quantile: Fraction of the recorded states below the threshold.
+        num_states: Number of recorded states that the threshold comes from.
+        validation: Whether they are from validation episodes; training episodes give a lower threshold.
     """
 
     action: float
     plan: float | None
     quantile: float
-    num_moments: int
-    unseen: bool
+    num_states: int
+    validation: bool
 
     def line(self) -> str:
-        """For a log."""
+        """Returns the threshold as one line for the log."""
         plan = "" if self.plan is None else f"{format_number(self.plan)} along a plan, "
-        which = "held-out" if self.unseen else "learned"
+        source = "validation" if self.validation else "training"
         return (
-            f"unsure is what critics disagree about by more than {plan}{format_number(self.action)} at an "
-            f"action: so are {format_percent(1 - self.quantile)} of {self.num_moments} {which} "
-            "recorded moments"
+            f"OOD threshold of the ensemble disagreement: {plan}{format_number(self.action)} at an action; "
+            f"{format_percent(1 - self.quantile)} of {self.num_states} recorded {source} states exceed it"
         )
 
 
 @torch.no_grad()
-def learn(agent: Agent, data: TrainingData, quantile: float, plan: bool = True, seed: int = 0) -> Limit:
-    """The limit for an agent as it is now; its spread changes as it learns, so ask again from time to time.
+def calibrate_threshold(
+    agent: Agent, data: TrainingData, quantile: float, plan: bool = True, seed: int = 0
+) -> OodThreshold:
+    """Returns the threshold of an agent as it is now; recalibrate as it learns, for its disagreement changes.
 
     Args:
         agent: its random streams stay as they are.
-        data: what it learned from; without held-out episodes, those are looked at.
+        data: what it was trained on; validation episodes are used where there are any.
+        quantile: fraction of the recorded states below the threshold.
         plan: whether the planner acts.
-        seed: of the plans.
+        seed: seed of the plans.
     """
-    unseen = len(data.validation) > 0
+    validation = len(data.validation) > 0
     steps = beliefs(
-        agent, select_episodes(data.validation if unseen else data.replay, NUM_STEPS), seed, NUM_MOMENTS
+        agent, select_episodes(data.validation if validation else data.replay, NUM_STEPS), seed, NUM_STATES
     )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
-    if plan and agent.penalty_weight > 0:  # at no price nobody works the spread along a plan out
+    if (
+        plan and agent.penalty_weight > 0
+    ):  # without a penalty the planner does not compute the disagreement of a plan
         config = replace(agent.config.planner, uncertainty=agent.penalty_weight, budget_ms=0.0)
         planner = MPPI(agent.planner.action_dim, config)
-    size = agent.config.planner.num_samples + agent.config.planner.num_policy
-    at_action, on_plan = [], []
+    num_candidates = agent.config.planner.num_samples + agent.config.planner.num_policy
+    at_action, along_plan = [], []
     with RandomStream(derive(seed, "doubt"), agent.device).use(), agent.precision():
-        for some_rows in rows.split(max(1, ROWS // size)):
-            state = index(steps.state, some_rows)
+        for batch in rows.split(max(1, MAX_ROWS // num_candidates)):
+            state = index(steps.state, batch)
             feature = agent.model.feature(state)
             at_action.append(agent.critic.disagreement(feature, agent.policy.act(feature)))
             if planner:
-                first = torch.ones(len(some_rows), dtype=torch.bool, device=agent.device)
+                first = torch.ones(len(batch), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy
-                on_plan.append(
+                along_plan.append(
                     planner.plan(*parts, None, first, explore=False).penalty / agent.penalty_weight
                 )
-    return Limit(
-        _quantile(at_action, quantile), _quantile(on_plan, quantile) if planner else None,
-        quantile, len(rows), unseen,
+    return OodThreshold(
+        _quantile(at_action, quantile), _quantile(along_plan, quantile) if planner else None,
+        quantile, len(rows), validation,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def relative_disagreement(agent: Agent, limit: Limit, unit: np.ndarray, planned: bool = True) -> np.ndarray:
-    """(N,) the spread of what `agent.act` has just decided, in units of its limit; see `is_ood`.
+def relative_disagreement(
+    agent: Agent, threshold: OodThreshold, unit: np.ndarray, planned: bool = True
+) -> np.ndarray:
+    """Returns the disagreement (N,) of what `agent.act` has just decided, in units of its threshold.
 
     Args:
-        unit: (N, A) what will be done, in [-1, 1].
-        planned: False where the planner's actions were changed much, as on a leash.
+        unit: (N, A) actions to be executed, in [-1, 1].
+        planned: False where the planner's actions were changed much, by a limited deviation from the policy.
     """
     action = torch.as_tensor(unit, device=agent.device)
     with agent.precision():
-        spread = agent.critic.disagreement(agent.model.feature(agent.belief), action)
-    found, plan = _ratio(spread, limit.action), agent.last_plan
-    if planned and plan is not None and limit.plan is not None and agent.penalty_weight > 0:
-        found = torch.where(plan.usable, _ratio(plan.penalty / agent.penalty_weight, limit.plan), found)
-    return found.double().cpu().numpy()
+        disagreement = agent.critic.disagreement(agent.model.feature(agent.belief), action)
+    relative, plan = _ratio(disagreement, threshold.action), agent.last_plan
+    if planned and plan is not None and threshold.plan is not None and agent.penalty_weight > 0:
+        relative = torch.where(
+            plan.usable, _ratio(plan.penalty / agent.penalty_weight, threshold.plan), relative
+        )
+    return relative.double().cpu().numpy()
 
 
 def is_ood(relative_disagreement: float) -> bool:
-    """Whether a decision is over its limit: one that is on it, up to rounding, is not; what is NaN is."""
-    # Limits are learned from many moments at a time, decisions are looked at one by one, and matrix products
-    # sum in another order for another number of rows, and on another processor. So the float32 spread of the
-    # very same moment comes out up to 7 ulps (8e-7) off. It is a difference of values which may be ten times
-    # as large in a trained ensemble, so ten times that is allowed; next to a spread that is nothing.
+    """Whether a decision is above its threshold; one at the threshold, up to rounding, is not, and NaN is."""
+    # The threshold comes from batches of states, decisions come one by one, and matrix products sum in
+    # another order for another number of rows, and on another processor. So the float32 disagreement of the
+    # very same state comes out up to 7 ulps (8e-7) off. It is a difference of values that may be ten times as
+    # large in a trained ensemble, so ten times that is allowed, which is negligible next to a disagreement.
     return not relative_disagreement <= 1 + ROUNDING
 
 
 @dataclass(frozen=True)
-class Question:
-    """What an operator is asked.
+class OperatorQuery:
+    """A question to the operator about an out-of-distribution decision.
 
     Attributes:
-        step: of the episode, from 0.
-        relative_disagreement: in units of the limit.
-        held: decisions in a row that the robot has held for want of an answer.
+        step: Step of the episode, from 0.
+        relative_disagreement: Disagreement in units of the threshold.
+        num_held: Number of decisions in a row for which the robot has held while waiting for an answer.
     """
 
     step: int
     relative_disagreement: float
-    held: int
+    num_held: int
 
     def __str__(self) -> str:
         ratio = format_number(self.relative_disagreement)
-        return f"step {self.step}: {ratio} times as unsure as the limit: go, slow or hold?"
+        return f"step {self.step}: disagreement is {ratio} times the OOD threshold: continue, slow or hold?"
 
 
-Ask = Callable[[Question], Result | None]  # must not wait: None says that there is no answer yet
+Ask = Callable[
+    [OperatorQuery], OperatorAnswer | None
+]  # must not wait: None means that there is no answer yet
 
 
 class OodResponse:
-    """What one robot does about unsure decisions, and how often it did.
+    """Changes the out-of-distribution actions of one robot, and counts them.
 
     Attributes:
-        held: decisions in a row in which it held still; where a robot holds the world often does too, so
-            whoever runs the episode may end it when this grows long.
+        num_held: Number of decisions in a row for which the robot held. Where the robot holds, its
+            surroundings often stay as they are, so the caller may end an episode in which this grows long.
     """
 
-    def __init__(self, do: Do, config: OodConfig, can_hold: bool, ask: Ask | None = None):
+    def __init__(self, ood_action: OodAction, config: OodConfig, can_hold: bool, ask: Ask | None = None):
         """
         Args:
-            do: `go` on and count it; go on `slow`; `hold` still; or `ask` the operator and hold until there
-                is an answer, which counts until decisions are sure again.
-            can_hold: whether the robot says which action keeps it still.
-            ask: the operator.
+            ood_action: `continue` and count; `slow` down; `hold` still; or `ask` the operator and hold until
+                there is an answer, which stays valid until a decision is in distribution again.
+            can_hold: whether the robot states which action keeps it still.
+            ask: asks the operator.
         Raises:
-            UsageError: it could not do what it should.
+            UsageError: the robot cannot hold, or there is no operator to ask.
         """
-        if do != "continue" and not can_hold:
+        if ood_action != "continue" and not can_hold:
             raise UsageError(
-                f"--ood-action {do} needs a robot that says what its actions are, in "
-                "metadata['command'], for nobody knows how it holds still; have go"
+                f"--ood-action {ood_action} needs a robot that can hold still: its metadata['command'] must "
+                "state what its actions are; without that only `continue` is possible"
             )
-        if do == "ask" and ask is None:
-            raise UsageError("--ood-action ask needs an operator, and there is none; have go, slow, hold")
-        self.do: Do = do
+        if ood_action == "ask" and ask is None:
+            raise UsageError(
+                "--ood-action ask needs an operator, and there is none: add --teleop, or use "
+                "continue, slow or hold"
+            )
+        self.ood_action: OodAction = ood_action
         self.config, self.ask = config, ask
         self.start()
 
     def start(self) -> None:
-        """An episode starts."""
-        self.held = self._steps = 0
-        self._counts = {"ood": 0, "slow": 0, "hold": 0, "queries": 0}
-        self._answer: Result | None = None
-        self._most = 0.0
+        """Starts an episode."""
+        self.num_held = self._num_steps = 0
+        self._counts = {"fraction": 0, "slow": 0, "hold": 0, "queries": 0}
+        self._answer: OperatorAnswer | None = None
+        self._max = 0.0
 
-    def judge(self, relative_disagreement: float, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
-        """(A,) what is to be done, physical.
+    def respond(
+        self, relative_disagreement: float, action: np.ndarray, hold: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns the physical action (A,) to execute.
 
         Args:
-            relative_disagreement: see the function of that name; what is not a number is unsure.
-            action: (A,) wanted.
-            hold: (A,) what keeps the robot still; None where that is not known at this moment, such as
-                before the first command to positions. Then the action goes on to the guard as it is.
+            relative_disagreement: disagreement in units of its threshold; NaN counts as OOD.
+            action: (A,) intended.
+            hold: (A,) what keeps the robot still; None where that is unknown in this step, such as before the
+                first position command. Then the action goes to the guard unchanged.
         """
-        step, self._steps = self._steps, self._steps + 1
-        self._most = max(self._most, relative_disagreement)
+        step, self._num_steps = self._num_steps, self._num_steps + 1
+        self._max = max(self._max, relative_disagreement)
         if not is_ood(relative_disagreement):
-            self.held, self._answer = 0, None
+            self.num_held, self._answer = 0, None
             return action
-        self._counts["ood"] += 1
-        do = (
-            self._choose(Question(step, relative_disagreement, self.held)) if hold is not None else "continue"
-        )
-        self.held = self.held + 1 if do == "hold" else 0
-        if hold is None or do == "continue":
+        self._counts["fraction"] += 1
+        response = "continue"
+        if hold is not None:
+            response = self._choose(OperatorQuery(step, relative_disagreement, self.num_held))
+        self.num_held = self.num_held + 1 if response == "hold" else 0
+        if hold is None or response == "continue":
             return action
-        self._counts[do] += 1
-        return hold + (self.config.speed if do == "slow" else 0.0) * (action - hold)
+        self._counts[response] += 1
+        return hold + (self.config.speed if response == "slow" else 0.0) * (action - hold)
 
     def metrics(self) -> dict[str, float]:
-        """Of the episode: shares of its decisions, and the most unsure of them."""
-        shares = {f"ood/{name}": count / max(self._steps, 1) for name, count in self._counts.items()}
-        return {"ood/fraction": shares.pop("ood/ood"), **shares, "ood/max": self._most}
+        """Returns fractions of the episode's decisions, and the largest relative disagreement."""
+        counts = self._counts.items()
+        return {f"ood/{name}": count / max(self._num_steps, 1) for name, count in counts} | {
+            "ood/max": self._max
+        }
 
-    def _choose(self, question: Question) -> Result:
-        if self.do != "ask":
-            return self.do
+    def _choose(self, query: OperatorQuery) -> OperatorAnswer:
+        if self.ood_action != "ask":
+            return self.ood_action
         assert self.ask is not None
         if self._answer is None:
-            self._counts["queries"] += not question.held
-            self._answer = self.ask(question)
+            self._counts["queries"] += not query.num_held
+            self._answer = self.ask(query)
         return self._answer or "hold"
 
 
 class UncertaintyGuard:
-    """A limit and what is done beyond it, of one robot, for `rollout.play`."""
+    """Combines the threshold and the response for one robot, for `rollout.play`."""
 
-    def __init__(self, limit: Limit, caution: OodResponse):
-        self.limit, self.caution, self._now = limit, caution, 0.0
+    def __init__(self, threshold: OodThreshold, response: OodResponse):
+        self.threshold, self.response, self._relative_disagreement = threshold, response, 0.0
 
     def start(self) -> None:
-        """An episode starts."""
-        self.caution.start()
+        """Starts an episode."""
+        self.response.start()
 
-    def look(self, agent: Agent, unit: np.ndarray, planned: bool) -> None:
-        """Takes in what the agent has just decided for its one robot; see `relative_disagreement`."""
-        self._now = float(relative_disagreement(agent, self.limit, unit, planned)[0])
+    def update(self, agent: Agent, unit: np.ndarray, planned: bool) -> None:
+        """Measures what the agent has just decided for its one robot; see `relative_disagreement`."""
+        self._relative_disagreement = float(relative_disagreement(agent, self.threshold, unit, planned)[0])
 
-    def judge(self, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
-        """(A,) what is to be done, physical; see `OodResponse.judge`."""
-        return self.caution.judge(self._now, action, hold)
+    def filter(self, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
+        """Returns the physical action (A,) to execute; see `OodResponse.respond`."""
+        return self.response.respond(self._relative_disagreement, action, hold)
 
     def metrics(self) -> dict[str, float]:
-        """See `OodResponse.metrics`."""
-        return self.caution.metrics()
+        """Returns the metrics of the episode; see `OodResponse.metrics`."""
+        return self.response.metrics()
 
 
 def _quantile(parts: Sequence[Tensor], quantile: float) -> float:
     return float(np.quantile(torch.cat(list(parts)).double().cpu().numpy(), quantile))
 
 
-def _ratio(spread: Tensor, limit: float) -> Tensor:
-    """In units of the limit; a spread where the recordings had none is as unsure as can be."""
-    return spread / limit if limit > 0 else torch.where(spread > 0, torch.inf, 0.0)
+def _ratio(disagreement: Tensor, threshold: float) -> Tensor:
+    """Returns the disagreement in units of the threshold; infinite where the threshold is 0 and it is not."""
+    if threshold > 0:
+        return disagreement / threshold
+    return torch.where(disagreement > 0, torch.inf, 0.0)

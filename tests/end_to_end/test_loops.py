@@ -1,4 +1,4 @@
-"""Pretraining and fine-tuning from end to end on a tiny robot: exact resume, nothing lost."""
+"""Tests pretraining and fine-tuning end to end on a tiny robot: resume is exact, no episode is lost."""
 
 import json
 import os
@@ -35,13 +35,13 @@ def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp
     assert [line["step"] for line in read_metrics(out)] == [4, 7, 8, 12]
 
 
-def test_pretraining_logs_losses_of_training_and_of_held_out_episodes(pretrained):
+def test_pretraining_logs_training_and_validation_losses(pretrained):
     last = read_metrics(pretrained)[-1]
     assert {"loss/q", "loss/dynamics", "loss/policy", "validation/loss/reward", "grad_norm/model"} <= set(
         last
     )
-    papers = json.loads((pretrained / "run.json").read_text())
-    assert papers["dataset"]["fingerprint"] and papers["versions"]["torch"]
+    info = json.loads((pretrained / "run.json").read_text())
+    assert info["dataset"]["fingerprint"] and info["versions"]["torch"]
     assert list((pretrained / "tensorboard").rglob("events*"))
 
 
@@ -50,15 +50,15 @@ def finetuned(pretrained, tmp_path_factory) -> Path:
     return o2o.finetune(finetune_config(pretrained, tmp_path_factory.mktemp("run") / "finetune"))
 
 
-def test_recording_plans_changes_no_weight_and_keeps_what_was_thought(pretrained, finetuned, tmp_path):
+def test_recording_plans_changes_no_weight_and_stores_every_plan(pretrained, finetuned, tmp_path):
     out = tmp_path / "recorded"
     o2o.finetune(finetune_config(pretrained, out, record_plans=True))
     same(out, finetuned)
     plans = PlanStore(out / "plans")
     assert plans.numbers() == [0, 1, 2, 3, 4]
     arrays, facts = plans.read(2)
-    with closing(OnlineDataset(out / "online")) as own:
-        episode = own.read(2)
+    with closing(OnlineDataset(out / "online")) as online_dataset:
+        episode = online_dataset.read(2)
     assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode)
 
 
@@ -77,8 +77,8 @@ def test_fine_tuning_stopped_and_resumed_equals_one_run(pretrained, finetuned, t
     same(out, finetuned)
 
 
-def test_episodes_after_the_last_checkpoint_are_learned_from_not_lost(pretrained, finetuned, tmp_path):
-    """What kill -9 leaves: an old checkpoint, and episodes that it has not seen."""
+def test_episodes_after_the_last_checkpoint_are_learned_from(pretrained, finetuned, tmp_path):
+    """A kill leaves an old checkpoint and episodes that it does not include."""
     out = tmp_path / "killed"
     o2o.finetune(finetune_config(pretrained, out, episodes=2))
     for number in range(2, 4):
@@ -88,24 +88,24 @@ def test_episodes_after_the_last_checkpoint_are_learned_from_not_lost(pretrained
     same(out, finetuned)
 
 
-def test_executed_actions_are_what_is_stored_beside_those_that_were_meant(finetuned):
-    """The point robot halves what it is told in x."""
+def test_executed_actions_are_stored_beside_intended_ones(finetuned):
+    """The point robot halves the action in x."""
     for episode in episodes_of(finetuned):
         assert np.abs(episode.action[:, 0]).max() <= 0.05 + 1e-6
         assert episode.infos["intended_action"][1:, 0] / 2 == pytest.approx(episode.action[:, 0], abs=1e-6)
 
 
-def test_what_the_robot_did_is_a_dataset_to_pretrain_on(finetuned, tmp_path):
-    own = json.loads((finetuned / "online.json").read_text())
-    assert (own["episodes"], own["steps"]) == (5, 60)
+def test_the_online_episodes_are_a_dataset_to_pretrain_on(finetuned, tmp_path):
+    online = json.loads((finetuned / "online.json").read_text())
+    assert (online["episodes"], online["steps"]) == (5, 60)
     o2o.pretrain(pretrain_config(finetuned / "online", tmp_path / "run", updates=2))
     used = json.loads((tmp_path / "run" / "run.json").read_text())["dataset"]
-    assert used["fingerprint"] == own["fingerprint"]
+    assert used["fingerprint"] == online["fingerprint"]
     assert (used["episodes"], used["steps"]) == (5, 60)
 
 
 def test_a_checkpoint_holds_priorities_and_no_copy_of_the_data(finetuned):
-    """5 episodes of 13 observations: a leaf each, of 8 bytes."""
+    """Each of 5 x 13 observations has one priority, a leaf of the sum tree."""
     tensors, _ = checkpoint.load(finetuned / "checkpoint")
     replay = {name: value for name, value in tensors.items() if name.startswith(("online", "offline"))}
     assert set(replay) == {"online.leaf", "offline.leaf"} and replay["online.leaf"].shape == (5 * 13,)
@@ -131,14 +131,14 @@ o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[
 
 
 def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, after: int) -> None:
-    """A fine-tuning run of five episodes of 12 steps that kills itself in the call after so many."""
+    """Runs five episodes of 12 steps; the run kills itself in the call after `after` calls."""
     script = DYING.format(module=module, owner=owner, name=name, after=after)
     done = subprocess.run([sys.executable, "-c", script, str(pretrained), str(out)], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
 @pytest.mark.parametrize("after", [0, 39])
-def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, tmp_path, after):
+def test_a_kill_while_learning_changes_nothing(pretrained, finetuned, tmp_path, after):
     """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
     out = tmp_path / "run"
     killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
@@ -148,8 +148,8 @@ def test_kill_minus_nine_while_it_learns_changes_nothing(pretrained, finetuned, 
         assert np.array_equal(have.action, want.action)
 
 
-def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained, finetuned, tmp_path, caplog):
-    """Killed when the 8th step of the third episode is to be done."""
+def test_a_kill_within_an_episode_keeps_its_steps_truncated(pretrained, finetuned, tmp_path, caplog):
+    """Killed at the 8th step of the third episode."""
     out = tmp_path / "run"
     killed(pretrained, out, "o2o.hardware.guard", "Guard", "step", 2 * 12 + 7)
     o2o.finetune(finetune_config(pretrained, out, resume=True))
@@ -162,7 +162,7 @@ def test_kill_minus_nine_within_an_episode_keeps_its_steps_cut_short(pretrained,
     assert [line["step"] for line in read_metrics(out)] == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_under_way_is_not_taken_up_a_second_time(pretrained, tmp_path):
+def test_a_running_run_cannot_be_resumed_by_a_second_process(pretrained, tmp_path):
     out = tmp_path / "run"
     o2o.finetune(finetune_config(pretrained, out, episodes=1))
     with closing(OnlineDataset(out / "online")), pytest.raises(UsageError, match="in use by another process"):
@@ -170,7 +170,9 @@ def test_a_run_that_is_under_way_is_not_taken_up_a_second_time(pretrained, tmp_p
     o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))
 
 
-def test_a_full_disk_in_an_episode_is_one_line_and_resume_goes_on(pretrained, tmp_path, monkeypatch, caplog):
+def test_a_full_disk_in_an_episode_raises_one_error_and_the_run_can_be_resumed(
+    pretrained, tmp_path, monkeypatch, caplog
+):
     """The disk is full when the 5th row of the second episode is written."""
     rows, append = [], Journal.append
 
@@ -189,24 +191,24 @@ def test_a_full_disk_in_an_episode_is_one_line_and_resume_goes_on(pretrained, tm
     assert [len(episode) for episode in episodes_of(out)] == [12, 3]
 
 
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(dataset, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_logs_how_to_continue(dataset, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "o2o", "pretrain", "--dataset", str(dataset), "--robot", ROBOT,
                "--updates", "100000", "--log-every", "1", "--out", str(out), "--device", "cpu"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not read_if(out / "metrics.jsonl") and process.poll() is None:  # before, nobody heeds Ctrl-C
+    while not read_if_exists(out / "metrics.jsonl") and process.poll() is None:  # before, nobody heeds Ctrl-C
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate()
-    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    output, _ = process.communicate()
+    assert process.returncode == 130 and "--resume" in output and "Traceback" not in output
     assert checkpoint.load(out / "checkpoint")[1]["num_updates"] > 0
 
 
-def read_if(path: Path) -> str:
+def read_if_exists(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_resume_with_another_config_names_what_changed(dataset, pretrained):
+def test_resume_with_another_config_names_the_changed_fields(dataset, pretrained):
     with pytest.raises(UsageError, match=r"seed: 0 -> 3"):
         o2o.pretrain(pretrain_config(dataset, pretrained, seed=3, resume=True))
     other = replace(
@@ -234,14 +236,14 @@ def hopper():
     return plugins.load("robots", "gym").Config(id="Hopper-v5")
 
 
-def test_divergence_stops_before_it_spoils_the_checkpoint(dataset, tmp_path):
+def test_divergence_stops_before_a_checkpoint_is_written(dataset, tmp_path):
     config = pretrain_config(dataset, tmp_path / "run", agent=replace(TINY, learning_rate=1e30))
     with pytest.raises(DivergedError, match="not finite"):
         o2o.pretrain(config)
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint")
 
 
-def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
+def test_evaluation_scenes_are_fixed_and_differ_from_training(pretrained):
     config = o2o.EvaluateConfig(checkpoint=pretrained, episodes=6, num_robots=2, device="cpu")
     one, two = o2o.evaluate(config), o2o.evaluate(replace(config, num_robots=3))
     assert one.returns.shape == (6,) and len(one.lengths) == len(two.lengths) == 6
@@ -250,17 +252,11 @@ def test_evaluation_scenes_are_fixed_and_apart_from_training(pretrained):
 
 
 def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, tmp_path):
-    assert list(run_folder.stored_checkpoints(pretrained)) == [4, 8, 12] and list(
-        run_folder.stored_checkpoints(finetuned)
-    ) == [
-        0,
-        2,
-        4,
-        5,
-    ]
+    assert list(run_folder.stored_checkpoints(pretrained)) == [4, 8, 12]
+    assert list(run_folder.stored_checkpoints(finetuned)) == [0, 2, 4, 5]
     for folder, number in ((pretrained, 12), (finetuned, 5)):
-        newest = folder / "checkpoint" / checkpoint.TENSORS
-        assert newest.samefile(run_folder.stored_checkpoints(folder)[number] / checkpoint.TENSORS)
+        latest = folder / "checkpoint" / checkpoint.TENSORS
+        assert latest.samefile(run_folder.stored_checkpoints(folder)[number] / checkpoint.TENSORS)
     assert checkpoint.load(run_folder.stored_checkpoints(pretrained)[4])[1]["num_updates"] == 4
     config = o2o.EvaluateConfig(
         checkpoint=run_folder.stored_checkpoints(pretrained)[4], episodes=2, num_robots=2, device="cpu"
@@ -268,7 +264,7 @@ def test_kept_checkpoints_share_files_and_can_be_played(pretrained, finetuned, t
     assert o2o.evaluate(config).returns.shape == (2,)
 
 
-def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
+def test_no_more_checkpoints_are_kept_than_requested(dataset, pretrained, tmp_path):
     o2o.pretrain(pretrain_config(dataset, tmp_path / "two", keep_checkpoints=2))
     assert list(run_folder.stored_checkpoints(tmp_path / "two")) == [4, 12]
     o2o.pretrain(pretrain_config(dataset, tmp_path / "none", keep_checkpoints=0))
@@ -277,24 +273,24 @@ def test_no_more_checkpoints_stay_than_asked_for(dataset, pretrained, tmp_path):
         same(tmp_path / out, pretrained)
 
 
-def test_a_killed_run_keeps_the_checkpoints_of_one_that_was_not(pretrained, finetuned, tmp_path):
+def test_a_killed_run_keeps_the_same_checkpoints_as_one_that_was_not_killed(pretrained, finetuned, tmp_path):
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
     out = tmp_path / "run"
     killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
     assert list(run_folder.stored_checkpoints(out)) == [0, 2]
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     assert list(run_folder.stored_checkpoints(out)) == list(run_folder.stored_checkpoints(finetuned))
-    for number, place in run_folder.stored_checkpoints(out).items():
-        tensors, meta = checkpoint.load(place)
-        wanted, said = checkpoint.load(run_folder.stored_checkpoints(finetuned)[number])
-        thoughts = ("belief.", "memory.", "stream.acting.")  # of an episode that was not played again
-        assert meta == said
-        learned = [name for name in wanted if not name.startswith(thoughts)]
+    for number, path in run_folder.stored_checkpoints(out).items():
+        tensors, meta = checkpoint.load(path)
+        wanted, wanted_meta = checkpoint.load(run_folder.stored_checkpoints(finetuned)[number])
+        acting = ("belief.", "memory.", "stream.acting.")  # of an episode that is not played again
+        assert meta == wanted_meta
+        learned = [name for name in wanted if not name.startswith(acting)]
         assert [name for name in learned if not tensors[name].equal(wanted[name])] == []
 
 
 @pytest.mark.parametrize("call", range(14))
-def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, call):
+def test_a_kill_while_saving_leaves_complete_checkpoints(tmp_path, monkeypatch, call):
     """Stops before the nth sync, rename, link or removal; number 3 and the one in its place come after."""
 
     def save(number):
@@ -327,15 +323,15 @@ def test_a_kill_while_keeping_leaves_whole_checkpoints(tmp_path, monkeypatch, ca
     assert {1, 2} & set(run_folder.stored_checkpoints(tmp_path)) and len(
         run_folder.stored_checkpoints(tmp_path)
     ) <= 3
-    for number, place in run_folder.stored_checkpoints(tmp_path).items():
-        tensors, meta = checkpoint.load(place)
+    for number, path in run_folder.stored_checkpoints(tmp_path).items():
+        tensors, meta = checkpoint.load(path)
         assert meta == {"number": number} and (tensors["w"] == number).all()
     save(3), save(4)
     assert list(run_folder.stored_checkpoints(tmp_path)) == [1, 4]
     assert sorted(path.name for path in (tmp_path / run_folder.CHECKPOINTS).iterdir()) == ["000001", "000004"]
 
 
-def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
+def test_a_repeated_number_removes_later_checkpoints(tmp_path):
     for number in (2, 4, 6, 3):
         run_folder.save_checkpoint(tmp_path, {"w": torch.zeros(1)}, {}, number, 9)
     assert list(run_folder.stored_checkpoints(tmp_path)) == [2, 3]
@@ -351,11 +347,11 @@ def test_a_number_that_comes_again_takes_the_place_of_a_lost_future(tmp_path):
         ([5, 9], 0, []),
     ],
 )
-def test_checkpoints_are_thinned_evenly_between_the_first_and_the_newest(numbers, most, want):
+def test_checkpoints_are_thinned_evenly_between_the_first_and_the_latest(numbers, most, want):
     assert run_folder.thin_out(numbers, most) == want
 
 
-def test_thinned_one_by_one_the_gaps_stay_alike():
+def test_thinned_one_by_one_the_gaps_stay_similar():
     left = []
     for number in range(0, 100_001, 1000):
         left = run_folder.thin_out([*left, number], 5)
@@ -373,8 +369,8 @@ def test_flat_means_no_better_value_within_the_patience():
 
 
 @pytest.mark.parametrize("obs", ["camera", "both"])
-def test_images_go_the_whole_way(obs, tmp_path):
-    """A camera of another size than the model's: resized at the one border, for data and robot alike."""
+def test_images_work_end_to_end(obs, tmp_path):
+    """A camera of another size than the model's is resized by the transform, for data and robot alike."""
     from o2o.core import plugins
     from o2o.data.collect import record
     from o2o.data.load import DataConfig

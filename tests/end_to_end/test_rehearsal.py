@@ -1,4 +1,4 @@
-"""Rehearsals: a recorded episode in real time, and a robot that is held while the agent plans."""
+"""Tests dry runs, which replay a recorded episode in real time, and shadow mode, which holds the robot."""
 
 import sys
 from dataclasses import replace
@@ -24,13 +24,13 @@ replay = plugins.load("robots", "replay")
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
-    """Robots hold for as long as it takes: other work may keep a planner from its period again and again."""
+    """Lets robots hold for any number of late decisions, because a busy machine may delay the planner."""
     module = sys.modules[Guard.__module__]
-    read = module.read_limits
+    read_limits = module.read_limits
 
     def patient(*args):
-        found = read(*args)
-        return found and replace(found, patience=10**6)
+        limits = read_limits(*args)
+        return limits and replace(limits, patience=10**6)
 
     monkeypatch.setattr(module, "read_limits", patient)
 
@@ -44,33 +44,31 @@ def rehearse(dataset, pretrained, **flags):
     )  # fmt: skip
 
 
-def test_an_episode_passes_by_as_it_was_recorded(dataset):
+def test_an_episode_is_replayed_as_it_was_recorded(dataset):
     robot = connect("replay", replay.Config(str(dataset), episode=1))
     recorded = robot.unwrapped.episodes[1]  # type: ignore[attr-defined]
     obs, _ = robot.reset()
     (name,) = obs
     assert obs[name] == pytest.approx(recorded.obs[name][0])
     for t in range(len(recorded)):
-        asked = np.zeros(len(robot.low))
-        obs, reward, terminated, truncated, info = robot.step(asked)
+        action = np.zeros(len(robot.low))
+        obs, reward, terminated, truncated, info = robot.step(action)
         assert obs[name] == pytest.approx(recorded.obs[name][t + 1]) and reward == recorded.reward[t]
-        assert (
-            info["executed_action"] == pytest.approx(recorded.action[t])
-            and not info["requested_action"].any()
-        )
+        assert info["executed_action"] == pytest.approx(recorded.action[t])
+        assert not info["requested_action"].any()
     assert terminated or truncated
     assert robot.reset()[0][name] == pytest.approx(robot.unwrapped.episodes[2].obs[name][0])  # type: ignore
 
 
-def test_a_rehearsal_tells_times_and_what_the_guard_did(dataset, pretrained, capsys):
+def test_a_dry_run_reports_durations_and_interventions(dataset, pretrained, capsys):
     rehearse(dataset, pretrained)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for stage in ("encode", "plan", "send", "observe", "period"):
-        assert f"{stage} " in said.split("ms (p50/p95/p99): ")[1]
-    assert "ticks late" in said and "guard, in 12 decisions: " in said
+        assert f"{stage} " in output.split("ms (p50/p95/p99): ")[1]
+    assert "ticks late" in output and "guard interventions in 12 decisions: " in output
 
 
-def test_a_shadow_sends_only_holds(capsys):
+def test_shadow_mode_only_holds_the_robot(capsys):
     arm = Slide(hz=2)  # whatever else is going on, an action comes within half a second
     robot = Guard(arm)
     robot.shadow = True
@@ -84,9 +82,9 @@ def test_a_shadow_sends_only_holds(capsys):
         deaf.step([0.05])
 
 
-def test_a_shadowed_evaluation_says_what_was_asked_for(dataset, pretrained, capsys):
+def test_shadow_mode_reports_the_intended_actions(dataset, pretrained, capsys):
     rehearse(dataset, pretrained, shadow=True)
-    assert "shadow: the robot was held; plans asked for " in capsys.readouterr().out
+    assert "shadow: the robot was held still; intended actions were " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("learner", ["sync", "async"])
@@ -104,10 +102,10 @@ def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop
     for name, values in recorded.obs.items():
         assert episode.obs[name] == pytest.approx(values)
     assert episode.action == pytest.approx(recorded.action) and len(episode) == 12
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "dry run: nothing moved; plans differed from the recording by " in said
-        and "ms (p50/p95/p99): " in said
+        "dry run: no robot moved; intended and recorded actions differ by " in output
+        and "ms (p50/p95/p99): " in output
     )
     before, after = (checkpoint.load(run / "checkpoint")[1]["num_updates"] for run in (pretrained, out))
     assert after == before + 12
@@ -116,31 +114,33 @@ def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop
 def test_a_dry_run_of_an_evaluation_needs_the_checkpoint_alone(dataset, pretrained, capsys):
     config = EvaluateConfig(checkpoint=pretrained, dry_run=True, device="cpu", threads=1)
     assert evaluate(config).lengths.tolist() == [12]
-    said = capsys.readouterr().out
-    assert "of half the range (median" in said.split("dry run: nothing moved")[1] and "success" not in said
+    output = capsys.readouterr().out
+    assert (
+        "of half the range (median" in output.split("dry run: no robot moved")[1] and "success" not in output
+    )
 
 
-def test_how_far_plans_were_from_what_was_done():
+def test_intended_and_executed_actions_are_compared():
     episode = Episode(
         {}, np.array([[0.0], [1.0]], np.float32), np.zeros(2, np.float32), False, True,
         infos={"intended_action": np.array([[np.nan], [0.5], [1.0]])},
     )  # fmt: skip
     box: Any = SimpleNamespace(action_low=(-1.0,), action_high=(3.0,))  # 1 in the middle, half the range is 2
     assert (
-        planned_vs_executed.apart(box, [episode])
+        planned_vs_executed.describe_difference(box, [episode])
         == "12% of half the range (median; 24% at the 95th percentile)"
     )
-    assert planned_vs_executed.size(box, [episode]).startswith(
+    assert planned_vs_executed.describe_intended(box, [episode]).startswith(
         "12% of half the range"
     )  # 0.25 and 0 away from the middle
 
 
-def test_a_dry_run_is_not_resumed():
-    with pytest.raises(UsageError, match="nothing to resume"):
+def test_a_dry_run_cannot_be_resumed():
+    with pytest.raises(UsageError, match="exclude each other"):
         o2o.FinetuneConfig(dry_run=True, resume=True)
 
 
-def test_nothing_to_replay_is_one_line(dataset):
+def test_nothing_to_replay_raises_one_line(dataset):
     for options, match in (
         (replay.Config(), "nothing to replay"),
         (replay.Config(str(dataset), episode=999), "--robot.episode 999 does not exist; have 0 to "),
@@ -149,7 +149,7 @@ def test_nothing_to_replay_is_one_line(dataset):
             connect("replay", options)
 
 
-def test_an_evaluation_on_a_robot_asks_the_person_beside_it(pretrained, tmp_path, monkeypatch, capsys):
+def test_an_evaluation_on_a_real_robot_asks_the_operator(pretrained, tmp_path, monkeypatch, capsys):
     """The point robot is no simulation: labels count, `rerecord` repeats, `stop` scores what there is."""
     one, two, three = ["", "", "success", ""], ["", "", "rerecord", ""], ["", "", "failure", ""]
     words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step

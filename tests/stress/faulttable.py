@@ -39,7 +39,7 @@ STUCK_MM = 5.0  # that a stuck joint gives way
 PLAN_S = 0.04  # that a plan takes: an action that comes sooner was made from what was seen before
 ENDED_S = 12.0  # until a run ends whose robot is lost: 50 decisions of patience at 10 Hz, and to close down
 CAMERA = ("--robot.obs", "both", "--robot.image-size", "64")
-SWAPPED = r"weights version \d+ .* act from now on"
+SWAPPED = r"now acting with weights version \d+"
 
 
 def halt(
@@ -121,7 +121,7 @@ def learner_killed(rig: Rig, repeats: int) -> str:
             os.kill(pid, signal.SIGKILL)
             rig.learner(client, but=pid)
             tally.add(again_s=time.monotonic() - killed_s)
-            client.hears(r"killed by SIGKILL.*started again from the last checkpoint", 5)
+            client.hears(r"killed by SIGKILL.*restarted from the last checkpoint", 5)
             since_s = time.monotonic() + 0.5  # the old one's last weights are taken over at once
             learned_s = client.hears(SWAPPED, 120, since_s)[0]
             leave(client)
@@ -332,7 +332,7 @@ def nan_learner(rig: Rig, repeats: int) -> str:
         with rig.serve(decisions=25) as served:
             client = begin_beside(rig, served, "tests.stress.faults.poison")
             spoilt_s = served.spoil("learn")
-            client.hears(r"not finite.*started again from the last checkpoint", 60, spoilt_s)
+            client.hears(r"not finite.*restarted from the last checkpoint", 60, spoilt_s)
             tally.add(learned_s=client.hears(SWAPPED, 120, time.monotonic() + 0.5)[0] - spoilt_s)
             leave(client)
             as_done(served.trace(), served.run)

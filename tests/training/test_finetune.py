@@ -1,4 +1,4 @@
-"""The switch from recordings to the robot, as `finetune` makes it: careful episodes, a gate, a person."""
+"""Tests fine-tuning: safe start, rollback, OOD response, and an operator."""
 
 import json
 
@@ -22,15 +22,15 @@ def run(pretrained, out, **changes):
     return o2o.finetune(finetune_config(pretrained, out, **changes))
 
 
-def test_first_episodes_say_how_careful_they_are(pretrained, tmp_path, capsys):
+def test_first_episodes_log_their_exploration_limits(pretrained, tmp_path, capsys):
     run(pretrained, tmp_path / "run", episodes=3, safe_start=SafeStartConfig(2, 2, 2))
-    said = capsys.readouterr().out
-    assert "episode 1: exploration 0%, planner within 0 of the policy, actions kept near" in said
-    assert "episode 2: exploration 50%, planner within 1 of the policy" in said
-    assert "episode 3: " not in said
+    output = capsys.readouterr().out
+    assert "episode 1: exploration noise 0%, planner within 0 of the policy, actions near" in output
+    assert "episode 2: exploration noise 50%, planner within 1 of the policy" in output
+    assert "episode 3: " not in output
 
 
-def test_the_first_episode_is_the_policys_without_noise(pretrained, tmp_path):
+def test_the_first_episode_follows_the_policy_without_noise(pretrained, tmp_path):
     first = {"episodes": 1, "safe_start": SafeStartConfig(2, 2, 2), "updates_per_step": 0.0}
     planned = run(pretrained, tmp_path / "planned", plan=True, **first)
     policy = run(pretrained, tmp_path / "policy", plan=False, **first)
@@ -41,7 +41,7 @@ def test_the_first_episode_is_the_policys_without_noise(pretrained, tmp_path):
     assert np.allclose(one, two, atol=1e-6) and not np.allclose(one, three, atol=1e-3)
 
 
-def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
+def test_a_run_that_got_worse_is_rolled_back_to_its_best_weights_and_logs_the_reason(
     pretrained,
     tmp_path,
     capsys,
@@ -49,11 +49,11 @@ def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
 ):
     counts = iter(range(100))
 
-    def add(self, success, total):
+    def add(self, success, episode_return):
         self._count += 1
         if next(counts) != 2:
             return None
-        self.num_returns += 1
+        self.num_rollbacks += 1
         return Rollback(0, "the last 2 episodes failed", 0.01)
 
     monkeypatch.setattr(learner.PerformanceMonitor, "add", add)
@@ -62,27 +62,27 @@ def test_a_run_that_got_worse_goes_back_to_its_best_weights_and_says_why(
     tensors, meta = checkpoint.load(checkpoint_folder(folder))
     before, _ = checkpoint.load(checkpoint_folder(pretrained))
     assert all(np.array_equal(tensors[name], before[name]) for name in before if name.startswith("critic."))
-    assert meta["gate"]["num_returns"] == 1 and meta["num_updates"] > 0
+    assert meta["rollback"]["num_rollbacks"] == 1 and meta["num_updates"] > 0
     assert (folder / "best").is_dir()
 
 
-def test_after_its_last_return_a_run_learns_no_more(pretrained, tmp_path, monkeypatch):
-    monkeypatch.setattr(learner.PerformanceMonitor, "learns", False)
+def test_after_its_last_rollback_a_run_stops_learning(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(learner.PerformanceMonitor, "learning_enabled", False)
     folder = run(pretrained, tmp_path / "run", episodes=2)
     _, meta = checkpoint.load(checkpoint_folder(folder))
     assert meta["num_updates"] == checkpoint.load(checkpoint_folder(pretrained))[1]["num_updates"]
 
 
-def test_an_unsure_robot_slows_down_and_counts_it(pretrained, tmp_path, capsys):
+def test_ood_decisions_hold_the_robot_and_are_counted(pretrained, tmp_path, capsys):
     folder = run(pretrained, tmp_path / "run", episodes=2, ood_action="hold")
     lines = [line for line in read_metrics(folder) if "return" in line]
     assert all(0 <= line["ood/hold"] <= line["ood/fraction"] <= 1 for line in lines)
-    assert "unsure is what critics disagree about by more than" in capsys.readouterr().out
+    assert "OOD threshold of the ensemble disagreement: " in capsys.readouterr().out
 
 
-def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatch, capsys):
-    # the point robot is no simulation, so the run waits for the person between two episodes
-    one, two = ["", "", "success", ""], ["", "", "rerecord", ""]  # two looks at each step
+def test_an_operator_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatch, capsys):
+    # the point robot is no simulation, so the run waits for the operator between two episodes
+    one, two = ["", "", "success", ""], ["", "", "rerecord", ""]  # read twice at each step
     words = [*one, "pause", *two, "failure", "", "pause", "", "", "stop", ""]
     source = Says(*words)
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: source)
@@ -91,11 +91,11 @@ def test_a_person_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatc
     first, second, *rest = load(str(tmp_path / "run" / "online"), DataConfig()).episodes
     assert first.success and first.terminated and not second.success and second.truncated
     assert len(rest) == 1  # cut short by `stop`, and kept
-    said = capsys.readouterr().out
-    assert "episode 2 is recorded again" in said and "go on with --resume" in said and source.closed
+    output = capsys.readouterr().out
+    assert "episode 2 was discarded" in output and "continue with --resume" in output and source.closed
 
 
-def test_what_the_guard_changed_is_in_a_file(pretrained, tmp_path):
+def test_interventions_of_the_guard_are_written_to_a_file(pretrained, tmp_path):
     folder = run(pretrained, tmp_path / "run", episodes=4, **NO_SAFE_START)
     lines = [json.loads(line) for line in (folder / "guard.jsonl").read_text().splitlines()]
     for line in lines:

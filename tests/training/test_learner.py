@@ -1,4 +1,4 @@
-"""Learning beside the robot: nothing is lost, nothing bad is taken, whoever of the two dies."""
+"""Tests the async learner: no episode is lost and no bad weights act, whichever process dies."""
 
 import fcntl
 import os
@@ -23,16 +23,16 @@ from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import OnlineDataset
-from o2o.training.learner import ACTING, acting, only_learner
-from o2o.training.learner_main import Lessons
+from o2o.training.learner import ACTING_PARTS, acting_weights, learner_lock
+from o2o.training.learner_main import LearnerLoop
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
-from o2o.training.shared_weights import Weights
+from o2o.training.shared_weights import SharedWeights
 from tests.support.paths import TIRING_ROBOT
 from tests.support.tiny_runs import TINY, episodes_of
 
-BEFORE, STEPS = 12, 12  # updates of pretraining; steps of each episode, and updates that it asks for
+BEFORE, STEPS = 12, 12  # updates of pretraining; steps of each episode, and pending updates for it
 
 
 @pytest.fixture(scope="module")
@@ -42,43 +42,43 @@ def source(pretrained) -> Path:
 
 
 def config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
-    one = o2o.FinetuneConfig(
+    config = o2o.FinetuneConfig(
         checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2,
         learner="async",
     )  # fmt: skip
-    return replace(one, **changes)
+    return replace(config, **changes)
 
 
-def after_episode(monkeypatch, number: int, does) -> None:
-    """Has something done to the `AsyncLearner` of a run once episode `number` is told of; 0: after each."""
+def after_episode(monkeypatch, number: int, action) -> None:
+    """Calls `action` with the run's `AsyncLearner` once episode `number` is reported; 0: after each."""
     real = AsyncLearner.episode_done
 
-    def episode_done(self, told, episode):
-        said = real(self, told, episode)
-        if number in (0, told):
-            does(self)
-        return said
+    def episode_done(self, reported, episode):
+        result = real(self, reported, episode)
+        if number in (0, reported):
+            action(self)
+        return result
 
     monkeypatch.setattr(AsyncLearner, "episode_done", episode_done)
 
 
-def kill(beside: AsyncLearner) -> None:
-    beside.process.kill()
-    beside.process.wait()
+def kill(async_learner: AsyncLearner) -> None:
+    async_learner.process.kill()
+    async_learner.process.wait()
 
 
 def learned(out: Path) -> tuple[int, int, float]:
-    """What the checkpoint says: (episodes, updates, owed)."""
+    """Returns (episodes, updates, pending updates) of the checkpoint."""
     meta = checkpoint.load(out / "checkpoint")[1]
-    return meta["episodes"], meta["num_updates"], meta["owed"]
+    return meta["episodes"], meta["num_updates"], meta["pending_updates"]
 
 
 def num_episodes(out: Path) -> int:
-    with closing(OnlineDataset(out / "online")) as own:
-        return len(own)
+    with closing(OnlineDataset(out / "online")) as online_dataset:
+        return len(online_dataset)
 
 
-def acting_print(tensors: dict[str, torch.Tensor]) -> str:
+def acting_fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     parts = ("model.", "critic.", "policy.")
     return checkpoint.fingerprint({n: value for n, value in tensors.items() if n.startswith(parts)})
 
@@ -86,63 +86,68 @@ def acting_print(tensors: dict[str, torch.Tensor]) -> str:
 ALL = (5, BEFORE + 5 * STEPS, 0.0)
 
 
-def test_it_learns_all_that_is_owed_and_the_robot_takes_its_weights_and_lambda(
+def test_it_makes_all_pending_updates_and_the_robot_takes_its_weights_and_penalty_weight(
     source, tmp_path, monkeypatch, capsys
 ):
-    prices = []
-    after_episode(monkeypatch, 1, lambda beside: prices.append(beside.agent.penalty_weight))
+    weights = []
+    after_episode(monkeypatch, 1, lambda async_learner: weights.append(async_learner.agent.penalty_weight))
     auto = replace(TINY, planner=replace(TINY.planner, uncertainty="auto"))
     out = o2o.finetune(config(source, tmp_path / "run", agent=auto))
-    assert prices == [checkpoint.load(out / "checkpoint")[1]["penalty_weight"]]
+    assert weights == [checkpoint.load(out / "checkpoint")[1]["penalty_weight"]]
     assert learned(out) == ALL and num_episodes(out) == 5
     before, after = (checkpoint.load(folder / "checkpoint")[0] for folder in (source, out))
-    assert acting_print(before) != acting_print(after)
-    said = capsys.readouterr().out
-    assert (
-        f"({ALL[1]} updates, sha256 {acting_print(after)}) act from now on; learned from 5 episodes" in said
-    )
+    assert acting_fingerprint(before) != acting_fingerprint(after)
+    output = capsys.readouterr().out
+    assert f"({ALL[1]} updates, sha256 {acting_fingerprint(after)}), trained on 5 episodes" in output
     lines = read_metrics(out)
     assert [line["step"] for line in lines if line["phase"] == "online"] == [1, 2, 3, 4, 5]
     last = [line for line in lines if line["phase"] == "learner"][-1]
     assert {"loss/q", "grad_norm/model", "updates_per_s"} <= last.keys()
-    assert (last["step"], last["updates"], last["owed"]) == (5, ALL[1], 0)
+    assert (last["step"], last["updates"], last["pending_updates"]) == (5, ALL[1], 0)
     kept = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert kept[0] == "000000" and kept[-1] == "000005"
 
 
-def test_a_learner_killed_in_mid_run_is_started_again_and_owes_nothing(source, tmp_path, monkeypatch, capsys):
+def test_a_learner_killed_during_a_run_is_restarted_and_makes_all_updates(
+    source, tmp_path, monkeypatch, capsys
+):
     after_episode(monkeypatch, 3, kill)
     out = o2o.finetune(config(source, tmp_path / "run"))
-    said = capsys.readouterr().out
-    assert "killed by SIGKILL" in said and "started again from the last checkpoint, 1 of 3 times" in said
+    output = capsys.readouterr().out
+    assert "killed by SIGKILL" in output and "restarted from the last checkpoint (restart 1 of 3)" in output
     assert learned(out) == ALL
 
 
-def test_a_learner_beside_goes_back_to_the_best_weights_and_the_robot_takes_them(source, tmp_path, capsys):
-    """Six successes, then none: it goes back once, learns no more, and hands the old weights over."""
+def test_an_async_learner_rolls_back_to_the_best_weights_and_the_robot_takes_them(source, tmp_path, capsys):
+    """Six successes, then none: it rolls back once, stops learning, and publishes the old weights."""
     out = o2o.finetune(
         config(
             source, tmp_path / "run", robot=TIRING_ROBOT, episodes=12,
             rollback=RollbackConfig(window=2, alpha=0.9, max_count=1), safe_start=SafeStartConfig(0, 0, 0),
         )
     )  # fmt: skip
-    said = capsys.readouterr().out
-    assert re.search(r"the last \d episodes .* succeeded in 0, .* back to .*nothing more is learned", said)
+    output = capsys.readouterr().out
+    assert re.search(r"performance dropped: successes 0 of .* rolled back to .*learning stops", output)
     last, best = (checkpoint.load(out / name) for name in ("checkpoint", "best"))
-    assert acting_print(last[0]) == acting_print(best[0])
-    assert last[1]["gate"]["num_returns"] == 1 and last[1]["owed"] == 0
-    assert last[1]["num_updates"] > best[1]["num_updates"]  # counted on, or nobody would take them
+    assert acting_fingerprint(last[0]) == acting_fingerprint(best[0])
+    assert last[1]["rollback"]["num_rollbacks"] == 1 and last[1]["pending_updates"] == 0
+    assert last[1]["num_updates"] > best[1]["num_updates"]  # counted on, or the robot would not take them
     updates = last[1]["num_updates"]
-    assert f"({updates} updates, sha256 {acting_print(best[0])}) act from now on" in said
+    assert "acting with weights version" in output
+    assert f"({updates} updates, sha256 {acting_fingerprint(best[0])}), trained on" in output
 
 
-def test_a_robot_that_holds_ends_after_the_episode_and_resume_goes_on(source, tmp_path, monkeypatch):
+def test_a_run_that_stops_on_learner_failure_ends_after_the_episode_and_can_be_resumed(
+    source, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         after_episode(patch, 3, kill)
-        with pytest.raises(O2OError, match=r"killed by SIGKILL.*are kept; go on with --resume --out") as told:
+        with pytest.raises(
+            O2OError, match=r"killed by SIGKILL.*are stored; continue with --resume --out"
+        ) as raised:
             o2o.finetune(config(source, out, on_learner_failure="stop"))
-    assert told.value.exit_code == 1 and num_episodes(out) == 3
+    assert raised.value.exit_code == 1 and num_episodes(out) == 3
     first = [episode.action for episode in episodes_of(out)]
     o2o.finetune(config(source, out, resume=True))
     assert learned(out) == ALL
@@ -150,45 +155,51 @@ def test_a_robot_that_holds_ends_after_the_episode_and_resume_goes_on(source, tm
         assert np.array_equal(have.action, want)
 
 
-def test_without_any_learner_the_robot_goes_on_and_its_episodes_are_learned_later(
+def test_without_a_learner_the_robot_continues_and_its_episodes_are_learned_later(
     source, tmp_path, monkeypatch, capsys
 ):
-    """Killed after each of five episodes, and started again three times; then learned from in between."""
+    """Killed after each of five episodes and restarted three times; then resumed with the sync learner."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         after_episode(patch, 0, kill)
         with pytest.raises(O2OError, match="killed by SIGKILL"):
             o2o.finetune(config(source, out))
-    assert num_episodes(out) == 5 and capsys.readouterr().out.count("started again") == 3 + 1
+    assert num_episodes(out) == 5 and capsys.readouterr().out.count("restarted") == 3 + 1
     o2o.finetune(config(source, out, resume=True, learner="sync"))
     assert learned(out) == ALL
 
 
-def test_ctrl_c_ends_both_with_a_checkpoint_and_resume_goes_on(source, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_ends_both_processes_with_a_checkpoint_and_the_run_can_be_resumed(
+    source, tmp_path, monkeypatch, capsys
+):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        after_episode(patch, 2, lambda beside: os.kill(os.getpid(), signal.SIGINT))
+        after_episode(patch, 2, lambda async_learner: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             o2o.finetune(config(source, out))
-    episodes, updates, owed = learned(out)
-    assert episodes == num_episodes(out) == 2 and updates + owed == BEFORE + 2 * STEPS
-    assert f"stopped after 2 episodes; go on with --resume --out {out}" in capsys.readouterr().out
+    episodes, updates, pending = learned(out)
+    assert episodes == num_episodes(out) == 2 and updates + pending == BEFORE + 2 * STEPS
+    assert f"stopped after 2 episodes; continue with --resume --out {out}" in capsys.readouterr().out
     o2o.finetune(config(source, out, resume=True, learner="sync"))
     assert learned(out) == ALL
 
 
-def test_a_checkpoint_has_the_episodes_that_were_told_of_together_with_the_order_to_stop():
-    """As happens to a learner that other work keeps waiting."""
-    kept, agent = [], SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING}, num_updates=0)
-    learner = SimpleNamespace(agent=agent, done=1, owed=3.0, finite=dict)
+def test_a_checkpoint_includes_the_episodes_reported_together_with_the_order_to_stop():
+    """This happens to a learner on a busy machine."""
+    kept, agent = (
+        [],
+        SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=0),
+    )
+    learner = SimpleNamespace(agent=agent, num_episodes=1, pending_updates=3.0, finite=dict)
 
     def add(number: int) -> str:
-        learner.done, learner.owed = number + 1, learner.owed + STEPS
+        learner.num_episodes, learner.pending_updates = number + 1, learner.pending_updates + STEPS
         return ""
 
-    learner.add, learner.keep = add, lambda: kept.append((learner.done, learner.owed))
-    inbox, weights = SimpleNamespace(order="stop", episodes=3), Weights(acting(agent))  # type: ignore[arg-type]
-    Lessons(learner, lambda number: number, weights, inbox, None).run()  # type: ignore[arg-type]
+    learner.add = add
+    learner.save_checkpoint = lambda: kept.append((learner.num_episodes, learner.pending_updates))
+    inbox, weights = SimpleNamespace(order="stop", num_episodes=3), SharedWeights(acting_weights(agent))  # type: ignore[arg-type]
+    LearnerLoop(learner, lambda number: number, weights, inbox, None).run()  # type: ignore[arg-type]
     assert kept == [(3, 3.0 + 2 * STEPS)]
 
 
@@ -211,13 +222,13 @@ DYING = """
 """
 
 
-def test_a_learner_whose_robot_is_killed_ends_by_itself_and_resume_goes_on(source, tmp_path):
+def test_a_learner_whose_robot_is_killed_ends_by_itself_and_the_run_can_be_resumed(source, tmp_path):
     """Killed within the third episode: the learner finishes two, the third is recovered with 7 steps."""
     out = tmp_path / "run"
     command = [sys.executable, "-c", textwrap.dedent(DYING), str(source), str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == -signal.SIGKILL, done.stdout.decode()
-    with only_learner(out, print):  # waits for it
+    with learner_lock(out, print):  # waits for it
         assert learned(out) == (2, BEFORE + 2 * STEPS, 0.0)
     o2o.finetune(config(source, out, resume=True))
     assert [len(episode) for episode in episodes_of(out)] == [12, 12, 7, 12, 12]
@@ -226,45 +237,45 @@ def test_a_learner_whose_robot_is_killed_ends_by_itself_and_resume_goes_on(sourc
     assert [line["step"] for line in online] == [1, 2, 3, 4, 5]
 
 
-def test_weights_that_are_not_finite_are_not_taken(source, tmp_path, monkeypatch, capsys):
-    """The learner refuses to hand them over; here somebody else does, after the third episode."""
+def test_weights_that_are_not_finite_never_act(source, tmp_path, monkeypatch, capsys):
+    """The learner refuses to publish them; here the test does, after the third episode."""
 
-    def spoil(beside: AsyncLearner) -> None:
+    def spoil(async_learner: AsyncLearner) -> None:
         deadline = time.monotonic() + 600
-        while time.monotonic() < deadline:  # until it has handed its last over: it would overwrite these
-            version = beside.weights.peek()
-            if version and version.episodes == 3:
+        while time.monotonic() < deadline:  # until it has published its last, which would overwrite these
+            version = async_learner.weights.peek()
+            if version and version.num_episodes == 3:
                 break
             time.sleep(0.01)
-        bad = {name: value.clone() for name, value in beside.agent.policy.state_dict().items()}
+        bad = {name: value.clone() for name, value in async_learner.agent.policy.state_dict().items()}
         name = next(iter(bad))
         bad[name].view(-1)[0] = torch.nan
-        rest = acting(beside.agent) | {f"behaviour.{name}": bad[name]}
+        weights = acting_weights(async_learner.agent) | {f"policy.{name}": bad[name]}
         with monkeypatch.context() as patch:
             patch.setattr("o2o.training.shared_weights.all_finite", lambda tensors: True)
-            beside.weights.put(rest, 10**6, 3)
+            async_learner.weights.write(weights, 10**6, 3)
 
     after_episode(monkeypatch, 3, spoil)
     out = o2o.finetune(config(source, tmp_path / "run", updates_per_step=0.0))
-    said = capsys.readouterr().out
-    assert f"are not finite; the robot goes on with the weights of {BEFORE} updates" in said
-    assert said.count("not finite") == 1 and "act from now on" not in said
+    output = capsys.readouterr().out
+    assert f"are not finite; the robot continues with the weights of {BEFORE} updates" in output
+    assert output.count("not finite") == 1 and "now acting with" not in output
     assert all(np.isfinite(episode.action).all() for episode in episodes_of(out))
 
 
-def test_a_learner_that_diverges_hands_nothing_on(source, tmp_path):
+def test_a_learner_that_diverges_publishes_nothing(source, tmp_path):
     agent = replace(TINY, learning_rate=1e30)
     out = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"not finite.*--resume") as told:
+    with pytest.raises(DivergedError, match=r"not finite.*--resume") as raised:
         o2o.finetune(config(source, out, agent=agent, on_learner_failure="stop"))
-    assert told.value.exit_code == 5
+    assert raised.value.exit_code == 5
     tensors, meta = checkpoint.load(out / "checkpoint")
     assert meta["num_updates"] == BEFORE
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
 
 
-def test_recordings_that_changed_are_one_line_before_the_robot_is_touched(source, tmp_path, monkeypatch):
-    """The learner in its process finds out, and it is told as if there were but one process."""
+def test_changed_recordings_raise_one_error_before_the_robot_is_connected(source, tmp_path, monkeypatch):
+    """The learner's process finds the change, and the error reads as if there were one process."""
     changed = tmp_path / "changed"
     tensors, meta = checkpoint.load(source / "checkpoint")
     meta["dataset"] |= {"fingerprint": "0" * 64}
@@ -275,12 +286,12 @@ def test_recordings_that_changed_are_one_line_before_the_robot_is_touched(source
 
 
 def test_checkpoints_have_one_writer_at_a_time(tmp_path):
-    """A second one waits, and says so; a third of a second after the first has ended it goes on."""
-    said, handle = [], os.open(tmp_path, os.O_RDONLY)
+    """A second one waits, and logs it; it continues as soon as the first has ended."""
+    lines, handle = [], os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     timer = threading.Timer(0.3, os.close, [handle])
     begin = time.monotonic()
     timer.start()
-    with only_learner(tmp_path, said.append):
+    with learner_lock(tmp_path, lines.append):
         assert time.monotonic() - begin > 0.25
-    assert len(said) == 1 and "waiting for it to end" in said[0]
+    assert len(lines) == 1 and "waiting for it to end" in lines[0]

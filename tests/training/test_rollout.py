@@ -1,4 +1,4 @@
-"""An agent on its robots: what was done is what is kept, whoever is asked, however many at a time."""
+"""Tests playing episodes: stored rows are what the robot executed, for any number of robots."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from tests.support.robots import BORDER, POINT, Script
 
 
 class Counter(gymnasium.Env):
-    """Shows scene + steps, does half of what it is told, pays one, and ends after `length` steps."""
+    """Observes scene + steps, executes half of each action, rewards one, and ends after `length` steps."""
 
     def __init__(self, length=4, terminates=False):
         self.observation_space = gymnasium.spaces.Box(-1e9, 1e9, (1,), np.float32)
@@ -40,44 +40,44 @@ class Counter(gymnasium.Env):
         return np.full((4, 6, 3), self.steps, np.uint8)
 
 
-def go(seeds=(0,), num_robots=1, agent=None, length=4, terminates=False, **flags):
+def play_counter(seeds=(0,), num_robots=1, agent=None, length=4, terminates=False, **flags):
     agent = agent or Script()
     robots = [Guard(Counter(length, terminates)) for _ in range(num_robots)]
     return agent, play(agent, robots, seeds, seed=0, **flags)  # type: ignore[arg-type]
 
 
-def test_the_executed_action_is_stored_and_is_what_the_belief_is_told():
-    """The agent asks for 2, the guard allows 1, the robot does 0.5: a quarter of the model's range."""
-    agent, (played,) = go()
+def test_the_executed_action_is_stored_and_updates_the_belief():
+    """The agent intends 2, the guard allows 1, the robot executes 0.5: a quarter of the model's range."""
+    agent, (played,) = play_counter()
     assert played.episode.action.tolist() == [[0.5]] * 4 and played.num_clipped == 4
     prev_actions = [float(prev[0, 0]) for _, prev, _, _ in agent.shown]
     assert prev_actions == pytest.approx([0.0, 0.25, 0.25, 0.25])
     assert [bool(first[0]) for *_, first in agent.shown] == [True, False, False, False]
 
 
-def test_rewards_are_kept_raw_and_shown_scaled():
-    agent, (played,) = go()
+def test_rewards_are_stored_raw_and_shown_to_the_agent_scaled():
+    agent, (played,) = play_counter()
     assert played.episode.reward.tolist() == [1.0] * 4 and played.episode.episode_return == 4.0
     assert [float(reward[0]) for _, _, reward, _ in agent.shown] == [0.0, 9.0, 9.0, 9.0]
 
 
-def test_observations_are_kept_raw_one_more_than_actions():
+def test_observations_are_stored_raw_one_more_than_actions():
     border = replace(BORDER, fields={"state": ObsTransform((1,), mean=(1.0,), std=(2.0,))})
-    agent, (played,) = go(seeds=[3], agent=Script(border=border))
+    agent, (played,) = play_counter(seeds=[3], agent=Script(border=border))
     assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
     assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
 
 
-def test_what_was_meant_and_who_moved_the_robot_are_columns_beside_what_was_done():
-    """The agent asks for 2 in physical units; a human takes over in the third step."""
-    infos = go()[1][0].episode.infos
+def test_intended_actions_and_takeovers_are_columns_beside_the_executed_actions():
+    """The agent intends 2 in physical units; a human takes over in the third step."""
+    infos = play_counter()[1][0].episode.infos
     assert infos["intended_action"].tolist() == [[0], [2], [2], [2], [2]]
     assert infos["takeover"].tolist() == [False, False, False, True, False]
     assert infos["success"].tolist() == [False, False, True, False, False]
     assert (np.diff(infos["time_s"]) >= 0).all() and (np.diff(infos["monotonic_s"]) > 0).all()
 
 
-def test_the_clock_of_a_simulator_is_its_own():
+def test_a_simulator_is_timed_by_its_own_clock():
     robot = Guard(Counter())
     robot.simulated, robot.control_hz = True, 10.0
     (played,) = play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
@@ -94,21 +94,21 @@ def test_every_row_is_written_before_the_next_action_is_decided():
         return decide(*args)
 
     agent.act = act
-    _, (played,) = go(agent=agent, write=rows.append)
+    _, (played,) = play_counter(agent=agent, write=rows.append)
     assert written == [1, 2, 3, 4] and len(rows) == 5
     assert np.array_equal(to_episode(rows).action, played.episode.action)
     assert [bool(row["truncated"]) for row in rows] == [False] * 4 + [True]
 
 
-def test_all_that_the_robot_shows_is_written_the_agent_sees_its_share():
+def test_all_observations_are_written_while_the_agent_gets_those_it_uses():
     class Camera(Counter):
         def __init__(self):
             super().__init__()
             boxes = {"state": self.observation_space, "extra": gymnasium.spaces.Box(-1, 1, (2,), np.float32)}
             self.observation_space = gymnasium.spaces.Dict(boxes)
 
-        def reset(self, **how):
-            obs, info = super().reset(**how)
+        def reset(self, **options):
+            obs, info = super().reset(**options)
             return {"state": obs, "extra": np.ones(2, np.float32)}, info
 
         def step(self, action):
@@ -120,7 +120,7 @@ def test_all_that_the_robot_shows_is_written_the_agent_sees_its_share():
         assert sorted(played.episode.obs) == sorted(names)
 
 
-def test_a_disk_that_is_full_stops_the_robot_at_once():
+def test_a_full_disk_stops_the_robot_at_once():
     robot, stopped = Counter(), []
     robot.stop = lambda: stopped.append(robot.steps)
     rows = []
@@ -138,15 +138,15 @@ def test_a_disk_that_is_full_stops_the_robot_at_once():
 @pytest.mark.parametrize("num_robots", [1, 2, 3, 5, 9])
 def test_results_keep_the_order_of_the_scenes_for_any_number_of_robots(num_robots):
     scenes = [12, 3, 7, 5, 10]
-    _, played = go(scenes, num_robots)
+    _, played = play_counter(scenes, num_robots)
     assert [p.seed for p in played] == scenes
     assert [p.episode.obs["state"][0, 0] for p in played] == scenes
     assert [len(p.episode) for p in played] == [4 + seed % 3 for seed in scenes]
 
 
 def test_success_of_any_step_counts():
-    assert go()[1][0].episode.success is True
-    assert go(length=1)[1][0].episode.success is False
+    assert play_counter()[1][0].episode.success is True
+    assert play_counter(length=1)[1][0].episode.success is False
 
 
 @pytest.mark.parametrize(
@@ -160,22 +160,22 @@ def test_success_of_any_step_counts():
     ],
 )
 def test_a_cut_is_a_truncation_and_never_a_termination(terminates, max_steps, want):
-    _, (played,) = go(terminates=terminates, max_steps=max_steps)
+    _, (played,) = play_counter(terminates=terminates, max_steps=max_steps)
     assert (len(played.episode), played.episode.terminated, played.episode.truncated) == want
 
 
 def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
-    _, played = go([0, 3, 6], num_robots=2, num_films=2)
+    _, played = play_counter([0, 3, 6], num_robots=2, num_films=2)
     assert [len(p.frames) for p in played] == [5, 5, 0]
     assert [int(frame[0, 0, 0]) for frame in played[1].frames] == [0, 1, 2, 3, 4]
 
 
-def test_a_policy_has_no_plan_to_report():
-    _, (played,) = go()
+def test_a_policy_has_no_plan_metrics():
+    _, (played,) = play_counter()
     assert played.metrics() == {"guard/action_bounds": 4}
 
 
-# ---- attaching
+# ---- connecting
 
 
 def border(**changes) -> Transform:
@@ -184,13 +184,13 @@ def border(**changes) -> Transform:
     )
 
 
-def test_a_robot_that_fits_is_attached():
+def test_a_matching_robot_is_connected():
     robot = connect_robot(border(), RobotChoice(POINT, action_repeat=1))
     assert robot.shapes == {"state": (2,)} and robot.control_hz == 10
 
 
 @pytest.mark.parametrize(
-    ("changes", "repeat", "said"),
+    ("changes", "repeat", "message"),
     [
         ({"control_hz": 5.0}, 1, "--action-repeat 2 slows the robot down"),
         ({"control_hz": 10.0}, 2, r"resample-hz 5 resamples the data"),
@@ -199,24 +199,24 @@ def test_a_robot_that_fits_is_attached():
         ({"action_low": (-1.0,), "action_high": (1.0,)}, 1, "2 actions, wanted 1"),
     ],
 )
-def test_a_robot_that_differs_is_refused_with_what_would_help(changes, repeat, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_robot_that_differs_is_refused_with_advice(changes, repeat, message):
+    with pytest.raises(UsageError, match=message):
         connect_robot(border(**changes), RobotChoice(POINT, action_repeat=repeat))
 
 
-def test_holding_actions_brings_a_fast_robot_to_the_rate_of_the_data():
+def test_repeating_actions_slows_a_fast_robot_to_the_rate_of_the_data():
     assert connect_robot(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
 
 
-def test_a_robot_that_fails_in_an_episode_is_one_error():
+def test_a_robot_that_fails_in_an_episode_raises_one_error():
     robot = Guard(Counter())
     robot.env.step = lambda action: 1 / 0
     with pytest.raises(RobotError, match="ZeroDivisionError"):
         play(Script(), [robot], [0], seed=0)  # type: ignore[arg-type]
 
 
-def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
-    class Hurried(Script):
+def test_decisions_without_time_for_a_plan_count_as_no_iterations_and_have_no_value():
+    class LittleTime(Script):
         """Has time for 3 iterations at every second decision."""
 
         def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation):
@@ -227,10 +227,10 @@ def test_plans_that_had_no_time_count_as_no_iterations_and_have_no_value():
                 obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation
             )
 
-    _, (played,) = go(agent=Hurried())
+    _, (played,) = play_counter(agent=LittleTime())
     assert played.metrics()["plan/value"] == 5.0 and played.metrics()["plan/penalty"] == 0.5
     assert played.metrics()["plan/iterations"] == 1.5
     assert played.metrics()["plan/disagreement"] == played.metrics()["plan/disagreement_p95"] == 0.25
     assert played.metrics()["plan/penalty_fraction"] == pytest.approx(0.5 / (0.5 + 5.5))
-    _, (played,) = go()
+    _, (played,) = play_counter()
     assert "plan/value" not in played.metrics()

@@ -1,4 +1,4 @@
-"""Weights from process to process: whole, the newest, and never a torn copy."""
+"""Tests passing weights between processes: complete, the latest, and never a torn copy."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ import torch
 
 from o2o.core.checkpoint import fingerprint
 from o2o.core.errors import DivergedError, UsageError
-from o2o.training.shared_weights import Weights
+from o2o.training.shared_weights import SharedWeights
 
 
-def some(number: float) -> dict[str, torch.Tensor]:
+def make_tensors(number: float) -> dict[str, torch.Tensor]:
     value = float(number)
     return {
         "net.weight": torch.full((3, 5), value),
@@ -26,65 +26,65 @@ def some(number: float) -> dict[str, torch.Tensor]:
     }
 
 
-def pair(like) -> tuple[Weights, Weights]:
-    writer = Weights(like)
-    return writer, Weights(like, writer.handle)
+def writer_and_reader(like) -> tuple[SharedWeights, SharedWeights]:
+    writer = SharedWeights(like)
+    return writer, SharedWeights(like, writer.handle)
 
 
 def test_nothing_is_there_before_the_first_version():
-    _, reader = pair(some(0))
-    assert reader.get() is None and reader.peek() is None
+    _, reader = writer_and_reader(make_tensors(0))
+    assert reader.read() is None and reader.peek() is None
 
 
-def test_what_is_handed_over_arrives_to_the_bit_under_the_fingerprint_of_a_checkpoint():
-    writer, reader = pair(some(0))
+def test_published_weights_arrive_equal_to_the_bit_with_the_fingerprint_of_a_checkpoint():
+    writer, reader = writer_and_reader(make_tensors(0))
     for value in (1.25, 2.5, 3.75):
-        put = writer.put(some(value), updates=int(4 * value), episodes=7, owed=2)
-        got = reader.get()
+        published = writer.write(make_tensors(value), int(4 * value), num_episodes=7, pending_updates=2)
+        got = reader.read()
         assert got is not None
         version, tensors = got
-        assert version == put == reader.peek()
-        assert version.fingerprint == fingerprint(some(value)) == fingerprint(tensors)
-        assert (version.updates, version.episodes, version.owed) == (int(4 * value), 7, 2)
-        assert tensors.keys() == some(0).keys()
-        assert all(tensors[name].equal(want) for name, want in some(value).items())
+        assert version == published == reader.peek()
+        assert version.fingerprint == fingerprint(make_tensors(value)) == fingerprint(tensors)
+        assert (version.num_updates, version.num_episodes, version.pending_updates) == (int(4 * value), 7, 2)
+        assert tensors.keys() == make_tensors(0).keys()
+        assert all(tensors[name].equal(want) for name, want in make_tensors(value).items())
     assert version.number == 3
 
 
-def test_weights_that_are_not_finite_are_kept_back():
-    writer, reader = pair(some(0))
-    writer.put(some(1), 10, 1)
+def test_weights_that_are_not_finite_are_not_published():
+    writer, reader = writer_and_reader(make_tensors(0))
+    writer.write(make_tensors(1), 10, 1)
     for bad in (float("nan"), float("inf"), -1e30):  # the last one is finite, its square is not
-        spoilt = some(2) | {"half": torch.tensor([1, bad] + [0.0] * 5, dtype=torch.bfloat16)}
+        bad_tensors = make_tensors(2) | {"half": torch.tensor([1, bad] + [0.0] * 5, dtype=torch.bfloat16)}
         with pytest.raises(DivergedError, match="after 20 updates are not finite"):
-            writer.put(spoilt, 20, 1)
-    version, _ = reader.get() or (None, None)
-    assert version is not None and version.updates == 10
+            writer.write(bad_tensors, 20, 1)
+    version, _ = reader.read() or (None, None)
+    assert version is not None and version.num_updates == 10
 
 
 def test_memory_of_other_weights_is_refused():
-    writer = Weights(some(0))
-    with pytest.raises(UsageError, match="for weights of another size"):
-        Weights({"net": torch.zeros(1000)}, writer.handle)
+    writer = SharedWeights(make_tensors(0))
+    with pytest.raises(UsageError, match=r"the shared memory has \d+ bytes, these weights need"):
+        SharedWeights({"net": torch.zeros(1000)}, writer.handle)
 
 
 @pytest.mark.parametrize("offset", [64 + 8, 64 + 64, 64 + 64 + 3])
-def test_a_flipped_bit_is_never_taken(offset):
+def test_a_flipped_bit_is_detected(offset):
     """In the slot of version 2, which begins at byte 64: the count of updates, and the weights."""
-    writer, reader = pair(some(0))
-    writer.put(some(1), 10, 1)
-    writer.put(some(2), 20, 1)
-    assert reader.get() is not None
+    writer, reader = writer_and_reader(make_tensors(0))
+    writer.write(make_tensors(1), 10, 1)
+    writer.write(make_tensors(2), 20, 1)
+    assert reader.read() is not None
     byte = os.pread(writer.handle, 1, offset)
     os.pwrite(writer.handle, bytes([byte[0] ^ 4]), offset)
-    assert reader.get() is None
+    assert reader.read() is None
 
 
 @pytest.mark.parametrize("before", range(7))
-def test_a_writer_killed_at_any_store_leaves_the_last_whole_version(before, monkeypatch):
+def test_a_writer_killed_at_any_store_leaves_the_last_complete_version(before, monkeypatch):
     """Five tensors, the head and the end: it dies before the nth of these, and the next one goes on."""
-    writer, reader = pair(some(0))
-    writer.put(some(1), 10, 1)
+    writer, reader = writer_and_reader(make_tensors(0))
+    writer.write(make_tensors(1), 10, 1)
 
     class Killed(Exception):
         pass
@@ -98,57 +98,55 @@ def test_a_writer_killed_at_any_store_leaves_the_last_whole_version(before, monk
             raise Killed
         return real(self, *args)
 
-    def no_print(*args):
+    def no_fingerprint(*args):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(torch.Tensor, "copy_", dying)
         if before >= 5:
             patch.setattr(
-                "o2o.training.shared_weights.fingerprint"
-                if before == 5
-                else "o2o.training.shared_weights._check",
-                no_print,
+                f"o2o.training.shared_weights.{'fingerprint' if before == 5 else '_checksum'}",
+                no_fingerprint,
             )
-        writer.put(some(2), 20, 2)
-    version, tensors = reader.get() or (None, {})
+        writer.write(make_tensors(2), 20, 2)
+    version, tensors = reader.read() or (None, {})
     assert version is not None and version.number == 1 and tensors["net.weight"].eq(1).all()
-    again = Weights(some(0), writer.handle).put(some(3), 30, 3)
+    again = SharedWeights(make_tensors(0), writer.handle).write(make_tensors(3), 30, 3)
     assert again.number == 2
-    version, tensors = reader.get() or (None, {})
+    version, tensors = reader.read() or (None, {})
     assert version == again and tensors["net.weight"].eq(3).all()
 
 
 HAMMER = """
     import sys, torch
-    from o2o.training.shared_weights import Weights
-    weights = Weights({name: torch.zeros(20_000) for name in "abcd"}, int(sys.argv[1]))
+    from o2o.training.shared_weights import SharedWeights
+    weights = SharedWeights({name: torch.zeros(20_000) for name in "abcd"}, int(sys.argv[1]))
     print("on", flush=True)
     number = 0
     while True:
         number += 1
-        weights.put({name: torch.full((20_000,), float(number)) for name in "abcd"}, number, 2 * number)
+        weights.write({name: torch.full((20_000,), float(number)) for name in "abcd"}, number, 2 * number)
 """
 
 
 def test_a_hammering_writer_in_another_process_never_makes_a_torn_read():
-    """320 kB again and again, and the writer is killed in the midst of it: every copy is all one number."""
+    """The writer publishes 320 kB in a loop until it is killed: every copy holds a single number."""
     like = {name: torch.zeros(20_000) for name in "abcd"}
-    reader = Weights(like)
+    reader = SharedWeights(like)
     command = [sys.executable, "-c", textwrap.dedent(HAMMER), str(reader.handle)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reader.handle]) as process:
         assert process.stdout is not None and process.stdout.readline()
         seen, until_s = [], time.monotonic() + 200
         while len(set(seen)) < 200 and time.monotonic() < until_s:
-            got = reader.get()
-            if got is None:  # not yet, or not without waiting
+            got = reader.read()
+            if got is None:  # none yet, or none without waiting
                 continue
             version, tensors = got
             values = torch.stack([value for value in tensors.values()])
             assert values.eq(version.number).all()
-            assert (version.updates, version.episodes) == (version.number, 2 * version.number)
+            assert (version.num_updates, version.num_episodes) == (version.number, 2 * version.number)
             seen.append(version.number)
         process.send_signal(signal.SIGKILL)
     assert seen == sorted(seen) and len(set(seen)) == 200
-    version, tensors = reader.get() or (None, {})
+    version, tensors = reader.read() or (None, {})
     assert version is not None and all(value.eq(version.number).all() for value in tensors.values())
