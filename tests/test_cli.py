@@ -424,8 +424,8 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_data_are_one_line_and_leave_nothing(fails, tmp_path, what, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    columns, said = BROKEN[what]
-    assert said in fails(3, command, "--dataset", hdf5(tmp_path / "data.hdf5", columns))
+    columns, message = BROKEN[what]
+    assert message in fails(3, command, "--dataset", hdf5(tmp_path / "data.hdf5", columns))
     assert [path.name for path in tmp_path.iterdir()] == ["data.hdf5"]
 
 
@@ -529,9 +529,9 @@ FAULTS = {
 @pytest.mark.parametrize("command", ["evaluate", "finetune", "check"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_robot_that_fails_is_stopped_and_answered_in_one_line(fails, pretrained, tmp_path, fault, command):
-    changes, said = FAULTS[fault]
+    changes, message = FAULTS[fault]
     words = ["--move"] if command == "check" else ["--checkpoint", pretrained, "--out", tmp_path / "out"]
-    assert said in fails(4, command, "--robot", arm(tmp_path, **changes), *words)
+    assert message in fails(4, command, "--robot", arm(tmp_path, **changes), *words)
     assert (tmp_path / "arm.stopped").exists() == (fault != "import")
 
 
@@ -568,13 +568,13 @@ def test_a_path_that_cannot_be_written_is_one_line(fails, dataset, pretrained, t
 @pytest.fixture
 def disk(tmp_path):
     """A disk of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize(("room", "what"), [(0, ""), (24_576, "checkpoint")], ids=["metrics", "checkpoint"])

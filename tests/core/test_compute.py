@@ -1,4 +1,4 @@
-"""What a process is tuned to, that it can be left alone, and when compiling is worth it."""
+"""Checks the settings of a process, that --no-tune changes none, and when a run is compiled."""
 
 import subprocess
 import sys
@@ -20,14 +20,14 @@ def settings():
     torch.set_float32_matmul_precision(precision)
 
 
-def test_tuning_is_said_and_can_be_turned_off(settings, monkeypatch, caplog):
+def test_tuning_is_logged_and_can_be_turned_off(settings, monkeypatch, caplog):
     monkeypatch.setattr(compute, "_keep_memory", lambda: "freed memory is kept")
     caplog.set_level("INFO")
     torch.set_float32_matmul_precision("highest")
     assert tune(MachineConfig(threads=1, tune=False)) == ["1 thread"]
     assert torch.get_float32_matmul_precision() == "highest"
     done = tune(MachineConfig(threads=1))
-    assert "freed memory is kept" in done and all(said in caplog.text for said in done)
+    assert "freed memory is kept" in done and all(setting in caplog.text for setting in done)
 
 
 def test_products_that_are_not_float32_are_refused(settings, monkeypatch):
@@ -36,7 +36,7 @@ def test_products_that_are_not_float32_are_refused(settings, monkeypatch):
     assert compute._fast_products() == "" and torch.get_float32_matmul_precision() == "highest"
 
 
-def test_the_error_of_bfloat16_products_is_seen():
+def test_the_error_of_bfloat16_products_is_measured():
     assert compute._product_error() < compute.MAX_ERROR
     with torch.autocast("cpu", torch.bfloat16):
         assert compute._product_error() > compute.MAX_ERROR

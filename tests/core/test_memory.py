@@ -1,4 +1,4 @@
-"""What memory there is, what a budget means, and arrays in files."""
+"""Checks the available memory, memory budgets, and arrays in files."""
 
 import errno
 import math
@@ -62,7 +62,7 @@ def test_control_groups_of_version_1_also_in_a_container(tmp_path):
     assert memory.available_bytes(system(tmp_path, files)) == 2 * GB
 
 
-def test_systems_that_say_little(tmp_path, monkeypatch):
+def test_systems_that_report_little_memory_information(tmp_path, monkeypatch):
     pages = {"SC_PHYS_PAGES": 100, "SC_PAGE_SIZE": 4096}
 
     def sysconf(name):
@@ -103,7 +103,7 @@ def test_a_budget_that_is_no_size_is_refused(text):
         memory.budget_bytes(text)
 
 
-def test_sizes_read_well():
+def test_sizes_are_formatted_with_a_unit():
     assert [memory.format_bytes(n) for n in (999, 35e6, 2.5e9, 3e14)] == [
         "999 B",
         "35 MB",
@@ -121,7 +121,7 @@ def scratch(tmp_path, monkeypatch):
     return tmp_path / "scratch"
 
 
-def test_array_in_a_file_is_an_array_whose_file_has_no_name(scratch):
+def test_an_array_in_a_file_has_a_file_without_a_name(scratch):
     array = memory.allocate_in_file((3, 4), np.float32)
     array[:] = np.arange(12).reshape(3, 4)
     assert type(array) is np.ndarray and array.dtype == np.float32 and array.sum() == 66
@@ -141,7 +141,7 @@ def test_a_kill_leaves_nothing_behind(scratch):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve a disk's room")
-def test_a_full_disk_is_told_before_it_is_written_to(scratch, monkeypatch):
+def test_a_full_disk_is_an_error_before_anything_is_written(scratch, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -163,14 +163,14 @@ def test_an_array_in_a_file_takes_no_anonymous_memory(scratch):
 
 def test_allocate_takes_main_memory_while_as_much_stays_free(scratch, monkeypatch):
     files = []
-    monkeypatch.setattr(memory, "allocate_in_file", lambda *asked: files.append(asked))
+    monkeypatch.setattr(memory, "allocate_in_file", lambda *args: files.append(args))
     monkeypatch.setattr(memory, "available_bytes", lambda: 8.0)
     assert memory.allocate((4,), np.uint8).shape == (4,) and not files
     memory.allocate((5,), np.uint8)
     assert files == [((5,), np.uint8)]
 
 
-def test_a_disk_that_is_memory_has_no_room(tmp_path):
+def test_a_disk_in_main_memory_has_no_free_bytes(tmp_path):
     assert memory.free_disk_bytes(tmp_path / "not" / "yet") == memory.free_disk_bytes(tmp_path)
     shared = Path("/dev/shm")
     if not any(line.split()[1:3] == [str(shared), "tmpfs"] for line in memory._lines(Path("/proc/mounts"))):

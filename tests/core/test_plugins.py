@@ -31,7 +31,7 @@ def test_bundled_file_is_found_from_an_empty_folder(house):
     assert plugins.load("robots", "sim").WHO == "bundled"
 
 
-def test_users_file_wins_over_the_bundled_one_and_the_log_says_so(house, caplog):
+def test_a_users_file_hides_the_bundled_one_with_a_warning(house, caplog):
     package, work = house
     mine = write(work / "robots" / "sim.py", "WHO = 'mine'\n")
     with caplog.at_level(logging.INFO, "o2o"):
@@ -40,14 +40,14 @@ def test_users_file_wins_over_the_bundled_one_and_the_log_says_so(house, caplog)
     assert str(mine) in caplog.text and f"hides {package / 'robots' / 'sim' / 'sim.py'}" in caplog.text
 
 
-def test_the_log_says_which_file_won_once(house, caplog):
+def test_the_log_names_the_loaded_file_once(house, caplog):
     package, _ = house
     with caplog.at_level(logging.INFO, "o2o"):
         assert plugins.load("robots", "sim") is plugins.load("robots", "sim")
     assert [r.message for r in caplog.records] == [f"robot 'sim' is {package / 'robots/sim/sim.py'}"]
 
 
-def test_path_wins_over_names(house):
+def test_a_path_takes_precedence_over_names(house):
     _, work = house
     write(work / "sim.py", "WHO = 'path'\n")
     write(work / "robots" / "sim.py", "WHO = 'mine'\n")
@@ -100,7 +100,7 @@ def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
     assert plugins.load("robots", "sim").WHO == "bundled"
 
 
-def test_unknown_name_says_what_is_near_and_what_exists(house):
+def test_an_unknown_name_lists_the_nearest_and_the_known_names(house):
     with pytest.raises(UsageError) as caught:
         plugins.load("robots", "simm")
     assert str(caught.value) == (
@@ -164,7 +164,7 @@ def test_built_in_models_are_ordinary_modules():
     assert plugins.load("models", str(ROOT / "o2o/models/tdmpc.py")) is tdmpc
 
 
-def test_strangers_model_is_loaded_by_path(tmp_path, monkeypatch):
+def test_a_users_model_is_loaded_by_path(tmp_path, monkeypatch):
     write(tmp_path / "models" / "mine.py", "WHO = 'mine'\n")
     monkeypatch.chdir(tmp_path)
     assert plugins.load("models", "mine").WHO == "mine"

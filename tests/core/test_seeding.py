@@ -1,4 +1,4 @@
-"""Seeds by purpose, and streams that nothing else disturbs."""
+"""Checks derived seeds, and that random streams are independent of the rest of the program."""
 
 import torch
 
@@ -7,7 +7,7 @@ from o2o.core.seeding import RandomStream, derive
 CPU = torch.device("cpu")
 
 
-def test_derived_seeds_are_fixed_apart_and_in_range():
+def test_derived_seeds_are_fixed_different_and_in_range():
     seeds = [derive(seed, name, i) for seed in range(5) for name in ("scene", "act") for i in range(20)]
     assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**31 for seed in seeds)
     assert derive(0, "scene", 3) == derive(0, "scene", 3) != derive(0, "scene", 13)
@@ -23,7 +23,7 @@ def draw(stream: RandomStream, n=3) -> torch.Tensor:
         return torch.randn(n)
 
 
-def test_a_stream_goes_on_where_it_was_and_leaves_the_program_alone():
+def test_a_stream_continues_and_leaves_the_global_state_unchanged():
     stream, alone = RandomStream(7, CPU), torch.Generator().manual_seed(7)
     torch.manual_seed(1)
     undisturbed = torch.randn(2)
@@ -33,7 +33,7 @@ def test_a_stream_goes_on_where_it_was_and_leaves_the_program_alone():
     assert draw(stream).equal(torch.randn(3, generator=alone))
 
 
-def test_a_stream_is_kept_and_given_back():
+def test_a_stream_is_saved_and_restored():
     stream, other = RandomStream(7, CPU), RandomStream(8, CPU)
     draw(stream)
     other.load_state(stream.state())

@@ -1,4 +1,4 @@
-"""Intervals against values that can be looked up or worked out by hand."""
+"""Checks intervals against published values and values computed by hand."""
 
 import numpy as np
 import pytest
@@ -16,21 +16,21 @@ from o2o.core import stats
         (0, 10, (0.0, stats.Z95**2 / (10 + stats.Z95**2))),
     ],
 )
-def test_share_is_wilsons_interval(count, total, want):
+def test_a_success_interval_is_wilsons(count, total, want):
     """The first four: Newcombe 1998, table I, method 3."""
     assert stats.success_interval(count, total) == pytest.approx(want, abs=5e-5)
 
 
-def test_share_of_nothing_says_nothing_and_of_all_includes_one():
+def test_a_success_interval_of_no_trials_is_0_to_1_and_of_all_successes_includes_1():
     assert stats.success_interval(0, 0) == (0.0, 1.0)
     assert stats.success_interval(7, 7)[1] == 1.0
 
 
-def test_mean_of_equal_values_is_certain():
+def test_the_interval_of_equal_values_has_no_width():
     assert stats.mean_interval([3.0] * 5) == (3.0, 3.0)
 
 
-def test_mean_is_near_the_normal_interval_for_many_values():
+def test_a_mean_interval_is_near_the_normal_one_for_many_values():
     values = np.random.default_rng(1).normal(2.0, 1.0, 400)
     half = stats.Z95 * values.std() / 20
     assert stats.mean_interval(values) == pytest.approx(
@@ -38,11 +38,11 @@ def test_mean_is_near_the_normal_interval_for_many_values():
     )
 
 
-def test_mean_is_the_same_each_time():
+def test_a_mean_interval_is_deterministic():
     assert stats.mean_interval([1.0, 2.0, 5.0]) == stats.mean_interval([1.0, 2.0, 5.0])
 
 
-def test_gain_is_paired_so_what_scenes_share_drops_out():
+def test_a_paired_difference_removes_the_differences_between_scenes():
     scene = np.random.default_rng(0).normal(0, 100, 20)
     assert stats.paired_difference(scene, scene + 1) == pytest.approx((1.0, 1.0, 1.0))
     assert stats.paired_difference([False, True], [True, True])[0] == 0.5

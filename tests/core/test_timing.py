@@ -1,4 +1,4 @@
-"""Timings of a control loop."""
+"""Checks the durations, late ticks and summary of a control loop."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from o2o.core.timing import MAX_DURATIONS, StageTimer
 
 
-def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
+def test_quantiles_and_late_ticks_are_in_the_summary_and_the_metrics():
     stages = StageTimer()
     for ms in range(101):
         stages.add("plan", ms / 1e3)
@@ -23,7 +23,7 @@ def test_quantiles_and_late_ticks_are_told_in_one_line_and_as_numbers():
     )
 
 
-def test_two_are_merged_and_the_newest_remembered():
+def test_timers_are_merged_and_keep_the_latest_durations():
     one, other = StageTimer(), StageTimer()
     one.add("plan", 1.0)
     for _ in range(MAX_DURATIONS):
@@ -33,7 +33,7 @@ def test_two_are_merged_and_the_newest_remembered():
     assert one.quantiles("plan").tolist() == [3, 3, 3] and one.num_late == 1
 
 
-def test_without_ticks_there_is_nothing_to_tell():
+def test_without_ticks_there_are_no_metrics():
     stages = StageTimer()
     with stages("plan"):
         pass

@@ -1,4 +1,4 @@
-"""The border: actions, images, rewards and names between the robot's world and the model's."""
+"""Checks how actions, images, rewards and names are converted between robot and model."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_physical_action_undoes_unit_action():
     np.testing.assert_allclose(TRANSFORM.physical_action(TRANSFORM.unit_action(actions)), actions, atol=1e-5)
 
 
-def test_vectors_are_flattened_and_normalised():
+def test_vectors_are_flattened_and_normalized():
     field = ObsTransform((2, 2), mean=(0.0, 1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0, 0.5))
     assert field.model_shape == (4,)
     value = field(np.array([[[1, 3], [6, 4]]]))
@@ -71,7 +71,7 @@ def test_images_of_the_right_size_pass_unchanged():
     np.testing.assert_array_equal(ObsTransform((3, 84, 84), image=True)(picture), picture)
 
 
-def test_episode_crosses_as_a_whole():
+def test_an_episode_is_converted_completely():
     obs = {"state": np.ones((3, 2)), "camera": np.zeros((3, 6, 8, 3), np.uint8), "extra": np.zeros((3, 1))}
     raw = Episode(obs, np.float32([[0, 5], [2, 10]]), np.float32([4, 0]), True, False, True, True)
     seen = TRANSFORM.episode(raw)
@@ -94,7 +94,7 @@ def test_foreign_json_is_a_usage_error():
         Transform.from_json(TRANSFORM.to_json() | {"surprise": 1})
 
 
-def test_what_a_robot_lacks_is_listed():
+def test_mismatches_of_a_robot_are_listed():
     assert TRANSFORM.mismatches({"state": (2,), "camera": (480, 640, 3), "more": (1,)}, 2) == []
     wrong = TRANSFORM.mismatches({"state": (3,)}, 4)
     assert len(wrong) == 3
@@ -108,6 +108,6 @@ def test_images_differ_by_their_channels_not_by_size_or_layout():
         assert "'camera' is" in TRANSFORM.mismatches({"state": (2,), "camera": shape}, 2)[0]
 
 
-def test_a_robot_that_shows_images_of_floats_is_refused():
+def test_float_images_of_a_robot_are_refused():
     with pytest.raises(RobotError, match="is float32, wanted uint8"):
         TRANSFORM.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})
