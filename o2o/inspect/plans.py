@@ -306,4 +306,4 @@ def replan(
                 plan = planner.plan(index(state, rows), *parts, None, start, explore=False, trace=True)
             assert plan.trace is not None
             records += record_plan(agent, plan.trace, plan.action)
-    return [replace(record, price=np.array(penalty_weight, np.float32)) for record in records]
+    return [replace(record, penalty_weight=np.array(penalty_weight, np.float32)) for record in records]

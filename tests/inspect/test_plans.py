@@ -414,7 +414,7 @@ def test_an_ensemble_without_disagreement_makes_all_weights_equal(tmp_path):
 
 
 def test_recorded_decisions_are_reranked(run):
-    run.plans.add(0, pack([plan_record(), plan_record(leaf=np.array([3.0, 2.0], np.float32))]), {})
+    run.plans.add(0, pack([plan_record(), plan_record(terminal_value=np.array([3.0, 2.0], np.float32))]), {})
     result = penalty_sweep(run, penalty_weights=[1.0, 4.0], num_states=2)
     changed = dict(zip(result.penalty_weight.tolist(), result.reranked_fraction.tolist(), strict=True))
     assert changed[0] == 0 and changed[1] == 0 and changed[4] == 0.5  # only the first record changes
@@ -462,7 +462,7 @@ def test_searches_may_have_different_numbers_of_iterations(run):
     result = plans(run)
     assert result.search_std[1].tolist() == [1, 0.5, 0.1] and np.isnan(result.search_std[0, 1:]).all()
     assert result._final_std().tolist() == pytest.approx([1, 0.1]) and result.plot()
-    run.plans.add(0, pack([plan_record(price=np.float32(0), took_ms=np.float32(np.nan))]), {})
+    run.plans.add(0, pack([plan_record(penalty_weight=np.float32(0), took_ms=np.float32(np.nan))]), {})
     assert "The penalty weight was 0" in str(plans(run)) and plans(run).plot()
 
 
