@@ -28,7 +28,8 @@ from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
-from o2o.nn.world_model import ModelConfig, State, build_model, check_contract
+from o2o.nn.contract_check import build_model, check_contract
+from o2o.nn.world_model import ModelConfig, State
 
 
 @dataclass(frozen=True)
