@@ -1,6 +1,8 @@
 """Checks the command line: help pages, and one line with a documented exit code for every error."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import json
 import os
@@ -108,6 +110,10 @@ def test_every_flag_that_tyro_takes_is_on_the_full_page_once(o2o, command):
     full = shown_flags(o2o(*command.split(), "--help-all")[1])
     assert sorted(full) == sorted(flag.name for flag in tree.flags)
     assert all(flag.about for flag in tree.flags), "a field without a line in its class's docstring"
+    for _, kind in tree.classes:
+        attributes = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        entries = set(re.findall(r"^    (\w+): ", attributes, re.MULTILINE))
+        assert entries <= {field.name for field in dataclasses.fields(kind)}, kind
 
 
 LEARNING = {"--window", "--batch-size", "--discount", "--rho", "--learning-rate", "--precision", "--balance"}
