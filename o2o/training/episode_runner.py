@@ -71,7 +71,7 @@ class EpisodeRunner:
         record = plan_writer(self.plan_store, self.agent, [scene], number) if self.plan_store else None
         limits = exploration_limits(config.safe_start, self.learner.action_range, number)
         if number < config.safe_start.episodes:
-            self.log_line(f"episode {number + 1}: {limits.line(self.plan)}")
+            self.log_line(f"episode {number + 1}: {limits.summary(self.plan)}")
         while True:
             (result,) = play(
                 self.agent, [self.robot], [scene], noise, self.plan, limits, self.max_steps,

@@ -122,7 +122,7 @@ class Score:
     def load(cls, path: Path) -> "Score":
         return cls(**{name: np.array(value) for name, value in json.loads(path.read_text()).items()})
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """Returns success and return with 95 % intervals, as one line."""
         n, count = len(self.successes), int(self.successes.sum())
         (low, high), (return_low, return_high) = (
@@ -304,7 +304,7 @@ def evaluate(config: EvaluateConfig) -> Score:
             get_operator=get_operator,
         )  # fmt: skip
     if not config.dry_run:  # a replayed recording says nothing about the agent
-        print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.line()}")
+        print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.summary()}")
     interventions = sum((one.interventions for one in episode_results), Counter())
     episodes = [one.episode for one in episode_results]
     for line in timing_report(episode_results[0].stages, interventions, sum(map(len, episodes))):

@@ -187,7 +187,9 @@ def finetune(config: FinetuneConfig) -> Path:
                     log, done, "online", agent, choice, config.evaluate_episodes, config.plan,
                     config.evaluate_film, robot, get_operator,
                 )  # fmt: skip
-                log.line(f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.line()}")
+                log.line(
+                    f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.summary()}"
+                )
 
         if not resumed:
             evaluate()

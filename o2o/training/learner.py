@@ -146,7 +146,7 @@ class Learner:
         self.agent.set_penalty_weight(self.agent.penalty_weight, learning=True)
         self._calibrate_threshold()
         if self.ood_threshold:
-            log_line(self.ood_threshold.line())
+            log_line(self.ood_threshold.summary())
 
     def begin(
         self, tensors: dict[str, Tensor], meta: dict, resumed: bool, metadata: dict,

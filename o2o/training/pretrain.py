@@ -163,7 +163,7 @@ def pretrain(config: PretrainConfig) -> Path:
                 )
                 _log_disagreement(log, step, agent, validation)
                 actor = "planner" if metadata["plan"] else "policy"
-                log.line(f"after {step} updates, {actor}: {result.line()}")
+                log.line(f"after {step} updates, {actor}: {result.summary()}")
                 returns.append(result.metrics()["return"])
                 if config.patience and is_flat(returns, config.patience, data.mean_return):
                     log.line(

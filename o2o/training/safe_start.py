@@ -108,7 +108,7 @@ class ExplorationLimits:
     max_policy_deviation: float = math.inf
     action_range: ActionRange | None = None
 
-    def line(self, plan: bool = True) -> str:
+    def summary(self, plan: bool = True) -> str:
         """Returns the limits as one line for the log; `plan` is whether the planner acts."""
         deviation = self.max_policy_deviation
         planner = (

@@ -75,7 +75,7 @@ class OodThreshold:
     num_states: int
     validation: bool
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """Returns the threshold as one line for the log."""
         plan = "" if self.plan is None else f"{format_number(self.plan)} along a plan, "
         source = "validation" if self.validation else "training"

@@ -41,7 +41,7 @@ BORDER = Transform({"state": ObsTransform((1,))}, (-2.0,), (2.0,), reward_scale=
 class Script:
     """A scripted agent: it returns a fixed action and records what it observed."""
 
-    last_plan, price, stages = None, 2.0, StageTimer()
+    last_plan, penalty_weight, stages = None, 2.0, StageTimer()
 
     def __init__(self, unit=1.0, border=BORDER):
         self.transform, self.unit, self.shown = border, unit, []

@@ -31,9 +31,9 @@ def test_the_first_episode_follows_the_policy_without_noise_inside_the_recorded_
     first = exploration_limits(SafeStartConfig(), NARROW, 0)
     assert first == ExplorationLimits(0.0, 0.0, NARROW)
     noise, actions = "exploration noise 0%", "actions near the recorded range"
-    assert first.line() == f"{noise}, planner within 0 of the policy, {actions}"
-    assert first.line(plan=False) == f"{noise}, {actions}"
-    free = ExplorationLimits().line()
+    assert first.summary() == f"{noise}, planner within 0 of the policy, {actions}"
+    assert first.summary(plan=False) == f"{noise}, {actions}"
+    free = ExplorationLimits().summary()
     assert free == "exploration noise 100%, planner unrestricted, actions unrestricted"
 
 

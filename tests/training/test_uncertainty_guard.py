@@ -112,7 +112,7 @@ def test_a_plan_is_measured_by_its_disagreement_and_not_by_its_penalty():
 def test_training_episodes_are_used_where_there_are_no_validation_episodes():
     agent = disagreeing("small")
     threshold = calibrate_threshold(agent, data(agent, validation=False), 0.99)  # type: ignore[arg-type]
-    assert not threshold.validation and "of 15 recorded training states" in threshold.line()
+    assert not threshold.validation and "of 15 recorded training states" in threshold.summary()
 
 
 def test_any_disagreement_is_infinite_where_the_recordings_had_none():
@@ -129,7 +129,7 @@ def test_any_disagreement_is_infinite_where_the_recordings_had_none():
 def test_a_threshold_survives_conversion_to_plain_data_and_is_logged():
     threshold = OodThreshold(0.021, 0.43, 0.99, 256, True)
     assert from_dict(OodThreshold, json.loads(json.dumps(to_dict(threshold)))) == threshold
-    assert threshold.line() == (
+    assert threshold.summary() == (
         "OOD threshold of the ensemble disagreement: 0.43 along a plan, 0.021 at an action; "
         "1 % of 256 recorded validation states exceed it"
     )

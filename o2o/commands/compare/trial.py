@@ -186,7 +186,7 @@ def _outcome(trial: Trial, stage: str, record: Record) -> str:
         return f"failed: {record.failed}"
     cost, score = record.cost(stage), trial.score(stage)
     if score:
-        return f"{stage}: {score.line()}"
+        return f"{stage}: {score.summary()}"
     what = f"{record.updates} updates" if stage == "pretrain" else f"{trial.episodes} episodes"
     return f"{stage}: {what} in {format_duration(cost.seconds)}, {cost.peak_mb:.0f} MB"
 
