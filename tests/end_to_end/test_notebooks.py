@@ -1,4 +1,4 @@
-"""Every notebook is kept without outputs, says how long it takes, and runs anywhere from top to bottom."""
+"""Tests that notebooks hold no outputs, state their running time, and run from top to bottom anywhere."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What others install: the wheel and the source archive hold all they need, wherever they are used."""
+"""Tests that the wheel and the source archive hold everything they need, wherever they are installed."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What writing down costs: a step, an episode among many, and taking up a run that was killed.
+"""Measures the time to write a step, to add an episode, and to recover a killed run.
 
     python -m tests.stress.journal_times --folder DIR
 

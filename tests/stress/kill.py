@@ -1,4 +1,4 @@
-"""Kills a simulated online run at random moments, again and again, and looks whether a step was lost.
+"""Kills a simulated online run repeatedly at random times and checks that no step is lost.
 
     python -m tests.stress.kill --rounds 1000 --seed 0
 

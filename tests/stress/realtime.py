@@ -1,4 +1,4 @@
-"""Does a robot keep its rate while the learner beside it works? Measured, with a plan at every tick.
+"""Measures how well a real-time robot keeps its control rate while the async learner runs.
 
     OMP_NUM_THREADS=1 python -m tests.stress.realtime --hz 10 --ticks 2000
 
