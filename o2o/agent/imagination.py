@@ -47,8 +47,8 @@ class ImaginationConfig:
         target_weight: Weight of the value's loss against the target value; DreamerV2 uses 0, DreamerV3 1.
         replay_weight: Weight of the value's loss on recorded rewards; DreamerV2 uses 0, DreamerV3 0.3.
         anchor: Weight of the regression to recorded actions (loss `policy`) beside imagination.
-        anchor_updates: Gradient steps with online data over which that weight changes to `anchor_end`; 0: it
-            stays.
+        anchor_updates: Gradient steps with online data over which that weight changes to
+            `--imagination.anchor-end`; 0: it stays.
         anchor_end: Weight of the regression after these steps.
     """
 

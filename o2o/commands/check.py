@@ -84,20 +84,20 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     Raises:
         DataError: the line names every error that was found.
     """
-    border = fit_transform(
+    transform = fit_transform(
         recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
     )
     report = [
         *summary.storage_facts(recording),
         *summary.content_facts(recording),
-        *summary.model_facts(recording, border),
+        *summary.model_facts(recording, transform),
     ]
-    found = check_recording(recording, border, config.dataset_options, robot)
+    found = check_recording(recording, transform, config.dataset_options, robot)
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
         print(summary.format_line(label, text))
     if config.out is not None:
         write_json(config.out / "check.json", _report(recording, report, found))
-        plot.draw(config.out / "check.png", recording, border)
+        plot.draw(config.out / "check.png", recording, transform)
         print(f"written to {config.out}")
     errors = [finding.message for finding in found if finding.severity == "error"]
     if errors:

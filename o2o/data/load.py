@@ -72,7 +72,8 @@ class DataConfig(LoadConfig):
         reward_scale: Factor on the recorded reward; None: the recipe's, else 1.
         reward_shift: Number added to the reward after scaling; None: the recipe's, else 0.
         reward_return_range: Difference between the highest and the lowest episode return that the reward is
-            scaled to (FOWM: 1000 on D4RL); None: the recipe's, else no such scaling. Excludes `reward_scale`.
+            scaled to (FOWM: 1000 on D4RL); None: the recipe's, else no such scaling. Excludes
+            `--dataset.reward-scale`.
         normalize: Normalize observation vectors to mean 0 and standard deviation 1; off as in FOWM.
         image_size: Side of the square images that the model receives, in pixels; FOWM uses 84.
         holdout: Fraction of the episodes that are held out for validation; a tenth is customary.

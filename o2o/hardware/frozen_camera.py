@@ -1,4 +1,4 @@
-"""Detects frozen cameras, whose driver repeats the same image with fresh time stamps."""
+"""Detects frozen cameras, whose driver repeats the same image with fresh timestamps."""
 
 from collections.abc import Mapping
 

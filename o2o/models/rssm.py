@@ -43,8 +43,8 @@ class Config(ModelConfig):
         unimix: Part of a uniform distribution in every categorical, 0 to 1; DreamerV3 uses 0.01.
         free_nats: KL divergence below which it is not reduced further, nats; DreamerV2 (DMC) and DreamerV3
             use 1.
-        free_over: Where `free_nats` applies: to the mean of the `batch` (DreamerV2), or to each `element`
-            (DreamerV3).
+        free_over: Where `--model.free-nats` applies: to the mean of the `batch` (DreamerV2), or to each
+            `element` (DreamerV3).
         prior_weight: Weight of KL(posterior || prior) as a loss of the prior; DreamerV2 uses 0.8, DreamerV3
             1.
         posterior_weight: Weight of the same KL as a loss of the posterior; DreamerV2 uses 0.2, DreamerV3 0.1.

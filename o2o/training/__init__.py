@@ -1,1 +1,1 @@
-"""The loops: pretrain, fine-tune, evaluate; what learns beside a robot, and what lets it begin safely."""
+"""Trains and evaluates agents: pretraining, fine-tuning, sync and async learner, safe start, rollback."""

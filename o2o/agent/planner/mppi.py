@@ -26,17 +26,17 @@ class PlannerConfig:
 
     Attributes:
         horizon: Steps of a plan; FOWM uses 5.
-        method: Search method: `mppi` samples `num_samples` candidates in every iteration; `icem` samples
-            fewer each time and keeps the elites among them, for real-time control (after Pinneri et al.
-            2020).
+        method: Search method: `mppi` samples `--planner.num-samples` candidates in every iteration; `icem`
+            samples fewer each time and keeps the elites among them, for real-time control (after Pinneri et
+            al. 2020).
         num_samples: Number of Gaussian candidates; FOWM uses 512.
         num_policy: Number of candidates rolled out by the policy; FOWM uses 51 (10 % of the samples).
         num_elites: Number of best candidates that move the mean; FOWM uses 50.
         iterations: Iterations of the search; FOWM uses 6 (xArm), 1 (D4RL).
         decay: Samples of an iteration as a fraction of those of the one before, for `icem`; at least
-            `num_elites` are drawn.
-        budget_ms: Time limit of a plan, ms; the search iterates until then, whatever `iterations` is, and the
-            policy acts if there was no time for one iteration. 0: no limit.
+            `--planner.num-elites` are drawn.
+        budget_ms: Time limit of a plan, ms; the search iterates until then, whatever `--planner.iterations`
+            is, and the policy acts if there was no time for one iteration. 0: no limit.
         prune: Drop candidates that cannot become elites before the whole ensemble is evaluated. The elites
             stay the same. CPU only; networks narrower than about 256 gain nothing.
         uncertainty: Penalty weight (lambda): units of return per unit of disagreement of the Q-ensemble; FOWM
