@@ -22,7 +22,7 @@ from o2o.core.config import FieldError
 from o2o.core.errors import RobotError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.latest import LatestValue
+from o2o.hardware.latest_value import LatestValue
 
 POSITION, VELOCITY = 0, 5  # modes of the controller
 READY, STOP = 0, 4  # states that can be set

@@ -21,7 +21,7 @@ from o2o.data.load import DataConfig, load
 from o2o.data.training_data import DataFlags
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import Guard, StopOnError, connect
-from o2o.hardware.selection import RobotChoice, choose_robot
+from o2o.hardware.robot_choice import RobotChoice, choose_robot
 
 READ_S = 2.0  # seconds for which a real-time robot is observed
 

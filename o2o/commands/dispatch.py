@@ -30,7 +30,7 @@ from o2o.core.config import FieldError, SavedConfigError, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.hardware.guard import RobotConfig, default_config
-from o2o.hardware.selection import choose_robot
+from o2o.hardware.robot_choice import choose_robot
 from o2o.nn.world_model import ModelConfig
 from o2o.training.evaluate import EvaluateConfig, evaluate
 from o2o.training.finetune import NO_SAFE_START, FinetuneConfig, finetune

@@ -20,7 +20,7 @@ from o2o.core.video import write_figure
 from o2o.data.load import DataConfig
 from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
+from o2o.hardware.robot_choice import RobotChoice, choose_robot, connect_robot
 from o2o.inspect.charts.html_page import Section, write_page
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run

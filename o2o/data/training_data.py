@@ -18,7 +18,7 @@ from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.recording import Recording, RecordingInfo, split
 from o2o.data.load import DataConfig, load
 from o2o.data.replay_buffer import Replay, ReplayConfig
-from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
+from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info
 
 MEMORY_FIELDS = ("memory", "memory_budget")  # fields of `DataConfig` that describe the machine
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # adds --dataset.* to a command's --dataset

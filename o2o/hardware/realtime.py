@@ -22,7 +22,7 @@ class RealTimeRobot(gymnasium.Env):
 
     It implements `observe`, `send` and `stop`, and, where needed, `home` and `reward_and_success`. No method
     but `home` may take longer than a few milliseconds: a blocking driver is read in its own thread, with
-    `o2o.hardware.latest.LatestValue`.
+    `o2o.hardware.latest_value.LatestValue`.
     """
 
     metadata: dict[str, Any] = {"simulated": False, "real_time": True}  # noqa: RUF012

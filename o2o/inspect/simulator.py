@@ -7,7 +7,7 @@ import numpy as np
 
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, choose_robot, connect_robot
+from o2o.hardware.robot_choice import RobotChoice, choose_robot, connect_robot
 from o2o.inspect.end_effector_paths import robot_metadata
 from o2o.inspect.run import Run
 

@@ -25,7 +25,7 @@ from o2o.core.video import write_video
 from o2o.data import training_data
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot
+from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.hardware.teleop.operator import Operator, review_episode
 from o2o.inspect.charts.chart import to_matplotlib

@@ -20,7 +20,7 @@ from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
-from o2o.hardware.selection import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
+from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
 from o2o.training.episode_runner import EpisodeRunner, log_interventions

@@ -25,7 +25,7 @@ from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
 from o2o.core.stats import auroc
 from o2o.data import training_data
 from o2o.data.load import DataConfig
-from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot
+from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
 from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight

@@ -10,7 +10,7 @@ import pytest
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
-from o2o.hardware.selection import RobotChoice, choose_robot, robot_info
+from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info
 from tests.support.paths import POINT_ROBOT
 
 POINT = POINT_ROBOT

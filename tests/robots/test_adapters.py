@@ -12,7 +12,7 @@ import pytest
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, connect
-from o2o.hardware.latest import LatestValue
+from o2o.hardware.latest_value import LatestValue
 
 lerobot = plugins.load("robots", "lerobot")
 xarm = plugins.load("robots", "xarm")

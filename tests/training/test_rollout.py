@@ -12,7 +12,7 @@ from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.transform import ObsTransform, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
-from o2o.hardware.selection import RobotChoice, connect_robot
+from o2o.hardware.robot_choice import RobotChoice, connect_robot
 from o2o.training.rollout import play
 from tests.support.robots import BORDER, POINT, Script
 

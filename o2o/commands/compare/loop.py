@@ -18,7 +18,7 @@ from o2o.core.seeding import derive
 from o2o.data.fit_transform import fit_transform
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import recipe_robot
-from o2o.hardware.selection import RobotChoice, action_bounds_reader, choose_robot, connect_robot
+from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain import PretrainConfig
 
 RESUMABLE_FIELDS = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed
