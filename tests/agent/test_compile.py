@@ -11,7 +11,7 @@ from o2o.agent.agent import Agent
 from o2o.core import compute
 from o2o.nn import layers
 from tests.support.compiler import needs_compiler
-from tests.support.tiny_agent import BORDER, TINY, batch
+from tests.support.tiny_agent import TINY, TRANSFORM, batch
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights
 
@@ -20,7 +20,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ b
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once():
     config = replace(TINY, planner=replace(TINY.planner, num_policy=5))
-    eager, compiled = (Agent(BORDER, config, seed=0, compile=compile) for compile in (False, True))
+    eager, compiled = (Agent(TRANSFORM, config, seed=0, compile=compile) for compile in (False, True))
     for number in range(5):
         stance = "default" if number < 2 else "fail_on_recompile"
         with torch.compiler.set_stance(stance):
@@ -62,7 +62,7 @@ def test_the_form_with_one_exponential_is_the_same_function(name):
 
 
 def test_batched_ensemble_is_the_looped_one(monkeypatch):
-    critic = copy.deepcopy(Agent(BORDER, TINY, seed=0).critic)
+    critic = copy.deepcopy(Agent(TRANSFORM, TINY, seed=0).critic)
     feature, action = torch.rand(4, 3, 8), torch.rand(4, 3, 2)
     looped = critic.q(feature, action)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)

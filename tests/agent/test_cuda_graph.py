@@ -8,7 +8,7 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.agent.cuda_graph import CapturedFunction, _key, _map
 from tests.support.episodes import make_batch
-from tests.support.tiny_agent import BORDER, TINY
+from tests.support.tiny_agent import TINY, TRANSFORM
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -45,10 +45,10 @@ def test_replays_draw_new_random_numbers():
 
 @needs_gpu
 def test_captured_updates_are_those_of_the_function():
-    plain, captured = (Agent(BORDER, TINY, "cuda", seed=0) for _ in range(2))
+    plain, captured = (Agent(TRANSFORM, TINY, "cuda", seed=0) for _ in range(2))
     captured._gradient_step = CapturedFunction(captured.gradient_step)
     for seed in range(8):
-        batch = make_batch(BORDER.spec, seed=seed)
+        batch = make_batch(TRANSFORM.spec, seed=seed)
         want, have = plain.update(batch)[0], captured.update(batch)[0]
         for name, value in want.items():
             torch.testing.assert_close(have[name], value, rtol=1e-3, atol=1e-4)
@@ -56,7 +56,7 @@ def test_captured_updates_are_those_of_the_function():
 
 @needs_gpu
 def test_captured_plans_are_those_of_the_function():
-    agent = Agent(BORDER, replace(TINY), "cuda", seed=0)
+    agent = Agent(TRANSFORM, replace(TINY), "cuda", seed=0)
     plan = CapturedFunction(agent.planner.plan)
     state = {"z": torch.rand(2, 8, device="cuda")}
     first = torch.tensor([True, False], device="cuda")

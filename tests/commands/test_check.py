@@ -57,12 +57,12 @@ def test_all_findings_are_printed_and_errors_end_it(tmp_path, capsys):
     )
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[-4:]] == ["note", "error", "error", "written"]
-    papers = json.loads((tmp_path / "report" / "check.json").read_text())
-    assert [f["severity"] for f in papers["findings"]] == ["note", "error", "error"]
-    assert papers["findings"][0] == {"severity": "note", "message": "no episode succeeds", "advice": ""}
-    assert papers["episodes"][1] == {"steps": 11, "return": 0.0, "success": False, "terminated": False}
-    assert ["episodes", "7, 85 steps, 10 to 15, mean 12 each"] in papers["facts"]
-    assert papers["control_hz"] == 10 and len(papers["fingerprint"]) == 64
+    report = json.loads((tmp_path / "report" / "check.json").read_text())
+    assert [f["severity"] for f in report["findings"]] == ["note", "error", "error"]
+    assert report["findings"][0] == {"severity": "note", "message": "no episode succeeds", "advice": ""}
+    assert report["episodes"][1] == {"steps": 11, "return": 0.0, "success": False, "terminated": False}
+    assert ["episodes", "7, 85 steps, 10 to 15, mean 12 each"] in report["facts"]
+    assert report["control_hz"] == 10 and len(report["fingerprint"]) == 64
     assert (tmp_path / "report" / "check.png").stat().st_size > 10_000
 
 

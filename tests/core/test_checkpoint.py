@@ -197,9 +197,9 @@ STATES = {  # what a kill can leave behind, by the folders that exist, and the s
 }
 
 
-@pytest.mark.parametrize("moment", STATES)
-def test_a_checkpoint_is_readable_after_a_kill_and_the_next_save_cleans_up(tmp_path, moment):
-    folders, want = STATES[moment]
+@pytest.mark.parametrize("state", STATES)
+def test_a_checkpoint_is_readable_after_a_kill_and_the_next_save_cleans_up(tmp_path, state):
+    folders, want = STATES[state]
     for name, step in folders.items():
         if step is not None:
             save(tmp_path / "made", step if step != "half" else 0)

@@ -32,8 +32,8 @@ def test_actions_outside_are_clipped_and_counted():
 
 
 def test_limits_that_float32_cannot_hold_are_not_clipping():
-    border = Transform({}, (0.1,), (0.7,))
-    assert border.num_clipped(np.float32([[0.1], [0.7]])) == 0
+    transform = Transform({}, (0.1,), (0.7,))
+    assert transform.num_clipped(np.float32([[0.1], [0.7]])) == 0
 
 
 def test_physical_action_undoes_unit_action():
@@ -82,10 +82,10 @@ def test_an_episode_is_converted_completely():
 
 
 def test_transform_survives_json():
-    border = Transform(
+    transform = Transform(
         {"state": ObsTransform((2,), mean=(0.1, 0.2), std=(1.0, 2.0))}, (-1.0,), (0.3,), 0.1, 0.2, None
     )
-    for each in (TRANSFORM, border):
+    for each in (TRANSFORM, transform):
         assert Transform.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 

@@ -66,16 +66,16 @@ def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
     first, again = act(plain, 3), act(asked, 3, trace=True)
     plan = asked.last_plan
     assert plan is not None and plan.trace is not None and (first == again).all()
-    moments = record_plan(asked, plan.trace, plan.action, took_ms=4.0)
+    records = record_plan(asked, plan.trace, plan.action, took_ms=4.0)
     assert (act(plain, 3, first=False) == act(asked, 3, first=False, trace=True)).all()
-    for i, moment in enumerate(moments):
-        assert (moment.requested_action == again[i]).all() and moment.took_ms == 4
-        assert moment.action[0, moment.chosen].tolist() == pytest.approx(again[i].tolist())
-        assert moment.weight.sum() == pytest.approx(1) and moment.elite[moment.chosen]
-        assert (moment.weight * moment.value()).sum() == pytest.approx(float(plan.value[i]), rel=1e-3)
-        assert (moment.weight * moment.penalty()).sum() == pytest.approx(float(plan.penalty[i]), rel=1e-3)
-        assert moment.value()[moment.elite].min() >= moment.value()[~moment.elite].max() - 1e-4
-        assert moment.by_policy.sum() == asked.config.planner.num_policy
+    for i, record in enumerate(records):
+        assert (record.requested_action == again[i]).all() and record.took_ms == 4
+        assert record.action[0, record.chosen].tolist() == pytest.approx(again[i].tolist())
+        assert record.weight.sum() == pytest.approx(1) and record.elite[record.chosen]
+        assert (record.weight * record.value()).sum() == pytest.approx(float(plan.value[i]), rel=1e-3)
+        assert (record.weight * record.penalty()).sum() == pytest.approx(float(plan.penalty[i]), rel=1e-3)
+        assert record.value()[record.elite].min() >= record.value()[~record.elite].max() - 1e-4
+        assert record.by_policy.sum() == asked.config.planner.num_policy
 
 
 def test_stop_and_go_on_gives_the_same_bits(name):

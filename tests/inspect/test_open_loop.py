@@ -10,7 +10,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import StorageError, UsageError
 from o2o.inspect.open_loop import _rgb, _select_times, plot_prediction, predict
 from o2o.nn.world_model import WorldModel
-from tests.support.tiny_agent import BORDER, TINY, agent
+from tests.support.tiny_agent import TINY, TRANSFORM, agent
 
 STEP, WIND = 0.01, 0.002
 
@@ -97,7 +97,7 @@ def test_plot_is_a_png(tmp_path, steps):
 
 def test_a_model_without_decoder_writes_no_file(tmp_path):
     tiny_agent = agent(TINY)
-    obs = {"state": np.zeros((4, *BORDER.spec.obs["state"]), np.float32)}
+    obs = {"state": np.zeros((4, *TRANSFORM.spec.obs["state"]), np.float32)}
     episode = Episode(obs, np.zeros((3, 2), np.float32), np.zeros(3, np.float32), False, True)
     assert not plot_prediction(tiny_agent, episode, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

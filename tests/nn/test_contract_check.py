@@ -127,7 +127,7 @@ def write_model(folder: Path, fault: str = "") -> str:
 
 def make_agent(path: str, **options) -> Agent:
     config = replace(tiny_agent.TINY, model=path, model_options=plugins.load("models", path).Config())
-    return Agent(tiny_agent.BORDER, config, **options)
+    return Agent(tiny_agent.TRANSFORM, config, **options)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -154,7 +154,7 @@ def test_a_file_without_the_class_is_refused(tmp_path):
 
 def test_a_square_batch_does_not_hide_a_transposed_loss(tmp_path):
     model = make_agent(write_model(tmp_path, "transposed loss")).model
-    batch = make_batch(tiny_agent.BORDER.spec, 5, 5)
+    batch = make_batch(tiny_agent.TRANSFORM.spec, 5, 5)
     with pytest.raises(UsageError, match=re.escape("has shape (4, 5), wanted shape (T, B) = (5, 4)")):
         check_contract(model, batch, "mine.py")
 
@@ -174,7 +174,7 @@ def test_the_check_changes_no_number(name):
     """Weights, buffers, counters and random streams are the same with the check and without it."""
     module = plugins.load("models", name)
     config = replace(tiny_agent.TINY, model=name, model_options=module.Config())
-    checked, unchecked = (Agent(tiny_agent.BORDER, config) for _ in range(2))
+    checked, unchecked = (Agent(tiny_agent.TRANSFORM, config) for _ in range(2))
     unchecked._contract_checked = True
     torch.manual_seed(3)
     outside = torch.get_rng_state()

@@ -280,16 +280,16 @@ def test_a_blocking_driver_never_blocks_the_reader():
         go.acquire()
         return next(values)
 
-    newest = LatestValue(read, "the gauge")
+    latest = LatestValue(read, "the gauge")
     begin_s = time.monotonic()
-    value, measured_s = newest.get()
+    value, measured_s = latest.get()
     assert value == 0 and time.monotonic() - begin_s < 5  # the second value does not come at all
     time.sleep(0.05)
-    assert newest.get() == (0, measured_s)  # older by the clock of whoever asks
+    assert latest.get() == (0, measured_s)  # older by the clock of whoever asks
     go.release(2)
-    assert newest.wait_for_new()[0] in (1, 2)
+    assert latest.wait_for_new()[0] in (1, 2)
     go.release()
-    newest.close()
+    latest.close()
 
 
 def test_a_driver_that_fails_raises_at_the_start_and_later():
@@ -299,7 +299,7 @@ def test_a_driver_that_fails_raises_at_the_start_and_later():
     with pytest.raises(RobotError, match="the gauge cannot be read: OSError: no such device"):
         LatestValue(broken, "the gauge")
     values = iter([1])
-    newest = LatestValue(lambda: next(values), "the gauge", period_s=0.05)
-    newest._thread.join(10)  # it ends with the failure
+    latest = LatestValue(lambda: next(values), "the gauge", period_s=0.05)
+    latest._thread.join(10)  # it ends with the failure
     with pytest.raises(RobotError, match="the gauge cannot be read any more: StopIteration"):
-        newest.get()
+        latest.get()

@@ -232,7 +232,7 @@ class Plain:
 
     @torch.no_grad()
     def track(self) -> None:
-        """Moves the slow copies."""
+        """Moves the target networks."""
         for name, value in self.w.items():
             if "target_" in name:
                 source = self.w[name.replace("target_", "").replace("copy.", "")]

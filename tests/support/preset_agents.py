@@ -69,7 +69,7 @@ def act(agent: Agent, n: int = 2, first: bool = True, **flags) -> np.ndarray:
 
 def two_plans(**changes) -> PlanRecord:
     """One step: the first plan brings 1 and is sure, the second brings 2 with a spread of 0.5 at its end."""
-    moment = PlanRecord(
+    record = PlanRecord(
         action=np.array([[[0.1], [0.9]]], np.float32),
         feature=np.zeros((2, 2, 1), np.float16),
         reward=np.array([[1.0, 1.0]], np.float32),
@@ -88,4 +88,4 @@ def two_plans(**changes) -> PlanRecord:
         iterations=np.int32(1),
         took_ms=np.float32(3.0),
     )
-    return replace(moment, **changes)
+    return replace(record, **changes)

@@ -35,7 +35,7 @@ class Sled(gymnasium.Env):
 POINT = POINT_ROBOT
 
 
-BORDER = Transform({"state": ObsTransform((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
+TRANSFORM = Transform({"state": ObsTransform((1,))}, (-2.0,), (2.0,), reward_scale=10.0, reward_shift=-1.0)
 
 
 class Script:
@@ -43,8 +43,8 @@ class Script:
 
     last_plan, penalty_weight, stages = None, 2.0, StageTimer()
 
-    def __init__(self, unit=1.0, border=BORDER):
-        self.transform, self.unit, self.shown = border, unit, []
+    def __init__(self, unit=1.0, transform=TRANSFORM):
+        self.transform, self.unit, self.shown = transform, unit, []
 
     def start(self, n, seed):
         self.n = n

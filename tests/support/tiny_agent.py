@@ -8,7 +8,7 @@ from o2o.core.transform import ObsTransform, Transform
 from o2o.models import tdmpc
 from tests.support.episodes import make_batch
 
-BORDER = Transform({"state": ObsTransform((3,))}, (-1.0, -1.0), (1.0, 1.0))
+TRANSFORM = Transform({"state": ObsTransform((3,))}, (-1.0, -1.0), (1.0, 1.0))
 
 
 TINY = AgentConfig(
@@ -20,8 +20,8 @@ TINY = AgentConfig(
 
 
 def agent(config=TINY, seed=0) -> Agent:
-    return Agent(BORDER, config, "cpu", seed)
+    return Agent(TRANSFORM, config, "cpu", seed)
 
 
 def batch(seed=0):
-    return make_batch(BORDER.spec, seed=seed)
+    return make_batch(TRANSFORM.spec, seed=seed)

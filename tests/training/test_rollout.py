@@ -14,7 +14,7 @@ from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, connect_robot
 from o2o.training.rollout import play
-from tests.support.robots import BORDER, POINT, Script
+from tests.support.robots import POINT, TRANSFORM, Script
 
 
 class Counter(gymnasium.Env):
@@ -62,8 +62,8 @@ def test_rewards_are_stored_raw_and_shown_to_the_agent_scaled():
 
 
 def test_observations_are_stored_raw_one_more_than_actions():
-    border = replace(BORDER, fields={"state": ObsTransform((1,), mean=(1.0,), std=(2.0,))})
-    agent, (played,) = play_counter(seeds=[3], agent=Script(border=border))
+    transform = replace(TRANSFORM, fields={"state": ObsTransform((1,), mean=(1.0,), std=(2.0,))})
+    agent, (played,) = play_counter(seeds=[3], agent=Script(transform=transform))
     assert played.episode.obs["state"][:, 0].tolist() == [3, 4, 5, 6, 7]
     assert [float(obs[0, 0]) for obs, *_ in agent.shown] == [1.0, 1.5, 2.0, 2.5]
 
@@ -178,14 +178,14 @@ def test_a_policy_has_no_plan_metrics():
 # ---- connecting
 
 
-def border(**changes) -> Transform:
+def transform(**changes) -> Transform:
     return replace(
         Transform({"state": ObsTransform((2,))}, (-0.1,) * 2, (0.1,) * 2, control_hz=10.0), **changes
     )
 
 
 def test_a_matching_robot_is_connected():
-    robot = connect_robot(border(), RobotChoice(POINT, action_repeat=1))
+    robot = connect_robot(transform(), RobotChoice(POINT, action_repeat=1))
     assert robot.shapes == {"state": (2,)} and robot.control_hz == 10
 
 
@@ -201,11 +201,11 @@ def test_a_matching_robot_is_connected():
 )
 def test_a_robot_that_differs_is_refused_with_advice(changes, repeat, message):
     with pytest.raises(UsageError, match=message):
-        connect_robot(border(**changes), RobotChoice(POINT, action_repeat=repeat))
+        connect_robot(transform(**changes), RobotChoice(POINT, action_repeat=repeat))
 
 
 def test_repeating_actions_slows_a_fast_robot_to_the_rate_of_the_data():
-    assert connect_robot(border(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
+    assert connect_robot(transform(control_hz=5.0), RobotChoice(POINT, action_repeat=2)).control_hz == 5
 
 
 def test_a_robot_that_fails_in_an_episode_raises_one_error():

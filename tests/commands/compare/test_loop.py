@@ -23,7 +23,7 @@ from o2o.core.errors import UsageError
 from tests.support.tiny_runs import ROBOT
 
 TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "critic.hidden-dim=16",
-        "behaviour.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8", "planner.num-policy=2",
+        "policy.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8", "planner.num-policy=2",
         "planner.num-elites=4", "planner.iterations=1", "batch-size=8", "checkpoint-every=40"]  # fmt: skip
 BUDGET = ["--updates", "8", "--seeds", "2", "--episodes", "2", "--evaluate-episodes", "3"]
 BAD = "small:learning-rate=1e30"
@@ -92,10 +92,10 @@ def test_the_presets_played_the_same_scenes_and_learned_differently(compared):
     rows = reached(compared)
     first, second = (rows[name]["runs"][0]["offline"]["returns"] for name in ("small", "small:window=3"))
     assert first != second
-    papers = [json.loads((compared / name / "seed-1/pretrain/run.json").read_text())["config"]
+    configs = [json.loads((compared / name / "seed-1/pretrain/run.json").read_text())["config"]
               for name in ("small", "small-window=3")]  # fmt: skip
-    assert [paper["agent"]["window"] for paper in papers] == [5, 3]
-    assert [(paper["seed"], paper["updates"], paper["threads"]) for paper in papers] == [(1, 8, 1)] * 2
+    assert [config["agent"]["window"] for config in configs] == [5, 3]
+    assert [(config["seed"], config["updates"], config["threads"]) for config in configs] == [(1, 8, 1)] * 2
 
 
 def test_the_table_names_budget_intervals_and_failures(compared):
@@ -166,7 +166,8 @@ def test_kill_minus_nine_ends_the_run_too_and_loses_nothing(dataset, tmp_path, i
     long = words(dataset, out, ("small",), "--updates", "400", "--seeds", "1")
     parent = subprocess.Popen([sys.executable, "-m", "o2o", *long], stdout=subprocess.DEVNULL)
     stage = out / "small" / "seed-0" / "pretrain"
-    assert wait(lambda: (stage / "checkpoint" / "meta.json").exists())
+    written = stage / "checkpoint" / "meta.json"
+    assert wait(lambda: written.exists() or parent.poll() is not None) and written.exists()
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert wait(lambda: not commands_with(str(stage)))

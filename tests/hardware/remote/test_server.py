@@ -97,7 +97,7 @@ def test_actions_are_sent_and_executed_actions_come_back():
             obs, reward, terminated, truncated, info = client.step(np.array([0.4, 0.2]))
             np.testing.assert_allclose(info["executed_action"], [0.2, 0.1])
             assert (reward, terminated, truncated) == (2.5, False, False) and "unconfirmed" not in info
-            moved = float(obs["state"][0])  # on a busy machine the newest observation may be of before
+            moved = float(obs["state"][0])  # on a busy machine the latest observation may be of before
             assert min(abs(moved - 0.2 * done) for done in range(k + 1)) < 1e-6
             assert info["success"] == (moved > 0.5) and 0 <= info["age_s"] < 0.2
         far = client.env.unwrapped
