@@ -144,7 +144,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("choice")
     robot = connect(pretrain_config(folder, folder).robot)
     levels = np.linspace(0.2, 1.0, 40).tolist()
-    episodes = collect(robot, lambda env: -env.unwrapped.place, levels, seed=0)
+    episodes = collect(robot, lambda env: -env.unwrapped.position, levels, seed=0)
     minari.write(
         folder / "point-v0", episodes, dataset_id="point-v0", control_hz=robot.control_hz,
         observation_space=robot.observation_space, action_space=robot.action_space,

@@ -197,7 +197,7 @@ def test_a_failed_run_is_tried_again(dataset, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr(subprocess_run, "run", lambda words, log, watch: -signal.SIGKILL)
     assert main(words(dataset, out, ("small",))) == 1
-    assert "pretrain: killed by SIGKILL, maybe for memory" in (out / "table.md").read_text()
+    assert "pretrain: killed by SIGKILL, possibly for lack of memory" in (out / "table.md").read_text()
     monkeypatch.setattr(subprocess_run, "run", here)
     assert main(["compare", "--resume", "--out", str(out)]) == 0
     assert "Failed" not in (out / "table.md").read_text()
@@ -265,8 +265,8 @@ MISTAKES = {
     "--presets fown": "preset 'fown' not found; did you mean 'fowm'? have small,",
     "--presets small:windwo=3": "'small:windwo=3': `o2o pretrain` has no flag '--windwo=3'; did you mean",
     "--presets small:window=0": "'small:window=0': --window is 0, wanted at least 1",
-    "--presets small:updates=3": "'small:updates=3': --updates=3 is not for one preset",
-    "--presets small --flags seed=3": "'small': --seed=3 is not for one preset",
+    "--presets small:updates=3": "'small:updates=3': --updates=3 must be the same for all presets",
+    "--presets small --flags seed=3": "'small': --seed=3 must be the same for all presets",
     "--presets small small": "a preset is given twice",
     "--presets": "no presets given: add --presets NAME NAME",
     "--updates 0": "updates is 0",
@@ -315,7 +315,7 @@ def test_no_dataset_no_robot_and_folders_that_do_not_fit(fails, dataset, compare
 
 
 def test_flags_need_the_command_line_and_a_reader_takes_their_place():
-    with pytest.raises(UsageError, match=r"from Python, give `read`"):
+    with pytest.raises(UsageError, match=r"from Python, pass `read`"):
         compare(CompareConfig(dataset="sim-lift", presets=("small:window=3",)))
     assert of_preset("dreamerv3").updates == 1500
 
