@@ -132,12 +132,14 @@ def check_resumable(saved: dict, config, resumable: set[str]) -> None:
     Args:
         saved: the config in `run.json`.
         config: the config of the command line.
-        resumable: dotted names of the fields that may change, such as `updates`.
+        resumable: dotted names of the fields that may change, such as `updates`; the name of a nested config,
+            such as `limits`, stands for all its fields.
     Raises:
         FieldError: a field outside `resumable` changed; the line names each.
     """
     before, now = _leaves(saved), _leaves(json.loads(json.dumps(to_dict(config))))
-    names = [name for name in now if name not in resumable and name in before and before[name] != now[name]]
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    names = [name for name in changed if name not in resumable and name.split(".")[0] not in resumable]
     if names:
         changes = "; ".join(f"<{name}>: {before[name]} -> {now[name]}" for name in names)
         raise FieldError(config, f"--resume continues the same run, but these changed: {changes}")
