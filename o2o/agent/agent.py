@@ -200,10 +200,10 @@ class Agent:
 
     def objective(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Returns the objective of a gradient step, its losses and their weights, and the priorities (B,)."""
-        model, policy, priority = self._losses(batch)
-        weighted, metrics = self.balance(model)
-        losses = {f"loss/{name}": loss.detach() for name, loss in {**model, **policy}.items()}
-        return weighted + sum(policy.values()), losses | metrics, priority
+        model_losses, policy_losses, priority = self._losses(batch)
+        weighted, metrics = self.balance(model_losses)
+        losses = {f"loss/{name}": loss.detach() for name, loss in {**model_losses, **policy_losses}.items()}
+        return weighted + sum(policy_losses.values()), losses | metrics, priority
 
     def step_optimizers(self) -> dict[str, Tensor]:
         """Clips the gradients and steps; returns the norms before clipping."""
@@ -227,8 +227,8 @@ class Agent:
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the losses of a batch without learning from it, name -> scalar tensor."""
         with RandomStream(0, self.device).use():
-            model, policy, _ = self._losses(batch.to(self.device))
-        return {f"loss/{name}": loss for name, loss in {**model, **policy}.items()}
+            model_losses, policy_losses, _ = self._losses(batch.to(self.device))
+        return {f"loss/{name}": loss for name, loss in {**model_losses, **policy_losses}.items()}
 
     @torch.no_grad()
     def disagreement_on(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -247,15 +247,16 @@ class Agent:
         with self.precision():
             unroll = self.model.unroll(batch)
             critic, td_error = self.critic.losses(unroll, batch)
-            policy = self.policy.losses(self.critic, unroll, batch)
+            policy_losses = self.policy.losses(self.critic, unroll, batch)
             if self.imagination:
-                policy = {name: self.imagination.anchor() * loss for name, loss in policy.items()}
-                policy |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
+                anchor = self.imagination.anchor()
+                policy_losses = {name: anchor * loss for name, loss in policy_losses.items()}
+                policy_losses |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
-        model = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
-        policy = {name: (loss * scale).mean() for name, loss in policy.items()}
-        return model, policy, (decay * td_error).sum(0)
+        model_losses = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
+        policy_losses = {name: (loss * scale).mean() for name, loss in policy_losses.items()}
+        return model_losses, policy_losses, (decay * td_error).sum(0)
 
     def precision(self) -> torch.autocast:
         """Returns a context in which products and convolutions have the precision of the config."""

@@ -28,12 +28,12 @@ class ImaginationConfig:
     """Options of training on imagined futures. Defaults are DreamerV2's.
 
     Attributes:
-        steps: Steps of an imagined future; both papers use 15. 0: the policy learns from recorded actions
-            only.
+        steps: Steps of an imagined future; DreamerV2 and DreamerV3 use 15. 0: the policy learns from
+            recorded actions only.
         gradient: Gradient of the return with respect to the policy: through the model's `dynamics`
             (DreamerV2, continuous actions), or by the likelihood of sampled actions, `reinforce` (DreamerV3).
         hidden_dim: Width of the hidden layers of the value function.
-        trace: Lambda of the lambda-returns, 0 to 1; both papers use 0.95.
+        trace: Lambda of the lambda-returns, 0 to 1; DreamerV2 and DreamerV3 use 0.95.
         entropy: Weight of the policy's entropy; DreamerV2 uses 1e-4 (DMC), DreamerV3 3e-4, TWM 0.01.
         entropy_floor: Entropy per action entry, averaged over a batch, above which the bonus stops, nats
             (TWM). None: no limit (Dreamer).

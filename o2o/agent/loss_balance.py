@@ -25,14 +25,16 @@ class BalanceConfig:
 
     Attributes:
         obs: Weight of the reconstruction error of observations; Dreamer uses 1.
-        dynamics: Weight of latent consistency; TD-MPC and FOWM use 20 (their `consistency`). In Dreamer it
-            weighs the KL divergence of posterior and prior: DreamerV2 uses 1 (0.1 on Atari), DreamerV3 1.
+        dynamics: Weight of the latent dynamics loss; TD-MPC and FOWM use 20 (their `consistency_coef`). In
+            Dreamer it is the KL divergence of posterior and prior: DreamerV2 uses 1 (0.1 on Atari),
+            DreamerV3 1.
         reward: Weight of the reward's error; FOWM uses 0.5, TD-MPC2 0.1, Dreamer 1.
         q: Weight of Q's error, summed over the ensemble; FOWM uses 0.1, TD-MPC2 0.1 of the mean.
         v: Weight of V's expectile regression; FOWM uses 0.1.
         discount: Weight of predicting whether the episode goes on; TD-MPC2 and Dreamer use 1, TWM 50.
         entropy: Weight of the loss that raises a low entropy of the latents; TWM uses 5.
-        consistency: Weight of the latents' consistency with their prediction; TWM uses 0.01.
+        consistency: Weight of TWM's latent consistency loss; TWM uses 0.01. TD-MPC's consistency loss is
+            weighed by `--balance.dynamics`.
     """
 
     obs: float = 1.0

@@ -39,7 +39,8 @@ class PlanRecord:
         chosen: () the candidate whose first action was taken.
         mean, std: (I, H, A) of the search after each iteration.
         policy_action: (A,) what the policy alone would have done.
-        requested_action: (A,) the action that was sent to the robot's guard, with exploration noise.
+        requested_action: (A,) unit action that the agent chose, with exploration noise; the OOD response, the
+            operator or the guard may still change it.
         penalty_weight: () lambda, units of return per unit of disagreement.
         iterations: () number of iterations of the search.
         took_ms: () duration of the decision, for all robots that decided together; NaN if not measured.

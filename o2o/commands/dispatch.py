@@ -239,7 +239,7 @@ def _compare(argv: list[str]) -> CompareConfig:
     return _with_robot(CompareConfig(), argv, _recorded_on(argv))
 
 
-def _system(preset: str, flags: Sequence[str]) -> PretrainConfig:
+def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
     """Returns the pretraining config of a preset with flags, for `o2o compare`."""
     argv = ["--preset", preset, *flags]
     return _parse("pretrain", _pretrain(argv), argv)
@@ -279,7 +279,8 @@ DEFAULTS: dict[str, Callable] = {
 }
 FUNCTIONS: dict[str, Callable] = {
     "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
-    "inspect": report, "compare": lambda config: compare(config, _system), "check": check, "bench": bench,
+    "inspect": report, "compare": lambda config: compare(config, _preset_config),
+    "check": check, "bench": bench,
     "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
     "data merge": merge, "robot serve": serve,
 }  # fmt: skip

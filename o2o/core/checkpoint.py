@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `NAME/` with `tensors.safetensors` and `meta.json`. A new one is written and
 synced as `.NAME.partial`, then `NAME` becomes `NAME.previous` and the partial one becomes `NAME`. A
-complete checkpoint is therefore on disk at every moment, and `load` returns the latest that is intact.
+complete checkpoint is therefore on disk at all times, and `load` returns the latest that is intact.
 """
 
 import errno

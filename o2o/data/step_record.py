@@ -35,7 +35,7 @@ def row_type(boxes: Mapping[str, Box], action_dim: int) -> np.dtype:
             ("time_ns", "<i8"),  # at the observation: wall clock, or a simulator's time since the reset
             ("monotonic_ns", "<i8"),  # monotonic clock, which is never set
             ("action", "<f4", (action_dim,)),  # executed physical action
-            ("intended_action", "<f4", (action_dim,)),  # commanded physical action, before the guard
+            ("intended_action", "<f4", (action_dim,)),  # physical action that the agent intended
             ("reward", "<f4"),
             ("terminated", "?"),
             ("truncated", "?"),

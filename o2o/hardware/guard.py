@@ -103,7 +103,7 @@ class Guard(gymnasium.Wrapper):
         `info["executed_action"]` (A,) is what the robot did, in physical units: the action after all limits,
         or what the robot itself reports under the same key if it changed the action further, as the mean over
         the ticks. `info["takeover"]` states whether a human moved the robot in any tick, and
-        `info["interventions"]` is the list of reasons why the action was changed.
+        `info["interventions"]` is the list of reasons why the guard changed the action.
 
         Raises:
             RobotError: an action, observation or reward has a wrong shape or is not finite, the robot was

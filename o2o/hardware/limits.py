@@ -3,7 +3,7 @@
 Besides `control_hz`, the `metadata` of a robot hold
 
 * `command`: the type of each entry of an action, one word for all or one for each entry: `displacement`
-  (units per decision), `velocity` (units/s) or `position`;
+  (units per tick of the robot), `velocity` (units/s) or `position`;
 * `limits`: a dict of fields of `RobotLimits`; one number stands for every entry of an action;
 * `measured`: for entries that are positions, observation name -> which entries of that observation hold
   them, in the units and order of the action, -1 where there is none. With it, the velocity limit of the

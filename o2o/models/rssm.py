@@ -31,8 +31,8 @@ class Config(ModelConfig):
         deter_dim: Number of entries of the deterministic recurrent state h.
         hidden_dim: Width of every MLP.
         num_layers: Number of hidden layers of encoder, decoder and heads.
-        num_latents: Number of categorical variables of the latent z; both papers use 32.
-        num_classes: Number of classes of each categorical variable; both papers use 32.
+        num_latents: Number of categorical variables of the latent z; DreamerV2 and DreamerV3 use 32.
+        num_classes: Number of classes of each categorical variable; DreamerV2 and DreamerV3 use 32.
         cell: Recurrent cell: `gru` with one LayerNorm (DreamerV2), or `block` with block-diagonal weights
             (DreamerV3).
         num_blocks: Number of blocks of the block cell; DreamerV3 uses 8.

@@ -110,7 +110,7 @@ class TwoHot(nn.Module):
 
 
 def make_encoding(num_bins: int, space: Space, weight: float = 1.0) -> ScalarEncoding | TwoHot:
-    """Returns a two-hot encoding with the papers' range, or a plain scalar without bins.
+    """Returns a two-hot encoding with the published range, or a plain scalar without bins.
 
     Args:
         num_bins: number of bins; 0: a plain scalar.

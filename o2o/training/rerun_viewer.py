@@ -254,7 +254,7 @@ def _local_viewer() -> str:
         end_s = time.monotonic() + OPEN_S
         while time.monotonic() < end_s:
             is_up = _answers("127.0.0.1", PORT)
-            time.sleep(0.5)  # without a display it answers for a moment before it ends
+            time.sleep(0.5)  # without a display it answers briefly before it ends
             if child.poll() is not None:
                 output.seek(0)
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]

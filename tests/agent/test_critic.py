@@ -228,11 +228,11 @@ class TwoHotNets(Nets):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("price", [0.3, 1.0, 5.0])
-def test_pruning_loses_none_of_the_best_two_hot_values(price):
+@pytest.mark.parametrize("penalty_weight", [0.3, 1.0, 5.0])
+def test_pruning_loses_none_of_the_best_two_hot_values(penalty_weight):
     nets, state = TwoHotNets(), {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
-    evaluator, results = PlanEvaluator(price), []
+    evaluator, results = PlanEvaluator(penalty_weight), []
     kept = evaluator.add_penalty(imagine_policy(nets, state, nets, steps=4, size=9), nets.critic)
     for method, num in ((evaluator.evaluate_all, []), (evaluator.evaluate_best, [8])):
         torch.manual_seed(1)
@@ -244,13 +244,13 @@ def test_pruning_loses_none_of_the_best_two_hot_values(price):
     assert few.evaluated_fraction < 0.9
 
 
-@pytest.mark.parametrize("price", [0.3, 1.0, 5.0])
-def test_pruning_changes_no_plan_with_two_hot_values(price):
+@pytest.mark.parametrize("penalty_weight", [0.3, 1.0, 5.0])
+def test_pruning_changes_no_plan_with_two_hot_values(penalty_weight):
     nets, plans = TwoHotNets(), []
     state, first = {"z": torch.randn(2, 6)}, torch.ones(2, dtype=torch.bool)
     for prune in (True, False):
         config = PlannerConfig(
-            horizon=3, num_samples=60, num_policy=9, num_elites=8, uncertainty=price, prune=prune
+            horizon=3, num_samples=60, num_policy=9, num_elites=8, uncertainty=penalty_weight, prune=prune
         )
         torch.manual_seed(1)
         plans.append(MPPI(2, config).plan(state, nets, nets.critic, nets, None, first, True))

@@ -32,12 +32,12 @@ class Hand:
 
 
 @pytest.mark.parametrize("method", ["all", "best"])
-@pytest.mark.parametrize(("price", "value", "penalty"), [(1.0, 2.2, 0.3), (0.0, 2.5, 0.0)])
-def test_penalized_return_by_hand(method, price, value, penalty):
+@pytest.mark.parametrize(("penalty_weight", "value", "penalty"), [(1.0, 2.2, 0.3), (0.0, 2.5, 0.0)])
+def test_penalized_return_by_hand(method, penalty_weight, value, penalty):
     hand, state = Hand(), {"z": torch.zeros(1, 1)}
     fresh = imagine(hand, state, torch.zeros(2, 1, 1, 1))
     kept = imagine_policy(hand, state, hand, steps=2, size=0)
-    evaluator = PlanEvaluator(price)
+    evaluator = PlanEvaluator(penalty_weight)
     result = evaluator.evaluate_all(fresh, kept, hand, hand) if method == "all" else (
         evaluator.evaluate_best(fresh, kept, hand, hand, num=1)
     )  # fmt: skip
@@ -47,15 +47,15 @@ def test_penalized_return_by_hand(method, price, value, penalty):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 5.0, 50.0])
+@pytest.mark.parametrize("penalty_weight", [0.0, 0.3, 1.0, 5.0, 50.0])
 @pytest.mark.parametrize("broken", [False, True])
 @pytest.mark.parametrize("num_q", [1, 5])
-def test_the_best_of_a_pruned_search_are_the_best_of_all(price, broken, num_q):
+def test_the_best_of_a_pruned_search_are_the_best_of_all(penalty_weight, broken, num_q):
     nets = Nets(num_q, broken)
     state = {"z": torch.randn(3, 6)}
     fresh = imagine(nets, state, torch.rand(4, 3, 60, 2) * 2 - 1)
     prior = imagine_policy(nets, state, nets, steps=4, size=9)
-    evaluator = PlanEvaluator(price)
+    evaluator = PlanEvaluator(penalty_weight)
     kept = evaluator.add_penalty(prior, nets.critic)
     torch.manual_seed(1)
     full = evaluator.evaluate_all(fresh, kept, nets.critic, nets)
@@ -64,12 +64,14 @@ def test_the_best_of_a_pruned_search_are_the_best_of_all(price, broken, num_q):
     want = torch.where(full.value.isfinite(), full.value, -torch.inf).topk(8)
     have = few.value.topk(8)
     assert torch.equal(want.indices, have.indices)
-    torch.testing.assert_close(want.values, have.values, rtol=0, atol=2e-6 * max(price, 1))
+    torch.testing.assert_close(want.values, have.values, rtol=0, atol=2e-6 * max(penalty_weight, 1))
     elites = [valued.plans.select(want.indices) for valued in (full, few)]
-    torch.testing.assert_close(elites[0].penalty, elites[1].penalty, rtol=0, atol=2e-6 * max(price, 1))
+    torch.testing.assert_close(
+        elites[0].penalty, elites[1].penalty, rtol=0, atol=2e-6 * max(penalty_weight, 1)
+    )
     assert torch.equal(elites[0].action, elites[1].action)
     penalty = [valued.penalty.gather(1, want.indices) for valued in (full, few)]
-    torch.testing.assert_close(penalty[0], penalty[1], rtol=0, atol=2e-6 * max(price, 1))
+    torch.testing.assert_close(penalty[0], penalty[1], rtol=0, atol=2e-6 * max(penalty_weight, 1))
 
 
 @torch.no_grad()
