@@ -4,16 +4,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 import o2o as package
 from o2o.cli import main
-from o2o.data.collect import collect
-from o2o.data.formats import minari
-from o2o.hardware.guard import Guard, connect
-from tests.support.tiny_runs import ROBOT, pretrain_config
+from o2o.hardware.guard import Guard
+from tests.support.tiny_runs import pretrain_config, record_point_dataset
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,15 +29,7 @@ def _seeded():
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Thirty episodes of random actions of the point robot, as a Minari folder."""
-
-    folder = tmp_path_factory.mktemp("data") / "point-v0"
-    robot = connect(ROBOT)
-    episodes = collect(robot, lambda env: np.zeros(2), [1.0] * 30, seed=0)
-    minari.write(
-        folder, episodes, dataset_id="point-v0", observation_space=robot.observation_space,
-        action_space=robot.action_space, control_hz=robot.control_hz,
-    )  # fmt: skip
-    return folder
+    return record_point_dataset(tmp_path_factory.mktemp("data") / "point-v0", 30)
 
 
 @pytest.fixture(scope="module")

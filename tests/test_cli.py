@@ -24,11 +24,9 @@ from o2o.commands.command_table import COMMANDS, GROUPS
 from o2o.commands.flags import flag_tree
 from o2o.core import checkpoint
 from o2o.core.run_log import read_metrics
-from o2o.data.collect import collect
-from o2o.data.formats import minari
-from o2o.hardware.guard import connect
 from tests.support.command_line import SMALL, TDMPC, pretrain
 from tests.support.paths import POINT_ROBOT, RECURRENT_MODEL, SUPPORT
+from tests.support.tiny_runs import record_point_dataset
 
 ROBOT, MODEL = POINT_ROBOT, RECURRENT_MODEL
 
@@ -36,14 +34,7 @@ ROBOT, MODEL = POINT_ROBOT, RECURRENT_MODEL
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Twelve episodes of random actions of the point robot, as a Minari folder."""
-    folder = tmp_path_factory.mktemp("data") / "point-v0"
-    robot = connect(ROBOT)
-    episodes = collect(robot, lambda env: np.zeros(2), [1.0] * 12, seed=0)
-    minari.write(
-        folder, episodes, dataset_id="point-v0", observation_space=robot.observation_space,
-        action_space=robot.action_space, control_hz=robot.control_hz,
-    )  # fmt: skip
-    return folder
+    return record_point_dataset(tmp_path_factory.mktemp("data") / "point-v0", 12)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,18 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import o2o
 from o2o.agent.agent import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
 from o2o.core import checkpoint
+from o2o.data.collect import collect
+from o2o.data.formats import minari
 from o2o.data.online_dataset import OnlineDataset
+from o2o.hardware.guard import connect
 from o2o.models import tdmpc
 from tests.support.paths import POINT_ROBOT
 
@@ -51,3 +56,14 @@ def same(a: Path, b: Path) -> None:
 def episodes_of(run: Path):
     with closing(OnlineDataset(run / "online")) as own:
         return [own.read(number) for number in range(len(own))]
+
+
+def record_point_dataset(folder: Path, num_episodes: int) -> Path:
+    """Writes episodes of random actions of the point robot as a Minari dataset; returns its folder."""
+    robot = connect(ROBOT)
+    episodes = collect(robot, lambda env: np.zeros(2), [1.0] * num_episodes, seed=0)
+    minari.write(
+        folder, episodes, dataset_id="point-v0", observation_space=robot.observation_space,
+        action_space=robot.action_space, control_hz=robot.control_hz,
+    )  # fmt: skip
+    return folder

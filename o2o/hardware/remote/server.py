@@ -182,7 +182,7 @@ class RobotServer:
 
         Args:
             reason: why it is stopped, for the log and the client.
-            notify: whether the client is told, too; otherwise the reason is only logged.
+            notify: whether the client is notified too; otherwise the reason is only logged.
         """
         with self._lock:
             self._holding = True
@@ -326,7 +326,7 @@ class RobotServer:
         if not error:
             try:
                 self.robot.home()
-            except Exception as failure:  # a driver may fail in any way; the client is told
+            except Exception as failure:  # a driver may fail in any way; the client is notified
                 error = protocol.printable(str(failure) or type(failure).__name__)
             with self._lock:
                 self._homing, self._holding, self._last, self._label = False, True, None, None
@@ -354,7 +354,7 @@ class RobotServer:
                     "seq": seq, "echo": echo, "reward": float(reward), "success": bool(success),
                     "over": bool(terminated) or label is True, "flags": flags | {"failure": label is False},
                 }  # fmt: skip
-            except Exception as error:  # a driver may fail in any way; the client and the log are told
+            except Exception as error:  # a driver may fail in any way; the client and the log are notified
                 self._failed = f"the robot failed: {protocol.printable(str(error) or type(error).__name__)}"
                 self._report(self._failed)
                 client.close(1011)
