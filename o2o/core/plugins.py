@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -80,10 +81,14 @@ def load(kind: str, name: str) -> ModuleType:
 
 def not_found(what: str, name: str, known: list[str], more: str = "") -> str:
     """Returns one line: the unknown name, the nearest one and all known ones; `more` names alternatives."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     have = ", ".join([*(known or ["none"]), *([more] if more else [])])
-    return f"{what} {name!r} not found; {hint}have {have}"
+    return f"{what} {name!r} not found; {did_you_mean(name, known)}have {have}"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Returns a question with the known name nearest to an unknown one; empty if none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _sources(kind: str) -> dict[str, list[Path | EntryPoint]]:

@@ -1,6 +1,5 @@
 """Checks a world model from any file against the contract of `o2o.nn.world_model`, at its first update."""
 
-import difflib
 from dataclasses import replace
 from types import ModuleType
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from o2o.core.episode import Batch
 from o2o.core.errors import DivergedError, UsageError
+from o2o.core.plugins import did_you_mean
 from o2o.core.spec import Spec
 from o2o.nn.world_model import LOSS_NAMES, ModelConfig, State, Unroll, WorldModel
 
@@ -85,8 +85,7 @@ class _ContractCheck:
             raise self._error(f"unroll returns {type(unroll).__name__}, wanted Unroll")
         for name, loss in unroll.losses.items():
             if name not in LOSS_NAMES:
-                near = difflib.get_close_matches(str(name), LOSS_NAMES, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
+                hint = did_you_mean(str(name), LOSS_NAMES)
                 raise self._error(f"unknown loss {name!r}; {hint}have {', '.join(LOSS_NAMES)}")
             self._tensor(f"loss {name!r}", loss, (steps, size), "(T, B)")
         shape = steps, size, self.feature_dim
