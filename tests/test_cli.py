@@ -23,6 +23,7 @@ from o2o.commands import dispatch
 from o2o.commands.command_table import COMMANDS, GROUPS
 from o2o.commands.flags import flag_tree
 from o2o.core import checkpoint
+from o2o.core.errors import UsageError
 from o2o.core.run_log import read_metrics
 from tests.support.command_line import SMALL, TDMPC, pretrain
 from tests.support.paths import POINT_ROBOT, RECURRENT_MODEL, SUPPORT
@@ -632,3 +633,37 @@ def test_a_bad_value_is_one_line_in_any_terminal(encoding):
         "o2o: error: invalid choice 'maybe' for argument '--compile'. Expected one of ('auto', 'yes', 'no')."
     )
     assert (done.returncode, done.stderr.strip()) == (2, want)
+
+
+REQUIRED = {
+    "inspect": ["run"], "data info": ["a"], "data convert": ["a", "b"], "data relabel": ["a", "b"],
+    "data split": ["a", "b", "c"],
+}  # fmt: skip
+
+
+def float_flags() -> dict[tuple[type, str], tuple[str, str]]:
+    """(class, field) -> (command, flag) of every flag that takes numbers with a point."""
+    found = {}
+    for command, default in dispatch.DEFAULTS.items():
+        tree = flag_tree(default([]))
+        kinds = dict(tree.classes)
+        for flag in tree.flags:
+            if "FLOAT" in flag.metavar:
+                path, _, field = flag.path.rpartition(".")
+                found.setdefault((kinds[path], field), (command, flag.name))
+    return found
+
+
+def test_nan_and_infinity_are_refused_by_every_flag_as_typed():
+    flags = float_flags()
+    assert len(flags) > 70  # so many there are
+    wrong = []
+    for command, flag in flags.values():
+        for bad in ("nan", "inf"):
+            words = [*REQUIRED.get(command, []), f"{flag}={bad}"]
+            with pytest.raises(UsageError) as caught:
+                dispatch._parse(command, dispatch.DEFAULTS[command](words), words)
+            text = str(caught.value)
+            if not re.match(rf"{re.escape(flag)} is [(]?{bad}[,)]+ wanted .*$", text):
+                wrong.append(text)
+    assert not wrong, "\n".join(wrong)

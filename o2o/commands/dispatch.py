@@ -26,7 +26,7 @@ from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_run import InspectConfig, report
 from o2o.commands.serve import ServeConfig, serve
 from o2o.core import checkpoint, plugins
-from o2o.core.config import FieldError, SavedConfigError, from_dict
+from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.hardware.guard import RobotConfig, default_config
@@ -61,7 +61,8 @@ def _parse(command: str, default, argv: list[str]):
     """Returns the config with the flags of `argv` in it.
 
     Raises:
-        UsageError: a flag that does not exist or a value that does not fit, in one line.
+        UsageError: a flag that does not exist, a value that does not fit, or a number that is not finite, in
+            one line.
     """
     output = io.StringIO()
     try:
@@ -69,6 +70,7 @@ def _parse(command: str, default, argv: list[str]):
             config, unknown = tyro.cli(
                 type(default), default=default, args=argv, prog=f"o2o {command}", return_unknown_args=True
             )
+            check_finite(config)
     except SystemExit:
         raise UsageError(_one_line(output.getvalue())) from None
     if unknown:

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 
-from o2o.core.config import at_least
+from o2o.core.config import at_least, check_finite
 from o2o.core.errors import UsageError
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of length: float32 has 5e-6, bfloat16 2e-2
@@ -45,6 +45,7 @@ class MachineConfig:
     tune: bool = True
 
     def __post_init__(self):
+        check_finite(self)
         at_least(self, threads=0)
 
 

@@ -5,11 +5,12 @@ the command line replaces the path with the flag (`--planner.num-samples`).
 """
 
 import dataclasses
+import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import UsageError
@@ -81,6 +82,29 @@ def at_most(config, **bounds: float) -> None:
         value = getattr(config, name)
         if not value <= bound:
             raise FieldError(config, f"<{name}> is {value}, wanted at most {bound:g}")
+
+
+def check_finite(config) -> None:
+    """Checks every number of a config and of the configs inside it; in no field does infinity have a meaning.
+
+    Raises:
+        FieldError: a number is NaN or infinite; the line names its field.
+    """
+    for path, number in _floats(config):
+        if not math.isfinite(number):
+            raise FieldError(config, f"<{path}> is {number}, wanted a finite number")
+
+
+def _floats(value, path: str = "") -> Iterator[tuple[str, float]]:
+    """Yields (dotted path of the field, number) of every float, also of those in tuples and dicts."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _floats(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _floats(item, path)
+    elif isinstance(value, float):
+        yield path, value
 
 
 def to_dict(config) -> dict:

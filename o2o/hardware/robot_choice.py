@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from o2o.core import plugins
-from o2o.core.config import at_least, from_dict, to_dict
+from o2o.core.config import at_least, check_finite, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_control_rate
@@ -38,6 +38,7 @@ class RobotChoice:
     limits: LimitOverrides = field(default_factory=LimitOverrides)
 
     def __post_init__(self):
+        check_finite(self)
         at_least(self, action_repeat=0, max_steps=0)
 
 

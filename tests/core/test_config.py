@@ -1,13 +1,14 @@
 """Checks how configs are stored as JSON and how errors name their fields."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from o2o.core.config import FieldError, SavedConfigError, at_least, from_dict, to_dict
+from o2o.core.config import FieldError, SavedConfigError, at_least, check_finite, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.recipe import RewardRule
 
@@ -81,3 +82,24 @@ def test_a_value_below_its_bound_is_named(size):
 
 def test_a_value_at_its_bound_passes():
     at_least(Inner(1), size=1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [
+        ("rate", lambda bad: Outer(rate=bad)),
+        ("limits", lambda bad: Outer(limits=(1.0, bad))),
+        ("options", lambda bad: Outer(options={"a": [1, {"b": bad}]})),
+        ("inner.size", lambda bad: Outer(Inner(bad))),
+    ],
+)
+def test_a_number_that_is_not_finite_is_named(name, put, bad):
+    with pytest.raises(FieldError) as caught:
+        check_finite(put(bad))
+    assert str(caught.value) == f"Outer.{name} is {bad}, wanted a finite number"
+    assert caught.value.fields == [name]
+
+
+def test_finite_numbers_pass():
+    check_finite(FULL)

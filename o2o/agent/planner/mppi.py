@@ -14,7 +14,7 @@ from torch import Tensor
 from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy
 from o2o.agent.planner.plan_value import PlanEvaluator, PlanValues
 from o2o.agent.planner.time_budget import TimeBudget
-from o2o.core.config import FieldError, at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most, check_finite
 from o2o.nn.world_model import State
 
 Method = Literal["mppi", "icem"]
@@ -64,6 +64,7 @@ class PlannerConfig:
     max_std: float = 2.0
 
     def __post_init__(self):
+        check_finite(self)  # otherwise an infinite bound is blamed on the value below it
         at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1)
         at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
         at_most(self, momentum=1, decay=1)
