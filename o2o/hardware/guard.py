@@ -20,7 +20,14 @@ from o2o.core.spec import flatten_obs, space_shapes
 from o2o.hardware.action_filter import ActionFilter, ActionModel, measured_positions
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.frozen_camera import FrozenCameraDetector
-from o2o.hardware.limits import LimitOverrides, RobotLimits, apply_overrides, command_types, read_limits
+from o2o.hardware.limits import (
+    LimitOverrides,
+    RobotLimits,
+    apply_overrides,
+    command_types,
+    read_limits,
+    warn_unlimited,
+)
 from o2o.hardware.watchdog import Watchdog
 
 # called with (reasons, (A,) requested action, (A,) sent action)
@@ -389,6 +396,8 @@ def connect(
                 f"robot {name!r} is not simulated (metadata['simulated']) and states no metadata['limits']; "
                 "see `o2o.hardware.limits`"
             )
+        if guard.limits and not guard.simulated:
+            warn_unlimited(name, guard.limits, any(len(shape) == 3 for shape in guard.shapes.values()))
         return guard
     except Exception as error:
         if isinstance(env, gymnasium.Env):

@@ -10,19 +10,34 @@ Besides `control_hz`, the `metadata` of a robot hold
   first command of an episode starts from where the robot is.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from o2o.core.config import FieldError
+from o2o.core.config import FieldError, at_least, check_finite
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 
 COMMAND_TYPES = ("displacement", "velocity", "position")
-SCALAR_LIMITS = {"max_age_s": float, "frozen_s": float, "patience": int, "watchdog_s": float}
+SCALAR_LIMITS = ("max_age_s", "frozen_s", "patience", "watchdog_s")
+MIN_SPEED = 1e-3  # fraction of the robot's speed; 1e-320 of it would round to zero
+PER_ENTRY = "a number above 0, or one for each entry of an action"
+WANTED = {  # limit -> what a robot's file may state
+    "velocity": PER_ENTRY,
+    "acceleration": PER_ENTRY,
+    "workspace": "two corners of 2 or 3 coordinates in metres, the low one first",
+    "max_age_s": "a number of seconds above 0",
+    "frozen_s": "a number of seconds above 0",
+    "patience": "a whole number above 0",
+    "watchdog_s": "a number of seconds, 0 for no watchdog",
+}
 Corners = tuple[tuple[float, ...], tuple[float, ...]]
+
+logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -33,11 +48,12 @@ class RobotLimits:
         velocity: (A,) largest speed of each entry of the action, action units/s; empty: no limit.
         acceleration: (A,) largest change of that speed per second, action units/s²; empty: no limit.
         workspace: corners (low, high), m, that actions may not move the measured end effector out of; needs
-            `metadata["displacement"]`. Empty: no limit.
+            `metadata["displacement"]`. An infinite coordinate leaves that side open. Empty: no limit.
         max_age_s: age in s above which an observation is stale when the action is sent: the robot holds.
+            Infinite: no limit.
         frozen_s: time in s after which an image that is identical to the last bit counts as stale, whatever
             its time stamp says: a real camera never returns the same image twice, but drivers repeat their
-            last frame.
+            last frame. Infinite: no limit.
         patience: number of consecutive decisions that the robot holds before it stops for good, also across
             episodes.
         watchdog_s: time in s without a decision within an episode after which the robot is stopped; 0: no
@@ -58,7 +74,7 @@ class LimitOverrides:
     """Flags `--limits.*`, which tighten the limits that the robot's file states.
 
     Attributes:
-        speed: Fraction of the robot's velocity and acceleration limits to use, above 0 and up to 1.
+        speed: Fraction of the robot's velocity and acceleration limits to use, from 0.001 to 1.
         workspace: Low and high corner of the workspace in metres, `x y z x y z`; empty keeps the robot's own.
         max_age_s: Age in seconds above which an observation is stale; 0 keeps the robot's own limit.
         frozen_s: Seconds after which an unchanged image counts as stale; 0 keeps the robot's own limit.
@@ -76,48 +92,96 @@ class LimitOverrides:
     watchdog_s: float = 0.0
 
     def __post_init__(self):
-        if not 0 < self.speed <= 1:
-            raise FieldError(self, f"<speed> is {self.speed}, wanted a fraction above 0 and up to 1")
+        check_finite(self)
+        if not MIN_SPEED <= self.speed <= 1:
+            raise FieldError(self, f"<speed> is {self.speed}, wanted a fraction from {MIN_SPEED:g} to 1")
         if self.workspace and (
             len(self.workspace) != 6 or not _are_corners(np.reshape(self.workspace, (2, 3)))
         ):
             raise FieldError(
                 self, f"<workspace> is {self.workspace}, wanted x y z x y z, the low corner first"
             )
-        for name in SCALAR_LIMITS:
-            if getattr(self, name) < 0:
-                raise FieldError(self, f"<{name}> is {getattr(self, name)}, wanted at least 0")
+        at_least(self, **dict.fromkeys(SCALAR_LIMITS, 0))
 
 
 def read_limits(metadata: Mapping, action_dim: int) -> RobotLimits | None:
     """Returns the limits in `metadata["limits"]`; None if the robot states none.
 
     Raises:
-        RobotError: an unknown name, a wrong shape, or a value that is not above 0.
+        RobotError: an unknown name, or a value that is not of the kind that `RobotLimits` describes.
     """
     stated = metadata.get("limits")
     if stated is None:
         return None
-    names = [field.name for field in fields(RobotLimits)]
+    if not isinstance(stated, Mapping):
+        raise RobotError(f"metadata['limits'] of the robot is {stated!r}, wanted a dict of limits")
+    unknown = [name for name in stated if name not in WANTED]
+    if unknown:
+        raise RobotError(f"the robot's limits: {not_found('name', str(unknown[0]), list(WANTED))}")
+    return RobotLimits(**{name: _read_limit(name, value, action_dim) for name, value in stated.items()})
+
+
+def _read_limit(name: str, value, action_dim: int) -> Any:
+    """Returns the value of a field of `RobotLimits`.
+
+    Raises:
+        RobotError: it is not what `WANTED` says, or is NaN; or it is infinite where that has no meaning.
+    """
+    numbers = _to_array(value)
+    if not _is_valid(name, numbers, action_dim):
+        entries = f" of {action_dim} entries" if WANTED[name] == PER_ENTRY else ""
+        shown = " ".join(repr(value)[:100].split())  # an array's has several lines
+        raise RobotError(
+            f"metadata['limits']['{name}'] of the robot is {shown}, wanted {WANTED[name]}{entries}"
+        )
+    if name == "workspace":
+        low, high = numbers.astype(float).tolist()
+        return tuple(low), tuple(high)
+    if WANTED[name] == PER_ENTRY:
+        return tuple(np.broadcast_to(numbers.astype(float), action_dim).tolist())
+    return int(numbers) if name == "patience" else float(numbers)
+
+
+def _to_array(value) -> np.ndarray:
+    """Returns nested lists of numbers as an array; an empty array for anything else, such as bools."""
     try:
-        unknown = [name for name in stated if name not in names]
-        if unknown:
-            raise RobotError(f"the robot's limits: {not_found('name', unknown[0], names)}")
-        values: dict[str, Any] = {
-            name: tuple(np.broadcast_to(np.asarray(stated[name], float), action_dim).tolist())
-            for name in ("velocity", "acceleration")
-            if name in stated
-        }
-        values |= {name: convert(stated[name]) for name, convert in SCALAR_LIMITS.items() if name in stated}
-        if "workspace" in stated:
-            values["workspace"] = _parse_corners(np.asarray(stated["workspace"], float))
-    except (TypeError, ValueError) as error:
-        raise RobotError(f"metadata['limits'] of the robot cannot be read: {error}") from error
-    limits = RobotLimits(**values)
-    positive = [*limits.velocity, *limits.acceleration, limits.max_age_s, limits.frozen_s, limits.patience]
-    if not all(value > 0 for value in positive) or limits.watchdog_s < 0:
-        raise RobotError(f"metadata['limits'] of the robot must be above 0: {dict(stated)}")
-    return limits
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return np.empty(0)
+    has_bool = any(isinstance(item, (bool, np.bool_)) for item in np.asarray(value, object).ravel())
+    return array if array.dtype.kind in "iuf" and not has_bool else np.empty(0)
+
+
+def _is_valid(name: str, numbers: np.ndarray, action_dim: int) -> bool:
+    """Returns whether the numbers are what `WANTED` says; no comparison with NaN is true."""
+    if WANTED[name] == PER_ENTRY:
+        shapes = (), (action_dim,)
+        return numbers.shape in shapes and bool((numbers > 0).all() and np.isfinite(numbers).all())
+    if name == "workspace":
+        return numbers.shape in ((2, 2), (2, 3)) and _are_corners(numbers)
+    if numbers.shape:
+        return False
+    if name == "patience":
+        return numbers.dtype.kind in "iu" and bool(numbers > 0)
+    return bool(0 <= numbers < np.inf) if name == "watchdog_s" else bool(numbers > 0)
+
+
+def warn_unlimited(name: str, limits: RobotLimits, has_camera: bool) -> None:
+    """Logs in one line what a robot does not limit; nothing where it limits everything."""
+    is_limited = {
+        "velocity": limits.velocity,
+        "acceleration": limits.acceleration,
+        "workspace": limits.workspace,
+        "age of an observation (max_age_s)": limits.max_age_s < math.inf,
+        "time without a new image (frozen_s)": limits.frozen_s < math.inf or not has_camera,
+    }
+    unlimited = ", ".join(what for what, limited in is_limited.items() if not limited)
+    missing = [f"no limit of {unlimited}"] if unlimited else []
+    missing += [] if limits.watchdog_s else ["no watchdog (watchdog_s)"]
+    if missing:
+        logger.warning(
+            "robot %r has %s; metadata['limits'] in its file can state them", name, ", and ".join(missing)
+        )
 
 
 def apply_overrides(limits: RobotLimits, overrides: LimitOverrides) -> RobotLimits:
@@ -136,10 +200,10 @@ def apply_overrides(limits: RobotLimits, overrides: LimitOverrides) -> RobotLimi
             "--limits.speed is a fraction of the robot's velocity limit, and its file states none"
         )
     if overrides.workspace:
-        corners = _parse_corners(np.reshape(overrides.workspace, (2, 3)))
-        own = limits.workspace
-        if own and not (
-            np.greater_equal(corners[0], own[0]).all() and np.less_equal(corners[1], own[1]).all()
+        corners, own = (overrides.workspace[:3], overrides.workspace[3:]), limits.workspace
+        if own and any(  # a robot that moves in a plane has two axes
+            low < own_low or high > own_high
+            for low, high, own_low, own_high in zip(*corners, *own, strict=False)
         ):
             raise _looser_error("workspace", overrides.workspace, own)
         result = replace(result, workspace=corners)
@@ -176,13 +240,5 @@ def _looser_error(name: str, requested, own) -> UsageError:
     )
 
 
-def _parse_corners(corners: np.ndarray) -> Corners:
-    if not _are_corners(corners):
-        raise ValueError(f"workspace {corners.tolist()}, wanted two corners in metres, the low one first")
-    low, high = corners.tolist()
-    return tuple(low), tuple(high)
-
-
-def _are_corners(corners: np.ndarray | Sequence) -> bool:
-    corners = np.asarray(corners)
-    return corners.ndim == 2 and len(corners) == 2 and bool((corners[0] < corners[1]).all())
+def _are_corners(corners: np.ndarray) -> bool:
+    return bool((corners[0] < corners[1]).all())
