@@ -247,6 +247,8 @@ VALUES = {
     "--dataset.memory-budget much": "error: --dataset.memory-budget is 'much', wanted a size such as 4GB",
     "--dataset.reward-scale 2 --dataset.reward-return-range 9":
         "error: --dataset.reward-scale and --dataset.reward-return-range exclude each other",
+    "--dataset.reward-return-range -1": "error: --dataset.reward-return-range is -1.0, wanted at least 1e-06",
+    "--balance.q -0.1": "error: --balance.q is -0.1, wanted at least 0",
     "--dataset.obs wings": "observation 'wings' not found; have state",
     "--dataset.action-low 0 0 --dataset.action-high 0 0": "is not below",
     "--dataset.action-low 0 0": "go together",

@@ -1,12 +1,13 @@
 """Weighs the losses: by fixed weights, or by learned weights (HarmonyDream)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from o2o.agent.optimizer import OptimizerConfig
+from o2o.core.config import at_least
 from o2o.core.errors import UsageError
 
 HARMONIZED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
@@ -45,6 +46,9 @@ class BalanceConfig:
     discount: float = 1.0
     entropy: float = 1.0
     consistency: float = 1.0
+
+    def __post_init__(self):
+        at_least(self, **{field.name: 0 for field in fields(BalanceConfig)})
 
 
 class Fixed(nn.Module):

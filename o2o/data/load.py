@@ -95,6 +95,8 @@ class DataConfig(LoadConfig):
     def __post_init__(self):
         super().__post_init__()
         at_least(self, image_size=16)
+        if self.reward_return_range is not None:
+            at_least(self, reward_return_range=1e-6)
         if self.reward_scale is not None and self.reward_return_range is not None:
             raise FieldError(
                 self,
