@@ -179,6 +179,11 @@ class Replay:
         for start, rows in self._episodes:
             yield self._action[start : start + rows - 1]
 
+    def rewards(self) -> Iterator[np.ndarray]:
+        """Yields the (T,) rewards of each episode, oldest first, as views."""
+        for start, rows in self._episodes:
+            yield self._reward[start : start + rows - 1]
+
     def sample(self, batch_size: int, T: int) -> Batch:
         """Returns windows of T steps, sampled with replacement; importance weights are at most 1.
 

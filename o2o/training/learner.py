@@ -17,7 +17,7 @@ from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Episode
-from o2o.core.errors import O2OError
+from o2o.core.errors import DivergedError, O2OError
 from o2o.core.run_folder import (
     checkpoint_folder,
     collect_state,
@@ -34,9 +34,11 @@ from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
 from o2o.training.safe_start import ActionRange, SafeStartConfig, fit_action_range
 from o2o.training.uncertainty_guard import OodAction, OodConfig, OodThreshold, calibrate_threshold
+from o2o.training.weight_check import WeightCheck
 
 BEST = "best"  # second name of the checkpoint that a rollback restores
 ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
+MAX_REJECTIONS = 3  # in a row, of weights that are unfit to act
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     *("memory_budget", "checkpoint_every", "keep_checkpoints"),
     *("learner", "learner_threads", "on_learner_failure", "episodes"),
@@ -109,10 +111,11 @@ class Learner:
         pending_updates: Updates still pending for the steps of those episodes.
         action_range: Range of the recorded actions.
         ood_threshold: Disagreement above which a decision is out-of-distribution; None where it is not used.
+        num_rejections: How often weights were unfit to act since the process started.
     """
 
     def __init__(self, config: LearnerConfig, folder: Path, agent: Agent, meta: dict):
-        """Loads the recordings.
+        """Loads the recordings, and tries the agent's weights on them.
 
         Args:
             folder: run folder.
@@ -120,6 +123,7 @@ class Learner:
             meta: metadata of that checkpoint.
         Raises:
             O2OError: the recordings are missing, changed or broken.
+            DivergedError: the agent's weights are unfit to act.
         """
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
@@ -134,6 +138,8 @@ class Learner:
         self.action_range = fit_action_range(
             self.data.replay.actions(), config.safe_start.action_range_quantile
         )
+        self.weight_check = WeightCheck(agent, self.data.replay, self.online)
+        self.num_rejections = self._rejections_in_a_row = 0
         self.monitor = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
         self.ood_threshold: OodThreshold | None = None
         self.num_episodes, self.pending_updates, self.metadata = 0, 0.0, {}
@@ -207,6 +213,30 @@ class Learner:
         """Returns metrics as numbers; see `run_folder.finite_metrics`."""
         return finite_metrics(metrics, f"episode {self.num_episodes}")
 
+    def reject_unfit_weights(self) -> str:
+        """Tries the weights on recorded states; unfit ones are replaced by those of the last checkpoint.
+
+        Returns:
+            The reason, for the log; empty if the weights are fit to act.
+        Raises:
+            DivergedError: they were unfit for the third time in a row.
+        """
+        problem = self.weight_check.problem(self.agent)
+        if not problem:
+            self._rejections_in_a_row = 0
+            return ""
+        self.num_rejections += 1
+        self._rejections_in_a_row += 1
+        reason = f"the weights after {self.agent.num_updates} updates are not used: {problem}"
+        if self._rejections_in_a_row == MAX_REJECTIONS:
+            raise DivergedError(
+                f"training diverged {MAX_REJECTIONS} times in a row: {reason}; "
+                "the last checkpoint is intact; try a lower --learning-rate"
+            )
+        self.agent.load_state(*checkpoint.load(self.folder / "checkpoint"))
+        self.pending_updates = 0.0
+        return f"{reason}; learning continues from the checkpoint after {self.agent.num_updates} updates"
+
     @property
     def checkpoint_due(self) -> bool:
         """Whether a checkpoint is due; several episodes may have been added since the last one."""
@@ -275,7 +305,12 @@ class SyncLearner:
             self._log_line(reason)
         while learner.pending_updates >= 1:
             metrics = learner.learn()
-        return learner.finite(metrics), f"offline {learner.mix.last_offline_ratio:.0%}"
+        numbers = learner.finite(metrics)
+        rejection = learner.reject_unfit_weights()
+        if rejection:
+            self._log_line(rejection)
+        numbers["weight_rejections"] = learner.num_rejections
+        return numbers, f"offline {learner.mix.last_offline_ratio:.0%}"
 
     def between_episodes(self, log: RunLog) -> None:
         """Writes a checkpoint where one is due."""

@@ -118,7 +118,6 @@ class LearnerLoop:
                     break
                 inbox.poll(POLL_S)
         self._add_episodes()  # those that came together with the order to stop
-        learner.finite(self._metrics)
         self._publish_weights()
         learner.save_checkpoint()
 
@@ -138,20 +137,34 @@ class LearnerLoop:
         (updates, since_s), self._started = self._started, None
         learner = self.learner
         rate = (learner.agent.num_updates - updates) / max(time.monotonic() - since_s, 1e-9)
+        metrics = self._publish_weights()
         progress = {"updates": learner.agent.num_updates, "pending_updates": learner.pending_updates}
-        metrics = learner.finite(self._metrics)
-        self._publish_weights()
+        progress["weight_rejections"] = learner.num_rejections
         if learner.checkpoint_due:
             learner.save_checkpoint()
             self.outbox.send(**threshold_report(learner))
         metrics = metrics | progress | {"updates_per_s": rate}
         self.outbox.send(metrics=metrics, num_episodes=learner.num_episodes)
 
-    def _publish_weights(self) -> None:
+    def _publish_weights(self) -> dict[str, float]:
+        """Publishes the weights, or those of the last checkpoint if these are unfit to act.
+
+        The robot's process ignores weights older than the ones it acts with.
+
+        Returns:
+            The metrics of the last update.
+        Raises:
+            DivergedError: a metric is not finite, or the weights were unfit too often.
+        """
         learner = self.learner
+        metrics = learner.finite(self._metrics)
+        rejection = learner.reject_unfit_weights()
+        if rejection:
+            self.outbox.send(line=rejection)
         weights, pending = acting_weights(learner.agent), int(learner.pending_updates)
         self.weights.write(weights, learner.agent.num_updates, learner.num_episodes, pending)
         self._published_s = time.monotonic()
+        return metrics
 
 
 def threshold_report(learner: Learner) -> dict:

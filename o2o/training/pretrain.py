@@ -148,6 +148,9 @@ def pretrain(config: PretrainConfig) -> Path:
                 log.write(step, "offline", numbers | _validation_metrics(agent, validation))
                 log.progress(progress.text(step, _loss(numbers)))
             evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)
+            checkpoint_due = step % config.checkpoint_every == 0
+            if evaluation_due or checkpoint_due:  # before a robot or a file gets these weights
+                finite_metrics(metrics, f"update {step}")
             if evaluation_due or last:
                 set_auto_penalty_weight(agent, data, log.line)
             if evaluation_due:
@@ -170,7 +173,7 @@ def pretrain(config: PretrainConfig) -> Path:
                         f"stopping early: no better return in {config.patience} evaluations (--patience)"
                     )
                     break
-            if step % config.checkpoint_every == 0 and not last:
+            if checkpoint_due and not last:
                 write_checkpoint()
         finite_metrics(metrics, f"update {agent.num_updates}")
         write_checkpoint()

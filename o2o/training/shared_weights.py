@@ -150,8 +150,6 @@ class SharedWeights:
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:
     """Whether no value is NaN or infinite, or so large that its square is."""
-    # A loss belongs to the weights before its update. Weights that this update has thrown far off, though
-    # they are finite, show at the next one; they may be published before it, when an episode ends in between.
     finite = [value.float().square().isfinite().all() for value in tensors.values()]
     return not finite or bool(torch.stack(finite).all())
 

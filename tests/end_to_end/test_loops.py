@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import o2o
+from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_folder
 from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.run_log import read_metrics
@@ -241,6 +242,20 @@ def test_divergence_stops_before_a_checkpoint_is_written(dataset, tmp_path):
     with pytest.raises(DivergedError, match="not finite"):
         o2o.pretrain(config)
     assert not checkpoint.exists(tmp_path / "run" / "checkpoint")
+
+
+def test_a_checkpoint_is_written_only_after_a_look_at_the_losses(dataset, tmp_path, monkeypatch):
+    """Losses are logged every 5 updates, a checkpoint is due every 4, and the sixth update diverges."""
+    real = Agent.learn
+
+    def learn(self, replay):
+        metrics = real(self, replay)
+        return metrics | {"loss/q": torch.tensor(torch.nan)} if self.num_updates in (6, 7, 8) else metrics
+
+    monkeypatch.setattr(Agent, "learn", learn)
+    with pytest.raises(DivergedError, match="update 8: loss/q is not finite"):
+        o2o.pretrain(pretrain_config(dataset, tmp_path / "run", log_every=5))
+    assert checkpoint.load(tmp_path / "run" / "checkpoint")[1]["num_updates"] == 4
 
 
 def test_evaluation_scenes_are_fixed_and_differ_from_training(pretrained):

@@ -1,6 +1,7 @@
 """Tests the async learner: no episode is lost and no bad weights act, whichever process dies."""
 
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -19,10 +20,13 @@ import pytest
 import torch
 
 import o2o
+from o2o.agent.agent import Agent
 from o2o.core import checkpoint
 from o2o.core.errors import DivergedError, O2OError, UsageError
+from o2o.core.run_folder import finite_metrics
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import OnlineDataset
+from o2o.training import learner_main
 from o2o.training.learner import ACTING_PARTS, acting_weights, learner_lock
 from o2o.training.learner_main import LearnerLoop
 from o2o.training.learner_process import AsyncLearner
@@ -190,7 +194,9 @@ def test_a_checkpoint_includes_the_episodes_reported_together_with_the_order_to_
         [],
         SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=0),
     )
-    learner = SimpleNamespace(agent=agent, num_episodes=1, pending_updates=3.0, finite=dict)
+    learner = SimpleNamespace(
+        agent=agent, num_episodes=1, pending_updates=3.0, finite=dict, reject_unfit_weights=str
+    )
 
     def add(number: int) -> str:
         learner.num_episodes, learner.pending_updates = number + 1, learner.pending_updates + STEPS
@@ -272,6 +278,98 @@ def test_a_learner_that_diverges_publishes_nothing(source, tmp_path):
     tensors, meta = checkpoint.load(out / "checkpoint")
     assert meta["num_updates"] == BEFORE
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+
+
+class Publishing:
+    """A learner loop with one update pending that publishes right after it."""
+
+    def __init__(self, monkeypatch, metrics: dict, rejection: str):
+        monkeypatch.setattr(learner_main, "PUBLISH_EVERY_S", 0.0)
+        self.lines, self.published = [], []
+        self.agent = SimpleNamespace(
+            parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=7
+        )
+        self.learner = SimpleNamespace(
+            agent=self.agent, num_episodes=0, pending_updates=1.0, num_rejections=0,
+            finite=lambda values: finite_metrics(values, "episode 0"), save_checkpoint=lambda: None,
+            reject_unfit_weights=lambda: self.reject(rejection), learn=lambda: self.learn(metrics),
+        )  # fmt: skip
+
+    def learn(self, metrics: dict) -> dict:
+        self.learner.pending_updates, self.agent.num_updates = 0.0, 8
+        return metrics
+
+    def reject(self, rejection: str) -> str:
+        if self.agent.num_updates != 8 or not rejection:
+            return ""
+        self.agent.num_updates = 5  # those of the last checkpoint
+        return rejection
+
+    def run(self) -> None:
+        inbox = SimpleNamespace(order="finish", num_episodes=0, poll=lambda *wait: None)
+        outbox = SimpleNamespace(send=lambda line: self.lines.append(line))
+        write = lambda tensors, updates, episodes, pending: self.published.append((updates, pending))  # noqa: E731
+        weights = SimpleNamespace(write=write)
+        LearnerLoop(self.learner, None, weights, inbox, outbox).run()  # type: ignore[arg-type]
+
+
+def test_losses_are_looked_at_before_weights_are_published(monkeypatch):
+    publishing = Publishing(monkeypatch, {"loss/q": torch.tensor(torch.nan)}, "")
+    with pytest.raises(DivergedError, match="loss/q is not finite"):
+        publishing.run()
+    assert publishing.published == [(7, 1)]  # the first weights alone
+
+
+def test_unfit_weights_are_not_published_and_a_line_says_so(monkeypatch):
+    publishing = Publishing(monkeypatch, {"loss/q": torch.tensor(1.0)}, "the weights are not used")
+    publishing.run()
+    assert publishing.lines == ["the weights are not used"] and {n for n, _ in publishing.published} == {7, 5}
+
+
+def spoil_updates(monkeypatch, which) -> None:
+    """Throws the policy far off after these updates, counted from 1, though weights and losses are finite."""
+    real, numbers = Agent.learn, itertools.count(1)
+
+    def learn(self, replay):
+        metrics = real(self, replay)
+        if next(numbers) in which:
+            with torch.no_grad():
+                for weight in self.policy.parameters():
+                    weight.mul_(1e4)
+        return metrics
+
+    monkeypatch.setattr(Agent, "learn", learn)
+
+
+def test_with_the_sync_learner_the_old_weights_go_on_where_new_ones_are_unfit(
+    source, tmp_path, monkeypatch, capsys
+):
+    """The last update of the third episode spoils them; the last checkpoint holds two episodes."""
+    spoil_updates(monkeypatch, [3 * STEPS])
+    out = o2o.finetune(config(source, tmp_path / "run", learner="sync"))
+    output = capsys.readouterr().out
+    assert output.count("are not used") == 1
+    reason = "entries of the policy's actions at recorded states are exactly -1 or 1"
+    advice = f"learning continues from the checkpoint after {BEFORE + 2 * STEPS} updates"
+    assert re.search(
+        rf"the weights after {BEFORE + 3 * STEPS} updates are not used: .* {reason}; {advice}", output
+    )
+    assert learned(out) == (5, BEFORE + 4 * STEPS, 0.0)
+    lines = [line for line in read_metrics(out) if "return" in line]
+    assert [line["weight_rejections"] for line in lines] == [0, 0, 1, 1, 1]
+    assert all(np.abs(episode.action).max() < 0.1 for episode in episodes_of(out)[3:])  # 0.1 is the limit
+
+
+def test_a_learner_that_keeps_diverging_ends_the_run_with_the_last_checkpoint_intact(
+    source, tmp_path, monkeypatch
+):
+    spoil_updates(monkeypatch, range(0, 1000, STEPS))  # the last one of each episode
+    with pytest.raises(DivergedError, match=r"3 times in a row: .* the last checkpoint is intact") as raised:
+        o2o.finetune(config(source, tmp_path / "run", learner="sync"))
+    assert raised.value.exit_code == 5
+    assert learned(tmp_path / "run") == (2, BEFORE, 0.0)
+    after, before = (checkpoint.load(run / "checkpoint")[0] for run in (tmp_path / "run", source))
+    assert acting_fingerprint(after) == acting_fingerprint(before)
 
 
 def test_changed_recordings_raise_one_error_before_the_robot_is_connected(source, tmp_path, monkeypatch):
