@@ -107,6 +107,8 @@ class Arm(RealTimeRobot):
         limits = {"velocity": config.velocity, "acceleration": config.acceleration}
         limits |= {"max_age_s": 3 / config.control_hz + 0.1, "frozen_s": 1.0}
         limits |= {"patience": 5, "watchdog_s": 1.0}
+        # a gripper that closes on an object does not move
+        limits["stuck_s"] = [np.inf if name.startswith("gripper") else 2.0 for name in self.joints]
         self.metadata = {
             **RealTimeRobot.metadata, "control_hz": config.control_hz, "command": "position",
             "measured": {"state": tuple(range(count))}, "limits": limits,
@@ -138,7 +140,7 @@ class Arm(RealTimeRobot):
         steps = max(1, math.ceil(seconds * HOMING_HZ))
         for k in range(1, steps + 1):
             self.send(start + k / steps * (goal - start))
-            time.sleep(1 / HOMING_HZ)
+            self.sleep(1 / HOMING_HZ)
 
     def close(self):
         try:

@@ -114,6 +114,7 @@ class Arm(RealTimeRobot):
                 "velocity": (*[config.speed] * 3, 2.0), "acceleration": (*[config.acceleration] * 3, 1e3),
                 "workspace": tuple(map(tuple, box.tolist())), "max_age_s": 2 / config.control_hz,
                 "frozen_s": 1.0, "patience": 5, "watchdog_s": 3 * config.deadman_s,
+                "stuck_s": (2.0, 2.0, 2.0, np.inf),  # a gripper that closes on an object does not move
             },
         }  # fmt: skip
         self._enable(VELOCITY)
@@ -150,8 +151,10 @@ class Arm(RealTimeRobot):
         self._enable(POSITION)
         x, y, z = (MM * value for value in self.config.home)
         self._call("set_position", x=x, y=y, z=z, speed=MM * self.config.speed / 2, wait=True)
+        self.sleep(0)  # raises here if the arm was stopped meanwhile
         self._call("set_gripper_position", GRIPPER_OPEN, wait=True)
         self._gripper = GRIPPER_OPEN
+        self.sleep(0)
         self._enable(VELOCITY)
         self._arm_state.wait_for_new()
         if self._camera:

@@ -4,9 +4,12 @@ A robot is a `gymnasium.Env`; every robot that o2o moves is wrapped in a `Guard`
 """
 
 import json
+import logging
+import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,8 +20,8 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.spec import flatten_obs, space_shapes
-from o2o.hardware.action_filter import ActionFilter, ActionModel, measured_positions
 from o2o.hardware.end_effector import read_displacement
+from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
 from o2o.hardware.frozen_camera import FrozenCameraDetector
 from o2o.hardware.limits import (
     LimitOverrides,
@@ -28,7 +31,13 @@ from o2o.hardware.limits import (
     read_limits,
     warn_unlimited,
 )
+from o2o.hardware.measured import check_measured, measured_positions
+from o2o.hardware.motion import ActionModel
+from o2o.hardware.realtime import RealTimeRobot
+from o2o.hardware.stuck_joint import StuckJointDetector
 from o2o.hardware.watchdog import Watchdog
+
+logger = logging.getLogger("o2o")
 
 # called with (reasons, (A,) requested action, (A,) sent action)
 InterventionCallback = Callable[[list[str], np.ndarray, np.ndarray], None]
@@ -46,22 +55,22 @@ class Guard(gymnasium.Wrapper):
     for `action_repeat` ticks, and the rewards are summed; `info["success"]` and the executed action
     are those of the whole decision.
 
-    The limits that the robot's file states in `metadata` (see `o2o.hardware.limits`) are enforced: the action
-    bounds, velocity and acceleration relative to the action that was sent last, and the workspace relative to
-    the measured position of the end effector. An action is not sent if it is not finite, if it comes later
-    than one period of a real-time robot, or if it was computed from a stale observation or from a frozen
-    camera: the robot holds instead, and stops for good after `limits.patience` consecutive holds. Where the
-    action that holds the robot is unknown, it stops at once. A watchdog stops it when the loop hangs.
+    Every action passes the filters of `o2o.hardware.filter_chain`, which enforce the limits that the robot's
+    file states in `metadata` (see `o2o.hardware.limits`). The last check before the robot's own code is that
+    the action is finite and inside the action bounds. A watchdog stops the robot when the loop or the driver
+    hangs; after that, it moves only after a reset.
 
     Attributes:
         shapes: name -> shape of every observation.
-        simulated: whether the robot states `metadata["simulated"]`: it may be built many times, and its
-            resets are repeatable.
+        real_time: whether the robot moves in real time: it is a `RealTimeRobot`, or states
+            `metadata["real_time"]`.
+        simulated: whether the robot states `metadata["simulated"]` and is not in real time: it may be built
+            many times, and its resets are repeatable.
         limits: limits that are enforced; None if the robot states none.
         num_clipped: number of actions outside the action bounds, which were clipped.
         interventions: reason -> how often it changed an action or made the robot hold.
         on_intervention: called at each of these interventions; None: nothing is called.
-        shadow: whether the robot is held whatever action is requested.
+        agent_filters: filters of the agent's loop, which run before those of the robot.
         control_hz: decisions per second, after `action_repeat`; None if the robot does not state it.
     """
 
@@ -79,131 +88,228 @@ class Guard(gymnasium.Wrapper):
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
         self.on_intervention: InterventionCallback | None = None
-        self.shadow = False
-        self.simulated = bool(env.metadata.get("simulated", False))
+        self.agent_filters: Sequence[Filter] = ()
+        self._robot = env.unwrapped if isinstance(env.unwrapped, RealTimeRobot) else None
+        self.real_time = self._robot is not None or bool(env.metadata.get("real_time", False))
+        self.simulated = not self.real_time and bool(env.metadata.get("simulated", False))
         hz = env.metadata.get("control_hz")
         self.control_hz = None if hz is None else float(hz) / action_repeat
         self.limits = read_limits(env.metadata, len(self.low))
         if overrides is not None and overrides != LimitOverrides():
             self.limits = apply_overrides(self.limits or RobotLimits(), overrides)
-        self._action_filter = self._make_action_filter(self.limits or RobotLimits())
+        self._make_filters(self.limits or RobotLimits())
         self._watchdog: Watchdog | None = None
+        self._one_at_a_time = threading.RLock()
         self._frozen_camera, self._unchanged_image = FrozenCameraDetector(), ("", 0.0)
-        self._obs_time_s, self._obs_age_s = time.monotonic(), 0.0
-        self._end_effector, self._num_held = None, 0
+        self._received_s, self._measured_s, self._overrun_s = time.monotonic(), time.monotonic(), 0.0
+        self._stuck, self._end_effector = "", None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Returns (obs, info) of a new episode; obs is name -> array."""
-        with StopOnError(self):
-            self.pause_watchdog()
+        with self._one_at_a_time, StopOnError(self):
+            if self._watchdog:
+                self._watchdog.reset()
             raw, info = self.env.reset(seed=seed, options=options)
-            self._frozen_camera.reset()
-            obs = self._receive(raw, info)
-            mapping = self.env.metadata.get("measured")
-            self._action_filter.reset(measured_positions(mapping, obs, len(self.low)))
+            obs = self.start_episode(raw, time.monotonic() - float(info.get("age_s", 0.0)))
             self._feed_watchdog()  # holds are not reset: a robot without vision must not home forever
             return obs, info
 
     def step(self, action):
         """Executes one decision and returns (obs, reward, terminated, truncated, info).
 
-        `info["executed_action"]` (A,) is what the robot did, in physical units: the action after all limits,
+        `info["executed_action"]` (A,) is what the robot did, in physical units: the action after all filters,
         or what the robot itself reports under the same key if it changed the action further, as the mean over
         the ticks. `info["takeover"]` states whether a human moved the robot in any tick, and
-        `info["interventions"]` is the list of reasons why the guard changed the action.
+        `info["interventions"]` is the list of reasons why the action was changed.
 
         Raises:
             RobotError: an action, observation or reward has a wrong shape or is not finite, the robot was
-                held too often, or anything failed inside the robot.
+                held too often, the watchdog has stopped it, or anything failed inside the robot.
         """
-        with StopOnError(self):
-            action = np.asarray(action, dtype=np.float64)
-            if action.shape != self.low.shape:
-                raise RobotError(f"action has shape {action.shape}, the robot wants {self.low.shape}")
-            if self._watchdog and self._watchdog.triggered:
-                raise RobotError(
-                    f"no action came for {self._watchdog.timeout_s:g} s: the watchdog stopped the robot"
-                )
-            safe, reasons = self._filter_action(action)
-            if reasons:
-                self.interventions.update(reasons)
-                self.num_clipped += "action bounds" in reasons
-                if self.on_intervention:
-                    self.on_intervention(reasons, action, safe)
-            if self.shadow:
-                hold = self._action_filter.hold_action(safe)
-                if hold is None:
-                    raise RobotError("this robot cannot be held: it states no metadata['command']")
-                safe = hold
-            safe = safe.astype(self.env.action_space.dtype)
+        with self._one_at_a_time, StopOnError(self):
+            self._check_watchdog()
+            late_s = max(time.monotonic() - self._received_s, self._overrun_s) - self._motion.period_s
+            safe, reasons = self.filter(action, late_s)
             total, success, takeover, executed = 0.0, False, False, []
             raw, terminated, truncated, info = None, False, False, {}
+            begin_s = time.monotonic()
             for _ in range(self.action_repeat):
-                raw, reward, terminated, truncated, info = self.env.step(safe)
+                self.wait_to_send()
+                raw, reward, terminated, truncated, info = self.env.step(self.check_sendable(safe))
                 total += float(reward)
                 executed.append(np.asarray(info.get("executed_action", safe), dtype=np.float64))
                 success = success or is_success(info)
                 takeover = takeover or bool(info.get("takeover", False))
                 if terminated or truncated:
                     break
+            self._check_watchdog()
+            self._overrun_s = time.monotonic() - begin_s - len(executed) * self._motion.period_s
             if not np.isfinite(total):
                 raise RobotError(f"the robot gave a reward that is not finite: {total}")
             mean = np.mean(executed, axis=0)
             if mean.shape != self.low.shape or not np.isfinite(mean).all():
                 raise RobotError(f"info['executed_action'] is {mean}, wanted {len(self.low)} finite numbers")
-            self._action_filter.record_sent(executed[-1])
+            remote = [str(reason) for reason in info.get("interventions", [])]
+            self.interventions.update(remote)
             info = {**info, "executed_action": mean, "success": success, "takeover": takeover}
-            info["interventions"] = reasons
-            obs = self._receive(raw, info)
+            info["interventions"] = [*reasons, *remote]
+            self.record_executed(mean)
+            obs = self.receive(raw, time.monotonic() - float(info.get("age_s", 0.0)))
+            if takeover:  # a human has moved the robot to where no action was sent
+                self._motion.reset(measured_positions(self.env.metadata, obs, len(self.low)))
             self.end_episode() if terminated or truncated else self._feed_watchdog()
             return obs, total, bool(terminated), bool(truncated), info
 
-    def _filter_action(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Returns (A,) the action to send, and the reasons why it differs from the requested one."""
-        reason = self._rejection_reason(action)
-        if not reason:
-            self._num_held = 0
-            return self._action_filter.filter(action, self._end_effector)
-        self._num_held += 1
-        hold, patience = self._action_filter.hold_action(action), (self.limits or RobotLimits()).patience
-        if hold is None or self._num_held > patience:
-            count = f", {self._num_held} times in a row" if hold is not None else ""
-            raise RobotError(f"action is {reason}{count}: {action.tolist()}; the robot was stopped")
-        return hold, [reason.split(" (")[0]]
+    def filter(self, action: np.ndarray, late_s: float = 0.0) -> tuple[np.ndarray, list[str]]:
+        """Returns (A,) the action to send now, which counts as sent, and the reasons why it was changed.
 
-    def _rejection_reason(self, action: np.ndarray) -> str:
-        """Returns why an action may not be sent at all; empty if it may."""
-        if not np.isfinite(action).all():
-            return "not finite"
-        if self.env.metadata.get("real_time"):
-            since_s = time.monotonic() - self._obs_time_s
-            if self.control_hz and since_s > 1 / (self.control_hz * self.action_repeat):
-                return f"late ({since_s:.3f} s after its observation)"
-            if self._obs_age_s + since_s > (self.limits or RobotLimits()).max_age_s:
-                return f"stale (its observation is {self._obs_age_s + since_s:.3f} s old)"
-            name, since_s = self._unchanged_image
-            if since_s > (self.limits or RobotLimits()).frozen_s:
-                return f"frozen (image {name!r} has not changed for {since_s:.1f} s)"
-        return ""
+        Args:
+            action: (A,) requested, in physical units.
+            late_s: how much later than wanted it comes, s; 0 or less if it is in time.
+        Raises:
+            RobotError: the action has a wrong shape, or the robot was held too often.
+        """
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.low.shape:
+            raise RobotError(f"action has shape {action.shape}, the robot wants {self.low.shape}")
+        with self._one_at_a_time:
+            return self._filter(action, late_s)
 
-    def _make_action_filter(self, limits: RobotLimits) -> ActionFilter:
+    def _filter(self, action: np.ndarray, late_s: float) -> tuple[np.ndarray, list[str]]:
+        context = self._context(late_s if self.real_time else 0.0)
+        safe = self._chain.run(action, context, self.agent_filters)
+        safe = _round(safe, action, context.hold, self.env.action_space.dtype)
+        if context.reasons:
+            self.interventions.update(context.reasons)
+            self.num_clipped += "action bounds" in context.reasons
+            if self.on_intervention:
+                self.on_intervention(context.reasons, action, safe.astype(np.float64))
+        self._motion.record(safe.astype(np.float64))
+        return safe, context.reasons
+
+    def _context(self, late_s: float = 0.0) -> ActionContext:
+        now_s, expected = time.monotonic(), self._end_effector
+        if expected is not None:
+            expected = self._motion.expected(expected)
+        return ActionContext(
+            self._motion.hold() if self._chain.model.command else None, expected, late_s,
+            now_s - self._measured_s if self.real_time else 0.0, self._unchanged_image, self._stuck,
+        )  # fmt: skip
+
+    def wait_to_send(self) -> None:
+        """Waits until the action that was filtered last may be sent; see `Motion.wait`."""
+        if self.real_time:
+            self._motion.wait()
+
+    def check_sendable(self, action: np.ndarray) -> np.ndarray:
+        """Returns the action (A,); this is the last line of o2o before the robot's own code.
+
+        Raises:
+            RobotError: the action is not finite, or outside the action bounds.
+        """
+        if not (np.isfinite(action).all() and (self.low <= action).all() and (action <= self.high).all()):
+            raise RobotError(
+                f"action {action.tolist()} is outside {self.low.tolist()} to {self.high.tolist()}"
+            )
+        return action
+
+    def _make_filters(self, limits: RobotLimits) -> None:
         metadata, count = self.env.metadata, len(self.low)
         hz = float(metadata.get("control_hz") or 0)
         types = command_types(metadata, count)
-        if (limits.velocity or limits.acceleration) and not (hz and types):
-            raise RobotError("a robot that limits velocity must state metadata['control_hz'] and ['command']")
-        self._displacement = read_displacement(
-            self.shapes, count, metadata.get("displacement"), self.action_repeat
-        )
-        moves = self._displacement
+        if (limits.velocity or limits.acceleration or limits.workspace) and not (hz and types):
+            raise RobotError(
+                "a robot that limits velocity, acceleration or workspace must state metadata['control_hz'] "
+                "and ['command']"
+            )
+        check_measured(metadata, types, self.shapes)
+        moves = self._displacement = read_displacement(self.shapes, count, metadata, self.action_repeat)
         if limits.workspace and moves is None:
             raise RobotError(
                 "a robot with a workspace must state metadata['displacement']: the end effector's position"
             )
         if limits.workspace and moves and len(moves.origin) > len(limits.workspace[0]):
             raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
-        end_effector = (moves.actions, moves.metres_by_action) if moves else ((), 1.0)
-        return ActionFilter(ActionModel(self.low, self.high, types, hz, *end_effector), limits)
+        end_effector = (moves.actions, moves.metres_by_action, moves.origin) if moves else ()
+        model = ActionModel(self.low, self.high, types, hz, self.action_repeat, *end_effector)
+        self._chain = FilterChain(model, limits)
+        self._motion = self._chain.motion
+        self._stuck_joint = StuckJointDetector(model, limits)
+
+    @property
+    def obs_age_s(self) -> float:
+        """Age of the latest observation, s."""
+        return time.monotonic() - self._measured_s
+
+    @property
+    def shadow(self) -> bool:
+        """Whether the robot is held whatever action is requested."""
+        return self._chain.shadow
+
+    @shadow.setter
+    def shadow(self, shadow: bool) -> None:
+        self._chain.shadow = shadow
+
+    def start_episode(self, raw, measured_s: float) -> dict[str, np.ndarray]:
+        """Returns the checked first observation of an episode, which begins at rest; see `receive`."""
+        obs = self.check_obs(raw)
+        with self._one_at_a_time:
+            self._frozen_camera.reset()
+            self._stuck_joint.reset()
+            self._motion.reset(measured_positions(self.env.metadata, obs, len(self.low)))
+            self._overrun_s = 0.0
+            self._keep(obs, measured_s)
+            self._warn_outside()
+        return obs
+
+    def _warn_outside(self) -> None:
+        if self._end_effector is None or not (self.limits and self.limits.workspace):
+            return
+        low, high = self.limits.workspace
+        at = self._end_effector
+        if (at < np.array(low[: len(at)]) - TOLERANCE).any() or (
+            at > np.array(high[: len(at)]) + TOLERANCE
+        ).any():
+            logger.warning(
+                "the robot starts at %s m, outside its workspace: it may only move back", at.tolist()
+            )
+
+    def record_executed(self, executed: np.ndarray) -> None:
+        """Keeps what the robot reports to have executed (A,), to compare it with what it will measure."""
+        with self._one_at_a_time:
+            self._stuck_joint.command(executed)
+
+    def receive(self, raw, measured_s: float) -> dict[str, np.ndarray]:
+        """Returns the checked observation, on which the filters of the next action rely.
+
+        Args:
+            raw: observation as the robot returned it.
+            measured_s: when its oldest part was measured, s of `time.monotonic`.
+        Raises:
+            RobotError: see `check_obs`.
+        """
+        obs = self.check_obs(raw)
+        with self._one_at_a_time:
+            self._keep(obs, measured_s)
+        return obs
+
+    def _keep(self, obs: dict[str, np.ndarray], measured_s: float) -> None:
+        self._received_s, self._measured_s = time.monotonic(), measured_s
+        # a simulator has executed all that was sent when it returns
+        self._motion.measure(max(0.0, self._received_s - measured_s) if self.real_time else -math.inf)
+        limits, moves = self.limits or RobotLimits(), self._displacement
+        if limits.frozen_s < np.inf:
+            self._unchanged_image = self._frozen_camera.update(obs, self._received_s)
+        self._end_effector = moves.position({k: v[None] for k, v in obs.items()})[0] if moves else None
+        if self.real_time:
+            positions = measured_positions(self.env.metadata, obs, len(self.low))
+            self._stuck = self._stuck_joint.update(positions, self._end_effector, self._received_s)
+
+    def _check_watchdog(self) -> None:
+        if self._watchdog and self._watchdog.triggered:
+            raise RobotError(
+                f"no action came for {self._watchdog.timeout_s:g} s: the watchdog stopped the robot"
+            )
 
     def _feed_watchdog(self) -> None:
         if self.limits and self.limits.watchdog_s:
@@ -221,14 +327,9 @@ class Guard(gymnasium.Wrapper):
         if not self.simulated:
             self.stop()
 
-    def hold_action(self, requested: np.ndarray | None = None) -> np.ndarray | None:
-        """Returns (A,) the action that keeps the robot where it is; None if that is unknown.
-
-        Args:
-            requested: (A,) source of positions that were neither measured nor commanded yet, such as a
-                gripper's.
-        """
-        return self._action_filter.hold_action(requested)
+    def hold_action(self) -> np.ndarray | None:
+        """Returns (A,) the action that brings the robot to rest; None if the robot does not state which."""
+        return self._context().hold
 
     def render(self) -> np.ndarray:
         """Returns an image, (h, w, 3) uint8.
@@ -256,11 +357,15 @@ class Guard(gymnasium.Wrapper):
         return self.env.has_wrapper_attr("stop")
 
     def stop(self) -> None:
-        """Stops the robot at once; calling it twice is harmless. Simulators need no `stop()`.
+        """Stops the robot at once, also while it homes; calling it twice is harmless.
+
+        Simulators need no `stop()`.
 
         Raises:
             RobotError: the robot could not be stopped.
         """
+        if self._robot is not None:
+            self._robot.stop_event.set()
         if self.can_stop:
             try:
                 self.env.get_wrapper_attr("stop")()
@@ -293,15 +398,14 @@ class Guard(gymnasium.Wrapper):
                 raise RobotError(f"the robot's observation {name!r} is not finite (NaN or infinite)")
         return obs
 
-    def _receive(self, raw, info: dict) -> dict[str, np.ndarray]:
-        """Returns the checked observation, and keeps its time, age and end effector position."""
-        obs = self.check_obs(raw)
-        self._obs_time_s, self._obs_age_s = time.monotonic(), float(info.get("age_s", 0.0))
-        if self.limits and self.limits.frozen_s < np.inf:
-            self._unchanged_image = self._frozen_camera.update(obs, self._obs_time_s)
-        moves = self._displacement
-        self._end_effector = moves.position({k: v[None] for k, v in obs.items()})[0] if moves else None
-        return obs
+
+def _round(safe: np.ndarray, requested: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
+    """Returns the action (A,) in the robot's type; one that was changed is rounded towards the hold."""
+    rounded = safe.astype(dtype)
+    if hold is None or rounded.dtype.kind != "f" or np.array_equal(safe, requested):
+        return rounded
+    beyond = np.abs(rounded.astype(np.float64) - hold) > np.abs(safe - hold)
+    return np.where(beyond, np.nextafter(rounded, hold.astype(dtype)), rounded)
 
 
 class StopOnError:

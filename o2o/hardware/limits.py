@@ -5,9 +5,7 @@ Besides `control_hz`, the `metadata` of a robot hold
 * `command`: the type of each entry of an action, one word for all or one for each entry: `displacement`
   (units per tick of the robot), `velocity` (units/s) or `position`;
 * `limits`: a dict of fields of `RobotLimits`; one number stands for every entry of an action;
-* `measured`: for entries that are positions, observation name -> which entries of that observation hold
-  them, in the units and order of the action, -1 where there is none. With it, the velocity limit of the
-  first command of an episode starts from where the robot is.
+* `measured` and `unmeasured`: where entries are that are positions; see `o2o.hardware.measured`.
 """
 
 import logging
@@ -34,6 +32,8 @@ WANTED = {  # limit -> what a robot's file may state
     "frozen_s": "a number of seconds above 0",
     "patience": "a whole number above 0",
     "watchdog_s": "a number of seconds, 0 for no watchdog",
+    "dead_time_s": "a number of seconds",
+    "stuck_s": PER_ENTRY,
 }
 Corners = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -58,6 +58,10 @@ class RobotLimits:
             episodes.
         watchdog_s: time in s without a decision within an episode after which the robot is stopped; 0: no
             watchdog.
+        dead_time_s: time in s from sending an action until the observation shows its motion; what is still
+            to be executed counts as executed at the boundary of the workspace.
+        stuck_s: (A,) time in s for which an entry that is measured may be commanded to move without moving;
+            infinite: for ever, which suits a gripper that closes on an object.
     """
 
     velocity: tuple[float, ...] = ()
@@ -67,6 +71,8 @@ class RobotLimits:
     frozen_s: float = float("inf")
     patience: int = 5
     watchdog_s: float = 0.0
+    dead_time_s: float = 0.0
+    stuck_s: tuple[float, ...] = (2.0,)
 
 
 @dataclass(frozen=True)
@@ -156,14 +162,15 @@ def _is_valid(name: str, numbers: np.ndarray, action_dim: int) -> bool:
     """Returns whether the numbers are what `WANTED` says; no comparison with NaN is true."""
     if WANTED[name] == PER_ENTRY:
         shapes = (), (action_dim,)
-        return numbers.shape in shapes and bool((numbers > 0).all() and np.isfinite(numbers).all())
+        finite = name == "stuck_s" or np.isfinite(numbers).all()
+        return numbers.shape in shapes and bool((numbers > 0).all() and finite)
     if name == "workspace":
         return numbers.shape in ((2, 2), (2, 3)) and _are_corners(numbers)
     if numbers.shape:
         return False
     if name == "patience":
         return numbers.dtype.kind in "iu" and bool(numbers > 0)
-    return bool(0 <= numbers < np.inf) if name == "watchdog_s" else bool(numbers > 0)
+    return bool(0 <= numbers < np.inf) if name in ("watchdog_s", "dead_time_s") else bool(numbers > 0)
 
 
 def warn_unlimited(name: str, limits: RobotLimits, has_camera: bool) -> None:

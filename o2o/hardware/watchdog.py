@@ -11,10 +11,12 @@ logger = logging.getLogger("o2o")
 class Watchdog:
     """Calls `on_timeout` once, in its own thread, if it is active and not fed for `timeout_s`.
 
+    It is a latch: once it has triggered, feeding it does nothing until `reset`.
+
     Exceptions of `on_timeout` are logged, because no caller could catch them in that thread.
 
     Attributes:
-        triggered: whether it has timed out since it was last fed.
+        triggered: whether it has timed out since the last `reset`.
     """
 
     def __init__(self, timeout_s: float, on_timeout: Callable[[], None]):
@@ -25,10 +27,15 @@ class Watchdog:
         self._thread.start()
 
     def feed(self) -> None:
-        """Restarts the timeout and activates the watchdog."""
+        """Restarts the timeout and activates the watchdog, unless it has triggered."""
         with self._change:
-            self._fed_s, self._active, self.triggered = time.monotonic(), True, False
+            self._fed_s, self._active = time.monotonic(), not self.triggered
             self._change.notify()
+
+    def reset(self) -> None:
+        """Deactivates the watchdog and releases it if it has triggered."""
+        with self._change:
+            self._active = self.triggered = False
 
     def pause(self) -> None:
         """Deactivates the watchdog until it is fed again."""

@@ -27,8 +27,7 @@ def find_displacement(run: Run, robot: Guard | None = None) -> Displacement | No
     metadata = robot.metadata if robot else robot_metadata(saved.get("robot", ""))
     action_repeat = robot.action_repeat if robot else saved.get("action_repeat", 1)
     transform = run.agent.transform
-    declared = metadata.get("displacement")
-    return read_displacement(transform.shapes, transform.spec.action_dim, declared, action_repeat)
+    return read_displacement(transform.shapes, transform.spec.action_dim, metadata, action_repeat)
 
 
 def robot_metadata(name: str) -> dict:

@@ -19,6 +19,7 @@ from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.end_effector import Displacement, read_displacement
+from o2o.hardware.filter_chain import PAUSED, ActionContext
 from o2o.hardware.guard import Guard, StopOnError
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rerun_viewer import Stream
@@ -63,7 +64,7 @@ class EpisodeResult:
         num_clipped: Number of actions that the guard clipped to the robot's action bounds.
         frames: Images, one for each observation, if they were requested.
         displacement: How actions move the robot's end effector, if the robot states it.
-        interventions: Reason -> how often the guard changed or held an action.
+        interventions: Reason -> how often a filter changed an action or held the robot.
         stages: Durations of the parts of a decision, on a real-time robot, over all episodes of one `play`.
         ood_metrics: Metrics of the uncertainty guard, if there was one.
     """
@@ -159,6 +160,8 @@ def play(
     runners[0].stream, runners[0].operator = stream, operator
     runners[0].uncertainty_guard = uncertainty_guard
     for runner in runners:
+        runner.add_filters(agent, limits)
+    for runner in runners:
         runner.start_episode(*waiting.pop(), num_films)
     agent.start(len(runners), seed)
     for runner in runners:
@@ -191,10 +194,6 @@ def _decide(
     begin_s = time.perf_counter()
     noise, max_policy_deviation = (limits.noise, limits.max_policy_deviation) if limits else (0.0, math.inf)
     unit = agent.act(obs, prev_action, prev_reward, first, noise, plan, trace, max_policy_deviation)
-    if limits and limits.action_range:
-        unit = limits.action_range.clip(unit, prev_action, first)
-    if runners[0].uncertainty_guard:
-        runners[0].uncertainty_guard.update(agent, unit, planned=max_policy_deviation == math.inf)
     duration_ms = 1e3 * (time.perf_counter() - begin_s)
     plan_records: list[PlanRecord | None] = [None] * len(runners)
     if agent.last_plan is not None and agent.last_plan.trace is not None:
@@ -232,9 +231,8 @@ class RobotRunner:
         self.operator: Operator | None = None
         self.uncertainty_guard: UncertaintyGuard | None = None
         self.stages = StageTimer()
-        stated = robot.metadata.get("displacement")
         self.displacement = read_displacement(
-            transform.shapes, transform.spec.action_dim, stated, robot.action_repeat
+            transform.shapes, transform.spec.action_dim, robot.metadata, robot.action_repeat
         )
         spaces = {name: space for name, (_, space) in obs_boxes(robot.observation_space).items()}
         stored = spaces if write else {name: spaces[name] for name in transform.fields}
@@ -253,7 +251,8 @@ class RobotRunner:
         self.rows, self.diagnostics, self.plan_records, self.frames = [], [], [], []
         self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
-        self.prev_reward, self.first, self.running, self.was_paused = 0.0, True, True, False
+        self.prev_reward, self.first, self.running = 0.0, True, True
+        self.was_paused = self.held_by_operator = False
         if self.stream:
             self.stream.episode(index, f"scene {seed}")
         self._store(raw)
@@ -266,8 +265,9 @@ class RobotRunner:
                 self.plan_records.append(replace(plan_record, t=np.array(len(self.diagnostics), np.int32)))
             self._show_plan(plan_record)
         intended = self.transform.physical_action(unit)
-        action = self._choose_action(intended)
-        raw, reward, terminated, truncated, info = self.robot.step(action)
+        if self.operator:
+            self._wait_while_paused()
+        raw, reward, terminated, truncated, info = self.robot.step(intended)
         self._add_timing(info)
         stopped = terminated or truncated  # then the guard has stopped the robot already
         if self.operator:
@@ -292,32 +292,53 @@ class RobotRunner:
             self.robot.end_episode()
         return not self.running
 
-    def _choose_action(self, intended: np.ndarray) -> np.ndarray:
-        """Returns the action (A,) to send: the agent's, that of the uncertainty guard, or the operator's.
+    def add_filters(self, agent: Agent, limits: ExplorationLimits | None) -> None:
+        """Adds the filters of the agent's side to the robot's, in their order."""
+
+        def safe_start(action, context):
+            assert limits and limits.action_range
+            unit = self.transform.unit_action(action)
+            near = limits.action_range.clip(unit[None], self.prev_action[None], np.array([self.first]))[0]
+            changed = bool((near != unit).any())
+            return (self.transform.physical_action(near), "safe start") if changed else (action, None)
+
+        def out_of_distribution(action, context):
+            assert self.uncertainty_guard
+            planned = limits is None or limits.max_policy_deviation == math.inf
+            self.uncertainty_guard.update(agent, self.transform.unit_action(action)[None], planned)
+            return self.uncertainty_guard.filter(action, context.hold)
+
+        self.robot.agent_filters = [
+            *([safe_start] if limits and limits.action_range else []),
+            *([out_of_distribution] if self.uncertainty_guard else []),
+            *([self._teleoperate] if self.operator else []),
+        ]
+
+    def _wait_while_paused(self) -> None:
+        """Applies the operator's commands, and waits while the robot is paused and has come to rest.
 
         A pause begins with one decision that holds the robot, and ends with one, because what was planned
         before it is out of date.
         """
         operator = self.operator
-        if not (operator or self.uncertainty_guard):
-            return intended
-        hold = self.robot.hold_action(intended)
-        if self.uncertainty_guard:
-            intended = self.uncertainty_guard.filter(intended, hold)
-        if operator is None:
-            return intended
+        assert operator is not None
         operator.read_commands()
+        self.held_by_operator = self.was_paused
         if self.was_paused:
             self.robot.pause_watchdog()
             operator.wait_until(lambda: not operator.paused)
-        was_paused, self.was_paused = self.was_paused, operator.paused
-        if not (was_paused or operator.paused or operator.takeover):
-            return intended
-        move = operator.next_action(hold) if operator.takeover and not operator.paused else None
-        action = hold if move is None else move
-        if action is None:
-            raise RobotError("this robot cannot be held: it states no metadata['command']")
-        return action
+        self.was_paused = operator.paused
+
+    def _teleoperate(self, action, context):
+        """Returns the operator's action instead of the agent's, as a filter of the robot."""
+        operator = self.operator
+        assert operator is not None
+        if self.held_by_operator or operator.paused:
+            return _held(context), PAUSED
+        if not operator.takeover:
+            return action, None
+        move = operator.next_action(context.hold)
+        return _held(context) if move is None else move, "takeover"
 
     def _apply_label(
         self, reward: float, terminated: bool, truncated: bool, info: dict
@@ -407,6 +428,12 @@ class RobotRunner:
             self.frames.append(self.robot.render())
             if self.stream:
                 self.stream.image(self.frames[-1])
+
+
+def _held(context: ActionContext) -> np.ndarray:
+    if context.hold is None:
+        raise RobotError("this robot cannot be held: it states no metadata['command']")
+    return context.hold
 
 
 def _column_means(table: np.ndarray) -> list[float]:

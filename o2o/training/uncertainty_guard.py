@@ -229,8 +229,8 @@ class OodResponse:
         Args:
             relative_disagreement: disagreement in units of its threshold; NaN counts as OOD.
             action: (A,) intended.
-            hold: (A,) what keeps the robot still; None where that is unknown in this step, such as before the
-                first position command. Then the action goes to the guard unchanged.
+            hold: (A,) what keeps the robot still; None where the robot does not state that. Then the action
+                stays as it is.
         """
         step, self._num_steps = self._num_steps, self._num_steps + 1
         self._max = max(self._max, relative_disagreement)
@@ -278,9 +278,13 @@ class UncertaintyGuard:
         """Measures what the agent has just decided for its one robot; see `relative_disagreement`."""
         self._relative_disagreement = float(relative_disagreement(agent, self.threshold, unit, planned)[0])
 
-    def filter(self, action: np.ndarray, hold: np.ndarray | None) -> np.ndarray:
-        """Returns the physical action (A,) to execute; see `OodResponse.respond`."""
-        return self.response.respond(self._relative_disagreement, action, hold)
+    def filter(self, action: np.ndarray, hold: np.ndarray | None) -> tuple[np.ndarray, str | None]:
+        """Returns the physical action (A,) to execute, and the reason if it is another one.
+
+        See `OodResponse.respond`.
+        """
+        chosen = self.response.respond(self._relative_disagreement, action, hold)
+        return chosen, None if chosen is action else "out of distribution"
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics of the episode; see `OodResponse.metrics`."""

@@ -18,6 +18,7 @@ LIMITS = {
     "max_age_s": 0.25,
     # longer than usual outages and stalls: the server makes the arm hold after 0.3 s by itself
     "patience": 50, "watchdog_s": 2.0,
+    "stuck_s": [2.0, 2.0, 2.0, np.inf],
 }  # fmt: skip
 COMMAND = ("displacement", "displacement", "displacement", "position")
 
@@ -37,7 +38,8 @@ class RealTimeArm:
         self.observation_space, self.action_space = arm.observation_space, arm.action_space
         self.metadata = {
             "control_hz": sim.CONTROL_HZ, "displacement": sim.DISPLACEMENT, "command": COMMAND,
-            "limits": LIMITS, "max_decisions": sim.NUM_DECISIONS, "resets_itself": True,
+            "unmeasured": {3: -1.0}, "limits": LIMITS, "max_decisions": sim.NUM_DECISIONS,
+            "resets_itself": True,
         }  # fmt: skip
         self._rng = np.random.default_rng()
         self._snapshot = arm.mujoco.MjData(arm.model) if arm.config.obs != "state" else None

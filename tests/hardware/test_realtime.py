@@ -198,7 +198,9 @@ def test_a_watchdog_triggers_once_and_only_while_active():
     assert not bites.acquire(timeout=0.15)  # it was never fed
     dog.feed()
     assert bites.acquire(timeout=2) and dog.triggered
-    assert not bites.acquire(timeout=0.15)
+    dog.feed()  # it stays triggered until it is reset
+    assert not bites.acquire(timeout=0.15) and dog.triggered
+    dog.reset()
     dog.feed()
     dog.pause()
     assert not bites.acquire(timeout=0.15) and not dog.triggered

@@ -17,7 +17,7 @@ class Slider(RealTimeRobot):
     """x moves by the action (displacement), y is the action (position); it records the actions."""
 
     metadata = {  # noqa: RUF012
-        "control_hz": 20, "command": ("displacement", "position"),
+        "control_hz": 20, "command": ("displacement", "position"), "measured": {"state": (-1, 1)},
         "limits": {"max_age_s": 0.2, "patience": 100, "watchdog_s": 10.0},
     }  # fmt: skip
     observation_space = Dict(

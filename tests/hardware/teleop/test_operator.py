@@ -154,12 +154,12 @@ def test_a_velocity_robot_stands_still_in_a_pause(tmp_path):
 
 
 def test_a_takeover_is_possible_before_the_first_action(tmp_path):
-    """Nobody has measured where the gripper is: it stays where the plan wanted it."""
+    """Nothing measures where the gripper is: it stays where home leaves it, not where the plan wants it."""
     sled = Sled(path=tmp_path / "operator")
-    sled.metadata = {"command": "position", "simulated": True}
+    sled.metadata = {"command": "position", "simulated": True, "unmeasured": {0: 0.5}}
     operator = Operator(Says("takeover"), LOW, HIGH)
     play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
-    assert sled.sent == [2.0] * 6
+    assert sled.sent == [0.5] * 6
 
 
 def operator_after_takeover(low, high, *lines):

@@ -1,0 +1,173 @@
+"""Keeps what was sent to a robot, and returns the speeds that its limits allow for the next action."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from o2o.hardware.clock import precise_sleep
+from o2o.hardware.limits import RobotLimits
+
+UNLIMITED = 1e300  # a finite stand-in for infinity, for it times zero is zero
+MIN_PERIOD = 0.5  # of a period, between two actions
+
+
+@dataclass(frozen=True)
+class ActionModel:
+    """Describes how a robot's actions move it.
+
+    Attributes:
+        low, high: (A,) action bounds.
+        command: (A,) `displacement`, `velocity` or `position`; empty if the robot does not state it.
+        control_hz: ticks of the robot per second; 0 if unknown.
+        action_repeat: ticks in one decision.
+        end_effector_entries: D entries of the action that move the end effector along its axes; empty if
+            none is known.
+        meters_per_unit: distance that one unit of those entries moves the end effector in one decision, m;
+            for positions, the distance between two that are one unit apart.
+        origin: (D,) where the end effector is at a position of 0, m.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    command: tuple[str, ...] = ()
+    control_hz: float = 0.0
+    action_repeat: int = 1
+    end_effector_entries: tuple[int, ...] = ()
+    meters_per_unit: float = 1.0
+    origin: tuple[float, ...] = ()
+
+
+class Motion:
+    """Keeps the position and the speed that were commanded last, and what is still to be executed.
+
+    Speeds are in action units/s, for every type of entry: a displacement commands the speed that covers it in
+    one tick, a position the speed that covers its distance from the position before in one tick. For these to
+    be the robot's speeds by the clock, too, each action has its time before the next one is sent: see `wait`.
+
+    Attributes:
+        model: how actions move the robot.
+        period_s: time between two ticks, s; 1 if it is unknown.
+        velocity: (A,) speed that was commanded last, units/s.
+        max_change: (A,) largest change of that speed from one decision to the next, units/s.
+    """
+
+    def __init__(self, model: ActionModel, limits: RobotLimits):
+        self.model = model
+        self.period_s = 1 / model.control_hz if model.control_hz else 1.0
+        self._dead_time_s = limits.dead_time_s
+        count = len(model.low)
+        self._max_velocity = np.broadcast_to(np.array(limits.velocity or np.inf), count)
+        types = model.command or ("displacement",) * count
+        self._is_position = np.array([name == "position" for name in types])
+        self._is_velocity = np.array([name == "velocity" for name in types])
+        change = np.array(limits.acceleration or np.inf) * self.period_s
+        self.max_change = np.broadcast_to(np.minimum(change, UNLIMITED), count)
+        # a decision moves a position once, in its first tick, and other entries in each of its ticks
+        self._moving_s = np.where(self._is_position, 1, model.action_repeat) * self.period_s
+        self._entries = list(model.end_effector_entries)
+        self._absolute = self._is_position[self._entries]
+        unit_s = np.where(self._is_velocity, 1.0, self.period_s)  # in which speed 1 covers 1 unit
+        self._sent_s, self._needs_s = -np.inf, 0.0
+        self._meters = (model.meters_per_unit * unit_s / self._moving_s)[self._entries]  # of one unit covered
+        self.reset(None)
+
+    def reset(self, measured: np.ndarray | None) -> None:
+        """Starts an episode from rest.
+
+        Args:
+            measured: (A,) where the entries that are positions are; others are ignored. None: there are none.
+        """
+        self.velocity = np.zeros(len(self.model.low))
+        self.position = np.zeros_like(self.velocity)
+        if measured is not None:
+            self.position = np.where(self._is_position, measured, 0.0)
+        self._in_flight: deque[tuple[float, np.ndarray]] = deque(maxlen=1000)  # (time sent, (D,) m)
+
+    def speed(self, action: np.ndarray) -> np.ndarray:
+        """Returns (A,) the speed that an action (A,) commands, units/s."""
+        return np.where(self._is_velocity, action, (action - self.position) / self.period_s)
+
+    def action(self, speed: np.ndarray) -> np.ndarray:
+        """Returns (A,) the action that commands a speed (A,)."""
+        return np.where(self._is_velocity, speed, self.position + speed * self.period_s)
+
+    def hold(self) -> np.ndarray:
+        """Returns (A,) the action that brings the robot to rest, as fast as its acceleration limit allows."""
+        braked = self.velocity - np.clip(self.velocity, -self.max_change, self.max_change)
+        return np.clip(self.action(braked), self.model.low, self.model.high)
+
+    def record(self, action: np.ndarray) -> None:
+        """Keeps an action (A,) that is sent now."""
+        offset = action[self._entries] * self.model.meters_per_unit
+        self._in_flight.append((time.monotonic(), np.where(self._absolute, 0.0, offset)))
+        velocity = self.speed(action)
+        moving = np.where(self._is_velocity, 0.0, np.abs(velocity) / self._max_velocity)
+        changing = np.abs(velocity - self.velocity) / self.max_change
+        self._needs_s = self.period_s * max(MIN_PERIOD, min(1.0, max(moving.max(), changing.max())))
+        self.velocity = velocity
+        self.position = np.where(self._is_position, action, 0.0)
+
+    def wait(self) -> None:
+        """Waits until the action that was recorded last may be sent.
+
+        It may be sent when its distance at the largest velocity and its change of speed at the largest
+        acceleration have had their time since the action before: one period at most, half a period at least.
+        So actions that come one right after the other, as after a slow plan, never add up.
+        """
+        precise_sleep(self._sent_s + self._needs_s - time.monotonic())
+        self._sent_s = time.monotonic()
+
+    def measure(self, age_s: float) -> None:
+        """Discards what has been executed by a measurement that is `age_s` old.
+
+        What was sent later, or up to the dead time earlier, is still to be executed.
+        """
+        executed_s = time.monotonic() - age_s - self._dead_time_s
+        while self._in_flight and self._in_flight[0][0] <= executed_s:
+            self._in_flight.popleft()
+
+    def expected(self, end_effector: np.ndarray) -> np.ndarray:
+        """Returns (D,) where the end effector will be when all that was sent has been executed, m.
+
+        Args:
+            end_effector: (D,) where it was measured last, m.
+        """
+        commanded = np.array(self.model.origin) + self.position[self._entries] * self.model.meters_per_unit
+        return np.where(self._absolute, commanded, end_effector + sum(m for _, m in self._in_flight))
+
+    def box_speeds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (A,) lowest and (A,) highest speed from which a position stops inside the action bounds."""
+        low, high = (np.where(self._is_position, np.abs(bound - self.position), np.inf)
+                     for bound in (self.model.low, self.model.high))  # fmt: skip
+        return -self._stopping_speed(low), self._stopping_speed(high)
+
+    def wall_speeds(
+        self, expected: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (A,) lowest and (A,) highest speed from which the end effector stops before the walls.
+
+        From outside, it may only move back.
+
+        Args:
+            expected: (D,) see `expected`.
+            low, high: (D,) corners of the workspace, m.
+        """
+        to_low, to_high = (expected - low) / self._meters, (high - expected) / self._meters
+        swapped = self._meters < 0
+        to_low, to_high = np.where(swapped, -to_high, to_low), np.where(swapped, -to_low, to_high)
+        distance = np.full((2, len(self.velocity)), np.inf)
+        distance[:, self._entries] = to_low, to_high
+        return -self._stopping_speed(distance[0]), self._stopping_speed(distance[1])
+
+    def _stopping_speed(self, distance: np.ndarray) -> np.ndarray:
+        """Returns (A,) the highest speed from which each entry stops within a distance (A,), in its units.
+
+        In n decisions of duration T, the first at speed v and each later one slower by the largest change c,
+        an entry moves by T (n v - c n (n - 1) / 2). It is at rest after v / c decisions, rounded up.
+        """
+        distance, moving_s, change = np.clip(distance, 0, UNLIMITED), self._moving_s, self.max_change
+        with np.errstate(over="ignore"):
+            n = np.maximum(1, np.ceil((np.sqrt(1 + 8 * distance / (moving_s * change)) - 1) / 2))
+        return distance / (n * moving_s) + change * (n - 1) / 2
