@@ -19,6 +19,7 @@ import numpy as np
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
+from o2o.hardware.measured import measured_positions
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
 from o2o.hardware.remote.realtime_sim import idle_action
@@ -93,6 +94,7 @@ class RemoteRobot(RealTimeRobot):
         self._sent_seq = 0  # number of the latest action that was sent
         self._urgent: deque[tuple[str, bytes]] = deque()  # messages sent before it, in order
         self._done: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
+        self._reasons: tuple[int, list[str]] = (0, [])  # why the server changed the action of that number
         self._homed = 0, ""  # request, error
         self._last, self._num_decisions = None, 0
         self._between_episodes = True  # between two episodes the robot holds, which is not worth a warning
@@ -138,12 +140,18 @@ class RemoteRobot(RealTimeRobot):
         obs, reward, terminated, truncated, info = super().step(action)
         with self._lock:
             executed = next((done for seq, done in self._done if seq == self._seq), None)
+            changed_seq, reasons = self._reasons
             flags = self._flags
             connected, sent = self._socket is not None, self._sent_seq == self._seq
+        if changed_seq == self._seq:
+            info["interventions"] = reasons
         if executed is None and connected and sent:
             info["unconfirmed"], executed = True, np.asarray(action, self.action_space.dtype)
         elif executed is None:
-            executed = idle_action(self.metadata, self._box, self._last)
+            where = self._last
+            if where is None:
+                where = measured_positions(self.metadata, obs, len(self._box.low))
+            executed = idle_action(self.metadata, self._box, where)
         self._last = executed
         self._num_decisions += 1
         info |= {"executed_action": executed, "estop": flags["estop"], "connected": connected}
@@ -186,7 +194,7 @@ class RemoteRobot(RealTimeRobot):
             if error != logged:
                 logger.warning("waiting to go home: %s", error)
                 logged = error
-            time.sleep(0.1)
+            self.sleep(0.1)
         self._last, self._num_decisions, self._between_episodes = None, 0, False
 
     def close(self) -> None:
@@ -337,7 +345,9 @@ class RemoteRobot(RealTimeRobot):
             if message.kind == "observe":
                 self._keep_observation(message, received_s)
             elif message.kind == "done":
-                self._done.append((int(message.number("seq")), self._read_executed(message)))
+                seq = int(message.number("seq"))
+                self._done.append((seq, self._read_executed(message)))
+                self._reasons = seq, message.texts("reasons")
             elif message.kind == "homed":
                 self._homed = int(message.number("request")), message.text("error")
             self._changed.notify_all()

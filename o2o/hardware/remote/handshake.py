@@ -14,7 +14,9 @@ from gymnasium.spaces import Box, Dict
 from o2o.core.errors import RobotError
 from o2o.hardware.remote import protocol
 
-METADATA_KEYS = ("control_hz", "command", "limits", "displacement", "measured", "max_decisions")
+METADATA_KEYS = (
+    *("control_hz", "command", "limits", "displacement", "measured", "unmeasured", "max_decisions"),
+)
 
 
 def encode_spec(name: str, observations: gymnasium.Space, actions: Box, metadata: Mapping) -> dict[str, Any]:

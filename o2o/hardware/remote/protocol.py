@@ -14,7 +14,7 @@ One message is one binary WebSocket message, without compression:
 |           |        | message, `seq` of the latest action that was applied, `reward`,|              |
 |           |        | `success`, `over`, `flags` {estop, holding, homing, failure}   |              |
 | `act`     | client | `seq` counts up, `sent_s`                                      | `action` (A,)|
-| `done`    | server | `seq`                                                          | `action` (A,)|
+| `done`    | server | `seq`, `reasons` why the server's guard changed the action     | `action` (A,)|
 |           |        |                                                                | as executed  |
 | `stop`    | client |                                                                |              |
 | `home`    | client | `request`                                                      |              |
@@ -84,6 +84,11 @@ class Message:
     def text(self, name: str) -> str:
         """Returns a field as a short printable line, whatever its type."""
         return printable(str(self.fields.get(name, "")))
+
+    def texts(self, name: str) -> list[str]:
+        """Returns a field as a list of a few short printable words, whatever its type."""
+        value = self.fields.get(name)
+        return [printable(str(word), 40) for word in value[:20]] if isinstance(value, list) else []
 
 
 def printable(text: str, max_length: int = 200) -> str:

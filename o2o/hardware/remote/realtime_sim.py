@@ -10,8 +10,10 @@ import gymnasium
 import numpy as np
 
 from o2o.core.errors import RobotError
+from o2o.core.spec import space_shapes
 from o2o.hardware.clock import RateKeeper
 from o2o.hardware.limits import command_types
+from o2o.hardware.measured import check_measured, measured_positions
 from o2o.hardware.realtime import RealTimeRobot
 
 MAX_CATCH_UP_TICKS = 25  # ticks simulated at once after a pause; a longer pause of the machine loses time
@@ -69,13 +71,17 @@ class SimulatedWorld(Protocol):
         ...
 
 
-def idle_action(metadata: Mapping, space: gymnasium.spaces.Box, last: np.ndarray | None) -> np.ndarray:
-    """Returns (A,) the action that moves nothing: displacements and velocities 0, positions as in `last`."""
-    types = command_types(metadata, space.shape[0])
-    action = np.zeros(space.shape, np.float64)
-    if last is not None:
-        positions = [i for i, name in enumerate(types) if name == "position"]
-        action[positions] = last[positions]
+def idle_action(metadata: Mapping, space: gymnasium.spaces.Box, position: np.ndarray | None) -> np.ndarray:
+    """Returns (A,) the action that moves nothing: displacements and velocities 0, positions as in `position`.
+
+    Args:
+        position: (A,) the last action, or `measured_positions` where there is none; None if the action has no
+            positions.
+    """
+    is_position = np.array([name == "position" for name in command_types(metadata, space.shape[0])])
+    action = np.zeros(space.shape)
+    if position is not None and len(is_position):
+        action[is_position] = np.asarray(position)[is_position]
     return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
@@ -224,6 +230,8 @@ class EnvWorld:
         self.action_space: Any = env.action_space
         self.metadata = dict(env.metadata)
         self.metadata.setdefault("control_hz", 10)
+        types = command_types(self.metadata, self.action_space.shape[0])
+        check_measured(self.metadata, types, space_shapes(self.observation_space))
         self._env = env
         self.advance_homing(1)
 
@@ -243,7 +251,8 @@ class EnvWorld:
     def advance_homing(self, tick):
         self._obs, _ = self._env.reset()
         self._outcome, self._done = (0.0, False), False
-        self._action = idle_action(self.metadata, self.action_space, None)
+        start = measured_positions(self.metadata, self.vector_obs(), len(self.action_space.low))
+        self._action = idle_action(self.metadata, self.action_space, start)
         return True
 
     def vector_obs(self):

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from o2o.core import plugins
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import O2OError, RobotError
 from o2o.hardware.clock import RateKeeper
+from o2o.hardware.guard import Guard
+from o2o.hardware.limits import LimitOverrides
 from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from o2o.hardware.remote.handshake import encode_spec
-from o2o.hardware.remote.realtime_sim import idle_action
+from o2o.hardware.remote.newest_call import NewestCall
 from o2o.hardware.watchdog import Watchdog
 
 HELLO_TIMEOUT_S = 3.0  # time that a client may take to send `hello`
@@ -28,6 +29,15 @@ NUM_DELAYS = 256  # latest messages whose shortest delay is the reference, becau
 LABELS = {"success": True, "failure": False}
 
 logger = logging.getLogger("o2o")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An action (A,) that a client has sent, and its number."""
+
+    client: Any
+    seq: int
+    action: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class ServerConfig:
         watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds.
         max_delay_ms: Milliseconds by which an action may come later than the fastest ones; a later one is not
             executed, because a network that was silent delivers at once what was sent meanwhile.
+        limits: Limits tighter than those that the robot's file states.
         faults: Faults to inject, for tests and rehearsals.
     """
 
@@ -51,6 +62,7 @@ class ServerConfig:
     observe_hz: float = 30.0
     watchdog_ms: float = 300.0
     max_delay_ms: float = 100.0
+    limits: LimitOverrides = field(default_factory=LimitOverrides)
     faults: FaultConfig = field(default_factory=FaultConfig)
 
     def __post_init__(self):
@@ -59,9 +71,15 @@ class ServerConfig:
 
 
 class RobotServer:
-    """Serves a robot to one client at a time.
+    """Serves a robot to one client at a time, behind a guard of its own.
+
+    Whatever a client sends, at most one action is executed in each period of the robot, the newest, and it
+    passes the robot's filters by this machine's clock. A guard of the client comes before, and replaces
+    nothing. Where the driver hangs or the guard stops the robot, it holds until it is homed again or a person
+    says `go`.
 
     Attributes:
+        guard: guard of the robot.
         port: port that it listens at.
     """
 
@@ -77,22 +95,26 @@ class RobotServer:
             RobotError: an action space that is not supported, or a port that cannot be used.
         """
         self.robot, self.config, self.faults = robot, config, FaultInjector(config.faults)
-        self._name = name
+        self.guard, self._name = Guard(robot, overrides=config.limits), name
         self._lock = threading.RLock()  # protects all below
         self._client, self._outage_until_s = None, 0.0
-        self._seq, self._last = -1, None
+        self._seq, self._num_halts = -1, 0
+        self._latched = ""  # why the robot holds until it is homed or a person lets it move
+        self._driver_s = 0.0  # time that the driver took for the last action
+        self._reading = threading.Lock()  # held while the robot is observed
         self._estop, self._cleared, self._holding, self._homing = False, False, True, False
         self._label: bool | None = None  # of the episode, once a person has set it
         self._failed = ""  # error message of a robot that failed
         self._echo: list[float] = []
         self._delays: deque[float] = deque(maxlen=NUM_DELAYS)  # received minus sent: clock offset and latency
-        idle = idle_action(robot.metadata, self._space, None)
-        self.faults.apply_stuck_joint(idle, idle)  # raises here if the action has no such entry
+        self.faults.apply_stuck_joint(self.guard.low, self.guard.low)  # raises if there is no such entry
         token = protocol.read_token(config.token_file)
         self._server = protocol.listen(self._serve, config.host, config.port, token, self._refusal_reason)
         self.port = self._server.socket.getsockname()[1]
         self._sender = DelayedSender("o2o sender")  # sends later, or so that the caller need not wait
         self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._on_watchdog)
+        period_s = 1 / (self.guard.control_hz or 1.0)
+        self._actions: NewestCall[_Request] = NewestCall(self._execute, period_s, "o2o actions")
         self._thread = threading.Thread(target=self._server.serve_forever, name="o2o server", daemon=True)
         self._thread.start()
 
@@ -101,22 +123,18 @@ class RobotServer:
 
     def __exit__(self, *_):
         self._watchdog.close()
+        self._actions.close()
         try:
-            self.robot.stop()
+            self.guard.stop()
         finally:
             self._server.shutdown()
             self._sender.close()
             self._thread.join()
 
-    @property
-    def _space(self) -> gymnasium.spaces.Box:
-        space = self.robot.action_space
-        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise RobotError(f"action space {space} is not supported; wanted a Box of shape (A,)")
-        return space
-
     def _spec(self) -> dict[str, Any]:
-        return encode_spec(self._name, self.robot.observation_space, self._space, self.robot.metadata)
+        return encode_spec(
+            self._name, self.robot.observation_space, self.robot.action_space, self.robot.metadata
+        )
 
     # ---- commands of a person, and faults
 
@@ -163,8 +181,11 @@ class RobotServer:
                 self._report(f"the e-stop was cleared by {who}; `go` lets the robot move")
 
     def allow_motion(self, who: str) -> None:
-        """Lets the robot move again after its e-stop was cleared; it holds until the next action."""
+        """Lets the robot move after a latched stop or a cleared e-stop; it holds until the next action."""
         with self._lock:
+            if self._latched:
+                self._latched = ""
+                self._report(f"{who} lets the robot move again")
             if self._estop and self._cleared:
                 self._estop = False
                 self._report(f"{who} lets the robot move again")
@@ -186,11 +207,22 @@ class RobotServer:
         """
         with self._lock:
             self._holding = True
+            self._num_halts += 1
+            discarded = self._actions.put(None)
             self._watchdog.pause()
             try:
-                self.robot.stop()
+                self.guard.stop()
             finally:
                 self._report(f"stopped: {reason}", notify)
+                if discarded:
+                    hold = self._hold_action()
+                    self._sender.send_after(0.0, lambda: self._send_done(discarded, hold, ["stopped"]))
+
+    def _latch(self, reason: str) -> None:
+        """Stops the robot until it is homed or a person lets it move."""
+        with self._lock:
+            self._latched = reason
+            self.halt(reason)
 
     def disconnect(self, outage_s: float) -> None:
         """Cuts the connection and refuses clients for `outage_s`."""
@@ -275,13 +307,13 @@ class RobotServer:
             threading.Thread(target=self._home, args=(client, request), name="o2o home", daemon=True).start()
 
     def _read_action(self, message: protocol.Message) -> np.ndarray:
-        action, space = message.arrays.get("action"), self._space
+        action, space = message.arrays.get("action"), self.guard.action_space
         if action is None or action.shape != space.shape or action.dtype.kind != "f":
             have = "none" if action is None else f"{action.dtype} {action.shape}"
             raise protocol.ProtocolError(f"action is {have}, wanted floats {space.shape}")
         if not np.isfinite(action).all():
             raise protocol.ProtocolError("action is not finite")
-        return np.clip(action, space.low, space.high).astype(space.dtype)
+        return action
 
     def _act_delayed(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
         """Calls `_act` in the sender's thread, where no caller could catch an error."""
@@ -291,26 +323,76 @@ class RobotServer:
             self.halt(str(error))
 
     def _act(self, client, message: protocol.Message, seq: int, action: np.ndarray) -> None:
+        """Has an action executed when a period is over since the one before, unless a newer one comes."""
+        request = _Request(client, seq, action)
         with self._lock:
             if client is not self._client or seq <= self._seq:
                 return  # an older action that was overtaken, or a duplicate
             self._seq = seq
             delay_s = self._record_delay(message)
-            hold = idle_action(self.robot.metadata, self._space, self._last)
             too_late = delay_s > self.config.max_delay_ms / 1e3
             if too_late:
                 logger.warning("an action that came %.0f ms late was not executed", 1e3 * delay_s)
-            if self._estop or self._homing or too_late:
-                executed = hold
-            else:
-                result = self.robot.send(self.faults.apply_stuck_joint(action, hold))
-                executed = action if result is None else np.asarray(result)
-                if self.config.faults.stuck_joint >= 0:
-                    executed = executed.copy()
-                    executed[self.config.faults.stuck_joint] = action[self.config.faults.stuck_joint]
-                self._holding, self._last = False, executed
+            refused = request if too_late or self._refuses_motion else self._actions.put(request)
+        if refused is not None:
+            self._send_done(refused, self._hold_action(), ["late" if too_late else "replaced"])
+
+    @property
+    def _refuses_motion(self) -> bool:
+        return bool(self._estop or self._homing or self._latched)
+
+    def _hold_action(self) -> np.ndarray:
+        """Returns (A,) what the robot executes when it holds; zeros where that is unknown."""
+        hold = self.guard.hold_action()
+        return np.zeros(self.guard.low.shape) if hold is None else hold
+
+    def _execute(self, request: "_Request") -> None:
+        """Executes one action, in the thread of the actions."""
+        with self._lock:
+            refused, halts = self._refuses_motion or request.client is not self._client, self._num_halts
+            if not refused:
+                self._holding = False
+                self._watchdog.reset()
                 self._watchdog.feed()
-        self._send_with_faults(client, "done", {"seq": seq}, {"action": executed})
+        executed, reasons = self._hold_action(), ["stopped"]
+        if not refused:
+            try:
+                executed, reasons = self._send_action(request.action)
+            except O2OError as error:
+                self._latch(str(error))
+            except Exception as error:  # a driver may fail in any way; the client and the log are notified
+                self._fail(error)
+        with self._lock:
+            if self._driver_s > self._watchdog.timeout_s and not refused:
+                self._latch(f"the driver hung for {self._driver_s:.1f} s")
+            elif self._num_halts != halts and not refused:
+                self.guard.stop()  # again, for the action may have been sent after the stop
+        self._send_done(request, executed, reasons)
+
+    def _send_action(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Returns (A,) what the robot executes of an action, and the reasons why the guard changed it."""
+        period_s = 1 / (self.guard.control_hz or 1.0)
+        if self.guard.obs_age_s > period_s:
+            self._observe()
+        safe, reasons = self.guard.filter(action, late_s=self._driver_s - 2 * period_s)
+        sent = self.faults.apply_stuck_joint(safe, np.asarray(self._hold_action(), safe.dtype))
+        self.guard.wait_to_send()
+        begin_s = time.monotonic()
+        try:
+            result = self.robot.send(self.guard.check_sendable(sent))
+        finally:
+            self._driver_s = time.monotonic() - begin_s
+        executed = safe if result is None else np.asarray(result).copy()
+        stuck = self.config.faults.stuck_joint
+        if stuck >= 0:  # the driver does not notice
+            executed[stuck] = safe[stuck]
+        self.guard.record_executed(executed)
+        return executed, reasons
+
+    def _send_done(self, request: "_Request", executed: np.ndarray, reasons: list[str]) -> None:
+        executed = np.asarray(executed, self.guard.action_space.dtype)
+        fields = {"seq": request.seq, "reasons": reasons}
+        self._send_with_faults(request.client, "done", fields, {"action": executed})
 
     def _home(self, client, request: int) -> None:
         """Homes the robot, in its own thread, and sends the result to the client."""
@@ -325,15 +407,47 @@ class RobotServer:
                 self._watchdog.pause()
         if not error:
             try:
-                self.robot.home()
+                self.robot.go_home()
+                self.guard.start_episode(*self._read())
             except Exception as failure:  # a driver may fail in any way; the client is notified
                 error = protocol.printable(str(failure) or type(failure).__name__)
             with self._lock:
-                self._homing, self._holding, self._last, self._label = False, True, None, None
+                self._homing, self._holding, self._label = False, True, None
+                self._driver_s = 0.0
+                if self._estop:
+                    error = "the e-stop was pressed while the robot was homing"
+                elif not error:
+                    self._latched = ""
+                self._log_interventions()
         self._send(client, "homed", {"request": request, "error": error})
 
     def _on_watchdog(self) -> None:
         self.halt(f"no action came for {self.config.watchdog_ms:g} ms")
+
+    def _read(self) -> tuple[dict[str, np.ndarray], float]:
+        """Returns an observation and when it was measured; one thread at a time reads the robot."""
+        begin_s = time.monotonic()
+        with self._reading:
+            obs, measured_s = self.robot.observe_checked()
+        took_s = time.monotonic() - begin_s
+        if took_s > self._watchdog.timeout_s and not self._holding:
+            self._latch(f"the driver hung for {took_s:.1f} s")
+        return obs, measured_s
+
+    def _observe(self) -> tuple[dict[str, np.ndarray], float]:
+        """Returns an observation that the guard has checked and relies on, and when it was measured."""
+        obs, measured_s = self._read()
+        return self.guard.receive(obs, measured_s), measured_s
+
+    def _fail(self, error: Exception) -> None:
+        """Stops the robot for good: the server ends with this error."""
+        self._failed = f"the robot failed: {protocol.printable(str(error) or type(error).__name__)}"
+        self._latch(self._failed)
+
+    def _log_interventions(self) -> None:
+        counts = ", ".join(f"{reason} {count}" for reason, count in self.guard.interventions.most_common())
+        if counts:
+            logger.info("guard interventions since the start: %s", counts)
 
     # ---- messages to the client
 
@@ -342,11 +456,12 @@ class RobotServer:
         clock = RateKeeper(1 / self.config.observe_hz)
         while not closed.is_set():
             try:
-                obs, measured_s = self.robot.observe()
+                obs, measured_s = self._observe()
                 reward, success, terminated = self.robot.reward_and_success(obs)
                 obs, measured_s = self.faults.degrade_obs(dict(obs), measured_s, time.monotonic())
                 with self._lock:
-                    flags = {"estop": self._estop, "holding": self._holding, "homing": self._homing}
+                    estop = self._estop or bool(self._latched)
+                    flags = {"estop": estop, "holding": self._holding, "homing": self._homing}
                     seq, echo, label = self._seq, self._echo, self._label
                 if label and not success:
                     reward, success = reward + 1.0, True
@@ -355,8 +470,7 @@ class RobotServer:
                     "over": bool(terminated) or label is True, "flags": flags | {"failure": label is False},
                 }  # fmt: skip
             except Exception as error:  # a driver may fail in any way; the client and the log are notified
-                self._failed = f"the robot failed: {protocol.printable(str(error) or type(error).__name__)}"
-                self._report(self._failed)
+                self._fail(error)
                 client.close(1011)
                 return
             self._send_with_faults(client, "observe", fields, obs, measured_s)
