@@ -82,7 +82,10 @@ class EpisodeRunner:
             self._interventions += result.interventions
             episode: Episode | None = result.episode
             if self.operator:
-                episode = review_episode(self.operator, episode, self.robot.needs_manual_reset, self.log_line)
+                episode = review_episode(
+                    self.operator, episode, self.robot.needs_manual_reset, self.log_line,
+                    f"episode {number + 1}",
+                )  # fmt: skip
             if episode is not None:
                 self.online_dataset.add(episode, scene)
                 return replace(result, episode=episode)

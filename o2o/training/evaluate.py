@@ -211,7 +211,9 @@ def _play_one_by_one(
         )  # fmt: skip
         stages.merge(result.stages)
         incomplete = operator.stop_requested
-        episode = review_episode(operator, result.episode, robot.needs_manual_reset, print)
+        episode = review_episode(
+            operator, result.episode, robot.needs_manual_reset, print, f"episode {number + 1}"
+        )
         if episode is not None and not incomplete:
             results.append(replace(result, episode=episode, stages=stages))
     return results

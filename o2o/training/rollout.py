@@ -247,6 +247,8 @@ class RobotRunner:
         if self.uncertainty_guard:
             self.uncertainty_guard.start()
         raw, _ = self.robot.reset(seed=seed)
+        if self.operator and not self.robot.needs_manual_reset:
+            self.operator.discard_labels()
         self.observed_s = time.perf_counter()
         self.rows, self.diagnostics, self.plan_records, self.frames = [], [], [], []
         self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
@@ -351,6 +353,8 @@ class RobotRunner:
         if not operator.episode_over:
             return reward, terminated, truncated, info
         succeeded = operator.label is True
+        if operator.label is not None:
+            operator.own_outcome = float(reward), bool(info["success"]), bool(terminated)
         if succeeded and not info["success"]:
             reward += operator.reward
         success = info["success"] if operator.label is None else succeeded

@@ -152,7 +152,7 @@ def test_nothing_to_replay_raises_one_line(dataset):
 def test_an_evaluation_on_a_real_robot_asks_the_operator(pretrained, tmp_path, monkeypatch, capsys):
     """The point robot is no simulation: labels count, `rerecord` repeats, `stop` scores what there is."""
     one, two, three = ["", "", "success", ""], ["", "", "rerecord", ""], ["", "", "failure", ""]
-    words = [*one, "pause", *two, *three, "pause", "", "", "stop", ""]  # two looks at each step
+    words = [*one, "start", *two, *three, "start", "", "", "stop", ""]  # two looks at each step
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: Says(*words))
     config = EvaluateConfig(
         checkpoint=pretrained, episodes=9, teleop=str(tmp_path / "box"), device="cpu", threads=1

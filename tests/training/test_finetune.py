@@ -83,7 +83,7 @@ def test_ood_decisions_hold_the_robot_and_are_counted(pretrained, tmp_path, caps
 def test_an_operator_labels_repeats_and_ends_a_run(pretrained, tmp_path, monkeypatch, capsys):
     # the point robot is no simulation, so the run waits for the operator between two episodes
     one, two = ["", "", "success", ""], ["", "", "rerecord", ""]  # read twice at each step
-    words = [*one, "pause", *two, "failure", "", "pause", "", "", "stop", ""]
+    words = [*one, "start", *two, "failure", "", "start", "", "", "stop", ""]
     source = Says(*words)
     monkeypatch.setattr("o2o.hardware.teleop.inputs.FileInput", lambda path: source)
     with pytest.raises(KeyboardInterrupt):

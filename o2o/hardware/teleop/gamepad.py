@@ -21,11 +21,15 @@ from o2o.hardware.teleop.operator import move_command
 A, B, X, Y, BACK, START = 0, 1, 2, 3, 4, 6
 LEFT_SHOULDER, RIGHT_SHOULDER, PAD_UP, PAD_DOWN, PAD_LEFT = 9, 10, 11, 12, 13
 BUTTON_COMMANDS = {
-    A: "pause", B: "failure", X: "undo", Y: "success", RIGHT_SHOULDER: "gripper",
+    A: "toggle", B: "failure", X: "undo", Y: "success", RIGHT_SHOULDER: "gripper",
     PAD_UP: "continue", PAD_LEFT: "slow", PAD_DOWN: "hold",
 }  # fmt: skip
 LONG_PRESS_COMMANDS = {BACK: "rerecord", START: "stop"}  # held for `LONG_PRESS_S`, so not by accident
 LONG_PRESS_S = 1.0
+NAMES = {
+    "start": "A (cross)", "success": "Y (triangle)", "failure": "B (circle)", "undo": "X (square)",
+    "rerecord": "Back (Share) for 1 s", "stop": "Start (Options) for 1 s",
+}  # fmt: skip
 AXES = (1, 0, 3)  # left stick up and down, left stick left and right, right stick up and down
 FULL_SCALE = -32767  # of an axis pushed up or to the left, the directions of keys `i`, `j` and `o`
 DEAD_ZONE = 0.2  # fraction of an axis where old sticks rest; per axis, so that one can be moved alone
@@ -36,6 +40,8 @@ logger = logging.getLogger("o2o")
 
 class GamepadInput:
     """Reads the first gamepad that is attached; if it is detached, the next one."""
+
+    names = NAMES
 
     def __init__(self, half_range: np.ndarray):
         """Opens the gamepad.
@@ -65,7 +71,7 @@ class GamepadInput:
             self._pad.quit()
             self._reset()
             logger.warning("the gamepad is gone: the robot is paused; attach it again and press A or cross")
-            return ["takeover off", "pause on"]
+            return ["takeover off", "pause"]
         pressed = [event.button for event in events if event.type == self._pygame.CONTROLLERBUTTONDOWN]
         commands = [BUTTON_COMMANDS[button] for button in pressed if button in BUTTON_COMMANDS]
         return self._takeover_commands() + commands + self._long_press_commands()

@@ -6,16 +6,16 @@ The commands are those of `o2o.hardware.teleop.operator`.
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core.errors import UsageError
-from o2o.hardware.teleop.operator import CommandSource, Operator, move_command
+from o2o.hardware.teleop.operator import COMMANDS, CommandSource, Operator, move_command
 
 KEYS = {
-    " ": "pause", "s": "success", "f": "failure", "u": "undo", "r": "rerecord", "t": "takeover",
+    " ": "toggle", "s": "success", "f": "failure", "u": "undo", "r": "rerecord", "t": "takeover",
     "c": "gripper", "q": "stop", "1": "continue", "2": "slow", "3": "hold",
 }  # fmt: skip
 MOVE_KEYS = {
@@ -59,6 +59,8 @@ def open_teleop(
 
 class KeyboardInput:
     """Reads single keys from the terminal that the program runs in."""
+
+    names: Mapping[str, str] = {command: key for key, command in KEYS.items()} | {"start": "space"}
 
     def __init__(self, half_range: np.ndarray):
         """Switches the terminal to unbuffered input.
@@ -107,6 +109,7 @@ class FileInput:
             self._file = path.open()
         except OSError as error:
             raise UsageError(f"the teleop file {path} cannot be opened: {error.strerror}") from error
+        self.names = {command: f"`{command}`" for command in COMMANDS} | {"start": f"in {path}, `start`"}
         self._file.seek(0, os.SEEK_END)
         self._incomplete = ""
 
@@ -123,6 +126,11 @@ class CombinedInput:
 
     def __init__(self, first: CommandSource, second: CommandSource):
         self._sources = first, second
+        names = [getattr(source, "names", {}) for source in self._sources]
+        self.names = {
+            command: " or ".join(name[command] for name in names if command in name)
+            for command in names[0] | names[1]
+        }
 
     def read(self) -> list[str]:
         return [line for source in self._sources for line in source.read()]

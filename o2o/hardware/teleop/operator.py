@@ -2,10 +2,12 @@
 
 | key   | gamepad (Xbox, PlayStation) | line       | effect                                                 |
 |-------|-----------------------------|------------|--------------------------------------------------------|
-| space | A, cross                    | `pause`    | pauses or resumes; between episodes: starts the next   |
+| space | A, cross                    | `toggle`   | `pause` if the robot may move, else `start`            |
+|       |                             | `pause`    | pauses the robot                                       |
+|       |                             | `start`    | resumes; between episodes: starts the next             |
 | s     | Y, triangle                 | `success`  | labels success: the episode ends with its reward       |
 | f     | B, circle                   | `failure`  | labels failure: the episode ends                       |
-| u     | X, square                   | `undo`     | after an episode: takes a wrong label back             |
+| u     | X, square                   | `undo`     | between episodes: takes the label back                 |
 | r     | Back, Share; for 1 s        | `rerecord` | discards the episode and records it again              |
 | t     | LB, L1; while it is held    | `takeover` | takes the robot over, or gives it back                 |
 | c     | RB, R1                      | `gripper`  | toggles the last entry: closes or opens a gripper      |
@@ -17,13 +19,14 @@
 During a takeover, a line `move 0.01 0 0 -` is the robot's next action, in the action's own units; `-` leaves
 an entry unchanged. The keys `i k`, `j l` and `o m` move it along the first three entries. So do the sticks,
 in proportion to how far they are pushed: the left one up and down, left and right, the right one up and down.
-A program that does not know the current state writes `takeover on`, `takeover off`, `pause on` or
-`pause off`. The actions of a takeover are stored as executed, and marked.
+A program that does not know the current state writes `takeover on` or `takeover off`. The actions of a
+takeover are stored as executed, and marked. Labels count from the first step of an episode until the next one
+is started, and the last one counts.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -33,8 +36,13 @@ from o2o.core.episode import Episode
 
 COMMANDS = (
     *("continue", "failure", "gripper", "hold", "pause", "rerecord"),
-    *("slow", "stop", "success", "takeover", "undo"),
+    *("slow", "start", "stop", "success", "takeover", "toggle", "undo"),
 )
+# between episodes: what each command does, in the order of the prompt
+PROMPT = {
+    "start": "starts the next episode", "success": "labels success", "failure": "labels failure",
+    "undo": "takes the label back", "rerecord": "records it again", "stop": "ends the run",
+}  # fmt: skip
 NUM_MOVED = 3  # entries that keys and sticks move; if there are more, the last one is a gripper
 POLL_S = 0.02  # between two reads while waiting
 
@@ -42,7 +50,13 @@ logger = logging.getLogger("o2o")
 
 
 class CommandSource(Protocol):
-    """Interface of a source of command lines."""
+    """Interface of a source of command lines.
+
+    Attributes:
+        names: command -> what a person presses or writes for it, for prompts.
+    """
+
+    names: Mapping[str, str]
 
     def read(self) -> list[str]:
         """Returns the lines since the last call, without waiting."""
@@ -61,7 +75,8 @@ class Operator:
         interrupted: returns whether Ctrl-C was pressed; while the robot waits for the operator, that counts
             as `stop`.
         label: label of this episode: True or False once the operator has set it.
-        label_undone: whether the operator took the label back.
+        own_outcome: (reward, success, terminated) that the robot itself gave at the step that a label ended;
+            None if no label has ended the episode.
         paused: whether the robot is paused.
         takeover: whether the operator has taken the robot over.
         stop_requested: whether the run is to end.
@@ -84,7 +99,8 @@ class Operator:
     def begin_episode(self) -> None:
         """Resets everything but `stop_requested`."""
         self.label: bool | None = None
-        self.paused = self.takeover = self.rerecord = self.label_undone = False
+        self.own_outcome: tuple[float, bool, bool] | None = None
+        self.paused = self.takeover = self.rerecord = False
         self._answer: Literal["continue", "slow", "hold"] | None = None
         self._query_logged = False
         self._reset_move()
@@ -95,16 +111,16 @@ class Operator:
             word, *rest = line.split()
             if word == "move":
                 self._set_move(rest)
-            elif line in ("pause", "pause on", "pause off"):
-                self.paused = not self.paused if not rest else rest == ["on"]
+            elif line in ("pause", "start", "toggle"):
+                self.paused = not self.paused if line == "toggle" else line == "pause"
             elif line in ("takeover", "takeover on", "takeover off"):
                 self._set_takeover(not self.takeover if not rest else rest == ["on"])
             elif line == "gripper":
                 self._toggle_gripper()
             elif line in ("success", "failure"):
-                self.label, self.label_undone = line == "success", False
+                self.label = line == "success"
             elif line == "undo":
-                self.label_undone = True
+                self.label = None
             elif line == "rerecord":
                 self.rerecord = True
             elif line == "stop":
@@ -113,6 +129,15 @@ class Operator:
                 self._answer = line
             else:
                 logger.warning("unknown operator command %r; have %s, move", line, ", ".join(COMMANDS))
+
+    def discard_labels(self) -> None:
+        """Applies the commands since the last call but for labels, which are of an episode that is stored."""
+        self.read_commands()
+        if self.label is not None:
+            logger.warning(
+                "a label that came while the robot was reset is not used: the episode before is stored"
+            )
+        self.label = None
 
     @property
     def episode_over(self) -> bool:
@@ -205,7 +230,11 @@ def move_command(fractions: Sequence[float], half_range: np.ndarray) -> str:
 
 
 def review_episode(
-    operator: Operator, episode: Episode, wait: bool, log: Callable[[str], object]
+    operator: Operator,
+    episode: Episode,
+    wait: bool,
+    log: Callable[[str], object],
+    name: str = "the episode",
 ) -> Episode | None:
     """Returns the episode after the operator's review.
 
@@ -214,31 +243,67 @@ def review_episode(
         episode: the episode as recorded.
         wait: whether to wait until the operator starts the next episode.
         log: called with one line for the operator.
+        name: what the lines call the episode, such as `episode 7`.
     Returns:
-        The episode, without its label if the operator took it back; None if it is to be recorded again.
+        The episode with the operator's last label; None if it is to be recorded again.
     """
+    recorded = operator.label
     if wait and not operator.rerecord and not operator.stop_requested:
-        _wait_for_next(operator, episode, log)
+        _wait_for_next(operator, episode, log, name)
     if operator.rerecord:
         return None
-    return without_label(episode, operator.reward) if operator.label_undone and operator.label else episode
+    if operator.label is recorded:
+        return episode
+    if recorded is not None:
+        episode = _without_label(episode, operator)
+    return episode if operator.label is None else _with_label(episode, operator)
 
 
-def _wait_for_next(operator: Operator, episode: Episode, log: Callable[[str], object]) -> None:
-    label = {True: "success", False: "failure", None: "no label"}[operator.label]
+def _wait_for_next(operator: Operator, episode: Episode, log: Callable[[str], object], name: str) -> None:
+    """Waits until the operator starts the next episode, and confirms each label."""
+    names = getattr(operator.source, "names", {})
+    choices = ", ".join(f"{names.get(command, command)} {what}" for command, what in PROMPT.items())
     log(
-        f"{len(episode)} steps, return {episode.episode_return:.3g}, {label}. Reset the scene; then space "
-        "continues, u takes the label back, r records again, q ends (gamepad: A, X, Back, Start)"
+        f"{name}: {len(episode)} steps, return {episode.episode_return:.3g}, {_label_text(operator.label)}. "
+        f"Reset the scene; then {choices}"
     )
-    operator.paused = True
-    operator.wait_until(lambda: not operator.paused or operator.rerecord)
+    operator.paused, confirmed = True, operator.label
+
+    def is_over() -> bool:
+        nonlocal confirmed
+        if operator.label is not confirmed:
+            confirmed = operator.label
+            log(f"{name}: {_label_text(confirmed)}")
+        return not operator.paused or operator.rerecord
+
+    operator.wait_until(is_over)
 
 
-def without_label(episode: Episode, reward: float) -> Episode:
-    """Returns the episode with its success label and the reward for it removed, as truncated."""
-    rewards = episode.reward.copy()
-    rewards[-1] -= reward
-    infos = dict(episode.infos)
+def _label_text(label: bool | None) -> str:
+    return {True: "success", False: "failure", None: "no label"}[label]
+
+
+def _without_label(episode: Episode, operator: Operator) -> Episode:
+    """Returns the episode with the outcome that the robot itself gave at the step that a label ended."""
+    paid = operator.reward if episode.success else 0.0
+    outcome = operator.own_outcome or (float(episode.reward[-1]) - paid, False, False)
+    return _with_outcome(episode, *outcome)
+
+
+def _with_label(episode: Episode, operator: Operator) -> Episode:
+    """Returns the episode, ended by the operator's label at its last step."""
+    success = operator.label is True
+    paid = operator.reward if success and not episode.success else 0.0
+    return _with_outcome(episode, float(episode.reward[-1]) + paid, success, success)
+
+
+def _with_outcome(episode: Episode, reward: float, success: bool, terminated: bool) -> Episode:
+    """Returns the episode with another outcome of its last step."""
+    rewards, infos = episode.reward.copy(), dict(episode.infos)
+    rewards[-1] = reward
     if "success" in infos:
-        infos["success"] = np.zeros_like(infos["success"])
-    return replace(episode, reward=rewards, success=False, terminated=False, truncated=True, infos=infos)
+        infos["success"] = infos["success"].copy() if success else np.zeros_like(infos["success"])
+        infos["success"][-1] = success
+    return replace(
+        episode, reward=rewards, success=success, terminated=terminated, truncated=not terminated, infos=infos
+    )

@@ -127,7 +127,7 @@ def test_a_stick_moves_by_how_far_it_is_pushed_beyond_its_dead_zone(pad, value, 
 @pytest.mark.parametrize(
     ("button", "word"),
     [
-        ("A", "pause"), ("B", "failure"), ("X", "undo"), ("Y", "success"), ("RIGHTSHOULDER", "gripper"),
+        ("A", "toggle"), ("B", "failure"), ("X", "undo"), ("Y", "success"), ("RIGHTSHOULDER", "gripper"),
         ("DPAD_UP", "continue"), ("DPAD_LEFT", "slow"), ("DPAD_DOWN", "hold"),
     ],
 )  # fmt: skip
@@ -176,12 +176,12 @@ def test_a_detached_gamepad_gives_the_robot_back_and_pauses_it(pad, caplog):
     virtual.axis(gamepad.AXES[0], -PUSHED)
     assert len(reader.read()) == 2
     virtual.detach()
-    assert [reader.read() for _ in range(3)] == [["takeover off", "pause on"], [], []]
+    assert [reader.read() for _ in range(3)] == [["takeover off", "pause"], [], []]
     virtual.attach()
     assert [reader.read() for _ in range(2)] == [[], []]  # it is found, and at rest
     virtual.button(gamepad.LEFT_SHOULDER)
     virtual.button(gamepad.A)
-    assert reader.read() == ["takeover on", "pause"]
+    assert reader.read() == ["takeover on", "toggle"]
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2 and "the gamepad is gone: the robot is paused" in told[0] and "uses the" in told[1]
 

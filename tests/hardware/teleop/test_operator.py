@@ -10,6 +10,7 @@ import termios
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -110,14 +111,14 @@ def test_a_takeover_is_stored_as_executed_and_marked(tmp_path):
     assert done.infos["intended_action"][1:, 0].tolist() == [2.0] * 6
 
 
-def test_a_pause_lasts_until_the_next_pause_command(tmp_path):
+def test_a_pause_lasts_until_start(tmp_path):
     path = tmp_path / "operator"
 
     def go_on():
         until(lambda: path.exists() and path.read_text())  # the pause has begun
         time.sleep(0.3)
         with path.open("a") as file:
-            file.write("pause\n")
+            file.write("pause\nstart\n")
 
     threading.Thread(target=go_on).start()
     begin_s = time.monotonic()
@@ -139,7 +140,7 @@ def test_a_velocity_robot_stands_still_in_a_pause(tmp_path):
         there = arm.place()
         time.sleep(0.3)
         moved_m.append(arm.place() - there)
-        say(box, "pause")
+        say(box, "start")
 
     moved_m: list[float] = []
     thread = threading.Thread(target=person)
@@ -199,16 +200,21 @@ def test_the_gripper_toggles_to_its_other_end_and_stays_there():
     )  # three entries: all are moved
 
 
-def test_on_and_off_set_takeover_and_pause_whatever_they_were(caplog):
+def test_commands_set_takeover_and_pause_whatever_they_were(caplog):
     caplog.set_level("INFO", "o2o")
     operator = Operator(
-        Says("takeover on", "takeover on", "pause on", "pause on", "takeover off", "pause off"), LOW, HIGH
-    )
+        Says(
+            *("takeover on", "takeover on", "pause", "pause", "takeover off"),
+            *("start", "start", "toggle", "toggle"),
+        ),
+        LOW, HIGH,
+    )  # fmt: skip
     states = []
-    for _ in range(6):
+    for _ in range(9):
         operator.read_commands()
         states.append((operator.takeover, operator.paused))
-    assert states == [(1, 0), (1, 0), (1, 1), (1, 1), (0, 1), (0, 0)]
+    paused = [(1, 0), (1, 0), (1, 1), (1, 1), (0, 1), (0, 0), (0, 0), (0, 1), (0, 0)]
+    assert states == paused
     told = [record.getMessage() for record in caplog.records]
     assert told == ["the operator takes the robot over", "the operator gives the robot back"]
 
@@ -244,8 +250,8 @@ def test_unknown_commands_are_logged_and_harmless(tmp_path, caplog):
     _, _, done = episode(tmp_path, s1="sucess", s2="move 1 2 3", s3="move nan", s4="takeover maybe")
     assert len(done) == 6
     messages = [record.getMessage() for record in caplog.records]
-    commands = "continue, failure, gripper, hold, pause, rerecord, slow, stop, success, takeover, undo"
-    assert f"unknown operator command 'sucess'; have {commands}, move" in messages[0]
+    commands = "hold, pause, rerecord, slow, start, stop, success, takeover, toggle, undo, move"
+    assert "unknown operator command 'sucess'; have continue, failure, gripper, " + commands in messages[0]
     assert (
         "is not 1 numbers" in messages[1]
         and "is not 1 numbers" in messages[2]
@@ -268,15 +274,80 @@ class Says:
 
 def test_a_label_can_be_undone_before_the_next_episode(tmp_path):
     _, _, done = episode(tmp_path, s2="success")
-    for words, success, rewards in ((["pause"], True, [0, 1]), (["undo", "pause"], False, [0, 0])):
+    for words, success, rewards in ((["start"], True, [0, 1]), (["undo", "start"], False, [0, 0])):
         operator, told = Operator(Says(*words), LOW, HIGH), []
-        operator.label = True
-        kept = review_episode(operator, done, True, told.append)
+        operator.label, operator.own_outcome = True, (0.0, False, False)
+        kept = review_episode(operator, done, True, told.append, "episode 7")
         assert kept is not None and kept.success is success and kept.reward.tolist() == rewards
         assert kept.terminated is success and kept.truncated is not success
-        assert told[0].startswith("2 steps, return 1, success. Reset the scene")
+        assert told[0].startswith("episode 7: 2 steps, return 1, success. Reset the scene")
     operator = Operator(Says("rerecord"), LOW, HIGH)
     assert review_episode(operator, done, True, lambda text: None) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "rewards", "success"),
+    [
+        (["success", "start"], ["success"], [2, 4], True),
+        (["failure", "start"], ["failure"], [2, 3], False),
+        (["success", "undo", "start"], ["success", "no label"], [2, 3], False),
+        (["success", "failure", "success", "start"], ["success", "failure", "success"], [2, 4], True),
+        (["undo", "pause", "start"], [], [2, 3], False),
+    ],
+)
+def test_labels_between_episodes_count_and_are_confirmed(words, told, rewards, success):
+    done = ended_by_time()
+    operator, lines = Operator(Says(*words), LOW, HIGH), []
+    kept = review_episode(operator, done, True, lines.append, "episode 7")
+    assert kept is not None and kept.reward.tolist() == rewards and kept.success is success
+    assert lines[1:] == [f"episode 7: {word}" for word in told]
+    assert kept.terminated is success and kept.truncated is not success
+    assert done.reward.tolist() == [2, 3] and not done.success  # the recorded one is as it was
+
+
+def ended_by_time() -> Episode:
+    return Episode(
+        obs={"state": np.zeros((3, 1), np.float32)}, action=np.zeros((2, 1), np.float32),
+        reward=np.array([2.0, 3.0], np.float32), terminated=False, truncated=True, success=False,
+        infos={"success": np.zeros(3, bool)},
+    )  # fmt: skip
+
+
+def test_a_success_that_the_robot_gave_itself_is_not_paid_twice_nor_taken_back():
+    own = replace(ended_by_time(), success=True, terminated=True, truncated=False)
+    operator = Operator(Says("success", "undo", "start"), LOW, HIGH)
+    assert review_episode(operator, own, True, lambda text: None) is own
+    operator = Operator(Says("undo", "start"), LOW, HIGH)
+    operator.label, operator.own_outcome = True, (3.0, True, True)
+    kept = review_episode(operator, own, True, lambda text: None)
+    assert kept is not None and kept.success and kept.terminated and kept.reward.tolist() == [2, 3]
+
+
+def test_pause_never_starts_the_next_episode():
+    asked = threading.Event()
+    operator = Operator(Says("pause", "pause"), LOW, HIGH, interrupted=asked.is_set)
+    threading.Timer(0.3, asked.set).start()
+    review_episode(operator, ended_by_time(), True, lambda text: None)
+    assert operator.stop_requested and operator.paused
+
+
+def test_a_label_during_a_reset_is_not_that_of_the_next_episode(caplog):
+    sled = Sled()
+    operator = Operator(Says("success"), LOW, HIGH)
+    (played,) = play(Script(), [Guard(sled)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
+    assert len(played.episode) == 6 and not played.episode.success
+    assert "came while the robot was reset is not used" in caplog.text
+
+
+def test_the_prompt_names_keys_lines_or_buttons(tmp_path):
+    path, told = tmp_path / "operator", []
+    operator = Operator(FileInput(path), LOW, HIGH)
+    with path.open("a") as file:
+        file.write("start\n")
+    review_episode(operator, ended_by_time(), True, told.append)
+    assert f"then in {path}, `start` starts the next episode, `success` labels success" in told[0]
+    assert KeyboardInput.names["start"] == "space" and KeyboardInput.names["undo"] == "u"
+    operator.close()
 
 
 def test_an_answer_to_an_ood_query_is_used_once(caplog):
@@ -314,13 +385,13 @@ def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
         until(lambda: lines.extend(keys.read()) or len(lines) >= 5)
         keys.close()
     os.close(ours)
-    assert lines == ["pause", "success", "takeover", "move -0.02 - - -", "gripper"]
+    assert lines == ["toggle", "success", "takeover", "move -0.02 - - -", "gripper"]
 
 
 def test_the_table_of_keys_matches_the_code():
-    rows = re.findall(r"^\| (\S+) +\|[^|]+\| `(\w+)`", operator_module.__doc__, re.MULTILINE)
-    assert {" " if key == "space" else key: line for key, line in rows} == KEYS
-    assert sorted(KEYS.values()) == list(COMMANDS)
+    rows = re.findall(r"^\| (\S*) +\|[^|]+\| `(\w+)`", operator_module.__doc__, re.MULTILINE)
+    assert {" " if key == "space" else key: line for key, line in rows if key} == KEYS
+    assert sorted(line for _, line in rows) == list(COMMANDS)
 
 
 def test_two_sources_are_read_as_one():
