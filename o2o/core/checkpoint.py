@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from o2o.core.errors import StorageError, UsageError
+from o2o.core.files import NotRegularError, read_bytes
 
 FORMAT = 2
 WRITERS = {1: "o2o 0.1.0 before its names changed"}  # older format -> the version that wrote it
@@ -187,7 +188,8 @@ def storage(path: Path, num_bytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
+        known = error.errno is not None and not isinstance(error, NotRegularError)
+        reason = os.strerror(error.errno or 0) if known else error.strerror or str(error)
         raise StorageError(
             f"cannot write {path}: {reason.lower()} ({num_bytes:,} bytes needed, {_free_bytes(path)} free)"
         ) from error
@@ -236,17 +238,17 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
     if not folder.is_dir():
         raise _Broken("it is a file, wanted a folder" if folder.exists() else "there is no such folder")
     try:
-        meta_file = json.loads((folder / META).read_bytes())
+        meta_file = json.loads(read_bytes(folder / META))
         if meta_file["format"] != FORMAT:
             raise _other_format(folder, meta_file["format"])
-        data = (folder / TENSORS).read_bytes()
+        data = read_bytes(folder / TENSORS)
         meta = meta_file["meta"]
         if _checksum(data, json.dumps(meta)) != meta_file["checksum"]:
             raise _Broken("its checksum does not match, so it was damaged or changed")
         return safetensors.torch.load(data), meta
     except OSError as error:
         name = Path(error.filename).name if error.filename else folder.name
-        raise _Broken(f"{name}: {os.strerror(error.errno or errno.EIO).lower()}") from error
+        raise _Broken(f"{name}: {(error.strerror or os.strerror(errno.EIO)).lower()}") from error
     except safetensors.SafetensorError as error:
         raise _Broken(f"{TENSORS}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -265,7 +267,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        _write(target, source.read_bytes())
+        _write(target, read_bytes(source))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from o2o.core import checkpoint
 from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, UsageError
+from o2o.core.files import read_text
 from o2o.core.run_log import versions
 
 RUN_INFO = "run.json"
@@ -120,7 +121,7 @@ def read_run_info(folder: Path | None) -> dict:
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
     try:
-        run_info = json.loads((Path(folder) / RUN_INFO).read_text())
+        run_info = json.loads(read_text(Path(folder) / RUN_INFO))
         return {**run_info, "command": run_info["command"], "config": run_info["config"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error

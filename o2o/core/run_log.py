@@ -19,6 +19,7 @@ import numpy as np
 
 from o2o.core.checkpoint import storage
 from o2o.core.errors import UsageError
+from o2o.core.files import check_regular, read_bytes
 from o2o.core.tensorboard import EventFile
 
 METRICS = "metrics.jsonl"
@@ -74,8 +75,10 @@ class RunLog:
         self._open_line = False
         with storage(path, 0):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                check_regular(path)
             self._file = path.open("ab", buffering=0)
-            self._truncate(_end_of_last_line(path.read_bytes()))
+            self._truncate(_end_of_last_line(read_bytes(path)))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -263,9 +266,9 @@ def _end_of_last_line(data: bytes) -> int:
 def _lines(path: Path) -> list[tuple[bytes, dict]]:
     """Returns (bytes, parsed) of each complete line."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
-        raise UsageError(f"{path} is not readable: {os.strerror(error.errno or 0).lower()}") from error
+        raise UsageError(f"{path} is not readable: {str(error.strerror).lower()}") from error
     lines = []
     for number, text in enumerate(data[: _end_of_last_line(data)].splitlines(keepends=True), 1):
         try:

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
+from o2o.core.files import read_bytes
+from o2o.data.formats import hdf5
 from o2o.data.step_record import obs_boxes
 
 
@@ -33,7 +34,7 @@ class FinishedEpisodes:
         self.folder = Path(folder)
         path = self.folder / "data" / "metadata.json"
         try:
-            self.metadata = json.loads(path.read_bytes())
+            self.metadata = json.loads(read_bytes(path))
             space = deserialize_space(self.metadata["observation_space"])
             self.hdf5_paths = {name: path for name, (path, _) in obs_boxes(space).items()}
             self.num_episodes = int(self.metadata["total_episodes"])
@@ -48,12 +49,15 @@ class FinishedEpisodes:
         """
         path = episode_path(self.folder, number)
         try:
-            with h5py.File(path, "r") as file:
+            with hdf5.open_file(path) as file:
+                tables = file.tables()
 
                 def get(name: str) -> np.ndarray:
-                    return file[name][()]  # type: ignore[index]
+                    return tables[name][:]
 
-                infos = {name: get(f"infos/{name}") for name in file["infos"]}  # type: ignore[union-attr]
+                infos = {
+                    name.removeprefix("infos/"): get(name) for name in tables if name.startswith("infos/")
+                }
                 terminated = bool(get("terminations")[-1])
                 episode = Episode(
                     obs={name: get(path) for name, path in self.hdf5_paths.items()},

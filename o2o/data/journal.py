@@ -23,6 +23,7 @@ import numpy as np
 
 from o2o.core.checkpoint import storage, sync_folder, write_bytes
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import check_regular, read_bytes
 
 MAGIC, FORMAT = b"o2o-rows", 1
 HEAD = struct.Struct("<8sII")
@@ -59,6 +60,8 @@ class Journal:
         self.path = Path(path)
         with storage(self.path, 0):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                check_regular(self.path)
             self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._lock()
         self._head_size = self._size = 0
@@ -109,7 +112,7 @@ class Journal:
         number = 1
         while (copy := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
-        write_bytes(copy, self.path.read_bytes())
+        write_bytes(copy, read_bytes(self.path))
         return copy
 
     def close(self) -> None:
@@ -186,7 +189,7 @@ def read(path: Path) -> JournalContent:
         DataError: the file cannot be read, or another version of o2o has written it.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(Path(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not data:

@@ -185,7 +185,7 @@ def _find_recording(dataset: str, recipes: list[str], download: bool, request: R
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        return replace(minari.read_id(dataset, download, request), format=minari.NAME)
+        return replace(_read(minari.find_id(dataset, download), request), name=dataset)
     advice = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
     raise UsageError(plugins.not_found("dataset", dataset, recipes, advice))
 

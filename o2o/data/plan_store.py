@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from o2o.core.checkpoint import write_bytes
 from o2o.core.errors import DataError
+from o2o.core.files import check_regular
 
 FILE_NAME = re.compile(r"episode-(\d{6})\.safetensors")
 
@@ -63,6 +64,7 @@ class PlanStore:
         """
         path = self._path(number)
         try:
+            check_regular(path)
             with safetensors.safe_open(path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, `file` is not a dict
                 return arrays, json.loads((file.metadata() or {})["facts"])

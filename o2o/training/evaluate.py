@@ -17,6 +17,7 @@ from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
+from o2o.core.files import read_text
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import RunLog, run_folder
 from o2o.core.seeding import derive
@@ -120,7 +121,7 @@ class Score:
 
     @classmethod
     def load(cls, path: Path) -> "Score":
-        return cls(**{name: np.array(value) for name, value in json.loads(path.read_text()).items()})
+        return cls(**{name: np.array(value) for name, value in json.loads(read_text(path)).items()})
 
     def summary(self) -> str:
         """Returns success and return with 95 % intervals, as one line."""

@@ -17,6 +17,7 @@ from o2o.data import journal
 from o2o.data.journal import Journal
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from tests.support.paths import ROOT
+from tests.support.time_limit import time_limit
 
 ROW_TYPE = row_type({"state": gymnasium.spaces.Box(-9, 9, (3,), np.float32)}, 1)
 
@@ -59,6 +60,14 @@ def test_rows_are_read_to_the_bit_and_in_order(written):
     content = journal.read(written)
     assert same_rows(content.rows, ROWS) and content.rows.dtype == ROW_TYPE
     assert (content.fault, content.damaged) == ("", False)
+
+
+def test_fifo_in_place_of_a_journal_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "journal")
+    with time_limit(10), pytest.raises(DataError, match="it is a FIFO, wanted a regular file"):
+        journal.read(tmp_path / "journal")
+    with time_limit(10), pytest.raises(StorageError, match="it is a fifo, wanted a regular file"):
+        Journal(tmp_path / "journal")
 
 
 def test_a_row_is_in_the_file_when_append_returns(tmp_path):

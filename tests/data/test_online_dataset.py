@@ -333,7 +333,7 @@ def test_no_flipped_bit_of_an_episode_is_read_as_data(three):
                 same(online.read(2), added[2])
             except DataError as error:
                 refused += 1
-                assert "000002.hdf5 is not a readable episode" in str(error)
+                assert "000002.hdf5 is not a readable" in str(error)
         for cut in range(0, len(data), 97):
             path.write_bytes(data[:cut])
             with pytest.raises(DataError, match=r"000002\.hdf5"):

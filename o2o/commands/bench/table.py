@@ -6,6 +6,7 @@ from pathlib import Path
 
 from o2o.core.checkpoint import write_json
 from o2o.core.errors import UsageError
+from o2o.core.files import read_text
 
 FORMAT = "bench.format"
 ROWS = {  # key -> label; plans follow in the order of their keys
@@ -28,7 +29,7 @@ def load(path: Path) -> dict[str, float | str]:
         UsageError: the file is not readable, or not an output of `o2o bench`.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        data = json.loads(read_text(Path(path)))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} is not a baseline of `o2o bench`: {error}") from error
     if not isinstance(data, dict) or FORMAT not in data:

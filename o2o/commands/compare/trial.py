@@ -11,6 +11,7 @@ from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint
+from o2o.core.files import read_text
 from o2o.core.run_folder import RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
@@ -92,7 +93,7 @@ class Trial:
         path = self.folder / "trial.json"
         if not path.exists():
             return Record()
-        data = json.loads(path.read_text())
+        data = json.loads(read_text(path))
         costs = {stage: Cost(**cost) for stage, cost in data["costs"].items()}
         return Record(**{**data, "done": tuple(data["done"]), "costs": costs})
 

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import read_bytes
 from o2o.core.memory import format_bytes
 from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
@@ -67,7 +68,7 @@ def _kept_space(recording: Recording) -> gymnasium.Space | None:
         return None
     from minari.serialization import deserialize_space
 
-    space = deserialize_space(json.loads(metadata.read_bytes())["observation_space"])
+    space = deserialize_space(json.loads(read_bytes(metadata))["observation_space"])
     shapes = {name: value.shape[1:] for name, value in recording.episodes[0].obs.items()}
     return (
         space

@@ -10,6 +10,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.core.files import check_regular
 
 NAMES = ("reward", "success", "terminated")
 
@@ -25,6 +26,7 @@ def apply(path: Path, episodes: list[Episode]) -> list[Episode]:
         shape.
     """
     with _located_errors(path, "the file"):
+        check_regular(path)
         functions = {name: f for name, f in runpy.run_path(str(path)).items() if name in NAMES}
     if not functions:
         raise UsageError(f"{path} has no function {', '.join(NAMES)}; wanted at least one of them")

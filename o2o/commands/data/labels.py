@@ -1,6 +1,7 @@
 """Reads, writes and applies files of episode labels: success and rewards."""
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,6 +12,7 @@ import numpy as np
 from o2o.core.checkpoint import write_json
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.core.files import read_text
 from o2o.core.plugins import not_found
 
 WORDS = {"true": True, "yes": True, "s": True, "1": True, "false": False, "no": False, "f": False, "0": False}
@@ -44,10 +46,9 @@ def read(path: Path, fingerprint: str = "") -> list[Label]:
     """
     try:
         if path.suffix == ".csv":
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")))
         else:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(read_text(path))
             if isinstance(rows, dict) and "labels" in rows:
                 if fingerprint and rows.get("fingerprint", fingerprint) != fingerprint:
                     raise UsageError(f"{path} holds labels of another recording")

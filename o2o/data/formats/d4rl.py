@@ -4,7 +4,6 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from o2o.core.episode import Episode
@@ -23,9 +22,9 @@ logger = logging.getLogger("o2o")
 def matches(path: Path) -> bool:
     """Whether the file is HDF5 with any of the required columns; `read` reports the missing ones."""
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             names = set(file)
-    except hdf5.H5PY_ERRORS:
+    except DataError:
         return False
     return "data" not in names and not names.isdisjoint(REQUIRED)
 
@@ -58,9 +57,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         return Recording(_episodes(columns, path), path, path.stem, digest.result())
 
 
-def _columns(file: h5py.File, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
+def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
     """Returns tables of N rows, not read yet: actions, rewards, flags, `obs.NAME` and `next_obs.NAME`."""
-    tables = hdf5.numeric_tables(file, path)
+    tables = hdf5.numeric_tables(file)
     chosen = {"observations": request.obs, "actions": request.action, "rewards": request.reward}
     missing = [name for name in REQUIRED if name not in file and not chosen.get(name)]
     if missing:

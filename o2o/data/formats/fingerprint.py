@@ -10,6 +10,7 @@ from pathlib import Path
 
 from o2o.core.checkpoint import write_json
 from o2o.core.errors import StorageError
+from o2o.core.files import open_regular, read_text
 from o2o.core.paths import o2o_home
 
 CACHE_FROM_BYTES = 10**9  # recordings from this size on are cached; hashing it takes a second on one core
@@ -51,7 +52,7 @@ def _hash_content(path: Path, files: list[Path]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -68,7 +69,7 @@ def _hash_stats(path: Path, files: list[Path]) -> tuple[str, int]:
 
 def _read_cache() -> dict:
     try:
-        return dict(json.loads((o2o_home() / "fingerprints.json").read_text()))
+        return dict(json.loads(read_text(o2o_home() / "fingerprints.json")))
     except (OSError, ValueError, TypeError):
         return {}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import open_regular
 from o2o.data.formats import flat_table, safe_pickle
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
@@ -25,7 +26,7 @@ logger = logging.getLogger("o2o")
 def matches(path: Path) -> bool:
     """Whether the file begins like a pickle of protocol 2 to 5; `read` reports what is wrong with it."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             start = file.read(3)
     except OSError:
         return False

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import read_bytes
 from o2o.data.formats import image_codec, lerobot_clips, lerobot_meta, video
 from o2o.data.formats.lazy_array import make_lazy_array
 from o2o.data.formats.lerobot_meta import EpisodeMeta
@@ -31,7 +32,7 @@ def images_from_column(table: Table, name: str, rows: EpisodeRows, path: Path) -
         file = (path / stored).resolve()
         if not file.is_relative_to(path.resolve()) or not file.is_file():
             raise DataError(f"{label} names the image {stored!r}, which is not in {path}")
-        return file.read_bytes()
+        return read_bytes(file)
 
     first = table.read_images(name, next(iter(rows.values()))[:1])[0]
     shape = image_codec.image_shape(load(*first), first[1])

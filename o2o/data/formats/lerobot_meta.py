@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import DataError
+from o2o.core.files import read_bytes
 from o2o.data.formats import parquet
 
 EpisodeMeta = Mapping[int, Mapping[str, float]]  # episode -> its length, and the position of its videos
@@ -24,7 +25,7 @@ def read_info(path: Path) -> dict:
     if not file.is_file():
         raise DataError(f"{path} has no meta/info.json, which states the frame rate and the cameras")
     try:
-        info = _parse_json(file.read_bytes(), str(file))
+        info = _parse_json(read_bytes(file), str(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     version = info.get("codebase_version")
@@ -87,7 +88,7 @@ def read_episodes(path: Path) -> EpisodeMeta:
 def _read_entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
     lines = meta / "episodes.jsonl"
     if lines.is_file():
-        for row, line in enumerate(lines.read_bytes().splitlines(), 1):
+        for row, line in enumerate(read_bytes(lines).splitlines(), 1):
             if line.strip():
                 yield f"{lines} line {row}", _parse_json(line, f"{lines} line {row}")
     for file in sorted([*meta.glob("episodes.parquet"), *(meta / "episodes").rglob("*.parquet")]):

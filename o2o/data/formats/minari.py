@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import read_bytes
 from o2o.core.plugins import not_found
 from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
@@ -55,7 +56,7 @@ def find_data_folder(path: Path) -> Path | None:
     for folder in (path, path / "data"):
         metadata = folder / "metadata.json"
         if (folder / MAIN_FILE).is_file() or (
-            metadata.is_file() and b"minari_version" in metadata.read_bytes()
+            metadata.is_file() and b"minari_version" in read_bytes(metadata)
         ):
             return folder
     return None
@@ -105,12 +106,12 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     )
 
 
-def read_id(dataset_id: str, download: bool = False, request: ReadRequest = READ_ALL) -> Recording:
-    """Reads a dataset from Minari's local root (`MINARI_DATASETS_PATH` or `~/.minari/datasets`).
+def find_id(dataset_id: str, download: bool = False) -> Path:
+    """Returns the folder of a dataset in Minari's root (`MINARI_DATASETS_PATH` or `~/.minari/datasets`).
 
     Raises:
         UsageError: the dataset is not there and `download` is False.
-        DataError: the dataset is broken, or the download failed.
+        DataError: the download failed.
     """
     import minari
     from minari.storage.datasets_root_dir import get_dataset_path
@@ -126,7 +127,7 @@ def read_id(dataset_id: str, download: bool = False, request: ReadRequest = READ
             minari.download_dataset(dataset_id)
         except Exception as error:  # whatever the network and its clients raise
             raise DataError(f"Minari dataset {dataset_id!r} could not be downloaded: {error}") from error
-    return replace(read(path, request), name=dataset_id)
+    return path
 
 
 @contextmanager

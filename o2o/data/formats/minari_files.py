@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats.hdf5 import LazyTable
+from o2o.core.files import read_bytes
+from o2o.data.formats import hdf5
 
 STEP_TABLES = ("actions", "rewards", "terminations", "truncations")  # T rows; all other tables have T+1
 MAIN_FILE = "main_data.hdf5"
@@ -92,7 +92,7 @@ def open_dataset(folder: Path, data_format: str) -> Iterator[MinariFiles]:
         UsageError: the package that reads the format is not installed.
     """
     if data_format == "hdf5":
-        with h5py.File(folder / MAIN_FILE, "r", rdcc_nbytes=0) as file:  # each table is read once: no cache
+        with hdf5.open_file(folder / MAIN_FILE) as file:
             yield Hdf5Files(file, folder / MAIN_FILE)
     elif data_format in ("arrow", "parquet"):
         yield ArrowFiles(folder, data_format)
@@ -105,37 +105,24 @@ class Hdf5Files:
 
     TUPLE_KEY = "_index_{}"
 
-    def __init__(self, file: h5py.File, path: Path):
+    def __init__(self, file: hdf5.Group, path: Path):
         self._file, self._path = file, path
 
     def tables(self, number: int) -> dict[str, Table]:
-        group, tables = self._group(number), {}
-
-        def visit(name: str, node) -> None:
-            if isinstance(node, h5py.Dataset) and node.shape:
-                tables[name] = self._table(node, f"episode_{number}/{name}")
-
-        group.visititems(visit)
-        return tables
+        return {name: self._table(table) for name, table in self._group(number).tables().items()}
 
     def episode_metadata(self, number: int) -> dict[str, Any]:
-        attrs = self._group(number).attrs
-        return {name: attrs[name] for name in attrs if attrs.get_id(name).dtype.kind in "fiub"}
+        return self._group(number).get_numbers()
 
-    def _group(self, number: int) -> h5py.Group:
+    def _group(self, number: int) -> hdf5.Group:
         group = self._file.get(f"episode_{number}")
-        if not isinstance(group, h5py.Group):
+        if not isinstance(group, hdf5.Group):
             raise DataError(f"{self._path}: episode_{number} is missing, or its file cannot be read")
         return group
 
-    def _table(self, node: h5py.Dataset, name: str) -> Table:
-        # `name` is the path in this file; `node.name` of a linked table is the path in the linked file
-        rows = LazyTable(self._file, self._path, name, node.shape, node.dtype)
-        return Table(
-            node.shape,
-            node.dtype if node.dtype.kind in "fiub" else None,
-            lambda start, stop: rows[start:stop],
-        )
+    def _table(self, rows: hdf5.LazyTable) -> Table:
+        dtype = rows.dtype if rows.is_numeric else None
+        return Table(rows.shape, dtype, lambda start, stop: rows[start:stop])
 
 
 class ArrowFiles:
@@ -186,7 +173,7 @@ class ArrowFiles:
 
     def episode_metadata(self, number: int) -> dict[str, Any]:
         path = self._folder / str(number) / "metadata.json"
-        return _flatten(json.loads(path.read_bytes()), "") if path.is_file() else {}
+        return _flatten(json.loads(read_bytes(path)), "") if path.is_file() else {}
 
     def _reader(self, data, path: tuple[str, ...], shape: tuple[int, ...] | None, dtype: np.dtype | None):
         def read(start: int, stop: int) -> Sequence | np.ndarray:

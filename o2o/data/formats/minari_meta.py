@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import read_bytes
 from o2o.data.formats import hdf5
 from o2o.data.formats.minari_files import MAIN_FILE
 
@@ -48,11 +49,11 @@ def read_metadata(folder: Path) -> MinariMetadata:
     from minari.serialization import deserialize_space
 
     if (folder / "metadata.json").is_file():
-        data: dict[str, Any] = json.loads((folder / "metadata.json").read_bytes())
+        data: dict[str, Any] = json.loads(read_bytes(folder / "metadata.json"))
     else:
         with hdf5.open_file(folder / MAIN_FILE) as file:
-            numbers = {name: hdf5.read_number(file, name) for name in NUMBERS}
-            texts = {name: hdf5.read_text(file, name, folder / MAIN_FILE) for name in TEXTS}
+            numbers = {name: file.get_number(name) for name in NUMBERS}
+            texts = {name: file.get_text(name) for name in TEXTS}
         data = {name: value for name, value in (numbers | texts).items() if value not in (None, "")}
     version = data["minari_version"]
     if version not in minari.supported_dataset_versions:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import check_regular
 from o2o.data.formats.errors import describe_read_error
 
 BUFFER_BYTES = 2**20  # read-ahead per column
@@ -29,6 +30,7 @@ def _open(path: Path) -> Iterator:
     """Yields an open `ParquetFile` and turns its errors into one line."""
     arrow = _library()
     try:
+        check_regular(path)
         with arrow.parquet.ParquetFile(
             path, buffer_size=BUFFER_BYTES, page_checksum_verification=True
         ) as file:

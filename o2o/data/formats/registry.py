@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 from o2o.core.errors import DataError
+from o2o.core.files import check_dataset
 from o2o.data.formats import d4rl, fowm, hdf5, lerobot, minari, rlds, robomimic
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
@@ -42,8 +43,10 @@ def detect_format(path: Path) -> Format:
     """Detects the format of an existing file or folder from its content; a broken file goes by its suffix.
 
     Raises:
-        DataError: no format matches; the message lists the known formats.
+        DataError: no format matches; the message lists the known formats. Or a file is not regular, or lies
+            outside of the folder; see `check_dataset`.
     """
+    check_dataset(path)
     for form in FORMATS:
         if form.matches(path):
             return form

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from o2o.core.episode import Episode
@@ -26,12 +25,14 @@ logger = logging.getLogger("o2o")
 def matches(path: Path) -> bool:
     """Whether the file is HDF5 with a group `data` that holds groups or is empty."""
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             data = file.get("data")
-            if not isinstance(data, h5py.Group):
+            if not isinstance(data, hdf5.Group):
                 return False
-            return not len(data) or any(isinstance(node, h5py.Group) for node in data.values())
-    except hdf5.H5PY_ERRORS:
+            return not len(data) or any(isinstance(data.get(name), hdf5.Group) for name in data)
+    except hdf5.OtherFileError:
+        return True  # `read` reports it
+    except DataError:
         return False
 
 
@@ -57,14 +58,14 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
     with hdf5.open_file(path) as file, ThreadPoolExecutor(1) as pool:
-        data = file["data"]
-        if not isinstance(data, h5py.Group):
+        data = file.get("data")
+        if not isinstance(data, hdf5.Group):
             raise DataError(f"{path}: 'data' is not a group of demonstrations")
-        groups = {name: node for name, node in data.items() if isinstance(node, h5py.Group)}
+        groups = {name: node for name in data if isinstance(node := data.get(name), hdf5.Group)}
         if not groups:
             raise DataError(f"{path} has no demonstrations: 'data' contains no group")
         demos = [
-            _read_demo(groups[name], f"{path}, data/{name}", request, path)
+            _read_demo(groups[name], f"{path}, data/{name}", request)
             for name in sorted(groups, key=_sort_key)
         ]
         _log_notes(file, demos, path)
@@ -97,8 +98,8 @@ class Demo:
     label: str
 
 
-def _read_demo(group: h5py.Group, label: str, request: ReadRequest, path: Path) -> Demo:
-    tables = hdf5.numeric_tables(group, path)
+def _read_demo(group: hdf5.Group, label: str, request: ReadRequest) -> Demo:
+    tables = hdf5.numeric_tables(group)
     columns: dict[str, flat_table.Column] = {}
     action = request.action or _first_present(tables, ACTION)
     if not action:
@@ -115,7 +116,7 @@ def _read_demo(group: h5py.Group, label: str, request: ReadRequest, path: Path) 
     for name, table in _next_obs(names, request.resolve_names(names, Path(label)), tables).items():
         columns[f"next_obs.{name}"] = tables[table]
     flat_table.check_columns(columns, label)
-    success, num_samples = hdf5.read_number(group, "success"), hdf5.read_number(group, "num_samples")
+    success, num_samples = group.get_number("success"), group.get_number("num_samples")
     return Demo(
         columns,
         success=None if success is None else bool(success),
@@ -129,7 +130,7 @@ def _first_present(tables: dict[str, hdf5.LazyTable], names: tuple[str, ...]) ->
 
 
 def _obs_names(
-    group: h5py.Group, tables: dict[str, hdf5.LazyTable], rows: int, label: str, request: ReadRequest
+    group: hdf5.Group, tables: dict[str, hdf5.LazyTable], rows: int, label: str, request: ReadRequest
 ) -> dict[str, str]:
     """Returns the name of each observation, as shown to the user -> table."""
     prefix = next((f"{name}/" for name in OBS if any(table.startswith(f"{name}/") for table in tables)), "")
@@ -162,11 +163,11 @@ def _next_obs(
     return result
 
 
-def _log_notes(file: h5py.File, demos: list[Demo], path: Path) -> None:
+def _log_notes(file: hdf5.Group, demos: list[Demo], path: Path) -> None:
     """Logs filters, missing rewards and wrong step counts, which the user should know of."""
     masks = file.get("mask")
-    if isinstance(masks, h5py.Group) and len(masks):
-        lists = {name: node for name, node in masks.items() if isinstance(node, h5py.Dataset) and node.shape}
+    if isinstance(masks, hdf5.Group) and len(masks):
+        lists = {name: node for name in masks if isinstance(node := masks.get(name), hdf5.LazyTable)}
         listed = ", ".join(f"{name} ({len(node)})" for name, node in lists.items())
         logger.info("%s has the filters %s; all %d demonstrations are read", path, listed, len(demos))
     if any(isinstance(demo.columns["rewards"], np.ndarray) for demo in demos):
@@ -208,9 +209,9 @@ def _ends_with_done(demo: Demo) -> bool:
     )
 
 
-def _control_hz(data: h5py.Group, path: Path) -> float | None:
+def _control_hz(data: hdf5.Group, path: Path) -> float | None:
     """Returns the control rate in Hz from the simulator's arguments; None if unknown."""
-    env_args = hdf5.read_text(data, "env_args", path)
+    env_args = data.get_text("env_args")
     try:
         hz = float(json.loads(env_args or "{}")["env_kwargs"]["control_freq"])
     except (KeyError, TypeError, IndexError):

@@ -18,6 +18,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import open_regular
 from o2o.data.formats.errors import describe_read_error
 
 logger = logging.getLogger("o2o")
@@ -109,7 +110,7 @@ def load(path: Path) -> Any:
             opcodes.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return _Parser(path, file).run()
     except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise DataError(f"{path} is not a readable pickle: {describe_read_error(error, path)}") from error

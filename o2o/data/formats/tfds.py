@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from o2o.core.errors import DataError
+from o2o.core.files import read_bytes
 
 FILE = re.compile(
     r"(?P<name>.+)-(?P<split>[^-]+)\.(?P<kind>tfrecord|array_record|riegeli)"
@@ -159,7 +160,7 @@ def _record_counts(info: dict, split: str, files: list[re.Match], folder: Path) 
 
 def _json(path: Path) -> dict:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bytes(path))
         if isinstance(value, dict):
             return value
     except OSError as error:

@@ -69,7 +69,7 @@ def _decode_tensors(stored: StoredEpisode, name: str, feature: Feature, values: 
     dtype = dtype_of(feature).newbyteorder("<")
     num_bytes = feature.size * dtype.itemsize
     parts = []
-    for data in tfrecord.read_bytes(stored.path, values):
+    for data in tfrecord.read_spans(stored.path, values):
         if feature.encoding == "zlib":
             try:
                 data = zlib.decompressobj().decompress(data, num_bytes + 1)
@@ -98,7 +98,7 @@ def lazy_images(stored: StoredEpisode, name: str, feature: Feature, length: int)
             part = replace(values, spans=values.spans[start:stop])
             if feature.kind == "tensor":
                 return _decode_tensors(stored, name, feature, part).reshape(-1, *shape)
-            files = tfrecord.read_bytes(stored.path, part)
+            files = tfrecord.read_spans(stored.path, part)
             steps = (f"{label} step {step}" for step in range(start, stop))
             return np.stack(
                 [image_codec.decode(*one) for one in zip(files, repeat(shape), steps, strict=False)]
@@ -108,6 +108,6 @@ def lazy_images(stored: StoredEpisode, name: str, feature: Feature, length: int)
     if num != length:
         raise DataError(f"{label} has {num} images for {length} steps")
     if len(shape) < 3:  # features.json may leave the size open; the encoded images have it
-        first = tfrecord.read_bytes(stored.path, replace(values, spans=values.spans[:1]))[0]
+        first = tfrecord.read_spans(stored.path, replace(values, spans=values.spans[:1]))[0]
         shape = image_codec.image_shape(first, label)
     return make_lazy_array((length, *shape), read)

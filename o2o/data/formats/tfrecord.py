@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import open_regular
 from o2o.data.formats.crc32c import crc32c
 
 Kind = Literal["bytes", "floats", "ints"]
@@ -48,7 +49,7 @@ def read_examples(path: Path) -> Iterator[dict[str, FeatureSpans]]:
             raise DataError(f"{path} record {number} is not a tf.train.Example: {error}") from error
 
 
-def read_bytes(path: Path, values: FeatureSpans) -> list[bytes]:
+def read_spans(path: Path, values: FeatureSpans) -> list[bytes]:
     """Returns the bytes of each span.
 
     Raises:
@@ -56,7 +57,7 @@ def read_bytes(path: Path, values: FeatureSpans) -> list[bytes]:
     """
     parts = []
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for start, stop in values.spans.tolist():
                 file.seek(start)
                 parts.append(file.read(stop - start))
@@ -73,7 +74,7 @@ def read_numbers(path: Path, values: FeatureSpans) -> np.ndarray:
     Raises:
         DataError: the file is missing or has become shorter, or the integers are truncated.
     """
-    data = b"".join(read_bytes(path, values))
+    data = b"".join(read_spans(path, values))
     if values.kind == "floats":
         return np.frombuffer(data, "<f4", len(data) // 4)
     raw = np.frombuffer(data, np.uint8)
@@ -93,7 +94,7 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yields (first byte, content) of each record."""
     try:
         left = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             number = 0
             while left:
                 label = f"{path} record {number}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import check_regular
 from o2o.data.formats.errors import describe_read_error
 
 DEMUXERS = {
@@ -34,6 +35,7 @@ def _open(path: Path) -> Iterator[tuple]:
     except ImportError as error:
         raise UsageError('videos need PyAV; install it with: pip install "o2o[lerobot]"') from error
     try:
+        check_regular(path)
         with av.open(str(path), format=DEMUXERS.get(path.suffix.lower(), "mp4")) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")

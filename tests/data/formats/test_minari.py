@@ -19,7 +19,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
 from o2o.data.formats.lazy_array import LazyArray, make_lazy_array, parse_request
-from o2o.data.formats.minari import matches, read, read_id, write
+from o2o.data.formats.minari import find_id, matches, read, write
 from tests.support.episodes import assert_same
 from tests.support.make_minari import buffer, link_episodes, make_minari
 from tests.support.make_minari import write as write_by_minari
@@ -95,7 +95,7 @@ def test_minari_loads_a_written_dataset_by_path_and_by_id(tmp_path, monkeypatch)
         np.testing.assert_array_equal(dataset[1].infos["success"], [False, False, False, True])
         assert dataset.action_space == ACTIONS
     assert "test/simple-v0" in minari.list_local_datasets()
-    assert read_id("test/simple-v0").episodes[1].success is True
+    assert read(find_id("test/simple-v0")).episodes[1].success is True
 
 
 FORMATS = ["hdf5", "arrow", "parquet"]
@@ -409,7 +409,7 @@ def test_flipped_byte_is_detected(tmp_path):
     content = bytearray(path.read_bytes())
     content[at + 100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not a readable Minari dataset"):
+    with pytest.raises(DataError, match=r"main_data.hdf5 is not a readable HDF5 file"):
         read(tmp_path / "d")
 
 
@@ -509,10 +509,10 @@ def test_broken_files_raise_a_one_line_error(tmp_path):
     main = tmp_path / "d" / "data" / "main_data.hdf5"
     content = main.read_bytes()
     main.write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="not a readable Minari dataset"):
+    with pytest.raises(DataError, match=r"main_data.hdf5 is not a readable HDF5 file"):
         read(tmp_path / "d")
     main.unlink()
-    with pytest.raises(DataError, match="not a readable Minari dataset"):
+    with pytest.raises(DataError, match=r"main_data.hdf5 is not a readable HDF5 file"):
         read(tmp_path / "d")
     with pytest.raises(DataError, match="is not a Minari dataset"):
         read(tmp_path)
@@ -535,7 +535,7 @@ def test_newer_minari_version_and_discrete_actions_are_refused(tmp_path):
 def test_missing_id_suggests_the_download_flag(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"--dataset.download"):
-        read_id("test/none-v0")
+        find_id("test/none-v0")
 
 
 def test_writing_creates_no_files_in_the_home_folder(tmp_path, monkeypatch):
