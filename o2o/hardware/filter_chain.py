@@ -32,8 +32,8 @@ class ActionContext:
 
     Attributes:
         hold: (A,) action that brings the robot to rest; None if the robot does not state what its actions do.
-        expected: (D,) where the end effector will be when all that was sent has been executed, m; None if
-            that is unknown.
+        expected: (D,) lowest and (D,) highest place where all that was sent may leave the end effector, m;
+            None if that is unknown.
         late_s: how much later than one period after its observation the action came, above 0.
         age_s: age of that observation.
         frozen: name of the image that has been unchanged longest, and for how long.
@@ -43,7 +43,7 @@ class ActionContext:
     """
 
     hold: np.ndarray | None = None
-    expected: np.ndarray | None = None
+    expected: tuple[np.ndarray, np.ndarray] | None = None
     late_s: float = 0.0
     age_s: float = 0.0
     frozen: tuple[str, float] = ("", 0.0)
@@ -149,7 +149,7 @@ class FilterChain:
     def _keep_in_workspace(self, action, context):
         if not self.limits.workspace or context.expected is None:
             return action, None
-        low, high = (np.array(corner[: len(context.expected)]) for corner in self.limits.workspace)
+        low, high = (np.array(corner[: len(context.expected[0])]) for corner in self.limits.workspace)
         lowest, highest = self.motion.wall_speeds(context.expected, low, high)
         return self._limit_speed(action, lowest, highest, "workspace")
 

@@ -188,9 +188,8 @@ class Guard(gymnasium.Wrapper):
         return safe, context.reasons
 
     def _context(self, late_s: float = 0.0) -> ActionContext:
-        now_s, expected = time.monotonic(), self._end_effector
-        if expected is not None:
-            expected = self._motion.expected(expected)
+        now_s, at = time.monotonic(), self._end_effector
+        expected = None if at is None else self._motion.expected(at)
         return ActionContext(
             self._motion.hold() if self._chain.model.command else None, expected, late_s,
             now_s - self._measured_s if self.real_time else 0.0, self._unchanged_image, self._stuck,

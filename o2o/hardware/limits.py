@@ -58,8 +58,9 @@ class RobotLimits:
             episodes.
         watchdog_s: time in s without a decision within an episode after which the robot is stopped; 0: no
             watchdog.
-        dead_time_s: time in s from sending an action until the observation shows its motion; what is still
-            to be executed counts as executed at the boundary of the workspace.
+        dead_time_s: longest time in s from sending an action until its motion begins and is observed; the
+            motion lasts one tick from then. What is still to be executed counts at the boundary of the
+            workspace.
         stuck_s: (A,) time in s for which an entry that is measured may be commanded to move without moving;
             infinite: for ever, which suits a gripper that closes on an object.
     """

@@ -84,6 +84,7 @@ class Motion:
         if measured is not None:
             self.position = np.where(self._is_position, measured, 0.0)
         self._in_flight: deque[tuple[float, np.ndarray]] = deque(maxlen=1000)  # (time sent, (D,) m)
+        self._measured_s = time.monotonic()
 
     def speed(self, action: np.ndarray) -> np.ndarray:
         """Returns (A,) the speed that an action (A,) commands, units/s."""
@@ -118,24 +119,37 @@ class Motion:
         """
         precise_sleep(self._sent_s + self._needs_s - time.monotonic())
         self._sent_s = time.monotonic()
+        if self._in_flight:
+            self._in_flight[-1] = self._sent_s, self._in_flight[-1][1]
 
     def measure(self, age_s: float) -> None:
         """Discards what has been executed by a measurement that is `age_s` old.
 
-        What was sent later, or up to the dead time earlier, is still to be executed.
+        An action is executed evenly within one period, which begins the dead time after it was sent.
         """
-        executed_s = time.monotonic() - age_s - self._dead_time_s
-        while self._in_flight and self._in_flight[0][0] <= executed_s:
+        self._measured_s = time.monotonic() - age_s
+        while self._in_flight and self._remaining(self._in_flight[0][0]) <= 0:
             self._in_flight.popleft()
 
-    def expected(self, end_effector: np.ndarray) -> np.ndarray:
-        """Returns (D,) where the end effector will be when all that was sent has been executed, m.
+    def _remaining(self, sent_s: float) -> float:
+        """Returns the fraction of an action that is still to be executed after the last measurement."""
+        executed_s = self._measured_s - self._dead_time_s - sent_s
+        return min(1.0, max(0.0, 1 - executed_s / self.period_s))
+
+    def expected(self, end_effector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (D,) lowest and (D,) highest place where all that was sent may leave the end effector, m.
+
+        The dead time is the longest one. It may be shorter, so that any number of the oldest actions may have
+        been executed already: the highest place is that of the worst number, and so is the lowest one.
 
         Args:
             end_effector: (D,) where it was measured last, m.
         """
         commanded = np.array(self.model.origin) + self.position[self._entries] * self.model.meters_per_unit
-        return np.where(self._absolute, commanded, end_effector + sum(m for _, m in self._in_flight))
+        moved = [self._remaining(sent_s) * meters for sent_s, meters in reversed(self._in_flight)]
+        ends = np.cumsum([np.zeros(len(self._entries)), *moved], axis=0)
+        lowest, highest = end_effector + ends.min(0), end_effector + ends.max(0)
+        return np.where(self._absolute, commanded, lowest), np.where(self._absolute, commanded, highest)
 
     def box_speeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (A,) lowest and (A,) highest speed from which a position stops inside the action bounds."""
@@ -144,17 +158,17 @@ class Motion:
         return -self._stopping_speed(low), self._stopping_speed(high)
 
     def wall_speeds(
-        self, expected: np.ndarray, low: np.ndarray, high: np.ndarray
+        self, expected: tuple[np.ndarray, np.ndarray], low: np.ndarray, high: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (A,) lowest and (A,) highest speed from which the end effector stops before the walls.
 
         From outside, it may only move back.
 
         Args:
-            expected: (D,) see `expected`.
+            expected: (D,) and (D,), see `expected`.
             low, high: (D,) corners of the workspace, m.
         """
-        to_low, to_high = (expected - low) / self._meters, (high - expected) / self._meters
+        to_low, to_high = (expected[0] - low) / self._meters, (high - expected[1]) / self._meters
         swapped = self._meters < 0
         to_low, to_high = np.where(swapped, -to_high, to_low), np.where(swapped, -to_low, to_high)
         distance = np.full((2, len(self.velocity)), np.inf)

@@ -167,15 +167,55 @@ def test_a_position_ends_at_the_wall_and_not_where_a_displacement_of_it_would():
     assert safe == pytest.approx([0.5, 0.1]) and reasons == ["workspace"]
 
 
-def test_what_is_still_to_be_executed_counts_at_the_wall(monkeypatch):
+@pytest.fixture
+def now(monkeypatch) -> SimpleNamespace:
+    """Time `now.s`, which passes only where the test sets it."""
     now = SimpleNamespace(s=0.0)
     monkeypatch.setattr("o2o.hardware.motion.time", SimpleNamespace(monotonic=lambda: now.s))
-    guard = chain(workspace=((-1.0, -1.0), (1.0, 1.0)), dead_time_s=0.2)
-    for now.s in (0.0, 0.1, 0.2):  # 1 cm each
+    return now
+
+
+def test_what_is_still_to_be_executed_counts_at_the_wall(now):
+    guard = chain(workspace=((-1.0, -1.0), (1.0, 1.0)), dead_time_s=0.1)
+    for now.s in (0.0, 0.1, 0.2):  # 1 cm each, executed from 0.1 to 0.2 s, 0.2 to 0.3 s, 0.3 to 0.4 s
         guard.motion.record(np.array([0.1, 0.0]))
     now.s = 0.3
-    guard.motion.measure(0.05)  # at 0.25 s: what was sent at 0.1 and 0.2 s is still to come
-    assert guard.motion.expected(np.array([0.97, 0.0])) == pytest.approx([0.99, 0.0])
+    guard.motion.measure(0.05)  # at 0.25 s: half of the second and all of the third are still to come
+    lowest, highest = guard.motion.expected(np.array([0.97, 0.0]))
+    assert lowest == pytest.approx([0.97, 0.0]) and highest == pytest.approx([0.985, 0.0])
+
+
+def test_a_way_back_that_is_over_already_does_not_count_at_the_wall(now):
+    """The dead time is the longest one, so an arm that reacts at once has its way back behind it."""
+    guard = chain(workspace=((-1.0, -1.0), (1.0, 1.0)), dead_time_s=0.3)
+    guard.motion.record(np.array([-0.1, 0.0]))
+    now.s = 0.1
+    guard.motion.measure(0.0)
+    known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([0.99, 0.0])))
+    assert guard.run(np.array([0.5, 0.0]), known) == pytest.approx([0.1, 0.0])
+
+
+@pytest.mark.parametrize("command", ["displacement", "velocity"])
+@pytest.mark.parametrize("plan_s", [0.0, 0.06])
+@pytest.mark.parametrize(("dead_s", "stated_s"), [(0.0, 0.0), (0.0, 0.3), (0.1, 0.1), (0.25, 0.3)])
+def test_no_arm_leaves_its_workspace_within_its_dead_time(now, command, plan_s, dead_s, stated_s):
+    """The arm covers each motion evenly in one period, which begins the dead time after it was sent."""
+    guard = chain(command, workspace=((-0.5, -0.5), (0.5, 0.5)), dead_time_s=stated_s, velocity=(2.0, 2.0))
+    sent: list[tuple[float, float]] = []
+    rng = np.random.default_rng(0)
+
+    def place(at_s: float) -> float:
+        return sum(0.1 * x * np.clip((at_s - sent_s - dead_s) / 0.1, 0, 1) for sent_s, x in sent)
+
+    for tick in range(200):
+        now.s = 0.1 * tick
+        guard.motion.measure(0.0)
+        known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([place(now.s), 0.0])))
+        safe = guard.run(rng.choice([1.0, 1.0, -0.3]) * np.ones(2), known)
+        now.s += plan_s
+        guard.motion.record(safe)
+        sent.append((now.s, safe[0]))
+        assert abs(place(now.s + 1.0)) <= 0.5 + 1e-9
 
 
 def test_a_robot_brakes_before_the_wall_so_that_it_meets_all_limits_at_once():
