@@ -104,7 +104,7 @@ class Arm(RealTimeRobot):
         spaces: dict = {name: Box(0, 255, shape, np.uint8) for name, shape in self._cameras.items()}
         self.observation_space = Dict({"state": Box(-np.inf, np.inf, (count,), np.float32), **spaces})
         self.action_space = Box(low, high, dtype=np.float64)
-        limits = {"velocity": config.velocity, "acceleration": config.acceleration}
+        limits: dict = {"velocity": config.velocity, "acceleration": config.acceleration}
         limits |= {"max_age_s": 3 / config.control_hz + 0.1, "frozen_s": 1.0}
         limits |= {"patience": 5, "watchdog_s": 1.0}
         # a gripper that closes on an object does not move

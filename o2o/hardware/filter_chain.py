@@ -88,6 +88,7 @@ class FilterChain:
             if filtered is None:
                 if not held:
                     self._count_hold(action, str(reason), context)
+                assert context.hold is not None  # without one, it was raised above
                 held, filtered = True, context.hold
             if reason:
                 context.reasons.append(reason.split(" (")[0])

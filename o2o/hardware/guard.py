@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -229,8 +229,12 @@ class Guard(gymnasium.Wrapper):
             )
         if limits.workspace and moves and len(moves.origin) > len(limits.workspace[0]):
             raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
-        end_effector = (moves.actions, moves.metres_by_action, moves.origin) if moves else ()
-        model = ActionModel(self.low, self.high, types, hz, self.action_repeat, *end_effector)
+        model = ActionModel(self.low, self.high, types, hz, self.action_repeat)
+        if moves:
+            model = replace(
+                model, end_effector_entries=moves.actions, meters_per_unit=moves.metres_by_action,
+                origin=moves.origin,
+            )  # fmt: skip
         self._chain = FilterChain(model, limits)
         self._motion = self._chain.motion
         self._stuck_joint = StuckJointDetector(model, limits)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 
 from o2o.core import plugins
 from o2o.core.config import at_least, at_most
@@ -132,9 +133,9 @@ class RobotServer:
             self._thread.join()
 
     def _spec(self) -> dict[str, Any]:
-        return encode_spec(
-            self._name, self.robot.observation_space, self.robot.action_space, self.robot.metadata
-        )
+        actions = self.robot.action_space
+        assert isinstance(actions, Box)  # the guard takes no other
+        return encode_spec(self._name, self.robot.observation_space, actions, self.robot.metadata)
 
     # ---- commands of a person, and faults
 
