@@ -14,7 +14,8 @@ from gymnasium import spaces
 from o2o.core.checkpoint import sync_folder
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
-from o2o.data.formats import image_codec
+from o2o.data.formats import hdf5_output, image_codec
+from o2o.data.formats.hdf5_output import OutputFile
 from o2o.data.formats.minari_files import MAIN_FILE, Hdf5Files
 from o2o.data.formats.minari_spaces import flatten_space, is_numeric
 
@@ -74,9 +75,10 @@ def write(
         try:
             scratch.chmod(0o755)  # mkdtemp gives 0o700
             storage = _new_storage(scratch / "data", observation_space, action_space, jpeg)
-            with h5py.File(scratch / "data" / MAIN_FILE, "w", track_order=True, libver=HDF5_VERSION) as file:
+            path = scratch / "data" / MAIN_FILE
+            with hdf5_output.create(path, track_order=True, libver=HDF5_VERSION) as (file, output):
                 counts = [
-                    _write_episode(file, number, episode, tables, action_space, jpeg)
+                    _write_episode(file, output, number, episode, tables, action_space, jpeg)
                     for number, episode in enumerate(episodes)
                 ]
             if not counts:
@@ -90,7 +92,8 @@ def write(
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # h5py raises both
-        raise StorageError(f"cannot write the dataset {folder}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot write the dataset {folder}: {reason}") from error
 
 
 def _new_storage(path: Path, observation_space: gymnasium.Space, action_space: spaces.Box, jpeg: bool):
@@ -110,7 +113,13 @@ def _metadata(dataset_id: str, description: str, control_hz: float | None) -> di
 
 
 def _write_episode(
-    file: h5py.File, number: int, episode: Episode, tables: dict, action_space: spaces.Box, jpeg: bool
+    file: h5py.File,
+    output: OutputFile,
+    number: int,
+    episode: Episode,
+    tables: dict,
+    action_space: spaces.Box,
+    jpeg: bool,
 ) -> int:
     """Writes an episode and returns its number of steps.
 
@@ -129,23 +138,23 @@ def _write_episode(
     for name, value in episode.obs.items():
         path, space = tables[name]
         if jpeg and is_image_space(space):
-            _write_jpegs(group, path, value)
+            _write_jpegs(group, output, path, value)
         else:
-            _write_array(group, path, value)
+            _write_array(group, output, path, value)
     for name, value in {
         "actions": episode.action,
         "rewards": episode.reward,
         "terminations": ends[0],
         "truncations": ends[1],
     }.items():
-        _write_array(group, name, value)
+        _write_array(group, output, name, value)
     for name, value in _infos(episode).items():
         if len(value) != steps + 1:
             raise DataError(f"episode {number}: info {name!r} has {len(value)} rows, wanted {steps + 1}")
         if name.startswith(EPISODE_INFOS) and (value == value[:1]).all():
             group.attrs[name] = value[0]
         else:
-            _write_array(group, f"infos/{name}", value)
+            _write_array(group, output, f"infos/{name}", value)
     return steps
 
 
@@ -171,7 +180,7 @@ def _infos(episode: Episode) -> dict[str, np.ndarray]:
     return infos
 
 
-def _write_array(group: h5py.Group, path: str, value: np.ndarray) -> None:
+def _write_array(group: h5py.Group, output: OutputFile, path: str, value: np.ndarray) -> None:
     """Writes an array, in memory or on disk; at most a block of an array on disk is read at once."""
     row_bytes = max(value.nbytes // max(len(value), 1), 1)
     chunk = {
@@ -184,15 +193,17 @@ def _write_array(group: h5py.Group, path: str, value: np.ndarray) -> None:
     )  # fmt: skip
     for start, stop in _blocks(len(value), row_bytes):
         table[start:stop] = np.asarray(value[start:stop])
+        output.check()
 
 
-def _write_jpegs(group: h5py.Group, path: str, images: np.ndarray) -> None:
+def _write_jpegs(group: h5py.Group, output: OutputFile, path: str, images: np.ndarray) -> None:
     table = group.create_dataset(
         path, (len(images),), h5py.vlen_dtype(np.uint8), chunks=True, maxshape=(None,)
     )
     for start, stop in _blocks(len(images), max(images.nbytes // len(images), 1)):
         for row, image in enumerate(np.asarray(images[start:stop]), start):
             table[row] = image_codec.encode(image)
+        output.check()
 
 
 def _blocks(rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
