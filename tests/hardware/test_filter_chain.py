@@ -196,26 +196,38 @@ def test_a_way_back_that_is_over_already_does_not_count_at_the_wall(now):
 
 
 @pytest.mark.parametrize("command", ["displacement", "velocity"])
-@pytest.mark.parametrize("plan_s", [0.0, 0.06])
+@pytest.mark.parametrize("plan_s", [0.0, 0.06, None])  # None: any time
 @pytest.mark.parametrize(("dead_s", "stated_s"), [(0.0, 0.0), (0.0, 0.3), (0.1, 0.1), (0.25, 0.3)])
 def test_no_arm_leaves_its_workspace_within_its_dead_time(now, command, plan_s, dead_s, stated_s):
-    """The arm covers each motion evenly in one period, which begins the dead time after it was sent."""
+    """The arm covers a displacement evenly in a period, and keeps a velocity until the next one.
+
+    A velocity that is replaced later than the one before was leads it at most one period further.
+    """
     guard = chain(command, workspace=((-0.5, -0.5), (0.5, 0.5)), dead_time_s=stated_s, velocity=(2.0, 2.0))
-    sent: list[tuple[float, float]] = []
     rng = np.random.default_rng(0)
+    sent: list[tuple[float, float]] = []
 
     def place(at_s: float) -> float:
-        return sum(0.1 * x * np.clip((at_s - sent_s - dead_s) / 0.1, 0, 1) for sent_s, x in sent)
+        ends_s = [sent_s + 0.1 for sent_s, _ in sent]
+        if command == "velocity":
+            ends_s = [*(sent_s for sent_s, _ in sent[1:]), math.inf][: len(sent)]
+        return sum(
+            x * max(0.0, min(at_s - dead_s, end_s) - sent_s)  # 10 cm in 0.1 s
+            for (sent_s, x), end_s in zip(sent, ends_s, strict=True)
+        )
 
-    for tick in range(200):
+    further = 0.1 if command == "velocity" and plan_s is None else 1e-9
+    for tick in range(80):
         now.s = 0.1 * tick
         guard.motion.measure(0.0)
-        known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([place(now.s), 0.0])))
+        at = np.array([place(now.s), 0.0])
+        now.s += rng.uniform(0, 0.1) if plan_s is None else plan_s
+        known = ActionContext(guard.motion.hold(), guard.motion.expected(at))
         safe = guard.run(rng.choice([1.0, 1.0, -0.3]) * np.ones(2), known)
-        now.s += plan_s
         guard.motion.record(safe)
         sent.append((now.s, safe[0]))
-        assert abs(place(now.s + 1.0)) <= 0.5 + 1e-9
+        for at_s in np.arange(0.1 * tick, 0.1 * (tick + 1), 0.01):
+            assert abs(place(at_s)) <= 0.5 + further
 
 
 def test_a_robot_brakes_before_the_wall_so_that_it_meets_all_limits_at_once():
