@@ -42,7 +42,8 @@ class StuckJointDetector:
     def reset(self) -> None:
         """Forgets all motions, at the start of an episode."""
         self._rows: deque[tuple[float, np.ndarray, np.ndarray]] = deque()
-        self._commanded, self._stuck = np.zeros(len(self._time_s)), ""
+        self._commanded = np.where(self._is_position, np.nan, 0.0)  # a position is commanded later
+        self._stuck = ""
 
     def command(self, executed: np.ndarray) -> None:
         """Adds the action (A,) of one decision, as the driver reports it."""
@@ -62,7 +63,8 @@ class StuckJointDetector:
         measured = np.full(len(self._time_s), np.nan) if positions is None else positions.copy()
         if end_effector is not None:
             measured[self._end_effector] = end_effector[self._axes]
-        self._rows.append((now_s, self._commanded, measured))
+        commanded = np.where(np.isnan(self._commanded), measured, self._commanded)
+        self._rows.append((now_s, commanded, measured))
         while len(self._rows) > 1 and self._rows[1][0] <= now_s - self._longest_s:
             self._rows.popleft()
         self._stuck = self._find(now_s)
