@@ -35,7 +35,7 @@ class Config(RobotConfig):
 
     Attributes:
         address: HOST:PORT of `o2o robot serve`.
-        token_file: File with the server's token.
+        token_file: File with the server's token; only this user may read it.
         connect_timeout_s: Seconds that the first connection may take.
         home_timeout_s: Seconds that homing may take, including a person who clears an e-stop meanwhile.
     """

@@ -18,6 +18,7 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import stop_requested
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig, connect, default_config
+from o2o.hardware.remote.control_file import ControlFile
 from o2o.hardware.remote.realtime_sim import EnvWorld, RealTimeSimulation, SimulatedWorld
 from o2o.hardware.remote.server import RobotServer, ServerConfig
 
@@ -38,7 +39,8 @@ class ServeConfig(ServerConfig):
             only camera images, proprioception and success are sent.
         camera_hz: Images rendered per second of a simulated robot.
         control_file: File whose lines are run as commands and removed: `estop`, `clear`, `go`, `stop`,
-            `success` or `failure`. The same commands can be typed into the server's terminal.
+            `success` or `failure`; only this user may write it and its folder. The same commands can be typed
+            into the server's terminal.
     """
 
     robot: str = "sim"
@@ -57,9 +59,10 @@ def serve(config: ServeConfig) -> None:
     """Serves the robot until Ctrl-C or SIGTERM, then stops it.
 
     Raises:
-        UsageError: an invalid robot, token or address.
+        UsageError: an invalid robot, token, control file or address.
         RobotError: the robot cannot be built or stopped, it failed, or the port cannot be used.
     """
+    control = ControlFile(config.control_file) if config.control_file else None
     with stop_requested() as stopped:
         robot = _build(config)
         try:
@@ -68,11 +71,13 @@ def serve(config: ServeConfig) -> None:
                 _run_terminal_commands(server)
                 while not stopped():
                     server.poll_faults()
-                    for line in take_commands(config.control_file):
+                    for line in control.take() if control else ():
                         server.run_command(line)
                     time.sleep(0.05)
         finally:
             robot.close()
+            if control:
+                control.close()
         print("the robot was stopped", flush=True)
 
 
@@ -93,21 +98,6 @@ def _build(config: ServeConfig) -> RealTimeRobot:
         raise UsageError(f"robot {config.robot!r} cannot hide its simulator state: add --show-state")
     world: SimulatedWorld = EnvWorld(guard.env)
     return RealTimeSimulation(world, config.camera_hz)
-
-
-def take_commands(path: Path | None) -> list[str]:
-    """Returns the lines of a file and removes them from it; empty if there is no file."""
-    if path is None or not path.exists():
-        return []
-    taken = path.with_name(f".{path.name}.taken")
-    try:
-        path.rename(taken)  # no line can be written between reading and removing
-        lines = taken.read_text(encoding="utf-8", errors="replace").splitlines()
-        taken.unlink()
-    except OSError as error:
-        logger.warning("cannot read the control file: %s", error)
-        return []
-    return lines
 
 
 def _run_terminal_commands(server: RobotServer) -> None:

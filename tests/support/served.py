@@ -1,7 +1,13 @@
 """Serves a slider over a socket, for tests: a real-time robot of three methods."""
 
+import os
+import re
+import subprocess
+import sys
+import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from gymnasium.spaces import Box, Dict
@@ -60,10 +66,39 @@ def served(robot=None, faults=None, **options):
         yield server, robot
 
 
+@contextmanager
+def served_process(*words: str, stdin=subprocess.DEVNULL):
+    """(process, port) of `o2o robot serve`."""
+    command = [sys.executable, "-m", "o2o", "robot", "serve", "--port", "0", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as server:
+        try:
+            message = []
+            for line in server.stdout:
+                message.append(line)
+                match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
+                if match:
+                    break
+            else:
+                raise AssertionError(f"the server did not start: {message}")
+            threading.Thread(target=server.stdout.read, daemon=True).start()
+            yield server, int(match[1])
+        finally:
+            server.kill()
+
+
 def remote(port: int, **options):
     """Returns the client, guarded as every robot is."""
     module = plugins.load("robots", "remote")
     return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
+
+
+def write_token(path: Path, token: str = "a-token-of-some-length") -> Path:
+    """Writes a token to a file that only this user can read; returns its path."""
+    path.touch(0o600)
+    path.write_text(token)
+    return path
 
 
 def until(condition, seconds: float = 60.0) -> bool:

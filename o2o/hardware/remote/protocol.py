@@ -33,6 +33,7 @@ the connection is accepted. It is not encrypted: between machines use a network 
 import hmac
 import logging
 import math
+import os
 import re
 import socket
 import struct
@@ -44,6 +45,8 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import RobotError, UsageError
+from o2o.core.file_access import readable_by_others
+from o2o.core.files import open_regular
 
 VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
@@ -235,14 +238,18 @@ def read_token(path: Path | None) -> str:
     Returns:
         The token; empty if `path` is None.
     Raises:
-        UsageError: the file cannot be read, or holds no token.
+        UsageError: the file cannot be read, can be read by other users, or holds no token.
     """
     if path is None:
         return ""
     try:
-        token = Path(path).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the token in {path}: {error}") from error
+        with open_regular(Path(path).expanduser()) as file:
+            why = readable_by_others(os.fstat(file.fileno()))
+            token = file.read(1024).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the token in {path}: {error.strerror}") from error
+    if why:
+        raise UsageError(f"the token in {path} can be read by other users ({why}): chmod 600 {path}")
     if not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,512}", token):
         raise UsageError(f"{path} holds no token: wanted 16 to 512 letters, digits or -._~+/= in one line")
     return token

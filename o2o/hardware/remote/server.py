@@ -48,7 +48,8 @@ class ServerConfig:
     Attributes:
         host: Address to listen at; beyond this machine only with `--token-file`.
         port: Port to listen at; 0 takes a free one.
-        token_file: File with the token that clients must send, 16 characters or more.
+        token_file: File with the token that clients must send, 16 characters or more; only this user may read
+            it.
         observe_hz: Observations sent per second.
         watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds.
         max_delay_ms: Milliseconds by which an action may come later than the fastest ones; a later one is not

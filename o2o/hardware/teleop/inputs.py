@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import UsageError
+from o2o.core.file_access import require_command_file
+from o2o.core.files import open_regular
 from o2o.hardware.teleop.operator import COMMANDS, CommandSource, Operator, move_command
 
 KEYS = {
@@ -99,23 +101,24 @@ class FileInput:
     """Reads lines that are appended to a file; what the file held before is not read.
 
     Raises:
-        UsageError: the file cannot be opened.
+        UsageError: the file cannot be opened, is no regular file, or can be written by other users.
     """
 
     def __init__(self, path: Path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            require_command_file("--teleop", path)
             path.touch()
-            self._file = path.open()
+            self._file = open_regular(path)
         except OSError as error:
-            raise UsageError(f"the teleop file {path} cannot be opened: {error.strerror}") from error
+            raise UsageError(f"--teleop {path} cannot be opened: {error.strerror}") from error
         self.names = {command: f"`{command}`" for command in COMMANDS} | {"start": f"in {path}, `start`"}
         self._file.seek(0, os.SEEK_END)
-        self._incomplete = ""
+        self._incomplete = b""
 
     def read(self) -> list[str]:
-        *lines, self._incomplete = (self._incomplete + self._file.read()).split("\n")
-        return [line.strip() for line in lines if line.strip()]
+        *lines, self._incomplete = (self._incomplete + self._file.read()).split(b"\n")
+        return [text for line in lines if (text := line.decode(errors="replace").strip())]
 
     def close(self) -> None:
         self._file.close()

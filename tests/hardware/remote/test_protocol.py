@@ -1,7 +1,9 @@
 """Tests messages between server and client: round trips, bounds, and hostile bytes."""
 
+import os
 import socket
 import struct
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote import protocol
-from tests.support.served import remote, served, until
+from tests.support.served import remote, served, until, write_token
 
 TOKEN = "a-token-of-some-length"
 
@@ -170,8 +172,7 @@ def test_an_address_is_host_and_port(text):
 
 
 def test_a_token_is_one_long_word_in_a_file(tmp_path):
-    path = tmp_path / "token"
-    path.write_text(TOKEN + "\n")
+    path = write_token(tmp_path / "token", TOKEN + "\n")
     assert protocol.read_token(path) == TOKEN and protocol.read_token(None) == ""
     for bad in ("", "short", "two words of some length", "a-token-of-some-length\r\nX: y"):
         path.write_text(bad)
@@ -179,6 +180,25 @@ def test_a_token_is_one_long_word_in_a_file(tmp_path):
             protocol.read_token(path)
     with pytest.raises(UsageError, match="cannot read the token"):
         protocol.read_token(tmp_path / "none")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620])
+def test_a_token_that_other_users_can_read_is_refused(tmp_path, mode):
+    path = write_token(tmp_path / "token")
+    path.chmod(mode)
+    with pytest.raises(UsageError, match=rf"other users \(its mode is {mode:o}\): chmod 600 {path}$"):
+        protocol.read_token(path)
+
+
+def test_a_token_file_that_is_not_regular_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    for path, kind in (
+        (tmp_path / "fifo", "a FIFO"),
+        (tmp_path, "a folder"),
+        (Path("/dev/zero"), "a device"),
+    ):
+        with pytest.raises(UsageError, match=rf"token in {path}: it is {kind}, wanted a regular file$"):
+            protocol.read_token(path)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.0.2.1"])
@@ -191,10 +211,9 @@ def test_beyond_this_machine_only_with_a_token(host):
 
 
 @pytest.fixture
-def guarded(tmp_path, caplog):
+def guarded(tmp_path, caplog, no_late_decisions):
     """(server, robot, port, token file); at the end the next honest client is served."""
-    path = tmp_path / "token"
-    path.write_text(TOKEN)
+    path = write_token(tmp_path / "token", TOKEN)
     caplog.set_level("INFO", "o2o")
     with served(token_file=path) as (server, robot):
         yield server, robot, server.port, path

@@ -1,7 +1,5 @@
 """Tests that a remote robot has the spec, rate and actions of the served one, and survives faults."""
 
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,11 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from o2o.commands.serve import take_commands
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
-from tests.support.served import Slider, remote, served, until
+from tests.support.served import Slider, remote, served, served_process, until, write_token
 
 MOVE = np.array([0.01, 0.5])
 
@@ -48,28 +45,6 @@ def patiently(client) -> None:
         return late_s
 
     far.clock.wait = wait
-
-
-@contextmanager
-def process(*words: str, stdin=subprocess.DEVNULL):
-    """(process, port) of `o2o robot serve`."""
-    command = [sys.executable, "-m", "o2o", "robot", "serve", "--port", "0", *words]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
-    with subprocess.Popen(command, env=env, **pipes) as server:
-        try:
-            message = []
-            for line in server.stdout:
-                message.append(line)
-                match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
-                if match:
-                    break
-            else:
-                raise AssertionError(f"the server did not start: {message}")
-            threading.Thread(target=server.stdout.read, daemon=True).start()
-            yield server, int(match[1])
-        finally:
-            server.kill()
 
 
 # ---- the robot it becomes
@@ -214,8 +189,7 @@ def test_wrong_addresses_and_tokens_are_one_line_errors(tmp_path):
         port = server.port
     with pytest.raises(RobotError, match=rf"no connection to 127.0.0.1:{port}: .*serve` running"):
         remote(port)
-    token = tmp_path / "token"
-    token.write_text("a-token-of-some-length")
+    token = write_token(tmp_path / "token")
     with served(token_file=token) as (server, _):
         with pytest.raises(RobotError, match=r"wrong or no token; give the server's with --robot.tok"):
             remote(server.port)
@@ -579,16 +553,10 @@ def test_a_server_shutting_down_stops_the_robot():
     client.close()
 
 
-def test_a_control_file_runs_each_command_once_and_unknown_ones_are_logged(caplog, tmp_path):
-    path = tmp_path / "control"
+def test_unknown_commands_are_logged_with_the_nearest_one(caplog):
     with served() as (server, _):
-        path.write_text("estop\n")
-        for line in take_commands(path):
+        for line in ("estop\n", "clear\n", "go\n", "claer\n"):
             server.run_command(line)
-        assert server._estop and not path.exists() and take_commands(path) == []
-        server.run_command("clear\n")
-        server.run_command("go\n")
-        server.run_command("claer\n")
         assert not server._estop and "did you mean 'clear'" in caplog.text
 
 
@@ -630,7 +598,7 @@ def drive(client, steps: int) -> list[dict]:
 
 
 def test_the_arm_in_another_process_keeps_the_rate_and_holds_without_actions():
-    with process("--robot.task", "reach", "--show-state", stdin=subprocess.PIPE) as (server, port):
+    with served_process("--robot.task", "reach", "--show-state", stdin=subprocess.PIPE) as (server, port):
         client = remote(port)
         client.reset()
         begin = time.monotonic()
@@ -670,7 +638,7 @@ while True:
 
 
 def test_the_arm_holds_when_its_client_is_killed_and_serves_the_next(tmp_path):
-    with process("--robot.task", "reach", "--robot.image-size", "32") as (server, port):
+    with served_process("--robot.task", "reach", "--robot.image-size", "32") as (server, port):
         words = [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as client:
             for _ in range(5):

@@ -371,8 +371,27 @@ def test_file_input_reads_complete_new_lines(tmp_path):
         file.write("ess\n\nundo\n")
     assert box.read() == ["success", "undo"]
     box.close()
-    with pytest.raises(UsageError, match="cannot be opened"):
-        FileInput(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"^--teleop .* cannot be opened: File exists$"):
+        FileInput(tmp_path / "file" / "operator")
+
+
+def test_a_teleop_file_is_a_regular_one_that_only_its_user_can_write(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path, kind in (
+        (tmp_path / "fifo", "a FIFO"),
+        (tmp_path, "a folder"),
+        (Path("/dev/null"), "a device"),
+    ):
+        with pytest.raises(
+            UsageError, match=rf"^--teleop {path} cannot be used: it is {kind}, wanted a regular file$"
+        ):
+            FileInput(path)
+    path = tmp_path / "operator"
+    path.touch()
+    path.chmod(0o666)
+    with pytest.raises(UsageError, match=rf"command the robot, for they can write {path}"):
+        FileInput(path)
 
 
 def test_keys_in_a_terminal_are_commands_and_moves(monkeypatch):
