@@ -47,6 +47,7 @@ import numpy as np
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.file_access import readable_by_others
 from o2o.core.files import open_regular
+from o2o.hardware.remote.listener import HANDSHAKE_S, Listener, ThrottledLog
 
 VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
@@ -319,12 +320,18 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         raise _missing_package(error) from error
     if not token and host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"serving at {host} lets other machines move the robot: add --token-file FILE")
+    try:
+        listener = Listener(host, port)
+    except (OSError, OverflowError) as error:
+        raise RobotError(f"cannot listen at {host}:{port}: {error}") from error
+    log = ThrottledLog()
 
     def admit(connection, request):
         sent = request.headers.get_all("Authorization")
         if token and not (len(sent) == 1 and _equal(sent[0], f"Bearer {token}")):
-            logger.warning("refused %s: wrong or no token", peer_name(connection))
+            log.warning("refused %s: wrong or no token", peer_name(connection))
             return connection.respond(401, "wrong or no token; give the server's with --robot.token-file\n")
+        listener.admit(connection.socket)
         reason = refusal_reason()
         if reason:
             logger.warning("refused %s: %s", peer_name(connection), reason)
@@ -332,11 +339,9 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         return None
 
     class Limited(ServerConnection):
-        """Limits the number of threads, and the time to wait for a client that does not read."""
+        """Limits the time to wait for a client that does not read."""
 
         def __init__(self, sock: socket.socket, protocol, server: Server, **options):
-            if len(server.handler_threads) > 32:
-                raise ConnectionRefusedError("too many connections at once")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 2, 0))
             self.peer = "{}:{}".format(*sock.getpeername()[:2])
             super().__init__(sock, protocol, server, **options)
@@ -344,16 +349,13 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         def handshake(self, *args, **options):
             super().handshake(*args, **options)
             if self.protocol.handshake_exc is not None:
-                logger.warning("closed %s: no valid opening request", peer_name(self))
+                log.warning("closed %s: no valid opening request", peer_name(self))
 
-    try:
-        return bind(
-            handler, host, port, process_request=admit, origins=[None], compression=None, logger=_quiet(),
-            max_size=MAX_COMMAND, max_queue=64, open_timeout=3, close_timeout=0.5, ping_interval=1,
-            ping_timeout=2, server_header=None, create_connection=Limited,
-        )  # fmt: skip
-    except (OSError, OverflowError) as error:
-        raise RobotError(f"cannot listen at {host}:{port}: {error}") from error
+    return bind(
+        handler, sock=listener, process_request=admit, origins=[None], compression=None, logger=_quiet(),
+        max_size=MAX_COMMAND, max_queue=64, open_timeout=HANDSHAKE_S, close_timeout=0.5, ping_interval=1,
+        ping_timeout=2, server_header=None, create_connection=Limited,
+    )  # fmt: skip
 
 
 def _equal(left: str, right: str) -> bool:
