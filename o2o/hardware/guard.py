@@ -245,6 +245,11 @@ class Guard(gymnasium.Wrapper):
         return time.monotonic() - self._measured_s
 
     @property
+    def paths(self) -> np.ndarray:
+        """Where each entry was commanded to be and was measured (2, A); see `StuckJointDetector.paths`."""
+        return self._stuck_joint.paths
+
+    @property
     def shadow(self) -> bool:
         """Whether the robot is held whatever action is requested."""
         return self._chain.shadow
@@ -305,7 +310,9 @@ class Guard(gymnasium.Wrapper):
             self._unchanged_image = self._frozen_camera.update(obs, self._received_s)
         self._end_effector = moves.position({k: v[None] for k, v in obs.items()})[0] if moves else None
         if self.real_time:
-            positions = measured_positions(self.env.metadata, obs, len(self.low))
+            # without those that no sensor measures: what home() leaves of them never moves
+            measured = {"measured": self.env.metadata.get("measured")}
+            positions = measured_positions(measured, obs, len(self.low))
             self._stuck = self._stuck_joint.update(positions, self._end_effector, self._received_s)
 
     def _check_watchdog(self) -> None:
