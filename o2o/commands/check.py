@@ -20,7 +20,9 @@ from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import DataFlags
 from o2o.hardware import RealTimeRobot
+from o2o.hardware.dead_time import STEP_TICKS, Paths, estimate_dead_time
 from o2o.hardware.guard import Guard, StopOnError, connect
+from o2o.hardware.limits import RobotLimits, limits_table
 from o2o.hardware.robot_choice import RobotChoice, choose_robot
 
 READ_S = 2.0  # seconds for which a real-time robot is observed
@@ -136,7 +138,9 @@ def check_robot(robot: Guard, name: str, steps: int, move: bool = False) -> None
         print(f"{what}: {space}")
     stop = "yes" if robot.can_stop else "none (fine for a simulator)"
     print(f"control rate: {robot.control_hz or 'unknown'} Hz; stop(): {stop}")
-    print(f"limits: {robot.limits or 'action bounds only'}")
+    print(f"limits:{'' if robot.limits else ' action bounds only'}")
+    for limit, value in limits_table(robot.limits) if robot.limits else []:
+        print(f"  {limit:<14}{value}")
     if isinstance(robot.unwrapped, RealTimeRobot):
         _read(robot)
     if steps and not robot.simulated and not move:
@@ -190,14 +194,40 @@ def _drive(robot: Guard, steps: int) -> list[str]:
     repeats = robot.simulated or not robot.can_stop  # a real robot never starts twice from the same place
     if repeats and any(not np.array_equal(obs[name], again[name]) for name in obs):
         wrong.append("reset(seed=0) twice gives two different observations")
-    successes = 0
+    successes, paths = 0, [[(*robot.paths, robot.obs_age_s)]]
     for _ in range(steps):
         action = rng.uniform(robot.low, robot.high)
         begin = time.perf_counter()
         _, _, terminated, truncated, info = robot.step(action)
         seconds += time.perf_counter() - begin
         successes += info["success"]
+        paths[-1].append((*robot.paths, robot.obs_age_s))
         if terminated or truncated:
             robot.reset()
+            paths.append([(*robot.paths, robot.obs_age_s)])
     print(f"{steps} random actions: {1000 * seconds / steps:.2f} ms each, success in {successes}")
+    if robot.real_time:
+        print(_dead_time(robot, paths))
     return wrong
+
+
+def _dead_time(robot: Guard, episodes: list[list[tuple]]) -> str:
+    """Returns in one line how the measured motions follow the commanded ones.
+
+    Args:
+        episodes: (commanded (A,), measured (A,), age in s) before the first tick and after each one.
+    """
+    tick_s, stated_s = 1 / (robot.control_hz or 1.0), (robot.limits or RobotLimits()).dead_time_s
+    columns = [[np.array(column) for column in zip(*episode, strict=True)] for episode in episodes]
+    found = estimate_dead_time([Paths(path, at, age_s / tick_s) for path, at, age_s in columns])
+    if found is None:
+        return "dead time: unknown, for no measured motion follows the commanded ones"
+    text = f"dead time: the robot moves {found.ticks:g} ticks after it is commanded"
+    if found.ticks * tick_s > stated_s + STEP_TICKS * tick_s:
+        text += f": state limits.dead_time_s = {found.ticks * tick_s:.3g}"
+    odd = [f"entry {k} {gain:.1f} times" for k, gain in found.gains.items() if not 0.5 < gain < 2]
+    if odd:
+        text += (
+            f"; it moves {', '.join(odd)} as far as commanded: check metadata['displacement'], ['measured']"
+        )
+    return text

@@ -35,6 +35,10 @@ WANTED = {  # limit -> what a robot's file may state
     "dead_time_s": "a number of seconds",
     "stuck_s": PER_ENTRY,
 }
+UNITS = {
+    "velocity": "action units/s", "acceleration": "action units/s²", "workspace": "m",
+    "patience": "decisions",
+}  # fmt: skip
 Corners = tuple[tuple[float, ...], tuple[float, ...]]
 
 logger = logging.getLogger("o2o")
@@ -172,6 +176,25 @@ def _is_valid(name: str, numbers: np.ndarray, action_dim: int) -> bool:
     if name == "patience":
         return numbers.dtype.kind in "iu" and bool(numbers > 0)
     return bool(0 <= numbers < np.inf) if name in ("watchdog_s", "dead_time_s") else bool(numbers > 0)
+
+
+def limits_table(limits: RobotLimits) -> list[tuple[str, str]]:
+    """Returns (name, value with its unit) of every limit, in the order of `WANTED`."""
+    return [(name, _format_limit(name, getattr(limits, name))) for name in WANTED]
+
+
+def _format_limit(name: str, value) -> str:
+    if name == "watchdog_s" and not value:
+        return "none"
+    if name == "workspace" and value:
+        text = " to ".join(" ".join(f"{number:g}" for number in corner) for corner in value)
+    else:
+        numbers = list(value) if isinstance(value, tuple) else [value]
+        words = ["unlimited" if number == math.inf else f"{number:g}" for number in numbers]
+        text = words[0] if len(set(words)) == 1 else " ".join(words)
+        if text in ("", "unlimited"):
+            return "unlimited"
+    return f"{text} {UNITS.get(name, 's')}"
 
 
 def warn_unlimited(name: str, limits: RobotLimits, has_camera: bool) -> None:

@@ -58,8 +58,6 @@ class StuckJointDetector:
             end_effector: (D,) measured position of the end effector, m; None if it is not measured.
             now_s: time of the measurement, s.
         """
-        if not self._longest_s or self._stuck:
-            return self._stuck
         measured = np.full(len(self._time_s), np.nan) if positions is None else positions.copy()
         if end_effector is not None:
             measured[self._end_effector] = end_effector[self._axes]
@@ -67,8 +65,17 @@ class StuckJointDetector:
         self._rows.append((now_s, commanded, measured))
         while len(self._rows) > 1 and self._rows[1][0] <= now_s - self._longest_s:
             self._rows.popleft()
-        self._stuck = self._find(now_s)
+        if self._longest_s and not self._stuck:
+            self._stuck = self._find(now_s)
         return self._stuck
+
+    @property
+    def paths(self) -> np.ndarray:
+        """Where each entry was commanded to be, and where it was measured last (2, A); NaN where it is not.
+
+        Both are in the units of the measurement; a displacement is commanded from 0 on.
+        """
+        return np.stack(self._rows[-1][1:]) if self._rows else np.full((2, len(self._time_s)), np.nan)
 
     def _find(self, now_s: float) -> str:
         times_s, commanded, measured = (np.array(column) for column in zip(*self._rows, strict=True))

@@ -1,6 +1,8 @@
 """`o2o check`: all findings are printed, the errors again in the line that ends it."""
 
 import json
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from o2o.commands.check import CheckConfig, check
+from o2o.commands.check import CheckConfig, check, check_robot
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.formats import minari
+from o2o.hardware.guard import Guard
 from tests.support.paths import POINT_ROBOT
+from tests.support.robots import Slide
 
 ROBOT = POINT_ROBOT  # 2 numbers seen, 2 actions within 0.1, 10 Hz
 
@@ -89,3 +93,68 @@ def test_nothing_or_no_robot_to_check_is_one_line(tmp_path):
     broken.write_text("1 / 0")
     with pytest.raises(RobotError, match="ZeroDivisionError"):
         check(CheckConfig(dataset=write(tmp_path / "src", make_episodes()), robot=str(broken)))
+
+
+# ---- robots in real time
+
+
+class Delayed(Slide):
+    """A sled that carries out an action a number of ticks after it was sent."""
+
+    def __init__(self, ticks: int, **limits):
+        super().__init__(hz=50, **limits)
+        self.metadata["measured"] = {"place": (0,)}
+        self.waiting = [0.0] * ticks
+
+    def send(self, action):
+        self.waiting.append(float(action[0]))
+        self.place += self.waiting.pop(0)
+
+
+def say(arm, capsys, monkeypatch, move: bool) -> list[str]:
+    monkeypatch.setattr("o2o.commands.check.READ_S", 0.05)
+    check_robot(Guard(arm), "sled", steps=40, move=move)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_limits_are_a_table(capsys, monkeypatch):
+    said = say(Delayed(0, velocity=5.0, max_age_s=0.5, watchdog_s=1.0), capsys, monkeypatch, move=False)
+    first = said.index("limits:") + 1
+    assert [" ".join(line.split()) for line in said[first : first + 9]] == [
+        "velocity 5 action units/s", "acceleration unlimited", "workspace unlimited", "max_age_s 0.5 s",
+        "frozen_s unlimited", "patience 5 decisions", "watchdog_s 1 s", "dead_time_s 0 s", "stuck_s 2 s",
+    ]  # fmt: skip
+
+
+def dead_time(said: list[str]) -> tuple[float, str]:
+    """The ticks that are named, and what is said after them."""
+    [line] = [line for line in said if line.startswith("dead time: ")]
+    found = re.fullmatch(r"dead time: the robot moves ([\d.]+) ticks after it is commanded(.*)", line)
+    assert found, line
+    return float(found[1]), found[2]
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 3])
+def test_a_robot_that_moves_shows_its_dead_time(capsys, monkeypatch, ticks):
+    found, advice = dead_time(say(Delayed(ticks, patience=40), capsys, monkeypatch, move=True))
+    assert found == pytest.approx(ticks, abs=0.25)
+    assert not ticks or advice == f": state limits.dead_time_s = {found / 50:.3g}"
+    stated = say(Delayed(ticks, patience=40, dead_time_s=0.1), capsys, monkeypatch, move=True)
+    assert dead_time(stated)[1] == ""
+
+
+def test_a_robot_that_moves_further_than_it_states_is_told(capsys, monkeypatch):
+    arm = Delayed(0, patience=40, dead_time_s=0.1)
+    observe = arm.observe
+    arm.observe = lambda: ({"place": 10 * observe()[0]["place"]}, time.monotonic())
+    arm.observation_space = spaces.Dict({"place": spaces.Box(-90, 90, (1,), np.float64)})
+    _, advice = dead_time(say(arm, capsys, monkeypatch, move=True))
+    found = re.fullmatch(r"; it moves entry 0 ([\d.]+) times as far as commanded: check metadata.*", advice)
+    assert found and float(found[1]) == pytest.approx(10, abs=2)
+
+
+def test_a_robot_that_measures_no_motion_has_no_known_dead_time(capsys, monkeypatch):
+    arm = Delayed(0, patience=40)
+    del arm.metadata["measured"]
+    said = say(arm, capsys, monkeypatch, move=True)
+    assert "dead time: unknown, for no measured motion follows the commanded ones" in said

@@ -1,6 +1,7 @@
 """Tests the limits in a robot's file, and flags that only tighten them."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from o2o.hardware.limits import (
     RobotLimits,
     apply_overrides,
     command_types,
+    limits_table,
     read_limits,
     warn_unlimited,
 )
@@ -202,3 +204,21 @@ def test_commands_are_one_word_for_all_or_one_each():
     for wrong in ("torque", ("velocity",), ("velocity", "speed")):
         with pytest.raises(RobotError, match="wanted one of displacement, velocity, position"):
             command_types({"command": wrong}, 2)
+
+
+def test_a_table_says_every_limit_with_its_unit_and_what_is_unlimited():
+    limits = read_limits({"limits": {"velocity": [0.4, 20], "workspace": BOX, "stuck_s": [2, math.inf]}}, 2)
+    assert limits_table(limits) == [
+        ("velocity", "0.4 20 action units/s"),
+        ("acceleration", "unlimited"),
+        ("workspace", "0.2 -0.2 0 to 0.6 0.2 0.3 m"),
+        ("max_age_s", "unlimited"),
+        ("frozen_s", "unlimited"),
+        ("patience", "5 decisions"),
+        ("watchdog_s", "none"),
+        ("dead_time_s", "0 s"),
+        ("stuck_s", "2 unlimited s"),
+    ]
+    one = dict(limits_table(RobotLimits((0.1, 0.1, 0.1), max_age_s=0.2, stuck_s=(math.inf,), watchdog_s=1.0)))
+    assert (one["velocity"], one["max_age_s"], one["watchdog_s"]) == ("0.1 action units/s", "0.2 s", "1 s")
+    assert one["stuck_s"] == "unlimited" and list(one) == [field.name for field in fields(RobotLimits)]
