@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import gymnasium
 
+from o2o.core import trust
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 from o2o.hardware.guard import RobotConfig, parse_json_option
@@ -35,7 +36,8 @@ def make(config: Config) -> gymnasium.Env:
     """Returns the environment with its own time limit, rendering to arrays if it can be rendered.
 
     Raises:
-        UsageError: there is no id, the id is not registered, or kwargs are not a JSON object.
+        UsageError: there is no id, the id is not registered, kwargs are not a JSON object, or only a
+            checkpoint names the package of the id, which the user has not permitted.
         RobotError: the action space is not a Box, or a package is not installed.
     """
     if not config.id:
@@ -68,13 +70,15 @@ class StatedRate(gymnasium.Wrapper):
         self.metadata = {"simulated": True, **rate, **env.metadata}
 
 
-def _creator(name: str):
+def _creator(env_id: str):
     """Returns the function that builds the environment, without building it."""
+    name = env_id
     if name not in gymnasium.registry and name.startswith(ROBOTICS_PREFIXES):
         _register_robotics(name)
     package, _, name = name.rpartition(":")
     try:
         if package:
+            trust.check_module(package, env_id, "environment")
             importlib.import_module(package)
         spec = gymnasium.spec(name)
     except ModuleNotFoundError as error:

@@ -15,9 +15,10 @@ from tests.support.tiny_runs import pretrain_config, record_point_dataset
 
 @pytest.fixture(autouse=True, scope="session")
 def _home(tmp_path_factory):
-    """Made data go to a folder of the tests' own, also those of processes that a test starts."""
+    """Made data and the record of used files go to folders of the tests' own, as in processes they start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("O2O_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

@@ -119,6 +119,7 @@ class Agent:
         Args:
             compile: make `update` and `act` faster with torch's compiler; costs a minute once.
         """
+        config = replace(config, model=plugins.canonical_name("models", config.model))
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, plugins.load("models", config.model)
         self.learning_stream = RandomStream(derive(seed, "update"), self.device)
@@ -406,9 +407,14 @@ class Agent:
 
 
 def read_config(data: dict) -> AgentConfig:
-    """Reads an agent's config from its saved form; the model's name determines the class of its options."""
-    module = plugins.load("models", data.get("model", AgentConfig.model))
-    return from_dict(AgentConfig, data, {"model_options": getattr(module, "Config", ModelConfig)})
+    """Reads an agent's config from its saved form; the model's name determines the class of its options.
+
+    Raises:
+        UsageError: there is no such model, or the user has not permitted its file (`o2o.core.trust`).
+    """
+    name = plugins.canonical_name("models", data.get("model", AgentConfig.model))
+    options = {"model_options": getattr(plugins.load("models", name), "Config", ModelConfig)}
+    return from_dict(AgentConfig, data | {"model": name}, options)
 
 
 def pick_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_run import InspectConfig, report
 from o2o.commands.serve import ServeConfig, serve
-from o2o.core import checkpoint, plugins
+from o2o.core import checkpoint, plugins, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
@@ -44,8 +44,9 @@ def run(command: str, argv: list[str]) -> None:
         command: a name in `FUNCTIONS`.
         argv: its flags.
     Raises:
-        UsageError: a flag that does not exist or a value that does not fit.
+        UsageError: a flag that does not exist, a value that does not fit, or code that only a file names.
     """
+    trust.give(*_python_files(argv))
     default = DEFAULTS[command](argv)
     if "--help-all" in argv:
         print(full_page(command, flag_tree(default)))
@@ -107,13 +108,26 @@ def _one_line(box: str) -> str:
     return " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
 
 
+def _python_files(argv: list[str]) -> list[str]:
+    """Returns the Python files that a command line names: those of `--trust`, and words that end in .py."""
+    flag, found = "", []
+    for word in argv:
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
+        else:
+            value = word
+        if value and (flag == "--trust" or (value.endswith(".py") and Path(value).expanduser().is_file())):
+            found.append(trust.derive(word, value))
+    return found
+
+
 def _value(argv: list[str], flag: str) -> str:
     """Returns the value of a flag that decides which other flags there are; empty if it is not given."""
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
             return argv[i + 1]
         if word.startswith(flag + "="):
-            return word[len(flag) + 1 :]
+            return trust.derive(word, word[len(flag) + 1 :])
     return ""
 
 
@@ -159,7 +173,7 @@ def _version(versions) -> str:
 def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
     """Returns the config for another `--model`, with that model's options."""
     model = _value(argv, "--model")
-    if not model or model == config.model:
+    if not model or plugins.canonical_name("models", model) == config.model:
         return config
     kind = getattr(plugins.load("models", model), "Config", ModelConfig)
     return replace(config, model=model, model_options=kind())
@@ -244,7 +258,9 @@ def _compare(argv: list[str]) -> CompareConfig:
 def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
     """Returns the pretraining config of a preset with flags, for `o2o compare`."""
     argv = ["--preset", preset, *flags]
-    return _parse("pretrain", _pretrain(argv), argv)
+    trust.give(*_python_files(argv))
+    config = _parse("pretrain", _pretrain(argv), argv)
+    return trust.mark(config) if any(isinstance(flag, trust.Saved) for flag in flags) else config
 
 
 def _check(argv: list[str]) -> CheckConfig:

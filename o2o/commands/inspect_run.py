@@ -43,6 +43,7 @@ class InspectConfig:
         out: Folder for the page; default `RUN/inspect`.
         device: Device of the agent: `cpu`, `cuda` or `auto`.
         threads: Number of CPU threads; 0: the default of torch.
+        trust: Python files that may run although only the run names them; see `o2o evaluate`.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -54,6 +55,7 @@ class InspectConfig:
     out: Path | None = None
     device: str = "auto"
     threads: int = 0
+    trust: tuple[str, ...] = ()
 
     def __post_init__(self):
         at_least(self, episode=0, threads=0)
@@ -125,7 +127,7 @@ def report(config: InspectConfig) -> Path:
         DataError: the dataset is missing or broken.
         StorageError: the folder cannot be written.
     """
-    tune(MachineConfig(threads=config.threads))
+    tune(MachineConfig(threads=config.threads, trust=config.trust))
     run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
     results: dict[str, Result] = {}

@@ -1,11 +1,14 @@
 """Prints the known robots, datasets, models and presets: `o2o list`."""
 
+import ast
 import importlib.metadata
+from pathlib import Path
 
 from o2o.commands.command_table import COMMANDS
 from o2o.commands.help_page import header
 from o2o.core import plugins
 from o2o.core.errors import UsageError
+from o2o.core.files import read_bytes
 from o2o.core.plugins import not_found
 
 
@@ -32,12 +35,29 @@ def _descriptions(kind: str) -> dict[str, str]:
 
 
 def _description(kind: str, name: str, source) -> str:
-    """Returns a recipe's `about`, else the first line of the file's docstring, else why it does not load."""
+    """Returns a recipe's `about`, else the first line of the file's docstring, else why it does not load.
+
+    A file of the current folder that was never used is not run: its docstring alone is shown.
+    """
+    if not plugins.is_permitted(kind, name):
+        return f"{_docstring_line(source)} [{source}]".strip()
     try:
         module = plugins.load(kind, name)
     except UsageError as error:
         return f"[does not load: {error}]"
     recipe = getattr(module, "RECIPE", None)
-    about = recipe.about if recipe else (module.__doc__ or "").strip().split("\n")[0]
+    about = recipe.about if recipe else _first_line(module.__doc__)
     external = isinstance(source, importlib.metadata.EntryPoint)
     return f"{about} [{source.dist.name}]" if external and source.dist else about
+
+
+def _docstring_line(path: Path) -> str:
+    """Returns the first line of a file's docstring, without running the file."""
+    try:
+        return _first_line(ast.get_docstring(ast.parse(read_bytes(path))))
+    except (OSError, SyntaxError, ValueError):
+        return ""
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from o2o.core import trust
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.files import NotRegularError, read_bytes
 
@@ -98,6 +99,7 @@ def link(source: Path, folder: Path) -> None:
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict]:
     """Returns (tensors, meta) of the latest intact checkpoint under this name. Writes nothing.
 
+    Texts in `meta` are `trust.Saved`, because anybody can have written them.
     Where the latest one is damaged or missing, an older one takes its place, with a warning in the log.
     One that another version of o2o wrote is an error at once: an older one would not be what was meant.
 
@@ -245,7 +247,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
         meta = meta_file["meta"]
         if _checksum(data, json.dumps(meta)) != meta_file["checksum"]:
             raise _Broken("its checksum does not match, so it was damaged or changed")
-        return safetensors.torch.load(data), meta
+        return safetensors.torch.load(data), trust.mark(meta)
     except OSError as error:
         name = Path(error.filename).name if error.filename else folder.name
         raise _Broken(f"{name}: {(error.strerror or os.strerror(errno.EIO)).lower()}") from error

@@ -17,18 +17,20 @@ from typing import Literal
 
 import torch
 
+from o2o.core import trust
 from o2o.core.config import at_least, check_finite
 from o2o.core.errors import UsageError
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of length: float32 has 5e-6, bfloat16 2e-2
-RESUMABLE_FIELDS = {"device", "threads", "compile", "tune"}  # fields that may change when a run is resumed
+# fields that may change when a run is resumed
+RESUMABLE_FIELDS = {"device", "threads", "compile", "tune", "trust"}
 WORTH_COMPILING = 5000  # updates: compiling takes half a minute and saves 6 ms per update
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """Device and speed of the computation; the results are the same up to rounding.
+    """Device and speed of the computation, and files that may run; the results are the same up to rounding.
 
     Attributes:
         device: Device that computes: `cpu`, `cuda`, or `auto`, which is `cuda` where there is a GPU.
@@ -37,12 +39,15 @@ class MachineConfig:
             is a C++ compiler.
         tune: Whether to set the process up for speed: it keeps freed memory and uses faster float32 matrix
             products.
+        trust: Python files that may run although only the checkpoint names them, such as the robot's or the
+            model's of a run that somebody else made; what you used before on this machine may run anyway.
     """
 
     device: str = "auto"
     threads: int = 0
     compile: Literal["auto", "yes", "no"] = "auto"
     tune: bool = True
+    trust: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_finite(self)
@@ -51,6 +56,7 @@ class MachineConfig:
 
 def tune(config: MachineConfig) -> list[str]:
     """Sets up the process, logs the settings in one line and returns them."""
+    trust.give(*config.trust)
     if config.threads:
         torch.set_num_threads(config.threads)
     num = torch.get_num_threads()

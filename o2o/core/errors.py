@@ -13,6 +13,10 @@ class UsageError(O2OError):
     exit_code = 2
 
 
+class UntrustedError(UsageError):
+    """Code that only a checkpoint or a run names, and that the user has not permitted (exit code 2)."""
+
+
 class DataError(O2OError):
     """A dataset that is missing, broken, or disagrees with itself (exit code 3)."""
 

@@ -1,8 +1,9 @@
-"""Finds and loads robots, datasets and models by name: bundled files, the user's, other packages'."""
+"""Finds and loads robots, datasets and models by name: bundled files, other packages', the user's."""
 
 import difflib
 import hashlib
 import importlib
+import importlib.abc
 import importlib.metadata
 import importlib.util
 import logging
@@ -13,7 +14,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
-from o2o.core.errors import O2OError, UsageError
+from o2o.core import trust
+from o2o.core.errors import O2OError, UntrustedError, UsageError
 
 KINDS = {"robots": "robot", "datasets": "dataset", "models": "model"}
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -21,16 +23,16 @@ PACKAGE = Path(__file__).resolve().parent.parent
 logger = logging.getLogger("o2o")
 
 
-def folders(kind: str) -> list[Path]:
-    """Returns the folders with files of a kind, in order of precedence: the user's, then the bundled ones.
+def bundled_folders(kind: str) -> list[Path]:
+    """Returns the folders with the bundled files of a kind.
 
     The folder beside the package counts only in a checkout: beside an installed package it could belong to
     another package, such as Hugging Face's `datasets`.
     """
-    candidates = [Path(kind), PACKAGE / kind]
+    candidates = [PACKAGE / kind]
     if (PACKAGE.parent / "pyproject.toml").is_file():
         candidates.append(PACKAGE.parent / kind)
-    return [path for path in dict.fromkeys(path.resolve() for path in candidates) if path.is_dir()]
+    return [path.resolve() for path in candidates if path.is_dir()]
 
 
 def names(kind: str) -> dict[str, Path | EntryPoint]:
@@ -39,7 +41,7 @@ def names(kind: str) -> dict[str, Path | EntryPoint]:
 
 
 def find(kind: str, name: str) -> Path | EntryPoint:
-    """Returns the file or entry point of a name.
+    """Returns the file or entry point of a name. It runs nothing.
 
     Args:
         kind: `robots`, `datasets` or `models`.
@@ -50,13 +52,35 @@ def find(kind: str, name: str) -> Path | EntryPoint:
     return _resolve(kind, name)[0]
 
 
+def canonical_name(kind: str, name: str) -> str:
+    """Returns a name that finds the same file or entry point from every folder, for checkpoints.
+
+    Raises:
+        UsageError: no such name.
+    """
+    source = find(kind, name)
+    return trust.derive(name, str(source)) if _is_users(kind, source) or name.endswith(".py") else name
+
+
+def is_permitted(kind: str, name: str) -> bool:
+    """Returns whether a name that the user did not give may be loaded; see `o2o.core.trust`."""
+    source = find(kind, name)
+    try:
+        _read(kind, trust.Saved(name), source)
+        return True
+    except UntrustedError:
+        return False
+
+
 def load(kind: str, name: str) -> ModuleType:
     """Returns the module of a name. One file is loaded once, whatever name it was found by.
 
     Raises:
+        UntrustedError: the name was read from a checkpoint or a run, and the user has not permitted the file.
         UsageError: no such name, or the file does not run.
     """
     source, *hidden = _resolve(kind, name)
+    content = _read(kind, name, source)
     module_name = _module_name(kind, source)
     if module_name in sys.modules:
         return sys.modules[module_name]
@@ -69,7 +93,7 @@ def load(kind: str, name: str) -> ModuleType:
             return source.load()
         if module_name.startswith("o2o.models."):
             return importlib.import_module(module_name)
-        return _run(module_name, source)
+        return _run(module_name, source, content)
     except O2OError:
         raise
     except Exception as error:  # a user's file can fail in any way; the cause stays attached
@@ -94,26 +118,36 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def _sources(kind: str) -> dict[str, list[Path | EntryPoint]]:
     """Returns name -> all files and entry points of that name, the one in use first."""
     sources: dict[str, list[Path | EntryPoint]] = {}
-    for folder in folders(kind):
-        for path in sorted(folder.iterdir()):
-            inner = path / f"{path.name}.py"
-            if path.name.startswith(("_", ".")):
-                continue
-            if path.suffix == ".py" and path.is_file():
-                sources.setdefault(path.stem, []).append(path)
-            elif inner.is_file():
-                sources.setdefault(path.name, []).append(inner)
+    bundled, own = bundled_folders(kind), Path(kind).resolve()
+    for folder in bundled:
+        _add_files(folder, sources)
     for point in importlib.metadata.entry_points(group=f"o2o.{kind}"):
         sources.setdefault(point.name, []).append(point)
+    if own not in bundled and own.is_dir():  # last: the current folder may be somebody else's
+        _add_files(own, sources)
     return sources
+
+
+def _add_files(folder: Path, sources: dict[str, list[Path | EntryPoint]]) -> None:
+    for path in sorted(folder.iterdir()):
+        inner = path / f"{path.name}.py"
+        if path.name.startswith(("_", ".")):
+            continue
+        if path.suffix == ".py" and path.is_file():
+            sources.setdefault(path.stem, []).append(path)
+        elif inner.is_file():
+            sources.setdefault(path.name, []).append(inner)
 
 
 def _resolve(kind: str, name: str) -> list[Path | EntryPoint]:
     """Returns the file or entry point of a name, then those that it hides."""
     if name.endswith(".py"):
-        path = Path(name).expanduser().resolve()
+        path = trust.locate(name)
         if not path.is_file():
-            raise UsageError(not_found(f"{KINDS[kind]} file", name, _python_files(path.parent)))
+            have, more = _python_files(path.parent), ""
+            if isinstance(name, trust.Saved):
+                more = f"or say where the file lies now: --trust PATH/{path.name}"
+            raise UsageError(not_found(f"{KINDS[kind]} file", name, have, more))
         return [path]
     sources = _sources(kind)
     if name not in sources:
@@ -137,8 +171,39 @@ def _module_name(kind: str, source: Path | EntryPoint) -> str:
     return f"o2o_{kind}_{source.stem.replace('-', '_')}_{digest}"
 
 
-def _run(module_name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(module_name, path)
+def _is_users(kind: str, source: Path | EntryPoint) -> bool:
+    """Whether a file is the user's, or another person's, and neither bundled nor of an installed package."""
+    if isinstance(source, EntryPoint):
+        return False
+    return not any(source.is_relative_to(folder) for folder in bundled_folders(kind))
+
+
+def _read(kind: str, name: str, source: Path | EntryPoint) -> bytes | None:
+    """Returns the content of a user's file, if it may run; None for other sources, which always may."""
+    if isinstance(source, EntryPoint) or not _is_users(kind, source):
+        return None
+    return trust.read(source, name, KINDS[kind])
+
+
+class _Loader(importlib.abc.SourceLoader):
+    """Runs the content that was read of a file; no compiled copy in `__pycache__` takes its place."""
+
+    def __init__(self, path: Path, content: bytes):
+        self._path, self._content = str(path), content
+
+    def get_filename(self, fullname: str) -> str:
+        return self._path
+
+    def get_data(self, path: str) -> bytes:
+        if path != self._path:
+            raise FileNotFoundError(path)
+        return self._content
+
+
+def _run(module_name: str, path: Path, content: bytes | None) -> ModuleType:
+    """Runs a file and returns its module; `content` is that of a user's file."""
+    loader = None if content is None else _Loader(path, content)
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ImportError(f"Python cannot load {path}")
     module = importlib.util.module_from_spec(spec)

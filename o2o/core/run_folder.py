@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from o2o.core import checkpoint
+from o2o.core import checkpoint, trust
 from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.files import read_text
@@ -113,7 +113,7 @@ def write_run_info(folder: Path, command: str, config, facts: dict) -> None:
 
 
 def read_run_info(folder: Path | None) -> dict:
-    """Returns the metadata that `write_run_info` wrote.
+    """Returns the metadata that `write_run_info` wrote, with its texts `trust.Saved`.
 
     Raises:
         UsageError: the folder is not that of a run.
@@ -121,7 +121,7 @@ def read_run_info(folder: Path | None) -> dict:
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
     try:
-        run_info = json.loads(read_text(Path(folder) / RUN_INFO))
+        run_info = trust.mark(json.loads(read_text(Path(folder) / RUN_INFO)))
         return {**run_info, "command": run_info["command"], "config": run_info["config"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
@@ -132,18 +132,24 @@ def check_resumable(saved: dict, config, resumable: set[str]) -> None:
 
     Args:
         saved: the config in `run.json`.
-        config: the config of the command line.
+        config: the config of the command line. A Python file in it may lie elsewhere than it did.
         resumable: dotted names of the fields that may change, such as `updates`; the name of a nested config,
             such as `limits`, stands for all its fields.
     Raises:
         FieldError: a field outside `resumable` changed; the line names each.
     """
     before, now = _leaves(saved), _leaves(json.loads(json.dumps(to_dict(config))))
-    changed = [name for name in now if name in before and before[name] != now[name]]
+    changed = [name for name in now if name in before and not _is_same(before[name], now[name])]
     names = [name for name in changed if name not in resumable and name.split(".")[0] not in resumable]
     if names:
         changes = "; ".join(f"<{name}>: {before[name]} -> {now[name]}" for name in names)
         raise FieldError(config, f"--resume continues the same run, but these changed: {changes}")
+
+
+def _is_same(before, now) -> bool:
+    texts = isinstance(before, str) and isinstance(now, str)
+    moved = texts and now.endswith(".py") and Path(before).name == Path(now).name
+    return moved or before == now
 
 
 def _leaves(data: dict, prefix: str = "") -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,8 @@ class LoadConfig:
 
     Attributes:
         recipe: Name or `.py` path of the recipe that states the facts missing in the file, such as the
-            control rate; empty: the recipe with the name of the dataset or of its file, if there is one.
+            control rate; empty: the recipe with the name of the dataset or of its file, if one is bundled,
+            installed, or was used before.
         download: Download a Minari dataset that is not on this machine.
         obs: Observations to use, each as `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all observations.
         action: Name of the actions in the file; empty: the name that the format defines.
@@ -129,9 +131,21 @@ def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
         recipe = _load_recipe(config.recipe) if config.recipe else recipe
     else:
         recording = _find_recording(dataset, list(recipes), config.download, request)
-        name = config.recipe or (recording.name if recording.name in recipes else "")
-        recipe = _load_recipe(name) if name else None
+        recipe = _load_recipe(config.recipe) if config.recipe else _recipe_of(recording.name, recipes)
     return _complete(recording, recipe, config)
+
+
+def _recipe_of(name: str, recipes: Mapping[str, object]) -> Recipe | None:
+    """Returns the recipe with the name of a recording; None if there is none that may run."""
+    if name not in recipes:
+        return None
+    if not plugins.is_permitted("datasets", name):
+        logger.warning(
+            "%s has the name of the recording but is not run: add --dataset.recipe %s to use it",
+            recipes[name], name,
+        )  # fmt: skip
+        return None
+    return _load_recipe(name)
 
 
 def _load_recipe(name: str) -> Recipe:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from o2o.core import memory
+from o2o.core import memory, plugins
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.seeding import derive
@@ -106,10 +106,11 @@ def dataset_info(dataset: str, config: DataConfig, seed: int, recording: Recordi
 
     The memory options are left out, because they belong to the machine and not to the dataset.
     """
-    path = Path(dataset)
     options = {name: value for name, value in to_dict(config).items() if name not in MEMORY_FIELDS}
+    if config.recipe:
+        options["recipe"] = plugins.canonical_name("datasets", config.recipe)
     return {
-        "dataset": str(path.resolve()) if path.exists() else dataset,
+        "dataset": _lasting_name(dataset),
         "dataset_options": options,
         "seed": seed,
         "format": recording.format,
@@ -118,6 +119,13 @@ def dataset_info(dataset: str, config: DataConfig, seed: int, recording: Recordi
         "episodes": len(recording.episodes),
         "steps": sum(len(episode) for episode in recording.episodes),
     }
+
+
+def _lasting_name(dataset: str) -> str:
+    """Returns a name that finds a dataset from every folder."""
+    if dataset.endswith(".py") or dataset in plugins.names("datasets"):
+        return plugins.canonical_name("datasets", dataset)
+    return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
 def reload(saved: dict, replay: ReplayConfig, transform: Transform, **memory_options: str) -> TrainingData:

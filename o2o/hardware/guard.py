@@ -17,8 +17,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o.core import plugins
-from o2o.core.errors import O2OError, RobotError, UsageError
+from o2o.core import plugins, trust
+from o2o.core.errors import O2OError, RobotError, UntrustedError, UsageError
 from o2o.core.spec import flatten_obs, space_shapes
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
@@ -450,6 +450,8 @@ def is_success(info: dict) -> bool:
 def parse_json_option(name: str, text: str) -> dict[str, Any]:
     """Returns the JSON object in the option `--robot.NAME`; empty text is an empty object.
 
+    Values from a text that a checkpoint holds stay `trust.Saved`.
+
     Raises:
         UsageError: the text is not a JSON object.
     """
@@ -459,14 +461,14 @@ def parse_json_option(name: str, text: str) -> dict[str, Any]:
         raise UsageError(f"--robot.{name} is not JSON: {error}; got {text!r}") from error
     if not isinstance(value, dict):
         raise UsageError(f"--robot.{name} is {text!r}, wanted a JSON object such as {{}}")
-    return value
+    return trust.derive(text, value)
 
 
 def default_config(name: str) -> RobotConfig:
     """Returns the default options of a robot.
 
     Raises:
-        UsageError: there is no robot of that name.
+        UsageError: there is no robot of that name, or the user has not permitted its file (`o2o.core.trust`).
         RobotError: its file fails to load, or an option has no default.
     """
     try:
@@ -479,6 +481,8 @@ def _load(name: str) -> ModuleType:
     plugins.find("robots", name)
     try:
         return plugins.load("robots", name)
+    except UntrustedError:
+        raise
     except UsageError as error:
         raise RobotError(str(error)) from error
 
@@ -494,7 +498,8 @@ def connect(
     A robot file defines `make(config) -> gymnasium.Env`, and may define a class `Config`.
 
     Raises:
-        UsageError: there is no robot of that name, or `overrides` are looser than its own limits.
+        UsageError: there is no robot of that name, the user has not permitted its file, or `overrides` are
+            looser than its own limits.
         RobotError: the robot could not be built, or is not simulated and states no limits.
     """
     module = _load(name)

@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import tyro
 
-from o2o.core import plugins
+from o2o.core import plugins, trust
 from o2o.core.config import at_least, check_finite, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
@@ -52,24 +51,32 @@ def choose_robot(choice: Choice, saved: dict | None) -> Choice:
         choice: the user's options; `robot_options` that are a bare `RobotConfig` count as missing.
         saved: `robot_info` of the checkpoint, or of a recipe; None if there is none.
     Raises:
-        UsageError: no robot is named anywhere, or there is none of that name.
+        UsageError: no robot is named anywhere, there is none of that name, or only the checkpoint names its
+            file, which the user has not permitted.
     """
     saved = saved or {}
     name = choice.robot or saved.get("robot", "")
     if not name:
         have = ", ".join(plugins.names("robots"))
         raise UsageError(f"no robot given, and the data name none: add --robot NAME; have {have}")
-    if name.endswith(".py"):
-        name = str(Path(name).expanduser().resolve())  # a checkpoint is used from other folders too
+    name = plugins.canonical_name("robots", name)  # a checkpoint is used from other folders too
     options = choice.robot_options
     if type(options) is RobotConfig:
         options = default_config(name)
-        if name == saved.get("robot"):
+        if name == _canonical(saved.get("robot", "")):
             options = from_dict(type(options), to_dict(options) | saved.get("robot_options", {}))
     repeat = choice.action_repeat or saved.get("action_repeat", 0) or 1
     steps = choice.max_steps or saved.get("max_steps", 0)
     changes = {"robot": name, "robot_options": options, "action_repeat": repeat, "max_steps": steps}
     return replace(choice, **changes)
+
+
+def _canonical(saved: str) -> str:
+    """Returns the name of a saved robot as it is used here; unchanged if there is no such robot here."""
+    try:
+        return plugins.canonical_name("robots", saved)
+    except UsageError:
+        return saved
 
 
 def choose_replay(choice: Choice, dataset: dict) -> Choice:
@@ -78,9 +85,8 @@ def choose_replay(choice: Choice, dataset: dict) -> Choice:
     Args:
         dataset: `training_data.dataset_info` of the recordings: `dataset`, `dataset_options`, `seed`.
     """
-    config = plugins.load("robots", "replay").Config(
-        dataset["dataset"], json.dumps(dataset["dataset_options"]), dataset["seed"]
-    )
+    options = trust.Saved(json.dumps(dataset["dataset_options"]))  # the recipe in it was read from a file
+    config = plugins.load("robots", "replay").Config(dataset["dataset"], options, dataset["seed"])
     return replace(choice, robot="replay", robot_options=config, action_repeat=1, limits=LimitOverrides())
 
 

@@ -1,15 +1,19 @@
 """Reads how a run's robot maps actions to end-effector motion, without constructing the robot."""
 
+import logging
+
 import gymnasium
 import numpy as np
 
 from o2o.core import plugins
 from o2o.core.episode import Episode
-from o2o.core.errors import UsageError
+from o2o.core.errors import UntrustedError, UsageError
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement, read_displacement
 from o2o.hardware.guard import Guard
 from o2o.inspect.run import Run
+
+logger = logging.getLogger("o2o")
 
 
 def find_displacement(run: Run, robot: Guard | None = None) -> Displacement | None:
@@ -31,9 +35,12 @@ def find_displacement(run: Run, robot: Guard | None = None) -> Displacement | No
 
 
 def robot_metadata(name: str) -> dict:
-    """Returns `metadata` of the environment class in a robot's file, or {} if the robot is not found."""
+    """Returns `metadata` of the environment class in a robot's file; {} if it is missing or may not run."""
     try:
         module = plugins.load("robots", name)
+    except UntrustedError as error:
+        logger.warning("plans are not drawn in space: %s", error)
+        return {}
     except UsageError:  # no robot, or a file on the machine that made the run
         return {}
     defined = [v for v in vars(module).values() if getattr(v, "__module__", "") == module.__name__]

@@ -23,6 +23,7 @@ from pathlib import Path
 from torch import Tensor
 
 from o2o.agent.agent import FROM_CHECKPOINT, Agent, read_config
+from o2o.core import trust
 from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
@@ -177,6 +178,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
     job = inbox.read_job()
     if not job:
         return
+    trust.give(*job["trust"])  # what the robot's process was permitted to run
     config, folder = from_dict(LearnerConfig, job["config"]), Path(job["folder"])
     if job["acting"]:
         os.nice(NICE)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from o2o.agent.agent import Agent, AgentConfig
-from o2o.core import errors
+from o2o.core import errors, trust
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
@@ -66,11 +66,11 @@ class AsyncLearner:
         self.config, self.agent, self.failure = config, agent, None
         self.action_range: ActionRange | None = None
         self.ood_threshold: OodThreshold | None = None
-        names = LearnerConfig.__dataclass_fields__
+        names = LearnerConfig.__dataclass_fields__.keys() - {"trust"}
         self._job = {
             "config": {name: value for name, value in to_dict(config).items() if name in names},
             "folder": str(folder), "source": str(source), "compile": compile,
-            "agent": to_dict(agent_config) if agent_config.model else None,
+            "agent": to_dict(agent_config) if agent_config.model else None, "trust": trust.given(),
         }  # fmt: skip
         self.weights = SharedWeights(acting_weights(agent))
         self._metadata: dict | None = None

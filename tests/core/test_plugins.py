@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from o2o.core import plugins
-from o2o.core.errors import UsageError
+from o2o.core import plugins, trust
+from o2o.core.errors import UntrustedError, UsageError
 from tests.support.paths import ROOT
 
 
@@ -31,13 +31,14 @@ def test_bundled_file_is_found_from_an_empty_folder(house):
     assert plugins.load("robots", "sim").WHO == "bundled"
 
 
-def test_a_users_file_hides_the_bundled_one_with_a_warning(house, caplog):
+def test_a_file_of_the_current_folder_hides_no_bundled_one_and_is_found_by_its_path(house, caplog):
     package, work = house
     mine = write(work / "robots" / "sim.py", "WHO = 'mine'\n")
     with caplog.at_level(logging.INFO, "o2o"):
-        assert plugins.load("robots", "sim").WHO == "mine"
+        assert plugins.load("robots", "sim").WHO == "bundled"
     assert caplog.records[0].levelname == "WARNING"
-    assert str(mine) in caplog.text and f"hides {package / 'robots' / 'sim' / 'sim.py'}" in caplog.text
+    assert f"is {package / 'robots' / 'sim' / 'sim.py'}, which hides {mine}" in caplog.text
+    assert plugins.load("robots", "robots/sim.py").WHO == "mine"
 
 
 def test_the_log_names_the_loaded_file_once(house, caplog):
@@ -50,7 +51,6 @@ def test_the_log_names_the_loaded_file_once(house, caplog):
 def test_a_path_takes_precedence_over_names(house):
     _, work = house
     write(work / "sim.py", "WHO = 'path'\n")
-    write(work / "robots" / "sim.py", "WHO = 'mine'\n")
     assert plugins.load("robots", "./sim.py").WHO == "path"
     assert plugins.load("robots", str(work / "sim.py")) is plugins.load("robots", "sim.py")
 
@@ -85,7 +85,7 @@ def test_names_are_sorted_and_folder_robots_carry_the_folders_name(house):
     assert list(plugins.names("robots")) == ["arm", "sim", "zed"]
 
 
-def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
+def test_entry_point_of_another_package_is_found_after_the_bundled_and_before_the_users(house, monkeypatch):
     _, work = house
     package = write(work / "lib" / "theirs.py", "WHO = 'theirs'\n").parent
     write(
@@ -96,6 +96,7 @@ def test_entry_point_of_another_package_is_found_last(house, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(package))
     assert list(plugins.names("robots")) == ["sim", "theirs"]
+    write(work / "robots" / "theirs.py", "WHO = 'mine'\n")
     assert plugins.load("robots", "theirs").WHO == "theirs"
     assert plugins.load("robots", "sim").WHO == "bundled"
 
@@ -169,6 +170,24 @@ def test_a_users_model_is_loaded_by_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert plugins.load("models", "mine").WHO == "mine"
     assert plugins.load("models", "models/mine.py") is plugins.load("models", "mine")
+
+
+def test_a_canonical_name_finds_the_same_file_from_every_folder(house, tmp_path, monkeypatch):
+    _, work = house
+    write(work / "robots" / "arm.py", "WHO = 'mine'\n")
+    names = [plugins.canonical_name("robots", name) for name in ("sim", "arm", "./robots/arm.py")]
+    monkeypatch.chdir(tmp_path)
+    assert names == ["sim", *2 * [str(work / "robots" / "arm.py")]]
+    assert [plugins.load("robots", name).WHO for name in names] == ["bundled", "mine", "mine"]
+
+
+def test_a_saved_path_runs_a_bundled_file_and_no_other(house, tmp_path):
+    package, _ = house
+    path = trust.Saved(package / "robots" / "sim" / ".." / "sim" / "sim.py")
+    assert plugins.load("robots", path).WHO == "bundled"
+    outside = write(package / "core" / "evil.py", "1 / 0")
+    with pytest.raises(UntrustedError, match="is not run"):
+        plugins.load("robots", trust.Saved(package / "robots" / ".." / "core" / outside.name))
 
 
 def test_checkout_offers_what_it_holds():

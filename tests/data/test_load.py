@@ -103,7 +103,13 @@ def test_recipe_without_its_file_says_where_to_put_it(workspace):
 
 def test_file_with_the_name_of_a_recipe_gets_its_facts(workspace, caplog):
     (workspace / "far").mkdir()
-    recording = load(str(write_d4rl(workspace / "far" / "brought.hdf5")), DataConfig())
+    path = str(write_d4rl(workspace / "far" / "brought.hdf5"))
+    assert load(path, DataConfig()).recipe is None  # nobody has named the file of the current folder yet
+    assert (
+        "brought.py has the name of the recording but is not run: add --dataset.recipe brought" in caplog.text
+    )
+    assert load(path, DataConfig(recipe="brought")).control_hz == 50
+    recording = load(path, DataConfig())
     assert recording.control_hz == 50 and recording.recipe.license == "MIT"
     assert [e.success for e in recording.episodes] == [False, True, True]
     assert "has 3 episodes, the recipe expects 9" in caplog.text

@@ -26,7 +26,7 @@ from o2o.commands.bench.contenders import PLAIN, Ours
 from o2o.commands.bench.data import DataJobs, write_d4rl
 from o2o.commands.bench.flops import counted
 from o2o.commands.bench.worker import Worker
-from o2o.core import checkpoint
+from o2o.core import checkpoint, trust
 from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
@@ -66,6 +66,7 @@ class BenchConfig:
         json: JSON file for every figure, under flat keys.
         baseline: JSON file of an earlier run to compare with.
         save_baseline: JSON file for the figures of this run, for a later `--baseline`.
+        trust: Python files that may run although only the checkpoint names them; see `o2o evaluate`.
     """
 
     only: tuple[Group, ...] = ("state", "pixels", "replay", "load", "memory")
@@ -85,6 +86,7 @@ class BenchConfig:
     json: Path | None = None
     baseline: Path | None = None
     save_baseline: Path | None = None
+    trust: tuple[str, ...] = ()
 
     def __post_init__(self):
         at_least(self, seconds=0, rounds=1, plans=1, budget_ms=0)
@@ -98,6 +100,7 @@ def bench(config: BenchConfig) -> dict[str, float]:
     Raises:
         UsageError: an invalid baseline, or a missing checkpoint or device.
     """
+    trust.give(*config.trust)
     baseline = table.load(config.baseline) if config.baseline else {}
     words = {"machine.cpu": _cpu(), "machine.torch": torch.__version__, "machine.device": config.device}
     figures = {table.FORMAT: 1.0, "machine.cores": float(os.cpu_count() or 1)}

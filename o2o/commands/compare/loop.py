@@ -8,7 +8,7 @@ from o2o.agent import presets
 from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
 from o2o.commands.compare.trial import Trial, run
-from o2o.core import checkpoint
+from o2o.core import checkpoint, trust
 from o2o.core.compute import MachineConfig, should_compile
 from o2o.core.config import FieldError, at_least, at_most, to_dict
 from o2o.core.errors import O2OError, UsageError
@@ -21,7 +21,7 @@ from o2o.data.training_data import recipe_robot
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain import PretrainConfig
 
-RESUMABLE_FIELDS = {"presets", "seeds", "out", "resume"}  # may change when a comparison is resumed
+RESUMABLE_FIELDS = {"presets", "seeds", "out", "resume", "trust"}  # may change when a comparison is resumed
 UNLIMITED = 10**9  # updates, where minutes are the budget
 Reader = Callable[[str, Sequence[str]], PretrainConfig]
 
@@ -150,7 +150,8 @@ def _read(text: str, config: CompareConfig, read: Reader) -> PretrainConfig:
         UsageError: no such preset, or flags that are invalid or must be the same for all.
     """
     name, _, own = text.partition(":")
-    flags = [flag.strip().lstrip("-") for flag in (*config.flags, *own.split(",")) if flag.strip()]
+    words = (*config.flags, *trust.derive(text, own.split(",")))
+    flags = [trust.derive(word, word.strip().lstrip("-")) for word in words if word.strip()]
     shared = {f.name for f in fields(CompareConfig)} & {f.name for f in fields(PretrainConfig)}
     for flag in flags:
         word = flag.partition("=")[0].replace("-", "_").removeprefix("no_")
@@ -159,7 +160,7 @@ def _read(text: str, config: CompareConfig, read: Reader) -> PretrainConfig:
                 f"{text!r}: --{flag} must be the same for all presets; give it to `o2o compare` itself"
             )
     try:
-        return read(name, [f"--{flag}" for flag in flags])
+        return read(name, [trust.derive(flag, f"--{flag}") for flag in flags])
     except UsageError as error:
         raise UsageError(f"{text!r}: {error}" if flags else str(error)) from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
-from o2o.core import checkpoint
+from o2o.core import checkpoint, trust
 from o2o.core.files import read_text
 from o2o.core.run_folder import RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
@@ -148,18 +148,20 @@ def _run_stage(trial: Trial, stage: str, record: Record, stopped: Callable[[], b
 def _words(trial: Trial, stage: str) -> list[str]:
     """Command line of a stage. Training always resumes: a folder with only `run.json` is a run not yet
     begun."""
-    folder, config = trial.folder / stage, trial.config
+    folder, config, given = trial.folder / stage, trial.config, trust.given()
+    permitted = ["--trust", *given] if given else []
     source = trial.folder / ("finetune" if stage == "online" else "pretrain")
     if stage in ("offline", "online"):
         return [
             *("evaluate", "--checkpoint", str(source), "--episodes", str(trial.scenes)),
             *("--out", str(folder.with_suffix(".json")), "--device", config.device),
             *("--threads", str(config.threads), "--tune" if config.tune else "--no-tune"),
+            *permitted,
         ]
     if not (folder / RUN_INFO).exists():
         first = config if stage == "pretrain" else _online(trial, source, folder)
         write_run_info(folder, stage, replace(first, out=folder), {})
-    return [stage, "--resume", "--out", str(folder)]
+    return [stage, "--resume", "--out", str(folder), *permitted]
 
 
 def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
