@@ -1,7 +1,6 @@
 """`o2o demo`: records a simulated arm, pretrains, evaluates, fine-tunes and evaluates again."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from o2o.agent import presets
-from o2o.core import checkpoint, stats
+from o2o.core import checkpoint, child_process, stats
 from o2o.core.config import at_least
 from o2o.core.errors import RobotError
 from o2o.core.run_log import format_duration, read_metrics, run_folder
@@ -104,11 +103,13 @@ def demo(config: DemoConfig) -> Path:
 def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterator[Callable[[], Score]]:
     """Starts `o2o evaluate` in its own process; the yielded function waits for its result."""
     films = [str(out.parent / flag) if flag.endswith(".mp4") else flag for flag in flags]
-    command = [
-        *(sys.executable, "-m", "o2o", "evaluate", "--checkpoint", str(run), "--out", str(out)),
+    command, environment = child_process.command(
+        *("o2o", "evaluate", "--checkpoint", str(run), "--out", str(out)),
         *("--episodes", str(config.evaluate_episodes), "--device", config.device, "--threads", "1", *films),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    )
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
 
         def result() -> Score:
             _, errors = process.communicate()

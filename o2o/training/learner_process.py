@@ -13,12 +13,11 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from o2o.agent.agent import Agent, AgentConfig
-from o2o.core import errors, trust
+from o2o.core import child_process, errors, trust
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
@@ -150,8 +149,9 @@ class AsyncLearner:
     def _start(self) -> None:
         self._reader, writer = os.pipe()
         handle = self.weights.handle
+        command, environment = child_process.command("o2o.training.learner_main", str(writer), str(handle))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "o2o.training.learner_main", str(writer), str(handle)],
+            command, env=environment,
             stdin=subprocess.PIPE, stdout=2, bufsize=0, pass_fds=(writer, handle),
             start_new_session=True,  # a terminal's Ctrl-C goes to the robot's process, which passes it on
         )  # fmt: skip

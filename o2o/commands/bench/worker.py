@@ -6,8 +6,9 @@ share one.
 
 import contextlib
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from o2o.core.errors import O2OError
 
@@ -27,7 +28,8 @@ class Worker:
         self.name, context = name, multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, kind, *args), name=name)
-        self._process.start()
+        with _safe_import_path():
+            self._process.start()
         theirs.close()
 
     def ask(self, job: str, *args):
@@ -60,6 +62,21 @@ class Worker:
         self._process.join(10)
         self._process.terminate()
         self._process.join()
+
+
+@contextlib.contextmanager
+def _safe_import_path() -> Iterator[None]:
+    """Keeps the current folder off the import path of a process that the block starts.
+
+    Such a process is `python -c`, which would import from the current folder until it has its parent's
+    path; the folder can be a run that somebody else made.
+    """
+    before = os.environ.get("PYTHONSAFEPATH", "")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ["PYTHONSAFEPATH"] = before
 
 
 def serve(pipe, kind: type, *args) -> None:

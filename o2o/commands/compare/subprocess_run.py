@@ -2,9 +2,10 @@
 
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from o2o.core import child_process
 
 POLL_S = 0.2
 
@@ -16,11 +17,11 @@ def run(words: Sequence[str], log: Path, watch: Callable[[int], bool]) -> int:
         watch: called with the process id a few times a second; when it returns False, the command is stopped
             as by Ctrl-C and has the time to write a checkpoint.
     """
-    command = [sys.executable, "-m", "o2o.commands.compare.subprocess_main", *words]
+    command, environment = child_process.command("o2o.commands.compare.subprocess_main", *words)
     with (
         log.open("ab") as output,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=output,
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which passes it on
         ) as process,
     ):  # fmt: skip
