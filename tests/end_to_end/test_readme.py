@@ -12,6 +12,7 @@ from o2o.agent import presets
 from o2o.commands import dispatch
 from o2o.commands.flags import flag_tree
 from o2o.core import plugins
+from o2o.core.errors import RobotError
 from o2o.hardware.guard import connect
 from tests.support.paths import ROOT
 
@@ -35,16 +36,25 @@ class Driver:
         self.calls.append("halt")
 
     def go_to(self, place):
-        self.at = np.array(place)
+        self.at, self.steps = np.array(place), 3
+
+    def moving(self):
+        self.steps -= 1
+        return self.steps > 0
 
 
-def test_the_real_robot_of_the_readme_moves_within_its_limits(tmp_path, monkeypatch, no_late_decisions):
+@pytest.fixture
+def robot(tmp_path, monkeypatch):
+    """The robot that the README prints, with a driver of this file."""
     block = README.read_text().split("    # arm.py\n")[1].split("    o2o check")[0]
     (tmp_path / "arm.py").write_text(textwrap.dedent(block))
     driver = ModuleType("my_driver")
     driver.open = Driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_driver", driver)
-    robot = connect(str(tmp_path / "arm.py"))
+    return connect(str(tmp_path / "arm.py"))
+
+
+def test_the_real_robot_of_the_readme_moves_within_its_limits(robot, no_late_decisions):
     obs, _ = robot.reset()
     assert obs["state"] == pytest.approx([0.3, 0.0, 0.2])
     *_, info = robot.step([0.02, 0.0, 0.0])  # 1 m/s² for 0.1 s is 0.1 m/s: one centimetre
@@ -53,9 +63,17 @@ def test_the_real_robot_of_the_readme_moves_within_its_limits(tmp_path, monkeypa
     for _ in range(30):
         obs, *_ = robot.step([0.02, 0.0, 0.0])
     assert obs["state"][0] == pytest.approx(0.5, abs=1e-6)  # the wall of the workspace
-    driver = robot.unwrapped.driver  # type: ignore[attr-defined]
+    driver = robot.unwrapped.driver
     robot.close()
     assert driver.port == "/dev/ttyUSB0" and driver.calls
+
+
+def test_the_real_robot_of_the_readme_ends_homing_when_it_is_stopped(robot):
+    driver = robot.unwrapped.driver
+    driver.moving = lambda: robot.stop() or True  # it would never arrive, and a person stops it
+    with pytest.raises(RobotError, match="stopped while it was homing"):
+        robot.reset()
+    assert driver.calls
 
 
 def flags_of_all_commands() -> set[str]:
@@ -73,7 +91,7 @@ def flags_of_all_commands() -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "docs/safety.md", "CHANGELOG.md"])
 def test_every_flag_in_the_documents_exists(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if "pip install" not in line and "-m tests." not in line]
@@ -83,7 +101,7 @@ def test_every_flag_in_the_documents_exists(path):
     assert used <= flags | groups | OTHER_PROGRAMS, used - flags - groups - OTHER_PROGRAMS
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "docs/safety.md"])
 def test_every_file_and_module_in_the_documents_exists(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:o2o|tests|docs|datasets|robots|notebooks)/[\w./]*)`", text):

@@ -230,6 +230,26 @@ def test_no_arm_leaves_its_workspace_within_its_dead_time(now, command, plan_s, 
             assert abs(place(at_s)) <= 0.5 + further
 
 
+@pytest.mark.parametrize(
+    ("ticks", "stated_s", "beyond_mm"), [(0, 0.0, 0), (1, 0.0, 20), (3, 0.0, 60), (1, 0.1, 0), (3, 0.3, 0)]
+)
+def test_a_dead_time_that_is_not_stated_leads_beyond_the_wall(now, ticks, stated_s, beyond_mm):
+    """The numbers are those of docs/safety.md: 0.2 m/s and 10 Hz."""
+    guard = chain(
+        meters=0.1, workspace=((-0.15,) * 2, (0.15,) * 2), dead_time_s=stated_s, velocity=(2.0, 2.0)
+    )
+    place, waiting = 0.0, [0.0] * ticks
+    for tick in range(40):
+        now.s = 0.1 * tick
+        guard.motion.measure(0.0)
+        known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([place, 0.0])))
+        safe = guard.run(np.ones(2), known)
+        guard.motion.record(safe)
+        waiting.append(0.1 * safe[0])
+        place += waiting.pop(0)
+    assert 1000 * (place - 0.15) == pytest.approx(beyond_mm, abs=1e-6)
+
+
 def test_a_robot_brakes_before_the_wall_so_that_it_meets_all_limits_at_once():
     guard = chain(velocity=(5.0, 5.0), acceleration=(10.0, 10.0), workspace=((-1.0, -1.0), (1.0, 1.0)))
     place, speeds = np.zeros(2), []
