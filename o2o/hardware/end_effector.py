@@ -90,7 +90,7 @@ def read_displacement(
             tuple(map(float, stated["origin"]))[: len(actions)],
             absolute == {True},
         )
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RobotError(f"metadata['displacement'] of the robot cannot be read ({what})") from error
     sizes = len(result.actions), len(result.entries), len(result.origin)

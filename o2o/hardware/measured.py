@@ -27,7 +27,7 @@ def check_measured(metadata: Mapping, types: Sequence[str], shapes: Mapping[str,
     try:
         example = {name: np.zeros(shape) for name, shape in shapes.items()}
         found = measured_positions(metadata, example, len(types))
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RobotError(
             f"metadata['measured'] or ['unmeasured'] of the robot cannot be read ({what}); "

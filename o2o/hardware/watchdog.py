@@ -55,7 +55,7 @@ class Watchdog:
             while not self._closed:
                 remaining_s = self._fed_s + self.timeout_s - time.monotonic() if self._active else None
                 if remaining_s is None or remaining_s > 0:
-                    self._change.wait(remaining_s)
+                    self._change.wait(remaining_s and min(remaining_s, threading.TIMEOUT_MAX))
                     continue
                 self._active, self.triggered = False, True
                 self._change.release()  # a slow stop() must not keep the loop from feeding or closing

@@ -223,6 +223,14 @@ def test_a_watchdog_triggers_once_and_only_while_active():
     dog.close()
 
 
+def test_a_watchdog_may_have_any_timeout():
+    dog = Watchdog(1e300, lambda: None)
+    dog.feed()
+    time.sleep(0.05)
+    assert dog._thread.is_alive() and not dog.triggered
+    dog.close()
+
+
 def test_a_watchdog_that_cannot_stop_the_robot_logs_the_error(caplog):
     def bite():
         raise RobotError("no power")

@@ -226,6 +226,16 @@ def liar(*answers: bytes):
 BOX = {"dtype": "float32", "shape": [2], "low": -1, "high": 1}
 SPEC = {"version": 1, "robot": "x", "obs": {"state": BOX}, "action": BOX, "metadata": {"control_hz": 10}}
 OBSERVE = {"age_s": 0.0, "now_s": 0.0, "echo": [], "seq": 0, "reward": 0.0, "success": False, "over": False}
+LARGE = {"dtype": "uint8", "shape": [4096, 4096], "low": 0, "high": 255}  # half of what a message can hold
+NESTED = {"control_hz": 10, "limits": [[[[[[[[[[1]]]]]]]]]]}
+MOVES = {"control_hz": 10, "command": "displacement", "limits": {"velocity": 1}}
+ENDLESS = {
+    "actions": [0, float("inf")],
+    "metres_by_action": 1,
+    "obs": {"state": [0, 1]},
+    "metres_by_obs": 1,
+    "origin": [0, 0],
+}
 LIES = {
     "another version": ({"version": 2}, "speaks version 2 of the protocol, this is 1"),
     "no version": ({"version": None}, "speaks version None of the protocol"),
@@ -244,6 +254,23 @@ LIES = {
     "metadata that are a list": ({"metadata": [1]}, "is invalid"),
     "limits that are none": ({"metadata": {"control_hz": 10, "limits": {"speed": 3}}}, "limits"),
     "no limits": ({}, "states no metadata"),
+    "pictures that are large together": ({"obs": dict.fromkeys("abc", LARGE)}, "of 50331648 bytes in all"),
+    "many observations": ({"obs": {f"x{n}": BOX for n in range(65)}}, "65 observations, wanted 1 to 64"),
+    "an observation with a long name": ({"obs": {"x" * 129: BOX}}, "up to 128 printable"),
+    "an observation with a name of two lines": ({"obs": {"x\ny": BOX}}, "printable"),
+    "actions of a megabyte": ({"action": {**BOX, "shape": [2**18]}}, "actions of 1048576 bytes in all"),
+    "a negative bound of a picture": ({"obs": {"state": {**LARGE, "low": -1}}}, "is invalid"),
+    "a bound that is a text": ({"obs": {"state": {**BOX, "low": "-1"}}}, "wanted a number or 2"),
+    "a rate that is a text": ({"metadata": {"control_hz": "10"}}, "control_hz is '10'"),
+    "metadata nested without end": ({"metadata": NESTED}, "nested more than 8 deep"),
+    "decisions that are a text": ({"metadata": {**MOVES, "max_decisions": "x"}}, "max_decisions is 'x'"),
+    "infinite decisions": ({"metadata": {**MOVES, "max_decisions": 1e999}}, "max_decisions is inf"),
+    "a command that is a number": ({"metadata": {**MOVES, "command": 5}}, "command is 5"),
+    "a command of maps": ({"metadata": {**MOVES, "command": [{}]}}, "wanted a word"),
+    "measured entries beyond": ({"metadata": {**MOVES, "measured": {"state": [0, 2]}}}, "'measured'. or"),
+    "a measured entry of 2**63": ({"metadata": {**MOVES, "measured": {"state": [2**63]}}}, "'measured'. or"),
+    "measured by no observation": ({"metadata": {**MOVES, "measured": {"x": [0, 1]}}}, "'measured'. or"),
+    "a displacement without end": ({"metadata": {**MOVES, "displacement": ENDLESS}}, "displacement"),
 }  # fmt: skip
 
 
