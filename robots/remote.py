@@ -23,6 +23,7 @@ from o2o.hardware.measured import measured_positions
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
 from o2o.hardware.remote.realtime_sim import idle_action
+from o2o.hardware.remote.tls import client_context
 
 MAX_RETRY_PAUSE_S = 0.5  # between two attempts to reconnect
 FLAGS = ("estop", "holding", "homing", "failure")  # in an `observe` message
@@ -34,14 +35,18 @@ class Config(RobotConfig):
     """Options of a remote robot.
 
     Attributes:
-        address: HOST:PORT of `o2o robot serve`.
+        address: HOST:PORT of `o2o robot serve`; `wss://HOST:PORT` uses TLS with the authorities that this
+            system trusts.
         token_file: File with the server's token; only this user may read it.
+        cert: File with the only certificate to trust, the server's own or its authority's, PEM; with it, the
+            connection uses TLS.
         connect_timeout_s: Seconds that the first connection may take.
         home_timeout_s: Seconds that homing may take, including a person who clears an e-stop meanwhile.
     """
 
     address: str = ""
     token_file: Path | None = None
+    cert: Path | None = None
     connect_timeout_s: float = 5.0
     home_timeout_s: float = 60.0
 
@@ -50,9 +55,9 @@ def make(config: Config) -> "RemoteRobot":
     """Returns the robot, connected.
 
     Raises:
-        UsageError: there is no address, or the token file cannot be read.
-        RobotError: there is no connection, the token is refused, the server speaks another version, or its
-            spec is invalid.
+        UsageError: there is no address, or the file of the token or of the certificate cannot be used.
+        RobotError: there is no connection, the certificate or the token is refused, the server speaks another
+            version, or its spec is invalid.
     """
     if not config.address:
         raise UsageError("the robot 'remote' needs --robot.address HOST:PORT of `o2o robot serve`")
@@ -79,7 +84,9 @@ class RemoteRobot(RealTimeRobot):
 
     def __init__(self, config: Config):
         self._config, self._token = config, protocol.read_token(config.token_file)
-        self._host, self._port = protocol.parse_address(config.address)
+        self._host, self._port, secure = protocol.parse_address(config.address)
+        self._tls = client_context(config.cert) if secure or config.cert else None
+        protocol.warn_if_unencrypted(self._host, self._tls, "--robot.cert FILE")
         self._lock = threading.Lock()  # protects all below
         self._changed = threading.Condition(self._lock)
         self._socket: Any = None
@@ -259,11 +266,12 @@ class RemoteRobot(RealTimeRobot):
         from websockets.exceptions import ConnectionClosed
 
         where = self._config.address
-        socket = protocol.connect(self._host, self._port, self._token, self._config.connect_timeout_s)
+        timeout_s = self._config.connect_timeout_s
+        socket = protocol.connect(self._host, self._port, self._token, timeout_s, self._tls)
         try:
             sent_s = time.monotonic()
             socket.send(protocol.encode("hello", {"version": protocol.VERSION, "sent_s": sent_s}))
-            spec = protocol.decode(socket.recv(timeout=self._config.connect_timeout_s), ("spec",))
+            spec = protocol.decode(socket.recv(timeout=timeout_s), ("spec",))
             if spec.fields.get("version") != protocol.VERSION:
                 version = protocol.printable(str(spec.fields.get("version")), 20)
                 raise RobotError(

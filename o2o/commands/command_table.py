@@ -143,8 +143,8 @@ COMMANDS = {
         "Serves a robot over the network; a simulated one moves in wall-clock time.",
         ("o2o robot serve --robot sim --port 8765",
          "o2o robot serve --robot sim --show-state --faults.latency-ms 10"),
-        flags=("--robot", "--host", "--port", "--token-file", "--show-state", "--camera-hz", "--observe-hz",
-               "--watchdog-ms", "--max-delay-ms", "--control-file"),
+        flags=("--robot", "--host", "--port", "--token-file", "--cert", "--key", "--show-state",
+               "--camera-hz", "--observe-hz", "--watchdog-ms", "--max-delay-ms", "--control-file"),
     ),
     "bench": Command(
         "Measures the speed of updates, plans, replay and loading on this machine.",

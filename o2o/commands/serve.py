@@ -59,7 +59,7 @@ def serve(config: ServeConfig) -> None:
     """Serves the robot until Ctrl-C or SIGTERM, then stops it.
 
     Raises:
-        UsageError: an invalid robot, token, control file or address.
+        UsageError: an invalid robot, token, certificate, control file or address.
         RobotError: the robot cannot be built or stopped, it failed, or the port cannot be used.
     """
     control = ControlFile(config.control_file) if config.control_file else None
@@ -67,7 +67,10 @@ def serve(config: ServeConfig) -> None:
         robot = _build(config)
         try:
             with RobotServer(robot, config, config.robot) as server:
-                print(f"serving {config.robot!r} at {config.host}:{server.port}; Ctrl-C ends", flush=True)
+                how = " with TLS" if config.cert else ""
+                print(
+                    f"serving {config.robot!r} at {config.host}:{server.port}{how}; Ctrl-C ends", flush=True
+                )
                 _run_terminal_commands(server)
                 while not stopped():
                     server.poll_faults()

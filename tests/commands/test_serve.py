@@ -19,3 +19,8 @@ def test_a_control_file_that_others_can_write_is_refused(tmp_path, fails):
     path.chmod(0o666)
     line = fails(2, "robot", "serve", "--control-file", path)
     assert f"they can write {path} (its mode is 666): chmod go-w {path}" in line
+
+
+def test_a_certificate_without_its_key_is_refused(tmp_path, fails):
+    assert "--cert needs --key too" in fails(2, "robot", "serve", "--cert", tmp_path / "cert.pem")
+    assert "--key needs --cert too" in fails(2, "robot", "serve", "--key", tmp_path / "cert.key")

@@ -3,6 +3,7 @@
 import errno
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -23,12 +24,13 @@ class Listener(socket.socket):
     can cause, after which the server would accept nobody any more.
     """
 
-    def __init__(self, host: str, port: int):
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None):
         """Binds the port.
 
         Args:
             host: address to listen at.
             port: port to listen at; 0 takes a free one.
+            tls: settings of TLS; None: unencrypted.
         Raises:
             OSError: the port cannot be used.
         """
@@ -36,13 +38,14 @@ class Listener(socket.socket):
         bound = socket.create_server((host, port), family=family)
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
         self.settimeout(0.5)  # `accept` must notice that the listener was closed
-        self._lock = threading.Lock()
+        self._tls, self._lock = tls, threading.Lock()
         self._pending: dict[socket.socket, str] = {}  # with the peer's host, the oldest first
 
     def accept(self) -> tuple[socket.socket, tuple]:
         while True:
             try:
                 sock, address = super().accept()
+                sock = self._wrap(sock)
             except OSError as error:  # nobody came, the peer has left already, or no file can be opened
                 if self.fileno() < 0:
                     raise
@@ -54,6 +57,17 @@ class Listener(socket.socket):
                 self._pending[sock] = address[0]
             self._keep_pending(MAX_HANDSHAKES)
             return sock, address
+
+    def _wrap(self, sock: socket.socket) -> socket.socket:
+        """Returns the socket with TLS, whose handshake follows in the connection's own thread."""
+        if self._tls is None:
+            return sock
+        try:
+            sock.getpeername()  # fails if the peer has left; `wrap_socket` would not close the socket then
+            return self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError:
+            sock.close()
+            raise
 
     def admit(self, sock: socket.socket) -> None:
         """Stops counting a connection that has shown the token."""

@@ -27,7 +27,8 @@ differences of one clock are meaningful. Nothing in a message is ever executed: 
 array, and no extension type.
 
 The token is sent in the header `Authorization: Bearer ...` of the opening request and is compared before
-the connection is accepted. It is not encrypted: between machines use a network you trust or an SSH tunnel.
+the connection is accepted. Token and messages are encrypted only if the server has a certificate, or in an
+SSH tunnel.
 """
 
 import hmac
@@ -36,6 +37,7 @@ import math
 import os
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +60,8 @@ MAX_COMMAND = 1 << 17  # bytes of a message to the server
 MAX_MESSAGE = 1 << 25  # bytes of a message to the client: a dozen 640x480 cameras
 MAX_ARRAYS, MAX_DIMS, MAX_DEPTH, MAX_TEXT = 64, 5, 8, 4096
 SILENCE_S = 1.0  # time without any message after which the connection counts as lost, s
+SEND_TIMEOUT_S = 2  # time that the server waits for a client that does not read, s
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # addresses that stay on this machine
 
 logger = logging.getLogger("o2o")
 
@@ -256,24 +260,47 @@ def read_token(path: Path | None) -> str:
     return token
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Returns (host, port) of `HOST:PORT` or `[IPV6]:PORT`.
+def parse_address(text: str) -> tuple[str, int, bool]:
+    """Returns (host, port, whether TLS is asked for) of `HOST:PORT`, `[IPV6]:PORT` or `wss://HOST:PORT`.
 
     Raises:
         UsageError: the text has another form.
     """
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
-    if not match or not 0 < int(match[2]) < 65536:
-        raise UsageError(f"--robot.address is {text!r}, wanted HOST:PORT such as 127.0.0.1:8765")
-    return match[1].strip("[]"), int(match[2])
+    match = re.fullmatch(r"(wss://)?(\[[0-9a-fA-F:.%\w]+\]|[A-Za-z0-9._-]+):(\d{1,5})", text)
+    if not match or not 0 < int(match[3]) < 65536:
+        raise UsageError(
+            f"--robot.address is {text!r}, wanted HOST:PORT such as 127.0.0.1:8765, or wss://HOST:PORT (TLS)"
+        )
+    return match[2].strip("[]"), int(match[3]), bool(match[1])
 
 
-def connect(host: str, port: int, token: str, timeout_s: float):
+def warn_if_unencrypted(host: str, tls: ssl.SSLContext | None, flags: str) -> None:
+    """Logs that everybody on the network can read the token, unless TLS is used or it stays on this machine.
+
+    Args:
+        host: address of the server.
+        tls: settings of TLS; None: unencrypted.
+        flags: the flags that turn TLS on.
+    """
+    if tls is None and host not in LOOPBACK:
+        logger.warning(
+            "the token, observations and actions travel unencrypted at %s: add %s, or use an SSH tunnel",
+            host or "all addresses", flags,
+        )  # fmt: skip
+
+
+def connect(host: str, port: int, token: str, timeout_s: float, tls: ssl.SSLContext | None = None):
     """Returns a WebSocket connection to a robot's server.
 
+    Args:
+        host: address of the server.
+        port: port of the server.
+        token: token to send; empty: none.
+        timeout_s: time that the connection may take, s.
+        tls: settings of TLS; None: unencrypted.
     Raises:
-        RobotError: no server listens, the token is refused, another client moves the robot, or a package is
-            missing.
+        RobotError: no server listens, its certificate or the token is refused, another client moves the
+            robot, or a package is missing.
     """
     try:
         from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
@@ -284,22 +311,37 @@ def connect(host: str, port: int, token: str, timeout_s: float):
     headers = {"Authorization": f"Bearer {token}"} if token else None
     try:
         connection = open_socket(
-            f"ws://{where}", additional_headers=headers, compression=None, proxy=None, max_size=MAX_MESSAGE,
-            open_timeout=timeout_s, close_timeout=0.5, ping_interval=1, ping_timeout=2, logger=_quiet(),
-            max_queue=64,
+            f"{'wss' if tls else 'ws'}://{where}", ssl=tls, additional_headers=headers, compression=None,
+            proxy=None, max_size=MAX_MESSAGE, open_timeout=timeout_s, close_timeout=0.5, ping_interval=1,
+            ping_timeout=2, logger=_quiet(), max_queue=64,
         )  # fmt: skip
         return connection.__enter__()  # returns the connection itself in every version of the library
     except InvalidStatus as error:
         reason = printable((error.response.body or b"").decode("utf-8", "replace").strip())
         raise RobotError(f"{where} refused the connection: {reason or error.response.status_code}") from error
     except (InvalidHandshake, WebSocketException) as error:
-        raise RobotError(f"{where} is not a robot server of o2o ({type(error).__name__})") from error
+        hint = "" if tls else "; a server with --cert needs --robot.cert FILE"
+        raise RobotError(f"{where} is not a robot server of o2o ({type(error).__name__}){hint}") from error
+    except ssl.SSLCertVerificationError as error:
+        why = printable(error.verify_message).rstrip(".")
+        raise RobotError(f"the certificate of {where} is refused: {why}; see --robot.cert") from error
+    except ssl.SSLError as error:
+        raise RobotError(
+            f"{where} does not speak TLS ({error.reason}): serve with --cert and --key, or omit --robot.cert"
+        ) from error
     except (OSError, EOFError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise RobotError(f"no connection to {where}: {reason}; is `o2o robot serve` running?") from error
 
 
-def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: Callable[[], str]):
+def listen(
+    handler: Callable,
+    host: str,
+    port: int,
+    token: str,
+    refusal_reason: Callable[[], str],
+    tls: ssl.SSLContext | None = None,
+):
     """Returns a WebSocket server that is bound to its port, to be run with `serve_forever()`.
 
     Args:
@@ -309,6 +351,7 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         token: token that clients must send; empty: none, on loopback only.
         refusal_reason: returns one line why a client with the right token cannot be served now; empty if it
             can.
+        tls: settings of TLS; None: unencrypted.
     Raises:
         UsageError: it would listen beyond this machine without a token.
         RobotError: the port cannot be used, or a package is missing.
@@ -318,10 +361,11 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         from websockets.sync.server import serve as bind
     except ImportError as error:
         raise _missing_package(error) from error
-    if not token and host not in ("127.0.0.1", "::1", "localhost"):
+    if not token and host not in LOOPBACK:
         raise UsageError(f"serving at {host} lets other machines move the robot: add --token-file FILE")
+    warn_if_unencrypted(host, tls, "--cert FILE and --key FILE")
     try:
-        listener = Listener(host, port)
+        listener = Listener(host, port, tls)
     except (OSError, OverflowError) as error:
         raise RobotError(f"cannot listen at {host}:{port}: {error}") from error
     log = ThrottledLog()
@@ -339,12 +383,26 @@ def listen(handler: Callable, host: str, port: int, token: str, refusal_reason: 
         return None
 
     class Limited(ServerConnection):
-        """Limits the time to wait for a client that does not read."""
+        """Limits the time to wait for a client that does not read, and does the handshake of TLS."""
 
         def __init__(self, sock: socket.socket, protocol, server: Server, **options):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 2, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT_S, 0))
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # TLS repeats what SO_SNDTIMEO has interrupted
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * SEND_TIMEOUT_S)
             self.peer = "{}:{}".format(*sock.getpeername()[:2])
+            if isinstance(sock, ssl.SSLSocket):
+                self._greet(sock)
             super().__init__(sock, protocol, server, **options)
+
+        def _greet(self, sock: ssl.SSLSocket) -> None:
+            try:
+                sock.settimeout(HANDSHAKE_S)
+                sock.do_handshake()
+                sock.settimeout(None)
+            except OSError as error:
+                reason = getattr(error, "reason", "") or error
+                log.warning("closed %s: no TLS (%s)", peer_name(self), printable(str(reason)))
+                raise
 
         def handshake(self, *args, **options):
             super().handshake(*args, **options)

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from o2o.core import plugins
-from o2o.core.config import at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.errors import O2OError, RobotError
 from o2o.hardware.clock import RateKeeper
 from o2o.hardware.guard import Guard
@@ -23,6 +23,7 @@ from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from o2o.hardware.remote.handshake import encode_spec
 from o2o.hardware.remote.newest_call import NewestCall
+from o2o.hardware.remote.tls import server_context
 from o2o.hardware.watchdog import Watchdog
 
 HELLO_TIMEOUT_S = 3.0  # time that a client may take to send `hello`
@@ -50,6 +51,8 @@ class ServerConfig:
         port: Port to listen at; 0 takes a free one.
         token_file: File with the token that clients must send, 16 characters or more; only this user may read
             it.
+        cert: File with the certificate of this server, PEM; with it, all connections use TLS.
+        key: File with the private key of that certificate, PEM; only this user may read it.
         observe_hz: Observations sent per second.
         watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds.
         max_delay_ms: Milliseconds by which an action may come later than the fastest ones; a later one is not
@@ -61,6 +64,8 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8765
     token_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
     observe_hz: float = 30.0
     watchdog_ms: float = 300.0
     max_delay_ms: float = 100.0
@@ -70,6 +75,9 @@ class ServerConfig:
     def __post_init__(self):
         at_least(self, port=0, observe_hz=1, watchdog_ms=10, max_delay_ms=1)
         at_most(self, port=65535, observe_hz=1000, watchdog_ms=60_000, max_delay_ms=60_000)
+        if (self.cert is None) != (self.key is None):
+            given, missing = ("cert", "key") if self.key is None else ("key", "cert")
+            raise FieldError(self, f"<{given}> needs <{missing}> too: TLS takes a certificate and its key")
 
 
 class RobotServer:
@@ -93,7 +101,7 @@ class RobotServer:
             config: options of the server.
             name: name of the robot, for the client.
         Raises:
-            UsageError: an invalid token or address, or a fault that the robot cannot have.
+            UsageError: an invalid token, certificate or address, or a fault that the robot cannot have.
             RobotError: an action space that is not supported, or a port that cannot be used.
         """
         self.robot, self.config, self.faults = robot, config, FaultInjector(config.faults)
@@ -111,7 +119,10 @@ class RobotServer:
         self._delays: deque[float] = deque(maxlen=NUM_DELAYS)  # received minus sent: clock offset and latency
         self.faults.apply_stuck_joint(self.guard.low, self.guard.low)  # raises if there is no such entry
         token = protocol.read_token(config.token_file)
-        self._server = protocol.listen(self._serve, config.host, config.port, token, self._refusal_reason)
+        tls = server_context(config.cert, config.key) if config.cert and config.key else None
+        self._server = protocol.listen(
+            self._serve, config.host, config.port, token, self._refusal_reason, tls
+        )
         self.port = self._server.socket.getsockname()[1]
         self._sender = DelayedSender("o2o sender")  # sends later, or so that the caller need not wait
         self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._on_watchdog)

@@ -165,8 +165,9 @@ def test_untrusted_text_is_printed_harmlessly():
     "text", ["", "host", "host:", ":1", "host:0", "host:70000", "a b:1", "http://a:1", "::1:5"]
 )
 def test_an_address_is_host_and_port(text):
-    assert protocol.parse_address("arm-1.lab:8765") == ("arm-1.lab", 8765)
-    assert protocol.parse_address("[::1]:1") == ("::1", 1)
+    assert protocol.parse_address("arm-1.lab:8765") == ("arm-1.lab", 8765, False)
+    assert protocol.parse_address("[::1]:1") == ("::1", 1, False)
+    assert protocol.parse_address("wss://arm-1.lab:8765") == ("arm-1.lab", 8765, True)
     with pytest.raises(UsageError, match="wanted HOST:PORT"):
         protocol.parse_address(text)
 
