@@ -50,13 +50,12 @@ logger = logging.getLogger("o2o")
 
 
 class CommandSource(Protocol):
-    """Interface of a source of command lines.
+    """Interface of a source of command lines."""
 
-    Attributes:
-        names: command -> what a person presses or writes for it, for prompts.
-    """
-
-    names: Mapping[str, str]
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Returns command -> what a person presses or writes for it, for prompts."""
+        ...
 
     def read(self) -> list[str]:
         """Returns the lines since the last call, without waiting."""
