@@ -357,7 +357,9 @@ class RemoteRobot(RealTimeRobot):
                 self._done.append((seq, self._read_executed(message)))
                 self._reasons = seq, message.texts("reasons")
             elif message.kind == "homed":
-                self._homed = int(message.number("request")), message.text("error")
+                request = int(message.number("request"))
+                if request == self._request:  # an answer to an earlier request may come later
+                    self._homed = request, message.text("error")
             self._changed.notify_all()
 
     def _keep_observation(self, message: protocol.Message, received_s: float) -> None:

@@ -531,6 +531,15 @@ def test_home_gives_up_in_time_while_the_e_stop_is_pressed():
         client.close()
 
 
+def test_a_late_answer_to_an_earlier_homing_replaces_no_newer_one():
+    with connected() as (client, _, _):
+        far = client.env.unwrapped
+        for request, error in ((2, ""), (1, "the e-stop is pressed")):
+            far._request = 2
+            far._receive(protocol.Message("homed", {"request": request, "error": error}))
+        assert far._homed == (2, "")
+
+
 def test_a_client_that_leaves_while_homing_stops_the_robot():
     robot = Slider()
     robot.home_takes_s = 0.5
