@@ -237,6 +237,11 @@ class RobotServer:
             self._latched = reason
             self.halt(reason)
 
+    def _latch_hang(self, seconds: float) -> None:
+        with self._lock:
+            if not self._latched:  # several threads may have waited for the driver
+                self._latch(f"the driver hung for {seconds:.1f} s")
+
     def disconnect(self, outage_s: float) -> None:
         """Cuts the connection and refuses clients for `outage_s`."""
         with self._lock:
@@ -363,6 +368,7 @@ class RobotServer:
         """Executes one action, in the thread of the actions."""
         with self._lock:
             refused, halts = self._refuses_motion or request.client is not self._client, self._num_halts
+            rested = self._holding
             if not refused:
                 self._holding = False
                 self._watchdog.reset()
@@ -370,26 +376,36 @@ class RobotServer:
         executed, reasons = self._hold_action(), ["stopped"]
         if not refused:
             try:
-                executed, reasons = self._send_action(request.action)
+                executed, reasons = self._send_action(request.action, rested, halts)
             except O2OError as error:
                 self._latch(str(error))
             except Exception as error:  # a driver may fail in any way; the client and the log are notified
                 self._fail(error)
         with self._lock:
             if self._driver_s > self._watchdog.timeout_s and not refused:
-                self._latch(f"the driver hung for {self._driver_s:.1f} s")
+                self._latch_hang(self._driver_s)
             elif self._num_halts != halts and not refused:
                 self.guard.stop()  # again, for the action may have been sent after the stop
         self._send_done(request, executed, reasons)
 
-    def _send_action(self, action: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Returns (A,) what the robot executes of an action, and the reasons why the guard changed it."""
-        period_s = 1 / (self.guard.control_hz or 1.0)
-        if self.guard.obs_age_s > period_s:
+    def _send_action(self, action: np.ndarray, rested: bool, halts: int) -> tuple[np.ndarray, list[str]]:
+        """Returns (A,) what the robot executes of an action, and the reasons why the guard changed it.
+
+        Args:
+            action: (A,) requested.
+            rested: whether the robot was stopped before it, so that it must be observed at rest.
+            halts: number of stops so far; after a further one, the action is not sent.
+        """
+        period_s, begin_s = 1 / (self.guard.control_hz or 1.0), time.monotonic()
+        if rested or self.guard.obs_age_s > period_s:
             self._observe()
-        safe, reasons = self.guard.filter(action, late_s=self._driver_s - 2 * period_s)
+        took_s, self._driver_s = max(self._driver_s, time.monotonic() - begin_s), 0.0
+        safe, reasons = self.guard.filter(action, late_s=took_s - 2 * period_s)
         sent = self.faults.apply_stuck_joint(safe, np.asarray(self._hold_action(), safe.dtype))
         self.guard.wait_to_send()
+        with self._lock:
+            if self._num_halts != halts:
+                return self._hold_action(), ["stopped"]
         begin_s = time.monotonic()
         try:
             result = self.robot.send(self.guard.check_sendable(sent))
@@ -439,12 +455,12 @@ class RobotServer:
 
     def _read(self) -> tuple[dict[str, np.ndarray], float]:
         """Returns an observation and when it was measured; one thread at a time reads the robot."""
-        begin_s = time.monotonic()
+        begin_s, moving = time.monotonic(), not self._holding
         with self._reading:
             obs, measured_s = self.robot.observe_checked()
         took_s = time.monotonic() - begin_s
-        if took_s > self._watchdog.timeout_s and not self._holding:
-            self._latch(f"the driver hung for {took_s:.1f} s")
+        if took_s > self._watchdog.timeout_s and moving:
+            self._latch_hang(took_s)
         return obs, measured_s
 
     def _observe(self) -> tuple[dict[str, np.ndarray], float]:

@@ -1,5 +1,6 @@
 """Tests that a remote robot has the spec, rate and actions of the served one, and survives faults."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import RobotError, UsageError
+from o2o.hardware.guard import Guard
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from tests.support.served import Slider, remote, served, served_process, until, write_token
@@ -577,6 +579,72 @@ def test_the_watchdog_stops_the_robot_when_actions_stop_coming():
         assert until(lambda: client.env.unwrapped._flags["holding"])
         client.step(MOVE)
         assert until(lambda: not client.env.unwrapped._flags["holding"])
+
+
+class Hanging(Slider):
+    """Its method of the name `hangs` hangs once, for a time."""
+
+    hangs, takes_s, stopped_s = "", 0.6, 0.0
+
+    def observe(self):
+        self.wait("observe")
+        return super().observe()
+
+    def send(self, action):
+        super().send(action)
+        self.wait("send")
+
+    def wait(self, method: str) -> None:
+        if self.hangs == method:
+            self.hangs = ""
+            time.sleep(self.takes_s)
+
+    def stop(self):
+        super().stop()
+        self.stopped_s = time.monotonic()
+
+
+@pytest.fixture
+def running_clock(no_late_decisions, monkeypatch):
+    """The guard's clock runs, other than in the rest of this file."""
+    monkeypatch.setattr(sys.modules[Guard.__module__], "time", time)
+
+
+@pytest.mark.usefixtures("running_clock")
+@pytest.mark.parametrize("method", ["observe", "send"])
+def test_nothing_is_sent_after_the_stop_while_a_driver_hangs(method):
+    with connected(robot=Hanging(), watchdog_ms=150) as (client, server, robot):
+        far, robot.hangs = client.env.unwrapped, method
+        assert until(lambda: far.send(MOVE) or (time.sleep(0.02) or not robot.hangs))
+        began_s, stops, count = time.monotonic(), robot.stops, len(robot.sent)
+        while time.monotonic() < began_s + robot.takes_s + 0.3:
+            far.send(MOVE)
+            time.sleep(0.02)
+            if robot.stops == stops:
+                count = len(robot.sent)
+        assert robot.stops > stops and len(robot.sent) == count
+        assert re.fullmatch(r"the driver hung for 0\.\d s", server._latched) and far._flags["estop"]
+        server.run_command("go")
+        assert until(lambda: far.send(MOVE) or (time.sleep(0.02) or len(robot.sent) > count))
+
+
+@pytest.mark.usefixtures("running_clock")
+def test_an_action_that_waited_for_an_observation_is_late():
+    robot = Hanging()
+    with connected(robot=robot) as (client, server, _):
+        robot.takes_s, robot.hangs, server._holding = 0.3, "observe", True
+        client.env.unwrapped.send(np.array([0.4, 0.0]))  # to be executed from rest, after an observation
+        assert until(lambda: robot.sent)
+        assert robot.sent[0][0] == 0 and server.guard.interventions["late"] == 1
+
+
+def test_an_action_that_a_stop_overtakes_is_not_sent(monkeypatch):
+    with connected() as (client, server, robot):
+        far = client.env.unwrapped
+        monkeypatch.setattr(server.guard, "wait_to_send", lambda: server.halt("a test"))
+        far.send(MOVE)
+        assert until(lambda: far._reasons == (far._seq, ["stopped"]))
+        assert robot.sent == [] and far._done[-1][1][0] == 0
 
 
 def test_a_server_shutting_down_stops_the_robot():
