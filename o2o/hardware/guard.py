@@ -176,6 +176,7 @@ class Guard(gymnasium.Wrapper):
             return self._filter(action, late_s)
 
     def _filter(self, action: np.ndarray, late_s: float) -> tuple[np.ndarray, list[str]]:
+        self._motion.settle()
         context = self._context(late_s if self.real_time else 0.0)
         safe = self._chain.run(action, context, self.agent_filters)
         safe = _round(safe, action, context.hold, self.env.action_space.dtype)

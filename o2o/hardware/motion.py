@@ -49,7 +49,7 @@ class Motion:
     Attributes:
         model: how actions move the robot.
         period_s: time between two ticks, s; 1 if it is unknown.
-        velocity: (A,) speed that was commanded last, units/s.
+        velocity: (A,) speed at which the robot was commanded to move until now, units/s; see `settle`.
         max_change: (A,) largest change of that speed from one decision to the next, units/s.
     """
 
@@ -79,7 +79,7 @@ class Motion:
         Args:
             measured: (A,) where the entries that are positions are; others are ignored. None: there are none.
         """
-        self.velocity = np.zeros(len(self.model.low))
+        self.velocity = self._commanded = np.zeros(len(self.model.low))
         self.position = np.zeros_like(self.velocity)
         if measured is not None:
             self.position = np.where(self._is_position, measured, 0.0)
@@ -107,8 +107,20 @@ class Motion:
         moving = np.where(self._is_velocity, 0.0, np.abs(velocity) / self._max_velocity)
         changing = np.abs(velocity - self.velocity) / self.max_change
         self._needs_s = self.period_s * max(MIN_PERIOD, min(1.0, max(moving.max(), changing.max())))
-        self.velocity = velocity
+        self.velocity = self._commanded = velocity
         self.position = np.where(self._is_position, action, 0.0)
+
+    def settle(self) -> None:
+        """Lets `velocity` fall where the robot has come to rest since the last action.
+
+        Displacements and positions are covered in one period. Where the next action comes later, they rest
+        meanwhile, and their speed is the mean over the period before now: zero after two periods.
+        """
+        if self._sent_s == -np.inf:  # no action was sent by the clock
+            return
+        rest_s = time.monotonic() - self._sent_s - self.period_s
+        moving = min(1.0, max(0.0, 1 - rest_s / self.period_s))
+        self.velocity = np.where(self._is_velocity, 1.0, moving) * self._commanded
 
     def wait(self) -> None:
         """Waits until the action that was recorded last may be sent.

@@ -36,6 +36,14 @@ def run(chain: FilterChain, action, place=None, **facts) -> tuple[np.ndarray, li
     return safe, known.reasons
 
 
+@pytest.fixture
+def now(monkeypatch) -> SimpleNamespace:
+    """Time `now.s`, which passes only where the test sets it."""
+    now = SimpleNamespace(s=0.0)
+    monkeypatch.setattr("o2o.hardware.motion.time", SimpleNamespace(monotonic=lambda: now.s))
+    return now
+
+
 def test_an_action_inside_all_limits_is_unchanged():
     guard = chain(velocity=(5.0, 5.0), acceleration=(100.0, 100.0), workspace=((-1, -1), (1, 1)))
     safe, reasons = run(guard, [0.2, -0.3], np.zeros(2))
@@ -67,6 +75,37 @@ def test_speed_changes_no_faster_than_the_acceleration_limit():
     guard = chain(acceleration=(20.0, 20.0))  # 2 units/s a decision: 0.2 a decision at 10 Hz
     sent = [run(guard, [x, 0])[0][0] for x in (0.5, 0.5, 0.5, -0.5)]
     assert sent == pytest.approx([0.2, 0.4, 0.5, 0.3])
+
+
+@pytest.mark.parametrize(("gap_s", "sent"), [(0.05, 0.5), (0.1, 0.5), (0.15, 0.4), (0.2, 0.2), (60.0, 0.2)])
+def test_an_arm_that_rested_meanwhile_starts_from_rest(now, gap_s, sent):
+    """A displacement is covered in 0.1 s; what comes later finds the arm slower, or at rest."""
+    guard = chain(acceleration=(20.0, 20.0))  # 0.2 a decision
+    for now.s in (0.0, 0.1):
+        run(guard, [0.4, 0.0])
+        guard.motion.wait()
+    now.s += gap_s
+    guard.motion.settle()
+    assert run(guard, [0.5, 0.0])[0] == pytest.approx([sent, 0.0])
+
+
+def test_a_hold_moves_no_arm_that_rests_already(now):
+    guard = chain(("displacement", "position"), acceleration=(20.0, 20.0))
+    for now.s in (0.0, 0.1):
+        run(guard, [0.4, 0.4])
+        guard.motion.wait()
+    now.s += 0.2
+    guard.motion.settle()
+    assert run(guard, [np.nan, 0.0])[0] == pytest.approx([0.0, 0.4])
+
+
+def test_a_velocity_goes_on_until_the_next_action(now):
+    guard = chain("velocity", acceleration=(2.0, 2.0))
+    run(guard, [0.2, 0.0])
+    guard.motion.wait()
+    now.s += 60.0
+    guard.motion.settle()
+    assert run(guard, [0.9, 0.0])[0] == pytest.approx([0.4, 0.0])
 
 
 # ---- holds
@@ -165,14 +204,6 @@ def test_a_position_ends_at_the_wall_and_not_where_a_displacement_of_it_would():
     assert run(guard, [0.36, 0.1], [0.35, 0.0]) == (pytest.approx([0.36, 0.1]), [])
     safe, reasons = run(guard, [0.9, 0.1], [0.36, 0.1])
     assert safe == pytest.approx([0.5, 0.1]) and reasons == ["workspace"]
-
-
-@pytest.fixture
-def now(monkeypatch) -> SimpleNamespace:
-    """Time `now.s`, which passes only where the test sets it."""
-    now = SimpleNamespace(s=0.0)
-    monkeypatch.setattr("o2o.hardware.motion.time", SimpleNamespace(monotonic=lambda: now.s))
-    return now
 
 
 def test_what_is_still_to_be_executed_counts_at_the_wall(now):
