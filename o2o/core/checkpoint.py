@@ -121,9 +121,18 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Te
 
 
 def exists(folder: Path) -> bool:
-    """Returns whether there is anything under this name for `load` to read."""
+    """Returns whether there is anything under this name for `load` to read.
+
+    A first checkpoint that a kill cut off is nothing; a damaged one is something, and `load` says what.
+    """
     folder = Path(folder)
-    return any((path / META).is_file() for path in (folder, _partial(folder), _previous(folder)))
+    if any((path / META).is_file() for path in (folder, _previous(folder))):
+        return True
+    try:
+        _read(_partial(folder))
+    except _Broken:
+        return False
+    return True
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:

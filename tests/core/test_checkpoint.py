@@ -177,6 +177,9 @@ def test_a_missing_checkpoint_and_a_file_of_that_name_are_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is not readable: it is a file, wanted a folder"):
         checkpoint.load(tmp_path / "file")
+    save(tmp_path / "damaged", 1)
+    (tmp_path / "damaged" / checkpoint.META).write_bytes(b"")
+    assert checkpoint.exists(tmp_path / "damaged")  # which is for `load` to say
     assert not checkpoint.exists(tmp_path / "none") and not checkpoint.exists(tmp_path / "file")
 
 
@@ -189,6 +192,7 @@ def test_pickles_are_not_opened(tmp_path):
 
 STATES = {  # what a kill can leave behind, by the folders that exist, and the step that must be found
     "while writing the first": ({"c": None, ".c.partial": "half"}, None),
+    "while writing the first one's last file": ({".c.partial": "cut"}, None),
     "while writing the second": ({"c": 1, ".c.partial": "half"}, 1),
     "while removing the older": ({"c": 2, "c.previous": "half", ".c.partial": 3}, 2),
     "between the two renames": ({"c.previous": 1, ".c.partial": 2}, 2),
@@ -202,11 +206,14 @@ def test_a_checkpoint_is_readable_after_a_kill_and_the_next_save_cleans_up(tmp_p
     folders, want = STATES[state]
     for name, step in folders.items():
         if step is not None:
-            save(tmp_path / "made", step if step != "half" else 0)
+            save(tmp_path / "made", step if isinstance(step, int) else 0)
             (tmp_path / "made").rename(tmp_path / name)
             if step == "half":
                 (tmp_path / name / checkpoint.META).unlink()
+            if step == "cut":
+                (tmp_path / name / checkpoint.META).write_bytes(b"")
     if want is None:
+        assert not checkpoint.exists(tmp_path / "c")
         with pytest.raises(UsageError):
             checkpoint.load(tmp_path / "c")
     else:
