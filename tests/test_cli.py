@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -24,6 +25,7 @@ from o2o.commands.command_table import COMMANDS, GROUPS
 from o2o.commands.flags import flag_tree
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
+from o2o.core.output_lock import lock_file, lock_folder
 from o2o.core.run_log import read_metrics
 from tests.support.command_line import SMALL, TDMPC, pretrain
 from tests.support.paths import POINT_ROBOT, RECURRENT_MODEL, SUPPORT
@@ -297,11 +299,79 @@ def test_an_existing_run_is_not_overwritten(fails, dataset, pretrained):
 
 
 def test_a_folder_without_a_run_is_not_resumed(fails, tmp_path, pretrained):
-    assert "is no run to resume" in fails(2, "pretrain", "--resume", "--out", tmp_path)
+    assert "holds no run yet; start it with" in fails(2, "pretrain", "--resume", "--out", tmp_path)
     (tmp_path / "run.json").write_text("[]")
     assert "is no run to resume" in fails(2, "finetune", "--resume", "--out", tmp_path)
     line = fails(2, "finetune", "--resume", "--out", pretrained)
     assert "is a run of `o2o pretrain`, not of `o2o finetune`" in line
+
+
+WRITING = {  # command -> the output that it locks
+    "pretrain --dataset {data} --out {out}": "out",
+    "pretrain --resume --out {run}": "run",
+    "finetune --checkpoint {run} --out {out}": "out",
+    "compare --dataset {data} --presets small --out {out}": "out",
+    "demo --out {out}": "out",
+    "evaluate --checkpoint {run} --out {out}": "file out",
+    "evaluate --checkpoint {run} --film {out}": "file out",
+    "evaluate --checkpoint {run} --record-plans {out}": "out",
+    "inspect {run}": "run/inspect",
+    "inspect {run} --out {out}": "out",
+    "check --dataset {data} --out {out}": "out",
+    "data convert {data} {out}": "file out",
+    "data merge {data} {data} {out}": "file out",
+    "data relabel {data} {out} --terminate": "file out",
+    "data split {data} rest {out}": "file out",
+    "data split {data} {out} part": "file out",
+}
+
+
+@pytest.mark.parametrize("words", WRITING)
+def test_an_output_that_another_process_writes_is_refused(fails, dataset, pretrained, tmp_path, words):
+    paths = {
+        "data": dataset,
+        "out": tmp_path / "out",
+        "run": pretrained,
+        "run/inspect": pretrained / "inspect",
+    }
+    kind, _, name = WRITING[words].rpartition(" ")
+    with lock_file(paths[name]) if kind else lock_folder(paths[name]):
+        line = fails(2, *words.format(**paths).split())
+    assert line.startswith(f"{paths[name]} is in use by process {os.getpid()} on ")
+    assert not (tmp_path / "out").exists() or WRITING[words] == "file out"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_another_process_writes_can_be_read(o2o, pretrained, tmp_path):
+    with lock_folder(pretrained):
+        code, _, err = o2o("evaluate", "--checkpoint", pretrained, "--episodes", 1, "--out", tmp_path / "a")
+        assert code == 0 and json.loads((tmp_path / "a").read_text())["lengths"], err
+        assert o2o("inspect", pretrained, "--only", "value", "--out", tmp_path / "page")[0] == 0
+        assert o2o("finetune", "--checkpoint", pretrained, "--out", tmp_path / "b", "--episodes", 1,
+                   "--updates-per-step", 0)[0] == 0  # fmt: skip
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_second_pretraining_is_refused_until_the_first_is_killed(fails, o2o, dataset, tmp_path):
+    out = tmp_path / "run"
+    words = [str(word) for word in pretrain(dataset, out, "--updates", 100_000)]
+    first = subprocess.Popen([sys.executable, "-m", "o2o", *words], stdout=subprocess.DEVNULL)
+    try:
+        while not (out / ".lock").exists() or not (out / ".lock").read_bytes():
+            assert first.poll() is None
+            time.sleep(0.02)
+        line = fails(2, *words)
+        assert line.startswith(f"{out} is in use by process {first.pid} on ")
+        assert ": o2o pretrain --dataset " in line and len(line.splitlines()) == 1
+    finally:
+        first.kill()
+        first.wait()
+    if (out / "run.json").exists():
+        assert "is not empty; give --resume to continue it" in fails(2, *words)
+        code, _, err = o2o("pretrain", "--resume", "--out", out, "--updates", 2)
+    else:
+        code, _, err = o2o(*words, "--updates", 2)
+    assert code == 0 and [line["step"] for line in read_metrics(out)][-1] == 2, err
 
 
 def test_resuming_with_another_value_names_it(fails, pretrained):

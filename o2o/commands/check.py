@@ -12,6 +12,7 @@ import numpy as np
 from o2o.core.checkpoint import write_json
 from o2o.core.config import at_least
 from o2o.core.errors import DataError, RobotError, UsageError
+from o2o.core.output_lock import lock_folder
 from o2o.data.audit import plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.run_checks import check_recording
@@ -57,7 +58,7 @@ def check(config: CheckConfig) -> None:
     error.
 
     Raises:
-        UsageError: nothing to check.
+        UsageError: nothing to check, or another process writes the report.
         DataError: the dataset has an error that would impair learning.
         RobotError: the robot breaks the contract.
         StorageError: the report cannot be written.
@@ -66,7 +67,8 @@ def check(config: CheckConfig) -> None:
         raise UsageError("nothing to check: add --dataset NAME or --robot NAME")
     choice = choose_robot(config, None) if config.robot else None
     recording = load(config.dataset, config.dataset_options) if config.dataset else None
-    with closing(_connect(choice)) if choice else nullcontext() as robot:
+    lock = lock_folder(config.out) if config.out else nullcontext()
+    with lock, closing(_connect(choice)) if choice else nullcontext() as robot:
         if recording is not None:
             check_dataset(recording, config, robot)
         if choice is not None and robot is not None:

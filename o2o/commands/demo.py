@@ -11,7 +11,8 @@ from o2o.agent import presets
 from o2o.core import checkpoint, child_process, stats
 from o2o.core.config import at_least
 from o2o.core.errors import RobotError
-from o2o.core.run_log import format_duration, read_metrics, run_folder
+from o2o.core.run_folder import new_folder
+from o2o.core.run_log import format_duration, read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
 from o2o.training.evaluate import Score
@@ -59,7 +60,13 @@ def demo(config: DemoConfig) -> Path:
         O2OError: see the exit codes in the README.
     """
     begin = time.monotonic()
-    folder = run_folder(config.out, "demo", config.dataset)
+    with new_folder(config.out, "demo", config.dataset, "remove it, or give another --out") as folder:
+        _demo(config, folder)
+    print(f"everything is in {folder}; took {format_duration(time.monotonic() - begin)}")
+    return folder
+
+
+def _demo(config: DemoConfig, folder: Path) -> None:
     preset = presets.get(config.preset)
     dataset_options = replace(preset.dataset_options, max_episodes=config.recordings)
     before = pretrain(
@@ -95,8 +102,6 @@ def demo(config: DemoConfig) -> Path:
     _draw(folder / "learning_curve.png", folder, rows)
     checkpoint.write_json(folder / "result.json", _result(config, rows, gains))
     print(_table(config, rows, gains))
-    print(f"everything is in {folder}; took {format_duration(time.monotonic() - begin)}")
-    return folder
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from o2o.core import checkpoint
 from o2o.core.compute import MachineConfig, tune
 from o2o.core.config import at_least
 from o2o.core.errors import O2OError, UsageError
+from o2o.core.output_lock import lock_folder
 from o2o.core.plugins import not_found
 from o2o.core.video import write_figure
 from o2o.data.load import DataConfig
@@ -123,13 +124,19 @@ def report(config: InspectConfig) -> Path:
     Returns:
         Path of the page.
     Raises:
-        UsageError: there is no such run, the dataset does not fit it, or no question can be answered.
+        UsageError: there is no such run, the dataset does not fit it, no question can be answered, or
+            another process writes the folder.
         DataError: the dataset is missing or broken.
         StorageError: the folder cannot be written.
     """
     tune(MachineConfig(threads=config.threads, trust=config.trust))
     run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
     out = config.out or Path(config.run) / "inspect"
+    with lock_folder(out):
+        return _report(config, run, out)
+
+
+def _report(config: InspectConfig, run: Run, out: Path) -> Path:
     results: dict[str, Result] = {}
     failures: dict[str, str] = {}
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,59 @@ from o2o.core import checkpoint, trust
 from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.files import read_text
+from o2o.core.output_lock import LOCK, lock_folder
 from o2o.core.run_log import versions
 
 RUN_INFO = "run.json"
 CHECKPOINTS = "checkpoints"  # folder of the stored checkpoints; `checkpoint` is the latest
+LEFTOVERS = {LOCK, f".{RUN_INFO}.partial"}  # of a process that was killed before `run.json` was there
+
+
+@contextmanager
+def new_folder(
+    out: Path | None, kind: str, name: str,
+    otherwise: str = "give --resume to continue it, or another --out",
+) -> Iterator[Path]:  # fmt: skip
+    """Yields the folder of a new run, locked: `out`, or `runs/<kind>-<name>-<time>`.
+
+    Args:
+        otherwise: what to do where `out` is not empty.
+    Raises:
+        UsageError: `out` is not empty, or another process writes it.
+        StorageError: it cannot be written.
+    """
+    folder = _default_folder(kind, name) if out is None else Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, wanted a new folder")
+    with lock_folder(folder):
+        if not _is_unused(folder):
+            raise UsageError(f"{folder} is not empty; {otherwise}")
+        yield folder
+
+
+def _is_unused(folder: Path) -> bool:
+    """Returns whether a folder is missing, or holds nothing but `LEFTOVERS`."""
+    return not folder.exists() or {path.name for path in folder.iterdir()} <= LEFTOVERS
+
+
+def _default_folder(kind: str, name: str) -> Path:
+    stem = Path(name).stem if name.endswith(".py") else name
+    tidy = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
+    return Path("runs") / f"{kind}-{tidy}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@contextmanager
+def resumed_folder(out: Path | None, config, resumable: set[str]) -> Iterator[Path]:
+    """Yields the folder of the run to resume, locked, after `check_resumable`.
+
+    Raises:
+        UsageError: `out` is not the folder of a run, or another process writes it.
+        FieldError: see `check_resumable`.
+    """
+    check_resumable(read_run_info(out)["config"], config, resumable)
+    folder = Path(out or "")
+    with lock_folder(folder):
+        yield folder
 
 
 def checkpoint_folder(path: Path | None) -> Path:
@@ -121,6 +171,8 @@ def read_run_info(folder: Path | None) -> dict:
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
     try:
+        if _is_unused(Path(folder)):
+            raise UsageError(f"{folder} holds no run yet; start it with its whole command, without --resume")
         run_info = trust.mark(json.loads(read_text(Path(folder) / RUN_INFO)))
         return {**run_info, "command": run_info["command"], "config": run_info["config"]}
     except (OSError, ValueError, TypeError, KeyError) as error:

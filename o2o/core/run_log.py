@@ -28,24 +28,6 @@ PLAIN_EVERY_S = 30.0  # between two progress lines if the output is no terminal
 PACKAGES = ("o2o", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "minari")
 
 
-def run_folder(out: Path | None, kind: str, name: str) -> Path:
-    """Returns the folder of a new run: `out`, or `runs/<kind>-<name>-<time>`. It is not created yet.
-
-    Raises:
-        UsageError: `out` is not empty.
-    """
-    if out is None:
-        stem = Path(name).stem if name.endswith(".py") else name
-        tidy = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem)
-        return Path("runs") / f"{kind}-{tidy}-{time.strftime('%Y%m%d-%H%M%S')}"
-    out = Path(out)
-    if out.is_dir() and not any(out.iterdir()):
-        return out
-    if out.exists():
-        raise UsageError(f"{out} is not empty; give --resume to continue it, or another --out")
-    return out
-
-
 class RunLog:
     """The log of a run: `metrics.jsonl`, `tensorboard/<phase>`, and lines on the terminal.
 

@@ -18,8 +18,9 @@ from o2o.core.config import at_least
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.files import read_text
-from o2o.core.run_folder import checkpoint_folder
-from o2o.core.run_log import RunLog, run_folder
+from o2o.core.output_lock import lock_file
+from o2o.core.run_folder import checkpoint_folder, new_folder
+from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
 from o2o.core.video import write_video
@@ -275,10 +276,21 @@ def evaluate(config: EvaluateConfig) -> Score:
     """Evaluates a checkpoint on its robot, prints the result and returns it.
 
     Raises:
-        UsageError: no checkpoint, or a checkpoint of another robot.
+        UsageError: no checkpoint, a checkpoint of another robot, or another process writes an output.
         RobotError: the robot fails.
     """
     tune(config)
+    with ExitStack() as stack:
+        for path in (config.film, config.out):
+            if path:
+                stack.enter_context(lock_file(path))
+        if config.record_plans:
+            otherwise = "remove it, or give another --record-plans"
+            stack.enter_context(new_folder(config.record_plans, "plans", "", otherwise))
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> Score:
     tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1)
@@ -289,9 +301,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         set_auto_penalty_weight(agent, data, print)
     record = None
     if config.record_plans:
-        plan_store = PlanStore(
-            run_folder(config.record_plans, "plans", ""), memory.budget_bytes(config.plans_budget)
-        )
+        plan_store = PlanStore(config.record_plans, memory.budget_bytes(config.plans_budget))
         record = plan_writer(plan_store, agent, scenes(config.episodes))
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as stack:
 

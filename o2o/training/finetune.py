@@ -1,6 +1,6 @@
 """Fine-tunes a pretrained agent on its robot: plays episodes with the planner and learns from each."""
 
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +10,13 @@ from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Episode
 from o2o.core.run_folder import (
-    check_resumable,
     checkpoint_folder,
-    read_run_info,
+    new_folder,
+    resumed_folder,
     stop_requested,
     write_run_info,
 )
-from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
-from o2o.data.journal import Journal
+from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
@@ -125,7 +124,13 @@ def finetune(config: FinetuneConfig) -> Path:
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
     """
     tune(config)
-    folder, tensors, meta, resumed = _prepare(config)
+    with _open_folder(config) as folder:
+        _finetune(config, folder)
+    return folder
+
+
+def _finetune(config: FinetuneConfig, folder: Path) -> None:
+    tensors, meta, resumed = _load(config, folder)
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
@@ -232,21 +237,22 @@ def finetune(config: FinetuneConfig) -> Path:
         if not learner.up_to_date:
             evaluate()
         log.line(f"fine-tuned for {done} episodes; checkpoint in {folder}")
-    return folder
 
 
-def _prepare(config: FinetuneConfig) -> tuple[Path, dict, dict, bool]:
-    """Returns the run folder, tensors and meta of the first checkpoint, and whether it is the run's own."""
+def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
+    if config.resume:
+        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
+    if config.dry_run:  # which cannot be resumed
+        return new_folder(config.out, "finetune", "dry-run", "remove it, or give another --out")
+    return new_folder(config.out, "finetune", config.robot or "robot")
+
+
+def _load(config: FinetuneConfig, folder: Path) -> tuple[dict, dict, bool]:
+    """Returns tensors and meta of the first checkpoint, and whether it is the run's own."""
     if not config.resume:
-        name = "dry-run" if config.dry_run else config.robot or "robot"
-        folder = run_folder(config.out, "finetune", name)
-        return folder, *checkpoint.load(checkpoint_folder(config.checkpoint)), False
-    check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
-    folder = Path(config.out or "")
-    if (folder / "online").exists():
-        Journal(folder / "online" / "journal").close()  # raises at once if another process runs this run
+        return *checkpoint.load(checkpoint_folder(config.checkpoint)), False
     with learner_lock(folder, print):
-        return folder, *load_latest(folder, config.checkpoint)
+        return load_latest(folder, config.checkpoint)
 
 
 def _num_logged(log: RunLog) -> int:

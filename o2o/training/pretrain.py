@@ -1,5 +1,6 @@
 """Pretrains a world model, a critic and a policy on recordings, without a robot."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from o2o.core.config import at_least
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import (
-    check_resumable,
     collect_state,
     finite_metrics,
-    read_run_info,
+    new_folder,
     restore_replays,
+    resumed_folder,
     save_checkpoint,
     stop_requested,
     write_run_info,
 )
-from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
+from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.core.stats import auroc
 from o2o.data import training_data
 from o2o.data.load import DataConfig
@@ -100,7 +101,12 @@ def pretrain(config: PretrainConfig) -> Path:
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     tune(config)
-    folder = _folder(config)
+    with _open_folder(config) as folder:
+        _pretrain(config, folder)
+    return folder
+
+
+def _pretrain(config: PretrainConfig, folder: Path) -> None:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = checkpoint.load(folder / "checkpoint") if resumed else None
     read_action_bounds = action_bounds_reader(config) if config.robot else None
@@ -186,14 +192,12 @@ def pretrain(config: PretrainConfig) -> Path:
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
         log.line(f"pretrained for {agent.num_updates} updates; checkpoint in {folder}")
-    return folder
 
 
-def _folder(config: PretrainConfig) -> Path:
+def _open_folder(config: PretrainConfig) -> AbstractContextManager[Path]:
     if config.resume:
-        check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
-        return Path(config.out or "")
-    return run_folder(config.out, "pretrain", Path(config.dataset).stem)
+        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
+    return new_folder(config.out, "pretrain", Path(config.dataset).stem)
 
 
 def _returns(folder: Path) -> list[float]:

@@ -1,12 +1,14 @@
-"""Tests which changes of a config a resumed run accepts."""
+"""Tests the folder of a new and of a resumed run, and which changes of a config a resumed run accepts."""
 
+import json
 from dataclasses import dataclass, field
 
 import pytest
 
 from o2o.core.config import to_dict
 from o2o.core.errors import UsageError
-from o2o.core.run_folder import check_resumable
+from o2o.core.output_lock import lock_folder
+from o2o.core.run_folder import LEFTOVERS, check_resumable, new_folder, read_run_info, resumed_folder
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,69 @@ def test_every_other_changed_field_is_named_with_both_values():
 
 def test_a_field_that_the_saved_config_lacks_is_no_change():
     check_resumable({"updates": 10, "seed": 0}, Config(), set())
+
+
+def test_the_default_folder_names_command_and_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with new_folder(None, "pretrain", "./my arm/mine.py") as folder:
+        assert folder.parent.name == "runs" and folder.is_dir()
+        assert folder.name.startswith("pretrain-mine-20")
+        assert len(folder.name) == len("pretrain-mine-20260102-030405")
+    with new_folder(None, "finetune", "D4RL/pen v2") as folder:
+        assert folder.name.startswith("finetune-D4RL-pen-v2-")
+    assert list(tmp_path.iterdir()) == []  # nothing was written into them
+
+
+def test_a_new_folder_may_hold_what_a_process_killed_before_the_run_began_has_left(tmp_path):
+    with new_folder(tmp_path / "new", "pretrain", "x") as folder:
+        assert folder == tmp_path / "new"
+    for name in LEFTOVERS:
+        (tmp_path / name).write_text("cut o")
+    with new_folder(tmp_path, "pretrain", "x") as folder:
+        assert folder == tmp_path
+
+
+@pytest.mark.parametrize("name", ["file", "run.json", "metrics.jsonl", ".hidden"])
+def test_a_new_folder_must_hold_nothing_else(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UsageError, match="is not empty; give --resume to continue it, or another --out"):
+        new_folder(tmp_path, "pretrain", "x").__enter__()
+    with (
+        pytest.raises(UsageError, match="not empty; remove it"),
+        new_folder(tmp_path, "demo", "", "remove it"),
+    ):
+        raise AssertionError
+    assert (tmp_path / name).read_text() == "x"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(UsageError, match="is a file, wanted a new folder"),
+        new_folder(tmp_path / "file", "", ""),
+    ):
+        raise AssertionError
+
+
+def test_a_folder_in_use_is_neither_started_nor_resumed(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"command": "pretrain", "config": to_dict(Config())}))
+    with lock_folder(tmp_path):
+        with pytest.raises(UsageError, match="is in use by process"):
+            new_folder(tmp_path, "pretrain", "x").__enter__()
+        with pytest.raises(UsageError, match="is in use by process"):
+            resumed_folder(tmp_path, Config(), RESUMABLE).__enter__()
+        assert read_run_info(tmp_path)["command"] == "pretrain"  # readers need no lock
+    with resumed_folder(tmp_path, Config(updates=20), RESUMABLE) as folder:
+        assert folder == tmp_path
+
+
+def test_resuming_a_folder_without_a_run_says_how_to_start_it(tmp_path):
+    for name in LEFTOVERS:
+        (tmp_path / name).write_text("")
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match="holds no run yet; start it with its whole command"):
+            read_run_info(folder)
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(UsageError, match="is no run to resume"):
+            read_run_info(folder)

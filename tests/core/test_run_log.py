@@ -12,7 +12,7 @@ from PIL import Image
 
 from o2o.core import run_log
 from o2o.core.errors import StorageError, UsageError
-from o2o.core.run_log import Progress, RunLog, read_metrics, run_folder
+from o2o.core.run_log import Progress, RunLog, read_metrics
 
 
 def shown(folder):
@@ -335,26 +335,6 @@ def test_the_rate_of_slow_progress_has_two_digits():
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
 def test_a_duration_is_minutes_and_seconds(seconds, text):
     assert run_log.format_duration(seconds) == text
-
-
-def test_the_default_run_folder_names_command_and_time(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = run_folder(None, "pretrain", "./my arm/mine.py")
-    assert folder.parent.name == "runs" and not folder.exists()
-    assert folder.name.startswith("pretrain-mine-20") and len(folder.name) == len(
-        "pretrain-mine-20260102-030405"
-    )
-    assert run_folder(None, "finetune", "D4RL/pen v2").name.startswith("finetune-D4RL-pen-v2-")
-
-
-def test_a_given_run_folder_must_be_empty(tmp_path):
-    assert run_folder(tmp_path / "new", "pretrain", "x") == tmp_path / "new"
-    assert run_folder(tmp_path, "pretrain", "x") == tmp_path
-    (tmp_path / "file").write_text("x")
-    for path in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="--resume to continue it, or another --out") as caught:
-            run_folder(path, "pretrain", "x")
-        assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("text", ["x\n", "[]\n", '{"loss": 1}\n', "[" * 100_000 + "\n"])

@@ -19,6 +19,7 @@ import o2o
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_folder
 from o2o.core.errors import DivergedError, StorageError, UsageError
+from o2o.core.output_lock import lock_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.journal import Journal
 from o2o.data.online_dataset import OnlineDataset
@@ -166,6 +167,8 @@ def test_a_kill_within_an_episode_keeps_its_steps_truncated(pretrained, finetune
 def test_a_running_run_cannot_be_resumed_by_a_second_process(pretrained, tmp_path):
     out = tmp_path / "run"
     o2o.finetune(finetune_config(pretrained, out, episodes=1))
+    with lock_folder(out), pytest.raises(UsageError, match=f"in use by process {os.getpid()}"):
+        o2o.finetune(finetune_config(pretrained, out, resume=True))
     with closing(OnlineDataset(out / "online")), pytest.raises(UsageError, match="in use by another process"):
         o2o.finetune(finetune_config(pretrained, out, resume=True))
     o2o.finetune(finetune_config(pretrained, out, episodes=2, resume=True))

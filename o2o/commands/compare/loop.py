@@ -1,6 +1,7 @@
 """Compares presets: each learns from the same data under one budget and is evaluated in the same scenes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from o2o.core import checkpoint, trust
 from o2o.core.compute import MachineConfig, should_compile
 from o2o.core.config import FieldError, at_least, at_most, to_dict
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.run_folder import check_resumable, read_run_info, stop_requested, write_run_info
-from o2o.core.run_log import run_folder, versions
+from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
+from o2o.core.run_log import versions
 from o2o.core.seeding import derive
 from o2o.data.fit_transform import fit_transform
 from o2o.data.load import DataConfig, load
@@ -114,8 +115,15 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     if len(systems) < max(len(config.presets), 1):
         some = "a preset is given twice" if systems else "no presets given"
         raise UsageError(f"{some}: add --presets NAME NAME (`o2o list presets` shows names)")
+    if not config.dataset:
+        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    with _open_folder(config) as folder:
+        _compare(config, folder.resolve(), systems)
+    return folder.resolve()
+
+
+def _compare(config: CompareConfig, folder: Path, systems: dict[str, PretrainConfig]) -> None:
     data, choice = _data_and_robot(config, next(iter(systems.values())).dataset_options)
-    folder = _folder(config)
     write_run_info(folder, "compare", config, {})
     trials = [
         _trial(config, folder, choice, name, system, seed)
@@ -136,7 +144,6 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     failed = sum(bool(trial.record().failed) for trial in trials)
     if failed:
         raise O2OError(f"{failed} of {len(trials)} runs failed; {folder}/table.md has the reasons")
-    return folder
 
 
 def _seeds(config: CompareConfig) -> range:
@@ -169,12 +176,10 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
     """Returns the recordings' success and return over all seeds, and the robot, after checking that they fit.
 
     Raises:
-        UsageError: no dataset, no robot, a robot of another kind, or a device or compiler that is missing.
+        UsageError: no robot, a robot of another kind, or a device or compiler that is missing.
         DataError: the data are missing or broken.
         RobotError: the robot cannot be built.
     """
-    if not config.dataset:
-        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     pick_device(config.device)
     should_compile(config, 0)
     recording = load(config.dataset, how, config.first_seed)
@@ -186,11 +191,10 @@ def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, Robot
     return result.of_data([episode for outline in outlines for episode in outline.episodes]), choice
 
 
-def _folder(config: CompareConfig) -> Path:
+def _open_folder(config: CompareConfig) -> AbstractContextManager[Path]:
     if config.resume:
-        check_resumable(read_run_info(config.out)["config"], config, RESUMABLE_FIELDS)
-        return Path(config.out or "").resolve()
-    return run_folder(config.out, "compare", Path(config.dataset).stem).resolve()
+        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
+    return new_folder(config.out, "compare", Path(config.dataset).stem)
 
 
 def _trial(

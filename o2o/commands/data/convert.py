@@ -31,15 +31,15 @@ def convert(config: ConvertConfig) -> None:
     """Writes every episode with all recorded columns; images are copied one episode at a time.
 
     Raises:
-        UsageError: the folder exists, or its name cannot name a dataset.
+        UsageError: the folder exists or is being written, or its name cannot name a dataset.
         DataError: the episodes differ in layout.
         StorageError: it cannot be written.
     """
-    dataset_writer.check_free(config.out)
-    recording = load(config.dataset, config.source)
-    if config.drop_copies:
-        extra = {copy for _, copy in find_copies(recording.episodes)}
-        kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
-        recording = replace(recording, episodes=kept)
-        print(f"{len(extra)} copies left out")
-    dataset_writer.write(config.out, recording, f"from {recording.name}", config.jpeg)
+    with dataset_writer.reserve(config.out):
+        recording = load(config.dataset, config.source)
+        if config.drop_copies:
+            extra = {copy for _, copy in find_copies(recording.episodes)}
+            kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
+            recording = replace(recording, episodes=kept)
+            print(f"{len(extra)} copies left out")
+        dataset_writer.write(config.out, recording, f"from {recording.name}", config.jpeg)

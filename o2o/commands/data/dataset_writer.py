@@ -1,6 +1,8 @@
 """Writes recordings as Minari datasets, for every command of `o2o data`."""
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import gymnasium
@@ -10,23 +12,29 @@ from gymnasium import spaces
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import read_bytes
 from o2o.core.memory import format_bytes
+from o2o.core.output_lock import lock_file
 from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
 from o2o.data.formats.minari_spaces import flatten_space
 from o2o.data.formats.recording import Recording
 
 
-def check_free(*folders: Path) -> None:
-    """Checks the output folders before anything is read.
+@contextmanager
+def reserve(*folders: Path) -> Iterator[None]:
+    """Locks the output folders for one command, before it reads anything.
 
     Raises:
-        UsageError: one exists already, or two are the same.
+        UsageError: one exists already, another process writes it, or two are the same.
+        StorageError: the folder around one cannot be written.
     """
-    for folder in folders:
-        if folder.exists():
-            raise UsageError(f"{folder} already exists; remove it or choose another name")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UsageError(f"{folders[0]} is to be written twice; choose two names")
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(lock_file(folder))
+            if folder.exists():
+                raise UsageError(f"{folder} already exists; remove it or choose another name")
+        yield
 
 
 def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) -> None:

@@ -36,15 +36,18 @@ def merge(config: MergeConfig) -> None:
     """Writes the episodes of all recordings in order.
 
     Raises:
-        UsageError: fewer than two recordings, or the folder exists.
+        UsageError: fewer than two recordings, or the folder exists or is being written.
         DataError: the recordings differ in layout or rate; the line names the difference.
         StorageError: it cannot be written.
     """
     sources, out = config.paths[:-1], Path("".join(config.paths[-1:]))
     if len(sources) < 2:
         raise UsageError("wanted `o2o data merge SRC SRC ... DST`: two recordings or more, and a new folder")
-    dataset_writer.check_free(out)
-    recordings = [load(source, config.source) for source in sources]
+    with dataset_writer.reserve(out):
+        _merge([load(source, config.source) for source in sources], out)
+
+
+def _merge(recordings: list[Recording], out: Path) -> None:
     first = recordings[0]
     for other in recordings[1:]:
         wrong = differences(first, other)

@@ -49,7 +49,8 @@ def relabel(config: RelabelConfig) -> None:
     """Writes the recording with new labels: `by`, then `interactive`, `success_reward` and `terminate`.
 
     Raises:
-        UsageError: no source of labels is given, or it is invalid, or the folder exists.
+        UsageError: no source of labels is given, or it is invalid, or the folder exists
+            or is being written.
         DataError: an episode's success is needed and unknown.
         StorageError: it cannot be written.
     """
@@ -62,7 +63,11 @@ def relabel(config: RelabelConfig) -> None:
         raise UsageError(
             "no labels given: add --by FILE, --interactive, --success-reward NUMBER or --terminate"
         )
-    dataset_writer.check_free(config.out)
+    with dataset_writer.reserve(config.out):
+        _relabel(config)
+
+
+def _relabel(config: RelabelConfig) -> None:
     recording = load(config.dataset, config.source)
     episodes = recording.episodes
     if config.by is not None and config.by.suffix == ".py":

@@ -46,11 +46,15 @@ def split(config: SplitConfig) -> None:
     """Writes both parts or none; each keeps the order of its episodes.
 
     Raises:
-        UsageError: a folder exists.
+        UsageError: a folder exists or is being written.
         DataError: there is one episode only.
         StorageError: a part cannot be written.
     """
-    dataset_writer.check_free(config.rest, config.part)
+    with dataset_writer.reserve(config.rest, config.part):
+        _split(config)
+
+
+def _split(config: SplitConfig) -> None:
     whole = load(config.dataset, config.source)
     rest, part = recordings.split(whole.episodes, config.share, config.seed)
     if not part:

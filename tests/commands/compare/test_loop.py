@@ -306,7 +306,7 @@ def test_no_dataset_no_robot_and_folders_that_do_not_fit(fails, dataset, compare
     assert "no robot given, and the data name none" in fails(2, *given, "--dataset", dataset)
     assert "is not empty; give --resume" in fails(2, *words(dataset, compared))
     assert "--resume needs --out DIR" in fails(2, "compare", "--resume")
-    assert "is no run to resume" in fails(2, "compare", "--resume", "--out", tmp_path)
+    assert "holds no run yet" in fails(2, "compare", "--resume", "--out", tmp_path)
     assert "is a run of `o2o pretrain`" in fails(
         2, "compare", "--resume", "--out", compared / "small/seed-0/pretrain"
     )
