@@ -1,4 +1,8 @@
-"""Manages a run's folder: its metadata `run.json`, its checkpoints, resuming, and stopping on Ctrl-C."""
+"""Manages a run's folder: its metadata `run.json`, its checkpoints, resuming, and stopping on Ctrl-C.
+
+`run.json` is the first file of a run. A run that was killed before it is there has left at most `LEFTOVERS`,
+and the same command starts it anew; from then on `--resume` continues it, whatever else is there.
+"""
 
 import json
 import math

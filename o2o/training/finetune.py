@@ -155,15 +155,16 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     with (
         closing(learner),
         closing(OnlineDataset(folder / "online")) as online_dataset,
-        show(config.rerun, str(folder)) as stream,
         closing(connect_robot(agent.transform, choice)) as robot,
-        RunLog(folder, config.resume) as log,
-        stop_requested() as stopped,
         ExitStack() as stack,
     ):
-        online_dataset.open_for(robot)
         metadata["robot"]["simulated"] = robot.simulated  # so that `o2o inspect` never moves a real robot
         write_run_info(folder, "finetune", config, metadata)
+        stream = stack.enter_context(show(config.rerun, str(folder)))
+        stack.callback(robot.stop)  # before the stream waits for its viewer
+        log = stack.enter_context(RunLog(folder, config.resume))
+        stopped = stack.enter_context(stop_requested())
+        online_dataset.open_for(robot)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         operator = open_teleop(
             config.teleop, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped

@@ -139,9 +139,9 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         meta |= metadata | {"run": "pretrain"}
         save_checkpoint(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
 
+    write_run_info(folder, "pretrain", config, metadata)
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
-        write_run_info(folder, "pretrain", config, metadata)
         size = f"{metadata['dataset']['episodes']} episodes, {metadata['dataset']['steps']} steps"
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(config.updates, "updates", agent.num_updates)
