@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -54,7 +55,8 @@ class ServerConfig:
         cert: File with the certificate of this server, PEM; with it, all connections use TLS.
         key: File with the private key of that certificate, PEM; only this user may read it.
         observe_hz: Observations sent per second.
-        watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds.
+        watchdog_ms: Milliseconds without a new action after which the robot is stopped and holds; the robot's
+            own watchdog counts where it is shorter.
         max_delay_ms: Milliseconds by which an action may come later than the fastest ones; a later one is not
             executed, because a network that was silent delivers at once what was sent meanwhile.
         limits: Limits tighter than those that the robot's file states.
@@ -125,7 +127,9 @@ class RobotServer:
         )
         self.port = self._server.socket.getsockname()[1]
         self._sender = DelayedSender("o2o sender")  # sends later, or so that the caller need not wait
-        self._watchdog = Watchdog(config.watchdog_ms / 1e3, self._on_watchdog)
+        stated_s = self.guard.limits.watchdog_s if self.guard.limits else 0.0
+        timeout_s = min(config.watchdog_ms / 1e3, stated_s or math.inf)
+        self._watchdog = Watchdog(timeout_s, self._on_watchdog)
         period_s = 1 / (self.guard.control_hz or 1.0)
         self._actions: NewestCall[_Request] = NewestCall(self._execute, period_s, "o2o actions")
         self._thread = threading.Thread(target=self._server.serve_forever, name="o2o server", daemon=True)
@@ -451,7 +455,7 @@ class RobotServer:
         self._send(client, "homed", {"request": request, "error": error})
 
     def _on_watchdog(self) -> None:
-        self.halt(f"no action came for {self.config.watchdog_ms:g} ms")
+        self.halt(f"no action came for {1e3 * self._watchdog.timeout_s:g} ms")
 
     def _read(self) -> tuple[dict[str, np.ndarray], float]:
         """Returns an observation and when it was measured; one thread at a time reads the robot."""

@@ -14,6 +14,7 @@ import pytest
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard
+from o2o.hardware.limits import LimitOverrides
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
 from tests.support.served import Slider, remote, served, served_process, until, write_token
@@ -568,6 +569,13 @@ def test_a_failure_while_homing_is_a_one_line_error():
             client.reset()
         finally:
             client.close()
+
+
+def test_the_robots_own_watchdog_counts_where_it_is_shorter():
+    with served(watchdog_ms=300, limits=LimitOverrides(watchdog_s=0.2)) as (server, _):
+        assert server._watchdog.timeout_s == 0.2
+    with served(watchdog_ms=300) as (server, _):  # the slider states ten seconds
+        assert server._watchdog.timeout_s == 0.3
 
 
 def test_the_watchdog_stops_the_robot_when_actions_stop_coming():
