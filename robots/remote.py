@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from o2o.core import trust
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
@@ -55,12 +56,15 @@ def make(config: Config) -> "RemoteRobot":
     """Returns the robot, connected.
 
     Raises:
-        UsageError: there is no address, or the file of the token or of the certificate cannot be used.
+        UsageError: there is no address, the file of the token or of the certificate cannot be used, or only a
+            checkpoint names the address that the token would be sent to.
         RobotError: there is no connection, the certificate or the token is refused, the server speaks another
             version, or its spec is invalid.
     """
     if not config.address:
         raise UsageError("the robot 'remote' needs --robot.address HOST:PORT of `o2o robot serve`")
+    if config.token_file:
+        trust.check_recipient(Path(config.token_file).expanduser().resolve(), config.address)
     return RemoteRobot(config)
 
 

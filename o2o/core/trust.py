@@ -150,6 +150,27 @@ def check_module(module: str, name: str, what: str) -> None:
         )
 
 
+def check_recipient(path: Path, recipient: str) -> None:
+    """Checks that the content of a file, such as a token, may be sent to a recipient, such as an address.
+
+    Raises:
+        UntrustedError: the recipient is `Saved`, and this user has not sent it this content before.
+    """
+    try:
+        digest = _sha256(read_bytes(path) + b"\0" + recipient.encode())
+    except OSError:
+        return  # whoever reads the file next says why it cannot be read
+    if digest in _recorded(path):
+        return
+    if isinstance(recipient, Saved):
+        raise UntrustedError(
+            f"{recipient!r} was named by a checkpoint or a run, not by you, and is not sent what "
+            f"{_shown(path)} holds: you have not used the two together on this machine; "
+            "name the address yourself"
+        )
+    _record(path, digest)
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -167,6 +167,19 @@ def test_a_path_in_an_error_is_one_line_that_a_shell_reads(tmp_path):
         assert "\n" not in str(caught.value) and str(caught.value).endswith(shown.format(str(path)))
 
 
+def test_a_token_is_sent_to_no_address_that_the_user_has_not_used_it_with(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    for recipient in (Saved("stranger:80"), Saved("arm:8765")):
+        with pytest.raises(UntrustedError, match=f"is not sent what {token} holds"):
+            trust.check_recipient(token, recipient)
+    trust.check_recipient(token, "arm:8765")  # typed
+    trust.check_recipient(token, Saved("arm:8765"))
+    with pytest.raises(UntrustedError, match="'stranger:80' was named by a checkpoint"):
+        trust.check_recipient(token, Saved("stranger:80"))
+    trust.check_recipient(tmp_path / "missing", Saved("stranger:80"))  # nothing is sent
+
+
 def test_a_module_may_be_imported_where_its_file_may_run(tmp_path, monkeypatch):
     package = tmp_path / "trust_envs"
     package.mkdir()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,22 @@ def test_a_replay_reads_no_recipe_that_only_a_checkpoint_names(fails, pretrained
     ):
         run = forged(pretrained, tmp_path / "run", robot__robot="replay", robot__robot_options=options)
         refused(fails(2, "evaluate", "--checkpoint", run, *FEW), canary)
+
+
+def test_a_token_is_sent_to_no_address_that_only_a_checkpoint_names(fails, pretrained, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        options = {"address": address, "token_file": str(token), "connect_timeout_s": 0.2}
+        run = forged(pretrained, tmp_path / "run", robot__robot="remote", robot__robot_options=options)
+        assert f"is not sent what {token} holds" in fails(2, "evaluate", "--checkpoint", run, *FEW)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        fails(4, "evaluate", "--checkpoint", run, *FEW, "--robot", "remote", "--robot.address", address)
+        server.accept()[0].close()
 
 
 @pytest.mark.parametrize(
