@@ -266,10 +266,10 @@ class RobotRunner:
             if self.record:
                 self.plan_records.append(replace(plan_record, t=np.array(len(self.diagnostics), np.int32)))
             self._show_plan(plan_record)
-        intended = self.transform.physical_action(unit)
+        self.intended = self.transform.physical_action(unit)
         if self.operator:
             self._wait_while_paused()
-        raw, reward, terminated, truncated, info = self.robot.step(intended)
+        raw, reward, terminated, truncated, info = self.robot.step(self.intended)
         self._add_timing(info)
         stopped = terminated or truncated  # then the guard has stopped the robot already
         if self.operator:
@@ -278,7 +278,7 @@ class RobotRunner:
         self._store(
             raw,
             action=info["executed_action"],
-            intended_action=intended,
+            intended_action=self.intended,
             reward=reward,
             terminated=terminated,
             truncated=truncated,
@@ -301,8 +301,10 @@ class RobotRunner:
             assert limits and limits.action_range
             unit = self.transform.unit_action(action)
             near = limits.action_range.clip(unit[None], self.prev_action[None], np.array([self.first]))[0]
-            changed = bool((near != unit).any())
-            return (self.transform.physical_action(near), "safe start") if changed else (action, None)
+            if (near == unit).all():
+                return action, None
+            self.intended = self.transform.physical_action(near)  # what the agent is allowed to intend
+            return self.intended, "safe start"
 
         def out_of_distribution(action, context):
             assert self.uncertainty_guard

@@ -64,12 +64,12 @@ class PlannerConfig:
     max_std: float = 2.0
 
     def __post_init__(self):
+        if self.uncertainty != "auto" and not _is_penalty_weight(self.uncertainty):
+            raise FieldError(self, f"<uncertainty> is {self.uncertainty}, wanted a number from 0 up, or auto")
         check_finite(self)  # otherwise an infinite bound is blamed on the value below it
         at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1)
         at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
         at_most(self, momentum=1, decay=1)
-        if self.uncertainty != "auto" and not _is_penalty_weight(self.uncertainty):
-            raise FieldError(self, f"<uncertainty> is {self.uncertainty}, wanted a number from 0 up, or auto")
 
     @property
     def penalty_weight(self) -> float:
