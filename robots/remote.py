@@ -27,6 +27,7 @@ from o2o.hardware.remote.realtime_sim import idle_action
 from o2o.hardware.remote.tls import client_context
 
 MAX_RETRY_PAUSE_S = 0.5  # between two attempts to reconnect
+MAX_SENDING_S = 0.01  # that an action which is still queued at the next tick may take to be sent
 FLAGS = ("estop", "holding", "homing", "failure")  # in an `observe` message
 logger = logging.getLogger("o2o")
 
@@ -81,9 +82,10 @@ class RemoteRobot(RealTimeRobot):
     shortest of the latest round trips, as if both of its directions took equally long.
 
     The executed action is the one that the server reports. If the connection is up and no report came within
-    the period, the action counts as executed as sent (`info["unconfirmed"]`); if the connection is down, or
-    the action was not sent, nothing counts as moved. A pressed e-stop ends the episode (`info["estop"]`,
-    truncated); only a person at the robot can clear it.
+    the period, the action counts as executed as sent (`info["unconfirmed"]`), and the next step reports what
+    came of it (`info["previous_executed_action"]`). If the connection is down, or the action was not sent
+    within the period, it never is, and nothing counts as moved. A pressed e-stop ends the episode
+    (`info["estop"]`, truncated); only a person at the robot can clear it.
     """
 
     def __init__(self, config: Config):
@@ -107,6 +109,7 @@ class RemoteRobot(RealTimeRobot):
         self._done: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self._reasons: tuple[int, list[str]] = (0, [])  # why the server changed the action of that number
         self._homed = 0, ""  # request, error
+        self._unconfirmed = 0  # number of the action before, if no report came of it yet
         self._last, self._num_decisions = None, 0
         self._between_episodes = True  # between two episodes the robot holds, which is not worth a warning
         self.num_lost = 0
@@ -148,15 +151,27 @@ class RemoteRobot(RealTimeRobot):
                 self._changed.notify_all()
 
     def step(self, action):
+        unconfirmed = self._unconfirmed
         obs, reward, terminated, truncated, info = super().step(action)
-        with self._lock:
-            executed = next((done for seq, done in self._done if seq == self._seq), None)
+        with self._changed:
+            if self._pending:
+                self._changed.wait_for(lambda: not self._pending, timeout=MAX_SENDING_S)
+            self._pending = None  # or it would be executed although it counts as not sent
+            flags, connected = self._flags, self._socket is not None
+            self._num_decisions += 1
+            ended = flags["estop"] or flags["failure"] or self._num_decisions == self._max_decisions
+            truncated = truncated or ended
+            waiting = connected and self._sent_seq == self._seq
+            if waiting and (terminated or truncated):  # no next step will tell
+                self._changed.wait_for(self._is_confirmed, timeout=2 * self.clock.period_s)
+            executed, before = self._executed(self._seq), self._executed(unconfirmed)
             changed_seq, reasons = self._reasons
-            flags = self._flags
-            connected, sent = self._socket is not None, self._sent_seq == self._seq
+        if before is not None:
+            info["previous_executed_action"] = before
         if changed_seq == self._seq:
             info["interventions"] = reasons
-        if executed is None and connected and sent:
+        self._unconfirmed = self._seq if executed is None and waiting else 0
+        if self._unconfirmed:
             info["unconfirmed"], executed = True, np.asarray(action, self.action_space.dtype)
         elif executed is None:
             where = self._last
@@ -164,12 +179,16 @@ class RemoteRobot(RealTimeRobot):
                 where = measured_positions(self.metadata, obs, len(self._box.low))
             executed = idle_action(self.metadata, self._box, where)
         self._last = executed
-        self._num_decisions += 1
         info |= {"executed_action": executed, "estop": flags["estop"], "connected": connected}
-        ended = flags["estop"] or flags["failure"] or self._num_decisions == self._max_decisions
-        truncated = truncated or ended
         self._between_episodes = terminated or truncated
         return obs, reward, terminated, truncated, info
+
+    def _executed(self, seq: int) -> np.ndarray | None:
+        """Returns (A,) what the server reports of the action of that number; None if it has not yet."""
+        return next((action for done, action in self._done if done == seq), None)
+
+    def _is_confirmed(self) -> bool:
+        return self._executed(self._seq) is not None or self._socket is None
 
     def reward_and_success(self, obs) -> tuple[float, bool, bool]:
         with self._lock:
@@ -207,6 +226,7 @@ class RemoteRobot(RealTimeRobot):
                 logged = error
             self.sleep(0.1)
         self._last, self._num_decisions, self._between_episodes = None, 0, False
+        self._unconfirmed = 0
 
     def close(self) -> None:
         self.stop()
@@ -412,6 +432,7 @@ class RemoteRobot(RealTimeRobot):
                     data = urgent[1]
                 elif self._pending:
                     (self._sent_seq, data), self._pending = self._pending, None
+                    self._changed.notify_all()
             try:
                 socket.send(data)
             except (ConnectionClosed, OSError):

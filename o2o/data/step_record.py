@@ -1,7 +1,8 @@
 """Stores one step of a robot as one row of fixed size, which the journal writes and episodes are built from.
 
 Row 0 of an episode holds the observation after the reset; its action and reward are zero. Row t+1 holds
-`action[t]`, the reward it received, and the observation that followed.
+`action[t]`, the reward it received, and the observation that followed, and `action[t-1]` as it is known by
+then: a robot behind a network may report an action only after the next one was sent.
 """
 
 import time
@@ -35,6 +36,7 @@ def row_type(boxes: Mapping[str, Box], action_dim: int) -> np.dtype:
             ("time_ns", "<i8"),  # at the observation: wall clock, or a simulator's time since the reset
             ("monotonic_ns", "<i8"),  # monotonic clock, which is never set
             ("action", "<f4", (action_dim,)),  # executed physical action
+            ("previous_action", "<f4", (action_dim,)),  # executed in the step before; NaN: as its row says
             ("intended_action", "<f4", (action_dim,)),  # physical action that the agent intended
             ("reward", "<f4"),
             ("terminated", "?"),
@@ -47,13 +49,14 @@ def row_type(boxes: Mapping[str, Box], action_dim: int) -> np.dtype:
 
 
 def make_row(dtype: np.dtype, obs: Mapping[str, np.ndarray], **values) -> np.ndarray:
-    """Returns one row () with the current time; fields that are not given are zero.
+    """Returns one row () with the current time; fields that are not given are zero, `previous_action` NaN.
 
     Raises:
         RobotError: an observation has another type than its space declares.
     """
     row = np.zeros((), dtype)
     row["time_ns"], row["monotonic_ns"] = time.time_ns(), time.monotonic_ns()
+    row["previous_action"] = np.nan
     for name, value in values.items():
         row[name] = value
     for field in dtype.names or ():
@@ -74,10 +77,12 @@ def to_episode(rows: Sequence[np.ndarray] | np.ndarray) -> Episode:
         return np.stack([row[name] for row in rows])
 
     names = [name for name in rows[0].dtype.names or () if name.startswith("obs.")]
+    action, known_later = column("action")[1:], column("previous_action")[2:]
+    action[:-1] = np.where(np.isnan(known_later), action[:-1], known_later)
     terminated, success = bool(rows[-1]["terminated"]), column("success")
     return Episode(
         obs={name[4:]: column(name) for name in names},
-        action=column("action")[1:],
+        action=action,
         reward=column("reward")[1:],
         terminated=terminated,
         truncated=not terminated,

@@ -153,6 +153,8 @@ class Guard(gymnasium.Wrapper):
             self.interventions.update(remote)
             info = {**info, "executed_action": mean, "success": success, "takeover": takeover}
             info["interventions"] = [*reasons, *remote]
+            if self.action_repeat > 1:
+                info.pop("previous_executed_action", None)  # of a tick
             self.record_executed(mean)
             obs = self.receive(raw, time.monotonic() - float(info.get("age_s", 0.0)))
             if takeover:  # a human has moved the robot to where no action was sent

@@ -278,6 +278,7 @@ class RobotRunner:
         self._store(
             raw,
             action=info["executed_action"],
+            previous_action=info.get("previous_executed_action", np.nan),
             intended_action=self.intended,
             reward=reward,
             terminated=terminated,

@@ -278,6 +278,13 @@ def test_names_are_those_of_the_robot_and_paths_those_of_minari():
         assert {name: box.shape for name, (_, box) in obs_boxes(space).items()} == space_shapes(space)
 
 
+def test_what_is_known_of_an_action_a_step_later_replaces_what_was_stored_of_it():
+    rows = [make_row(ROW_TYPE, {"state": np.zeros(3)}, action=[t]) for t in range(4)]
+    rows[3]["previous_action"] = [0.5]
+    assert to_episode(rows).action[:, 0].tolist() == [1.0, 0.5, 3.0]
+    assert to_episode(rows[:3]).action[:, 0].tolist() == [1.0, 2.0]
+
+
 def test_rows_make_an_episode_with_intended_and_executed_actions():
     boxes = {name: box for name, (_, box) in obs_boxes(SPACE).items()}
     dtype, obs = row_type(boxes, 2), [flatten_obs(SPACE.sample()) for _ in range(3)]

@@ -77,6 +77,16 @@ def test_intended_actions_and_takeovers_are_columns_beside_the_executed_actions(
     assert (np.diff(infos["time_s"]) >= 0).all() and (np.diff(infos["monotonic_s"]) > 0).all()
 
 
+def test_an_action_that_is_reported_a_step_later_is_stored_as_reported():
+    class Late(Counter):
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, info | ({"previous_executed_action": [0.25]} if self.steps == 3 else {})
+
+    (played,) = play(Script(), [Guard(Late())], [0], seed=0)  # type: ignore[arg-type]
+    assert played.episode.action[:, 0].tolist() == [0.5, 0.25, 0.5, 0.5]
+
+
 def test_a_simulator_is_timed_by_its_own_clock():
     robot = Guard(Counter())
     robot.simulated, robot.control_hz = True, 10.0

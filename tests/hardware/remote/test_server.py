@@ -63,13 +63,16 @@ def test_the_client_has_the_spec_of_the_served_robot():
         assert robot.homes == 1
 
 
-def test_actions_are_sent_and_executed_actions_come_back():
-    class Halving(Slider):
-        def send(self, action):
-            self.position = np.array([self.position[0] + action[0] / 2, action[1]])
-            return action / 2
+class HalvingSlider(Slider):
+    """Its driver has a limit of its own."""
 
-    with connected(robot=Halving()) as (client, _, _):
+    def send(self, action):
+        self.position = np.array([self.position[0] + action[0] / 2, action[1]])
+        return action / 2
+
+
+def test_actions_are_sent_and_executed_actions_come_back():
+    with connected(robot=HalvingSlider()) as (client, _, _):
         patiently(client)
         for k in range(1, 5):
             obs, reward, terminated, truncated, info = client.step(np.array([0.4, 0.2]))
@@ -139,6 +142,33 @@ def test_an_action_that_was_not_sent_counts_as_nothing_moved():
         *_, info = client.step(MOVE)
         assert len(robot.sent) == count and "unconfirmed" not in info
         np.testing.assert_allclose(info["executed_action"], [0, MOVE[1]])  # at rest, the position as it was
+
+
+def test_an_action_that_is_still_queued_at_the_tick_is_never_sent():
+    """The writer is busy with a stop for three periods."""
+    with connected() as (client, _, robot):
+        far = client.env.unwrapped
+        send = far._socket.send
+        far._socket.send = lambda data: (time.sleep(0.15), send(data))
+        far.stop()
+        time.sleep(0.02)
+        *_, info = client.step(MOVE)
+        assert "unconfirmed" not in info and not info["executed_action"][0]
+        time.sleep(0.3)
+        assert robot.sent == []
+
+
+def test_what_became_of_an_action_is_reported_a_step_later_or_waited_for_at_the_end():
+    class Short(HalvingSlider):
+        metadata = {**Slider.metadata, "max_decisions": 3}  # noqa: RUF012
+
+    with connected(FaultConfig(latency_ms=40), robot=Short()) as (client, _, _):  # there, and back: 80 ms
+        infos = [client.step(MOVE)[-1] for _ in range(3)]
+        np.testing.assert_allclose(infos[0]["executed_action"], MOVE)  # 50 ms later, as far as is known
+        assert infos[0]["unconfirmed"] and "previous_executed_action" not in infos[0]
+        np.testing.assert_allclose(infos[1]["previous_executed_action"], MOVE / 2)
+        np.testing.assert_allclose(infos[2]["executed_action"], MOVE / 2)
+        assert "unconfirmed" not in infos[2]
 
 
 def test_a_stop_arrives():
