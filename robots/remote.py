@@ -20,7 +20,7 @@ from o2o.core import trust
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import RobotConfig
-from o2o.hardware.measured import measured_positions
+from o2o.hardware.measured import home_positions
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
 from o2o.hardware.remote.realtime_sim import idle_action
@@ -176,7 +176,7 @@ class RemoteRobot(RealTimeRobot):
         elif executed is None:
             where = self._last
             if where is None:
-                where = measured_positions(self.metadata, obs, len(self._box.low))
+                where = home_positions(self.metadata, obs, len(self._box.low))
             executed = idle_action(self.metadata, self._box, where)
         self._last = executed
         info |= {"executed_action": executed, "estop": flags["estop"], "connected": connected}

@@ -31,7 +31,7 @@ from o2o.hardware.limits import (
     read_limits,
     warn_unlimited,
 )
-from o2o.hardware.measured import check_measured, measured_positions
+from o2o.hardware.measured import check_measured, home_positions, measured_positions
 from o2o.hardware.motion import ActionModel
 from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.stuck_joint import StuckJointDetector
@@ -103,6 +103,8 @@ class Guard(gymnasium.Wrapper):
         self._frozen_camera, self._unchanged_image = FrozenCameraDetector(), ("", 0.0)
         self._received_s, self._measured_s, self._overrun_s = time.monotonic(), time.monotonic(), 0.0
         self._stuck, self._end_effector = "", None
+        self._measured = np.full(len(self.low), np.nan)
+        self._has_started, self._was_stopped = False, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Returns (obs, info) of a new episode; obs is name -> array."""
@@ -127,43 +129,52 @@ class Guard(gymnasium.Wrapper):
                 held too often, the watchdog has stopped it, or anything failed inside the robot.
         """
         with self._one_at_a_time, StopOnError(self):
-            self._check_watchdog()
             late_s = max(time.monotonic() - self._received_s, self._overrun_s) - self._motion.period_s
             safe, reasons = self.filter(action, late_s)
             total, success, takeover, executed = 0.0, False, False, []
-            raw, terminated, truncated, info = None, False, False, {}
+            raw, terminated, truncated, info, held = None, False, False, {}, None
             begin_s = time.monotonic()
-            for _ in range(self.action_repeat):
+            for tick in self._motion.ticks(safe):
                 self.wait_to_send()
-                raw, reward, terminated, truncated, info = self.env.step(self.check_sendable(safe))
+                self._check_watchdog()
+                sent = self.release(tick if held is None else held)
+                raw, reward, terminated, truncated, info = self.env.step(sent)
                 total += float(reward)
-                executed.append(np.asarray(info.get("executed_action", safe), dtype=np.float64))
+                executed.append(np.asarray(info.get("executed_action", sent), dtype=np.float64))
                 success = success or is_success(info)
-                takeover = takeover or bool(info.get("takeover", False))
+                if info.get("takeover", False):
+                    takeover, held = True, self._after_takeover(raw, executed[-1])
                 if terminated or truncated:
                     break
             self._check_watchdog()
             self._overrun_s = time.monotonic() - begin_s - len(executed) * self._motion.period_s
             if not np.isfinite(total):
                 raise RobotError(f"the robot gave a reward that is not finite: {total}")
-            mean = np.mean(executed, axis=0)
-            if mean.shape != self.low.shape or not np.isfinite(mean).all():
-                raise RobotError(f"info['executed_action'] is {mean}, wanted {len(self.low)} finite numbers")
+            whole = self.record_executed(executed, confirmed=not info.get("unconfirmed", False))
             remote = [str(reason) for reason in info.get("interventions", [])]
             self.interventions.update(remote)
-            info = {**info, "executed_action": mean, "success": success, "takeover": takeover}
+            info = {**info, "executed_action": whole, "success": success, "takeover": takeover}
             info["interventions"] = [*reasons, *remote]
             if self.action_repeat > 1:
                 info.pop("previous_executed_action", None)  # of a tick
-            self.record_executed(mean)
             obs = self.receive(raw, time.monotonic() - float(info.get("age_s", 0.0)))
-            if takeover:  # a human has moved the robot to where no action was sent
-                self._motion.reset(measured_positions(self.env.metadata, obs, len(self.low)))
             self.end_episode() if terminated or truncated else self._feed_watchdog()
             return obs, total, bool(terminated), bool(truncated), info
 
+    def _after_takeover(self, raw, executed: np.ndarray) -> np.ndarray | None:
+        """Returns (A,) what holds the robot where a human has moved it to; None if that is unknown.
+
+        Args:
+            raw: observation as the robot returned it.
+            executed: (A,) what it reports; tells where the positions are that are not measured.
+        """
+        measured = measured_positions(self.env.metadata, self.check_obs(raw), len(self.low))
+        self._rest(np.where(np.isnan(measured), executed, measured))
+        hold = self.hold_action()
+        return None if hold is None else hold.astype(self.env.action_space.dtype)
+
     def filter(self, action: np.ndarray, late_s: float = 0.0) -> tuple[np.ndarray, list[str]]:
-        """Returns (A,) the action to send now, which counts as sent, and the reasons why it was changed.
+        """Returns (A,) the action to send next, and the reasons why it was changed.
 
         Args:
             action: (A,) requested, in physical units.
@@ -178,10 +189,15 @@ class Guard(gymnasium.Wrapper):
             return self._filter(action, late_s)
 
     def _filter(self, action: np.ndarray, late_s: float) -> tuple[np.ndarray, list[str]]:
-        self._motion.settle()
+        if not self._has_started and (self._motion.is_position.any() or self._chain.limits.workspace):
+            raise RobotError("the robot must be reset before it moves: where it is, is unknown")
+        if self.real_time:
+            self._motion.settle()
+        if self._was_stopped:  # it is at rest, and a person may have moved it
+            self._rest(self._measured)
         context = self._context(late_s if self.real_time else 0.0)
         safe = self._chain.run(action, context, self.agent_filters)
-        safe = _round(safe, action, context.hold, self.env.action_space.dtype)
+        safe = _round(safe, context.hold if self.limits else None, self.env.action_space.dtype)
         if context.reasons:
             self.interventions.update(context.reasons)
             self.num_clipped += "action bounds" in context.reasons
@@ -203,8 +219,8 @@ class Guard(gymnasium.Wrapper):
         if self.real_time:
             self._motion.wait()
 
-    def check_sendable(self, action: np.ndarray) -> np.ndarray:
-        """Returns the action (A,); this is the last line of o2o before the robot's own code.
+    def release(self, action: np.ndarray) -> np.ndarray:
+        """Returns the action (A,), which is sent now; this is the last line of o2o before the robot's code.
 
         Raises:
             RobotError: the action is not finite, or outside the action bounds.
@@ -213,6 +229,7 @@ class Guard(gymnasium.Wrapper):
             raise RobotError(
                 f"action {action.tolist()} is outside {self.low.tolist()} to {self.high.tolist()}"
             )
+        self._motion.send(action.astype(np.float64))
         return action
 
     def _make_filters(self, limits: RobotLimits) -> None:
@@ -253,6 +270,11 @@ class Guard(gymnasium.Wrapper):
         return self._stuck_joint.paths
 
     @property
+    def idle_action(self) -> np.ndarray:
+        """(A,) The action that moves nothing: the positions that were sent last, other entries 0."""
+        return self._motion.sent
+
+    @property
     def shadow(self) -> bool:
         """Whether the robot is held whatever action is requested."""
         return self._chain.shadow
@@ -267,11 +289,22 @@ class Guard(gymnasium.Wrapper):
         with self._one_at_a_time:
             self._frozen_camera.reset()
             self._stuck_joint.reset()
-            self._motion.reset(measured_positions(self.env.metadata, obs, len(self.low)))
-            self._overrun_s = 0.0
+            self._overrun_s, self._has_started = 0.0, True
             self._keep(obs, measured_s)
+            self._rest(home_positions(self.env.metadata, obs, len(self.low)))
             self._warn_outside()
         return obs
+
+    def _rest(self, positions: np.ndarray) -> None:
+        """Continues from rest, from where the positions (A,) are; NaN where they are as sent last."""
+        self._motion.rest(positions)
+        self._was_stopped = False
+        far = np.flatnonzero(self._motion.is_far_outside())
+        if len(far):
+            raise RobotError(
+                f"entries {far.tolist()} of the action are positions, and the robot is at "
+                f"{self._motion.position[far].tolist()}: too far outside the action bounds to move back"
+            )
 
     def _warn_outside(self) -> None:
         if self._end_effector is None or not (self.limits and self.limits.workspace):
@@ -285,10 +318,24 @@ class Guard(gymnasium.Wrapper):
                 "the robot starts at %s m, outside its workspace: it may only move back", at.tolist()
             )
 
-    def record_executed(self, executed: np.ndarray) -> None:
-        """Keeps what the robot reports to have executed (A,), to compare it with what it will measure."""
+    def record_executed(self, ticks: Sequence[np.ndarray], confirmed: bool = True) -> np.ndarray:
+        """Returns (A,) what the robot has executed in a decision, and keeps it to find stuck joints.
+
+        Args:
+            ticks: (A,) of each tick, as the robot reports it: motions are averaged, of positions the last
+                one counts.
+            confirmed: whether that is known; otherwise it is not compared with what is measured.
+        Raises:
+            RobotError: the robot reports a wrong shape, or a number that is not finite.
+        """
+        for tick in ticks:
+            if tick.shape != self.low.shape or not np.isfinite(tick).all():
+                raise RobotError(f"info['executed_action'] is {tick}, wanted {len(self.low)} finite numbers")
+        whole = np.where(self._motion.is_position, ticks[-1], np.mean(ticks, axis=0))
         with self._one_at_a_time:
-            self._stuck_joint.command(executed)
+            if confirmed:
+                self._stuck_joint.command(whole)
+        return whole
 
     def receive(self, raw, measured_s: float) -> dict[str, np.ndarray]:
         """Returns the checked observation, on which the filters of the next action rely.
@@ -312,11 +359,9 @@ class Guard(gymnasium.Wrapper):
         if limits.frozen_s < np.inf:
             self._unchanged_image = self._frozen_camera.update(obs, self._received_s)
         self._end_effector = moves.position({k: v[None] for k, v in obs.items()})[0] if moves else None
+        self._measured = measured_positions(self.env.metadata, obs, len(self.low))
         if self.real_time:
-            # without those that no sensor measures: what home() leaves of them never moves
-            measured = {"measured": self.env.metadata.get("measured")}
-            positions = measured_positions(measured, obs, len(self.low))
-            self._stuck = self._stuck_joint.update(positions, self._end_effector, self._received_s)
+            self._stuck = self._stuck_joint.update(self._measured, self._end_effector, self._received_s)
 
     def _check_watchdog(self) -> None:
         if self._watchdog and self._watchdog.triggered:
@@ -342,7 +387,8 @@ class Guard(gymnasium.Wrapper):
 
     def hold_action(self) -> np.ndarray | None:
         """Returns (A,) the action that brings the robot to rest; None if the robot does not state which."""
-        return self._context().hold
+        with self._one_at_a_time:
+            return self._motion.hold() if self._chain.model.command else None
 
     def render(self) -> np.ndarray:
         """Returns an image, (h, w, 3) uint8.
@@ -382,6 +428,7 @@ class Guard(gymnasium.Wrapper):
         if self.can_stop:
             try:
                 self.env.get_wrapper_attr("stop")()
+                self._was_stopped = True
             except Exception as error:
                 what = f"{type(error).__name__}: {error}"
                 raise RobotError(f"the robot's stop() failed ({what}); cut its power") from error
@@ -412,12 +459,12 @@ class Guard(gymnasium.Wrapper):
         return obs
 
 
-def _round(safe: np.ndarray, requested: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
-    """Returns the action (A,) in the robot's type; one that was changed is rounded towards the hold."""
-    rounded = safe.astype(dtype)
-    if hold is None or rounded.dtype.kind != "f" or np.array_equal(safe, requested):
+def _round(action: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
+    """Returns the action (A,) in the robot's type, rounded towards the hold if there is one."""
+    rounded = action.astype(dtype)
+    if hold is None or rounded.dtype.kind != "f":
         return rounded
-    beyond = np.abs(rounded.astype(np.float64) - hold) > np.abs(safe - hold)
+    beyond = np.abs(rounded.astype(np.float64) - hold) > np.abs(action - hold)
     return np.where(beyond, np.nextafter(rounded, hold.astype(dtype)), rounded)
 
 

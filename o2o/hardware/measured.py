@@ -26,7 +26,7 @@ def check_measured(metadata: Mapping, types: Sequence[str], shapes: Mapping[str,
     """
     try:
         example = {name: np.zeros(shape) for name, shape in shapes.items()}
-        found = measured_positions(metadata, example, len(types))
+        found = home_positions(metadata, example, len(types))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RobotError(
@@ -41,8 +41,17 @@ def check_measured(metadata: Mapping, types: Sequence[str], shapes: Mapping[str,
         )
 
 
+def home_positions(metadata: Mapping, obs: Mapping[str, np.ndarray], action_dim: int) -> np.ndarray:
+    """Returns (A,) `measured_positions`, and after `home` the stated value where nothing is measured."""
+    positions = measured_positions(metadata, obs, action_dim)
+    for entry, value in (metadata.get("unmeasured") or {}).items():
+        if np.isnan(positions[int(entry)]):
+            positions[int(entry)] = float(value)
+    return positions
+
+
 def measured_positions(metadata: Mapping, obs: Mapping[str, np.ndarray], action_dim: int) -> np.ndarray:
-    """Returns (A,) the measured or stated value of each entry of the action, NaN where there is none.
+    """Returns (A,) the measured value of each entry of the action, NaN where there is none.
 
     Args:
         metadata: those of the robot.
@@ -50,8 +59,6 @@ def measured_positions(metadata: Mapping, obs: Mapping[str, np.ndarray], action_
         action_dim: number of entries of an action.
     """
     positions = np.full(action_dim, np.nan)
-    for entry, value in (metadata.get("unmeasured") or {}).items():
-        positions[int(entry)] = float(value)
     for name, entries in (metadata.get("measured") or {}).items():
         value = np.asarray(obs[name], float).reshape(-1)
         for index, entry in enumerate(entries):

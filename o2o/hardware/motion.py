@@ -43,12 +43,16 @@ class Motion:
     """Keeps the position and the speed that were commanded last, and what is still to be executed.
 
     Speeds are in action units/s, for every type of entry: a displacement commands the speed that covers it in
-    one tick, a position the speed that covers its distance from the position before in one tick. For these to
-    be the robot's speeds by the clock, too, each action has its time before the next one is sent: see `wait`.
+    one tick, a position the speed that covers its distance from the position before in the ticks of one
+    decision: see `ticks`. For these to be the robot's speeds by the clock, too, each action has its time
+    before the next one is sent: see `wait`.
 
     Attributes:
         model: how actions move the robot.
         period_s: time between two ticks, s; 1 if it is unknown.
+        is_position: (A,) whether each entry commands a position.
+        position: (A,) that was recorded last, of entries that are positions; others are 0.
+        sent: (A,) that was sent last, of entries that are positions; others are 0.
         velocity: (A,) speed at which the robot was commanded to move until now, units/s; see `settle`.
         max_change: (A,) largest change of that speed from one decision to the next, units/s.
     """
@@ -57,42 +61,51 @@ class Motion:
         self.model = model
         self.period_s = 1 / model.control_hz if model.control_hz else 1.0
         self._dead_time_s = limits.dead_time_s
+        self._limits_speed = bool(limits.velocity or limits.acceleration)
         count = len(model.low)
         self._max_velocity = np.broadcast_to(np.array(limits.velocity or np.inf), count)
         types = model.command or ("displacement",) * count
-        self._is_position = np.array([name == "position" for name in types])
+        self.is_position = np.array([name == "position" for name in types])
         self._is_velocity = np.array([name == "velocity" for name in types])
         change = np.array(limits.acceleration or np.inf) * self.period_s
         self.max_change = np.broadcast_to(np.minimum(change, UNLIMITED), count)
-        # a decision moves a position once, in its first tick, and other entries in each of its ticks
-        self._moving_s = np.where(self._is_position, 1, model.action_repeat) * self.period_s
+        self._moving_s = model.action_repeat * self.period_s
         self._entries = list(model.end_effector_entries)
-        self._absolute = self._is_position[self._entries]
-        unit_s = np.where(self._is_velocity, 1.0, self.period_s)  # in which speed 1 covers 1 unit
+        self._absolute = self.is_position[self._entries]
+        unit_s = {"position": self._moving_s, "velocity": 1.0, "displacement": self.period_s}
+        self._unit_s = np.array([unit_s[name] for name in types])  # in which speed 1 covers 1 unit
         self._sent_s, self._needs_s = -np.inf, 0.0
-        self._meters = (model.meters_per_unit * unit_s / self._moving_s)[self._entries]  # of one unit covered
-        self.reset(None)
+        # of the distance that speed 1 covers in a second
+        self._meters = (model.meters_per_unit * self._unit_s / self._moving_s)[self._entries]
+        self._start = self.sent = np.zeros(count)
+        # of each tick: when it was sent, and by what it moves the end effector (D,), m
+        self._in_flight: deque[tuple[float, np.ndarray]] = deque(maxlen=1000)
+        self._measured_s = time.monotonic()
+        self.rest(np.zeros(count))
 
-    def reset(self, measured: np.ndarray | None) -> None:
-        """Starts an episode from rest.
+    def rest(self, positions: np.ndarray) -> None:
+        """Sets that the robot is at rest.
 
         Args:
-            measured: (A,) where the entries that are positions are; others are ignored. None: there are none.
+            positions: (A,) where the entries that are positions are; NaN where they are as sent last.
         """
         self.velocity = self._commanded = np.zeros(len(self.model.low))
-        self.position = np.zeros_like(self.velocity)
-        if measured is not None:
-            self.position = np.where(self._is_position, measured, 0.0)
-        self._in_flight: deque[tuple[float, np.ndarray]] = deque(maxlen=1000)  # (time sent, (D,) m)
-        self._measured_s = time.monotonic()
+        known = np.where(np.isnan(positions), self.sent, positions)
+        self.position = self.sent = np.where(self.is_position, known, 0.0)
+
+    def is_far_outside(self) -> np.ndarray:
+        """Returns (A,) which positions are too far outside the action bounds to come back in one decision."""
+        inside = np.clip(self.position, self.model.low, self.model.high)
+        slowest = np.minimum(self._max_velocity, self.max_change)
+        return self.is_position & (np.abs(self.speed(inside)) > slowest)
 
     def speed(self, action: np.ndarray) -> np.ndarray:
         """Returns (A,) the speed that an action (A,) commands, units/s."""
-        return np.where(self._is_velocity, action, (action - self.position) / self.period_s)
+        return (action - self.position) / self._unit_s
 
     def action(self, speed: np.ndarray) -> np.ndarray:
         """Returns (A,) the action that commands a speed (A,)."""
-        return np.where(self._is_velocity, speed, self.position + speed * self.period_s)
+        return self.position + speed * self._unit_s
 
     def hold(self) -> np.ndarray:
         """Returns (A,) the action that brings the robot to rest, as fast as its acceleration limit allows."""
@@ -100,15 +113,25 @@ class Motion:
         return np.clip(self.action(braked), self.model.low, self.model.high)
 
     def record(self, action: np.ndarray) -> None:
-        """Keeps an action (A,) that is sent now."""
-        offset = action[self._entries] * self.model.meters_per_unit
-        self._in_flight.append((time.monotonic(), np.where(self._absolute, 0.0, offset)))
+        """Keeps an action (A,) that is sent in the next ticks."""
         velocity = self.speed(action)
         moving = np.where(self._is_velocity, 0.0, np.abs(velocity) / self._max_velocity)
         changing = np.abs(velocity - self.velocity) / self.max_change
         self._needs_s = self.period_s * max(MIN_PERIOD, min(1.0, max(moving.max(), changing.max())))
         self.velocity = self._commanded = velocity
-        self.position = np.where(self._is_position, action, 0.0)
+        self._start, self.position = self.position, np.where(self.is_position, action, 0.0)
+
+    def ticks(self, action: np.ndarray) -> np.ndarray:
+        """Returns (action_repeat, A) what is sent in each tick of the action (A,) that was recorded last.
+
+        Where a speed is limited, positions are reached in equal steps: a robot that went there in the first
+        tick would stop in the next one. Displacements and velocities are the same in all ticks.
+        """
+        part = (np.arange(self.model.action_repeat) + 1)[:, None] / self.model.action_repeat
+        steps = np.clip(self._start + part * (action - self._start), self.model.low, self.model.high)
+        ticks = np.where(self.is_position & self._limits_speed, steps, action)
+        ticks[-1] = action
+        return ticks.astype(action.dtype)
 
     def settle(self) -> None:
         """Lets `velocity` fall where the robot has come to rest since the last action.
@@ -116,8 +139,6 @@ class Motion:
         Displacements and positions are covered in one period. Where the next action comes later, they rest
         meanwhile, and their speed is the mean over the period before now: zero after two periods.
         """
-        if self._sent_s == -np.inf:  # no action was sent by the clock
-            return
         rest_s = time.monotonic() - self._sent_s - self.period_s
         moving = min(1.0, max(0.0, 1 - rest_s / self.period_s))
         self.velocity = np.where(self._is_velocity, 1.0, moving) * self._commanded
@@ -130,9 +151,12 @@ class Motion:
         So actions that come one right after the other, as after a slow plan, never add up.
         """
         precise_sleep(self._sent_s + self._needs_s - time.monotonic())
-        self._sent_s = time.monotonic()
-        if self._in_flight:
-            self._in_flight[-1] = self._sent_s, self._in_flight[-1][1]
+
+    def send(self, action: np.ndarray) -> None:
+        """Keeps that an action (A,) is sent now, for one tick."""
+        self._sent_s, self.sent = time.monotonic(), np.where(self.is_position, action, 0.0)
+        offset = action[self._entries] * self.model.meters_per_unit / self.model.action_repeat
+        self._in_flight.append((self._sent_s, np.where(self._absolute, 0.0, offset)))
 
     def measure(self, age_s: float) -> None:
         """Discards what has been executed by a measurement that is `age_s` old.
@@ -165,7 +189,7 @@ class Motion:
 
     def box_speeds(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns (A,) lowest and (A,) highest speed from which a position stops inside the action bounds."""
-        low, high = (np.where(self._is_position, np.abs(bound - self.position), np.inf)
+        low, high = (np.where(self.is_position, np.abs(bound - self.position), np.inf)
                      for bound in (self.model.low, self.model.high))  # fmt: skip
         return -self._stopping_speed(low), self._stopping_speed(high)
 

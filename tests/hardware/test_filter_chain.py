@@ -9,7 +9,7 @@ import pytest
 from o2o.core.errors import RobotError
 from o2o.hardware.filter_chain import ActionContext, FilterChain
 from o2o.hardware.limits import RobotLimits
-from o2o.hardware.measured import check_measured, measured_positions
+from o2o.hardware.measured import check_measured, home_positions, measured_positions
 from o2o.hardware.motion import ActionModel
 
 LOW, HIGH = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
@@ -66,7 +66,7 @@ def test_a_velocity_command_is_the_velocity():
 
 def test_a_position_moves_from_the_position_sent_last():
     guard = chain("position", velocity=(1.0, 1.0))  # 0.1 a decision
-    guard.motion.reset(np.array([0.5, 0.0]))
+    guard.motion.rest(np.array([0.5, 0.0]))
     assert run(guard, [0.9, 0.9])[0] == pytest.approx([0.6, 0.1])
     assert run(guard, [0.9, -0.9])[0] == pytest.approx([0.7, 0.0])
 
@@ -82,8 +82,7 @@ def test_an_arm_that_rested_meanwhile_starts_from_rest(now, gap_s, sent):
     """A displacement is covered in 0.1 s; what comes later finds the arm slower, or at rest."""
     guard = chain(acceleration=(20.0, 20.0))  # 0.2 a decision
     for now.s in (0.0, 0.1):
-        run(guard, [0.4, 0.0])
-        guard.motion.wait()
+        guard.motion.send(run(guard, [0.4, 0.0])[0])
     now.s += gap_s
     guard.motion.settle()
     assert run(guard, [0.5, 0.0])[0] == pytest.approx([sent, 0.0])
@@ -92,8 +91,7 @@ def test_an_arm_that_rested_meanwhile_starts_from_rest(now, gap_s, sent):
 def test_a_hold_moves_no_arm_that_rests_already(now):
     guard = chain(("displacement", "position"), acceleration=(20.0, 20.0))
     for now.s in (0.0, 0.1):
-        run(guard, [0.4, 0.4])
-        guard.motion.wait()
+        guard.motion.send(run(guard, [0.4, 0.4])[0])
     now.s += 0.2
     guard.motion.settle()
     assert run(guard, [np.nan, 0.0])[0] == pytest.approx([0.0, 0.4])
@@ -101,8 +99,7 @@ def test_a_hold_moves_no_arm_that_rests_already(now):
 
 def test_a_velocity_goes_on_until_the_next_action(now):
     guard = chain("velocity", acceleration=(2.0, 2.0))
-    run(guard, [0.2, 0.0])
-    guard.motion.wait()
+    guard.motion.send(run(guard, [0.2, 0.0])[0])
     now.s += 60.0
     guard.motion.settle()
     assert run(guard, [0.9, 0.0])[0] == pytest.approx([0.4, 0.0])
@@ -122,7 +119,7 @@ def test_a_velocity_goes_on_until_the_next_action(now):
 )
 def test_a_hold_replaces_the_action_with_one_that_stops_the_robot(facts, reason):
     guard = chain(("displacement", "position"), max_age_s=0.2, frozen_s=1.0, patience=2)
-    guard.motion.reset(np.array([0.0, 0.3]))
+    guard.motion.rest(np.array([0.0, 0.3]))
     for _ in range(2):
         safe, reasons = run(guard, [0.5, 0.7], **facts)
         assert safe.tolist() == [0.0, 0.3] and reasons == [reason]
@@ -152,7 +149,7 @@ def test_a_robot_that_cannot_be_held_is_stopped_at_once():
 
 def test_shadow_sends_where_a_position_is_and_never_what_was_asked():
     guard = chain("position")
-    guard.motion.reset(np.array([0.3, -0.2]))
+    guard.motion.rest(np.array([0.3, -0.2]))
     guard.shadow = True
     for _ in range(3):
         safe, reasons = run(guard, [0.9, 0.9])
@@ -200,16 +197,21 @@ def test_an_axis_that_points_the_other_way_has_its_walls_too():
 
 def test_a_position_ends_at_the_wall_and_not_where_a_displacement_of_it_would():
     guard = chain("position", meters=1.0, workspace=((0.2, -0.2), (0.5, 0.2)))
-    guard.motion.reset(np.array([0.35, 0.0]))
+    guard.motion.rest(np.array([0.35, 0.0]))
     assert run(guard, [0.36, 0.1], [0.35, 0.0]) == (pytest.approx([0.36, 0.1]), [])
     safe, reasons = run(guard, [0.9, 0.1], [0.36, 0.1])
     assert safe == pytest.approx([0.5, 0.1]) and reasons == ["workspace"]
 
 
+def send(chain: FilterChain, action: np.ndarray) -> None:
+    chain.motion.record(action)
+    chain.motion.send(action)
+
+
 def test_what_is_still_to_be_executed_counts_at_the_wall(now):
     guard = chain(workspace=((-1.0, -1.0), (1.0, 1.0)), dead_time_s=0.1)
     for now.s in (0.0, 0.1, 0.2):  # 1 cm each, executed from 0.1 to 0.2 s, 0.2 to 0.3 s, 0.3 to 0.4 s
-        guard.motion.record(np.array([0.1, 0.0]))
+        send(guard, np.array([0.1, 0.0]))
     now.s = 0.3
     guard.motion.measure(0.05)  # at 0.25 s: half of the second and all of the third are still to come
     lowest, highest = guard.motion.expected(np.array([0.97, 0.0]))
@@ -219,7 +221,7 @@ def test_what_is_still_to_be_executed_counts_at_the_wall(now):
 def test_a_way_back_that_is_over_already_does_not_count_at_the_wall(now):
     """The dead time is the longest one, so an arm that reacts at once has its way back behind it."""
     guard = chain(workspace=((-1.0, -1.0), (1.0, 1.0)), dead_time_s=0.3)
-    guard.motion.record(np.array([-0.1, 0.0]))
+    send(guard, np.array([-0.1, 0.0]))
     now.s = 0.1
     guard.motion.measure(0.0)
     known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([0.99, 0.0])))
@@ -255,7 +257,7 @@ def test_no_arm_leaves_its_workspace_within_its_dead_time(now, command, plan_s, 
         now.s += rng.uniform(0, 0.1) if plan_s is None else plan_s
         known = ActionContext(guard.motion.hold(), guard.motion.expected(at))
         safe = guard.run(rng.choice([1.0, 1.0, -0.3]) * np.ones(2), known)
-        guard.motion.record(safe)
+        send(guard, safe)
         sent.append((now.s, safe[0]))
         for at_s in np.arange(0.1 * tick, 0.1 * (tick + 1), 0.01):
             assert abs(place(at_s)) <= 0.5 + further
@@ -291,77 +293,15 @@ def test_a_robot_brakes_before_the_wall_so_that_it_meets_all_limits_at_once():
     assert np.abs(np.diff([0.0, *speeds])).max() <= 1.0 + 1e-9  # 10 units/s² at 10 Hz
 
 
-# ---- many random actions, on robots of every kind
-
-KINDS = [
-    (command, repeat, acceleration, hz)
-    for command in ("displacement", "velocity", "position", ("displacement", "position"))
-    for repeat in (1, 3)
-    for acceleration in ((), (7.0, 2.0))
-    for hz in (5.0, 40.0)
-]
-
-
-@pytest.mark.parametrize(("command", "repeat", "acceleration", "hz"), KINDS)
-@pytest.mark.parametrize("seed", range(3))
-def test_random_actions_never_break_a_limit(command, repeat, acceleration, hz, seed):
-    stream = Stream(command, repeat, acceleration, hz, seed)
-    for _ in range(120):
-        stream.step()
-
-
-class Stream:
-    """A robot that does what it is told, hostile actions, and what must hold of each that is sent."""
-
-    def __init__(self, command, repeat, acceleration, hz, seed):
-        self.rng = np.random.default_rng([seed, repeat, int(hz)])
-        mixed = not isinstance(command, str)
-        self.types = np.array(command if mixed else [command] * 2)
-        self.is_position = self.types == "position"
-        tick = np.where(self.types == "velocity", 1 / hz, 1.0) * np.where(self.is_position, 1, repeat)
-        entries = () if mixed else (0, 1)
-        self.meters = 0.1 * tick[0]
-        model = ActionModel(LOW, HIGH, tuple(self.types), hz, repeat, entries, self.meters, (0.0, 0.0))
-        self.wall = 0.06
-        walls = {} if mixed else {"workspace": ((-self.wall,) * 2, (self.wall,) * 2)}
-        self.velocity, self.acceleration, self.hz = np.array([3.0, 0.5]), acceleration, hz
-        limits = RobotLimits(velocity=(3.0, 0.5), acceleration=acceleration, patience=10**9, **walls)
-        self.chain, self.walls = FilterChain(model, limits), bool(walls)
-        self.at, self.place, self.speed = np.zeros(2), np.zeros(2), np.zeros(2)
-        self.chain.motion.reset(self.at)
-
-    def ask(self) -> np.ndarray:
-        rng = self.rng
-        return [
-            lambda: rng.normal(0, 0.3, 2), lambda: rng.choice([-1.0, 1.0], 2), lambda: np.ones(2),
-            lambda: rng.normal(0, 1, 2) * 1e9, lambda: np.array([1e308, -1e308]),
-            lambda: np.array([np.nan, 0.0]), lambda: np.array([np.inf, -np.inf]), lambda: np.zeros(2),
-        ][rng.integers(8)]()  # fmt: skip
-
-    def step(self) -> None:
-        known = context(self.chain, self.place if self.walls else None, late_s=float(self.rng.random() < 0.1))
-        safe = self.chain.run(self.ask(), known)
-        self.chain.motion.record(safe)
-        assert np.isfinite(safe).all() and (np.abs(safe) <= 1).all()
-        moved = np.where(self.is_position, safe - self.at, safe)
-        speed = moved * np.where(self.types == "velocity", 1.0, self.hz)
-        assert (np.abs(speed) <= self.velocity + 1e-6).all(), known.reasons
-        if self.acceleration:
-            change = np.abs(speed - self.speed) * self.hz
-            assert (change <= np.array(self.acceleration) + 1e-4).all(), known.reasons
-        self.speed, self.at = speed, np.where(self.is_position, safe, 0.0)
-        self.place = self.place + moved * self.meters
-        assert not self.walls or (np.abs(self.place) <= self.wall + 1e-9).all(), known.reasons
-
-
 # ---- where positions are
 
 
-def test_measured_positions_are_read_from_the_observation():
+def test_positions_are_read_from_the_observation_and_after_homing_as_stated():
     obs = {"joints": np.array([[1.0, 2.0], [3.0, 4.0]])}
-    found = measured_positions({"measured": {"joints": (3, -1)}}, obs, 2)
-    assert found[0] == 4.0 and np.isnan(found[1])
-    assert measured_positions({"measured": {"joints": (3, -1)}, "unmeasured": {"1": 0.5}}, obs, 2)[1] == 0.5
+    metadata = {"measured": {"joints": (3, -1)}, "unmeasured": {"0": 7.0, "1": 0.5}}
+    found = measured_positions(metadata, obs, 2)
+    assert found[0] == 4.0 and np.isnan(found[1])  # nobody knows where it was moved since
+    assert home_positions(metadata, obs, 2).tolist() == [4.0, 0.5]
     assert np.isnan(measured_positions({}, obs, 2)).all()
 
 

@@ -121,6 +121,121 @@ def test_an_action_is_held_with_rewards_summed_and_success_of_any_tick_kept():
     assert guard.control_hz == pytest.approx(20 / 3)
 
 
+# ---- positions: where the robot is, as far as anyone knows
+
+
+class Positions(Arm):
+    """Two motors that are told positions: the first is measured, the second is a gripper without a sensor."""
+
+    metadata = {  # noqa: RUF012
+        "control_hz": 10, "command": "position", "measured": {"state": (0, -1)}, "unmeasured": {1: 0.4},
+        "limits": {"velocity": 1.0},
+    }  # fmt: skip
+
+    def reset(self, *, seed=None, options=None):
+        return np.float32([0.2, 0.0, 0.0]), {}
+
+    def step(self, action):
+        self.told.append(np.float64(action))
+        tick = self.ticks.pop(0) if self.ticks else {}
+        return np.float32([tick.get("at", action[0]), 0, 0]), 0.0, False, False, tick.get("info", {})
+
+
+def test_the_first_position_is_near_where_the_robot_is_measured_or_homes_to():
+    arm = Positions()
+    guard = Guard(arm)
+    guard.reset()
+    guard.step([1.0, -0.5])
+    assert arm.told[0] == pytest.approx([0.3, 0.3])  # 1 unit/s at 10 Hz, from 0.2 and 0.4
+
+
+def test_no_position_is_sent_before_the_first_reset():
+    arm = Positions()
+    with pytest.raises(RobotError, match="must be reset before it moves: where it is, is unknown"):
+        Guard(arm).step([0.2, 0.4])
+    assert not arm.told
+
+
+def test_a_robot_that_was_stopped_goes_on_from_where_it_is_measured_and_from_rest():
+    arm = Positions([{"at": 0.3}, {"at": 0.9}])
+    arm.metadata = {
+        **arm.metadata,
+        "limits": {"velocity": 1.0, "acceleration": 5.0},
+    }  # 0.05 in the first tick
+    guard = Guard(arm)
+    guard.reset()
+    guard.step([1.0, 1.0])
+    guard.step([1.0, 1.0])  # then somebody moves the arm to 0.9
+    guard.stop()
+    guard.step([1.0, 1.0])
+    assert arm.told[1] == pytest.approx([0.35, 0.55])  # 0.15 further than 0.4 after two ticks
+    assert arm.told[2] == pytest.approx([0.95, 0.6])  # 0.05 from 0.9; the gripper is where it was told
+
+
+def test_an_action_that_a_stop_overtook_was_not_executed():
+    arm = Positions()
+    guard = Guard(arm)
+    guard.reset()
+    guard.filter([1.0, 1.0])
+    guard.stop()
+    guard.step([1.0, 1.0])
+    assert arm.told == [pytest.approx([0.3, 0.5])]
+
+
+def test_a_robot_goes_on_from_where_a_human_left_it():
+    human = {"info": {"takeover": True, "executed_action": np.array([0.0, -0.4])}, "at": -0.1}
+    arm = Positions([human])
+    guard = Guard(arm, action_repeat=2)
+    guard.reset()
+    guard.step([1.0, 1.0])
+    assert arm.told[1] == pytest.approx([-0.1, -0.4])  # the rest of the decision holds it there
+    guard.step([1.0, 1.0])
+    assert arm.told[2] == pytest.approx([0.0, -0.3], abs=1e-6)
+
+
+def test_a_position_is_reached_in_equal_steps_and_the_last_one_was_executed():
+    arm = Positions()
+    guard = Guard(arm, action_repeat=2)
+    guard.reset()
+    *_, info = guard.step([1.0, 0.4])
+    assert np.array(arm.told) == pytest.approx(np.array([[0.3, 0.4], [0.4, 0.4]]))
+    assert info["executed_action"] == pytest.approx([0.4, 0.4])
+
+
+def test_a_robot_that_is_far_outside_its_action_bounds_is_not_moved():
+    arm = Positions()
+    guard = Guard(arm)
+    arm.reset = lambda **_: (np.float32([1.05, 0, 0]), {})  # half a period beyond 1.0
+    guard.reset()
+    guard.step([0.0, 0.4])
+    assert arm.told[-1] == pytest.approx([0.95, 0.4])
+    arm.reset = lambda **_: (np.float32([1.2, 0, 0]), {})
+    with pytest.raises(RobotError, match=r"entries \[0\] .* at \[1.2.*\]: too far outside the action bounds"):
+        guard.reset()
+
+
+def test_rounding_never_exceeds_a_limit():
+    arm = Positions()
+    arm.metadata = {
+        **arm.metadata,
+        "command": "velocity",
+        "limits": {"velocity": 0.1},
+    }  # float32: more than 0.1
+    guard = Guard(arm)
+    guard.reset()
+    for asked in (0.1, 0.5):
+        guard.step([asked, -asked])
+        assert np.abs(arm.told[-1]).max() <= 0.1 and np.abs(arm.told[-1]) == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("executed", [[0.1], [np.nan, 0.0], [[0.1, 0.1]]])
+def test_an_executed_action_that_cannot_be_is_refused(executed):
+    arm = Arm([{"info": {"executed_action": executed}}])
+    with pytest.raises(RobotError, match=r"info\['executed_action'\] is .* wanted 2 finite numbers"):
+        Guard(arm).step(np.zeros(2))
+    assert arm.num_stops == 1
+
+
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
 def test_a_held_action_ends_with_the_episode(end):
     arm = Arm([{"reward": 1.0}, {"reward": 2.0, end: True}, {"reward": 4.0}])

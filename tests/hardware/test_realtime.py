@@ -1,5 +1,6 @@
-"""Tests robots in real time: ticks, ages, holds, the watchdog."""
+"""Tests robots in real time: ticks, ages, holds, homing, stuck joints, the watchdog."""
 
+import math
 import sys
 import threading
 import time
@@ -13,8 +14,10 @@ from o2o.commands.check import check_robot
 from o2o.core.errors import RobotError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.clock import RateKeeper
+from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.guard import Guard
 from o2o.hardware.limits import LimitOverrides
+from o2o.hardware.motion import Motion
 from o2o.hardware.watchdog import Watchdog
 from tests.support.robots import Box, Slide, Time
 
@@ -25,8 +28,9 @@ def hand(monkeypatch) -> Time:
     hand = Time()
     hand.now_s = 100.0
     moved = SimpleNamespace(monotonic=hand.now, sleep=hand.sleep)
-    for name in (RealTimeRobot.__module__, Guard.__module__, Slide.__module__, __name__):
+    for name in (RealTimeRobot.__module__, Guard.__module__, Motion.__module__, Slide.__module__, __name__):
         monkeypatch.setattr(sys.modules[name], "time", moved)
+    monkeypatch.setattr(f"{Motion.__module__}.precise_sleep", lambda seconds: hand.sleep(max(0.0, seconds)))
     monkeypatch.setattr(RateKeeper.__init__, "__defaults__", (hand.now, hand.sleep))
     return hand
 
@@ -206,6 +210,242 @@ def test_the_watchdog_stops_a_hanging_loop_and_pauses_between_episodes():
     stops = arm.stops
     time.sleep(0.2)
     assert arm.stops == stops
+
+
+class Hanging(Slide):
+    """A sled whose driver hangs once, after some actions; `hangs` names the method."""
+
+    hangs, hang_s = "send", 0.5
+
+    def send(self, action):
+        super().send(action)
+        self._hang("send")
+
+    def observe(self):
+        self._hang("observe")
+        return super().observe()
+
+    def _hang(self, method):
+        if method == self.hangs and len(self.sent) == 2:
+            self.hangs = ""
+            time.sleep(self.hang_s)
+
+
+@pytest.mark.parametrize("method", ["send", "observe"])
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_nothing_is_sent_after_the_driver_hung_until_a_reset(method, repeat):
+    """A decision of three ticks ends at the tick in which the driver hung."""
+    arm = Hanging(hz=50, watchdog_s=0.1, patience=100)
+    arm.hangs = method
+    robot = Guard(arm, action_repeat=repeat)
+    robot.reset()
+    with pytest.raises(RobotError, match=r"no action came for 0.1 s: the watchdog stopped the robot"):
+        for _ in range(4):
+            robot.step([0.05])
+    assert len(arm.sent) == 2 and arm.stops >= 2  # the watchdog's, and that after the error
+    for _ in range(3):
+        with pytest.raises(RobotError, match="the watchdog stopped the robot"):
+            robot.step([0.05])
+    assert len(arm.sent) == 2
+    robot.reset()
+    robot.step([0.05])
+    assert len(arm.sent) > 2
+    robot.close()
+
+
+def test_a_driver_that_hangs_is_late_without_a_watchdog(hand):
+    arm = Hanging(hz=50, patience=1)
+    robot = Guard(arm)
+    robot.reset()
+    robot.step([0.05])
+    robot.step([0.05])  # hangs, and the next action comes at once
+    *_, info = robot.step([0.05])
+    assert info["interventions"] == ["late"] and arm.sent == [0.05, 0.05, 0.0]
+
+
+@pytest.mark.parametrize("stamp", [lambda: time.time(), lambda: time.monotonic() + 1.0, lambda: math.nan])
+def test_a_time_stamp_of_another_clock_is_an_error_that_names_the_right_one(stamp):
+    arm = Slide(max_age_s=0.2)
+    observe = arm.observe
+    arm.observe = lambda: (observe()[0], stamp())
+    with pytest.raises(RobotError, match=r"observe\(\) returned the time .* time\.monotonic\(\) is"):
+        Guard(arm).reset()
+    assert arm.stops == 1
+    arm.observe = lambda: (observe()[0], time.monotonic())
+    robot = Guard(arm)
+    robot.reset()
+    arm.observe = lambda: (observe()[0], stamp())
+    with pytest.raises(RobotError, match=r"time\.monotonic"):
+        robot.step([0.0])
+
+
+def test_real_time_is_a_property_of_the_class_and_not_of_its_metadata(hand):
+    arm = Slide(hz=50, max_age_s=0.1, patience=100)
+    arm.metadata = {
+        name: value for name, value in arm.metadata.items() if name not in ("real_time", "simulated")
+    }
+    arm.metadata["simulated"] = True
+    robot = Guard(arm)
+    assert robot.real_time and not robot.simulated
+    robot.reset()
+    arm.measured_s = time.monotonic() - 60
+    robot.step([0.05])
+    time.sleep(0.5)
+    *_, info = robot.step([0.05])
+    assert info["interventions"] == ["late", "stale"] and arm.sent == [0.05, 0.0]
+
+
+def test_a_driver_that_reports_less_does_not_reset_the_memory_of_what_was_sent(hand):
+    arm = Slide(hz=10, acceleration=2.0)  # 0.2 units/s a decision, 0.02 units
+    arm.send = lambda action: (arm.sent.append(float(action[0])), np.zeros(1))[1]
+    robot = Guard(arm)
+    robot.reset()
+    for asked in (0.1, 0.1, -0.1):
+        *_, info = robot.step([asked])
+        assert info["executed_action"].tolist() == [0.0]
+    assert arm.sent == pytest.approx([0.02, 0.04, 0.02])
+
+
+def test_three_threads_together_keep_the_rate_of_one():
+    arm = Slide(hz=50, velocity=0.5, patience=100)
+    times_s = []
+    arm.send = lambda action: times_s.append(time.monotonic())
+    robot = Guard(arm)
+    robot.reset()
+    threads = [threading.Thread(target=lambda: [robot.step([0.01]) for _ in range(10)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(times_s) == 30
+    assert times_s[-1] - times_s[0] >= 29 * 0.02 - 0.021  # the first tick may come late
+    assert np.diff(times_s).min() >= 0.5 * 0.02 - 1e-6
+
+
+def test_a_robot_that_starts_outside_its_workspace_is_a_warning(caplog):
+    arm = Slide(workspace=((-1.0, -1.0), (1.0, 1.0)))
+    arm.metadata["displacement"] = PLANE
+    arm.action_space = Box(-0.1, 0.1, (2,), np.float64)
+    arm.observation_space = gymnasium.spaces.Dict({"place": Box(-9, 9, (2,), np.float64)})
+    heights = iter((0.5, 1.0, 1.25))
+    arm.observe = lambda: ({"place": np.array([0.0, next(heights)])}, time.monotonic())
+    robot = Guard(arm)
+    for _ in range(3):
+        robot.reset()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the robot starts at [0.0, 1.25] m, outside its workspace: it may only move back"
+    )
+
+
+PLANE = {
+    "actions": (0, 1), "metres_by_action": 1.0, "obs": {"place": (0, 1)}, "metres_by_obs": 1.0,
+    "origin": (0.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metres_by_action": 0.0}, "wanted finite numbers, the first two not 0"),
+        ({"metres_by_action": math.nan}, "wanted finite numbers"),
+        ({"metres_by_obs": math.nan}, "wanted finite numbers"),
+        ({"metres_by_obs": 0}, "wanted finite numbers"),
+        ({"origin": (math.inf, 0.0)}, "wanted finite numbers"),
+        ({"actions": (0, 0)}, "names entries .0, 0.: some are the same"),
+        ({"actions": (-1, -2)}, "names entries .-1, -2.: some are the same, below 0"),
+        ({"actions": (0, 7)}, "cannot be read .IndexError"),
+        ({"obs": {"place": (0, 5)}}, "beyond 2 actions, 2 of 'place'"),
+        ({"metres_by_action": "fast"}, "cannot be read .ValueError"),
+    ],
+)
+def test_an_end_effector_that_cannot_be_is_refused(changes, message):
+    shapes, metadata = {"place": (2,)}, {"command": "displacement", "displacement": PLANE | changes}
+    with pytest.raises(RobotError, match=message):
+        read_displacement(shapes, 2, metadata)
+
+
+# ---- stuck joints
+
+
+class Joints(Slide):
+    """Three joints: positions in units of the action; a test says how far each moves of what it is told."""
+
+    observation_space = gymnasium.spaces.Dict({"place": Box(-9, 9, (2,), np.float64)})
+    action_space = Box(-0.2, 0.2, (3,), np.float64)
+
+    def __init__(self, moves=(1.0, 1.0, 1.0), reports=False, **limits):
+        super().__init__(hz=20, patience=5, **limits)
+        self.metadata |= {
+            "command": ("displacement", "displacement", "position"),
+            "measured": {"place": (0, 1, -1)}, "unmeasured": {2: 0.0},
+        }  # fmt: skip
+        self.moves, self.reports, self.joints, self.sent = np.array(moves), reports, np.zeros(3), []
+
+    def observe(self):
+        return {"place": self.joints[:2].copy()}, time.monotonic()
+
+    def send(self, action):
+        self.sent.append(action)
+        done = self.moves * action
+        self.joints = np.where([True, True, False], self.joints + done, done)
+        return done if self.reports else None
+
+
+def drive_joints(hand, arm, seconds=4.0):
+    """Moves all joints to and fro, and returns the interventions of every step."""
+    robot = Guard(arm)
+    robot.reset()
+    return [
+        robot.step(np.array([0.1, -0.1, 0.2]) * (1 if k // 10 % 2 else -1))[4]["interventions"]
+        for k in range(round(seconds * 20))
+    ]
+
+
+def test_a_stuck_joint_holds_the_robot_after_two_seconds_and_stops_it_after_patience(hand):
+    arm, reasons = Joints(moves=(1.0, 0.0, 1.0)), []
+    robot = Guard(arm)
+    robot.on_intervention = lambda told, *_: reasons.append((time.monotonic(), told))
+    robot.reset()
+    begin_s = time.monotonic()
+    stuck = r"stuck \(entry 1 was commanded to move by 1 and moved by 0 in 2 s\), 6 times in a row"
+    with pytest.raises(RobotError, match=stuck):
+        for k in range(100):
+            robot.step(np.array([0.1, -0.1, 0.2]) * (1 if k // 10 % 2 else -1))
+    assert 1.9 <= reasons[0][0] - begin_s <= 2.2 and [told for _, told in reasons] == [["stuck"]] * 5
+    assert arm.stops == 1 and not np.array(arm.sent)[-5:, :2].any()
+
+
+@pytest.mark.parametrize(
+    ("moves", "options"),
+    [
+        ((1.0, 1.0, 1.0), {}),  # healthy
+        ((0.3, 1.0, 1.0), {}),  # slow
+        ((1.0, 1.0, 0.0), {}),  # nobody measures it
+        ((1.0, 0.0, 1.0), {"stuck_s": (2.0, np.inf, 2.0)}),  # a gripper closes on an object
+        ((1.0, 0.0, 1.0), {"reports": True}),  # the driver says that it does not move
+    ],
+)
+def test_a_robot_that_is_not_known_to_be_stuck_goes_on(hand, moves, options):
+    assert not any(drive_joints(hand, Joints(moves, **options)))
+
+
+def test_actions_that_may_not_have_been_executed_tell_nothing_about_a_stuck_joint(hand):
+    arm = Joints(moves=(1.0, 0.0, 1.0))
+    step = arm.step
+    arm.step = lambda action: (*(answer := step(action))[:4], {**answer[4], "unconfirmed": True})
+    assert not any(drive_joints(hand, arm))
+
+
+def test_a_joint_that_moves_again_after_homing_is_not_stuck(hand):
+    arm = Joints(moves=(1.0, 0.0, 1.0))
+    with pytest.raises(RobotError, match="stuck"):
+        drive_joints(hand, arm)
+    arm.moves = np.ones(3)
+    assert not any(drive_joints(hand, arm))
+
+
+# ---- the watchdog itself
 
 
 def test_a_watchdog_triggers_once_and_only_while_active():

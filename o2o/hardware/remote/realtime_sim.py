@@ -13,7 +13,7 @@ from o2o.core.errors import RobotError
 from o2o.core.spec import space_shapes
 from o2o.hardware.clock import RateKeeper
 from o2o.hardware.limits import command_types
-from o2o.hardware.measured import check_measured, measured_positions
+from o2o.hardware.measured import check_measured, home_positions
 from o2o.hardware.realtime import RealTimeRobot
 
 MAX_CATCH_UP_TICKS = 25  # ticks simulated at once after a pause; a longer pause of the machine loses time
@@ -75,7 +75,7 @@ def idle_action(metadata: Mapping, space: gymnasium.spaces.Box, position: np.nda
     """Returns (A,) the action that moves nothing: displacements and velocities 0, positions as in `position`.
 
     Args:
-        position: (A,) the last action, or `measured_positions` where there is none; None if the action has no
+        position: (A,) the last action, or `home_positions` where there is none; None if the action has no
             positions.
     """
     is_position = np.array([name == "position" for name in command_types(metadata, space.shape[0])])
@@ -251,7 +251,7 @@ class EnvWorld:
     def advance_homing(self, tick):
         self._obs, _ = self._env.reset()
         self._outcome, self._done = (0.0, False), False
-        start = measured_positions(self.metadata, self.vector_obs(), len(self.action_space.low))
+        start = home_positions(self.metadata, self.vector_obs(), len(self.action_space.low))
         self._action = idle_action(self.metadata, self.action_space, start)
         return True
 

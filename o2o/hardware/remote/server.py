@@ -405,22 +405,21 @@ class RobotServer:
             self._observe()
         took_s, self._driver_s = max(self._driver_s, time.monotonic() - begin_s), 0.0
         safe, reasons = self.guard.filter(action, late_s=took_s - 2 * period_s)
-        sent = self.faults.apply_stuck_joint(safe, np.asarray(self._hold_action(), safe.dtype))
         self.guard.wait_to_send()
         with self._lock:
             if self._num_halts != halts:
                 return self._hold_action(), ["stopped"]
         begin_s = time.monotonic()
         try:
-            result = self.robot.send(self.guard.check_sendable(sent))
+            sent = self.faults.apply_stuck_joint(safe, self.guard.idle_action)
+            result = self.robot.send(self.guard.release(sent))
         finally:
             self._driver_s = time.monotonic() - begin_s
         executed = safe if result is None else np.asarray(result).copy()
         stuck = self.config.faults.stuck_joint
         if stuck >= 0:  # the driver does not notice
             executed[stuck] = safe[stuck]
-        self.guard.record_executed(executed)
-        return executed, reasons
+        return self.guard.record_executed([executed]), reasons
 
     def _send_done(self, request: "_Request", executed: np.ndarray, reasons: list[str]) -> None:
         executed = np.asarray(executed, self.guard.action_space.dtype)

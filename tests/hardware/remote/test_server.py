@@ -472,6 +472,15 @@ def test_a_stuck_entry_moves_nothing_and_is_reported_as_executed():
         np.testing.assert_allclose(robot.position, [0, 0.2], atol=1e-6)
 
 
+def test_a_stuck_position_stays_where_the_robot_homed():
+    with connected(FaultConfig(stuck_joint=1)) as (client, _, robot):
+        patiently(client)
+        for k in range(4):
+            *_, info = client.step(np.array([0.3, 0.1 * k]))
+        np.testing.assert_allclose(info["executed_action"], [0.3, 0.3], atol=1e-6)
+        np.testing.assert_allclose(robot.position, [1.2, 0.0], atol=1e-6)
+
+
 def test_a_frozen_camera_grows_old_until_the_guard_holds():
     with connected(FaultConfig(camera_freeze_s=0.4)) as (client, _, robot):
         reasons, aged = [], []
