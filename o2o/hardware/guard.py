@@ -28,6 +28,7 @@ from o2o.hardware.limits import (
     RobotLimits,
     apply_overrides,
     command_types,
+    control_rate,
     read_limits,
     warn_unlimited,
 )
@@ -92,8 +93,8 @@ class Guard(gymnasium.Wrapper):
         self._robot = env.unwrapped if isinstance(env.unwrapped, RealTimeRobot) else None
         self.real_time = self._robot is not None or bool(env.metadata.get("real_time", False))
         self.simulated = not self.real_time and bool(env.metadata.get("simulated", False))
-        hz = env.metadata.get("control_hz")
-        self.control_hz = None if hz is None else float(hz) / action_repeat
+        hz = control_rate(env.metadata)
+        self.control_hz = None if hz is None else hz / action_repeat
         self.limits = read_limits(env.metadata, len(self.low))
         if overrides is not None and overrides != LimitOverrides():
             self.limits = apply_overrides(self.limits or RobotLimits(), overrides)
@@ -234,8 +235,7 @@ class Guard(gymnasium.Wrapper):
 
     def _make_filters(self, limits: RobotLimits) -> None:
         metadata, count = self.env.metadata, len(self.low)
-        hz = float(metadata.get("control_hz") or 0)
-        types = command_types(metadata, count)
+        hz, types = control_rate(metadata), command_types(metadata, count)
         if (limits.velocity or limits.acceleration or limits.workspace) and not (hz and types):
             raise RobotError(
                 "a robot that limits velocity, acceleration or workspace must state metadata['control_hz'] "
@@ -249,7 +249,7 @@ class Guard(gymnasium.Wrapper):
             )
         if limits.workspace and moves and len(moves.origin) > len(limits.workspace[0]):
             raise RobotError(f"the workspace {limits.workspace} has fewer axes than metadata['displacement']")
-        model = ActionModel(self.low, self.high, types, hz, self.action_repeat)
+        model = ActionModel(self.low, self.high, types, hz or 0.0, self.action_repeat)
         if moves:
             model = replace(
                 model, end_effector_entries=moves.actions, meters_per_unit=moves.metres_by_action,
@@ -257,6 +257,12 @@ class Guard(gymnasium.Wrapper):
             )  # fmt: skip
         self._chain = FilterChain(model, limits)
         self._motion = self._chain.motion
+        cannot_rest = ~self._motion.is_position & ((self.low > 0) | (self.high < 0))
+        if types and cannot_rest.any():
+            raise RobotError(
+                f"entries {np.flatnonzero(cannot_rest).tolist()} of the action are motions whose bounds "
+                "exclude 0: the robot cannot be held"
+            )
         self._stuck_joint = StuckJointDetector(model, limits)
 
     @property

@@ -247,6 +247,21 @@ def apply_overrides(limits: RobotLimits, overrides: LimitOverrides) -> RobotLimi
     return result
 
 
+def control_rate(metadata: Mapping) -> float | None:
+    """Returns how many actions the robot takes in a second; None if it does not state it.
+
+    Raises:
+        RobotError: what it states is not a finite number above 0.
+    """
+    stated = metadata.get("control_hz")
+    if stated is None:
+        return None
+    numbers = _to_array(stated)
+    if numbers.shape or not 0 < numbers < math.inf:
+        raise RobotError(f"metadata['control_hz'] of the robot is {stated!r:.100}, wanted a number above 0")
+    return float(numbers)
+
+
 def command_types(metadata: Mapping, action_dim: int) -> tuple[str, ...]:
     """Returns (A,) the type of each entry of an action; empty if the robot states none.
 

@@ -228,6 +228,23 @@ def test_rounding_never_exceeds_a_limit():
         assert np.abs(arm.told[-1]).max() <= 0.1 and np.abs(arm.told[-1]) == pytest.approx([0.1, 0.1])
 
 
+@pytest.mark.parametrize("hz", [0.0, -10.0, np.nan, np.inf, "10", (10, 10)])
+def test_a_control_rate_that_is_none_is_refused(hz):
+    arm = Positions()
+    arm.metadata = {**arm.metadata, "control_hz": hz}
+    with pytest.raises(
+        RobotError, match=r"metadata\['control_hz'\] of the robot is .*wanted a number above 0"
+    ):
+        Guard(arm)
+
+
+def test_motions_whose_bounds_exclude_rest_are_refused():
+    arm = Arm(low=0.1)
+    arm.metadata = {"control_hz": 10, "command": "velocity"}
+    with pytest.raises(RobotError, match=r"entries \[0, 1\] .*motions whose bounds exclude 0"):
+        Guard(arm)
+
+
 @pytest.mark.parametrize("executed", [[0.1], [np.nan, 0.0], [[0.1, 0.1]]])
 def test_an_executed_action_that_cannot_be_is_refused(executed):
     arm = Arm([{"info": {"executed_action": executed}}])
