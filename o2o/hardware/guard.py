@@ -38,6 +38,8 @@ from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.stuck_joint import StuckJointDetector
 from o2o.hardware.watchdog import Watchdog
 
+STOP_S = 2.0  # time that a robot's stop() may take
+
 logger = logging.getLogger("o2o")
 
 # called with (reasons, (A,) requested action, (A,) sent action)
@@ -427,17 +429,32 @@ class Guard(gymnasium.Wrapper):
         Simulators need no `stop()`.
 
         Raises:
-            RobotError: the robot could not be stopped.
+            RobotError: its `stop` failed, or does not return.
         """
         if self._robot is not None:
             self._robot.stop_event.set()
         if self.can_stop:
+            self._call_stop()
+            self._was_stopped = True
+
+    def _call_stop(self) -> None:
+        """Calls the robot's `stop` in a thread of its own: it may wait for ever for a driver that hangs."""
+        errors: list[Exception] = []
+
+        def call() -> None:
             try:
                 self.env.get_wrapper_attr("stop")()
-                self._was_stopped = True
             except Exception as error:
-                what = f"{type(error).__name__}: {error}"
-                raise RobotError(f"the robot's stop() failed ({what}); cut its power") from error
+                errors.append(error)
+
+        thread = threading.Thread(target=call, name="o2o stop", daemon=True)
+        thread.start()
+        thread.join(STOP_S)
+        if thread.is_alive():
+            raise RobotError(f"the robot's stop() has not returned for {STOP_S:g} s; cut its power")
+        if errors:
+            what = f"{type(errors[0]).__name__}: {errors[0]}"
+            raise RobotError(f"the robot's stop() failed ({what}); cut its power") from errors[0]
 
     def close(self) -> None:
         if self._watchdog:

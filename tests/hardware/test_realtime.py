@@ -365,6 +365,31 @@ def test_an_end_effector_that_cannot_be_is_refused(changes, message):
         read_displacement(shapes, 2, metadata)
 
 
+@pytest.mark.parametrize("method", ["send", "observe"])
+def test_a_driver_that_hangs_and_cannot_be_stopped_is_an_error_that_says_so(monkeypatch, method, caplog):
+    """Its bus is locked while it hangs, and its stop() waits for the bus."""
+    monkeypatch.setattr("o2o.hardware.guard.STOP_S", 0.1)
+    arm, bus = Hanging(hz=50, watchdog_s=0.1), threading.Lock()
+    arm.hangs, arm.hang_s = method, 0.6
+    hang, stop = arm._hang, arm.stop
+
+    def locked(what, *args):
+        with bus:
+            what(*args)
+
+    arm._hang, arm.stop = (lambda method: locked(hang, method)), (lambda: locked(stop))
+    robot = Guard(arm)
+    robot.reset()
+    with pytest.raises(RobotError, match="the watchdog stopped the robot"):
+        for _ in range(5):
+            robot.step([0.05])
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the watchdog could not stop the robot: the robot's stop() has not returned for 0.1 s; cut its power"
+    )
+    assert len(arm.sent) == 2 and arm.stops >= 2  # and it was stopped as soon as that was possible
+
+
 # ---- stuck joints
 
 
