@@ -277,7 +277,7 @@ def test_a_dead_time_that_is_not_stated_leads_beyond_the_wall(now, ticks, stated
         guard.motion.measure(0.0)
         known = ActionContext(guard.motion.hold(), guard.motion.expected(np.array([place, 0.0])))
         safe = guard.run(np.ones(2), known)
-        guard.motion.record(safe)
+        send(guard, safe)
         waiting.append(0.1 * safe[0])
         place += waiting.pop(0)
     assert 1000 * (place - 0.15) == pytest.approx(beyond_mm, abs=1e-6)

@@ -319,7 +319,9 @@ def test_three_threads_together_keep_the_rate_of_one():
         thread.join()
     assert len(times_s) == 30
     assert times_s[-1] - times_s[0] >= 29 * 0.02 - 0.021  # the first tick may come late
-    assert np.diff(times_s).min() >= 0.5 * 0.02 - 1e-6
+    assert (
+        np.diff(times_s).min() >= 0.5 * 0.02 - 0.002
+    )  # the thread may be suspended before it notes the time
 
 
 def test_a_robot_that_starts_outside_its_workspace_is_a_warning(caplog):
