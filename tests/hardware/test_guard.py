@@ -1,6 +1,9 @@
 """Tests that the guard keeps every robot inside its limits and spaces, and stops it after any failure."""
 
 import os
+import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 
 from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
+from o2o.hardware.realtime import RealTimeRobot
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info
 from tests.support.paths import POINT_ROBOT
 
@@ -273,6 +277,53 @@ def test_observations_are_copies():
     seen, *_ = guard.step([0.0, 0.0])
     screen[:] = 1
     assert not seen["state"].any()
+
+
+class Cart(RealTimeRobot):
+    """Moves in a plane by displacements, which it is 10 s late to show."""
+
+    metadata = {  # noqa: RUF012
+        "control_hz": 1000, "command": "displacement",
+        "displacement": {"actions": (0, 1), "metres_by_action": 1.0, "obs": {"state": (0, 1)},
+                         "metres_by_obs": 1.0, "origin": (0.0, 0.0)},
+        "limits": {"workspace": ((-9.0, -9.0), (9.0, 9.0)), "dead_time_s": 10.0},
+    }  # fmt: skip
+    observation_space = gymnasium.spaces.Dict(state=gymnasium.spaces.Box(-9, 9, (2,), np.float32))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def observe(self):
+        return {"state": np.zeros(2, np.float32)}, time.monotonic()
+
+    def send(self, action): ...
+
+    def stop(self): ...
+
+
+def test_another_thread_may_ask_for_the_hold_while_actions_are_filtered():
+    robot, stop, errors = Guard(Cart()), threading.Event(), []
+    robot.reset()
+
+    def ask():
+        try:
+            while not stop.is_set():
+                robot.hold_action()
+        except RuntimeError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(1000):
+            robot.filter(np.zeros(2))
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        for thread in threads:
+            thread.join()
+    assert errors == []
 
 
 def test_closing_stops_first():

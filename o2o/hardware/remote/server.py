@@ -299,6 +299,8 @@ class RobotServer:
             reason = protocol.printable(str(error))
         except O2OError as error:
             reason, code = str(error), 1002
+        except Exception as error:  # a fault of this server, which the log and the client must not take for
+            reason, code = f"the server failed: {type(error).__name__}: {error}", 1011  # a client that left
         finally:
             with self._lock:
                 self._client = None

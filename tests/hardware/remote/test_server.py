@@ -694,6 +694,15 @@ def test_an_action_that_a_stop_overtakes_is_not_sent(monkeypatch):
         assert robot.sent == [] and far._done[-1][1][0] == 0
 
 
+def test_a_fault_of_the_server_itself_is_not_reported_as_a_client_that_left(caplog, monkeypatch):
+    with connected() as (client, server, robot):
+        stops = robot.stops
+        monkeypatch.setattr(server, "_read_action", lambda message: 1 / 0)
+        client.env.unwrapped.send(MOVE)
+        assert until(lambda: "the server failed: ZeroDivisionError: division by zero" in caplog.text)
+        assert until(lambda: robot.stops > stops)
+
+
 def test_a_server_shutting_down_stops_the_robot():
     robot = Slider()
     with served(robot) as (server, _):
