@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except O2OError as error:
-        print(f"o2o: error: {error}", file=sys.stderr)
+        print(f"o2o: error: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("o2o: interrupted", file=sys.stderr)
@@ -35,10 +35,18 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # of a flag, or of a file that names another one
+            print(f"o2o: error: a path is too long: {error.filename!r:.100}...", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         print(f"o2o: error: cannot write: {error}", file=sys.stderr)
         return 6
+
+
+def _one_line(text: str) -> str:
+    """Returns a text with escapes in place of line breaks and control characters; it may quote a file."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager

@@ -239,7 +239,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_known_ones(fails, 
 VALUES = {
     "--batch-size 0": "error: --batch-size is 0, wanted at least 1",
     "--window 0": "error: --window is 0, wanted at least 1",
-    "--learning-rate nan": "error: --learning-rate is nan, wanted at least 0",
+    "--learning-rate nan": "error: --learning-rate is nan, wanted a finite number",
     "--planner.num-elites 0": "error: --planner.num-elites is 0, wanted at least 1",
     "--critic.num-q 0": "error: --critic.num-q is 0, wanted at least 1",
     "--action-repeat -2": "error: --action-repeat is -2, wanted at least 0",
@@ -391,7 +391,7 @@ def test_a_run_of_another_version_is_one_line_that_names_it(fails, pretrained, t
     run_info["versions"] |= {"o2o": "0.0.7", "commit": "abc123"}
     (tmp_path / "online" / "run.json").write_text(json.dumps(run_info))
     line = fails(2, "pretrain", "--resume", "--out", tmp_path / "online")
-    assert "run.json was written by o2o 0.0.7 (commit abc123), which this version of o2o cannot" in line
+    assert "or written by o2o 0.0.7 (commit abc123), which this version of o2o cannot resume: " in line
     assert "the saved PretrainConfig has unknown field 'wings'; start a new run" in line
 
 
@@ -411,9 +411,89 @@ def test_a_config_of_another_version_in_a_checkpoint_is_one_line(fails, pretrain
     meta["config"]["critic"]["wings"] = 2
     checkpoint.save(tmp_path / "checkpoint", tensors, meta)
     line = fails(2, "evaluate", "--checkpoint", tmp_path)
-    assert (
-        "the saved CriticConfig has unknown field 'wings': it was written by another version of o2o" in line
-    )
+    assert "the saved CriticConfig has unknown field 'wings': it was edited, or written by another" in line
+
+
+def sized(part: str, name: str, value):
+    """Returns an edit of one option of the agent."""
+    return lambda tensors, meta: meta["config"][part].__setitem__(name, value)
+
+
+EDITS = {  # edits of a checkpoint, saved with a valid checksum
+    "hidden size of 80 TB": (sized("model_options", "hidden_dim", 10**9), "does not fit the model"),
+    "ensemble of ten million": (sized("critic", "num_q", 10**7), "does not fit the critic"),
+    "horizon": (sized("planner", "horizon", 10**9), "horizon is 1000000000, wanted at most 1000"),
+    "candidates": (sized("planner", "num_samples", 10**13), "of memory"),
+    "window": (lambda tensors, meta: meta["config"].update(window=10**13), "of memory"),
+    "options": (lambda tensors, meta: meta["config"].update(model_options=[]), "wanted an object"),
+    "text for a number": (sized("optimizer", "eps", "1"), "eps '1', wanted a number"),
+    "NaN in a transform": (
+        lambda tensors, meta: meta["transform"].update(reward_shift=float("nan")), "wanted a finite number",
+    ),
+    "negative size": (
+        lambda tensors, meta: meta["transform"]["fields"]["state"].update(shape=[-2]), "shape is (-2,)",
+    ),
+    "short action limits": (
+        lambda tensors, meta: meta["transform"].update(action_low=[-0.1]), "action_low must lie below",
+    ),
+    "negative seed": (lambda tensors, meta: meta["dataset"].update(seed=-1), "seed is -1, wanted at least 0"),
+    "robot": (lambda tensors, meta: meta.update(robot=[1]), "RobotMeta is [1], wanted an object"),
+    "no dataset": (lambda tensors, meta: meta.pop("dataset"), "has no field 'dataset'"),
+    "NaN weights": (lambda tensors, meta: tensors["policy.net.0.bias"].fill_(torch.nan), "holds NaN or inf"),
+    "short moments": (
+        lambda tensors, meta: tensors.update({"optimizer.model.0.exp_avg": torch.zeros(1)}),
+        "does not fit the optimizer of the model",
+    ),
+    "dtype": (
+        lambda tensors, meta: tensors.update({"policy.net.0.bias": tensors["policy.net.0.bias"].double()}),
+        "net.0.bias is (16,) float64, wanted (16,)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_checkpoint_is_one_line_and_no_robot_acts(fails, pretrained, tmp_path, monkeypatch, edit):
+    change, wanted = EDITS[edit]
+    tensors, meta = checkpoint.load(pretrained / "checkpoint")
+    change(tensors, meta)
+    checkpoint.save(tmp_path / "checkpoint", tensors, meta)
+    monkeypatch.setattr("o2o.hardware.guard.Guard.step", lambda *args: pytest.fail("the robot acts"))
+    assert wanted in fails(2, "evaluate", "--checkpoint", tmp_path)
+    assert wanted in fails(2, "finetune", "--checkpoint", tmp_path, "--out", tmp_path / "new")
+    assert wanted in fails(2, "inspect", tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": []}, {"command": 3}, {"config": {"robot": [1]}}, {"config": {"seed": "x"}}]
+)
+def test_an_edited_run_json_is_one_line(fails, pretrained, tmp_path, change):
+    run_info = json.loads((pretrained / "run.json").read_text())
+    config = run_info["config"] | change["config"] if isinstance(change.get("config"), dict) else None
+    run_info |= {"config": config} if config else change
+    (tmp_path / "run.json").write_text(json.dumps(run_info))
+    fails(2, "pretrain", "--resume", "--out", tmp_path)
+
+
+def test_line_breaks_in_a_text_of_a_checkpoint_are_escaped(fails, pretrained, tmp_path):
+    tensors, meta = checkpoint.load(pretrained / "checkpoint")
+    meta["dataset"]["dataset"] = "/two\nlines\x1b[2J"
+    checkpoint.save(tmp_path / "checkpoint", tensors, meta)
+    line = fails(3, "finetune", "--checkpoint", tmp_path, "--out", tmp_path / "new")
+    assert line == "dataset file /two\\nlines\\x1b[2J does not exist"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".py"])
+def test_a_path_that_is_too_long_is_one_line(fails, pretrained, name):
+    assert fails(2, "pretrain", "--dataset", name).startswith("a path is too long: ")
+    assert fails(2, "evaluate", "--checkpoint", name).startswith("a path is too long: ")
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_a_missing_file(fails, pretrained):
+    assert "~no-such-user/x does not exist" in fails(3, "pretrain", "--dataset", "~no-such-user/x")
+    assert "'~no-such-user/x.py' not found" in fails(2, "pretrain", "--dataset", "~no-such-user/x.py")
+    words = "evaluate", "--checkpoint", pretrained, "--robot"
+    assert "x.py' not found" in fails(2, *words, "~no-such-user/x.py")
 
 
 def test_a_finished_run_resumed_is_finished(o2o, pretrained):

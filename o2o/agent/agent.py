@@ -1,99 +1,31 @@
 """Combines a world model, critic, policy, planner and loss weights into an agent that learns and acts."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 
-from o2o.agent.critic import Critic, CriticConfig
+from o2o.agent import networks
+from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig
 from o2o.agent.cuda_graph import CapturedFunction
-from o2o.agent.imagination import Imagination, ImaginationConfig
-from o2o.agent.loss_balance import BALANCERS, SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER, BalanceConfig
-from o2o.agent.optimizer import Optimizer, OptimizerConfig
-from o2o.agent.planner.mppi import MPPI, Plan, PlannerConfig, limit_policy_deviation
-from o2o.agent.policy import AWRPolicy, PolicyConfig
+from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
+from o2o.agent.optimizer import Optimizer
+from o2o.agent.planner.mppi import MPPI, Plan, limit_policy_deviation
 from o2o.core import plugins
 from o2o.core.compute import compiled
-from o2o.core.config import at_least, at_most, from_dict, to_dict
+from o2o.core.config import SavedConfigError, from_dict, to_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
+from o2o.core.run_checkpoint import under
 from o2o.core.seeding import RandomStream, derive
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
-from o2o.data.replay_buffer import ReplayConfig
-from o2o.models import tdmpc
-from o2o.nn.contract_check import build_model, check_contract
+from o2o.nn.contract_check import check_contract
 from o2o.nn.world_model import ModelConfig, State
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """Options of an agent. Defaults are FOWM's for the xArm tasks.
-
-    Attributes:
-        model: World model: a name from `o2o list`, or a path ending in .py.
-        model_options: options of the world model.
-        critic: options of the critic.
-        policy: options of the policy.
-        imagination: options of training the policy on imagined futures.
-        planner: options of the planner.
-        balance: Loss weights: `fixed`, or learned (`harmony`).
-        balance_options: weights of the losses; `harmony` learns those of obs, reward and dynamics.
-        replay: options of the replay buffer.
-        window: Steps of a training window, at most those of the longest episode; FOWM uses 5.
-        batch_size: Windows in a batch; FOWM uses 256.
-        discount: Discount factor per decision; FOWM uses 0.9, 0.99 (D4RL). 0: derived from the length of the
-            longest episode.
-        rho: Decay of the loss weights along a window: step t weighs rho^t; TD-MPC uses 0.5.
-        learning_rate: Learning rate of all parameters; TD-MPC uses 3e-4.
-        optimizer: options of the optimizers: one for model and critic, one for the policy, one for the
-            imagined value.
-        precision: Precision of matrix products and convolutions; sums are float32.
-    """
-
-    model: str = "tdmpc"
-    model_options: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
-    critic: CriticConfig = CriticConfig()
-    policy: PolicyConfig = PolicyConfig()
-    imagination: ImaginationConfig = ImaginationConfig()
-    planner: PlannerConfig = PlannerConfig()
-    balance: Literal["fixed", "harmony"] = "fixed"
-    balance_options: Annotated[BalanceConfig, tyro.conf.arg(name="balance")] = BalanceConfig()
-    replay: ReplayConfig = ReplayConfig()
-    window: int = 5
-    batch_size: int = 256
-    discount: float = 0.9
-    rho: float = 0.5
-    learning_rate: float = 3e-4
-    optimizer: OptimizerConfig = OptimizerConfig()
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self):
-        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0)
-        at_most(self, discount=1, rho=1)
-
-
-UnprefixedAgentConfig = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags have no prefix
-FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of the checkpoint
-
-
-def fit_config(config: AgentConfig, max_length: int) -> AgentConfig:
-    """Returns the config with the window and the discount fitted to data.
-
-    Args:
-        config: the config; its discount is derived if it is 0.
-        max_length: steps of the longest episode, which bound the window.
-
-    Source of the discount: Hansen et al. 2024 (TD-MPC2), (L/5 - 1) / (L/5), within 0.95 and 0.995.
-    """
-    discount = config.discount or min(max(1 - 5 / max_length, 0.95), 0.995)
-    return replace(config, window=min(config.window, max_length), discount=discount)
 
 
 class Agent:
@@ -122,29 +54,19 @@ class Agent:
         config = replace(config, model=plugins.canonical_name("models", config.model))
         self.transform, self.config, self.device = transform, config, pick_device(device)
         spec, module = transform.spec, plugins.load("models", config.model)
+        networks.check_memory(networks.sketch(module, spec, config), spec, config, self.device)
         self.learning_stream = RandomStream(derive(seed, "update"), self.device)
         self.acting_stream = RandomStream(derive(seed, "act"), self.device)
         with RandomStream(derive(seed, "init"), torch.device("cpu")).use():
-            model = build_model(module, spec, config.discount, config.model_options)
-            critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
-            policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
-            imagination = None
-            if config.imagination.steps:
-                sizes, penalty_weight = (model.feature_dim, config.discount), config.planner.penalty_weight
-                imagination = Imagination(*sizes, penalty_weight, config.imagination).to(self.device)
-        self.model, self.critic = model.to(self.device), critic.to(self.device)
+            self.networks = networks.build(module, spec, config)
+        self.parts = {name: part.to(self.device) for name, part in self.networks.parts.items()}
+        self.model, self.critic, self.policy = self.networks.model, self.networks.critic, self.networks.policy
+        self.balance, self.imagination = self.networks.balance, self.networks.imagination
         self._model_path, self._contract_checked = str(module.__file__), False
-        self.policy, self.imagination = policy.to(self.device), imagination
-        self.balance = BALANCERS[config.balance](config.balance_options).to(self.device)
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
-        self.parts = {
-            "model": self.model, "critic": self.critic,
-            "policy": self.policy, "balance": self.balance,
-        }  # fmt: skip
         groups = {"model": [self.model, self.critic], "policy": [self.policy]}
         if self.imagination:
-            self.parts["imagination"] = self.imagination
             groups["value"] = [self.imagination]
         self.optimizers = {
             name: Optimizer(_trainable(parts), config.learning_rate, config.optimizer)
@@ -367,19 +289,21 @@ class Agent:
         """Restores what `state` returned.
 
         Raises:
-            UsageError: weights of another architecture; the line names what differs.
+            UsageError: weights of another architecture, or what is no state of its optimizers and random
+                streams; the line names what differs.
         """
-        for part, module in self.parts.items():
-            weights = _under(tensors, part)
-            mismatch = _mismatch(module.state_dict(), weights)
-            if mismatch:
-                raise UsageError(f"checkpoint does not fit the {part}: {mismatch}")
-            module.load_state_dict(weights)
+        networks.check_weights(self.networks, tensors)
         for group, optimizer in self.optimizers.items():
-            optimizer.load_state(_under(tensors, f"optimizer.{group}"))
-        self.learning_stream.load_state(_under(tensors, "stream.learning"))
-        self.acting_stream.load_state(_under(tensors, "stream.acting"))
-        self.belief = {k: v.to(self.device) for k, v in _under(tensors, "belief").items()}
+            difference = optimizer.check_state(under(tensors, f"optimizer.{group}"))
+            if difference:
+                raise UsageError(f"checkpoint does not fit the optimizer of the {group}: {difference}")
+        for part, module in self.parts.items():
+            module.load_state_dict(under(tensors, part))
+        for group, optimizer in self.optimizers.items():
+            optimizer.load_state(under(tensors, f"optimizer.{group}"))
+        self.learning_stream.load_state(under(tensors, "stream.learning"))
+        self.acting_stream.load_state(under(tensors, "stream.acting"))
+        self.belief = {k: v.to(self.device) for k, v in under(tensors, "belief").items()}
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
@@ -397,11 +321,16 @@ class Agent:
     ) -> "Agent":
         """Builds an agent from what `state` returned, optionally with another config, such as a planner's.
 
+        Nothing is allocated before the sizes have been compared with those of the weights.
+
         Raises:
             UsageError: the config's sizes are not those of the weights.
         """
         config = config if config.model else read_config(meta["config"])
-        agent = cls(Transform.from_json(meta["transform"]), config, device, compile=compile)
+        transform, module = Transform.from_json(meta["transform"]), plugins.load("models", config.model)
+        sketch = networks.sketch(module, transform.spec, config, max_parameters=len(tensors))
+        networks.check_weights(sketch, tensors)
+        agent = cls(transform, config, device, compile=compile)
         agent.load_state(tensors, meta)
         return agent
 
@@ -410,9 +339,13 @@ def read_config(data: dict) -> AgentConfig:
     """Reads an agent's config from its saved form; the model's name determines the class of its options.
 
     Raises:
+        SavedConfigError: it is no such config.
         UsageError: there is no such model, or the user has not permitted its file (`o2o.core.trust`).
     """
-    name = plugins.canonical_name("models", data.get("model", AgentConfig.model))
+    model = data.get("model", AgentConfig.model) if isinstance(data, dict) else None
+    if not isinstance(model, str):
+        raise SavedConfigError(AgentConfig, f"has model {model!r:.60}, wanted a name or a path")
+    name = plugins.canonical_name("models", model)
     options = {"model_options": getattr(plugins.load("models", name), "Config", ModelConfig)}
     return from_dict(AgentConfig, data | {"model": name}, options)
 
@@ -434,19 +367,3 @@ def pick_device(name: str) -> torch.device:
 
 def _trainable(parts: list[nn.Module]) -> list[nn.Parameter]:
     return [weight for part in parts for weight in part.parameters() if weight.requires_grad]
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    cut = len(prefix) + 1
-    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
-
-
-def _mismatch(want: dict[str, Tensor], have: dict[str, Tensor]) -> str:
-    missing = [f"{name} is missing" for name in want.keys() - have.keys()]
-    extra = [f"{name} is unknown" for name in have.keys() - want.keys()]
-    shapes = [
-        f"{name} is {tuple(have[name].shape)}, wanted {tuple(value.shape)}"
-        for name, value in want.items()
-        if name in have and have[name].shape != value.shape
-    ]
-    return ", ".join(sorted(missing + extra + shapes)[:6])

@@ -20,6 +20,7 @@ from o2o.nn.distribution import Normal
 from o2o.nn.two_hot import make_encoding
 from o2o.nn.world_model import State, Unroll
 
+MAX_STEPS = 1000  # of an imagined future; DreamerV3 uses 15
 SCALE_RATE = 0.01  # DreamerV3: of the running percentiles of imagined returns
 
 
@@ -73,7 +74,7 @@ class ImaginationConfig:
         at_least(self, steps=0, hidden_dim=1, trace=0, entropy=0, target_rate=0, target_every=1)
         at_least(self, num_bins=2 if self.num_bins else 0)
         at_least(self, target_weight=0, replay_weight=0, anchor=0, anchor_updates=0, anchor_end=0)
-        at_most(self, trace=1, target_rate=1)
+        at_most(self, trace=1, target_rate=1, steps=MAX_STEPS)
 
 
 class Imagination(nn.Module):

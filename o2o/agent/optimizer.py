@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.core.config import at_least, at_most
+from o2o.core.run_checkpoint import describe_difference
 
 MIN_NORM = 1e-3  # least norm of a parameter in adaptive gradient clipping; DreamerV3
 
@@ -84,6 +85,22 @@ class Optimizer:
         """Returns the optimizer's state: `{i}.{name}` -> tensor of parameter i."""
         entries = self.rule.state_dict()["state"].items()
         return {f"{i}.{name}": value for i, entry in entries for name, value in entry.items()}
+
+    def check_state(self, tensors: dict[str, Tensor]) -> str:
+        """Returns how tensors differ from a state of these parameters; empty if they do not.
+
+        Torch's fused optimizers write beyond moments that are shorter than their parameter.
+        """
+        numbers = {name.partition(".")[0] for name in tensors}
+        want = {}
+        for i, parameter in enumerate(self.parameters):
+            if str(i) in numbers:  # a parameter that never had a gradient has no state
+                want |= {
+                    f"{i}.exp_avg": parameter,
+                    f"{i}.exp_avg_sq": parameter,
+                    f"{i}.step": torch.zeros(()),
+                }
+        return describe_difference(want, tensors)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state` returned."""

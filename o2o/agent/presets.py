@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from o2o.agent.agent import AgentConfig
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.imagination import ImaginationConfig
 from o2o.agent.loss_balance import BalanceConfig

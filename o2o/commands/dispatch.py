@@ -11,7 +11,8 @@ import tyro
 from tyro import MISSING
 
 from o2o.agent import presets
-from o2o.agent.agent import AgentConfig, read_config
+from o2o.agent.agent import read_config
+from o2o.agent.agent_config import AgentConfig
 from o2o.commands.bench.measure import BenchConfig, bench
 from o2o.commands.check import CheckConfig, check
 from o2o.commands.compare.loop import CompareConfig, compare, of_preset
@@ -25,9 +26,10 @@ from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_run import InspectConfig, report
 from o2o.commands.serve import ServeConfig, serve
-from o2o.core import checkpoint, plugins, trust
+from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
+from o2o.core.paths import expand_user
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.hardware.guard import RobotConfig, default_config
 from o2o.hardware.robot_choice import choose_robot
@@ -116,7 +118,7 @@ def _python_files(argv: list[str]) -> list[str]:
             flag, _, value = word.partition("=")
         else:
             value = word
-        if value and (flag == "--trust" or (value.endswith(".py") and Path(value).expanduser().is_file())):
+        if value and (flag == "--trust" or (value.endswith(".py") and expand_user(value).is_file())):
             found.append(trust.derive(word, value))
     return found
 
@@ -149,7 +151,8 @@ def _saved(argv: list[str], command: str, kind: type):
     data = run_info["config"]
     try:
         robot = data.get("robot", "")
-        robot_kind = type(default_config(robot)) if robot and data.get("robot_options") else RobotConfig
+        is_named = isinstance(robot, str) and robot and data.get("robot_options")
+        robot_kind = type(default_config(robot)) if is_named else RobotConfig
         agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
         plain = {name: value for name, value in data.items() if name != "agent"}
         return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
@@ -157,7 +160,7 @@ def _saved(argv: list[str], command: str, kind: type):
         if error.writer != "o2o":
             raise
         raise UsageError(
-            f"{folder}/{RUN_INFO} was written by {_version(run_info.get('versions'))}, "
+            f"{folder}/{RUN_INFO} was edited, or written by {_version(run_info.get('versions'))}, "
             f"which this version of o2o cannot resume: {error.problem}; "
             "start a new run with another --out, or use that version"
         ) from error
@@ -206,7 +209,7 @@ def _pretrain(argv: list[str]) -> PretrainConfig:
 def _meta(argv: list[str]) -> dict:
     """Returns the metadata of the checkpoint that `--checkpoint` names; empty if it names none."""
     source = _path(argv, "--checkpoint")
-    return checkpoint.load(checkpoint_folder(source))[1] if source else {}
+    return run_checkpoint.load(checkpoint_folder(source))[1] if source else {}
 
 
 def _of_checkpoint(config, argv: list[str], meta: dict):

@@ -18,12 +18,13 @@ from typing import Literal
 import torch
 
 from o2o.core import trust
-from o2o.core.config import at_least, check_finite
+from o2o.core.config import at_least, at_most, check_finite
 from o2o.core.errors import UsageError
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of length: float32 has 5e-6, bfloat16 2e-2
 # fields that may change when a run is resumed
 RESUMABLE_FIELDS = {"device", "threads", "compile", "tune", "trust"}
+MAX_THREADS = 1024  # more than a machine's limit end the process
 WORTH_COMPILING = 5000  # updates: compiling takes half a minute and saves 6 ms per update
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class MachineConfig:
     def __post_init__(self):
         check_finite(self)
         at_least(self, threads=0)
+        at_most(self, threads=MAX_THREADS)
 
 
 def tune(config: MachineConfig) -> list[str]:

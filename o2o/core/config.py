@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import UsageError
@@ -43,7 +43,7 @@ class FieldError(UsageError):
 
 
 class SavedConfigError(UsageError):
-    """A saved config that was written by another version of o2o, or of a robot's or a model's file.
+    """A saved config that was edited, or written by another version of o2o, of a robot's or a model's file.
 
     Attributes:
         problem: what does not fit, without the advice.
@@ -55,7 +55,7 @@ class SavedConfigError(UsageError):
         self.problem = f"the saved {kind.__name__} {problem}"
         self.writer = "o2o" if kind.__module__.startswith("o2o.") else str(module.__file__)
         super().__init__(
-            f"{self.problem}: it was written by another version of {self.writer}; "
+            f"{self.problem}: it was edited, or written by another version of {self.writer}; "
             "pretrain again, or use that version"
         )
 
@@ -125,40 +125,133 @@ def _plain(value):
 
 
 def from_dict(kind: type, data: dict, nested: dict[str, type] | None = None):
-    """Builds a dataclass from the output of `to_dict`.
+    """Builds a dataclass from the output of `to_dict`, after checking the type of every value.
+
+    Nothing is converted that `to_dict` did not convert: a text is no number, a fraction no whole number.
 
     Args:
         kind: the dataclass.
-        data: plain values by field name.
+        data: plain values by field name; fields that are missing take their defaults.
         nested: field name -> actual class, for fields that are annotated with a base class.
     Raises:
-        SavedConfigError: a field or a choice that `kind` does not have; another version wrote the config.
+        SavedConfigError: a field that `kind` does not have, or lacks; or a value of another type than its
+            annotation, or that `kind` refuses.
     """
     hints, nested = typing.get_type_hints(kind), nested or {}
+    if not isinstance(data, dict):
+        raise SavedConfigError(kind, f"is {_shown(data)}, wanted an object")
     unknown = sorted(set(data) - set(hints))
     if unknown:
         raise SavedConfigError(kind, f"has unknown {_listed(unknown)}")
-    values = {}
-    for name, value in data.items():
-        hint = nested.get(name, hints[name])
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            values[name] = from_dict(typing.cast(type, hint), value, dict(nested))
-        else:
-            values[name] = _typed(hint, value)
-            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-            if choices and value not in choices:
-                raise SavedConfigError(kind, f"has {name} {value!r}, wanted one of {choices}")
-    return kind(**values)
+    missing = [field.name for field in dataclasses.fields(kind) if _is_required(field, data)]
+    if missing:
+        raise SavedConfigError(kind, f"has no {_listed(missing)}")
+    try:
+        values = {name: _typed(nested.get(name, hints[name]), data[name], name, nested) for name in data}
+        return kind(**values)
+    except _TypeMismatch as error:
+        raise SavedConfigError(kind, f"has {error}") from error
+    except FieldError as error:
+        problem = error.text({path: path for path in error.fields})
+        raise SavedConfigError(kind, f"is refused: {problem}") from error
+
+
+class _TypeMismatch(Exception):
+    """A value of another type than its annotation."""
+
+    def __init__(self, path: str, value, wanted: str):
+        super().__init__(f"{path} {_shown(value)}, wanted {wanted}")
+
+
+def _is_required(field: dataclasses.Field, data: dict) -> bool:
+    has_default = field.default is not field.default_factory  # both are MISSING where there is none
+    return field.name not in data and not has_default
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _listed(names: list[str]) -> str:
     return f"{'field' if len(names) == 1 else 'fields'} {', '.join(map(repr, names))}"
 
 
-def _typed(hint, value):
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is not None and Path in options:
-        return Path(value)
-    if isinstance(value, list):
-        return tuple(value)
-    return value
+def _typed(hint, value, path: str, nested: Mapping[str, type]):
+    """Returns a plain value as the type of an annotation; annotations that JSON does not know pass anything.
+
+    Raises:
+        _TypeMismatch: it has another type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is typing.Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, dict(nested))
+    if origin in (types.UnionType, typing.Union):
+        return _first_typed(args, value, path, nested)
+    if origin is typing.Literal:
+        choices = [choice for choice in args if isinstance(value, type(choice)) and value == choice]
+        if not choices:
+            raise _TypeMismatch(path, value, f"one of {args}")
+        return choices[0]
+    if tuple in (hint, origin):
+        return _typed_tuple(args, value, path, nested)
+    if dict in (hint, origin):
+        if not isinstance(value, dict) or not all(map(_is_text, value)):
+            raise _TypeMismatch(path, value, "an object")
+        item = args[1] if args else typing.Any
+        return {key: _typed(item, each, f"{path}.{key}", nested) for key, each in value.items()}
+    if hint in _PLAIN:
+        is_valid, convert, wanted = _PLAIN[hint]
+        if not is_valid(value):
+            raise _TypeMismatch(path, value, wanted)
+        return convert(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _first_typed(hints: tuple, value, path: str, nested: Mapping[str, type]):
+    """Returns the value as the first type that it fits."""
+    wanted = []
+    for hint in hints:
+        try:
+            return _typed(hint, value, path, nested)
+        except _TypeMismatch as error:
+            wanted.append(str(error).rpartition(", wanted ")[2])
+    raise _TypeMismatch(path, value, " or ".join(dict.fromkeys(wanted)))
+
+
+def _typed_tuple(hints: tuple, value, path: str, nested: Mapping[str, type]) -> tuple:
+    if not isinstance(value, (list, tuple)):
+        raise _TypeMismatch(path, value, "a list")
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = hints[:1] * len(value)
+    if len(hints) != len(value):
+        raise _TypeMismatch(path, value, f"a list of {len(hints)} entries")
+    return tuple(
+        _typed(h, v, f"{path}[{i}]", nested) for i, (h, v) in enumerate(zip(hints, value, strict=True))
+    )
+
+
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_float(value) -> bool:
+    return isinstance(value, float) or _is_int(value)
+
+
+def _is_text(value) -> bool:
+    """Whether a value is a text that can be a path and be printed: without NUL and lone surrogates."""
+    return isinstance(value, str) and not re.search("[\0\ud800-\udfff]", value)
+
+
+# type -> (whether a plain value has it, conversion, what was wanted)
+_PLAIN: dict[typing.Any, tuple[Callable, Callable, str]] = {
+    bool: (lambda value: isinstance(value, bool), lambda value: value, "true or false"),
+    int: (_is_int, lambda value: value, "a whole number of 64 bits"),
+    float: (_is_float, float, "a number"),
+    str: (_is_text, lambda value: value, "a text"),
+    Path: (_is_text, Path, "a path"),
+    type(None): (lambda value: value is None, lambda value: value, "null"),
+}

@@ -1,7 +1,12 @@
-"""Names the folders for the files that o2o makes outside of run folders."""
+"""Names the folders for the files that o2o makes outside of run folders, and expands `~`."""
 
 import os
 from pathlib import Path
+
+
+def expand_user(name: str | Path) -> Path:
+    """Returns a path with the home folder in place of `~`; the name of a user who does not exist stays."""
+    return Path(os.path.expanduser(name))
 
 
 def o2o_home() -> Path:

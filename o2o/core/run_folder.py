@@ -23,6 +23,7 @@ from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.files import read_text
 from o2o.core.output_lock import LOCK, lock_folder
+from o2o.core.run_checkpoint import under
 from o2o.core.run_log import versions
 
 RUN_INFO = "run.json"
@@ -155,8 +156,7 @@ def collect_state(agent, **replays) -> tuple[dict[str, Tensor], dict]:
 def restore_replays(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
     """Restores the replay buffers from the output of `collect_state`; they must hold the same episodes."""
     for name, replay in replays.items():
-        prefix = f"{name}."
-        arrays = {k[len(prefix) :]: v.numpy() for k, v in tensors.items() if k.startswith(prefix)}
+        arrays = {key: value.numpy() for key, value in under(tensors, name).items()}
         replay.load_state(arrays, meta[name])
 
 
@@ -178,8 +178,11 @@ def read_run_info(folder: Path | None) -> dict:
         if _is_unused(Path(folder)):
             raise UsageError(f"{folder} holds no run yet; start it with its whole command, without --resume")
         run_info = trust.mark(json.loads(read_text(Path(folder) / RUN_INFO)))
-        return {**run_info, "command": run_info["command"], "config": run_info["config"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        command, config = run_info["command"], run_info["config"]
+        if not isinstance(command, str) or not isinstance(config, dict):
+            raise TypeError("it names no command and config")
+        return {**run_info, "command": command, "config": config}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
 
 

@@ -245,6 +245,14 @@ def _end_of_last_line(data: bytes) -> int:
     return data.rfind(b"\n") + 1
 
 
+def _is_valid(name: str, value) -> bool:
+    """Whether a value of a line of metrics has the type that `RunLog.write` gives it."""
+    if name == "phase":
+        return isinstance(value, str)
+    is_int = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return is_int if name == "step" else is_int or value is None or isinstance(value, float)
+
+
 def _lines(path: Path) -> list[tuple[bytes, dict]]:
     """Returns (bytes, parsed) of each complete line."""
     try:
@@ -257,6 +265,9 @@ def _lines(path: Path) -> list[tuple[bytes, dict]]:
             line = json.loads(text)
             if not {"phase", "step"} <= line.keys():
                 raise ValueError("no phase or step")
+            wrong = [name for name, value in line.items() if not _is_valid(name, value)]
+            if wrong:
+                raise ValueError(f"{wrong[0]} is {line[wrong[0]]!r:.60}")
         except (ValueError, AttributeError, RecursionError) as error:
             raise UsageError(f"{path} line {number} is not a line of metrics: {error}") from error
         lines.append((text, line))

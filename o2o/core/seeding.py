@@ -3,8 +3,11 @@
 import hashlib
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from o2o.core.errors import UsageError
 
 
 def derive(seed: int, *names: object) -> int:
@@ -53,6 +56,33 @@ class RandomStream:
         return {"cpu": self.cpu_state.clone(), **cuda}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.cpu_state = state["cpu"].cpu().clone()
+        """Restores what `state` returned.
+
+        Raises:
+            UsageError: it is no state of a generator.
+        """
+        self.cpu_state = _checked_state(state.get("cpu"), torch.Generator())
         if self.cuda_state is not None and "cuda" in state:
-            self.cuda_state = state["cuda"].cpu().clone()
+            self.cuda_state = _checked_state(state["cuda"], torch.Generator(self.device))
+
+
+def _checked_state(state: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Returns a copy of a state that a generator has accepted."""
+    try:
+        generator.set_state(torch.empty(0) if state is None else state.cpu())
+    except (RuntimeError, TypeError) as error:
+        what = "nothing" if state is None else f"{tuple(state.shape)} {state.dtype}"
+        raise UsageError(f"the saved random stream is no state of a torch generator: {what}") from error
+    return generator.get_state()
+
+
+def restore_generator(generator: np.random.Generator, state: dict) -> None:
+    """Sets the state of numpy's generator to `generator.bit_generator.state` of another one.
+
+    Raises:
+        UsageError: it is no such state.
+    """
+    try:
+        generator.bit_generator.state = state
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise UsageError(f"the saved state of a random generator is none: {error}") from error

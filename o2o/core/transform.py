@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from o2o.core.config import from_dict, to_dict
+from o2o.core.config import FieldError, at_least, check_finite, from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.spec import Spec
@@ -44,6 +44,15 @@ class ObsTransform:
     size: int = 84
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if any(size < 0 for size in self.shape) or (self.image and (len(self.shape) != 3 or 0 in self.shape)):
+            raise FieldError(self, f"<shape> is {self.shape}, wanted sizes, three of them for an image")
+        at_least(self, size=1)
+        check_finite(self)
+        lengths = {len(self.mean), len(self.std)}
+        if lengths not in ({0}, {int(np.prod(self.shape))}) or min(self.std, default=1) <= 0:
+            raise FieldError(self, "<mean> and <std> must have an entry for each of <shape>, <std> above 0")
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -104,6 +113,14 @@ class Transform:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     control_hz: float | None = None
+
+    def __post_init__(self):
+        check_finite(self)
+        low, high = self.action_low, self.action_high
+        if not low or len(low) != len(high) or any(a >= b for a, b in zip(low, high, strict=True)):
+            raise FieldError(self, "<action_low> must lie below <action_high>, and have as many entries")
+        if self.reward_scale == 0 or (self.control_hz is not None and self.control_hz <= 0):
+            raise FieldError(self, "<reward_scale> must not be 0, and <control_hz> must be above 0")
 
     @property
     def spec(self) -> Spec:
@@ -166,10 +183,9 @@ class Transform:
         """Builds a transform from the output of `to_json`.
 
         Raises:
-            SavedConfigError: the data are of another version of o2o.
+            SavedConfigError: the data were edited, or are of another version of o2o.
         """
-        fields = {name: from_dict(ObsTransform, entry) for name, entry in data["fields"].items()}
-        return replace(from_dict(cls, {**data, "fields": {}}), fields=fields)
+        return from_dict(cls, data)
 
 
 def check_control_rate(data_hz: float | None, robot_hz: float | None) -> None:

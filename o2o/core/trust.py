@@ -24,7 +24,7 @@ from typing import Any
 
 from o2o.core.errors import UntrustedError, UsageError
 from o2o.core.files import open_regular, read_bytes
-from o2o.core.paths import state_folder
+from o2o.core.paths import expand_user, state_folder
 
 RECORD = "trusted.jsonl"  # a line for each file and content: {"path": ..., "sha256": ...}
 
@@ -70,7 +70,7 @@ def give(*names: str | Path) -> None:
     for name in names:
         if isinstance(name, Saved):
             continue
-        path = Path(name).expanduser().resolve()
+        path = expand_user(name).resolve()
         if not path.is_file():
             raise UsageError(f"--trust {name}: there is no such file")
         _given.add(path)
@@ -88,7 +88,7 @@ def locate(name: str) -> Path:
     A run that comes from another place names a file where it lay there. So for a `Saved` name that is missing
     here, or that may not run, a given file of the same file name is returned.
     """
-    path = Path(name).expanduser().resolve()
+    path = expand_user(name).resolve()
     namesakes = [given for given in sorted(_given) if given.name == path.name]
     if not isinstance(name, Saved) or path in namesakes or not namesakes:
         return path

@@ -1,15 +1,37 @@
 """Reads the finished episodes of a run that `o2o.data.online_dataset` writes; reading takes no lock."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from o2o.core.config import at_least, check_finite, from_dict
 from o2o.core.episode import Episode
-from o2o.core.errors import DataError
+from o2o.core.errors import DataError, UsageError
 from o2o.core.files import read_bytes
 from o2o.data.formats import hdf5
 from o2o.data.step_record import obs_boxes
+
+MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers in a dataset's `metadata.json`.
+
+    Attributes:
+        total_episodes, total_steps: counts.
+        dataset_size: size of the episodes, MB.
+    """
+
+    total_episodes: int
+    total_steps: int
+    dataset_size: float
+
+    def __post_init__(self):
+        check_finite(self)
+        at_least(self, total_episodes=0, total_steps=0, dataset_size=0)
 
 
 class FinishedEpisodes:
@@ -37,9 +59,10 @@ class FinishedEpisodes:
             self.metadata = json.loads(read_bytes(path))
             space = deserialize_space(self.metadata["observation_space"])
             self.hdf5_paths = {name: path for name, (path, _) in obs_boxes(space).items()}
-            self.num_episodes = int(self.metadata["total_episodes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not readable: {error}") from error
+            counts = from_dict(Counts, {name: self.metadata.get(name) for name in Counts.__annotations__})
+            self.num_episodes = counts.total_episodes
+        except MALFORMED as error:
+            raise DataError(f"{path} is not readable: {' '.join(str(error).split())}") from error
 
     def read(self, number: int) -> Episode:
         """Returns an episode as it was added.

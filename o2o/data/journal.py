@@ -24,6 +24,7 @@ import numpy as np
 from o2o.core.checkpoint import storage, sync_folder, write_bytes
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import check_regular, read_bytes
+from o2o.data.step_record import row_type
 
 MAGIC, FORMAT = b"o2o-rows", 1
 HEAD = struct.Struct("<8sII")
@@ -227,8 +228,31 @@ def _head(data: bytes, path: Path) -> tuple[np.dtype | None, int]:
     text = data[HEAD.size : HEAD.size + length]
     if magic != MAGIC or len(text) != length or zlib.crc32(text) != checksum:
         return None, 0
-    head = json.loads(text)
-    if head["format"] != FORMAT:
-        raise DataError(f"{path} is a journal of format {head['format']}, this version of o2o reads {FORMAT}")
-    fields = [(name, kind, *map(tuple, shape)) for name, kind, *shape in head["row"]]
-    return np.dtype(fields), HEAD.size + length
+    try:
+        head = json.loads(text)
+        if head["format"] != FORMAT:
+            number = head["format"]
+            raise DataError(f"{path} is a journal of format {number}, this version of o2o reads {FORMAT}")
+        dtype = np.dtype([(name, kind, *map(tuple, shape)) for name, kind, *shape in head["row"]])
+        _check_row(dtype)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} is not the journal of a robot: {' '.join(str(error).split())}") from error
+    return dtype, HEAD.size + length
+
+
+def _check_row(dtype: np.dtype) -> None:
+    """Checks the columns that rows of every robot have.
+
+    Raises:
+        ValueError: one is missing, or of another type.
+    """
+    if dtype.hasobject:
+        raise ValueError("a column holds Python objects")
+    have, want = dtype.fields or {}, row_type({}, 1).fields or {}
+    wrong = [n for n, field in want.items() if n not in have or _base(have[n]) != _base(field)]
+    if wrong:
+        raise ValueError(f"column {wrong[0]!r} is missing or of another type")
+
+
+def _base(field: tuple) -> tuple[np.dtype, int]:
+    return field[0].base, len(field[0].shape)

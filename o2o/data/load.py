@@ -10,7 +10,7 @@ from typing import Literal
 from o2o.core import memory, plugins
 from o2o.core.config import FieldError, at_least
 from o2o.core.errors import DataError, O2OError, UsageError
-from o2o.core.paths import o2o_home
+from o2o.core.paths import expand_user, o2o_home
 from o2o.core.recipe import Recipe
 from o2o.data.formats import minari, registry
 from o2o.data.formats.lazy_array import ReadRequest, parse_request
@@ -192,7 +192,7 @@ def _find_file(name: str, recipe: Recipe) -> Path:
 
 def _find_recording(dataset: str, recipes: list[str], download: bool, request: ReadRequest) -> Recording:
     """Returns the recording with this path or Minari id."""
-    path = Path(dataset).expanduser()
+    path = expand_user(dataset)
     if path.exists():
         return _read(path, request)
     if path.suffix in (".hdf5", ".h5", ".pkl") or dataset.startswith((".", "/", "~")):

@@ -91,7 +91,7 @@ class OnlineDataset:
             }
             self._write_index()
             self._finished = FinishedEpisodes(self.folder)
-        changed = [name for name, text in spaces.items() if self._metadata[name] != text]
+        changed = [name for name, text in spaces.items() if self._metadata.get(name) != text]
         if changed:
             raise UsageError(f"{self.folder} holds episodes of a robot with another {' and '.join(changed)}")
         self._journal.start(row_type({name: box for name, (_, box) in boxes.items()}, len(robot.low)))
@@ -126,8 +126,13 @@ class OnlineDataset:
         self._journal.clear()
 
     def read(self, number: int) -> Episode:
-        """Returns a finished episode; see `FinishedEpisodes.read`."""
-        assert self._finished is not None
+        """Returns a finished episode.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        if self._finished is None:
+            raise DataError(f"{self.folder} has no episodes")
         return self._finished.read(number)
 
     def info(self) -> dict:

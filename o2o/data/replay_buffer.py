@@ -4,16 +4,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from o2o.core import memory
-from o2o.core.config import at_least
+from o2o.core.config import at_least, from_dict
 from o2o.core.episode import Batch, Episode
 from o2o.core.errors import DivergedError, UsageError
 from o2o.core.memory import format_bytes
+from o2o.core.seeding import restore_generator
 from o2o.core.spec import Spec, is_image
 from o2o.data.sum_tree import SumTree
 
@@ -58,6 +60,25 @@ class ReplayConfig:
 
     def __post_init__(self):
         at_least(self, priority_exponent=0, visits=0, weight_exponent=0, capacity=2)
+
+
+@dataclass(frozen=True)
+class ReplayState:
+    """State of a replay buffer but its episodes, for a checkpoint.
+
+    Attributes:
+        head: row after the latest episode.
+        lap: how often the rows were begun anew.
+        steps: number of stored steps.
+        top: highest leaf of the sum tree; None if outdated.
+        generator: state of numpy's generator.
+    """
+
+    head: int
+    lap: int
+    steps: int
+    top: float | None
+    generator: dict[str, Any]
 
 
 def row_bytes(spec: Spec, config: ReplayConfig) -> tuple[int, int]:
@@ -255,16 +276,24 @@ class Replay:
         """Restores a state, after the same episodes were added in the same order, so that sampling continues.
 
         Raises:
-            UsageError: other episodes were added.
+            UsageError: other episodes were added, or it is no such state.
         """
+        state = from_dict(ReplayState, meta)
         have = {"head": self._head, "lap": self._lap, "steps": self._num_steps}
-        want = {name: meta[name] for name in have}
-        leaf = np.asarray(arrays["leaf"])
-        if have != want or len(leaf) != self._num_used:
+        want = {name: getattr(state, name) for name in have}
+        leaf, current = arrays.get("leaf"), self._tree.leaves[: self._num_used]
+        if have != want or leaf is None or leaf.shape != current.shape:
             raise UsageError(f"the episodes are not those of the saved replay buffer: {have}, wanted {want}")
+        # zero for rows that no window starts at, which the same episodes make the same rows
+        if leaf.dtype != current.dtype or not np.array_equal(leaf > 0, current > 0) or not (leaf >= 0).all():
+            raise UsageError("the priorities of the saved replay buffer are not those of its steps")
+        if state.top is not None and not 0 < state.top < np.inf:
+            raise UsageError(
+                f"the highest priority of the saved replay buffer is {state.top}, wanted above 0"
+            )
+        restore_generator(self._rng, state.generator)
         self._tree.set(np.arange(len(leaf)), leaf)
-        self._max_leaf = meta["top"]
-        self._rng.bit_generator.state = meta["generator"]
+        self._max_leaf = state.top
 
     def _count_visits(self, sampled: np.ndarray) -> None:
         """Lowers the leaves of sampled steps to exp(-times / visits). Source: Robine et al. 2023 (TWM)."""

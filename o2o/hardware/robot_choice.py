@@ -9,12 +9,14 @@ from typing import Annotated, TypeVar
 import tyro
 
 from o2o.core import plugins, trust
-from o2o.core.config import at_least, check_finite, from_dict, to_dict
+from o2o.core.config import at_least, at_most, check_finite, from_dict, to_dict
 from o2o.core.errors import UsageError
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_control_rate
 from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.limits import LimitOverrides
+
+MAX_REPEAT = 1000  # ticks that an action is held
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class RobotChoice:
     def __post_init__(self):
         check_finite(self)
         at_least(self, action_repeat=0, max_steps=0)
+        at_most(self, action_repeat=MAX_REPEAT)
 
 
 Choice = TypeVar("Choice", bound=RobotChoice)

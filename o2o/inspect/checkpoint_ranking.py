@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.core import checkpoint
+from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, stored_checkpoints
 from o2o.core.seeding import RandomStream, derive
@@ -245,7 +245,7 @@ def rank_checkpoints(
     first = np.flatnonzero(latest.t == 0)
     actions, next_actions, start_actions, values = [], [], [], []
     for folder in folders.values():
-        agent = Agent.from_state(*checkpoint.load(folder), str(run.agent.device))
+        agent = Agent.from_state(*run_checkpoint.load(folder), str(run.agent.device))
         act = _planner_actions if planner_evaluated else _policy_actions
         before, after = act(agent, episodes, seed)
         actions.append(before[known])

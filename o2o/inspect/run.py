@@ -8,7 +8,7 @@ import numpy as np
 
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, unpack
-from o2o.core import checkpoint
+from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder
 from o2o.data import training_data
@@ -93,7 +93,7 @@ def open(
         DataError: the dataset is missing or broken.
     """
     folder = Path(run)
-    tensors, meta = checkpoint.load(checkpoint_folder(folder))
+    tensors, meta = run_checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
     learned = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)
     source, unseen = learned.validation, True

@@ -129,7 +129,7 @@ class Ensemble(nn.Module):
 
 def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:
     stack = torch.empty(num_members, out_dim, in_dim)
-    for weight in stack:
+    for weight in () if stack.is_meta else stack:  # a sketch may have any number of members
         nn.init.orthogonal_(weight)
     return stack
 

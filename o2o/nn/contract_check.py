@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from o2o.core.episode import Batch
-from o2o.core.errors import DivergedError, UsageError
+from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.plugins import did_you_mean
 from o2o.core.spec import Spec
 from o2o.nn.world_model import LOSS_NAMES, ModelConfig, State, Unroll, WorldModel
@@ -19,8 +19,8 @@ def build_model(module: ModuleType, spec: Spec, discount: float, config: ModelCo
     """Builds the world model of a file.
 
     Raises:
-        UsageError: the file has no class `Model`, the class lacks a method of the contract, or the model
-            has no `feature_dim`.
+        UsageError: the file has no class `Model`, the class lacks a method of the contract, it cannot be
+            built, or the model has no `feature_dim`.
     """
     model_class = getattr(module, "Model", None)
     if model_class is None:
@@ -31,7 +31,13 @@ def build_model(module: ModuleType, spec: Spec, discount: float, config: ModelCo
             f"model {module.__file__}: class Model has no method {', '.join(missing)}; "
             f"wanted {', '.join(METHODS)} (derive it from o2o.nn.world_model.WorldModel)"
         )
-    model = model_class(spec, discount, config)
+    try:
+        model = model_class(spec, discount, config)
+    except O2OError:
+        raise
+    except Exception as error:  # a user's file can fail in any way; the cause stays attached
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"model {module.__file__}: Model(spec, discount, config) fails: {what}") from error
     width = getattr(model, "feature_dim", None)
     if not isinstance(width, int):
         raise UsageError(f"model {module.__file__}: feature_dim is {width!r}, wanted the width of a feature")

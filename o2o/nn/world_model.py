@@ -38,8 +38,9 @@ class Unroll:
 class WorldModel(nn.Module, ABC):
     """A latent model of a robot and its task. One file in `o2o/models/`, or any file by path.
 
-    The file holds `Config(ModelConfig)` and `Model(spec, discount, config)`. `feature` is the only input of
-    critic, policy and planner.
+    The file holds `Config(ModelConfig)` and `Model(spec, discount, config)`. It is first built on torch's
+    `meta` device, to know its sizes, so `__init__` must not read the values of tensors. `feature` is the only
+    input of critic, policy and planner.
 
     Attributes:
         feature_dim: F.

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from o2o.agent.agent import FROM_CHECKPOINT, Agent, UnprefixedAgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.agent.plan_record import PlanRecord, plan_writer
-from o2o.core import checkpoint, memory, stats
+from o2o.core import checkpoint, memory, run_checkpoint, stats
 from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.config import at_least
 from o2o.core.episode import Episode
@@ -291,7 +292,7 @@ def evaluate(config: EvaluateConfig) -> Score:
 
 
 def _evaluate(config: EvaluateConfig) -> Score:
-    tensors, meta = checkpoint.load(checkpoint_folder(config.checkpoint))
+    tensors, meta = run_checkpoint.load(checkpoint_folder(config.checkpoint))
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))

@@ -4,8 +4,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o.agent.agent import FROM_CHECKPOINT, Agent, UnprefixedAgentConfig
-from o2o.core import checkpoint, memory
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
+from o2o.core import checkpoint, memory, run_checkpoint
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Episode
@@ -251,7 +252,7 @@ def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
 def _load(config: FinetuneConfig, folder: Path) -> tuple[dict, dict, bool]:
     """Returns tensors and meta of the first checkpoint, and whether it is the run's own."""
     if not config.resume:
-        return *checkpoint.load(checkpoint_folder(config.checkpoint)), False
+        return *run_checkpoint.load(checkpoint_folder(config.checkpoint)), False
     with learner_lock(folder, print):
         return load_latest(folder, config.checkpoint)
 

@@ -12,12 +12,12 @@ from typing import Literal
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.core import checkpoint
+from o2o.core import checkpoint, run_checkpoint
+from o2o.core.compute import MAX_THREADS, MachineConfig
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
-from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least, at_most
 from o2o.core.episode import Episode
-from o2o.core.errors import DivergedError, O2OError
+from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_folder import (
     checkpoint_folder,
     collect_state,
@@ -38,6 +38,7 @@ from o2o.training.weight_check import WeightCheck
 
 BEST = "best"  # second name of the checkpoint that a rollback restores
 ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
+MAX_UPDATES_PER_STEP = 1000  # beyond it a run does not end
 MAX_REJECTIONS = 3  # in a row, of weights that are unfit to act
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     *("memory_budget", "checkpoint_every", "keep_checkpoints"),
@@ -97,7 +98,7 @@ class LearnerConfig(MachineConfig):
         MachineConfig.__post_init__(self)
         at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
         at_least(self, learner_threads=0, episodes=1, max_online_oversampling=0)
-        at_most(self, offline_ratio=1)
+        at_most(self, offline_ratio=1, updates_per_step=MAX_UPDATES_PER_STEP, learner_threads=MAX_THREADS)
 
 
 class Learner:
@@ -171,11 +172,19 @@ class Learner:
             self.num_episodes, self.pending_updates = meta["episodes"], meta["pending_updates"]
             self._checkpointed = self.num_episodes
             if "rollback" in meta:
-                self.monitor.load_state(meta["rollback"])
+                self.monitor.load_state(meta["rollback"], self.num_episodes)
             if self.monitor.best == self.num_episodes:  # a kill may have come before it got its second name
                 checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
+        num_steps = 0
         for number in range(self.num_episodes):
-            self.online.add(self.agent.transform.episode(read(number)))
+            episode = read(number)
+            self.online.add(self.agent.transform.episode(episode))
+            num_steps += len(episode)
+        most = 1 + num_steps * self.config.updates_per_step
+        if self.pending_updates > most:
+            raise UsageError(
+                f"the checkpoint has {self.pending_updates:g} pending updates, wanted at most {most:g}"
+            )
         restore_replays(
             tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {})
         )
@@ -195,7 +204,7 @@ class Learner:
         rollback = self.monitor.add(bool(episode.success), episode.episode_return)
         if rollback:
             updates = self.agent.num_updates
-            self.agent.load_state(*checkpoint.load(self.folder / BEST))
+            self.agent.load_state(*run_checkpoint.load(self.folder / BEST))
             self.agent.num_updates = (
                 updates + 1
             )  # above the acting weights' count, or they would not be replaced
@@ -233,7 +242,7 @@ class Learner:
                 f"training diverged {MAX_REJECTIONS} times in a row: {reason}; "
                 "the last checkpoint is intact; try a lower --learning-rate"
             )
-        self.agent.load_state(*checkpoint.load(self.folder / "checkpoint"))
+        self.agent.load_state(*run_checkpoint.load(self.folder / "checkpoint"))
         self.pending_updates = 0.0
         return f"{reason}; learning continues from the checkpoint after {self.agent.num_updates} updates"
 
@@ -344,8 +353,8 @@ def load_latest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], d
         UsageError: there is no readable checkpoint.
     """
     if checkpoint.exists(folder / "checkpoint"):
-        return *checkpoint.load(folder / "checkpoint"), True
-    return *checkpoint.load(checkpoint_folder(source)), False
+        return *run_checkpoint.load(folder / "checkpoint"), True
+    return *run_checkpoint.load(checkpoint_folder(source)), False
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from o2o.agent.agent import FROM_CHECKPOINT, Agent, read_config
+from o2o.agent.agent import Agent, read_config
+from o2o.agent.agent_config import FROM_CHECKPOINT
 from o2o.core import trust
 from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict

@@ -16,7 +16,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig
 from o2o.core import child_process, errors, trust
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, UnprefixedAgentConfig, fit_config
-from o2o.core import checkpoint
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig, UnprefixedAgentConfig, fit_config
+from o2o.core import checkpoint, run_checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import MachineConfig, should_compile, tune
 from o2o.core.config import at_least
@@ -108,7 +109,7 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def _pretrain(config: PretrainConfig, folder: Path) -> None:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
-    saved = checkpoint.load(folder / "checkpoint") if resumed else None
+    saved = run_checkpoint.load(folder / "checkpoint") if resumed else None
     read_action_bounds = action_bounds_reader(config) if config.robot else None
     data = training_data.read(
         config.dataset, config.dataset_options, config.agent.replay, config.seed,

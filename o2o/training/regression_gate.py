@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from o2o.core.config import FieldError, at_least
+from o2o.core.config import FieldError, at_least, check_finite, from_dict
+from o2o.core.errors import UsageError
 
 LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before that they are compared with
 
@@ -75,6 +76,32 @@ class Rollback:
     checkpoint: int
     reason: str
     p_value: float
+
+
+@dataclass(frozen=True)
+class MonitorState:
+    """State of a `PerformanceMonitor`, for a checkpoint.
+
+    Attributes:
+        outcomes: number, success and return of each episode that counts.
+        count, since: episodes so far, and those up to the last rollback.
+        best: see `PerformanceMonitor`.
+        num_rollbacks: see `PerformanceMonitor`.
+        best_score: success rate and mean return of the best checkpoint; None until it has a score.
+        before: number of first outcomes that are from before the run.
+    """
+
+    outcomes: tuple[tuple[int, bool, float], ...]
+    count: int
+    since: int
+    best: int
+    num_rollbacks: int
+    best_score: tuple[float, float] | None
+    before: int
+
+    def __post_init__(self):
+        check_finite(self)
+        at_least(self, count=0, since=0, best=0, num_rollbacks=0, before=0)
 
 
 class PerformanceMonitor:
@@ -159,14 +186,23 @@ class PerformanceMonitor:
             "before": len(self._before),
         }  # fmt: skip
 
-    def load_state(self, state: dict) -> None:
-        """Restores what `state` returned."""
-        self._outcomes = [Outcome(int(n), bool(s), float(r)) for n, s, r in state["outcomes"]]
-        self._before = self._outcomes[: state["before"]]
-        self._count, self._since = state["count"], state["since"]
-        self.best, self.num_rollbacks = state["best"], state["num_rollbacks"]
-        best_score = state["best_score"]
-        self._best_score = None if best_score is None else (float(best_score[0]), float(best_score[1]))
+    def load_state(self, data: dict, num_episodes: int) -> None:
+        """Restores what `state` returned after `num_episodes` episodes.
+
+        Raises:
+            SavedConfigError: it is no such state.
+            UsageError: it is that of another number of episodes.
+        """
+        state = from_dict(MonitorState, data)
+        if state.count != num_episodes:
+            raise UsageError(
+                f"the checkpoint includes {num_episodes} episodes, its regression test {state.count}"
+            )
+        self._outcomes = [Outcome(*outcome) for outcome in state.outcomes]
+        self._before = self._outcomes[: state.before]
+        self._count, self._since = state.count, state.since
+        self.best, self.num_rollbacks = state.best, state.num_rollbacks
+        self._best_score = state.best_score
 
     @property
     def _num_new(self) -> int:
@@ -180,6 +216,12 @@ class PerformanceMonitor:
             return False
         return done % (window // 2) == 0
 
+    def _num_tests(self, episodes: int) -> int:
+        """Returns the number of episodes of a whole run that a test follows."""
+        window, step = self.config.window, self.config.window // 2
+        first = max(window, 2 * window - len(self._before))
+        return len(range(-(-first // step) * step, episodes - self.safe_start + 1, step))
+
     def _test(self) -> Rollback | None:
         window, count = self.config.window, len(self._outcomes)
         sizes = [(last * window, before * window) for last in LAST for before in BEFORE if before >= last]
@@ -188,7 +230,7 @@ class PerformanceMonitor:
             return None
         pairs = [(self._outcomes[-last:], self._outcomes[-last - before : -last]) for last, before in sizes]
         (p_value, by_success), i = min((compare(*pair), i) for i, pair in enumerate(pairs))
-        num_tests = sum(self._is_test_due(number) for number in range(1, max(self.episodes, self._count) + 1))
+        num_tests = self._num_tests(max(self.episodes, self._count))
         if p_value * num_tests * len(sizes) > self.config.alpha:
             return None
         reason = _reason(*pairs[i], p_value, by_success, self.best)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from o2o.agent import critic as critic_file
-from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.optimizer import OptimizerConfig
 from o2o.agent.planner.mppi import PlannerConfig

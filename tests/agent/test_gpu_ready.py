@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, fit_config
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.transform import ObsTransform, Transform
 from tests.support.episodes import make_batch

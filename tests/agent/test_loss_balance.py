@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER, BalanceConfig, Fixed, Harmony
 from o2o.agent.optimizer import Optimizer
 from o2o.core import checkpoint, plugins

@@ -47,7 +47,9 @@ def test_missing_fields_take_their_defaults():
 
 
 def test_unknown_fields_are_named():
-    with pytest.raises(SavedConfigError, match=r"saved Inner has unknown field 'wings': it was written by"):
+    with pytest.raises(
+        SavedConfigError, match=r"Inner has unknown field 'wings': it was edited, or written by"
+    ):
         from_dict(Outer, {"inner": {"wings": 2}})
     with pytest.raises(UsageError, match=r"saved Outer has unknown fields 'tail', 'wings': .*; pretrain"):
         from_dict(Outer, {"wings": 2, "tail": 1})
@@ -103,3 +105,66 @@ def test_a_number_that_is_not_finite_is_named(name, put, bad):
 
 def test_finite_numbers_pass():
     check_finite(FULL)
+
+
+@dataclass(frozen=True)
+class Typed:
+    whole: int = 1
+    number: float = 1.0
+    flag: bool = False
+    text: str = ""
+    path: Path | None = None
+    numbers: tuple[float, ...] = ()
+    pair: tuple[int, bool] = (0, False)
+    named: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    either: float | Literal["auto"] = 1.0
+    inner: Inner = Inner()
+
+    def __post_init__(self):
+        at_least(self, whole=0)
+
+
+@pytest.mark.parametrize(
+    "name, value, wanted",
+    [
+        ("whole", "3", "whole '3', wanted a whole number of 64 bits"),
+        ("whole", 3.0, "whole 3.0, wanted a whole number"),
+        ("whole", True, "whole True, wanted a whole number"),
+        ("whole", 2**63, "whole 9223372036854775808, wanted a whole number"),
+        ("number", None, "number None, wanted a number"),
+        ("number", 10**400, r"number 10+\.\.\., wanted a number"),
+        ("flag", 1, "flag 1, wanted true or false"),
+        ("text", ["x"], r"text \['x'\], wanted a text"),
+        ("text", "a\0b", "wanted a text"),
+        ("path", "\ud800", "wanted a path or null"),
+        ("numbers", 1.0, "numbers 1.0, wanted a list"),
+        ("numbers", [0.5, "x"], r"numbers\[1\] 'x', wanted a number"),
+        ("pair", [1], r"pair \[1\], wanted a list of 2 entries"),
+        ("pair", [1, 1], r"pair\[1\] 1, wanted true or false"),
+        ("named", [], r"named \[\], wanted an object"),
+        ("named", {"a": [0.5]}, r"named\.a\[0\] 0.5, wanted a whole number"),
+        ("either", "x", r"either 'x', wanted a number or one of \('auto',\)"),
+        ("inner", "x", "saved Inner is 'x', wanted an object"),
+        ("inner", {"size": []}, r"saved Inner has size \[\], wanted a whole number"),
+        ("whole", -1, "saved Typed is refused: whole is -1, wanted at least 0"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_what_was_wanted(name, value, wanted):
+    with pytest.raises(SavedConfigError, match=wanted) as caught:
+        from_dict(Typed, {name: value})
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_whole_numbers_pass_as_numbers():
+    config = from_dict(Typed, {"number": 3, "either": 2, "numbers": [1, 2.5]})
+    assert config == Typed(number=3.0, either=2.0, numbers=(1.0, 2.5)) and type(config.number) is float
+
+
+def test_a_field_without_a_default_must_be_there():
+    @dataclass(frozen=True)
+    class Strict:
+        one: int
+        two: int
+
+    with pytest.raises(SavedConfigError, match="saved Strict has no field 'two'"):
+        from_dict(Strict, {"one": 1})

@@ -345,6 +345,25 @@ def test_a_line_that_is_no_metrics_is_one_line(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '"step": "2"',
+        '"step": 1.5',
+        '"step": null',
+        '"phase": 3',
+        '"loss": "x"',
+        '"loss": [1]',
+        '"loss": true',
+    ],
+)
+def test_a_metric_of_another_type_is_one_line(tmp_path, entry):
+    line = '{"phase": "offline", "step": 1, ' + entry + "}\n"  # the last of two equal names counts
+    (tmp_path / "metrics.jsonl").write_text(line)
+    with pytest.raises(UsageError, match=r"line 1 is not a line of metrics: (step|phase|loss) is"):
+        read_metrics(tmp_path)
+
+
 def test_missing_metrics_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="is not readable: no such file"):
         read_metrics(tmp_path)

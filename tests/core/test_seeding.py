@@ -1,8 +1,11 @@
 """Checks derived seeds, and that random streams are independent of the rest of the program."""
 
+import numpy as np
+import pytest
 import torch
 
-from o2o.core.seeding import RandomStream, derive
+from o2o.core.errors import UsageError
+from o2o.core.seeding import RandomStream, derive, restore_generator
 
 CPU = torch.device("cpu")
 
@@ -50,3 +53,27 @@ def test_a_stream_survives_an_error_inside():
     except ValueError:
         pass
     assert torch.get_rng_state().equal(before) and not stream.cpu_state.equal(RandomStream(7, CPU).cpu_state)
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"cpu": torch.zeros(3)}, {"cpu": torch.zeros(5056)}, {"cpu": torch.zeros(7).byte()}]
+)
+def test_what_is_no_state_of_a_stream_is_refused(state):
+    stream, same = RandomStream(7, CPU), RandomStream(7, CPU)
+    with pytest.raises(UsageError, match="no state of a torch generator"):
+        stream.load_state(state)
+    assert draw(stream).equal(draw(same))
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"bit_generator": "PCG64", "state": "x"}, {"bit_generator": "MT19937"}]
+)
+def test_what_is_no_state_of_a_generator_is_refused(state):
+    with pytest.raises(UsageError, match="state of a random generator"):
+        restore_generator(np.random.default_rng(0), state)
+
+
+def test_a_generator_is_restored():
+    first, second = np.random.default_rng(3), np.random.default_rng(4)
+    restore_generator(second, first.bit_generator.state)
+    assert first.random() == second.random()

@@ -111,3 +111,36 @@ def test_images_differ_by_their_channels_not_by_size_or_layout():
 def test_float_images_of_a_robot_are_refused():
     with pytest.raises(RobotError, match="is float32, wanted uint8"):
         TRANSFORM.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})
+
+
+SAVED = json.loads(json.dumps(TRANSFORM.to_json()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fields": {"state": {"shape": [-2]}}},
+        {"fields": {"state": {"shape": [2], "mean": [0.0], "std": [1.0]}}},
+        {"fields": {"state": {"shape": [1], "mean": [0.0], "std": [0.0]}}},
+        {"fields": {"state": {"shape": [1], "mean": [float("nan")], "std": [1.0]}}},
+        {"fields": {"camera": {"shape": [6, 8], "image": True}}},
+        {"fields": {"camera": {"shape": [6, 8, 3], "image": True, "size": 0}}},
+        {"fields": [1]},
+        {"action_low": [-2.0]},
+        {"action_low": [-2.0, 10.0]},
+        {"action_low": [], "action_high": []},
+        {"action_high": [2.0, float("inf")]},
+        {"reward_scale": 0.0},
+        {"reward_shift": "x"},
+        {"control_hz": -1.0},
+    ],
+)
+def test_a_saved_transform_that_cannot_be_is_refused_in_one_line(changes):
+    with pytest.raises(UsageError, match=r"the saved (Obs)?Transform") as caught:
+        Transform.from_json(SAVED | changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_transform_without_fields_is_refused():
+    with pytest.raises(UsageError, match="the saved Transform has no field 'fields'"):
+        Transform.from_json({"action_low": [0.0], "action_high": [1.0]})

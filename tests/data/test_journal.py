@@ -1,5 +1,6 @@
 """Tests that rows are read from the journal to the bit, or reported as lost."""
 
+import json
 import os
 import subprocess
 import sys
@@ -165,6 +166,25 @@ def test_a_journal_of_another_version_is_refused(written):
     written.write_bytes(head + text)
     with pytest.raises(DataError, match="format 2, this version of o2o reads 1"):
         journal.read(written)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [], {}, {"format": 1}, {"format": 1, "row": 3}, {"format": 1, "row": [["episode"]]},
+        {"format": 1, "row": [["episode", "<i8"]]}, {"format": 1, "row": [["episode", "O"]]},
+        {"format": 1, "row": [["episode", "<f4", [2**40, 2**40]]]},
+        {"format": 1, "row": [*ROW_TYPE.descr[:7], ["reward", "<i8"], *ROW_TYPE.descr[8:]]},
+    ],
+)  # fmt: skip
+def test_a_head_that_is_edited_with_its_checksum_is_refused_in_one_line(written, head):
+    text = json.dumps(head).encode()
+    written.write_bytes(
+        journal.HEAD.pack(journal.MAGIC, journal.zlib.crc32(text), len(text)) + text + bytes(900)
+    )
+    with pytest.raises(DataError, match="is not the journal of a robot: ") as caught:
+        journal.read(written)
+    assert "\n" not in str(caught.value)
 
 
 # ---- disk failures

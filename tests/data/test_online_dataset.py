@@ -1,5 +1,6 @@
 """Tests that Minari can read a run's online dataset at any time and that it recovers after kills."""
 
+import json
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -309,6 +310,38 @@ def test_error_about_damaged_or_missing_metadata_is_one_line(three):
     with pytest.raises(DataError, match="earlier episodes are missing"):
         OnlineDataset(folder)
     assert len(journal.read(folder / "journal").rows) == 3
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("total_episodes", "3"), ("total_episodes", -1), ("total_steps", 1.5), ("total_steps", None),
+        ("dataset_size", 10**400), ("dataset_size", [1.0]), ("observation_space", 3),
+    ],
+)  # fmt: skip
+def test_edited_metadata_are_one_line(three, name, value):
+    path = three[0] / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(DataError, match=r"metadata\.json is not readable") as caught:
+        OnlineDataset(three[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_space_that_is_missing_is_that_of_another_robot(three):
+    path = three[0] / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    del metadata["action_space"]
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(UsageError, match="another action_space"):
+        opened(three[0])
+
+
+def test_an_episode_of_a_folder_without_a_dataset_is_one_line(tmp_path):
+    with (
+        closing(OnlineDataset(tmp_path / "none")) as online,
+        pytest.raises(DataError, match="has no episodes"),
+    ):
+        online.read(0)
 
 
 def test_another_robots_episodes_are_refused(three):

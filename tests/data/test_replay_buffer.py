@@ -408,6 +408,37 @@ def test_state_of_other_episodes_is_refused():
         make_replay([5, 8]).load_state(arrays, meta)
 
 
+def lowered(leaf: np.ndarray, row: int, value: float) -> dict:
+    leaf = leaf.copy()
+    leaf[row] = value
+    return {"leaf": leaf}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, meta: ({}, meta),
+        lambda arrays, meta: ({"leaf": arrays["leaf"].astype(np.float32)}, meta),
+        lambda arrays, meta: ({"leaf": arrays["leaf"][:, None]}, meta),
+        lambda arrays, meta: (lowered(arrays["leaf"], 2, 0.0), meta),  # a step
+        lambda arrays, meta: (lowered(arrays["leaf"], 2, -1.0), meta),
+        lambda arrays, meta: (lowered(arrays["leaf"], 2, np.nan), meta),
+        lambda arrays, meta: (lowered(arrays["leaf"], 5, 1.0), meta),  # the row after an episode's last step
+        lambda arrays, meta: (arrays, meta | {"top": -1.0}),
+        lambda arrays, meta: (arrays, meta | {"top": "x"}),
+        lambda arrays, meta: (arrays, meta | {"head": "16"}),
+        lambda arrays, meta: (arrays, {name: meta[name] for name in ("head", "lap", "steps", "top")}),
+        lambda arrays, meta: (arrays, meta | {"generator": {"bit_generator": "PCG64"}}),
+    ],
+)
+def test_what_is_no_state_of_these_episodes_is_refused_and_sampling_goes_on(change):
+    replay, same = make_replay([5, 9]), make_replay([5, 9])
+    arrays, meta = make_replay([5, 9]).state()
+    with pytest.raises(UsageError, match="saved"):
+        replay.load_state(*change(arrays, meta))
+    assert replay.sample(8, 2).index.equal(same.sample(8, 2).index)
+
+
 def test_an_episode_is_returned_as_it_was_added():
     replay = Replay(Spec({"state": (3,)}, 2), 20, 0, ReplayConfig())
     added = [

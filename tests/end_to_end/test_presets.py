@@ -9,7 +9,8 @@ import torch
 
 import o2o
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig, fit_config
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.plan_record import record_plan
 from o2o.core import plugins
 from o2o.core.config import from_dict, to_dict

@@ -1,5 +1,8 @@
 """Damages small files of every format and reads them: `python -m tests.stress.fuzz --rounds 1000 --seed 0`.
 
+The format `run` is a whole run, with checkpoints: its files are edited with valid checksums, and read by the
+commands of a user (`tests.stress.fuzz_runs`).
+
 A damaged file must read as before, be refused in one line (an `O2OError`), or, if the damage cannot be
 detected, read as other data. A finding is another exception, an error of several lines, a process that dies
 or hangs, or an undetected change of bytes that a checksum of the format covers. To add a format, add a
@@ -31,13 +34,16 @@ from o2o.core.errors import O2OError
 from o2o.data.formats import registry
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
+from tests.stress import fuzz_runs
 
 LIMIT_S = 30.0  # time limit of one round, on a busy machine
 START_S = 60.0  # time limit of the imports of a worker
 MEMORY_BYTES = 2**31  # address space that a reader may take in addition to the imports
 BUDGET_BYTES = 1e9  # memory budget of the read request
 STEPS = 12
+MAX_ROUNDS = 100  # of one worker, since libraries keep some memory of each round
 WORKER = ["-W", "ignore", "-m", "tests.stress.fuzz"]
+WORKER_ENV = {"OMP_STACKSIZE": "256k"}  # threads would otherwise take most of the address space
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,18 @@ class Maker:
         needs: modules without which the format is skipped.
         checked: files whose checksums must detect every change of bytes, as a pattern of `Path.match`.
         undetected: damages that these checksums do not detect: fletcher32 of zeros is zero.
+        damage: damages one file of the dataset, and returns (damage, file, description).
+        read: reads the dataset and returns a digest of what was read.
     """
 
     make: Callable[[Path], Path]
     needs: tuple[str, ...] = ()
     checked: str = ""
     undetected: tuple[Callable, ...] = ()
+    damage: Callable[[Path, np.random.Generator], tuple[Callable, Path, str]] = lambda *args: damage_file(
+        *args
+    )
+    read: Callable[[Path], str] = lambda path: read_digest(path)
 
 
 def transitions(seed: int = 0) -> dict[str, np.ndarray]:
@@ -372,6 +384,7 @@ MAKERS: dict[str, Maker] = {
     "lerobot-new": Maker(lerobot_new, ("pyarrow", "av")),
     "rlds": Maker(rlds, checked="*.tfrecord-*"),
 }
+RUNS = {"run": Maker(fuzz_runs.make_run, damage=fuzz_runs.edit_run, read=fuzz_runs.run_command)}
 
 
 def run_round(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
@@ -381,14 +394,14 @@ def run_round(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
     the damage), `changed` (the same after a member was changed on purpose), or a finding: `misread`,
     `raised`, `multiline`.
     """
-    rng = np.random.default_rng([seed, *name.encode()])
+    rng, maker = np.random.default_rng([seed, *name.encode()]), (MAKERS | RUNS)[name]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / intact.name
         (shutil.copytree if intact.is_dir() else shutil.copy)(intact, path)
-        damage, file, description = damage_file(path, rng)
+        damage, file, description = maker.damage(path, rng)
         description = f"{file.name}: {description}"
         try:
-            same = read_digest(path) == want
+            same = maker.read(path) == want
         except O2OError as error:
             line = str(error)
             return ("multiline" if "\n" in line or not line else "refused"), f"{description}: {line}"
@@ -400,7 +413,6 @@ def run_round(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
             return "same", description
         if damage not in BYTE_DAMAGES:
             return "changed", description
-        maker = MAKERS[name]
         detectable = maker.checked and file.match(maker.checked) and damage not in maker.undetected
         return ("misread" if detectable else "other"), description
 
@@ -415,22 +427,26 @@ def run_worker(name: str, seeds: range) -> None:
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmSize"))
         resource.setrlimit(resource.RLIMIT_AS, (1024 * int(line.split()[1]) + MEMORY_BYTES, -1))
     with tempfile.TemporaryDirectory() as folder:
-        intact = MAKERS[name].make(Path(folder))
-        want = read_digest(intact)
+        maker = (MAKERS | RUNS)[name]
+        intact = maker.make(Path(folder))
+        want = maker.read(intact)
         for seed in seeds:
             print(json.dumps([seed]), flush=True)
             print(json.dumps([seed, *run_round(name, seed, intact, want)]), flush=True)
 
 
 def run_rounds(name: str, seeds: range, limit_s: float = LIMIT_S) -> Iterator[tuple[int, str, str]]:
-    """Yields (seed, outcome, description); rounds run in a process that restarts after it died or hung."""
+    """Yields (seed, outcome, description); rounds run in processes, a new one after one died or hung."""
     seed = seeds.start
     while seed < seeds.stop:
         command = [sys.executable, *WORKER, "--work", name]
-        command += ["--seed", str(seed), "--rounds", str(seeds.stop - seed)]
+        stop = min(seed + MAX_ROUNDS, seeds.stop)
+        command += ["--seed", str(seed), "--rounds", str(stop - seed)]
         with (
             tempfile.TemporaryFile("w+") as errors,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as worker,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **WORKER_ENV}
+            ) as worker,
         ):
             lines: queue.Queue = queue.Queue()
             reader = threading.Thread(target=_forward_lines, args=(worker.stdout, lines))
@@ -454,7 +470,7 @@ def run_rounds(name: str, seeds: range, limit_s: float = LIMIT_S) -> Iterator[tu
             if started:
                 yield seed, outcome, f"exit code {worker.wait()}: {errors.read()[-500:]}"
                 seed += 1
-            elif seed < seeds.stop:
+            elif seed < stop:
                 raise RuntimeError(f"the worker for {name} {outcome} outside of a round: {errors.read()}")
 
 
@@ -469,7 +485,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="rounds per format")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first round; each round adds 1")
-    parser.add_argument("--format", nargs="*", default=[], help=f"formats to fuzz, from {', '.join(MAKERS)}")
+    parser.add_argument("--format", nargs="*", default=[], help=f"from {', '.join([*MAKERS, *RUNS])}")
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     seeds = range(options.seed, options.seed + options.rounds)
@@ -477,7 +493,7 @@ def main() -> int:
         run_worker(options.work, seeds)
         return 0
     num_findings = 0
-    for name in options.format or available():
+    for name in options.format or [*available(), *RUNS]:
         counts: Counter = Counter()
         for seed, outcome, description in run_rounds(name, seeds):
             counts[outcome] += 1

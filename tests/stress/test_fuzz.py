@@ -1,16 +1,19 @@
 """Tests that damaged files of every format read as before or are refused in one line."""
 
+import shutil
 import time
 
 import numpy as np
 import pytest
 
-from tests.stress import fuzz
+from o2o.core import checkpoint
+from o2o.core.errors import UsageError
+from tests.stress import fuzz, fuzz_runs
 
 ROUNDS = 20
 
 
-@pytest.mark.parametrize("name", fuzz.available())
+@pytest.mark.parametrize("name", [*fuzz.available(), *fuzz.RUNS])
 def test_damaged_files_are_refused_in_one_line(name):
     results = list(fuzz.run_rounds(name, range(ROUNDS)))
     assert [seed for seed, _, _ in results] == list(range(ROUNDS))
@@ -30,6 +33,20 @@ def test_makers_and_damages_repeat_for_the_same_seed(tmp_path):
             (fuzz.read_digest(path), fuzz.damage_file(path, np.random.default_rng(5))[2], path.read_bytes())
         )
     assert results[0] == results[1]
+
+
+def test_edited_checkpoints_have_valid_checksums(tmp_path):
+    intact = fuzz_runs.make_run(tmp_path)
+    for seed in range(12):
+        run = tmp_path / f"run-{seed}"
+        shutil.copytree(intact, run)
+        edit = fuzz_runs.edit_meta if seed % 2 else fuzz_runs.edit_tensors
+        name = "meta.json" if seed % 2 else "tensors.safetensors"
+        edit(run / "pretrain" / "checkpoint" / name, np.random.default_rng(seed))
+        try:
+            checkpoint.load(run / "pretrain" / "checkpoint")
+        except UsageError as error:  # of a header that lies
+            assert "checksum" not in str(error) and "tensors.safetensors: " in str(error)
 
 
 def test_content_digest_depends_on_every_value(tmp_path):

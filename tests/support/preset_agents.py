@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.seeding import RandomStream
 from o2o.core.transform import ObsTransform, Transform

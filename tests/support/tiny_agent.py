@@ -1,6 +1,7 @@
 """Builds one tiny TD-MPC agent."""
 
-from o2o.agent.agent import Agent, AgentConfig
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig

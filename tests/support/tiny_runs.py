@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import o2o
-from o2o.agent.agent import AgentConfig
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig

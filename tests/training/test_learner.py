@@ -372,6 +372,23 @@ def test_a_learner_that_keeps_diverging_ends_the_run_with_the_last_checkpoint_in
     assert acting_fingerprint(after) == acting_fingerprint(before)
 
 
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"pending_updates": 1e9}, "has 1e+09 pending updates, wanted at most 13"),
+        ({"episodes": 9}, "the checkpoint includes 9 episodes, its regression test 1"),
+        ({"rollback": {"count": 1}}, "the saved MonitorState has no fields 'outcomes'"),
+    ],
+)
+def test_edited_counts_of_a_checkpoint_are_one_line(source, tmp_path, changes, reason):
+    out = o2o.finetune(config(source, tmp_path / "run", learner="sync", episodes=1))
+    tensors, meta = checkpoint.load(out / "checkpoint")
+    checkpoint.save(out / "checkpoint", tensors, meta | changes)
+    with pytest.raises(O2OError, match=re.escape(reason)) as raised:
+        o2o.finetune(config(source, out, learner="sync", episodes=1, resume=True))
+    assert raised.value.exit_code in (2, 3) and "\n" not in str(raised.value)
+
+
 def test_changed_recordings_raise_one_error_before_the_robot_is_connected(source, tmp_path, monkeypatch):
     """The learner's process finds the change, and the error reads as if there were one process."""
     changed = tmp_path / "changed"

@@ -161,7 +161,7 @@ def test_a_resumed_monitor_decides_as_one_that_was_never_stopped():
         if number % 7 == 0:
             state = json.loads(json.dumps((resumed or whole).state()))
             resumed = PerformanceMonitor(RollbackConfig(), 60, 3)
-            resumed.load_state(state)
+            resumed.load_state(state, state["count"])
         assert resumed is not None
         both = whole.add(bool(success), float(number)), resumed.add(bool(success), float(number))
         assert both[0] == both[1]
@@ -170,6 +170,32 @@ def test_a_resumed_monitor_decides_as_one_that_was_never_stopped():
             assert whole.checkpoint_written() == resumed.checkpoint_written()
         assert whole.best == resumed.best
     assert any(rollbacks)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count": 10**12}, {"count": -1}, {"since": "3"}, {"best_score": 1.0}, {"best_score": [1.0]},
+        {"outcomes": [[1, 1, 0.5]]}, {"outcomes": [[1, True]]}, {"outcomes": [[1, True, float("nan")]]},
+        {"before": None}, {"wings": 2},
+    ],
+)  # fmt: skip
+def test_what_is_no_state_of_a_monitor_is_refused(changes):
+    monitor = PerformanceMonitor(RollbackConfig(), 60)
+    monitor.add(True, 1.0)
+    state = json.loads(json.dumps(monitor.state()))
+    PerformanceMonitor(RollbackConfig(), 60).load_state(state, 1)
+    with pytest.raises(UsageError):
+        PerformanceMonitor(RollbackConfig(), 60).load_state(state | changes, 1)
+
+
+@pytest.mark.parametrize("before", [0, 3, 40])
+@pytest.mark.parametrize("window", [2, 3, 6, 7])
+def test_the_number_of_tests_is_that_of_the_episodes_that_one_follows(window, before):
+    monitor = PerformanceMonitor(RollbackConfig(window), 60, 5, [(True, 1.0)] * before)
+    for episodes in (1, 12, 60, 61, 63):
+        due = sum(monitor._is_test_due(number) for number in range(1, episodes + 1))
+        assert monitor._num_tests(episodes) == due
 
 
 def test_a_window_of_zero_disables_rollback():

@@ -18,6 +18,7 @@ from o2o.core.config import FieldError, at_least, at_most, check_finite
 from o2o.nn.world_model import State
 
 Method = Literal["mppi", "icem"]
+MAX_STEPS = 1000  # of a plan, and iterations of the search: beyond it no plan ends within a control period
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class PlannerConfig:
         check_finite(self)  # otherwise an infinite bound is blamed on the value below it
         at_least(self, horizon=1, num_samples=1, num_policy=0, num_elites=1, iterations=1)
         at_least(self, temperature=0, momentum=0, min_std=0, max_std=self.min_std, decay=0, budget_ms=0)
-        at_most(self, momentum=1, decay=1)
+        at_most(self, momentum=1, decay=1, horizon=MAX_STEPS, iterations=MAX_STEPS)
 
     @property
     def penalty_weight(self) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from o2o.agent.agent import AgentConfig
+from o2o.agent.agent_config import AgentConfig
 from o2o.commands.bench.contenders import PLAIN, Gemm, Ours, Plain, Setup
 from o2o.commands.bench.flops import counted, plan_flops, update_flops
 from o2o.commands.bench.worker import Worker

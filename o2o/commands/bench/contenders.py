@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o.agent.agent import Agent, AgentConfig, pick_device, read_config
+from o2o.agent.agent import Agent, pick_device, read_config
+from o2o.agent.agent_config import AgentConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.commands.bench.flops import gemm_gflops, synchronize, timed
-from o2o.core import checkpoint, plugins
+from o2o.core import plugins, run_checkpoint
 from o2o.core.compute import MachineConfig, tune
 from o2o.core.episode import Episode
 from o2o.core.spec import Spec
@@ -216,14 +217,14 @@ def reference(setup: Setup) -> Agent:
     """Returns an eager agent on the CPU with the weights that all contenders start from."""
     config, transform = read_config(setup.config), Transform.from_json(setup.transform)
     if setup.checkpoint:
-        return Agent.from_state(*checkpoint.load(Path(setup.checkpoint)), config=config)
+        return Agent.from_state(*run_checkpoint.load(Path(setup.checkpoint)), config=config)
     return synthetic_weights(Agent(transform, config))
 
 
 def experience(setup: Setup, config: AgentConfig, transform: Transform) -> Replay:
     """Replay buffer of the checkpoint's data, or of noise."""
     if setup.checkpoint:
-        _, meta = checkpoint.load(Path(setup.checkpoint))
+        _, meta = run_checkpoint.load(Path(setup.checkpoint))
         return training_data.reload(meta["dataset"], config.replay, transform).replay
     replay = Replay(transform.spec, setup.steps * 2, 0, config.replay)
     for episode in episodes(transform.spec, setup.steps, EPISODE):

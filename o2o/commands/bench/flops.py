@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from o2o.agent.agent import AgentConfig
+from o2o.agent.agent_config import AgentConfig
 from o2o.core.spec import Spec
 from o2o.models import tdmpc
 

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import FROM_CHECKPOINT, AgentConfig, UnprefixedAgentConfig, read_config
+from o2o.agent.agent import read_config
+from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, UnprefixedAgentConfig
 from o2o.agent.planner.mppi import Method
 from o2o.commands.bench import table
 from o2o.commands.bench.compare import TURN_S, Case, Effort, compare
@@ -26,7 +27,7 @@ from o2o.commands.bench.contenders import PLAIN, Ours
 from o2o.commands.bench.data import DataJobs, write_d4rl
 from o2o.commands.bench.flops import counted
 from o2o.commands.bench.worker import Worker
-from o2o.core import checkpoint, trust
+from o2o.core import run_checkpoint, trust
 from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
@@ -147,7 +148,7 @@ def _case(config: BenchConfig, group: str) -> Case | None:
     if config.checkpoint is None:
         return Case(_agent(config), _made(group), STEPS[group])
     folder = checkpoint_folder(config.checkpoint)
-    _, meta = checkpoint.load(folder)
+    _, meta = run_checkpoint.load(folder)
     transform = Transform.from_json(meta["transform"])
     agent = config.agent if config.agent.model else read_config(meta["config"])
     fits = bool(transform.spec.images) == (group == "pixels")

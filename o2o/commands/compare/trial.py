@@ -10,7 +10,7 @@ from pathlib import Path
 from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
-from o2o.core import checkpoint, trust
+from o2o.core import checkpoint, run_checkpoint, trust
 from o2o.core.files import read_text
 from o2o.core.run_folder import RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
@@ -167,7 +167,7 @@ def _words(trial: Trial, stage: str) -> list[str]:
 def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
     """Fine-tuning config of the pretrained agent, with its preset's settings and the checkpoint's robot."""
     config, preset = trial.config, presets.get(trial.config.preset)
-    meta = checkpoint.load(source / "checkpoint")[1]
+    meta = run_checkpoint.load(source / "checkpoint")[1]
     return FinetuneConfig(
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
         updates_per_step=preset.updates_per_step, plan=preset.plan, seed=config.seed,
@@ -178,7 +178,7 @@ def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
 
 def _facts(folder: Path) -> dict[str, int]:
     """Number of updates and of trained weights of a pretrained run."""
-    tensors, meta = checkpoint.load(folder / "checkpoint")
+    tensors, meta = run_checkpoint.load(folder / "checkpoint")
     optimizers = Agent.from_state(tensors, meta).optimizers.values()
     weights = sum(weight.numel() for optimizer in optimizers for weight in optimizer.parameters)
     return {"updates": meta["num_updates"], "weights": weights}

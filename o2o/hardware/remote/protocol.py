@@ -49,6 +49,7 @@ import numpy as np
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.file_access import readable_by_others
 from o2o.core.files import open_regular
+from o2o.core.paths import expand_user
 from o2o.hardware.remote.listener import HANDSHAKE_S, Listener, ThrottledLog
 
 VERSION = 1
@@ -248,7 +249,7 @@ def read_token(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        with open_regular(Path(path).expanduser()) as file:
+        with open_regular(expand_user(path)) as file:
             why = readable_by_others(os.fstat(file.fileno()))
             token = file.read(1024).decode("ascii", "replace").strip()
     except OSError as error:

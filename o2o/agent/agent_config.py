@@ -1,0 +1,82 @@
+"""Defines the options of an agent and of its parts."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from o2o.agent.critic import CriticConfig
+from o2o.agent.imagination import ImaginationConfig
+from o2o.agent.loss_balance import BalanceConfig
+from o2o.agent.optimizer import OptimizerConfig
+from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.policy import PolicyConfig
+from o2o.core.config import at_least, at_most, check_finite
+from o2o.data.replay_buffer import ReplayConfig
+from o2o.models import tdmpc
+from o2o.nn.world_model import ModelConfig
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Options of an agent. Defaults are FOWM's for the xArm tasks.
+
+    Attributes:
+        model: World model: a name from `o2o list`, or a path ending in .py.
+        model_options: options of the world model.
+        critic: options of the critic.
+        policy: options of the policy.
+        imagination: options of training the policy on imagined futures.
+        planner: options of the planner.
+        balance: Loss weights: `fixed`, or learned (`harmony`).
+        balance_options: weights of the losses; `harmony` learns those of obs, reward and dynamics.
+        replay: options of the replay buffer.
+        window: Steps of a training window, at most those of the longest episode; FOWM uses 5.
+        batch_size: Windows in a batch; FOWM uses 256.
+        discount: Discount factor per decision; FOWM uses 0.9, 0.99 (D4RL). 0: derived from the length of the
+            longest episode.
+        rho: Decay of the loss weights along a window: step t weighs rho^t; TD-MPC uses 0.5.
+        learning_rate: Learning rate of all parameters; TD-MPC uses 3e-4.
+        optimizer: options of the optimizers: one for model and critic, one for the policy, one for the
+            imagined value.
+        precision: Precision of matrix products and convolutions; sums are float32.
+    """
+
+    model: str = "tdmpc"
+    model_options: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
+    critic: CriticConfig = CriticConfig()
+    policy: PolicyConfig = PolicyConfig()
+    imagination: ImaginationConfig = ImaginationConfig()
+    planner: PlannerConfig = PlannerConfig()
+    balance: Literal["fixed", "harmony"] = "fixed"
+    balance_options: Annotated[BalanceConfig, tyro.conf.arg(name="balance")] = BalanceConfig()
+    replay: ReplayConfig = ReplayConfig()
+    window: int = 5
+    batch_size: int = 256
+    discount: float = 0.9
+    rho: float = 0.5
+    learning_rate: float = 3e-4
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check_finite(self)
+        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0)
+        at_most(self, discount=1, rho=1)
+
+
+UnprefixedAgentConfig = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags have no prefix
+FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of the checkpoint
+
+
+def fit_config(config: AgentConfig, max_length: int) -> AgentConfig:
+    """Returns the config with the window and the discount fitted to data.
+
+    Args:
+        config: the config; its discount is derived if it is 0.
+        max_length: steps of the longest episode, which bound the window.
+
+    Source of the discount: Hansen et al. 2024 (TD-MPC2), (L/5 - 1) / (L/5), within 0.95 and 0.995.
+    """
+    discount = config.discount or min(max(1 - 5 / max_length, 0.95), 0.995)
+    return replace(config, window=min(config.window, max_length), discount=discount)

@@ -1,0 +1,161 @@
+"""Loads checkpoints of runs, after checking the type of everything that their metadata hold.
+
+A checkpoint comes from a disk, and often from another person: its checksum shows damage, not that it is what
+o2o wrote. `RunMeta` describes the metadata. Parts that belong to one module (`config`, `transform`, the state
+of a replay buffer or of the regression gate) are objects here, and their modules read them by `from_dict`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from o2o.core import checkpoint
+from o2o.core.config import FieldError, SavedConfigError, at_least, check_finite, from_dict
+from o2o.core.errors import UsageError
+
+MAX_NAMED, MAX_DIFFERENCES = 4, 6  # tensors in an error
+
+
+@dataclass(frozen=True)
+class DatasetMeta:
+    """Where the recordings of a run came from, see `training_data.dataset_info`.
+
+    Attributes:
+        dataset: name, Minari id or path.
+        dataset_options: `DataConfig` without the options of the machine.
+        seed: seed of a generated dataset, of the split and of the sampling.
+        fingerprint: sha256 of the content.
+        episodes, steps: counts.
+        format: name of the format.
+        transform: summary of the transform, for people.
+    """
+
+    dataset: str
+    dataset_options: dict[str, Any]
+    seed: int
+    fingerprint: str
+    episodes: int
+    steps: int
+    format: str = ""
+    transform: dict[str, float | tuple[float, ...] | dict[str, tuple[int, ...]] | None] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self):
+        at_least(self, seed=0, episodes=1, steps=1)
+
+
+@dataclass(frozen=True)
+class RobotMeta:
+    """The robot of a run, see `robot_choice.robot_info`; the name is empty where a run has none.
+
+    Attributes:
+        robot: name, or path of a Python file.
+        robot_options: options of that robot.
+        action_repeat: robot ticks for which an action is held.
+        max_steps: decisions after which an episode is truncated; 0: the robot's own limit.
+        simulated: whether it is a simulator.
+    """
+
+    robot: str = ""
+    robot_options: dict[str, Any] = field(default_factory=dict)
+    action_repeat: int = 0
+    max_steps: int = 0
+    simulated: bool = False
+
+    def __post_init__(self):
+        at_least(self, action_repeat=0, max_steps=0)
+
+
+@dataclass(frozen=True)
+class RunMeta:
+    """Metadata of a run's checkpoint.
+
+    Attributes:
+        run: command that wrote it.
+        config: `AgentConfig`.
+        transform: `Transform`.
+        num_updates: gradient steps.
+        dataset: the recordings.
+        offline: state of the replay buffer of the recordings.
+        robot: the robot.
+        preset: preset that defaults came from.
+        plan: whether the planner acts.
+        penalty_weight: measured penalty weight; missing where it is given or not measured yet.
+        online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
+        episodes: the robot's episodes that were learned from.
+        pending_updates: gradient steps that are still pending for them.
+        rollback: state of the regression gate.
+    """
+
+    run: Literal["pretrain", "finetune"]
+    config: dict[str, Any]
+    transform: dict[str, Any]
+    num_updates: int
+    dataset: DatasetMeta
+    offline: dict[str, Any]
+    robot: RobotMeta = field(default_factory=RobotMeta)
+    preset: str = ""
+    plan: bool = True
+    penalty_weight: float = 0.0
+    online: dict[str, Any] = field(default_factory=dict)
+    episodes: int = -1
+    pending_updates: float = 0.0
+    rollback: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_finite(self)
+        at_least(self, num_updates=0, penalty_weight=0, pending_updates=0)
+        if self.run == "finetune" and (self.episodes < 0 or not self.online):
+            raise FieldError(self, "<episodes> and <online> are missing in a checkpoint of `o2o finetune`")
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """Returns (tensors, meta) of the latest intact checkpoint of a run, see `checkpoint.load`.
+
+    Raises:
+        UsageError: none is readable, its metadata are not those of a run, or a tensor is not finite.
+    """
+    tensors, meta = checkpoint.load(folder)
+    try:
+        from_dict(RunMeta, meta)
+    except SavedConfigError as error:
+        raise UsageError(f"checkpoint {folder}: {error}") from error
+    broken = sorted(name for name, value in tensors.items() if not _is_finite(value))
+    if broken:
+        names = ", ".join(broken[:MAX_NAMED]) + (", ..." if len(broken) > MAX_NAMED else "")
+        raise UsageError(
+            f"checkpoint {folder} holds NaN or infinity in {len(broken)} of its tensors ({names}), so no "
+            "robot may act with it; older ones may be in `checkpoints` and `checkpoint.previous` of the run"
+        )
+    return tensors, meta
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose name begins with `{prefix}.`, without it."""
+    cut = len(prefix) + 1
+    return {name[cut:]: value for name, value in tensors.items() if name.startswith(prefix + ".")}
+
+
+def describe_difference(want: Mapping[str, Tensor], have: Mapping[str, Tensor]) -> str:
+    """Returns how tensors differ in names, shapes and dtypes from those wanted; empty if they do not."""
+    missing = [f"{name} is missing" for name in want.keys() - have.keys()]
+    extra = [f"{name} is unknown" for name in have.keys() - want.keys()]
+    others = [
+        f"{name} is {_kind(have[name])}, wanted {_kind(value)}"
+        for name, value in want.items()
+        if name in have and _kind(have[name]) != _kind(value)
+    ]
+    return ", ".join(sorted(missing + extra + others)[:MAX_DIFFERENCES])
+
+
+def _kind(value: Tensor) -> str:
+    dtype = str(value.dtype).removeprefix("torch.")
+    return f"{tuple(value.shape)}" if dtype == "float32" else f"{tuple(value.shape)} {dtype}"
