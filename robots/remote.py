@@ -28,6 +28,8 @@ from o2o.hardware.remote.tls import client_context
 
 MAX_RETRY_PAUSE_S = 0.5  # between two attempts to reconnect
 MAX_SENDING_S = 0.01  # that an action which is still queued at the next tick may take to be sent
+# in an error of homing, after which it is requested again until there is no time left
+TEMPORARY = ("e-stop", "connection", "homing already", "no answer")
 FLAGS = ("estop", "holding", "homing", "failure")  # in an `observe` message
 logger = logging.getLogger("o2o")
 
@@ -198,8 +200,8 @@ class RemoteRobot(RealTimeRobot):
     def stop(self) -> None:
         with self._changed:
             self._pending = None
-            if not any(kind == "stop" for kind, _ in self._urgent):
-                self._urgent.append(("stop", protocol.encode("stop", {})))
+            if not self._urgent or self._urgent[-1][0] != "stop":
+                self._queue("stop", {})
             self._changed.notify_all()
 
     def home(self) -> None:
@@ -213,9 +215,7 @@ class RemoteRobot(RealTimeRobot):
             error = self._request_home(deadline)
             if not error:
                 break
-            with self._lock:
-                waiting = self._flags["estop"] or self._flags["homing"] or self._socket is None
-            if not waiting and "e-stop" not in error and "connection" not in error:
+            if not any(words in error for words in TEMPORARY):
                 raise RobotError(f"the robot failed to home: {error}")
             if time.monotonic() > deadline:
                 raise RobotError(
@@ -252,38 +252,41 @@ class RemoteRobot(RealTimeRobot):
         if self._error:
             raise RobotError(self._error)
 
-    def _queue_message(self, kind: str, fields: dict[str, Any]) -> None:
-        """Queues a message; it is dropped if the connection is lost."""
+    def _request_home(self, deadline: float) -> str:
+        """Requests homing once and waits for it; returns what failed, empty if nothing did.
+
+        Raises:
+            RobotError: the robot is stopped, before or meanwhile.
+        """
         with self._changed:
             self._check()
-            if self._socket is not None:
-                self._urgent.append((kind, protocol.encode(kind, fields)))
-                self._changed.notify_all()
-
-    def _request_home(self, deadline: float) -> str:
-        """Requests homing once and waits for it; returns what failed, empty if nothing did."""
-        with self._lock:
-            self._check()
+            self.sleep(0)  # with the lock, so that a stop is sent after the request if it is not seen here
             self._pending = None
             self._request += 1
             request, lost = self._request, self.num_lost
             if self._socket is None:
                 return "the connection is lost"
-        self._queue_message("home", {"request": request})
+            self._queue("home", {"request": request})
 
-        def answered() -> bool:
-            return bool(self._error) or self.num_lost > lost or self._homed[0] == request
+            def answered() -> bool:
+                ended = self.stop_event.is_set() or self.num_lost > lost or self._homed[0] == request
+                return bool(self._error) or ended
 
-        with self._changed:
             if not self._changed.wait_for(answered, timeout=max(0.0, deadline - time.monotonic())):
                 return "no answer"
             self._check()
+            self.sleep(0)
             if self.num_lost > lost:
                 return "the connection was lost meanwhile"
             error, since = self._homed[1], time.monotonic()
             if not error:  # the next observation must be newer than this
                 self._changed.wait_for(lambda: self._latest_s >= since or self._error, timeout=2)
             return error
+
+    def _queue(self, kind: str, fields: dict[str, Any]) -> None:
+        """Queues a message for the writer; the caller holds the lock."""
+        self._urgent.append((kind, protocol.encode(kind, fields)))
+        self._changed.notify_all()
 
     def _connect(self) -> protocol.Message:
         """Opens the connection, sends `hello`, and returns the `spec` message."""

@@ -149,6 +149,7 @@ class Arm(RealTimeRobot):
     def home(self):
         """Moves on a straight line to `config.home` at half the speed, and opens the gripper."""
         self._enable(POSITION)
+        self.sleep(0)  # raises if the arm was stopped before it was enabled; a later stop disables it again
         x, y, z = (MM * value for value in self.config.home)
         self._call("set_position", x=x, y=y, z=z, speed=MM * self.config.speed / 2, wait=True)
         self.sleep(0)  # raises here if the arm was stopped meanwhile

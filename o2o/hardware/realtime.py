@@ -77,12 +77,12 @@ class RealTimeRobot(gymnasium.Env):
             raise RobotError("the robot was stopped while it was homing")
 
     def go_home(self) -> None:
-        """Homes the robot after a stop, unless it is stopped again meanwhile.
+        """Homes the robot, unless it is stopped: the caller clears `stop_event` when homing is allowed.
 
         Raises:
             RobotError: it was stopped meanwhile.
         """
-        self.stop_event.clear()
+        self.sleep(0)
         try:
             self.home()
         finally:
@@ -100,6 +100,7 @@ class RealTimeRobot(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Returns (obs, info) after `home`. The seed only seeds `np_random`; a real robot has none."""
         super().reset(seed=seed)
+        self.stop_event.clear()
         self.go_home()
         self.clock = RateKeeper(1 / float(self.metadata["control_hz"]))
         obs, measured_s = self.observe_checked()

@@ -392,6 +392,46 @@ def test_a_driver_that_hangs_and_cannot_be_stopped_is_an_error_that_says_so(monk
     assert len(arm.sent) == 2 and arm.stops >= 2  # and it was stopped as soon as that was possible
 
 
+# ---- homing
+
+
+class Homing(Slide):
+    """A sled that homes in thirty small steps; `at` is called before each."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.steps, self.at = [], lambda step: None
+
+    def home(self):
+        for step in range(30):
+            self.at(step)
+            self.steps.append(step)
+            self.sleep(0.001)
+
+
+def test_a_stop_ends_homing_after_at_most_one_more_command():
+    arm = Homing()
+    robot = Guard(arm)
+    arm.at = lambda step: robot.stop() if step == 3 else None
+    with pytest.raises(RobotError, match="the robot was stopped while it was homing"):
+        robot.reset()
+    assert arm.steps == [0, 1, 2, 3]
+    assert arm.stops >= 2  # once more after the command that came in between
+    arm.at = lambda step: None
+    robot.reset()
+    assert len(arm.steps) == 34
+
+
+def test_a_driver_that_ignores_the_stop_is_stopped_again_and_has_not_homed():
+    arm = Homing()
+    arm.sleep = lambda seconds: RealTimeRobot.sleep(arm, seconds) if len(arm.steps) >= 30 else None
+    robot = Guard(arm)
+    arm.at = lambda step: robot.stop() if step == 3 else None
+    with pytest.raises(RobotError, match="was stopped while it was homing"):
+        robot.reset()
+    assert len(arm.steps) == 30 and arm.stops >= 2
+
+
 # ---- stuck joints
 
 

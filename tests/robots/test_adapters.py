@@ -118,6 +118,20 @@ def test_homing_is_a_slow_straight_line_and_stopping_holds(followers):
     assert list(arm.sent[-1].values()) == [0, 20, 10]
 
 
+def test_a_stop_ends_the_homing_of_a_lerobot_arm(followers):
+    robot = connect("lerobot", lerobot.Config(velocity=20, home=(0.0, 20.0, 10.0)))  # takes a second
+    (arm,) = followers
+    begun, told, send = threading.Event(), [], arm.send_action
+    arm.send_action = lambda goal: (begun.set(), told.append(dict(goal)), send(goal))[2]
+    stopper = threading.Thread(target=lambda: (begun.wait(), robot.stop()))
+    stopper.start()
+    with pytest.raises(RobotError, match="stopped while it was homing"):
+        robot.reset()
+    stopper.join()
+    assert len(told) < 40  # of 50 steps, on a busy machine
+    assert told[-1] != {f"{joint}.pos": goal for joint, goal in zip(JOINTS, (0, 20, 10), strict=True)}
+
+
 def test_a_missing_unplugged_or_uncalibrated_lerobot_is_a_one_line_error(followers, monkeypatch):
     with pytest.raises(
         RobotError, match="cannot connect so101_follower at /dev/nothing: could not open port"
@@ -232,6 +246,33 @@ def test_homing_uses_position_mode_and_comes_back_to_velocities():
     obs, _ = robot.reset()
     assert box.last("set_position")[1] == pytest.approx((300, 100, 200, 50)) and box.mode == xarm.VELOCITY
     assert obs["state"][:3] == pytest.approx([0.3, 0.1, 0.2])  # seen after the motion, not before
+
+
+@pytest.mark.parametrize("during", ["motion_enable", "set_mode", "set_state"])
+def test_an_xarm_that_is_stopped_while_it_is_enabled_does_not_move_home(during):
+    """Enabling an arm undoes the controller's stop, so it must not be forgotten."""
+    robot, box = arm()
+    enable, stopped = getattr(box, during), []
+
+    def stop_first(*args, **flags):
+        if not stopped:
+            stopped.append(True)
+            robot.stop()
+        return enable(*args, **flags)
+
+    setattr(box, during, stop_first)
+    with pytest.raises(RobotError, match="stopped while it was homing"):
+        robot.reset()
+    assert all(name != "set_position" for name, *_ in box.calls) and box.state == xarm.STOP
+
+
+def test_an_xarm_that_is_stopped_on_its_way_home_stays_stopped():
+    robot, box = arm()
+    move = box.set_position
+    box.set_position = lambda **goal: (robot.stop(), move(**goal))[1]  # as if the SDK had noticed nothing
+    with pytest.raises(RobotError, match="stopped while it was homing"):
+        robot.reset()
+    assert box.state == xarm.STOP and all(name != "set_gripper_position" for name, *_ in box.calls)
 
 
 def test_every_code_but_zero_stops_the_run():

@@ -147,6 +147,7 @@ class RealTimeSimulation(RealTimeRobot):
         """
         with self._changed:
             self._check()
+            self.sleep(0)  # raises if the robot is stopped already
             self._homing, self._tick, self._arrived = True, 0, False
             self._changed.wait_for(lambda: not self._homing or self._failed)
             self._check()

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from o2o.hardware.remote.newest_call import NewestCall
 from o2o.hardware.remote.tls import server_context
 from o2o.hardware.watchdog import Watchdog
 
+HANG_S = 2.0  # time that homing waits for an action that is being sent
 HELLO_TIMEOUT_S = 3.0  # time that a client may take to send `hello`
 NUM_DELAYS = 256  # latest messages whose shortest delay is the reference, because clocks drift
 LABELS = {"success": True, "failure": False}
@@ -114,6 +116,7 @@ class RobotServer:
         self._latched = ""  # why the robot holds until it is homed or a person lets it move
         self._driver_s = 0.0  # time that the driver took for the last action
         self._reading = threading.Lock()  # held while the robot is observed
+        self._moving = threading.Lock()  # held while an action is sent, and while the robot homes
         self._estop, self._cleared, self._holding, self._homing = False, False, True, False
         self._label: bool | None = None  # of the episode, once a person has set it
         self._failed = ""  # error message of a robot that failed
@@ -139,11 +142,14 @@ class RobotServer:
         return self
 
     def __exit__(self, *_):
-        self._watchdog.close()
-        self._actions.close()
+        with self._lock:
+            self._latched = "the server has ended"
+            self._num_halts += 1
         try:
-            self.guard.stop()
+            self.guard.stop()  # before the threads end, for they may hang
         finally:
+            self._watchdog.close()
+            self._actions.close()
             self._server.shutdown()
             self._sender.close()
             self._thread.join()
@@ -224,16 +230,26 @@ class RobotServer:
         """
         with self._lock:
             self._holding = True
-            self._num_halts += 1
-            discarded = self._actions.put(None)
+            self._discard_actions()
             self._watchdog.pause()
-            try:
-                self.guard.stop()
-            finally:
-                self._report(f"stopped: {reason}", notify)
-                if discarded:
-                    hold = self._hold_action()
-                    self._sender.send_after(0.0, lambda: self._send_done(discarded, hold, ["stopped"]))
+            self._stop_robot()
+            self._report(f"stopped: {reason}", notify)
+
+    def _discard_actions(self) -> None:
+        """Keeps every action that came before now from being sent."""
+        self._num_halts += 1
+        discarded = self._actions.put(None)
+        if discarded:
+            hold = self._hold_action()
+            self._sender.send_after(0.0, lambda: self._send_done(discarded, hold, ["stopped"]))
+
+    def _stop_robot(self) -> None:
+        """Stops the robot; if that fails, the server ends with the error."""
+        try:
+            self.guard.stop()
+        except RobotError as error:
+            self._failed = self._failed or str(error)
+            logger.error("%s", error)
 
     def _latch(self, reason: str) -> None:
         """Stops the robot until it is homed or a person lets it move."""
@@ -241,10 +257,10 @@ class RobotServer:
             self._latched = reason
             self.halt(reason)
 
-    def _latch_hang(self, seconds: float) -> None:
-        with self._lock:
-            if not self._latched:  # several threads may have waited for the driver
-                self._latch(f"the driver hung for {seconds:.1f} s")
+    def _latch_if_hung(self, seconds: float) -> None:
+        """Latches if the driver took longer than the watchdog waits."""
+        if seconds > self._watchdog.timeout_s:
+            self._latch(f"the driver hung for {seconds:.1f} s")
 
     def disconnect(self, outage_s: float) -> None:
         """Cuts the connection and refuses clients for `outage_s`."""
@@ -302,10 +318,10 @@ class RobotServer:
         except Exception as error:  # a fault of this server, which the log and the client must not take for
             reason, code = f"the server failed: {type(error).__name__}: {error}", 1011  # a client that left
         finally:
+            closed.set()
             with self._lock:
                 self._client = None
                 self.halt(f"closed {name}: {reason}")
-            closed.set()
             with contextlib.suppress(OSError):
                 client.close(code)
 
@@ -357,9 +373,11 @@ class RobotServer:
             too_late = delay_s > self.config.max_delay_ms / 1e3
             if too_late:
                 logger.warning("an action that came %.0f ms late was not executed", 1e3 * delay_s)
-            refused = request if too_late or self._refuses_motion else self._actions.put(request)
+            stopped = bool(self._refuses_motion)
+            refused = request if too_late or stopped else self._actions.put(request)
         if refused is not None:
-            self._send_done(refused, self._hold_action(), ["late" if too_late else "replaced"])
+            reason = "late" if too_late else "stopped" if stopped else "replaced"
+            self._send_done(refused, self._hold_action(), [reason])
 
     @property
     def _refuses_motion(self) -> bool:
@@ -372,26 +390,25 @@ class RobotServer:
 
     def _execute(self, request: "_Request") -> None:
         """Executes one action, in the thread of the actions."""
-        with self._lock:
-            refused, halts = self._refuses_motion or request.client is not self._client, self._num_halts
-            rested = self._holding
-            if not refused:
-                self._holding = False
-                self._watchdog.reset()
-                self._watchdog.feed()
         executed, reasons = self._hold_action(), ["stopped"]
-        if not refused:
-            try:
-                executed, reasons = self._send_action(request.action, rested, halts)
-            except O2OError as error:
-                self._latch(str(error))
-            except Exception as error:  # a driver may fail in any way; the client and the log are notified
-                self._fail(error)
-        with self._lock:
-            if self._driver_s > self._watchdog.timeout_s and not refused:
-                self._latch_hang(self._driver_s)
-            elif self._num_halts != halts and not refused:
-                self.guard.stop()  # again, for the action may have been sent after the stop
+        with self._moving:
+            with self._lock:
+                halts, rested = self._num_halts, self._holding
+                moves = not self._refuses_motion and request.client is self._client
+                if moves:
+                    self._holding = False
+                    self._watchdog.reset()
+                    self._watchdog.feed()
+            if moves:
+                try:
+                    executed, reasons = self._send_action(request.action, rested, halts)
+                except O2OError as error:
+                    self._latch(str(error))
+                except Exception as error:  # a driver may fail in any way; client and log are notified
+                    self._fail(error)
+            with self._lock:
+                if moves and self._num_halts != halts:
+                    self._stop_robot()  # again, for the action may have been sent after the stop
         self._send_done(request, executed, reasons)
 
     def _send_action(self, action: np.ndarray, rested: bool, halts: int) -> tuple[np.ndarray, list[str]]:
@@ -405,22 +422,22 @@ class RobotServer:
         period_s, begin_s = 1 / (self.guard.control_hz or 1.0), time.monotonic()
         if rested or self.guard.obs_age_s > period_s:
             self._observe()
-        took_s, self._driver_s = max(self._driver_s, time.monotonic() - begin_s), 0.0
+        took_s = max(self._driver_s, time.monotonic() - begin_s)
         safe, reasons = self.guard.filter(action, late_s=took_s - 2 * period_s)
         self.guard.wait_to_send()
         with self._lock:
             if self._num_halts != halts:
                 return self._hold_action(), ["stopped"]
+        sent = self.faults.apply_stuck_joint(safe, self.guard.idle_action)
         begin_s = time.monotonic()
         try:
-            sent = self.faults.apply_stuck_joint(safe, self.guard.idle_action)
             result = self.robot.send(self.guard.release(sent))
         finally:
             self._driver_s = time.monotonic() - begin_s
+            self._latch_if_hung(self._driver_s)
         executed = safe if result is None else np.asarray(result).copy()
-        stuck = self.config.faults.stuck_joint
-        if stuck >= 0:  # the driver does not notice
-            executed[stuck] = safe[stuck]
+        if self.config.faults.stuck_joint >= 0:  # the driver does not notice
+            executed[self.config.faults.stuck_joint] = safe[self.config.faults.stuck_joint]
         return self.guard.record_executed([executed]), reasons
 
     def _send_done(self, request: "_Request", executed: np.ndarray, reasons: list[str]) -> None:
@@ -432,19 +449,19 @@ class RobotServer:
         """Homes the robot, in its own thread, and sends the result to the client."""
         error = ""
         with self._lock:
-            if self._estop:
+            if client is not self._client:
+                error = "the client has left"
+            elif self._estop:
                 error = "the e-stop waits for `go`" if self._cleared else "the e-stop is pressed"
             elif self._homing:
                 error = "the robot is homing already"
             else:
                 self._homing = True
                 self._watchdog.pause()
+                self._discard_actions()
+                halts = self._num_halts
         if not error:
-            try:
-                self.robot.go_home()
-                self.guard.start_episode(*self._read())
-            except Exception as failure:  # a driver may fail in any way; the client is notified
-                error = protocol.printable(str(failure) or type(failure).__name__)
+            error = self._go_home(halts)
             with self._lock:
                 self._homing, self._holding, self._label = False, True, None
                 self._driver_s = 0.0
@@ -455,23 +472,37 @@ class RobotServer:
                 self._log_interventions()
         self._send(client, "homed", {"request": request, "error": error})
 
+    def _go_home(self, halts: int) -> str:
+        """Homes the robot, unless it was stopped since there had been `halts` stops; returns what failed."""
+        if not self._moving.acquire(timeout=HANG_S):
+            return f"the driver has hung for {HANG_S:g} s"
+        try:
+            with self._lock:
+                if self._num_halts == halts:
+                    self.robot.stop_event.clear()  # a stop from here on ends the homing
+            self.robot.go_home()
+            self._observe(self.guard.start_episode)
+            return ""
+        except Exception as failure:  # a driver may fail in any way; the client is notified
+            return protocol.printable(str(failure) or type(failure).__name__)
+        finally:
+            self._moving.release()
+
     def _on_watchdog(self) -> None:
         self.halt(f"no action came for {1e3 * self._watchdog.timeout_s:g} ms")
 
-    def _read(self) -> tuple[dict[str, np.ndarray], float]:
-        """Returns an observation and when it was measured; one thread at a time reads the robot."""
-        begin_s, moving = time.monotonic(), not self._holding
-        with self._reading:
-            obs, measured_s = self.robot.observe_checked()
-        took_s = time.monotonic() - begin_s
-        if took_s > self._watchdog.timeout_s and moving:
-            self._latch_hang(took_s)
-        return obs, measured_s
+    def _observe(self, keep: Callable | None = None) -> tuple[dict[str, np.ndarray], float]:
+        """Returns an observation that the guard has checked and relies on, and when it was measured.
 
-    def _observe(self) -> tuple[dict[str, np.ndarray], float]:
-        """Returns an observation that the guard has checked and relies on, and when it was measured."""
-        obs, measured_s = self._read()
-        return self.guard.receive(obs, measured_s), measured_s
+        Args:
+            keep: method of the guard that takes it; None: `receive`.
+        """
+        with self._reading:  # one thread at a time, and in the order of time
+            begin_s, moves = time.monotonic(), not self._holding
+            obs, measured_s = self.robot.observe_checked()
+            if moves:
+                self._latch_if_hung(time.monotonic() - begin_s)
+            return (keep or self.guard.receive)(obs, measured_s), measured_s
 
     def _fail(self, error: Exception) -> None:
         """Stops the robot for good: the server ends with this error."""

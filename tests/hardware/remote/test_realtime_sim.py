@@ -134,6 +134,19 @@ def test_home_waits_refuses_actions_and_reports_a_stop():
     assert message == ["the robot was stopped while homing"] and world.held >= 1
 
 
+def test_a_stop_before_the_first_tick_of_homing_is_not_forgotten():
+    world = Counting()
+    robot = RealTimeSimulation(world)
+    robot.stop_event.set()
+    robot.stop()
+    with pytest.raises(RobotError, match="stopped while it was homing"):
+        robot.home()
+    assert not robot._homing
+    robot.stop_event.clear()
+    robot.home()
+    robot.close()
+
+
 def test_a_failed_simulator_raises_in_the_next_call():
     robot = RealTimeSimulation(Counting(fails_at=4))
     assert until(lambda: robot._failed)

@@ -37,6 +37,13 @@ def connected(faults=None, robot=None, **options):
             client.close()
 
 
+def queue(client, kind: str, **fields) -> None:
+    """Sends a message that the client would not send now."""
+    far = client.env.unwrapped
+    with far._changed:
+        far._queue(kind, fields)
+
+
 def patiently(client) -> None:
     """Until the next reset a step lasts until the server has reported what it did, on a busy machine too."""
     far = client.env.unwrapped
@@ -205,8 +212,7 @@ def test_a_failure_label_at_the_server_truncates_the_episode():
 def test_the_e_stop_cannot_be_cleared_over_the_network(caplog):
     with connected() as (client, server, _):
         server.press_estop("a test")
-        client.env.unwrapped._urgent.append(("clear", protocol.encode("clear", {})))
-        client.env.unwrapped._queue_message("stop", {})
+        queue(client, "clear")
         assert until(lambda: "'clear'" in caplog.text) and server._estop
 
 
@@ -587,7 +593,7 @@ def test_a_client_that_leaves_while_homing_stops_the_robot():
     robot.home_takes_s = 0.5
     with served(robot) as (server, _):
         client = remote(server.port)
-        client.env.unwrapped._queue_message("home", {"request": 1})
+        queue(client, "home", request=1)
         assert until(lambda: server._homing)
         before = robot.stops
         client.close()
