@@ -16,59 +16,41 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core import checkpoint
+from o2o.core.plugins import load
 from o2o.training.shared_weights import all_finite
+from tests.stress.faults import driver_rows, limit_rows
 from tests.stress.faults.claims import Broken, Tally, claim, until
 from tests.stress.faults.disk import as_done, held, in_order, num_stored, stored
+from tests.stress.faults.halting import (
+    PLAN_S,
+    PROMPT_MS,
+    STALE_MS,
+    STILL_MM,
+    WATCHDOG_MS,
+    WAY_MM,
+    halt,
+    halted,
+    leave,
+    moving,
+    nothing_old,
+)
 from tests.stress.faults.rig import Child, Rig, Served
 from tests.stress.faults.trace import HOLD, HOMING, TICK_S, ArmTrace
 
 DECISIONS = 100  # of an episode, so that a loss begins and ends in it
 GONE_S, STALL_S, LATCHED_S = 3.0, 0.8, 4.0  # how long the way is lost; the e-stop pressed
 READY_S = 1.0  # from the clear until somebody says that the arm may move
-PROMPT_MS, WATCHDOG_MS, STALE_MS = 250, 450, 700  # until a stop; the watchdog's after 300 ms; the guard's
-WAY_MM = 80  # until it rests: an action of 40 mm an axis, and what was left of the one before
 BLIND_MM = 350  # until it rests, while it goes on at 0.4 m/s an axis until the guard holds
-STILL_MM = 1.0  # in the second after it came to rest, and for as long as it is held
-STUCK_MM = 5.0  # that a stuck joint gives way
-PLAN_S = 0.04  # that a plan takes: an action that comes sooner was made from what was seen before
 ENDED_S = 12.0  # until a run ends whose robot is lost: 50 decisions of patience at 10 Hz, and to close down
 CAMERA = ("--robot.obs", "both", "--robot.image-size", "64")
+WORKSPACE = load("robots", "sim").WORKSPACE  # m
 SWAPPED = r"now acting with weights version \d+"
-
-
-def halt(
-    tally: Tally,
-    trace: ArmTrace,
-    fault_s: float,
-    within_ms: float,
-    hold_s: float = 0.0,
-    way_mm: float = WAY_MM,
-) -> float:
-    """Adds how the arm came to rest after a fault, held to what is promised; when it rested.
-
-    Args:
-        hold_s: when it was told to hold; 0: when the server next stopped it.
-    """
-    hold_s = hold_s or trace.first_s(HOLD, fault_s)
-    rest_s = trace.rest_s(hold_s)
-    claim(rest_s < hold_s + 1, "the arm did not come to rest")
-    tally.add(speed_mm_s=trace.mm_s(fault_s), hold_ms=1e3 * (hold_s - fault_s))
-    tally.add(way_mm=trace.moved_mm(fault_s, rest_s), rest_mm=trace.moved_mm(rest_s, rest_s + 1))
-    tally.most(hold_ms=within_ms, way_mm=way_mm, rest_mm=STILL_MM)
-    return rest_s
-
-
-def halted(tally: Tally) -> str:
-    return (
-        f"held after {tally['hold_ms']} at {tally['speed_mm_s']}: {tally['way_mm']} until it rested, "
-        f"{tally['rest_mm']} in the next second"
-    )
 
 
 def begin_beside(rig: Rig, served: Served, module: str = "o2o") -> Child:
@@ -76,36 +58,6 @@ def begin_beside(rig: Rig, served: Served, module: str = "o2o") -> Child:
     client = rig.finetune(served, "--learner", "async", "--updates-per-step", "1", module=module)
     client.hears(SWAPPED, 120)
     return client
-
-
-def leave(client: Child) -> None:
-    """Ctrl-C: the run ends after its episode, with a checkpoint."""
-    client.send(signal.SIGINT)
-    claim((code := client.code()) == 130, f"exit code {code} after Ctrl-C of {client}")
-
-
-def moving(served: Served, since_s: float) -> float:
-    """When the next action came that moves the arm."""
-
-    def found() -> float:
-        rows = served.trace().actions(since_s, moving=True)
-        return float(rows["time_s"][0]) if len(rows) else 0.0
-
-    return until(found, 60, "the arm in motion again")
-
-
-def nothing_old(trace: ArmTrace, found_s: float, again_s: float) -> None:
-    """No action from before a loss is done after it.
-
-    Args:
-        found_s: when the way was back.
-        again_s: before which no new action can have come.
-    """
-    old = trace.actions(found_s, again_s, moving=True)
-    way_mm = trace.moved_mm(found_s, found_s + 0.1)
-    speed = max(trace.mm_s(found_s + ms / 1e3, 0.02) for ms in range(20, 120, 5))
-    text = f"{len(old)} old actions were done at once when the way was back"
-    claim(not len(old), f"{text}: {way_mm:.0f} mm in 100 ms, at up to {speed:.0f} mm/s")
 
 
 # ---- the processes
@@ -387,23 +339,6 @@ def camera_frozen_short(rig: Rig, repeats: int) -> str:
     )
 
 
-def joint_stuck(rig: Rig, repeats: int) -> str:
-    """The first entry of every action moves nothing, and the driver does not notice."""
-    tally = Tally()
-    with rig.serve("--faults.stuck-joint", "0", decisions=25) as served:
-        client = rig.finetune(served, "--episodes", str(repeats))
-        claim((code := client.code(120)) == 0, f"exit code {code} of {client}")
-        trace, steps = served.trace(), num_stored(served.run)
-        for episode in trace.episodes():
-            stuck_mm, *others_mm = trace.span_mm(*episode["time_s"][[0, -1]])
-            tally.add(stuck_mm=stuck_mm, other_mm=max(others_mm))
-            tally.most(stuck_mm=STUCK_MM)
-    return (
-        f"it moved {tally['stuck_mm']} in an episode, another one {tally['other_mm']}; the run went on to "
-        f"its end and nobody noticed; all {steps} steps are stored"
-    )
-
-
 def estop_pressed(rig: Rig, repeats: int) -> str:
     tally = Tally()
     with rig.serve() as served:
@@ -446,9 +381,26 @@ ROWS: dict[str, tuple[str, Callable[[Rig, int], str]]] = {
     "nan-learner": ("the learner's weights turn to NaN", nan_learner),
     "camera": ("camera frozen", camera_frozen),
     "camera-short": ("camera frozen, episodes of 2.5 s", camera_frozen_short),
-    "joint": ("a joint stuck, its driver does not notice", joint_stuck),
+    "joint": ("a joint stuck, its driver does not notice", driver_rows.joint_stuck),
+    "hang-send": ("`send()` hangs for 1.5 s in the server", driver_rows.send_hangs),
+    "hang-observe": ("`observe()` hangs for 1.5 s in the server", driver_rows.observe_hangs),
+    "hang-send-local": ("`send()` hangs for 1.5 s in the run's process", driver_rows.send_hangs_local),
+    "hang-observe-local": (
+        "`observe()` hangs for 1.5 s in the run's process",
+        driver_rows.observe_hangs_local,
+    ),
+    "clock": ("`observe()` stamps with `time.time()`", driver_rows.wrong_clock),
+    "flood": ("a hostile client floods the server at 1 kHz", limit_rows.flood),
+    "jitter": (f"network delays every second message by {1e3 * limit_rows.JITTER_S:g} ms", limit_rows.jitter),
     "estop": (f"e-stop pressed, cleared {LATCHED_S:g} s later", estop_pressed),
+    "estop-homing": ("e-stop pressed while homing", driver_rows.estop_while_homing),
 }
+
+
+def witness(traces: Sequence[ArmTrace]) -> str:
+    """Returns the cells of what the arm did at most in all runs of a row."""
+    fastest = max(trace.fastest_mm_s() for trace in traces)
+    return f"{fastest:.0f} mm/s | {max(trace.beyond_mm(WORKSPACE) for trace in traces):.1f} mm"
 
 
 def main() -> int:
@@ -466,15 +418,16 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as scratch, Rig(args.folder or Path(scratch), args.checkpoint) as rig:
         rig.prepare()
-        print("| fault | what the arm did |\n|---|---|", flush=True)
+        print("| fault | what the arm did | fastest, an axis | beyond the workspace |\n|---|---|---|---|")
         for name in args.only:
             title, row = ROWS[name]
+            rig.runs.clear()
             try:
                 text = row(rig, args.repeats)
             except Broken as error:
                 failed.append(name)
                 text = f"**does not hold:** {error}"
-            print(f"| {title} | {text} |", flush=True)
+            print(f"| {title} | {text} | {witness([run.trace() for run in rig.runs])} |", flush=True)
     print(f"\n{args.repeats} times each; {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}")
     if failed:
         print(f"what is promised did not hold; look again with --only {' '.join(failed)}")

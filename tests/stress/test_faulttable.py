@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from contextlib import closing
+import time
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.guard import Guard
 from o2o.training.rollout import play
 from tests.stress import kill
+from tests.stress.faults import limit_rows
 from tests.stress.faults.claims import Broken, Tally, claim, until
 from tests.stress.faults.disk import as_done, in_order, num_stored, stored
 from tests.stress.faults.network import Network
-from tests.stress.faults.rig import Rig
-from tests.stress.faults.trace import ACTION, HOLD, HOMING, ROW, TICK, ArmTrace
+from tests.stress.faults.rig import Rig, WatchedRun
+from tests.stress.faults.trace import ACTION, HOLD, HOMING, ROW, SENT, TICK, ArmTrace
+from tests.stress.faulttable import witness
 
 ARM = Path(__file__).with_name("faults") / "arm.py"
 
@@ -57,6 +60,53 @@ def test_actions_that_move_are_distinguished_from_holds():
     assert trace.actions(0.5, 2)["time_s"].tolist() == [1]
 
 
+def test_calls_of_send_are_told_from_what_the_arm_began():
+    trace = trace_of((0, SENT, 0, 0.01), (1.5, ACTION, 0, 0.01), (2, SENT, 0, 0.01))
+    assert trace.sends(-1, 1)["time_s"].tolist() == [0] and len(trace.sends()) == 2
+
+
+def ticks(places, late: float = 0.0) -> ArmTrace:
+    """An arm that is at these places along x at ticks of 20 ms; the tenth comes late by so much."""
+    return trace_of(*((0.02 * i + late * (i == 10), TICK, x, 0) for i, x in enumerate(places)))
+
+
+def test_speeds_are_means_over_two_periods_in_which_the_simulation_was_in_time():
+    pulses = np.concatenate([np.zeros(40), np.cumsum([0.01, 0.01, 0.01, 0.01, 0] * 4)])  # 40 mm a period
+    trace = ticks(pulses)
+    assert trace.fastest_mm_s() == pytest.approx(400)
+    assert trace.hardest_mm_s2() == pytest.approx(2000)  # from rest to 400 mm/s in 0.2 s
+    times, speeds = ticks(np.arange(60) * 0.002, late=0.015).speeds()
+    assert speeds[:, 0] == pytest.approx(100) and not ((times > 0.21) & (times < 0.5)).any()
+    assert ticks([0, 1]).fastest_mm_s() == 0 and trace_of().fastest_mm_s() == 0
+
+
+def test_slowing_down_is_no_acceleration_and_turning_round_is():
+    stops = np.concatenate([np.arange(40) * 0.004, np.full(40, 0.156)])
+    assert ticks(stops).hardest_mm_s2() == pytest.approx(0, abs=1e-6)
+    turns = np.concatenate([np.arange(40) * 0.004, 0.156 - np.arange(40) * 0.004])
+    assert ticks(turns).hardest_mm_s2() == pytest.approx(1000, rel=0.01)  # to -200 mm/s in 0.2 s
+
+
+def test_what_lies_beyond_a_box_is_measured_along_one_axis():
+    box = np.array([[-0.01, -1, -1], [0.1, 1, 1]])
+    assert ticks([0, 0.05, 0.103]).beyond_mm(box) == pytest.approx(3)
+    assert ticks([0, -0.012]).beyond_mm(box) == pytest.approx(2)
+    assert ticks([0, 0.1]).beyond_mm(box) == 0 == trace_of().beyond_mm(box)
+    assert witness([ticks([0.3, 0.3]), ticks([0.57, 0.3])]) == "0 mm/s | 22.0 mm"  # z is 0
+
+
+def test_commands_are_rated_by_the_clock_of_the_driver():
+    """0.2 a period from rest, then twice as much in half a period, then the same two periods later."""
+    tally = Tally()
+    sent = [(0, 0.01), (0.1, 0.02), (0.2, 0.03), (0.4, 0.01)]
+    limit_rows.add_commands(tally, trace_of(*((t, SENT, 0, a) for t, a in sent)), 0)
+    assert tally.values["commanded_mm_s"] == [pytest.approx(300)]
+    assert tally.values["commanded_mm_s2"] == [pytest.approx(1000)]
+    assert tally.values["interval_ms"] == [pytest.approx(100)] and tally.values["actions"] == [4]
+    with pytest.raises(Broken, match="commanded_mm_s is 800"):
+        limit_rows.add_commands(Tally(), trace_of((0, SENT, 0, 0.04), (0.05, SENT, 0, 0.04)), 0)
+
+
 def test_episodes_are_separated_by_homing():
     kinds = [HOLD, HOMING, HOLD, HOMING, ACTION, TICK, ACTION, HOMING, HOMING, ACTION]
     trace = trace_of(*((t, what, 0, 0.01) for t, what in enumerate(kinds)))
@@ -73,7 +123,8 @@ def test_a_trace_is_read_while_it_is_written(tmp_path):
 def test_the_recorder_writes_what_the_arm_does(tmp_path):
     arm = plugins.load("robots", str(ARM))
     log = tmp_path / "trace"
-    world = arm.real_time_world(arm.Config(log=str(log), decisions=7), show_state=True)
+    world = arm.world(arm.Config(log=str(log), decisions=7, acceleration=2.0))
+    assert world.metadata["limits"]["acceleration"][:3] == [2.0] * 3
     with closing(world):
         did = world.begin_action([0.01, 0, 0, 1])
         for tick in range(1, 6):
@@ -86,6 +137,20 @@ def test_the_recorder_writes_what_the_arm_does(tmp_path):
     assert rows["action"][0] == pytest.approx(did) and rows["place"][-1] == pytest.approx(place)
     assert (np.diff(rows["time_s"]) > 0).all()
     assert 1e3 * (rows["place"][-1] - rows["place"][0])[0] == pytest.approx(10, abs=1)
+
+
+def test_a_driver_hangs_once_when_it_is_told_to(tmp_path, monkeypatch):
+    arm, slept = plugins.load("robots", str(ARM)), []
+    run = WatchedRun(tmp_path)
+    config = arm.Config(log=str(tmp_path / "trace"), hang=str(tmp_path / "hang"), wrong_clock=True)
+    with closing(arm.make(config)) as robot:
+        monkeypatch.setattr(arm.time, "sleep", slept.append)
+        run.hang("send")
+        assert robot.observe()[1] > 1e9 and not slept
+        for _ in range(2):
+            robot.send(np.array([0.01, 0, 0, 1]))
+        assert slept.count(arm.HANG_S) == 1
+    assert len(run.trace().sends()) == len(run.trace().actions()) == 2
 
 
 def test_a_tally_reports_the_median_and_the_largest():
@@ -174,10 +239,28 @@ def echo(door: socket.socket) -> None:
                 client.sendall(data)
 
 
-def test_a_silent_network_delivers_late_and_a_refusing_one_closes():
+@contextmanager
+def echoing():
+    """A network on the way to a server that says back what it is told."""
     door = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=echo, args=(door,), daemon=True).start()
     with closing(door), closing(Network(door.getsockname()[1])) as network:
+        yield network
+
+
+def test_jitter_delays_every_second_message_of_the_client():
+    with echoing() as network, socket.create_connection(("127.0.0.1", network.port), 10) as client:
+        network.jitter_s, took_s = 0.2, []
+        for _ in range(4):
+            begin_s = time.monotonic()
+            client.sendall(b"x")
+            assert client.recv(100) == b"x"
+            took_s.append(time.monotonic() - begin_s)
+        assert [seconds >= 0.2 for seconds in took_s] == [True, False, True, False]
+
+
+def test_a_silent_network_delivers_late_and_a_refusing_one_closes():
+    with echoing() as network:
         at = ("127.0.0.1", network.port)
         with socket.create_connection(at, 10) as client:
             client.sendall(b"one")

@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-UNITS = {"_mm_s": "mm/s", "_ms": "ms", "_mm": "mm", "_s": "s"}  # end of a quantity's name -> its unit
+UNITS = {
+    "_mm_s2": "mm/s²",
+    "_mm_s": "mm/s",
+    "_ms": "ms",
+    "_mm": "mm",
+    "_s": "s",
+}  # end of a quantity's name -> its unit
 
 
 class Broken(Exception):

@@ -11,7 +11,7 @@ from o2o.data import journal
 from tests.stress.faults.claims import claim
 from tests.stress.faults.trace import ArmTrace
 
-HOLDS = ("stale", "late", "not finite")  # reasons of the guard to hold
+HOLDS = ("stale", "late", "not finite", "frozen", "stuck")  # reasons of the guard to hold
 
 
 def stored(run: Path) -> list[dict[str, np.ndarray]]:
@@ -23,8 +23,10 @@ def stored(run: Path) -> list[dict[str, np.ndarray]]:
             episodes.append(told | {"action": file["actions"][()]})  # type: ignore
     rows = journal.read(run / "online" / "journal").rows
     if len(rows) and rows["episode"][0] == len(episodes):
+        action, known_later = rows["action"][1:].copy(), rows["previous_action"][2:]
+        action[:-1] = np.where(np.isnan(known_later), action[:-1], known_later)
         when_s = rows["monotonic_ns"] / 1e9
-        episodes.append({"sequence": rows["sequence"], "monotonic_s": when_s, "action": rows["action"][1:]})
+        episodes.append({"sequence": rows["sequence"], "monotonic_s": when_s, "action": action})
     return episodes
 
 

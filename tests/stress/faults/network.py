@@ -17,10 +17,11 @@ class Network:
 
     Attributes:
         port: its own.
+        jitter_s: delay of every second message of the client; the ones between are not delayed.
     """
 
     def __init__(self, port: int):
-        self._to, self._silent = port, threading.Event()
+        self._to, self._silent, self.jitter_s = port, threading.Event(), 0.0
         self._sockets, self._threads = list[socket.socket](), list[threading.Thread]()
         self._listen(0)
         self.port = self._door.getsockname()[1]
@@ -82,15 +83,17 @@ class Network:
             self._sockets += [near, far]
             for source, sink in ((near, far), (far, near)):
                 sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._start(self._forward, source, sink)
+                self._start(self._forward, source, sink, source is near)
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
-        data = b"?"
+    def _forward(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+        data, delayed = b"?", False
         while data:
             try:
                 data = source.recv(65536)
             except OSError:  # a process was killed with something unread
                 data = b""
+            delayed = from_client and not delayed
+            time.sleep(self.jitter_s if delayed else 0)
             while self._silent.is_set():
                 time.sleep(0.001)
             with contextlib.suppress(OSError):

@@ -6,12 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -79,36 +81,42 @@ class Child:
         assert self.process.returncode is not None
         return self.process.returncode
 
+    def last(self) -> str:
+        """The last line that it said."""
+        return self.lines[-1][1] if self.lines else ""
+
     def __str__(self) -> str:
         last = " | ".join(line for _, line in self.lines[-4:])
         return f"process {self.pid} (it last said: {last})"
 
 
-class Served:
-    """The watched arm behind a socket, and a network on the way to it."""
+class WatchedRun:
+    """A watched arm and the run that moves it, in a folder."""
 
-    def __init__(self, child: Child, port: int, folder: Path, serving_s: float):
-        self.child, self.folder, self.serving_s = child, folder, serving_s
-        self.run, self.sign = folder / "run", folder / "sign"
-        self.network = Network(port)
-        self.address = f"127.0.0.1:{self.network.port}"
+    def __init__(self, folder: Path):
+        self.folder, self.run, self.sign = folder, folder / "run", folder / "sign"
+
+    def robot_flags(self, decisions: int) -> tuple[str, ...]:
+        """Returns the flags that choose the arm, for the process that has its driver."""
+        return (
+            "--robot", str(Path(__file__).with_name("arm.py")), "--robot.log", str(self.folder / "trace"),
+            "--robot.decisions", str(decisions), "--robot.hang", str(self.folder / "hang"),
+        )  # fmt: skip
 
     def trace(self, last: int = 0) -> ArmTrace:
         return ArmTrace.read(self.folder / "trace", last)
 
     def order(self, line: str) -> float:
         """Writes a line to the control file, as a person does; when."""
-        now_s = time.monotonic()
-        (self.folder / "control.new").write_text(line + "\n")
-        (self.folder / "control.new").rename(self.folder / "control")
-        return now_s
+        return write_sign(self.folder / "control", line + "\n")
 
     def spoil(self, who: str) -> float:
         """Turns the weights to NaN that `act`, or that `learn`, where `poison` is at work; when."""
-        now_s = time.monotonic()
-        self.sign.with_suffix(".new").write_text(who)
-        self.sign.with_suffix(".new").rename(self.sign)
-        return now_s
+        return write_sign(self.sign, who)
+
+    def hang(self, method: str) -> float:
+        """Makes the next call of a method of the driver hang, `send` or `observe`; when."""
+        return write_sign(self.folder / "hang", method)
 
     def in_motion(self, client: Child, latest_s: float = 6, seconds: float = 120) -> None:
         """Waits until the arm moves fast, in the middle of an episode that began at most so long ago."""
@@ -127,19 +135,47 @@ class Served:
         until(fast, seconds, f"an arm in motion, moved by {client}")
 
 
+class Served(WatchedRun):
+    """The watched arm behind a socket, and a network on the way to it."""
+
+    def start(self, child: Child) -> None:
+        """Waits until the child serves the arm."""
+        self.child = child
+        self.serving_s, match = child.hears(r"^serving .* at .*:(\d+);")
+        self.port, self.network = int(match[1]), Network(int(match[1]))
+        self.address = f"127.0.0.1:{self.network.port}"
+
+
+def write_sign(path: Path, text: str) -> float:
+    """Writes a file that another process looks for, at once and whole; when."""
+    now_s = time.monotonic()
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+    return now_s
+
+
+Run = TypeVar("Run", bound=WatchedRun)
+
+
 class Rig:
-    """Starts processes; whatever they start in turn, all are gone when it ends, however that comes."""
+    """Starts processes; whatever they start in turn, all are gone when it ends, however that comes.
+
+    Attributes:
+        agent: checkpoint that every run begins with.
+        runs: the watched runs of this row.
+    """
 
     def __init__(self, folder: Path, agent: Path | None):
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.mark, self._count = folder, f"O2O_FAULTTABLE={uuid.uuid4()}", 0
+        self.folder, self.mark = folder, f"O2O_FAULTTABLE={uuid.uuid4()}"
         name, _, value = self.mark.partition("=")
         home = str(folder / "home") if agent is None else os.environ.get("O2O_HOME", "")
         self.env = os.environ | {
             name: value, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "O2O_HOME": home,
         }  # fmt: skip
         self.agent, self._children = agent or folder / "agent", list[Child]()
+        self.runs = list[WatchedRun]()
 
     def __enter__(self) -> "Rig":
         return self
@@ -157,38 +193,49 @@ class Rig:
         )  # fmt: skip
         claim(child.code(600) == 0, f"{child} failed")
 
+    def _add(self, kind: type[Run]) -> Run:
+        run = kind(Path(tempfile.mkdtemp(prefix="run-", dir=self.folder)))
+        self.runs.append(run)
+        return run
+
     def child(self, *words: str) -> Child:
         self._children.append(Child(words, self.env))
         return self._children[-1]
 
     @contextmanager
+    def watch(self) -> Iterator[WatchedRun]:
+        """A folder for a run that moves the arm in its own process; afterwards all processes are gone."""
+        try:
+            yield self._add(WatchedRun)
+        finally:
+            self.end()
+
+    @contextmanager
     def serve(self, *flags: str, decisions: int = 100) -> Iterator[Served]:
         """The arm in a process of its own; afterwards it, and all that it was served to, is gone."""
-        self._count += 1
-        folder = self.folder / f"served-{self._count}"
-        folder.mkdir()
+        served = self._add(Served)
         child = self.child(
-            "-m", "o2o", "robot", "serve", "--robot", str(Path(__file__).with_name("arm.py")),
-            "--robot.log", str(folder / "trace"), "--robot.decisions", str(decisions), "--show-state",
-            "--port", "0", "--control-file", str(folder / "control"), *flags,
+            "-m", "o2o", "robot", "serve", *served.robot_flags(decisions), "--port", "0",
+            "--control-file", str(served.folder / "control"), *flags,
         )  # fmt: skip
         with ExitStack() as last:
             last.callback(self.end)
-            serving_s, match = child.hears(r"^serving .* at .*:(\d+);")
-            served = Served(child, int(match[1]), folder, serving_s)
+            served.start(child)
             last.callback(served.network.close)
             yield served
 
-    def finetune(self, served: Served, *flags: str, module: str = "o2o") -> Child:
-        """`o2o finetune`, or with `--resume` more of it, in the one run folder of that server."""
+    def finetune(self, robot: WatchedRun, *flags: str, decisions: int = 100, module: str = "o2o") -> Child:
+        """`o2o finetune`, or with `--resume` more of it, of an arm that is served, or of one of its own."""
         if "--resume" not in flags:
+            which = robot.robot_flags(decisions)
+            if isinstance(robot, Served):
+                which = "--robot", "remote", "--robot.address", robot.address
             flags = (
-                "--checkpoint", str(self.agent), "--robot", "remote", "--robot.address", served.address,
-                "--planner.budget-ms", "40", "--episodes", "1000", "--updates-per-step", "0.2",
-                *NO_SAFE_START, "--compile", "no", "--threads", "1", *flags,
+                "--checkpoint", str(self.agent), *which, "--planner.budget-ms", "40", "--episodes", "1000",
+                "--updates-per-step", "0.2", *NO_SAFE_START, "--compile", "no", "--threads", "1", *flags,
             )  # fmt: skip
-        self.env["O2O_FAULT_SIGN"] = str(served.sign)
-        return self.child("-m", module, "finetune", "--out", str(served.run), *flags)
+        self.env["O2O_FAULT_SIGN"] = str(robot.sign)
+        return self.child("-m", module, "finetune", "--out", str(robot.run), *flags)
 
     def mine(self, child: Child | None = None) -> dict[int, str]:
         """Process number -> command line, of all that was started here and lives, or of a child's own."""
