@@ -398,6 +398,11 @@ class Guard(gymnasium.Wrapper):
         with self._one_at_a_time:
             return self._motion.hold() if self._chain.model.command else None
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the last action brought the robot to rest."""
+        return self._motion.at_rest
+
     def render(self) -> np.ndarray:
         """Returns an image, (h, w, 3) uint8.
 

@@ -112,6 +112,11 @@ class Motion:
         braked = self.velocity - np.clip(self.velocity, -self.max_change, self.max_change)
         return np.clip(self.action(braked), self.model.low, self.model.high)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the robot was commanded to rest, but for rounding."""
+        return bool((np.abs(self._commanded) <= np.minimum(self.max_change, 1.0) * 1e-3).all())
+
     def record(self, action: np.ndarray) -> None:
         """Keeps an action (A,) that is sent in the next ticks."""
         velocity = self.speed(action)

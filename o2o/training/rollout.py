@@ -322,14 +322,14 @@ class RobotRunner:
     def _wait_while_paused(self) -> None:
         """Applies the operator's commands, and waits while the robot is paused and has come to rest.
 
-        A pause begins with one decision that holds the robot, and ends with one, because what was planned
-        before it is out of date.
+        A pause begins with as many decisions as the robot needs to come to rest within its limits, and ends
+        with one that holds it, because what was planned before it is out of date.
         """
         operator = self.operator
         assert operator is not None
         operator.read_commands()
         self.held_by_operator = self.was_paused
-        if self.was_paused:
+        if self.was_paused and self.robot.at_rest:
             self.robot.pause_watchdog()
             operator.wait_until(lambda: not operator.paused)
         self.was_paused = operator.paused

@@ -41,6 +41,8 @@ LOW, HIGH = np.array([-2.0]), np.array([2.0])
 class Cart(RealTimeRobot):
     """Moves by velocity until it is told otherwise, in real time; an episode is eight decisions."""
 
+    num_decisions = 8
+
     observation_space = gymnasium.spaces.Dict(
         {"state": gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)}
     )
@@ -62,7 +64,7 @@ class Cart(RealTimeRobot):
         self.sent.append(self.velocity)
 
     def reward_and_success(self, obs):
-        return 0.0, False, len(self.sent) == 8
+        return 0.0, False, len(self.sent) == self.num_decisions
 
     def stop(self):
         self.send(np.zeros(1))
@@ -127,16 +129,18 @@ def test_a_pause_lasts_until_start(tmp_path):
     assert sled.sent == [2.0, 0.0, 0.0, 2.0, 2.0, 2.0]  # at rest before the wait, and until the next look
 
 
-def test_a_velocity_robot_stands_still_in_a_pause(tmp_path):
+@pytest.mark.parametrize("acceleration", [{}, {"acceleration": 10.0}])  # at rest in one decision, and in four
+def test_a_velocity_robot_stands_still_in_a_pause(tmp_path, acceleration):
     arm = Cart()
+    arm.metadata = {**Cart.metadata, "limits": {"patience": 50, **acceleration}}
+    arm.num_decisions = 20
     box = tmp_path / "operator"
     operator = Operator(FileInput(box), LOW, HIGH)
 
     def person():
-        until(lambda: len(arm.sent) == 3)
+        until(lambda: len(arm.sent) == 4)
         say(box, "pause")
-        until(lambda: len(arm.sent) == 4 or arm.sent[-1] == 0)
-        time.sleep(0.1)
+        time.sleep(0.5)
         there = arm.place()
         time.sleep(0.3)
         moved_m.append(arm.place() - there)
@@ -150,7 +154,7 @@ def test_a_velocity_robot_stands_still_in_a_pause(tmp_path):
     play(script, [Guard(arm)], [0], seed=0, operator=operator)  # type: ignore[arg-type]
     thread.join()
     operator.close()
-    assert moved_m == [0.0] and arm.stops > 0  # at the end of the episode it was stopped, too
+    assert moved_m == [0.0] and max(arm.sent) == 2.0 and arm.stops > 0  # at the end of the episode it was stopped, too
     assert arm.velocity == 0.0
 
 
