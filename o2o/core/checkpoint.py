@@ -54,6 +54,7 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
     meta_file = {"format": FORMAT, "checksum": _checksum(data, text), "meta": json.loads(text)}
     meta_data = json.dumps(meta_file, indent=1).encode()
     with storage(folder, len(data) + len(meta_data)):
+        _restore_name(folder)
         _remove(partial)
         try:
             partial.mkdir(parents=True)
@@ -81,6 +82,8 @@ def link(source: Path, folder: Path) -> None:
     """
     source, folder = Path(source), Path(folder).absolute()
     partial = _partial(folder)
+    with storage(source, 0):
+        _restore_name(source)
     with storage(folder, sum((source / name).stat().st_size for name in (TENSORS, META))):
         _remove(partial)
         try:
@@ -128,11 +131,7 @@ def exists(folder: Path) -> bool:
     folder = Path(folder)
     if any((path / META).is_file() for path in (folder, _previous(folder))):
         return True
-    try:
-        _read(_partial(folder))
-    except _Broken:
-        return False
-    return True
+    return _is_intact(_partial(folder))
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
@@ -264,6 +263,22 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
         raise _Broken(f"{TENSORS}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Broken(f"{META} is not that of a checkpoint ({type(error).__name__}: {error})") from error
+
+
+def _is_intact(folder: Path) -> bool:
+    try:
+        _read(folder)
+    except _Broken:
+        return False
+    return True
+
+
+def _restore_name(folder: Path) -> None:
+    """Gives the latest intact checkpoint its name, if a kill came between the two renames of `save`."""
+    if not folder.exists():
+        for path in filter(_is_intact, (_partial(folder), _previous(folder))):
+            path.rename(folder)
+            return
 
 
 def _other_format(folder: Path, number) -> UsageError:

@@ -219,6 +219,8 @@ def test_a_checkpoint_is_readable_after_a_kill_and_the_next_save_cleans_up(tmp_p
     else:
         assert checkpoint.load(tmp_path / "c")[1] == {"step": want}
         assert checkpoint.exists(tmp_path / "c")
+        checkpoint.link(tmp_path / "c", tmp_path / "best")
+        assert checkpoint.load(tmp_path / "best")[1] == {"step": want}
     save(tmp_path / "c", 9)
     assert checkpoint.load(tmp_path / "c")[1] == {"step": 9}
     assert not (tmp_path / ".c.partial").exists()
@@ -385,3 +387,12 @@ def test_written_json_is_standard_and_complete(tmp_path):
     data = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert data == {"a": None, "b": [None, 1], "c": ["x", "p"]}
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_save_after_a_kill_between_its_renames_leaves_the_newest_as_the_previous_one(tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "c", step)
+    (tmp_path / "c").rename(tmp_path / ".c.partial")
+    save(tmp_path / "c", 3)
+    assert checkpoint.load(tmp_path / "c")[1] == {"step": 3}
+    assert checkpoint.load(tmp_path / "c.previous")[1] == {"step": 2}

@@ -7,6 +7,7 @@ the robot that was cut off cannot be repeated, so then it ends with others.)
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -52,11 +53,13 @@ def whole(run, tmp_path) -> Path:
     return run().rename(tmp_path / "whole")
 
 
-def content(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+def content(folder: Path) -> str:
+    """Returns a hash of the names and contents of all that lies in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(path.read_bytes() if path.is_file() else b"\0")
+    return digest.hexdigest()
 
 
 def states(folder: Path, run: Run, copies: Path) -> list[Path]:
