@@ -277,7 +277,7 @@ def _plan(agent: Agent, steps: Beliefs, indices: np.ndarray, weight: float, seed
             trace, valued = plan.trace, plan.trace.candidates
             end_value = valued.plans.discount[-1] * valued.terminal_value
             gain = (valued.plans.discounted_reward + end_value).float()  # (N, S)
-            disagreement = valued.penalty.float() / weight
+            disagreement = valued.disagreement.float()
             plan_return, plan_disagreement = (
                 (trace.weight * x.gather(1, trace.elite_indices)).sum(1) for x in (gain, disagreement)
             )

@@ -39,7 +39,7 @@ class PlannerDiagnostics:
         value: Penalized return that the planner expects.
         penalty: Penalty contained in the value, never negative.
         penalty_fraction: penalty / (penalty + |value before the penalty|), 0 to 1.
-        disagreement: Discounted ensemble disagreement along the plan; NaN at penalty weight 0.
+        disagreement: Discounted ensemble disagreement along the plan.
         iterations: Iterations of the search; 0 where the policy acted.
     """
 
@@ -60,7 +60,7 @@ class EpisodeResult:
         seed: Seed of the scene.
         plan: Mean diagnostics over the episode's plans, NaN if the policy acted throughout; `iterations` is
             the mean over all decisions.
-        disagreement_p95: 95th percentile of the plans' disagreement; NaN at penalty weight 0.
+        disagreement_p95: 95th percentile of the plans' disagreement; NaN if the policy acted throughout.
         num_clipped: Number of actions that the guard clipped to the robot's action bounds.
         frames: Images, one for each observation, if they were requested.
         displacement: How actions move the robot's end effector, if the robot states it.
@@ -89,10 +89,9 @@ class EpisodeResult:
                 "plan/penalty": self.plan.penalty,
                 "plan/penalty_fraction": self.plan.penalty_fraction,
                 "plan/iterations": self.plan.iterations,
+                "plan/disagreement": self.plan.disagreement,
+                "plan/disagreement_p95": self.disagreement_p95,
             }
-            if not np.isnan(self.plan.disagreement):
-                plan["plan/disagreement"] = self.plan.disagreement
-                plan["plan/disagreement_p95"] = self.disagreement_p95
         guard = {f"guard/{reason.replace(' ', '_')}": float(n) for reason, n in self.interventions.items()}
         guard["guard/action_bounds"] = float(self.num_clipped)
         return {**plan, **guard, **self.stages.metrics(), **self.ood_metrics}
@@ -207,9 +206,10 @@ def _diagnostics(agent: Agent, n: int) -> list[PlannerDiagnostics]:
     plan = agent.last_plan
     if plan is None:
         return [PlannerDiagnostics()] * n
-    value, penalty = plan.value.cpu().numpy(), plan.penalty.cpu().numpy()
+    value, penalty, disagreement = (
+        part.cpu().numpy() for part in (plan.value, plan.penalty, plan.disagreement)
+    )
     fraction = penalty / np.maximum(penalty + np.abs(value + penalty), 1e-12)
-    disagreement = penalty / agent.penalty_weight if agent.penalty_weight else np.full(n, np.nan)
     table = np.stack([value, penalty, fraction, disagreement], 1).astype(float)  # (N, 4)
     return [PlannerDiagnostics(v, p, f, d, plan.iterations) for v, p, f, d in table.tolist()]
 

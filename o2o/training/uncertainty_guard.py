@@ -5,10 +5,9 @@ recordings say little about. The threshold is a quantile of the disagreement at 
 episodes where there are any: with the 99th percentile, one recorded state in a hundred exceeds it. A decision
 above the threshold is out-of-distribution (OOD).
 
-Two disagreements are compared, each with a threshold of its own. Where the planner acts with a penalty weight
-above 0, it is the discounted disagreement along the plan, which the planner has computed anyway. Where the
-policy acts, or the planner without a penalty or with a limited deviation from the policy, it is the
-disagreement at the one action that is about to be executed.
+Two disagreements are compared, each with a threshold of its own. Where the planner acts, it is the discounted
+disagreement along the plan, which the planner has computed anyway. Where the policy acts, or the planner with
+a limited deviation from the policy, it is the disagreement at the one action that is about to be executed.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ class OodThreshold:
 
     Attributes:
         action: Threshold of the disagreement at a single action.
-        plan: Threshold of the discounted disagreement along a plan; None where plans have no penalty.
+        plan: Threshold of the discounted disagreement along a plan; None where the policy acts.
         quantile: Fraction of the recorded states below the threshold.
         num_states: Number of recorded states that the threshold comes from.
         validation: Whether they are from validation episodes; training episodes give a lower threshold.
@@ -104,9 +103,7 @@ def calibrate_threshold(
     )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
-    if (
-        plan and agent.penalty_weight > 0
-    ):  # without a penalty the planner does not compute the disagreement of a plan
+    if plan:
         config = replace(agent.config.planner, uncertainty=agent.penalty_weight, budget_ms=0.0)
         planner = MPPI(agent.planner.action_dim, config)
     num_candidates = agent.config.planner.num_samples + agent.config.planner.num_policy
@@ -119,9 +116,7 @@ def calibrate_threshold(
             if planner:
                 first = torch.ones(len(batch), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy
-                along_plan.append(
-                    planner.plan(*parts, None, first, explore=False).penalty / agent.penalty_weight
-                )
+                along_plan.append(planner.plan(*parts, None, first, explore=False).disagreement)
     return OodThreshold(
         _quantile(at_action, quantile), _quantile(along_plan, quantile) if planner else None,
         quantile, len(rows), validation,
@@ -142,10 +137,8 @@ def relative_disagreement(
     with agent.precision():
         disagreement = agent.critic.disagreement(agent.model.feature(agent.belief), action)
     relative, plan = _ratio(disagreement, threshold.action), agent.last_plan
-    if planned and plan is not None and threshold.plan is not None and agent.penalty_weight > 0:
-        relative = torch.where(
-            plan.usable, _ratio(plan.penalty / agent.penalty_weight, threshold.plan), relative
-        )
+    if planned and plan is not None and threshold.plan is not None:
+        relative = torch.where(plan.usable, _ratio(plan.disagreement, threshold.plan), relative)
     return relative.double().cpu().numpy()
 
 

@@ -50,7 +50,7 @@ class Toy:
         return self.disagreement_at(action)
 
     def pessimistic_and_disagreement(self, feature, action):
-        return self.pessimistic(feature, action), torch.zeros_like(feature[..., 0])
+        return self.pessimistic(feature, action), self.disagreement(feature, action)
 
     def pessimistic(self, feature, action):
         return torch.zeros_like(feature[..., 0])

@@ -232,7 +232,9 @@ def test_decisions_without_time_for_a_plan_count_as_no_iterations_and_have_no_va
         def act(self, obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation):
             even = len(self.shown) % 2 == 0
             value = torch.full((self.n,), 5.0 if even else float("nan"))
-            self.last_plan = Plan(value, value, value, value / 10, value > 0, 3 if even else 0, 1.0)
+            self.last_plan = Plan(
+                value, value, value, value / 10, value / 20, value > 0, 3 if even else 0, 1.0
+            )
             return super().act(
                 obs, prev_action, prev_reward, first, explore, plan, trace, max_policy_deviation
             )

@@ -79,13 +79,12 @@ def test_half_of_the_recorded_states_exceed_the_median():
     assert sum(above) == 7  # of 15: the threshold is the one in the middle
 
 
-def test_without_a_penalty_the_action_is_measured_and_not_the_plan():
+def test_where_the_policy_acts_the_action_is_measured_and_not_a_plan():
     agent = disagreeing("small")
-    agent.set_penalty_weight(0.0)
-    threshold = calibrate(agent)
-    assert threshold.plan is None and threshold.action == calibrate(agent, plan=False).action
+    threshold = calibrate(agent, plan=False)
+    assert threshold.plan is None and threshold.action == calibrate(agent).action
     agent.start(2, 0)
-    unit = act(agent)
+    unit = act(agent, plan=False)
     disagreement = agent.critic.disagreement(agent.model.feature(agent.belief), torch.as_tensor(unit))
     np.testing.assert_allclose(
         relative_disagreement(agent, threshold, unit),
@@ -94,14 +93,16 @@ def test_without_a_penalty_the_action_is_measured_and_not_the_plan():
     )
 
 
-def test_a_plan_is_measured_by_its_disagreement_and_not_by_its_penalty():
+@pytest.mark.parametrize("penalty_weight", [0.0, 3.0])
+def test_a_plan_is_measured_by_its_disagreement_and_not_by_its_penalty(penalty_weight):
     agent = disagreeing("small")
+    agent.set_penalty_weight(penalty_weight)
     threshold = calibrate(agent)
     agent.start(2, 0)
     unit = act(agent)
     plan = agent.last_plan
     assert plan is not None and threshold.plan
-    want = plan.penalty.numpy() / agent.penalty_weight / threshold.plan
+    want = plan.disagreement.numpy() / threshold.plan
     np.testing.assert_allclose(relative_disagreement(agent, threshold, unit), want, rtol=1e-5)
     at_action = relative_disagreement(agent, threshold, unit, planned=False)
     agent.last_plan = replace(plan, usable=torch.tensor([True, False]))  # there the policy acted

@@ -9,7 +9,7 @@ from torch import Tensor
 from o2o.nn.world_model import State, WorldModel, repeat
 
 PER_STEP = ("action", "feature", "discount", "reward")  # fields with an entry for each step of a plan
-PER_PLAN = ("discounted_reward", "penalty")
+PER_PLAN = ("discounted_reward", "penalty", "disagreement")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Imagined:
         reward: (H, N, S) given by each action, in units of the scaled reward.
         discounted_reward: (N, S) discounted sum of the rewards, without the terminal value.
         penalty: (N, S) discounted penalty of the plan's steps, without its end; zero until it is added.
+        disagreement: (N, S) the same sum without the penalty weight.
     """
 
     action: Tensor
@@ -48,6 +49,7 @@ class Imagined:
     reward: Tensor
     discounted_reward: Tensor
     penalty: Tensor
+    disagreement: Tensor
 
     def select(self, indices: Tensor) -> "Imagined":
         """Returns the candidates at `indices` (N, K)."""
@@ -105,5 +107,6 @@ def _candidates(
         discount.unflatten(1, shape),
         rollout.reward.unflatten(1, shape),
         discounted_reward,
+        torch.zeros_like(discounted_reward),
         torch.zeros_like(discounted_reward),
     )

@@ -117,6 +117,8 @@ class Plan:
         value: (N,) penalized return of the elites, weighted, in units of the scaled reward; NaN if there was
             no time to search.
         penalty: (N,) the penalty within `value`, never negative.
+        disagreement: (N,) discounted disagreement of the Q-ensemble along the elites, weighted: `penalty`
+            without the penalty weight, which may be 0.
         usable: (N,) bool; False where the policy acted because no candidate had a finite value.
         iterations: number of iterations of the search.
         evaluated_fraction: fraction of the ensemble's evaluations that were made; mean over the iterations.
@@ -127,6 +129,7 @@ class Plan:
     memory: Tensor
     value: Tensor
     penalty: Tensor
+    disagreement: Tensor
     usable: Tensor
     iterations: int
     evaluated_fraction: float
@@ -214,7 +217,7 @@ class MPPI:
             history.append((search.mean, search.std))
         if search is None or search.latest is None:
             unknown = torch.full_like(policy_action[:, 0], torch.nan)
-            return Plan(policy_action, mean, unknown, unknown, unknown > 0, 0, 0.0)
+            return Plan(policy_action, mean, unknown, unknown, unknown, unknown > 0, 0, 0.0)
         plan, drawn = self._decide(search, search.latest, len(history), policy_action, explore)
         return replace(plan, trace=_trace(search.latest, drawn, history, policy_action)) if trace else plan
 
@@ -266,10 +269,13 @@ class MPPI:
         usable = latest.value.max(1).values > -torch.inf
         action = torch.where(usable[:, None], action, policy)
         value = (latest.weight * latest.value.nan_to_num(neginf=0.0)).sum(1)
-        penalty = latest.candidates.penalty.gather(1, latest.indices)  # (N, K)
-        penalty = (latest.weight * penalty.nan_to_num()).sum(1)
-        fraction = search.evaluated / count
-        return Plan(action.clamp(-1, 1), search.mean, value, penalty, usable, count, fraction), drawn
+        penalty, disagreement = (
+            (latest.weight * part.gather(1, latest.indices).nan_to_num()).sum(1)
+            for part in (latest.candidates.penalty, latest.candidates.disagreement)
+        )
+        evaluated = search.evaluated / count
+        plan = Plan(action.clamp(-1, 1), search.mean, value, penalty, disagreement, usable, count, evaluated)
+        return plan, drawn
 
     def _warm_start(self, memory: Tensor | None, first: Tensor) -> Tensor:
         if memory is None:

@@ -24,6 +24,7 @@ class PlanValues:
         value: (N, S) penalized return, in units of the scaled reward; -inf for plans that were pruned because
             they cannot be among the best.
         penalty: (N, S) the penalty within it.
+        disagreement: (N, S) discounted disagreement along the plan, its end included, at any penalty weight.
         terminal_action: (N, S, A) the policy's action where the plan ends.
         terminal_value: (N, S) value of the end, before discount and penalty.
         evaluated_fraction: fraction of the ensemble's evaluations that were made, 0 to 1.
@@ -32,6 +33,7 @@ class PlanValues:
     plans: Imagined
     value: Tensor
     penalty: Tensor
+    disagreement: Tensor
     terminal_action: Tensor
     terminal_value: Tensor
     evaluated_fraction: float = 1.0
@@ -52,23 +54,23 @@ class PlanEvaluator:
         self.terminal, self.terminal_and_disagreement = wrap(terminal), wrap(terminal_and_disagreement)
 
     def add_penalty(self, plans: Imagined, critic) -> Imagined:
-        """Returns the plans with the penalty of the disagreement at their steps, without their end."""
-        if self.penalty_weight == 0:
-            return plans
-        penalty = torch.zeros_like(plans.penalty)
+        """Returns the plans with the disagreement at their steps and its penalty, without their end."""
+        penalty, total = torch.zeros_like(plans.penalty), torch.zeros_like(plans.disagreement)
         for discount, feature, action in zip(plans.discount, plans.feature, plans.action, strict=False):
-            disagreement = self.disagreement(critic, feature.flatten(0, 1), action.flatten(0, 1))
-            penalty = penalty + discount * self.penalty_weight * disagreement.view_as(penalty)
-        return replace(plans, penalty=penalty)
+            at_step = self.disagreement(critic, feature.flatten(0, 1), action.flatten(0, 1)).view_as(penalty)
+            penalty = penalty + discount * self.penalty_weight * at_step
+            total = total + discount * at_step
+        return replace(plans, penalty=penalty, disagreement=total)
 
     def evaluate_all(self, sampled: Imagined, kept: Imagined, critic, policy) -> PlanValues:
         """Values every candidate. Shapes are static. `kept` has its penalty, `sampled` not yet."""
         plans = join(self.add_penalty(sampled, critic), kept)
         end = plans.feature[-1]
-        action, terminal_value, disagreement = self.terminal_and_disagreement(critic, policy, end)
-        penalty = plans.penalty + plans.discount[-1] * self.penalty_weight * disagreement
+        action, terminal_value, at_end = self.terminal_and_disagreement(critic, policy, end)
+        penalty = plans.penalty + plans.discount[-1] * self.penalty_weight * at_end
+        disagreement = plans.disagreement + plans.discount[-1] * at_end
         value = plans.discounted_reward + plans.discount[-1] * terminal_value - penalty
-        return PlanValues(plans, value, penalty, action, terminal_value)
+        return PlanValues(plans, value, penalty, disagreement, action, terminal_value)
 
     def evaluate_best(self, sampled: Imagined, kept: Imagined, critic, policy, num: int) -> PlanValues:
         """Values the `num` best candidates exactly as `evaluate_all` does, and few others.
@@ -86,6 +88,7 @@ class PlanEvaluator:
         action = torch.cat([plans.action, terminal_action[None]]).flatten(1, 2)  # (H+1, M, A)
         feature, discount = plans.feature.flatten(1, 2), plans.discount.flatten(1, 2)
         step_penalty, end_penalty = plans.penalty.flatten().clone(), torch.zeros_like(bound)  # (M,)
+        total = plans.disagreement.flatten().clone()  # (M,)
         unpenalized = (torch.arange(size) < sampled.penalty.shape[1]).repeat(n)  # (M,) without step penalty
         num_evaluated, last = 0, len(action) - 1
 
@@ -100,6 +103,7 @@ class PlanEvaluator:
                     block = block.repeat(2) if len(block) == 1 else block  # a compiler specializes on one row
                     disagreement = self.disagreement(critic, feature[step, block], action[step, block])
                     penalty[block] += discount[step, block] * self.penalty_weight * disagreement
+                    total[block] += discount[step, block] * disagreement
                 alive = alive & (bound - (step_penalty + end_penalty) >= lower_bound)
                 num_evaluated += len(rows)
             return alive
@@ -115,7 +119,9 @@ class PlanEvaluator:
         plans = replace(plans, penalty=step_penalty.view(n, size))
         penalty = (step_penalty + end_penalty).view(n, size)
         fraction = num_evaluated / ((last + 1) * n * size)
-        return PlanValues(plans, value(evaluated), penalty, terminal_action, terminal_value, fraction)
+        return PlanValues(
+            plans, value(evaluated), penalty, total.view(n, size), terminal_action, terminal_value, fraction
+        )
 
 
 def disagreement(critic, feature: Tensor, action: Tensor) -> Tensor:

@@ -56,6 +56,16 @@ def test_a_high_penalty_weight_keeps_the_plan_where_disagreement_is_low():
     assert abs(result.memory[0].item()) < 0.02
 
 
+@pytest.mark.parametrize("prune", [True, False])
+@pytest.mark.parametrize("penalty_weight", [0.0, 0.5, 3.0])
+def test_a_plan_states_its_disagreement_at_every_penalty_weight(penalty_weight, prune):
+    toy = Toy(discount=0.5, disagreement=lambda action: torch.full_like(action[..., 0], 0.2))
+    config = PlannerConfig(horizon=2, num_policy=3, uncertainty=penalty_weight, prune=prune)
+    result = plan(toy, config, n=2)
+    assert result.disagreement.tolist() == pytest.approx([0.2 * (1 + 0.5 + 0.25)] * 2)
+    assert result.penalty.tolist() == pytest.approx([penalty_weight * 0.35] * 2)
+
+
 def test_warm_start_shifts_and_only_first_forgets():
     planner = MPPI(1, PlannerConfig(horizon=3))
     memory = torch.arange(6.0).view(3, 2, 1)
@@ -91,6 +101,7 @@ def test_pruning_changes_no_plan():
         assert torch.equal(plans[0].memory, plans[1].memory)
         assert torch.allclose(plans[0].value, plans[1].value, atol=1e-6)
         assert torch.allclose(plans[0].penalty, plans[1].penalty, atol=1e-6)
+        assert torch.allclose(plans[0].disagreement, plans[1].disagreement, atol=1e-6)
 
 
 def test_icem_draws_fewer_each_time_and_keeps_its_elites():

@@ -43,6 +43,7 @@ def test_penalized_return_by_hand(method, penalty_weight, value, penalty):
     )  # fmt: skip
     assert result.value.item() == pytest.approx(value)
     assert result.penalty.item() == pytest.approx(penalty)
+    assert result.disagreement.item() == pytest.approx(0.3)  # 0.1 + 0.2 / 2 + 0.4 / 4, at any weight
     assert result.plans.discount[:, 0, 0].tolist() == [1.0, 0.5, 0.25]
 
 
@@ -70,6 +71,8 @@ def test_the_best_of_a_pruned_search_are_the_best_of_all(penalty_weight, broken,
         elites[0].penalty, elites[1].penalty, rtol=0, atol=2e-6 * max(penalty_weight, 1)
     )
     assert torch.equal(elites[0].action, elites[1].action)
+    disagreement = [valued.disagreement.gather(1, want.indices) for valued in (full, few)]
+    torch.testing.assert_close(*disagreement, rtol=0, atol=2e-6)
     penalty = [valued.penalty.gather(1, want.indices) for valued in (full, few)]
     torch.testing.assert_close(penalty[0], penalty[1], rtol=0, atol=2e-6 * max(penalty_weight, 1))
 
