@@ -1,10 +1,17 @@
 """Defines a recipe: facts about one dataset and, optionally, how to make it; one file in `datasets/` each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from o2o.core import plugins
 from o2o.core.episode import Episode
+from o2o.core.errors import UsageError
+
+Obs = Mapping[str, np.ndarray]  # name -> (N, *shape)
+RewardFunction = Callable[[Obs, Obs, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,10 @@ class Recipe:
         action_low: lower physical limit of each action, or one number for all.
         action_high: upper physical limit of each action, or one number for all.
         reward: rule from recorded to learned reward.
+        reward_function: `f(obs, next_obs, action)` returns (N,) rewards that replace the recorded ones and
+            those of the robot, which then follow one rule. `obs` and `next_obs` are name -> (N, *shape), raw,
+            before and after each decision; `action` is (N, A), executed, in physical units. None: the rewards
+            are those of the file and of the robot.
         success: function that tells whether a recorded episode succeeded; None where the file states it.
         robot: robot that was recorded, a name for `--robot`.
         robot_options: options of that robot, such as `{"task": "lift"}`.
@@ -52,7 +63,49 @@ class Recipe:
     action_low: float | tuple[float, ...] | None = None
     action_high: float | tuple[float, ...] | None = None
     reward: RewardRule = RewardRule()
+    reward_function: RewardFunction | None = None
     success: Callable[[Episode], bool] | None = None
     robot: str | None = None
     robot_options: dict = field(default_factory=dict)
     num_episodes: int | None = None
+
+
+def load_recipe(name: str) -> Recipe:
+    """Returns the recipe of a name or a `.py` path.
+
+    Raises:
+        UntrustedError: only a checkpoint names the file; see `o2o.core.trust`.
+        UsageError: no such recipe, or its file has no RECIPE.
+    """
+    recipe = getattr(plugins.load("datasets", name), "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"dataset {name!r} has no RECIPE = Recipe(...) in its file")
+    return recipe
+
+
+def load_reward_function(name: str) -> RewardFunction:
+    """Returns the reward function of the recipe `name`, with its result checked.
+
+    The returned function raises UsageError if the recipe's function fails, or if its result is not N finite
+    numbers.
+
+    Raises:
+        UsageError: see `load_recipe`; or the recipe has no reward function.
+    """
+    function = load_recipe(name).reward_function
+    if function is None:
+        raise UsageError(f"recipe {name!r} states no reward_function; the checkpoint was trained with one")
+
+    def checked(obs: Obs, next_obs: Obs, action: np.ndarray) -> np.ndarray:
+        try:
+            reward = np.asarray(function(obs, next_obs, action), dtype=np.float32)
+        except Exception as error:  # the function is the recipe author's code
+            reason = f"{type(error).__name__}: {error}"
+            have = f"the observations are {', '.join(map(repr, obs))}"
+            raise UsageError(f"the reward_function of recipe {name!r} failed: {reason}; {have}") from error
+        if reward.shape != (len(action),) or not np.isfinite(reward).all():
+            wanted = f"wanted {len(action)} finite numbers"
+            raise UsageError(f"the reward_function of recipe {name!r} returned {reward.shape}, {wanted}")
+        return reward
+
+    return checked

@@ -105,6 +105,7 @@ class Transform:
         reward_scale: factor of the learned reward, recorded * scale + shift.
         reward_shift: constant of the learned reward, added after scaling.
         control_hz: control rate of the data, Hz; None where unknown.
+        reward_recipe: recipe whose `reward_function` gives the rewards of data and robot; empty: none does.
     """
 
     fields: dict[str, ObsTransform]
@@ -113,6 +114,7 @@ class Transform:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     control_hz: float | None = None
+    reward_recipe: str = ""
 
     def __post_init__(self):
         check_finite(self)

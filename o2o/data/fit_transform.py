@@ -47,6 +47,7 @@ def fit_transform(
         reward_scale=scale,
         reward_shift=shift,
         control_hz=recording.control_hz,
+        reward_recipe=recording.reward_recipe,
     )
     clipped = clipped_fraction(episodes, result)
     if clipped:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from o2o.core import memory, plugins
 from o2o.core.config import FieldError, at_least
 from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import expand_user, o2o_home
-from o2o.core.recipe import Recipe
+from o2o.core.recipe import Recipe, load_recipe, load_reward_function
 from o2o.data.formats import minari, registry
 from o2o.data.formats.lazy_array import ReadRequest, parse_request
 from o2o.data.formats.recording import Recording
@@ -31,7 +33,8 @@ class LoadConfig:
         download: Download a Minari dataset that is not on this machine.
         obs: Observations to use, each as `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all observations.
         action: Name of the actions in the file; empty: the name that the format defines.
-        reward: Name of the rewards in the file; empty: the name that the format defines.
+        reward: Name of the rewards in the file, which are then used even if the recipe has a reward function;
+            empty: the recipe's reward function, else the name that the format defines.
         control_hz: Control rate of the recording, in decisions per second; None: the rate in the file,
             else the recipe's.
         resample_hz: Control rate to resample the recording to, in decisions per second; the recording's rate
@@ -124,35 +127,28 @@ def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
     request = parse_request(config.obs, config.action, config.reward, budget)
     if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
-        recipe = _load_recipe(dataset)
+        recipe = load_recipe(dataset)
         path = _generate(dataset, name, recipe, seed) if recipe.make else _find_file(name, recipe)
         recording = _read(path, request)
         recording = replace(recording, name=name)
-        recipe = _load_recipe(config.recipe) if config.recipe else recipe
+        recipe_name = config.recipe or dataset
     else:
         recording = _find_recording(dataset, list(recipes), config.download, request)
-        recipe = _load_recipe(config.recipe) if config.recipe else _recipe_of(recording.name, recipes)
-    return _complete(recording, recipe, config)
+        recipe_name = config.recipe or _recipe_of(recording.name, recipes)
+    return _complete(recording, recipe_name, config)
 
 
-def _recipe_of(name: str, recipes: Mapping[str, object]) -> Recipe | None:
-    """Returns the recipe with the name of a recording; None if there is none that may run."""
+def _recipe_of(name: str, recipes: Mapping[str, object]) -> str:
+    """Returns the name of a recording if it is that of a recipe that may run, else an empty text."""
     if name not in recipes:
-        return None
+        return ""
     if not plugins.is_permitted("datasets", name):
         logger.warning(
             "%s has the name of the recording but is not run: add --dataset.recipe %s to use it",
             recipes[name], name,
         )  # fmt: skip
-        return None
-    return _load_recipe(name)
-
-
-def _load_recipe(name: str) -> Recipe:
-    recipe = getattr(plugins.load("datasets", name), "RECIPE", None)
-    if not isinstance(recipe, Recipe):
-        raise UsageError(f"dataset {name!r} has no RECIPE = Recipe(...) in its file")
-    return recipe
+        return ""
+    return name
 
 
 def _generate(dataset: str, name: str, recipe: Recipe, seed: int) -> Path:
@@ -211,9 +207,10 @@ def _read(path: Path, request: ReadRequest) -> Recording:
     return replace(form.read(path, request), format=form.NAME)
 
 
-def _complete(recording: Recording, recipe: Recipe | None, config: LoadConfig) -> Recording:
+def _complete(recording: Recording, recipe_name: str, config: LoadConfig) -> Recording:
     """Returns the recording with the facts of recipe and flags, cut to max_episodes and resampled."""
     episodes = recording.episodes
+    recipe = load_recipe(recipe_name) if recipe_name else None
     if recipe is not None and recipe.num_episodes not in (None, len(episodes)):
         expected = recipe.num_episodes
         logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
@@ -235,4 +232,34 @@ def _complete(recording: Recording, recipe: Recipe | None, config: LoadConfig) -
         if not episodes:
             raise DataError(f"{recording.path}: no episode lasts one decision at {config.resample_hz:g} Hz")
         control_hz = control_hz / factor
-    return replace(recording, episodes=episodes, control_hz=control_hz, recipe=recipe)
+    completed = replace(recording, episodes=episodes, control_hz=control_hz, recipe=recipe)
+    if recipe is None or recipe.reward_function is None or config.reward:
+        return completed
+    return _with_reward_function(completed, plugins.canonical_name("datasets", recipe_name))
+
+
+def _with_reward_function(recording: Recording, recipe_name: str) -> Recording:
+    """Returns the recording with the rewards of a recipe: after resampling, for they are a decision's."""
+    function = load_reward_function(recipe_name)
+    logger.info("the rewards of %s are those of the reward function of %s", recording.path, recipe_name)
+    episodes = [
+        replace(e, reward=function(Rows(e.obs, 0, len(e)), Rows(e.obs, 1, len(e) + 1), e.action))
+        for e in recording.episodes
+    ]
+    return replace(recording, episodes=episodes, reward_recipe=recipe_name)
+
+
+class Rows(Mapping):
+    """The same rows of all observations; those that nobody asks for, such as images, are not read."""
+
+    def __init__(self, obs: dict[str, np.ndarray], begin: int, end: int):
+        self._obs, self._rows = obs, slice(begin, end)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._obs[name][self._rows])
+
+    def __iter__(self):
+        return iter(self._obs)
+
+    def __len__(self) -> int:
+        return len(self._obs)

@@ -71,6 +71,7 @@ def read(
         check_fingerprint(saved, recording)
     if transform:
         check_shapes(transform, recording)
+        check_reward_recipe(transform, recording)
     else:
         transform = fit_transform(recording, config, read_action_bounds)
     info, episodes = replace(recording.info(), transform=_describe(transform)), recording.episodes
@@ -107,8 +108,9 @@ def dataset_info(dataset: str, config: DataConfig, seed: int, recording: Recordi
     The memory options are left out, because they belong to the machine and not to the dataset.
     """
     options = {name: value for name, value in to_dict(config).items() if name not in MEMORY_FIELDS}
-    if config.recipe:
-        options["recipe"] = plugins.canonical_name("datasets", config.recipe)
+    recipe = config.recipe or recording.reward_recipe
+    if recipe:
+        options["recipe"] = plugins.canonical_name("datasets", recipe)
     return {
         "dataset": _lasting_name(dataset),
         "dataset_options": options,
@@ -168,6 +170,22 @@ def check_shapes(transform: Transform, recording: Recording) -> None:
     differences = transform.mismatches(shapes, first.action.shape[1])
     if differences:
         raise UsageError(f"dataset {recording.name!r} does not fit the checkpoint: {'; '.join(differences)}")
+
+
+def check_reward_recipe(transform: Transform, recording: Recording) -> None:
+    """Checks that the rewards of a recording follow the rule that a checkpoint was trained with.
+
+    Raises:
+        UsageError: another recipe, or none, gives the rewards.
+    """
+    name, have = transform.reward_recipe, recording.reward_recipe
+    wanted = plugins.canonical_name("datasets", name) if name else ""  # a moved file counts as the same
+    if wanted != have:
+        of_data, of_agent = (f"the reward function of {one}" if one else "the file" for one in (have, wanted))
+        raise UsageError(
+            f"dataset {recording.name!r} has the rewards of {of_data}, the checkpoint was trained with those "
+            f"of {of_agent}"
+        )
 
 
 def recipe_robot(recording: RecordingInfo) -> dict | None:

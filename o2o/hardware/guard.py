@@ -19,6 +19,7 @@ import numpy as np
 
 from o2o.core import plugins, trust
 from o2o.core.errors import O2OError, RobotError, UntrustedError, UsageError
+from o2o.core.recipe import RewardFunction
 from o2o.core.spec import flatten_obs, space_shapes
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
@@ -73,6 +74,8 @@ class Guard(gymnasium.Wrapper):
         num_clipped: number of actions outside the action bounds, which were clipped.
         interventions: reason -> how often it changed an action or made the robot hold.
         on_intervention: called at each of these interventions; None: nothing is called.
+        reward_function: gives the reward of each decision instead of the robot, see `Recipe`; None: the robot
+            does.
         agent_filters: filters of the agent's loop, which run before those of the robot.
         control_hz: decisions per second, after `action_repeat`; None if the robot does not state it.
     """
@@ -91,6 +94,7 @@ class Guard(gymnasium.Wrapper):
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
         self.on_intervention: InterventionCallback | None = None
+        self.reward_function: RewardFunction | None = None
         self.agent_filters: Sequence[Filter] = ()
         self._robot = env.unwrapped if isinstance(env.unwrapped, RealTimeRobot) else None
         self.real_time = self._robot is not None or bool(env.metadata.get("real_time", False))
@@ -106,7 +110,7 @@ class Guard(gymnasium.Wrapper):
         self._frozen_camera, self._unchanged_image = FrozenCameraDetector(), ("", 0.0)
         self._received_s, self._measured_s, self._overrun_s = time.monotonic(), time.monotonic(), 0.0
         self._stuck, self._end_effector = "", None
-        self._measured = np.full(len(self.low), np.nan)
+        self._measured, self._obs = np.full(len(self.low), np.nan), {}
         self._has_started, self._was_stopped = False, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -160,7 +164,10 @@ class Guard(gymnasium.Wrapper):
             info["interventions"] = [*reasons, *remote]
             if self.action_repeat > 1:
                 info.pop("previous_executed_action", None)  # of a tick
+            before = self._obs
             obs = self.receive(raw, time.monotonic() - float(info.get("age_s", 0.0)))
+            if self.reward_function is not None:
+                total = float(self.reward_function(_batch(before), _batch(obs), whole[None])[0])
             self.end_episode() if terminated or truncated else self._feed_watchdog()
             return obs, total, bool(terminated), bool(truncated), info
 
@@ -360,6 +367,7 @@ class Guard(gymnasium.Wrapper):
         return obs
 
     def _keep(self, obs: dict[str, np.ndarray], measured_s: float) -> None:
+        self._obs = dict(obs)
         self._received_s, self._measured_s = time.monotonic(), measured_s
         # a simulator has executed all that was sent when it returns
         self._motion.measure(max(0.0, self._received_s - measured_s) if self.real_time else -math.inf)
@@ -494,6 +502,10 @@ def _round(action: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
         return rounded
     beyond = np.abs(rounded.astype(np.float64) - hold) > np.abs(action - hold)
     return np.where(beyond, np.nextafter(rounded, hold.astype(dtype)), rounded)
+
+
+def _batch(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value[None] for name, value in obs.items()}
 
 
 class StopOnError:

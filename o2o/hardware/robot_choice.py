@@ -1,6 +1,7 @@
 """Selects, connects and describes the robot of a run, from flags, recipe and checkpoint."""
 
 import json
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,15 @@ import tyro
 from o2o.core import plugins, trust
 from o2o.core.config import at_least, at_most, check_finite, from_dict, to_dict
 from o2o.core.errors import UsageError
+from o2o.core.recipe import load_reward_function
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_control_rate
 from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.limits import LimitOverrides
 
 MAX_REPEAT = 1000  # ticks that an action is held
+
+logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,11 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
     """Returns the chosen robot, guarded, after checking that it fits what the agent was trained on.
 
     Raises:
-        UsageError: observations, actions or control rate differ; the message lists the differences.
+        UsageError: observations, actions or control rate differ, the message lists the differences; or the
+            recipe that states the rewards cannot be loaded.
         RobotError: the robot cannot be built.
     """
+    reward_function = load_reward_function(transform.reward_recipe) if transform.reward_recipe else None
     robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
     differences = transform.mismatches(robot.shapes, len(robot.low))
     try:
@@ -119,6 +125,9 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
     except UsageError:
         robot.close()
         raise
+    if reward_function is not None:
+        logger.info("the rewards of robot %s are those of recipe %s", choice.robot, transform.reward_recipe)
+        robot.reward_function = reward_function
     return robot
 
 

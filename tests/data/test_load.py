@@ -11,7 +11,7 @@ from gymnasium import spaces
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import minari, registry
-from o2o.data.load import DataConfig, load
+from o2o.data.load import DataConfig, Rows, load
 
 SPACES = {"observation_space": spaces.Box(-9, 9, (2,)), "action_space": spaces.Box(-3, 3, (1,))}
 
@@ -156,6 +156,53 @@ def test_fingerprint_changes_with_the_content_only(workspace):
     with h5py.File("b.hdf5", "a") as file:
         file["rewards"][0] = 7
     assert load("b.hdf5", DataConfig()).fingerprint != first
+
+
+# ---- reward functions
+
+
+RULED = """
+from o2o.core.recipe import Recipe
+
+def reward(obs, next_obs, action):
+    return next_obs["state"][:, 1] - 10 * obs["state"][:, 0] + 100 * action[:, 0]
+
+RECIPE = Recipe(about="a", source="b", license="MIT", reward_function=reward)
+"""
+
+
+def write_ruled(workspace) -> str:
+    write_d4rl(workspace / "a.hdf5")  # row i is (2 i, 2 i + 1); three episodes of two steps
+    (workspace / "ruled.py").write_text(RULED)
+    return str(workspace / "ruled.py")
+
+
+def test_a_reward_function_replaces_the_recorded_rewards(workspace):
+    recipe = write_ruled(workspace)
+    recording = load("a.hdf5", DataConfig(recipe="ruled.py"))
+    assert recording.reward_recipe == recipe
+    first = recording.episodes[0]
+    after = [3.0, 3.0]  # what follows the last step is not recorded; the last observation stands for it
+    wanted = np.array(after) - 10 * np.array([0.0, 2.0]) + 100 * first.action[:, 0]
+    assert first.reward == pytest.approx(wanted) and first.reward.dtype == np.float32
+    recorded = load("a.hdf5", DataConfig(recipe="ruled.py", reward="rewards"))
+    assert recorded.episodes[0].reward.tolist() == [0, 1] and recorded.reward_recipe == ""
+
+
+def test_a_reward_function_is_that_of_a_resampled_decision(workspace):
+    write_ruled(workspace)
+    config = DataConfig(recipe="ruled.py", control_hz=40, resample_hz=20, resample_action="sum")
+    episode = load("a.hdf5", config).episodes[0]
+    assert episode.reward.tolist() == pytest.approx([3 - 0 + 100 * (-2 - 1.2)])
+
+
+def test_a_reward_function_reads_only_the_observations_that_it_needs():
+    class Unread:
+        def __getitem__(self, rows):
+            raise AssertionError("read")
+
+    rows = Rows({"camera": Unread(), "state": np.arange(4)}, 1, 4)
+    assert rows["state"].tolist() == [1, 2, 3] and list(rows) == ["camera", "state"] and len(rows) == 2
 
 
 def test_max_episodes_keeps_the_first_episodes(workspace):

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import tracemalloc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from o2o.core import memory
+from o2o.core import memory, trust
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data import fit_transform, training_data
@@ -69,6 +70,35 @@ def test_dataset_info_counts_all_episodes_and_reloads_the_dataset(path):
     assert (info["episodes"], info["steps"]) == (40, 120)
     again = training_data.reload(info, REPLAY, data.transform)
     assert again.recording == data.recording and again.replay.sample(8, 3).index.shape == (8,)
+
+
+def test_the_reward_function_is_saved_by_name_and_used_again(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(trust, "_given", set())
+    recipe = tmp_path / "ruled.py"
+    recipe.write_text(
+        "from o2o.core.recipe import Recipe\n"
+        "RECIPE = Recipe('a', 'b', 'MIT', reward_function=lambda obs, after, action: after['state'][:, 0])\n"
+    )
+    config = DataConfig(recipe=str(recipe))
+    data = training_data.read(str(path), config, REPLAY, seed=1)
+    assert data.transform.reward_recipe == str(recipe)
+    assert [e.episode_return for e in data.recording.episodes[:2]] == [1 + 2 + 3, 5 + 6 + 7]
+    info = training_data.dataset_info(str(path), config, 1, data.recording)
+    assert info["dataset_options"]["recipe"] == str(recipe)
+    assert training_data.reload(info, REPLAY, data.transform).recording == data.recording
+    recorded = {**info, "dataset_options": info["dataset_options"] | {"recipe": ""}}
+    line = (
+        f"the rewards of the file, the checkpoint was trained with those of the reward function of {recipe}"
+    )
+    with pytest.raises(UsageError, match=line):
+        training_data.reload(recorded, REPLAY, data.transform)
+    moved = tmp_path / "moved" / "ruled.py"  # the run came from another machine
+    moved.parent.mkdir()
+    recipe.rename(moved)
+    trust.give(str(moved))
+    transform = replace(data.transform, reward_recipe=trust.Saved(recipe))
+    again = training_data.reload(trust.mark(info), REPLAY, transform)
+    assert again.recording.reward_recipe == str(moved)
 
 
 def test_dataset_info_describes_the_transform(path):

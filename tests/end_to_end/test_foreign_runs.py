@@ -65,6 +65,7 @@ def refused(line: str, path: Path) -> None:
 
 ROBOT, MODEL = "robot__robot", "config__model"
 DATASET, RECIPE = "dataset__dataset", "dataset__dataset_options__recipe"
+REWARD = "transform__reward_recipe"
 ASYNC = ["finetune", "--learner", "async"]
 CODE_OF_A_CHECKPOINT = [
     *[(ROBOT, ["evaluate"]), (ROBOT, ["evaluate", "-h"]), (ROBOT, ["finetune"])],
@@ -80,6 +81,7 @@ CODE_OF_A_CHECKPOINT = [
     *[(field, ["evaluate", "--dry-run"]) for field in (DATASET, RECIPE)],
     *[(field, ["finetune", "--dry-run"]) for field in (DATASET, RECIPE)],
     (RECIPE, ASYNC),
+    (REWARD, ["evaluate"]),
 ]
 
 

@@ -22,6 +22,7 @@ from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.journal import Journal
+from o2o.data.load import DataConfig
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import connect
@@ -50,6 +51,26 @@ def test_pretraining_logs_training_and_validation_losses(pretrained):
 @pytest.fixture(scope="module")
 def finetuned(pretrained, tmp_path_factory) -> Path:
     return o2o.finetune(finetune_config(pretrained, tmp_path_factory.mktemp("run") / "finetune"))
+
+
+def test_a_recipe_gives_the_rewards_of_the_data_the_robot_and_a_resumed_run(dataset, tmp_path):
+    recipe = tmp_path / "near_corner.py"
+    recipe.write_text(
+        "from o2o.core.recipe import Recipe\n"
+        "def reward(obs, next_obs, action):\n"
+        "    return 7 + next_obs['state'][:, 0] - 2 * obs['state'][:, 1] + action[:, 0]\n"
+        "RECIPE = Recipe('a', 'b', 'MIT', reward_function=reward)\n"
+    )
+    options = DataConfig(recipe=str(recipe))
+    run = o2o.pretrain(pretrain_config(dataset, tmp_path / "run", dataset_options=options))
+    out = o2o.finetune(finetune_config(run, tmp_path / "online", episodes=2))
+    o2o.finetune(finetune_config(run, out, episodes=3, resume=True))
+    for episode in episodes_of(out):
+        state = episode.obs["state"]
+        wanted = 7 + state[1:, 0] - 2 * state[:-1, 1] + episode.action[:, 0]
+        assert episode.reward == pytest.approx(wanted, abs=1e-5)
+    score = o2o.evaluate(o2o.EvaluateConfig(checkpoint=out, episodes=2, num_robots=1))
+    assert score.returns.min() > 12 * 4  # the robot's own rewards are negative
 
 
 def test_recording_plans_changes_no_weight_and_stores_every_plan(pretrained, finetuned, tmp_path):

@@ -49,6 +49,35 @@ class Arm(gymnasium.Env):
         self.num_closed += 1
 
 
+def test_a_reward_function_gives_the_reward_once_a_decision():
+    one, two = np.array([1, 0, 0], np.float32), np.array([0.5, 0, 0.25], np.float32)
+    guard = Guard(Arm([{"obs": one}, {"obs": two}] * 2), action_repeat=2)
+    seen = []
+
+    def reward(obs, next_obs, action):
+        seen.append((obs["state"].tolist(), next_obs["state"].tolist(), action.tolist()))
+        return next_obs["state"][:, 2] - 10 * action[:, 0]
+
+    guard.reward_function = reward
+    guard.reset()
+    assert guard.step([0.5, 3.0])[1] == 0.25 - 5
+    assert seen == [([[0, 0, 0]], [two.tolist()], [[0.5, 1.0]])]  # as executed: 3 was clipped to 1
+    guard.step([0.0, 0.0])
+    assert seen[1][0] == [two.tolist()]
+    guard.reset()
+    guard.step([0.0, 0.0])
+    assert seen[2][0] == [[0, 0, 0]]  # the first observation of the new episode
+
+
+def test_a_reward_function_that_fails_stops_the_robot():
+    guard = Guard(Arm())
+    guard.reward_function = lambda obs, next_obs, action: obs["palm"]
+    guard.reset()
+    with pytest.raises(RobotError, match="KeyError: 'palm'"):
+        guard.step([0.0, 0.0])
+    assert guard.env.unwrapped.num_stops == 1
+
+
 def test_actions_are_clipped_to_the_limits_and_counted():
     guard = Guard(Arm())
     guard.reset()

@@ -29,6 +29,7 @@ class Recording:
         control_hz: control rate in Hz; None if unknown.
         recipe: facts that the file does not contain; None without a recipe.
         format: name of the format that it was read as.
+        reward_recipe: name of the recipe whose `reward_function` gave the rewards; empty: the file did.
     """
 
     episodes: list[Episode]
@@ -40,11 +41,14 @@ class Recording:
     control_hz: float | None = None
     recipe: Recipe | None = None
     format: str = ""
+    reward_recipe: str = ""
 
     def info(self) -> "RecordingInfo":
         """Returns the metadata and episode lengths, without the steps."""
         episodes = [EpisodeSummary(len(e), e.episode_return, e.success) for e in self.episodes]
-        return RecordingInfo(episodes, self.fingerprint, self.recipe, self.format)
+        return RecordingInfo(
+            episodes, self.fingerprint, self.recipe, self.format, reward_recipe=self.reward_recipe
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class RecordingInfo:
         format: name of the format that it was read as.
         transform: the transform from the data to the model's units, as plain data for `run.json`: action
             limits, reward rule, control rate, observation names.
+        reward_recipe: see `Recording`.
     """
 
     episodes: list[EpisodeSummary]
@@ -77,6 +82,7 @@ class RecordingInfo:
     recipe: Recipe | None
     format: str
     transform: dict = field(default_factory=dict)
+    reward_recipe: str = ""
 
 
 def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:
