@@ -28,13 +28,13 @@ def test_the_shortest_path_goes_round_the_walls():
 
 def record(noise_levels, controller) -> list:
     robot = connect("gym", plugins.load("robots", "gym").Config(**pointmaze.OPTIONS))
-    return collect(robot, controller, noise_levels, seed=3)
+    return collect(robot, controller, noise_levels, seed=1)
 
 
 def test_some_episodes_reach_the_goal_which_ends_them_and_pays_once():
-    episodes = record(spread_noise_levels(24, 0.5, 2.0), pointmaze.Controller(3))
+    episodes = record(spread_noise_levels(30, 0.5, 2.0), pointmaze.Controller(1))
     rate = np.mean([e.success for e in episodes])
-    assert 0.25 <= rate <= 0.65
+    assert 0.3 <= rate <= 0.6
     for episode in episodes:
         assert episode.episode_return == float(episode.success) == float(episode.terminated)
         assert len(episode) <= 300 and (episode.success or len(episode) == 300)
@@ -42,7 +42,7 @@ def test_some_episodes_reach_the_goal_which_ends_them_and_pays_once():
         far = np.linalg.norm(episode.obs["achieved_goal"][-1] - episode.obs["desired_goal"][-1])
         assert (far <= 0.45) == episode.success
     goals = {tuple(e.obs["desired_goal"][0]) for e in episodes}
-    assert len(goals) == 24
+    assert len(goals) == 30
 
 
 def test_without_a_detour_every_goal_is_reached_in_time():
