@@ -160,7 +160,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         ExitStack() as stack,
     ):
         metadata["robot"]["simulated"] = robot.simulated  # so that `o2o inspect` never moves a real robot
-        write_run_info(folder, "finetune", config, metadata)
+        write_run_info(folder, "finetune", replace(config, agent=agent.config), metadata)
         stream = stack.enter_context(show(config.rerun, str(folder)))
         stack.callback(robot.stop)  # before the stream waits for its viewer
         log = stack.enter_context(RunLog(folder, config.resume))
@@ -243,7 +243,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
 
 def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
     if config.resume:
-        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
+        agent = set() if config.agent.model else {"agent"}  # `FROM_CHECKPOINT` is the run's own
+        return resumed_folder(config.out, config, RESUMABLE_FIELDS | agent)
     if config.dry_run:  # which cannot be resumed
         return new_folder(config.out, "finetune", "dry-run", "remove it, or give another --out")
     return new_folder(config.out, "finetune", config.robot or "robot")

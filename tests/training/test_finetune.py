@@ -22,6 +22,15 @@ def run(pretrained, out, **changes):
     return o2o.finetune(finetune_config(pretrained, out, **changes))
 
 
+def test_a_run_that_python_started_is_resumed_by_the_command_line_and_by_python(pretrained, tmp_path, o2o):
+    folder = run(pretrained, tmp_path / "run", episodes=1)
+    assert json.loads((folder / "run.json").read_text())["config"]["agent"]["model"] == "tdmpc"
+    code, _, error = o2o("finetune", "--resume", "--out", folder, "--episodes", 2)
+    assert code == 0, error
+    run(pretrained, folder, episodes=3, resume=True)
+    assert [line["step"] for line in read_metrics(folder) if "return" in line] == [1, 2, 3]
+
+
 def test_first_episodes_log_their_exploration_limits(pretrained, tmp_path, capsys):
     run(pretrained, tmp_path / "run", episodes=3, safe_start=SafeStartConfig(2, 2, 2))
     output = capsys.readouterr().out
