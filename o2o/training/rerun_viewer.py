@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from o2o.core import trust
 from o2o.core.checkpoint import storage
 from o2o.core.errors import StorageError, UsageError
 from o2o.training.rerun_layout import RerunPage
@@ -44,9 +45,11 @@ def open_stream(target: str, name: str) -> "Stream":
         name: name of the recording, such as the run folder.
     Raises:
         UsageError: Rerun is not installed, the file exists, no viewer answers, or `target` is none of the
-            three.
+            three; or only a run's file names it, unless it is `live`.
         StorageError: the file cannot be written.
     """
+    if isinstance(target, trust.Saved) and target != "live":  # it would get what the cameras see
+        raise UsageError(f"--rerun {target} was named by a run, not by you: give --rerun yourself")
     try:
         import rerun as rr
     except ImportError as error:

@@ -31,6 +31,16 @@ def test_a_run_that_python_started_is_resumed_by_the_command_line_and_by_python(
     assert [line["step"] for line in read_metrics(folder) if "return" in line] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("flag", "name"), [("teleop", "new/commands"), ("rerun", "new/film.rrd")])
+def test_a_path_that_only_the_runs_file_names_creates_no_file(pretrained, tmp_path, fails, flag, name):
+    folder, path = run(pretrained, tmp_path / "run", episodes=1), tmp_path / name
+    run_info = json.loads((folder / "run.json").read_text())
+    run_info["config"][flag] = str(path)
+    (folder / "run.json").write_text(json.dumps(run_info))
+    line = fails(2, "finetune", "--resume", "--out", folder, "--episodes", 2)
+    assert line.startswith(f"--{flag} {path} was named by a run, not by you") and not path.parent.exists()
+
+
 def test_first_episodes_log_their_exploration_limits(pretrained, tmp_path, capsys):
     run(pretrained, tmp_path / "run", episodes=3, safe_start=SafeStartConfig(2, 2, 2))
     output = capsys.readouterr().out

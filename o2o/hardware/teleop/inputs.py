@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from o2o.core import trust
 from o2o.core.errors import UsageError
 from o2o.core.file_access import require_command_file
 from o2o.core.files import open_regular
@@ -44,7 +45,8 @@ def open_teleop(
         real: whether the robot is a real one, not a simulation.
         interrupted: returns whether Ctrl-C was pressed.
     Raises:
-        UsageError: there is no terminal for the keyboard, no gamepad, or the file cannot be opened.
+        UsageError: there is no terminal for the keyboard, no gamepad, or the file cannot be opened; or only a
+            run's file names it, and it does not exist.
     """
     if name == "none" or (name == "auto" and not (real and sys.stdin.isatty())):
         return None
@@ -55,7 +57,7 @@ def open_teleop(
         pad = GamepadInput(half_range)
         source = CombinedInput(pad, KeyboardInput(half_range)) if sys.stdin.isatty() else pad
     else:
-        source = KeyboardInput(half_range) if name in ("auto", "keyboard") else FileInput(Path(name))
+        source = KeyboardInput(half_range) if name in ("auto", "keyboard") else FileInput(name)
     return Operator(source, low, high, reward, interrupted)
 
 
@@ -101,10 +103,16 @@ class FileInput:
     """Reads lines that are appended to a file; what the file held before is not read.
 
     Raises:
-        UsageError: the file cannot be opened, is no regular file, or can be written by other users.
+        UsageError: the file cannot be opened, is no regular file, or can be written by other users; or it
+            does not exist, and its name is `trust.Saved`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, name: str | Path):
+        path = Path(name)
+        if isinstance(name, trust.Saved) and not path.exists():
+            raise UsageError(
+                f"--teleop {name} was named by a run, not by you, and does not exist: give --teleop yourself"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             require_command_file("--teleop", path)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import o2o
+from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.timing import StageTimer
@@ -379,6 +380,17 @@ def test_file_input_reads_complete_new_lines(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"^--teleop .* cannot be opened: File exists$"):
         FileInput(tmp_path / "file" / "operator")
+
+
+def test_a_teleop_file_that_a_run_names_is_read_where_it_exists_and_never_made(tmp_path):
+    path = tmp_path / "folder" / "operator"
+    with pytest.raises(UsageError, match=rf"^--teleop {path} was named by a run, not by you"):
+        open_teleop(trust.Saved(path), LOW, HIGH, 1.0, True)
+    assert not path.parent.exists()
+    FileInput(str(path)).close()
+    operator = open_teleop(trust.Saved(path), LOW, HIGH, 1.0, True)
+    assert operator is not None
+    operator.close()
 
 
 def test_a_teleop_file_is_a_regular_one_that_only_its_user_can_write(tmp_path):
