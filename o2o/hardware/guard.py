@@ -543,15 +543,23 @@ def parse_json_option(name: str, text: str) -> dict[str, Any]:
     Values from a text that a checkpoint holds stay `trust.Saved`.
 
     Raises:
-        UsageError: the text is not a JSON object.
+        UsageError: the text is not a JSON object, or holds a number that is not finite.
     """
     try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--robot.{name} is not JSON: {error}; got {text!r}") from error
+        value = json.loads(text or "{}", parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--robot.{name} is not JSON: {error}; got {text!r:.200}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"--robot.{name} is {text!r}, wanted a JSON object such as {{}}")
+        raise UsageError(f"--robot.{name} is {text!r:.200}, wanted a JSON object such as {{}}")
     return trust.derive(text, value)
+
+
+def _finite(text: str) -> float:
+    """Returns a number of a JSON text; Python reads `NaN` and `Infinity`, too, and 1e999 as infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
 
 
 def default_config(name: str) -> RobotConfig:

@@ -32,6 +32,23 @@ def test_the_control_rate_is_stated_by_this_robot_only():
     robot.close()
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ('{"g": NaN}', "NaN is no finite number"),
+        ('{"g": [-Infinity]}', "-Infinity is no finite number"),
+        ('{"g": 1e999}', "1e999 is no finite number"),
+        ('{"g": ' + "[" * 100_000, "recursion"),
+        ("{", "Expecting property name"),
+        ("[1]", "wanted a JSON object"),
+    ],
+)
+def test_kwargs_that_are_no_finite_json_object_are_refused_in_one_line(kwargs, problem):
+    with pytest.raises(UsageError, match=rf"^--robot.kwargs is .*{problem}") as caught:
+        connected("Pendulum-v1", kwargs)
+    assert len(str(caught.value)) < 400
+
+
 def test_time_limit_is_kept_and_kwargs_pass_through():
     robot = connected("Pendulum-v1", '{"max_episode_steps": 3, "g": 5.0}')
     robot.reset(seed=0)
