@@ -269,11 +269,12 @@ def command_types(metadata: Mapping, action_dim: int) -> tuple[str, ...]:
         RobotError: an unknown type, or a wrong number of them.
     """
     stated = metadata.get("command", ())
-    types = (stated,) * action_dim if isinstance(stated, str) else tuple(stated)
-    unknown = [name for name in types if name not in COMMAND_TYPES]
+    each = np.atleast_1d(np.asarray(stated, object))  # one entry where it is no sequence, such as a number
+    types = (stated,) * action_dim if isinstance(stated, str) else tuple(each)
+    unknown = [name for name in types if not isinstance(name, str) or name not in COMMAND_TYPES]
     if unknown or len(types) not in (0, action_dim):
         raise RobotError(
-            f"metadata['command'] of the robot is {stated!r}, wanted one of {', '.join(COMMAND_TYPES)}, "
+            f"metadata['command'] of the robot is {stated!r:.100}, wanted one of {', '.join(COMMAND_TYPES)}, "
             f"or {action_dim} of them"
         )
     return types

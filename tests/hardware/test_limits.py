@@ -201,7 +201,15 @@ def test_commands_are_one_word_for_all_or_one_each():
     assert command_types({"command": "velocity"}, 2) == ("velocity", "velocity")
     assert command_types({"command": ("displacement", "position")}, 2) == ("displacement", "position")
     assert command_types({}, 2) == ()
-    for wrong in ("torque", ("velocity",), ("velocity", "speed")):
+    for wrong in (
+        "torque",
+        ("velocity",),
+        ("velocity", "speed"),
+        5,
+        None,
+        (1, 2),
+        (["velocity"], "velocity"),
+    ):
         with pytest.raises(RobotError, match="wanted one of displacement, velocity, position"):
             command_types({"command": wrong}, 2)
 
