@@ -79,7 +79,7 @@ class Replay(RealTimeRobot):
         self.observation_space = Dict(spaces)
         self.metadata = {
             **RealTimeRobot.metadata, "control_hz": recording.control_hz, "command": "displacement",
-            "limits": {}, "resets_itself": True,
+            "limits": {}, "moves": False, "resets_itself": True,
         }  # fmt: skip
         self.t = 0
 

@@ -613,7 +613,7 @@ def connect(
                 f"robot {name!r} is not simulated (metadata['simulated']) and states no metadata['limits']; "
                 "see `o2o.hardware.limits`"
             )
-        if guard.limits and not guard.simulated:
+        if guard.limits and not guard.simulated and guard.metadata.get("moves", True):
             warn_unlimited(name, guard.limits, any(len(shape) == 3 for shape in guard.shapes.values()))
         return guard
     except Exception as error:

@@ -5,6 +5,7 @@ Besides `control_hz`, the `metadata` of a robot hold
 * `command`: the type of each entry of an action, one word for all or one for each entry: `displacement`
   (units per tick of the robot), `velocity` (units/s) or `position`;
 * `limits`: a dict of fields of `RobotLimits`; one number stands for every entry of an action;
+* `moves`: False where nothing moves, such as a replay; nothing is logged then about what is unlimited;
 * `measured` and `unmeasured`: where entries are that are positions; see `o2o.hardware.measured`.
 """
 

@@ -111,9 +111,10 @@ def test_a_dry_run_of_fine_tuning_is_one_recorded_episode_through_the_whole_loop
     assert after == before + 12
 
 
-def test_a_dry_run_of_an_evaluation_needs_the_checkpoint_alone(dataset, pretrained, capsys):
+def test_a_dry_run_of_an_evaluation_needs_the_checkpoint_alone(dataset, pretrained, capsys, caplog):
     config = EvaluateConfig(checkpoint=pretrained, dry_run=True, device="cpu", threads=1)
     assert evaluate(config).lengths.tolist() == [12]
+    assert not [text for text in caplog.messages if "has no limit of" in text]  # for nothing moves
     output = capsys.readouterr().out
     assert (
         "of half the range (median" in output.split("dry run: no robot moved")[1] and "success" not in output
