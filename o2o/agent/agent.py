@@ -25,7 +25,7 @@ from o2o.core.seeding import RandomStream, derive
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.nn.contract_check import check_contract
-from o2o.nn.world_model import ModelConfig, State
+from o2o.nn.world_model import ModelConfig, State, cannot_imagine
 
 
 class Agent:
@@ -50,6 +50,8 @@ class Agent:
         """
         Args:
             compile: make `update` and `act` faster with torch's compiler; costs a minute once.
+        Raises:
+            UsageError: the sizes do not fit the memory, or the config asks a model to imagine that cannot.
         """
         config = replace(config, model=plugins.canonical_name("models", config.model))
         self.transform, self.config, self.device = transform, config, pick_device(device)
@@ -63,6 +65,7 @@ class Agent:
         self.model, self.critic, self.policy = self.networks.model, self.networks.critic, self.networks.policy
         self.balance, self.imagination = self.networks.balance, self.networks.imagination
         self._model_path, self._contract_checked = str(module.__file__), False
+        self.check_imagines(config.imagination.steps > 0 or config.planner.uncertainty == "auto")
         wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
         groups = {"model": [self.model, self.critic], "policy": [self.policy]}
@@ -187,6 +190,20 @@ class Agent:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
     # ---- acting
+
+    @property
+    def imagines(self) -> bool:
+        """Whether the model predicts; a model file may not derive from `WorldModel` and not say so."""
+        return getattr(self.model, "imagines", True)
+
+    def check_imagines(self, wanted: bool = True) -> None:
+        """Checks that the model can imagine, if that is wanted, for example to plan.
+
+        Raises:
+            UsageError: it only encodes observations.
+        """
+        if wanted and not self.imagines:
+            raise cannot_imagine(self.config.model)
 
     def start(self, n: int, seed: int) -> None:
         """Starts an episode of n robots. The seed determines every random choice that follows."""

@@ -31,6 +31,10 @@ class PolicyConfig:
         noise_std: Standard deviation of the noise on exploring actions and on the planner's policy rollouts
             if the distribution is fixed, unit actions; other distributions are sampled. FOWM uses 0.05.
         noise_clip: Largest absolute value of that noise, unit actions; FOWM uses 0.3.
+        input_noise: Standard deviation of the Gaussian noise on every entry of the feature while the policy
+            learns, in units of the feature; FOWM has none.
+        encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
+            model has no loss of its own; it does not in FOWM.
     """
 
     hidden_dim: int = 512
@@ -39,9 +43,12 @@ class PolicyConfig:
     distribution: Family = "fixed"
     noise_std: float = 0.05
     noise_clip: float = 0.3
+    input_noise: float = 0.0
+    encoder_gradient: bool = False
 
     def __post_init__(self):
         at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
+        at_least(self, input_noise=0)
 
 
 class AWRPolicy(nn.Module):
@@ -76,14 +83,18 @@ class AWRPolicy(nn.Module):
     def losses(self, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """Returns `policy` (T, B), the weighted negative log-likelihood of the recorded actions.
 
-        Feature and weight carry no gradient. V is evaluated before the optimizer step (FOWM: after it; the
-        difference is of the order of the learning rate).
+        The weight carries no gradient, and without `encoder_gradient` the feature carries none. V is
+        evaluated before the optimizer step (FOWM: after it; the difference is of the order of the learning
+        rate).
         """
         feature = unroll.feature.detach()
         with torch.no_grad():
             advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
             weight = awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
-        return {"policy": -weight * self.distribution(feature).log_prob(batch.action)}
+        seen = unroll.feature if self.config.encoder_gradient else feature
+        if self.config.input_noise and torch.is_grad_enabled():  # a validation has no gradient, and no noise
+            seen = seen + self.config.input_noise * torch.randn_like(seen)
+        return {"policy": -weight * self.distribution(seen).log_prob(batch.action)}
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:

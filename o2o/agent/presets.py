@@ -13,7 +13,7 @@ from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import ReplayConfig
-from o2o.models import rssm, tdmpc, twm
+from o2o.models import encoder, rssm, tdmpc, twm
 
 
 @dataclass(frozen=True)
@@ -206,6 +206,30 @@ PRESETS["harmony"] = replace(
     PRESETS["dreamerv2"],
     about="DreamerV2 at laptop size with learned loss weights (HarmonyDream)",
     agent=replace(PRESETS["dreamerv2"].agent, balance="harmony"),
+)
+
+# The floor: a clone of the recordings, which stays as it is online; its critic only rates actions.
+PRESETS["bc"] = Preset(
+    "behavior cloning with input noise, without a world model: the floor that others must beat",
+    AgentConfig(
+        model="encoder",
+        model_options=encoder.Config(),
+        critic=CriticConfig(hidden_dim=64),
+        policy=PolicyConfig(
+            hidden_dim=256, inverse_temperature=0.0, noise_std=0.0, input_noise=0.05, encoder_gradient=True
+        ),
+        replay=UNIFORM,
+        window=1,
+        rho=1.0,
+        discount=0.0,
+        learning_rate=1e-3,
+    ),
+    DataConfig(normalize=True),
+    updates=4000,
+    updates_per_step=0.0,
+    threads=1,
+    plan=False,
+    safe_start=False,
 )
 
 

@@ -118,6 +118,8 @@ class _ContractCheck:
             self._state("the state of observe", state, size, "N")
             self._feature(model, state, size, "the state of observe")
             action, reward, first = batch.action[0], batch.reward[0], ~first
+        if not getattr(model, "imagines", True):
+            return
         outcome = model.step(state, action)
         if not isinstance(outcome, tuple) or len(outcome) != 3:
             raise self._error(f"step returns {type(outcome).__name__}, wanted (state, reward, discount)")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.core.episode import Batch
+from o2o.core.errors import UsageError
 
 State = dict[str, Tensor]  # whatever the model stores; every entry has a leading axis N
 
@@ -44,9 +45,12 @@ class WorldModel(nn.Module, ABC):
 
     Attributes:
         feature_dim: F.
+        imagines: whether `step` predicts. A model that only encodes raises `cannot_imagine` in `step`, and
+            serves policies that learn from recorded steps alone.
     """
 
     feature_dim: int
+    imagines: bool = True
 
     @abstractmethod
     def start(self, n: int) -> State:
@@ -90,6 +94,18 @@ class WorldModel(nn.Module, ABC):
 
 
 # ---- helpers for models
+
+
+def cannot_imagine(model: str) -> UsageError:
+    """Returns the error for a plan, or an imagined future, with a model that predicts nothing.
+
+    Args:
+        model: its name or path.
+    """
+    return UsageError(
+        f"model {model!r} encodes observations and predicts nothing, so nothing can be planned or imagined "
+        "with it: act with the policy (--no-plan; `--preset bc` does), or train another --model"
+    )
 
 
 def known_obs(batch: Batch) -> Tensor:

@@ -296,6 +296,7 @@ def _evaluate(config: EvaluateConfig) -> Score:
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))
+    agent.check_imagines(config.plan)
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.penalty_weight_known:
         data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)

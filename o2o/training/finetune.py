@@ -140,6 +140,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     # a robot in motion cannot wait for the compiler
     compile_acting = config.compile == "yes" if is_async else compile_updates
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compile_acting)
+    agent.check_imagines(config.plan)
     metadata = {
         "dataset": meta["dataset"],
         "robot": robot_info(choice),

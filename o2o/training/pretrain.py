@@ -118,13 +118,15 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     agent_config = fit_config(config.agent, max(map(len, data.recording.episodes)))
     compile_updates = should_compile(config, config.updates)
     agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
+    plan = presets.get(config.preset).plan
+    agent.check_imagines(plan)
     metadata = {
         "dataset": training_data.dataset_info(
             config.dataset, config.dataset_options, config.seed, data.recording
         ),
         "robot": training_data.robot_info_for(config, data.recording),
         "preset": config.preset,
-        "plan": presets.get(config.preset).plan,
+        "plan": plan,
     }
     if saved:
         training_data.check_fingerprint(saved[1]["dataset"], data.recording)

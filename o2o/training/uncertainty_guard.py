@@ -103,7 +103,7 @@ def calibrate_threshold(
     )
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
-    if plan:
+    if plan and agent.imagines:
         config = replace(agent.config.planner, uncertainty=agent.penalty_weight, budget_ms=0.0)
         planner = MPPI(agent.planner.action_dim, config)
     num_candidates = agent.config.planner.num_samples + agent.config.planner.num_policy

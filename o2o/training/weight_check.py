@@ -1,9 +1,9 @@
 """Tries new weights on recorded states before a robot acts with them.
 
 A loss belongs to the weights before its update, so finite losses do not show that the update itself threw the
-weights far off. A trial does: the policy acts, the critic values, and the model imagines a plan's horizon, at
-a few recorded states. The weights are unfit if any of that is not finite, or if one of these holds for more
-than half of the trial:
+weights far off. A trial does: the policy acts, the critic values, and the model, if it can, imagines a
+plan's horizon, at a few recorded states. The weights are unfit if any of that is not finite, or if one of
+these holds for more than half of the trial:
 
 - The action lies outside the range of the recordings, the robot's own episodes and the first weights' actions
   at these states, by more than an eighth of the robot's range. Half, because learning may find an action
@@ -31,6 +31,7 @@ from o2o.core.errors import DivergedError
 from o2o.core.seeding import RandomStream
 from o2o.data.replay_buffer import Replay
 from o2o.inspect.beliefs import beliefs
+from o2o.nn.world_model import State
 
 NUM_WINDOWS, NUM_STEPS = 32, 5  # recorded windows, and steps that the belief follows in each
 NUM_STATES = 64  # states of these windows to act from
@@ -96,16 +97,11 @@ class WeightCheck:
         steps = beliefs(agent, self._windows, num_starts=NUM_STATES)
         feature = steps.feature[steps.starts]
         with RandomStream(0, agent.device).use(), agent.precision():
-            imagined = roll_out(
-                agent.model, steps.state, agent.config.planner.horizon, lambda _, f: agent.policy.act(f)
-            )
-            action = imagined.action[0]
-            discount = torch.cat([torch.ones_like(imagined.decay[:1]), imagined.decay.cumprod(0)])
-            value = (discount[:-1] * imagined.reward).sum(0) + discount[-1] * agent.critic.v(
-                imagined.feature[-1]
-            )
-            values = torch.cat([value[None], agent.critic.v(feature)[None], agent.critic.q(feature, action)])
-        return action.float(), values.float().abs().amax(0)
+            action = agent.policy.act(feature)
+            values = [agent.critic.v(feature)[None], agent.critic.q(feature, action)]
+            if agent.imagines:
+                values.append(_imagined_value(agent, steps.state)[None])
+        return action.float(), torch.cat(values).float().abs().amax(0)
 
     def _distance(self, action: np.ndarray) -> np.ndarray:
         """Returns the largest distance (N,) of an entry from the range of the actions so far."""
@@ -118,6 +114,14 @@ class WeightCheck:
     def _largest_return(self, discount: float) -> float:
         steps = 1 / (1 - discount) if discount < 1 else self._max_length
         return max(1.0, self._max_reward, _max_reward(self.online)) * steps
+
+
+def _imagined_value(agent: Agent, state: State) -> Tensor:
+    """Returns the value (N,) of following the policy for the planner's horizon, with V after it."""
+    horizon = agent.config.planner.horizon
+    imagined = roll_out(agent.model, state, horizon, lambda _, feature: agent.policy.act(feature))
+    discount = torch.cat([torch.ones_like(imagined.decay[:1]), imagined.decay.cumprod(0)])
+    return (discount[:-1] * imagined.reward).sum(0) + discount[-1] * agent.critic.v(imagined.feature[-1])
 
 
 def _windows(replay: Replay) -> Iterator[Episode]:

@@ -64,3 +64,56 @@ def test_regression_learns_the_std_of_the_data():
     chances = policy.distribution(feature[0, :1])
     assert chances.mean.item() == pytest.approx(action.mean().item(), abs=0.02)
     assert chances.std.item() == pytest.approx(action.std().item(), abs=0.03)
+
+
+def noisy_loss(policy: AWRPolicy, feature: torch.Tensor, batch, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=8))
+    return policy.losses(critic, Unroll({}, feature, feature.detach(), {}), batch)["policy"]
+
+
+def test_input_noise_is_there_while_the_policy_learns_and_only_then():
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    feature = torch.randn(5, 8, 6)
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, inverse_temperature=0.0, input_noise=0.5))
+    clean = -policy.distribution(feature).log_prob(batch.action)
+    assert not torch.allclose(noisy_loss(policy, feature, batch, 0), clean)
+    assert not torch.equal(noisy_loss(policy, feature, batch, 0), noisy_loss(policy, feature, batch, 1))
+    with torch.no_grad():
+        assert torch.equal(noisy_loss(policy, feature, batch, 0), clean)
+        assert torch.equal(policy.act(feature), policy.distribution(feature).mean)
+
+
+def test_input_noise_has_the_given_standard_deviation():
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, input_noise=0.5))
+    seen = []
+    policy.net.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    feature, batch = torch.randn(5, 2000, 6), make_batch(Spec({"state": (3,)}, 2), size=2000)
+    noisy_loss(policy, feature, batch, 0)
+    noise = seen[0] - feature
+    assert noise.mean().item() == pytest.approx(0, abs=0.01) and noise.std().item() == pytest.approx(
+        0.5, abs=0.01
+    )
+
+
+def test_encoder_gradient_lets_the_loss_reach_the_feature():
+    feature = torch.randn(5, 8, 6, requires_grad=True)
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, encoder_gradient=True))
+    noisy_loss(policy, feature, batch, 0).sum().backward()
+    assert feature.grad is not None and feature.grad.abs().sum() > 0
+
+
+def test_without_the_options_the_loss_draws_no_random_number_of_its_own():
+    """The published presets must not see that there are new options."""
+    batch, feature = make_batch(Spec({"state": (3,)}, 2)), torch.randn(5, 8, 6)
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16))
+    states = []
+    for config in (policy.config, replace(policy.config, input_noise=0.1)):
+        policy.config = config
+        noisy_loss(policy, feature, batch, 3)
+        states.append(torch.get_rng_state())
+    torch.manual_seed(3)
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=8))
+    critic.pessimistic(feature, batch.action, target=True)
+    assert torch.equal(states[0], torch.get_rng_state()) and not torch.equal(states[1], states[0])

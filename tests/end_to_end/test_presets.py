@@ -12,19 +12,27 @@ from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.plan_record import record_plan
-from o2o.core import plugins
+from o2o.core import plugins, run_checkpoint
 from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
 from o2o.core.transform import ObsTransform, Transform
 from o2o.nn.world_model import ModelConfig
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.preset_agents import PIXELS, STATE, act, disagreeing, make, tiny, windows
-from tests.support.tiny_runs import ROBOT, same
+from tests.support.tiny_runs import ROBOT, episodes_of, same
 
 
 @pytest.fixture(params=sorted(set(presets.PRESETS) - {"fowm-hopper", "fowm-antmaze"}))
 def name(request) -> str:
     return request.param
+
+
+@pytest.fixture
+def planner_name(name) -> str:
+    """A preset whose model can imagine, so that it can be planned with."""
+    if name == "bc":
+        pytest.skip("its model predicts nothing; tests/models/test_encoder.py has its error")
+    return name
 
 
 @pytest.mark.parametrize("fields", [STATE, PIXELS], ids=["vectors", "pixels"])
@@ -34,7 +42,7 @@ def test_it_learns_from_a_batch_and_acts(name, fields):
         metrics, priority = agent.update(windows(agent, seed))
     assert all(torch.isfinite(value) for value in metrics.values()) and torch.isfinite(priority).all()
     agent.start(2, seed=0)
-    for flags in ({"plan": True}, {"plan": False}, {"plan": False, "explore": True}):
+    for flags in ({"plan": name != "bc"}, {"plan": False}, {"plan": False, "explore": True}):
         action = act(agent, **flags)
         assert action.shape == (2, 2) and (abs(action) <= 1).all()
 
@@ -46,22 +54,22 @@ def test_bfloat16_products_leave_losses_actions_and_weights_in_float32(name):
     assert {value.dtype for value in metrics.values()} == {torch.float32}
     assert all(torch.isfinite(value) for value in metrics.values())
     agent.start(2, seed=0)
-    for plan in (True, False):
+    for plan in (name != "bc", False):
         assert act(agent, plan=plan).dtype == np.float32
     assert {weight.dtype for part in agent.parts.values() for weight in part.parameters()} == {torch.float32}
 
 
-def test_it_reports_the_same_uncertainty(name):
+def test_it_reports_the_same_uncertainty(planner_name):
     """The spread of the ensemble where the plan goes, in units of return, priced by the planner."""
-    agent = disagreeing(name)
+    agent = disagreeing(planner_name)
     agent.start(3, seed=0)
     act(agent, 3)
     plan = agent.last_plan
     assert plan is not None and plan.usable.all() and (plan.penalty > 0).all()
 
 
-def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(name):
-    plain, asked = disagreeing(name), disagreeing(name)
+def test_a_plan_taken_apart_adds_up_and_asking_changes_no_bit(planner_name):
+    plain, asked = disagreeing(planner_name), disagreeing(planner_name)
     for agent in (plain, asked):
         agent.start(3, seed=0)
     first, again = act(plain, 3), act(asked, 3, trace=True)
@@ -94,7 +102,8 @@ def test_stop_and_go_on_gives_the_same_bits(name):
     assert [key for key in want if not torch.equal(have[key], want[key])] == []
     for agent in (whole, again):
         agent.start(2, seed=4)
-    assert (act(whole, explore=True) == act(again, explore=True)).all()
+    plan = name != "bc"
+    assert (act(whole, explore=True, plan=plan) == act(again, explore=True, plan=plan)).all()
 
 
 def test_validation_changes_nothing(name):
@@ -137,7 +146,7 @@ def test_padding_has_no_effect_on_learning(name):
         torch.testing.assert_close(value, losses[1][key], msg=key)
 
 
-@pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3", "twm"], indirect=True)
+@pytest.mark.parametrize("name", ["tdmpc2", "dreamerv2", "dreamerv3", "twm", "bc"], indirect=True)
 def test_it_pretrains_finetunes_and_resumes_exactly(name, dataset: Path, tmp_path):
     settings = {
         "dataset": str(dataset), "robot": ROBOT, "agent": tiny(name), "preset": name, "device": "cpu",
@@ -148,14 +157,16 @@ def test_it_pretrains_finetunes_and_resumes_exactly(name, dataset: Path, tmp_pat
     o2o.pretrain(o2o.PretrainConfig(**settings, updates=8, out=part, resume=True))
     same(whole, part)
     assert (whole / "losses.png").exists()
-    assert (whole / "open_loop.png").exists() == (name != "tdmpc2")
-    config = o2o.FinetuneConfig(checkpoint=whole, robot=ROBOT, episodes=4, out=tmp_path / "online")
+    assert (whole / "open_loop.png").exists() == (name not in {"tdmpc2", "bc"})
+    config = o2o.FinetuneConfig(
+        checkpoint=whole, robot=ROBOT, episodes=4, out=tmp_path / "online", plan=name != "bc"
+    )
     online = o2o.finetune(config)
     half = o2o.finetune(replace(config, episodes=2, out=tmp_path / "half"))
     o2o.finetune(replace(config, out=half, resume=True))
     same(online, half)
     assert [line["step"] for line in read_metrics(online) if "return" in line] == [1, 2, 3, 4]
-    for plan in (True, False):
+    for plan in (name != "bc", False):
         score = o2o.evaluate(
             o2o.EvaluateConfig(checkpoint=online, robot=ROBOT, episodes=2, plan=plan, device="cpu")
         )
@@ -200,3 +211,79 @@ def test_laptop_presets_stay_under_two_million_weights():
             agent = Agent(Transform(fields, (-1.0,) * 8, (1.0,) * 8), config)
             weights = {p for part in agent.parts.values() for p in part.parameters() if p.requires_grad}
             assert sum(weight.numel() for weight in weights) < 2e6
+
+
+# ---- bc, the clone
+
+
+def test_a_clone_copies_a_linear_policy():
+    """Actions that are linear in the observation are reproduced at observations that it has not seen."""
+    fields = {"state": ObsTransform((3,), mean=(0.0,) * 3, std=(1.0,) * 3)}
+    agent = Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), replace(tiny("bc"), batch_size=128))
+    gain = torch.tensor([[0.3, -0.2], [0.1, 0.4], [-0.3, 0.2]])
+    for seed in range(800):
+        batch = windows(agent, seed)
+        action = (batch.obs["state"][:-1] @ gain).clamp(-0.9, 0.9)
+        agent.update(replace(batch, action=action))
+    state = np.random.default_rng(1).normal(size=(200, 3)).astype(np.float32)
+    agent.start(200, seed=0)
+    zeros = np.zeros((200, 2), np.float32)
+    action = agent.act({"state": state}, zeros, zeros[:, 0], np.ones(200, bool), plan=False)
+    error = action - (state @ gain.numpy()).clip(-0.9, 0.9)
+    assert np.sqrt((error**2).mean()) < 0.08  # the actions have a root mean square of 0.47
+
+
+@pytest.fixture(scope="module")
+def clone(dataset, tmp_path_factory) -> Path:
+    config = o2o.PretrainConfig(
+        dataset=str(dataset), robot=ROBOT, agent=tiny("bc"), preset="bc", device="cpu", updates=20,
+        dataset_options=presets.get("bc").dataset_options, out=tmp_path_factory.mktemp("clone") / "run",
+    )  # fmt: skip
+    return o2o.pretrain(config)
+
+
+def test_a_clone_stays_as_it_is_online_and_explores_nothing(o2o, clone, tmp_path):
+    out = tmp_path / "online"
+    code, _, err = o2o("finetune", "--checkpoint", clone, "--episodes", 3, "--out", out)
+    assert code == 0, err
+    before, after = (run_checkpoint.load(run / "checkpoint") for run in (clone, out))
+    assert before[1]["num_updates"] == after[1]["num_updates"] == 20
+    parts = [name for name in before[0] if name.startswith(("model.", "critic.", "policy."))]
+    assert parts and all(torch.equal(before[0][name], after[0][name]) for name in parts)
+    agent = Agent.from_state(*after)
+    for episode in episodes_of(out):
+        raw = {name: value[:-1] for name, value in episode.obs.items()}
+        n = len(episode)
+        agent.start(n, seed=0)
+        unit = agent.act(
+            agent.transform.obs(raw), np.zeros((n, 2)), np.zeros(n), np.ones(n, bool), plan=False
+        )
+        intended = episode.infos["intended_action"][1:]  # the first row has no action
+        np.testing.assert_allclose(agent.transform.physical_action(unit), intended, atol=1e-5)
+
+
+def test_a_plan_with_a_clone_is_refused_before_anything_moves(fails, dataset, clone, tmp_path):
+    line = "model 'encoder' encodes observations and predicts nothing"
+    out = tmp_path / "out"
+    assert line in fails(2, "evaluate", "--checkpoint", clone, "--episodes", 1, "--plan")
+    assert line in fails(2, "finetune", "--checkpoint", clone, "--episodes", 1, "--plan", "--out", out)
+    assert not (out / "online").exists()
+    words = ("pretrain", "--dataset", dataset, "--robot", ROBOT, "--out", tmp_path / "other")
+    assert line in fails(2, *words, "--preset", "small", "--model", "encoder", "--updates", 2)
+    assert line in fails(2, *words, "--preset", "bc", "--planner.uncertainty", "auto", "--updates", 2)
+
+
+def test_a_page_about_a_clone_answers_what_needs_no_plan(o2o, clone, tmp_path):
+    code, out, err = o2o("inspect", clone, "--out", tmp_path / "page", "--device", "cpu")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if "not answered" in line]
+    assert lines and any("predicts nothing" in line for line in lines), out
+    answered = {"value", "uncertainty", "ood_detection", "rank_checkpoints"}
+    assert all((tmp_path / "page" / f"{name}.png").exists() for name in answered), out
+
+
+def test_a_clone_is_guarded_by_the_disagreement_of_its_critic(o2o, clone, tmp_path):
+    words = ("--episodes", 1, "--ood-action", "slow", "--out", tmp_path / "guarded")
+    code, out, err = o2o("finetune", "--checkpoint", clone, *words)
+    assert code == 0, err
+    assert "disagreement" in out and "along a plan" not in out

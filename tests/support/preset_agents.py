@@ -11,7 +11,7 @@ from o2o.agent.agent_config import AgentConfig
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.seeding import RandomStream
 from o2o.core.transform import ObsTransform, Transform
-from o2o.models import rssm, tdmpc, twm
+from o2o.models import encoder, rssm, tdmpc, twm
 from tests.support.episodes import make_batch
 
 STATE = {"state": ObsTransform((5,)), "goal": ObsTransform((2,))}
@@ -21,6 +21,7 @@ PIXELS = {"camera": ObsTransform((48, 48, 3), image=True, size=64), "arm.joint":
 
 
 SIZES = {
+    encoder.Config: {"latent_dim": 16, "channels": 4},
     tdmpc.Config: {"latent_dim": 16, "hidden_dim": 16, "encoder_dim": 16, "channels": 4},
     rssm.Config: {"deter_dim": 16, "hidden_dim": 16, "num_latents": 4, "num_classes": 4, "channels": 2},
     twm.Config: {"token_dim": 16, "hidden_dim": 16, "num_latents": 4, "num_classes": 4, "channels": 2},
