@@ -31,6 +31,7 @@ from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_
 from o2o.inspect import loss_curves
 from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
+from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
 
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
@@ -67,6 +68,9 @@ class PretrainConfig(RobotChoice, MachineConfig):
         evaluate_film: Film the first episode of each evaluation for TensorBoard, if the simulator can render.
         patience: Stop early when this many evaluations in a row bring no better return, once one has exceeded
             the dataset's mean return; 0 never stops early.
+        validation_patience: Stop early when the policy's loss on validation episodes has not fallen below its
+            lowest for this many lines of metrics, and keep the weights of the lowest; 0 trains for
+            `--updates` and keeps the last.
     """
 
     dataset: str = ""
@@ -84,12 +88,13 @@ class PretrainConfig(RobotChoice, MachineConfig):
     evaluate_episodes: int = 20
     evaluate_film: bool = True
     patience: int = 0
+    validation_patience: int = 0
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
         at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1, keep_checkpoints=0)
-        at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0)
+        at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0, validation_patience=0)
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -137,10 +142,12 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     window = agent_config.batch_size, agent_config.window
     validation = data.validation.sample(*window) if len(data.validation) else None
 
-    def write_checkpoint() -> None:
+    def state() -> tuple[dict, dict]:
         tensors, meta = collect_state(agent, offline=data.replay)
-        meta |= metadata | {"run": "pretrain"}
-        save_checkpoint(folder, tensors, meta, agent.num_updates, config.keep_checkpoints)
+        return tensors, meta | metadata | {"run": "pretrain"}
+
+    def write_checkpoint() -> None:
+        save_checkpoint(folder, *state(), agent.num_updates, config.keep_checkpoints)
 
     write_run_info(folder, "pretrain", config, metadata)
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
@@ -149,13 +156,19 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(config.updates, "updates", agent.num_updates)
         metrics, returns = {}, _returns(folder)
+        stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))
+        if config.validation_patience and not validation:
+            log.line("no episode is held out: training cannot stop early (--validation-patience)")
         while agent.num_updates < config.updates and not stopped():
             metrics = agent.learn(data.replay)
             step, last = agent.num_updates, agent.num_updates == config.updates
             if step % config.log_every == 0 or last:
                 numbers = finite_metrics(metrics, f"update {step}")
-                log.write(step, "offline", numbers | _validation_metrics(agent, validation))
+                validation_metrics = _validation_metrics(agent, validation)
+                log.write(step, "offline", numbers | validation_metrics)
                 log.progress(progress.text(step, _loss(numbers)))
+                if stopping.add(validation_metrics):
+                    stopping.save_best(*state())
             evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)
             checkpoint_due = step % config.checkpoint_every == 0
             if evaluation_due or checkpoint_due:  # before a robot or a file gets these weights
@@ -184,9 +197,19 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
                     break
             if checkpoint_due and not last:
                 write_checkpoint()
+            if stopping.is_due:
+                break
         finite_metrics(metrics, f"update {agent.num_updates}")
+        interrupted = stopped() and agent.num_updates < config.updates and not stopping.is_due
+        num_updates = agent.num_updates
+        if not interrupted and stopping.restore_best(agent, data.replay):
+            log.line(
+                f"after {num_updates} updates: the weights after {agent.num_updates} are kept, which fit the "
+                "validation episodes best (--validation-patience)"
+            )
+            set_auto_penalty_weight(agent, data, log.line)
         write_checkpoint()
-        if stopped() and agent.num_updates < config.updates:
+        if interrupted:
             log.line(f"stopped after {agent.num_updates} updates; continue with --resume --out {folder}")
             raise KeyboardInterrupt
         shown = data.validation if len(data.validation) else data.replay
