@@ -13,6 +13,7 @@ from o2o.core.checkpoint import write_json
 from o2o.core.config import at_least
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.output_lock import lock_folder
+from o2o.core.run_folder import sigterm_interrupts
 from o2o.data.audit import plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.run_checks import check_recording
@@ -68,7 +69,7 @@ def check(config: CheckConfig) -> None:
     choice = choose_robot(config, None) if config.robot else None
     recording = load(config.dataset, config.dataset_options) if config.dataset else None
     lock = lock_folder(config.out) if config.out else nullcontext()
-    with lock, closing(_connect(choice)) if choice else nullcontext() as robot:
+    with sigterm_interrupts(), lock, closing(_connect(choice)) if choice else nullcontext() as robot:
         if recording is not None:
             check_dataset(recording, config, robot)
         if choice is not None and robot is not None:

@@ -241,9 +241,14 @@ def finite_metrics(metrics: Mapping[str, Tensor | float], where: str) -> dict[st
 
 
 @contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Yields a function that is True after Ctrl-C or SIGTERM; a second signal interrupts at once."""
-    requested = threading.Event()
+def stop_requested(on_request: Callable[[], object] | None = None) -> Iterator[Callable[[], bool]]:
+    """Yields a function that is True after Ctrl-C or SIGTERM; a second signal interrupts at once.
+
+    Args:
+        on_request: called after the first signal, in a thread of its own: a handler of signals may neither
+            wait for a lock nor for a driver.
+    """
+    requested, woken = threading.Event(), threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested.is_set
         return
@@ -252,10 +257,32 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         if requested.is_set():
             raise KeyboardInterrupt
         requested.set()
+        woken.set()
 
+    def report() -> None:
+        woken.wait()
+        if on_request and requested.is_set():
+            on_request()
+
+    if on_request:
+        threading.Thread(target=report, name="o2o stop", daemon=True).start()
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield requested.is_set
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        woken.set()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Has SIGTERM interrupt as Ctrl-C does, so that a robot is stopped; by default it ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 A robot is a `gymnasium.Env`; every robot that o2o moves is wrapped in a `Guard`.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -112,9 +113,33 @@ class Guard(gymnasium.Wrapper):
         self._stuck, self._end_effector = "", None
         self._measured, self._obs = np.full(len(self.low), np.nan), {}
         self._has_started, self._was_stopped = False, False
+        self._homing, self._homing_cancelled = False, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Returns (obs, info) of a new episode; obs is name -> array."""
+        """Returns (obs, info) of a new episode; obs is name -> array.
+
+        Raises:
+            HomingCancelledError: `cancel_homing` was called meanwhile.
+            RobotError: anything failed inside the robot.
+        """
+        self._homing, self._homing_cancelled = True, False
+        try:
+            return self._reset(seed, options)
+        except RobotError as error:
+            if self._homing_cancelled:
+                raise HomingCancelledError(str(error)) from error
+            raise
+        finally:
+            self._homing = False
+
+    def cancel_homing(self) -> None:
+        """Stops the robot if it homes; any thread but that of `reset` may call it."""
+        if self._homing:
+            self._homing_cancelled = True
+            with contextlib.suppress(RobotError):  # `reset` stops it again, and says what failed
+                self.stop()
+
+    def _reset(self, seed: int | None, options: dict[str, Any] | None):
         with self._one_at_a_time, StopOnError(self):
             if self._watchdog:
                 self._watchdog.reset()
@@ -506,6 +531,10 @@ def _round(action: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
 
 def _batch(obs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value[None] for name, value in obs.items()}
+
+
+class HomingCancelledError(RobotError):
+    """The robot was stopped by `Guard.cancel_homing`."""
 
 
 class StopOnError:

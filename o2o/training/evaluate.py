@@ -20,7 +20,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.files import read_text
 from o2o.core.output_lock import lock_file
-from o2o.core.run_folder import checkpoint_folder, new_folder
+from o2o.core.run_folder import checkpoint_folder, new_folder, sigterm_interrupts
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
@@ -281,7 +281,7 @@ def evaluate(config: EvaluateConfig) -> Score:
         RobotError: the robot fails.
     """
     tune(config)
-    with ExitStack() as stack:
+    with sigterm_interrupts(), ExitStack() as stack:
         for path in (config.film, config.out):
             if path:
                 stack.enter_context(lock_file(path))

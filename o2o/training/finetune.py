@@ -20,6 +20,7 @@ from o2o.core.run_folder import (
 from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
+from o2o.hardware.guard import HomingCancelledError
 from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
@@ -122,7 +123,8 @@ def finetune(config: FinetuneConfig) -> Path:
         O2OError: with the exit codes listed in the README. With `--learner async`, this includes the error
             that stopped the learner for good: after the current episode (`--on-learner-failure stop`), or
             after the last one (`continue`).
-        KeyboardInterrupt: after Ctrl-C, at the end of the episode, with a checkpoint written.
+        KeyboardInterrupt: after Ctrl-C, at the end of the episode, or at once while the robot homes; with a
+            checkpoint written.
     """
     tune(config)
     with _open_folder(config) as folder:
@@ -165,7 +167,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         stream = stack.enter_context(show(config.rerun, str(folder)))
         stack.callback(robot.stop)  # before the stream waits for its viewer
         log = stack.enter_context(RunLog(folder, config.resume))
-        stopped = stack.enter_context(stop_requested())
+        stopped = stack.enter_context(stop_requested(robot.cancel_homing))
         online_dataset.open_for(robot)
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         operator = open_teleop(
@@ -190,7 +192,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             """Evaluates the acting weights where an evaluation is due."""
             if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
                 return
-            with suppress(KeyboardInterrupt):  # from the operator, who stops the run as well
+            with suppress(KeyboardInterrupt, HomingCancelledError):  # who stops it stops the run as well
                 result = evaluate_during_run(
                     log, done, "online", agent, choice, config.evaluate_episodes, config.plan,
                     config.evaluate_film, robot, get_operator,
@@ -212,7 +214,9 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             if done < len(online_dataset):
                 episode, episode_metrics = online_dataset.read(done), {}
             else:
-                result = runner.run_episode()
+                result = None
+                with suppress(HomingCancelledError):  # by Ctrl-C
+                    result = runner.run_episode()
                 if result is None:
                     break
                 episode = result.episode
