@@ -5,6 +5,7 @@ the command line replaces the path with the flag (`--planner.num-samples`).
 """
 
 import dataclasses
+import json
 import math
 import re
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import UsageError
+from o2o.core.files import read_text
 
 
 class FieldError(UsageError):
@@ -154,6 +156,22 @@ def from_dict(kind: type, data: dict, nested: dict[str, type] | None = None):
     except FieldError as error:
         problem = error.text({path: path for path in error.fields})
         raise SavedConfigError(kind, f"is refused: {problem}") from error
+
+
+def read_json(path: Path, kind: type):
+    """Builds a dataclass from a JSON file that holds the output of `to_dict`; see `from_dict`.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold that; the line names it.
+    """
+    try:
+        return from_dict(kind, json.loads(read_text(path)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not readable: {error}") from error
+    except SavedConfigError as error:
+        raise UsageError(
+            f"{path} was edited, or written by another version of o2o: {error.problem}"
+        ) from error
 
 
 class _TypeMismatch(Exception):

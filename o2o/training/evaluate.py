@@ -1,6 +1,5 @@
 """Evaluates an agent on its robot in fixed scenes: success, unshifted return, and confidence intervals."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -15,10 +14,9 @@ from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.agent.plan_record import PlanRecord, plan_writer
 from o2o.core import checkpoint, memory, run_checkpoint, stats
 from o2o.core.compute import MachineConfig, should_compile, tune
-from o2o.core.config import at_least
+from o2o.core.config import FieldError, at_least, check_finite, read_json
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
-from o2o.core.files import read_text
 from o2o.core.output_lock import lock_file
 from o2o.core.run_folder import checkpoint_folder, new_folder, sigterm_interrupts
 from o2o.core.run_log import RunLog
@@ -123,7 +121,12 @@ class Score:
 
     @classmethod
     def load(cls, path: Path) -> "Score":
-        return cls(**{name: np.array(value) for name, value in json.loads(read_text(path)).items()})
+        """Returns what `save` wrote.
+
+        Raises:
+            UsageError: the file cannot be read, or was edited.
+        """
+        return cls(**{name: np.array(value) for name, value in vars(read_json(path, _SavedScore)).items()})
 
     def summary(self) -> str:
         """Returns success and return with 95 % intervals, as one line."""
@@ -136,6 +139,21 @@ class Score:
             f"success {count}/{n} = {count / n:.0%} [{low:.0%}, {high:.0%}]   "
             f"return {self.returns.mean():.4g} [{return_low:.4g}, {return_high:.4g}]   95 % intervals"
         )
+
+
+@dataclass(frozen=True)
+class _SavedScore:
+    """A `Score` as plain data."""
+
+    successes: tuple[bool, ...]
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    def __post_init__(self):
+        check_finite(self)
+        sizes = [len(column) for column in vars(self).values()]
+        if not min(sizes) == max(sizes) > 0:
+            raise FieldError(self, f"<successes>, <returns> and <lengths> are of {sizes} episodes")
 
 
 def scenes(num: int) -> list[int]:

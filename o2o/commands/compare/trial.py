@@ -1,6 +1,5 @@
 """Runs one preset with one seed: pretrain, evaluate, fine-tune, evaluate, each in its own process."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint, run_checkpoint, trust
-from o2o.core.files import read_text
+from o2o.core.config import check_finite, read_json
+from o2o.core.errors import UsageError
 from o2o.core.run_folder import RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
@@ -53,6 +53,9 @@ class Record:
     weights: int = 0
     failed: str = ""
 
+    def __post_init__(self):
+        check_finite(self)
+
     def cost(self, stage: str) -> Cost:
         return self.costs.get(stage, Cost())
 
@@ -85,17 +88,27 @@ class Trial:
         return ("pretrain", "offline", "finetune", "online") if self.episodes else ("pretrain", "offline")
 
     def score(self, stage: str) -> Score | None:
-        """Score of the evaluation `offline` or `online`; None if it has not run yet."""
+        """Score of the evaluation `offline` or `online`; None if it has not run yet.
+
+        Raises:
+            UsageError: its file cannot be read, or was edited.
+        """
         path = self.folder / f"{stage}.json"
-        return Score.load(path) if path.exists() else None
+        if not path.exists():
+            return None
+        score = Score.load(path)
+        if len(score.successes) != self.scenes:
+            raise UsageError(f"{path} is of {len(score.successes)} scenes, wanted {self.scenes}")
+        return score
 
     def record(self) -> Record:
+        """State so far.
+
+        Raises:
+            UsageError: its file cannot be read, or was edited.
+        """
         path = self.folder / "trial.json"
-        if not path.exists():
-            return Record()
-        data = json.loads(read_text(path))
-        costs = {stage: Cost(**cost) for stage, cost in data["costs"].items()}
-        return Record(**{**data, "done": tuple(data["done"]), "costs": costs})
+        return read_json(path, Record) if path.exists() else Record()
 
     def save(self, record: Record) -> Record:
         checkpoint.write_json(self.folder / "trial.json", asdict(record))
