@@ -19,6 +19,7 @@ from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
 from o2o.hardware.guard import Guard
 from tests.support.paths import REAL_DATA
+from tests.support.peak_memory import NOISE_BYTES, needs_peak, peak_bytes
 
 FLAGS = DataConfig(action_low=(-1.0,), action_high=(1.0,))
 HERE = Path(__file__)  # an existing file, whose size the facts contain
@@ -334,6 +335,18 @@ def test_only_a_sample_of_images_is_read():
     )
     assert read == []
     assert check_recording(recording, transform, FLAGS) == [] and len(read) == 8 * 4
+
+
+@needs_peak
+def test_sampled_images_are_in_memory_one_at_a_time():
+    def rows(start: int, stop: int) -> np.ndarray:
+        return np.random.default_rng(start).integers(0, 256, (stop - start, *shape), np.uint8)
+
+    shape = (1500, 1500, 3)  # 6.75 MB
+    camera = make_lazy_array((11, *shape), rows)
+    recording = make_recording([make_episode(s, obs={"camera": camera}) for s in range(15)])
+    transform = fit_transform(recording, FLAGS)
+    assert peak_bytes(lambda: check_recording(recording, transform, FLAGS)) < 4 * 6.75e6 + NOISE_BYTES
 
 
 def test_unreadable_camera_is_an_error():
