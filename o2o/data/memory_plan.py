@@ -10,11 +10,12 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.memory import format_bytes
 from o2o.core.spec import Spec
-from o2o.data.fit_transform import READ_BYTES
+from o2o.data.fit_transform import READ_BYTES, RESIZE_BYTES
 from o2o.data.formats.lazy_array import LazyArray
 from o2o.data.load import DataConfig
 from o2o.data.replay_buffer import Allocate, ReplayConfig, row_bytes
 
+RESIZE_COPIES = 5  # of an image while it is resized: its pixels, also as floats
 DISK_MARGIN = 1e9  # bytes of the disk that stay free
 
 logger = logging.getLogger("o2o")
@@ -86,9 +87,14 @@ def _in_memory(episode: Episode) -> int:
 def _in_conversion(episode: Episode, spec: Spec) -> int:
     """Returns the bytes that converting the images of an episode takes at most.
 
-    These are the raw images of one observation, of which READ_BYTES are read at a time, and the converted
-    images of all observations.
+    These are the raw images of one observation and the converted images of all observations.
     """
     lazy = [value for name in spec.images if isinstance(value := episode.obs[name], LazyArray)]
-    raw = max((min(value.nbytes, READ_BYTES) for value in lazy), default=0)
+    raw = max(map(_raw_bytes, lazy), default=0)
     return raw + (len(episode) + 1) * sum(int(np.prod(spec.obs[name])) for name in spec.images)
+
+
+def _raw_bytes(images: LazyArray) -> int:
+    """Returns the bytes of the images that are read at a time, and of the copies of a large image."""
+    frame = images.nbytes // len(images)
+    return min(images.nbytes, max(READ_BYTES, frame)) + (RESIZE_COPIES * frame if frame > RESIZE_BYTES else 0)
