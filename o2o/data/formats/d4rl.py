@@ -50,11 +50,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the file.
         DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
-    with hdf5.open_file(path) as file, ThreadPoolExecutor(1) as pool:
+    with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
         columns = _columns(file, path, request)
-        request.check_memory(flat_table.vector_bytes(columns), path)
+        request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
         digest = pool.submit(fingerprint, path)  # hashing and reading both release the interpreter lock
-        return Recording(_episodes(columns, path), path, path.stem, digest.result())
+        return Recording(_episodes(columns, request, path), path, path.stem, digest.result())
 
 
 def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
@@ -80,7 +80,7 @@ def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, fl
     return columns
 
 
-def _episodes(columns: dict[str, flat_table.Column], path: Path) -> list[Episode]:
+def _episodes(columns: dict[str, flat_table.Column], request: ReadRequest, path: Path) -> list[Episode]:
     terminal = flat_table.read_flags(columns["terminals"], "terminals", str(path))
     has_timeouts = "timeouts" in columns
     end = (
@@ -91,6 +91,7 @@ def _episodes(columns: dict[str, flat_table.Column], path: Path) -> list[Episode
     marked, next_obs = bool(end.any()), flat_table.with_prefix(columns, "next_obs.")
     if next_obs and not marked:
         end = flat_table.find_jumps(columns)
+    flat_table.check_episodes(request, columns, terminal | end, path)
     columns = flat_table.complete_next_obs(columns, terminal | end, path)
     episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
     if not episodes:

@@ -13,11 +13,12 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
-from o2o.data.formats.lazy_array import ReadRequest, make_lazy_array
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
 SCALAR_COLUMNS = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number per row
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this
 BLOCK_BYTES = 2**25  # bytes read at once, or one episode if that is longer
+INDEX_BYTES = 24  # per row while the ends of episodes are found: a float, flags, and an index
 MMAP_BYTES = 2**20  # smaller arrays use malloc: Linux allows a process 65,530 mappings only
 
 
@@ -118,7 +119,7 @@ def complete_next_obs(columns: dict[str, Column], end: np.ndarray, path: Path) -
     lacking = sorted(with_prefix(columns, "obs.").keys() - next_obs.keys()) if next_obs else []
     for name in lacking:
         column = columns[f"obs.{name}"]
-        if is_image(column) or not _is_constant(np.asarray(column[:]), end):
+        if is_image(column) or not _is_constant(column, end):
             logger.warning(
                 "%s has no next observations of %r, so the last step of each episode is dropped", path, name
             )
@@ -126,9 +127,15 @@ def complete_next_obs(columns: dict[str, Column], end: np.ndarray, path: Path) -
     return columns | {f"next_obs.{name}": columns[f"obs.{name}"] for name in lacking}
 
 
-def _is_constant(value: np.ndarray, end: np.ndarray) -> bool:
-    changes = (value[1:] != value[:-1]).reshape(len(value) - 1, -1).any(1)
-    return not (changes & ~end[:-1]).any()
+def _is_constant(column: Column, end: np.ndarray) -> bool:
+    """Whether no row within an episode differs from the row before; `end` marks the last row of each."""
+    step = _block_rows({"": column})
+    for start in range(0, len(column) - 1, step):
+        value = np.asarray(column[start : start + step + 1])
+        changes = (value[1:] != value[:-1]).reshape(len(value) - 1, -1).any(1)
+        if (changes & ~end[start : start + len(changes)]).any():
+            return False
+    return True
 
 
 def check_columns(columns: Columns, label: str) -> None:
@@ -164,6 +171,20 @@ def vector_bytes(columns: Columns) -> int:
     """Returns the bytes of memory that `cut_episodes` will take, for `ReadRequest.check_memory`."""
     kept = {name: column for name, column in columns.items() if not name.startswith("next_obs.")}
     return sum(4 * math.prod(column.shape) for column in kept.values() if not is_image(column))
+
+
+def read_block(columns: Columns) -> ReadBlock:
+    """Returns the largest part of a column that is read at once: a chunk, an image, or a scalar column."""
+    blocks = []
+    for name, column in columns.items():
+        chunk = column.chunk_bytes if isinstance(column, hdf5.LazyTable) else 0
+        blocks.append(ReadBlock(chunk, f"a chunk of {name!r}"))
+        if is_image(column):
+            blocks.append(ReadBlock(chunk + column.nbytes // len(column), f"an image of {name!r}"))
+        elif name in SCALAR_COLUMNS:
+            indices = INDEX_BYTES * len(column)
+            blocks.append(ReadBlock(chunk + column.nbytes + indices, f"the column {name!r}"))
+    return largest(blocks)
 
 
 def read_floats(column: Column, name: str, label: str) -> np.ndarray:
@@ -209,6 +230,21 @@ def find_jumps(columns: Columns) -> np.ndarray:
             gap = np.abs(next_row - np.asarray(following[start:stop]).astype(np.float32))
             jump[start:stop] |= gap.reshape(len(gap), -1).max(1, initial=0) > JUMP
     return jump
+
+
+def check_episodes(request: ReadRequest, columns: Columns, last: np.ndarray, path: Path) -> None:
+    """Checks that the budget holds as many episodes as there are ends of one.
+
+    Args:
+        request: its budget.
+        columns: columns that `cut_episodes` reads.
+        last: (N,) whether an episode ends at the row.
+        path: file, for the error message.
+    Raises:
+        DataError: it does not.
+    """
+    block = largest([of_episodes(int(last.sum()) + 1), read_block(columns)])
+    request.check_budget(vector_bytes(columns), path, block)
 
 
 def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label: str) -> list[Episode]:

@@ -50,14 +50,15 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         DataError: the file is not of this format, broken, larger than the budget, or holds anything but
             plain data.
     """
-    content = safe_pickle.load(path)
+    content = safe_pickle.load(path, request)
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, wanted a dict with 'observations'")
     columns = _columns(_tables(content, path), path, request)
-    request.check_memory(flat_table.vector_bytes(columns), path)
+    request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(fingerprint, path)
         terminal, end = _ends(columns, path)
+        flat_table.check_episodes(request, columns, terminal | end, path)
         columns = flat_table.complete_next_obs(columns, terminal | end, path)
         episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
         if not episodes:

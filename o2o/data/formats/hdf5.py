@@ -18,7 +18,9 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.core.files import check_inside, check_regular
+from o2o.data.formats import hdf5_chunks
 from o2o.data.formats.errors import describe_read_error
+from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
 H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 MAX_LINKS = 16  # links that lead to one another; the HDF5 library allows as many
@@ -37,15 +39,19 @@ class OtherFileError(DataError):
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator["Group"]:
+def open_file(path: Path, request: ReadRequest = READ_ALL) -> Iterator["Group"]:
     """Opens a file for reading and turns h5py's errors about broken files into one line.
 
+    Args:
+        path: file.
+        request: its memory budget also limits reads whose size is not in the shape of a table.
     Raises:
         DataError: the file is not HDF5, or is broken.
     """
     try:
         with _open(path) as file:
-            yield Group(_Place(file, path, file), _Place(file, path, file))
+            top = _Place(file, path, file, request)
+            yield Group(top, top)
     except H5PY_ERRORS as error:
         raise DataError(f"{path} is not a readable HDF5 file: {describe_read_error(error, path)}") from error
 
@@ -67,11 +73,13 @@ class _Place:
         node: the object.
         path: the file.
         file: the open file.
+        request: see `open_file`.
     """
 
     node: h5py.Group | h5py.Dataset
     path: Path
     file: h5py.File
+    request: ReadRequest
 
 
 class Group:
@@ -133,7 +141,9 @@ class Group:
 
     def _table(self, place: _Place, name: str) -> "LazyTable | None":
         node = _check_storage(place)
-        return LazyTable(self._top, name, node.shape, node.dtype) if node.shape else None
+        if not node.shape:
+            return None
+        return LazyTable(self._top, name, node.shape, node.dtype, hdf5_chunks.chunk_bytes(node))
 
     def get_number(self, name: str) -> float | None:
         """Reads an attribute that is a single number or boolean; None if there is none."""
@@ -181,12 +191,14 @@ class LazyTable:
         name: path of the table from there, which may lead through links.
         shape: (rows, ...).
         dtype: dtype in the file.
+        chunk_bytes: main memory that reading any row takes, besides the row.
     """
 
     top: _Place
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    chunk_bytes: int
 
     @property
     def is_numeric(self) -> bool:
@@ -201,8 +213,8 @@ class LazyTable:
 
     def __getitem__(self, key) -> np.ndarray:
         if self.top.file:  # its links were looked at when the table was found
-            return self._dataset()[key]
-        with open_file(self.top.path) as group:
+            return self._dataset(key)[key]
+        with open_file(self.top.path, self.top.request) as group:
             table = group.get(self.name)
             if not isinstance(table, LazyTable):
                 raise KeyError(f"{self.name} is no longer a table")
@@ -213,18 +225,42 @@ class LazyTable:
         if self.dtype == np.bool_:
             array[:] = self[start:stop]
         else:
-            self._dataset().read_direct(array, np.s_[start:stop])
+            rows = np.s_[start:stop]
+            self._dataset(rows).read_direct(array, rows)
 
-    def _dataset(self) -> h5py.Dataset:
+    def _dataset(self, key) -> h5py.Dataset:
+        """Returns the table, whose rows of this key fit the budget of the file."""
         node = self.top.file[self.name]
         if not isinstance(node, h5py.Dataset):
             raise KeyError(f"{self.name} is no longer a table")
+        self._check_rows(node, *_row_range(key, len(self)))
         return node
+
+    def _check_rows(self, node: h5py.Dataset, start: int, stop: int) -> None:
+        request, path = self.top.request, self.top.path
+        if request.budget_bytes is None:
+            return
+        size = hdf5_chunks.expanded_bytes(node, start, stop, request.budget_bytes)
+        what = f"a compressed chunk of {self.name!r}, which expands to more than its shape takes"
+        request.check_budget(0, path, ReadBlock(size, what))
+        if self.dtype.kind == "O":
+            size = hdf5_chunks.row_bytes(node, start, stop)
+            request.check_budget(0, path, ReadBlock(size, f"{stop - start} rows of {self.name!r}"))
 
 
 def numeric_tables(group: Group) -> dict[str, LazyTable]:
     """Returns path inside the group -> table, for the tables of numbers, in file order."""
     return {name: table for name, table in group.tables().items() if table.is_numeric}
+
+
+def _row_range(key, length: int) -> tuple[int, int]:
+    """Returns the first row and the end of the rows that an index along the first axis selects."""
+    if isinstance(key, slice):
+        start, stop, step = key.indices(length)
+        return (start, max(start, stop)) if step > 0 else (0, length)
+    if isinstance(key, np.ndarray | list | int | np.integer) and np.size(key):
+        return int(np.min(key)), int(np.max(key)) + 1
+    return 0, length
 
 
 def _follow(place: _Place, name: str, folder: Path, num_links: int = 0) -> _Place | None:
@@ -257,7 +293,7 @@ def _member(place: _Place, name: str, folder: Path, num_links: int) -> _Place | 
         if not other.exists():
             return None
         file = _open(other)
-        return _follow(_Place(file, other, file), f"/{link.path}", folder, num_links + 1)
+        return _follow(_Place(file, other, file, place.request), f"/{link.path}", folder, num_links + 1)
     node = place.node[name]
     return replace(place, node=node) if isinstance(node, h5py.Group | h5py.Dataset) else None
 

@@ -21,6 +21,14 @@ PILLOW_ERRORS = (
 )
 
 
+DECODING_BYTES = 18  # of memory per pixel: Pillow's image and its copies, a progressive JPEG's coefficients
+
+
+def decoding_bytes(shape: tuple[int, ...]) -> int:
+    """Returns the bytes of memory that decoding an image of this shape takes."""
+    return DECODING_BYTES * math.prod(shape[:2])
+
+
 def image_shape(data: bytes, label: str) -> tuple[int, ...]:
     """Returns (H, W, C) of an encoded image, from its header alone.
 

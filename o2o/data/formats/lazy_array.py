@@ -15,6 +15,36 @@ from o2o.core.plugins import not_found
 logger = logging.getLogger("o2o")
 
 
+EPISODE_BYTES = 1500  # memory of an episode besides its values: an `Episode` of a few arrays takes 1.2 kB
+SMALL_BYTES = 2**20  # blocks up to this size are not counted: any program needs as much
+
+
+@dataclass(frozen=True)
+class ReadBlock:
+    """The smallest part of a file that can be read at once, such as a compressed chunk or an image.
+
+    Attributes:
+        num_bytes: main memory that reading it takes.
+        what: the part, for the error message, such as `a chunk of 'observations'`.
+    """
+
+    num_bytes: float = 0
+    what: str = ""
+
+
+NO_BLOCK = ReadBlock()
+
+
+def of_episodes(num: int) -> ReadBlock:
+    """Returns the memory that so many episodes take besides their values."""
+    return ReadBlock(num * EPISODE_BYTES, f"{num} episodes")
+
+
+def largest(blocks: Iterable[ReadBlock]) -> ReadBlock:
+    """Returns the block that takes most memory; one of 0 bytes if there are none."""
+    return max(blocks, key=lambda block: block.num_bytes, default=NO_BLOCK)
+
+
 @dataclass(frozen=True)
 class ReadRequest:
     """Which columns to read and how much memory they may take. Names are those that the reader shows.
@@ -46,22 +76,33 @@ class ReadRequest:
                 raise UsageError(f"{path}: {not_found('observation', name, available)}")
         return dict(self.obs) or {name: name for name in available}
 
-    def check_memory(self, num_bytes: float, path: Path) -> None:
-        """Checks the memory budget; readers call it before they read vectors into memory.
+    def check_memory(self, num_bytes: float, path: Path | str, block: ReadBlock = NO_BLOCK) -> None:
+        """Checks the memory budget; readers call it before they read vectors into memory, and log that.
 
         Args:
             num_bytes: bytes that the vectors will take; images that stay on disk do not count.
             path: file, for the log and the error message.
+            block: the largest part of the file that is read at once.
         Raises:
-            DataError: the vectors exceed the budget.
+            DataError: the vectors and the block exceed the budget.
         """
         logger.info("%s: reading %s of vectors into memory", path, format_bytes(num_bytes))
-        if self.budget_bytes is not None and num_bytes > self.budget_bytes:
-            raise DataError(
-                f"{path} needs {format_bytes(num_bytes)} of memory for its vectors, the budget is "
-                f"{format_bytes(self.budget_bytes)}; raise --dataset.memory-budget, "
-                "or read less with --dataset.obs"
-            )
+        self.check_budget(num_bytes, path, block)
+
+    def check_budget(self, num_bytes: float, path: Path | str, block: ReadBlock = NO_BLOCK) -> None:
+        """Does the same without the log, for needs that become known while the file is read."""
+        block = block if block.num_bytes > SMALL_BYTES else NO_BLOCK
+        need = num_bytes + block.num_bytes
+        if self.budget_bytes is None or need <= self.budget_bytes:
+            return
+        parts = {"its vectors": num_bytes, block.what: block.num_bytes}
+        parts = {what: f"{format_bytes(size)} for {what}" for what, size in parts.items() if size}
+        listed = f", {' and '.join(parts.values())}" if len(parts) > 1 else f" for {''.join(parts)}"
+        raise DataError(
+            f"{path} needs {format_bytes(need)} of memory{listed}; the budget is "
+            f"{format_bytes(self.budget_bytes)}: raise --dataset.memory-budget, "
+            "or read less with --dataset.obs"
+        )
 
 
 READ_ALL = ReadRequest()

@@ -14,13 +14,14 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
-from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, gather
+from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, gather, of_episodes
 from o2o.data.formats.lerobot_images import EpisodeImages, EpisodeRows
 from o2o.data.formats.lerobot_layout import INDEX_COLUMNS, Layout
 from o2o.data.formats.parquet import Table
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "LeRobot"
+INDEX_BYTES = 64  # of memory per row while rows are grouped by episode and ordered
 
 logger = logging.getLogger("o2o")
 
@@ -57,21 +58,22 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the dataset, or pyarrow or PyAV is not installed.
         DataError: the dataset is broken, larger than the budget, or inconsistent.
     """
-    info = lerobot_meta.read_info(path)
-    table = parquet.open_table(_parquet_files(path))
+    info = lerobot_meta.read_info(path, request)
+    table = parquet.open_table(_parquet_files(path), request)
     layout = lerobot_layout.resolve_layout(table, info, request, path)
     values = _read_values(table, layout, request, path)
-    rows, meta = _episode_rows(table, values, path), lerobot_meta.read_episodes(path)
+    held = sum(value.nbytes for value in values.values())
+    request.check_budget(held, path, ReadBlock(INDEX_BYTES * len(table), "the order of the rows"))
+    rows, meta = _episode_rows(table, values, path), lerobot_meta.read_episodes(path, request)
+    request.check_budget(held, path, of_episodes(len(rows)))
     lengths = {number: len(indices) for number, indices in rows.items()}
     lerobot_meta.warn_differences(lengths, info, meta, path)
     images: dict[str, EpisodeImages] = {}
     for name, inside in layout.obs.items():
         if inside in table.columns_of("image"):
-            images[name] = lerobot_images.images_from_column(table, inside, rows, path)
+            images[name] = lerobot_images.images_from_column(table, inside, rows, path, held)
         elif inside not in values:
-            frames = lerobot_images.images_from_videos(
-                path, inside, info, rows, values, meta, required=bool(request.obs)
-            )
+            frames = lerobot_images.images_from_videos(path, inside, info, rows, values, meta, request)
             images |= {name: frames} if frames else {}
     episodes = _episodes(layout, values, images, rows, path)
     fps = lerobot_meta.frame_rate(info)
@@ -94,7 +96,8 @@ def _read_values(table: Table, layout: Layout, request: ReadRequest, path: Path)
     """Returns column -> (N, *shape) float32; index columns -> (N,) float64."""
     index_columns = [name for name in INDEX_COLUMNS if name in table.columns_of("number")]
     kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(index_columns, np.float64)
-    columns = {name: (table.row_shape(name), kind) for name, kind in kinds.items()}
+    shapes = table.row_shapes(list(kinds))
+    columns = {name: (shapes[name], kind) for name, kind in kinds.items()}
     row_bytes = sum(np.dtype(kind).itemsize * math.prod(shape) for shape, kind in columns.values())
     request.check_memory(len(table) * row_bytes, path)
     values = table.read_numbers(columns)

@@ -9,7 +9,7 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.core.files import read_bytes
 from o2o.data.formats import image_codec, lerobot_clips, lerobot_meta, video
-from o2o.data.formats.lazy_array import make_lazy_array
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, make_lazy_array
 from o2o.data.formats.lerobot_meta import EpisodeMeta
 from o2o.data.formats.parquet import Table
 
@@ -19,11 +19,19 @@ EpisodeImages = dict[int, np.ndarray]  # episode -> (L, H, W, C) uint8, on disk
 logger = logging.getLogger("o2o")
 
 
-def images_from_column(table: Table, name: str, rows: EpisodeRows, path: Path) -> EpisodeImages:
+def images_from_column(
+    table: Table, name: str, rows: EpisodeRows, path: Path, held_bytes: float
+) -> EpisodeImages:
     """Returns the images of a column that holds encoded images or paths of image files.
 
+    Args:
+        table: the tables of the dataset.
+        name: column.
+        rows: rows of each episode.
+        path: folder of the dataset.
+        held_bytes: main memory that the dataset's vectors take.
     Raises:
-        DataError: the first image is missing or broken.
+        DataError: the first image is missing, broken, or too large for the memory budget.
     """
 
     def load(stored: bytes | str, label: str) -> bytes:
@@ -32,16 +40,18 @@ def images_from_column(table: Table, name: str, rows: EpisodeRows, path: Path) -
         file = (path / stored).resolve()
         if not file.is_relative_to(path.resolve()) or not file.is_file():
             raise DataError(f"{label} names the image {stored!r}, which is not in {path}")
+        table.request.check_budget(0, label, ReadBlock(file.stat().st_size, "the file of the image"))
         return read_bytes(file)
 
-    first = table.read_images(name, next(iter(rows.values()))[:1])[0]
+    first = next(table.read_images(name, next(iter(rows.values()))[:1]))
     shape = image_codec.image_shape(load(*first), first[1])
+    block = ReadBlock(image_codec.decoding_bytes(shape), f"an image of {name!r}")
+    table.request.check_budget(held_bytes, path, block)
 
     def lazy_images(frames: np.ndarray) -> np.ndarray:
         def read(start: int, stop: int) -> np.ndarray:
-            stored = table.read_images(name, frames[start:stop])
-            out = np.empty((len(stored), *shape), np.uint8)
-            for image, one in zip(out, stored, strict=True):
+            out = np.empty((stop - start, *shape), np.uint8)
+            for image, one in zip(out, table.read_images(name, frames[start:stop]), strict=True):
                 image[...] = image_codec.decode(load(*one), shape, one[1])
             return out
 
@@ -57,7 +67,7 @@ def images_from_videos(
     rows: EpisodeRows,
     values: Mapping[str, np.ndarray],
     meta: EpisodeMeta,
-    required: bool,
+    request: ReadRequest,
 ) -> EpisodeImages:
     """Returns the frames of a camera's videos, each the nearest to its row's timestamp.
 
@@ -70,17 +80,19 @@ def images_from_videos(
         rows: rows of each episode.
         values: column -> (N,), of which `timestamp` and `frame_index` are used.
         meta: metadata per episode.
-        required: whether a missing file is an error; else it is logged and the result is empty.
+        request: if it names observations, a missing file is an error; else it is logged and the result is
+            empty.
     Raises:
         UsageError: PyAV is not installed.
-        DataError: files are missing, the first is broken, or the times of the frames are unknown.
+        DataError: files are missing, the first is broken or too large for the memory budget, or the times
+            of the frames are unknown.
     """
     files, fps = lerobot_clips.list_videos(path), lerobot_meta.frame_rate(info)
     lengths = {number: len(frames) for number, frames in rows.items()}
     clips = lerobot_clips.locate_clips(path, files, key, info, fps, lengths, meta)
     needed = {clip.path for clip in clips.values()}
     missing = sorted(map(str, needed - set(files)))
-    if missing and required:
+    if missing and request.obs:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(f"{path}: videos of {key!r} are missing: {', '.join(missing[:3])}{more}")
     if missing:
@@ -90,7 +102,10 @@ def images_from_videos(
             path, key, counts, missing[0],
         )  # fmt: skip
         return {}
-    shape = video.frame_shape(next(iter(clips.values())).path)
+    first = next(iter(clips.values())).path
+    shape = video.frame_shape(first, request)
+    held = sum(value.nbytes for value in values.values())
+    request.check_budget(held, first, ReadBlock(video.decoding_bytes(shape), "decoding its frames"))
     stated = lerobot_meta.camera_shapes(info)[key]
     if stated and sorted(stated) != sorted(shape):
         logger.warning("%s: info.json states shape %s for %r, its videos have %s", path, stated, key, shape)

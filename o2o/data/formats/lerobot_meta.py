@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import DataError
-from o2o.core.files import read_bytes
 from o2o.data.formats import parquet
+from o2o.data.formats.json_file import read_text_bytes
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 
+ENTRY_BYTES = 500  # of memory of an entry of `EpisodeMeta`
 EpisodeMeta = Mapping[int, Mapping[str, float]]  # episode -> its length, and the position of its videos
 
 logger = logging.getLogger("o2o")
 
 
-def read_info(path: Path) -> dict:
+def read_info(path: Path, request: ReadRequest) -> dict:
     """Reads `meta/info.json`.
 
     Raises:
@@ -25,7 +27,7 @@ def read_info(path: Path) -> dict:
     if not file.is_file():
         raise DataError(f"{path} has no meta/info.json, which states the frame rate and the cameras")
     try:
-        info = _parse_json(read_bytes(file), str(file))
+        info = _parse_json(read_text_bytes(file, request), str(file))
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     version = info.get("codebase_version")
@@ -68,14 +70,14 @@ def frame_rate(info: Mapping) -> float | None:
     return fps if 0 < fps < math.inf else None
 
 
-def read_episodes(path: Path) -> EpisodeMeta:
+def read_episodes(path: Path, request: ReadRequest) -> EpisodeMeta:
     """Reads `meta/episodes.jsonl` (v2) or `meta/episodes/**/*.parquet` (v3); empty if both are missing.
 
     Raises:
-        DataError: a file is broken.
+        DataError: a file is broken, or larger than the budget.
     """
     result: dict[int, Mapping[str, float]] = {}
-    for label, entry in _read_entries(path / "meta"):
+    for label, entry in _read_entries(path / "meta", request):
         number = entry.get("episode_index")
         if not isinstance(number, (int, float)) or number != number // 1:
             raise DataError(f"{label} has the episode_index {number!r}, wanted an integer")
@@ -85,14 +87,14 @@ def read_episodes(path: Path) -> EpisodeMeta:
     return result
 
 
-def _read_entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
+def _read_entries(meta: Path, request: ReadRequest) -> Iterator[tuple[str, Mapping]]:
     lines = meta / "episodes.jsonl"
     if lines.is_file():
-        for row, line in enumerate(read_bytes(lines).splitlines(), 1):
+        for row, line in enumerate(read_text_bytes(lines, request).splitlines(), 1):
             if line.strip():
                 yield f"{lines} line {row}", _parse_json(line, f"{lines} line {row}")
     for file in sorted([*meta.glob("episodes.parquet"), *(meta / "episodes").rglob("*.parquet")]):
-        table = parquet.open_table([file])
+        table = parquet.open_table([file], request)
         names = [
             n
             for n in table.columns_of("number")
@@ -100,7 +102,11 @@ def _read_entries(meta: Path) -> Iterator[tuple[str, Mapping]]:
         ]
         if "episode_index" not in names:
             raise DataError(f"{file} has no episode_index; it has {', '.join(table.kinds)}")
-        columns = table.read_numbers({name: (table.row_shape(name), float) for name in names})
+        shapes = table.row_shapes(names)
+        row_values = sum(math.prod(shape) for shape in shapes.values())
+        need = ReadBlock(len(table) * (ENTRY_BYTES + 8 * row_values), f"{len(table)} rows")
+        request.check_budget(0, file, need)
+        columns = table.read_numbers({name: (shape, float) for name, shape in shapes.items()})
         lists = {
             name: column.ravel().tolist() for name, column in columns.items() if column.size == len(table)
         }

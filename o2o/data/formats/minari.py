@@ -1,9 +1,12 @@
 """Reads Minari datasets of versions 0.4 and 0.5, stored as HDF5 or Arrow; `minari_write` writes them."""
 
 import logging
+import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,19 @@ from gymnasium import spaces
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
-from o2o.core.files import read_bytes
+from o2o.core.files import open_regular
 from o2o.core.plugins import not_found
 from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
-from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, make_lazy_array
-from o2o.data.formats.minari_files import MAIN_FILE, MinariFiles, Table
+from o2o.data.formats.lazy_array import (
+    READ_ALL,
+    ReadBlock,
+    ReadRequest,
+    largest,
+    make_lazy_array,
+    of_episodes,
+)
+from o2o.data.formats.minari_files import MAIN_FILE, STEP_TABLES, MinariFiles, Table
 from o2o.data.formats.minari_meta import MinariMetadata, read_metadata
 from o2o.data.formats.minari_spaces import flatten_space, is_numeric
 from o2o.data.formats.minari_write import write as write
@@ -26,6 +36,7 @@ from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "Minari"
 INFOS = "infos/"
+DECODE_BYTES = 2**25  # of images that are decoded from rows read at once
 READ_ERRORS = (  # raised by Minari, h5py and pyarrow for broken files
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
     *(RuntimeError, MemoryError, OverflowError),  # includes `RecursionError` and `NotImplementedError`
@@ -55,11 +66,18 @@ def find_data_folder(path: Path) -> Path | None:
         path = path.parent if path.name in (MAIN_FILE, "metadata.json") else path
     for folder in (path, path / "data"):
         metadata = folder / "metadata.json"
-        if (folder / MAIN_FILE).is_file() or (
-            metadata.is_file() and b"minari_version" in read_bytes(metadata)
-        ):
+        if (folder / MAIN_FILE).is_file() or (metadata.is_file() and _contains(metadata, b"minari_version")):
             return folder
     return None
+
+
+def _contains(path: Path, word: bytes) -> bool:
+    """Whether a file contains a word; the file may be larger than the memory."""
+    with open_regular(path) as file:
+        if not file.read(1):
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(word) >= 0
 
 
 def matches(path: Path) -> bool:
@@ -91,8 +109,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     if folder is None:
         raise DataError(f"{path} is not a Minari dataset: no metadata.json in it or in its data folder")
     with _as_data_error(path):
-        metadata = read_metadata(folder)
-        with files.open_dataset(folder, metadata.data_format) as dataset:
+        metadata = read_metadata(folder, request)
+        with files.open_dataset(folder, metadata.data_format, request) as dataset:
             episodes = _read_episodes(dataset, metadata, request, path)
     box = metadata.action_space if request.action in ("", "actions") else None
     return Recording(
@@ -148,13 +166,15 @@ def _read_episodes(
     layout = _resolve_layout(dataset, metadata, first, request, path)
     steps = metadata.num_steps
     steps = steps or len(_table(first, "actions", f"{path} episode 0")) * metadata.num_episodes
-    request.check_memory((steps + metadata.num_episodes) * _row_bytes(first, layout), path)
-    episodes = [
-        _read_episode(
-            dataset.tables(number), dataset.episode_metadata(number), layout, f"{path} episode {number}"
-        )
-        for number in range(metadata.num_episodes)
-    ]
+    row_bytes = _needs(first, layout)[0] / (len(_table(first, "rewards", f"{path} episode 0")) + 1)
+    request.check_memory((steps + metadata.num_episodes) * row_bytes, path)
+    episodes, num_bytes = [], 0
+    for number in range(metadata.num_episodes):
+        tables, label = dataset.tables(number), f"{path} episode {number}"
+        vectors, block = _needs(tables, layout)
+        num_bytes += vectors  # the metadata may state fewer steps
+        request.check_budget(num_bytes, path, largest([block, of_episodes(number + 1)]))
+        episodes.append(_read_episode(tables, dataset.episode_metadata(number), layout, label))
     num_steps = sum(map(len, episodes))
     if metadata.num_steps not in (None, num_steps):
         logger.warning("%s has %d steps, its metadata say %d", path, num_steps, metadata.num_steps)
@@ -186,11 +206,34 @@ def _resolve_layout(
     )
 
 
-def _row_bytes(tables: dict[str, Table], layout: Layout) -> int:
-    """Returns the bytes of memory per row; images, also the rare encoded (H, W) ones, count 0."""
-    names = {layout.action, layout.reward, *(table for table, _ in layout.obs.values())}
-    names |= {name for name in tables if name.startswith(INFOS)}
-    return sum(tables[name].row_bytes for name in names if name in tables and not tables[name].is_image)
+def _needs(tables: dict[str, Table], layout: Layout) -> tuple[int, ReadBlock]:
+    """Returns the memory in bytes that an episode's vectors take, and the largest part read at once."""
+    obs = dict(layout.obs.values())
+    names = {*STEP_TABLES, layout.action, layout.reward, *obs}
+    num_bytes, blocks = 0, []
+    for name, table in tables.items():
+        if name not in names and not name.startswith(INFOS):
+            continue
+        shape, block_bytes = _encoded_shape(table, obs.get(name)), table.block_bytes
+        if shape:
+            block_bytes += table.row_bytes + image_codec.decoding_bytes(shape)
+            num_bytes += len(table) * math.prod(shape) if len(shape) == 2 else 0
+        elif table.is_image:
+            block_bytes += table.row_bytes
+        else:
+            num_bytes += len(table) * table.row_bytes
+        if name in (layout.action, layout.reward) and table.dtype is not None and table.dtype.kind != "f":
+            num_bytes += math.prod(table.shape) * np.dtype(float).itemsize  # integers become floats
+        blocks.append(ReadBlock(block_bytes, f"a chunk or image of {name!r}"))
+    return num_bytes, largest(blocks)
+
+
+def _encoded_shape(table: Table, space: gymnasium.Space | None) -> tuple[int, ...]:
+    """Returns the shape (H, W) or (H, W, C) of a table of encoded images; () for any other table."""
+    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)):
+        return ()
+    plain = table.with_row_shape(space.shape)
+    return () if plain.dtype is not None and plain.shape[1:] == space.shape else space.shape
 
 
 def _read_episode(
@@ -245,22 +288,24 @@ def _read_floats(tables: dict[str, Table], name: str, label: str) -> np.ndarray:
 def _read_obs(tables: dict[str, Table], name: str, space: gymnasium.Space | None, label: str) -> np.ndarray:
     table, label = _table(tables, name, label), f"{label}: {name!r}"
     shape = table.shape[1:] if space is None else space.shape or ()
-    table = table.with_row_shape(shape)
-    if table.dtype is not None and table.shape[1:] == shape:
-        return (
-            make_lazy_array(table.shape, lambda a, b: np.asarray(table.read(a, b)))
-            if table.is_image
-            else table.read_all()
-        )
-    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) in (2, 3)):
+    encoded, table = _encoded_shape(table, space), table.with_row_shape(shape)
+    if encoded:
+        read = partial(_decode, table, encoded, label)
+        return make_lazy_array((len(table), *encoded), read) if len(encoded) == 3 else read(0, len(table))
+    if table.dtype is None or table.shape[1:] != shape:
         raise DataError(f"{label} has rows of shape {table.shape[1:]}, its space says {shape}")
+    if table.is_image:
+        return make_lazy_array(table.shape, lambda a, b: np.asarray(table.read(a, b)))
+    return table.read_all()
 
-    def read(start: int, stop: int) -> np.ndarray:
-        rows = [bytes(row) for row in table.read(start, stop)]
-        images = [image_codec.decode(row, shape, f"{label} row {start + i}") for i, row in enumerate(rows)]
-        return np.stack(images) if images else np.empty((0, *shape), np.uint8)
 
-    return make_lazy_array((len(table), *shape), read) if len(shape) == 3 else read(0, len(table))
+def _decode(table: Table, shape: tuple[int, ...], label: str, start: int, stop: int) -> np.ndarray:
+    """Returns (n, *shape) uint8, decoded from rows that hold JPEG images; a few are read at a time."""
+    images, step = np.empty((stop - start, *shape), np.uint8), max(DECODE_BYTES // math.prod(shape), 1)
+    for first in range(start, stop, step):
+        for row, data in enumerate(table.read(first, min(first + step, stop)), first):
+            images[row - start] = image_codec.decode(bytes(data), shape, f"{label} row {row}")
+    return images
 
 
 def _read_infos(

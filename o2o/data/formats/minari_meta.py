@@ -1,6 +1,5 @@
 """Reads the metadata of a Minari dataset."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import gymnasium
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.core.files import read_bytes
 from o2o.data.formats import hdf5
+from o2o.data.formats.json_file import check_text, read_json
+from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.minari_files import MAIN_FILE
 
 NUMBERS = ("total_episodes", "total_steps")
@@ -38,18 +38,19 @@ class MinariMetadata:
     control_hz: float | None
 
 
-def read_metadata(folder: Path) -> MinariMetadata:
+def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
     """Reads the metadata from `metadata.json`, or from the HDF5 file, where early versions of Minari put it.
 
     Raises:
-        DataError: Minari does not read this version, or a required entry is missing.
+        DataError: Minari does not read this version, a required entry is missing, or the metadata exceed the
+            memory budget.
         Exception: the metadata are broken in another way.
     """
     import minari
     from minari.serialization import deserialize_space
 
     if (folder / "metadata.json").is_file():
-        data: dict[str, Any] = json.loads(read_bytes(folder / "metadata.json"))
+        data: dict[str, Any] = read_json(folder / "metadata.json", request)
     else:
         with hdf5.open_file(folder / MAIN_FILE) as file:
             numbers = {name: file.get_number(name) for name in NUMBERS}
@@ -64,6 +65,7 @@ def read_metadata(folder: Path) -> MinariMetadata:
     for name in ("observation_space", "action_space"):
         if name not in data:  # Minari would create the environment to get the space, which runs code
             raise DataError(f"{folder} does not state its {name}")
+        check_text(str(data[name]).encode(), f"the {name} of {folder}", request)
     hz = data.get("control_hz")
     if hz is not None and not (np.isfinite(float(hz)) and float(hz) > 0):
         raise DataError(f"{folder}: control_hz is {hz}, wanted a rate above 0")

@@ -1,19 +1,27 @@
 """Reads columns of parquet files: numbers as arrays, images as encoded bytes or paths."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
-from o2o.core.files import check_regular
+from o2o.core.files import check_regular, open_regular
+from o2o.data.formats import parquet_pages
 from o2o.data.formats.errors import describe_read_error
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 
 BUFFER_BYTES = 2**20  # read-ahead per column
-NUMBER_ROWS, IMAGE_ROWS = 2**14, 16  # rows decoded at once
+NUMBER_ROWS, IMAGE_ROWS = 2**14, 16  # rows decoded at once, or fewer if they are long
+BATCH_BYTES = 2**25  # of rows decoded at once, or one row if that is longer
+PAGE_COPIES = 3  # of a page with images: as decompressed, in Arrow's array, and as bytes
+VALUE_BYTES = 16  # of memory of a value while it is decoded, with its levels
 
 
 def _library():
@@ -49,11 +57,13 @@ class Table:
         files: files that have rows.
         begins: (F + 1,) first row of each file, followed by the number of rows.
         kinds: column -> `number`, `image` or `other`, from the first file.
+        request: its memory budget.
     """
 
     files: Sequence[Path]
     begins: np.ndarray
     kinds: Mapping[str, str]
+    request: ReadRequest
 
     def __len__(self) -> int:
         return int(self.begins[-1])
@@ -62,15 +72,27 @@ class Table:
         """Returns the names of the columns of this kind."""
         return [name for name, column_kind in self.kinds.items() if column_kind == kind]
 
-    def row_shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of one row of a numeric column, from its first row; () for a scalar."""
-        with _open(self.files[0]) as file:
-            for batch in file.iter_batches(1, columns=[name], use_threads=False):
-                value = batch.column(name)[0].as_py()
-                if value is None or 0 in np.shape(value):
-                    raise DataError(f"{self.files[0]}: {name!r} is empty in row 0")
-                return np.shape(value)
-        raise DataError(f"{self.files[0]} has no rows, but its footer states some")
+    def row_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of one row of each numeric column, from its first row; () for a scalar.
+
+        Raises:
+            DataError: a row is empty, or could be larger than the budget.
+        """
+        path, shapes = self.files[0], {}
+        with _open(path) as file:
+            groups = range(min(file.num_row_groups, 1))
+            sizes, rows = _column_sizes(file, path, names, groups), file.metadata.row_group(0).num_rows
+            for name in names:
+                row_size = _row_size(file.schema_arrow.field(name).type)
+                self.request.check_budget(0, path, _rows_block(name, rows, row_size, sizes[name]))
+            for batch in file.iter_batches(1, columns=list(names), use_threads=False):
+                for name in names:
+                    value = batch.column(name)[0].as_py()
+                    if value is None or 0 in np.shape(value):
+                        raise DataError(f"{path}: {name!r} is empty in row 0")
+                    shapes[name] = np.shape(value)
+                return shapes
+        raise DataError(f"{path} has no rows, but its footer states some")
 
     def read_numbers(self, columns: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
         """Reads numeric columns; returns column -> (N, *shape of a row).
@@ -85,26 +107,31 @@ class Table:
         except (MemoryError, ValueError) as error:
             raise DataError(f"{self.files[0]}: {len(self)} rows do not fit into memory") from error
         for path, start, stop in zip(self.files, self.begins[:-1], self.begins[1:], strict=True):
-            _read_into(path, {name: value[start:stop] for name, value in values.items()})
+            _read_into(path, {name: value[start:stop] for name, value in values.items()}, self.request)
         return values
 
-    def read_images(self, name: str, rows: np.ndarray) -> list[tuple[bytes | str, str]]:
-        """Returns (encoded image or path of its file, label for errors) for each of these rows."""
+    def read_images(self, name: str, rows: np.ndarray) -> Iterator[tuple[bytes | str, str]]:
+        """Yields (encoded image or path of its file, label for errors) for each of these rows.
+
+        Raises:
+            DataError: a file is broken, or a page of it is larger than the budget.
+        """
         number = np.searchsorted(self.begins, rows, "right") - 1
         cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(number) != 0)) + 1
-        result = []
         for run in np.split(np.arange(len(rows)), cuts):
             if len(run):
                 path, begin = self.files[int(number[run[0]])], int(self.begins[number[run[0]]])
                 first = int(rows[run[0]]) - begin
-                images = _read_images(path, name, first, first + len(run))
-                result += [(one, f"{path}: {name!r} in row {first + i}") for i, one in enumerate(images)]
-        return result
+                images = _read_images(path, name, first, first + len(run), self.request)
+                yield from ((one, f"{path}: {name!r} in row {first + i}") for i, one in enumerate(images))
 
 
-def open_table(files: Sequence[Path]) -> Table:
+def open_table(files: Sequence[Path], request: ReadRequest) -> Table:
     """Returns the table that the files form together; reads their schemas only.
 
+    Args:
+        files: parquet files.
+        request: its memory budget limits what is read at once.
     Raises:
         UsageError: pyarrow is not installed.
         DataError: a file is missing or broken, or there are no rows.
@@ -114,7 +141,7 @@ def open_table(files: Sequence[Path]) -> Table:
     if not full:
         raise DataError(f"{files[0]} has no rows" if files else "no parquet files")
     begins = np.cumsum([0, *(schemas[path][0] for path in full)], dtype=np.int64)
-    return Table(full, begins, schemas[full[0]][1])
+    return Table(full, begins, schemas[full[0]][1], request)
 
 
 def _read_schema(path: Path) -> tuple[int, dict[str, str]]:
@@ -142,14 +169,77 @@ def _element(type_) -> tuple[Any, int]:
     return type_, depth
 
 
-def _read_into(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def whole_bytes(path: Path) -> int:
+    """Returns the most memory in bytes that reading any column of a file as a whole takes.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    with _open(path) as file:
+        names = [field.name for field in file.schema_arrow]
+        sizes = _column_sizes(file, path, names, range(file.num_row_groups)).values()
+        return max(VALUE_BYTES * size.num_values + IMAGE_ROWS * size.page_bytes for size in sizes)
+
+
+def _column_sizes(
+    file, path: Path, names: Iterable[str], groups: Sequence[int]
+) -> dict[str, parquet_pages.ColumnSize]:
+    """Returns the sizes of the pages of each column in these row groups, read from their headers."""
+    leaves, number = {}, 0
+    for field in file.schema_arrow:
+        leaves[field.name] = range(number, number + _num_leaves(field.type))
+        number = leaves[field.name].stop
+    parts = [file.metadata.row_group(group) for group in groups]
+    with open_regular(path) as opened:
+        small = os.fstat(opened.fileno()).st_size <= BUFFER_BYTES
+        raw = io.BytesIO(opened.read()) if small else opened
+        return {
+            name: parquet_pages.total(
+                _chunk_size(raw, part.column(i)) for part in parts for i in leaves[name]
+            )
+            for name in names
+        }
+
+
+def _num_leaves(type_) -> int:
+    """Returns the number of columns of the file that a column of this type consists of."""
+    num = type_.num_fields
+    return sum(_num_leaves(type_.field(i).type) for i in range(num)) if num else 1
+
+
+def _chunk_size(file: BinaryIO, chunk) -> parquet_pages.ColumnSize:
+    offsets = [chunk.data_page_offset, *([chunk.dictionary_page_offset] if chunk.has_dictionary_page else [])]
+    start = min(offset for offset in offsets if offset is not None)
+    return parquet_pages.column_size(file, start, start + chunk.total_compressed_size)
+
+
+def _rows_block(name: str, rows: int, row_size: int, size: parquet_pages.ColumnSize) -> ReadBlock:
+    """Returns the memory that reading a few rows of numbers takes: a page, and rows that are too long."""
+    extra = max(size.num_values - rows * row_size, 0)
+    return ReadBlock(size.page_bytes + VALUE_BYTES * extra, f"the largest rows of {name!r}")
+
+
+def _row_size(type_) -> int:
+    """Returns the number of values of a row, from its type; 0 if rows differ in it."""
+    if not type_.num_fields:
+        return 1
+    return getattr(type_, "list_size", 0) * _row_size(type_.value_type)
+
+
+def _read_into(path: Path, arrays: Mapping[str, np.ndarray], request: ReadRequest) -> None:
     """Fills arrays, as long as the file, with its numeric columns."""
     start, quiet = 0, np.errstate(over="ignore", invalid="ignore")  # non-finite values are reported later
     with _open(path) as file, quiet:
         absent = [name for name in arrays if name not in file.schema_arrow.names]
         if absent:
             raise DataError(f"{path} has no column {absent[0]!r}, which other files have")
-        for batch in file.iter_batches(NUMBER_ROWS, columns=list(arrays), use_threads=False):
+        sizes = _column_sizes(file, path, arrays, range(file.num_row_groups))
+        for name, array in arrays.items():
+            block = _rows_block(name, len(array), math.prod(array.shape[1:]), sizes[name])
+            request.check_budget(0, path, block)
+        row_bytes = sum(array.nbytes // len(array) for array in arrays.values())
+        rows = min(max(BATCH_BYTES // max(row_bytes, 1), 1), NUMBER_ROWS)
+        for batch in file.iter_batches(rows, columns=list(arrays), use_threads=False):
             batch.validate(full=True)
             stop = start + len(batch)
             for name, array in arrays.items():
@@ -193,25 +283,28 @@ def _check_no_nulls(column, label: str, start: int) -> None:
         raise DataError(f"{label} lacks {column.null_count} values from row {start} on")
 
 
-def _read_images(path: Path, name: str, start: int, stop: int) -> list[bytes | str]:
-    """Reads rows of an image column; only the row groups that contain them are read."""
-    result: list[bytes | str] = []
+def _read_images(path: Path, name: str, start: int, stop: int, request: ReadRequest) -> Iterator[bytes | str]:
+    """Yields the images in rows of a column; only the row groups that contain them are read."""
+    num = 0
     with _open(path) as file:
-        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        begins = np.cumsum([0, *sizes])
-        groups = [i for i, size in enumerate(sizes) if begins[i] < stop and begins[i] + size > start]
-        first = int(begins[groups[0]]) if groups else 0
-        for batch in file.iter_batches(IMAGE_ROWS, row_groups=groups, columns=[name], use_threads=False):
+        lengths = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        begins = np.cumsum([0, *lengths])
+        groups = [i for i, size in enumerate(lengths) if begins[i] < stop and begins[i] + size > start]
+        page_bytes = _column_sizes(file, path, [name], groups)[name].page_bytes
+        request.check_budget(0, path, ReadBlock(PAGE_COPIES * page_bytes, f"a page of {name!r}"))
+        first, rows = int(begins[groups[0]]) if groups else 0, BATCH_BYTES // max(page_bytes, 1)
+        rows = min(max(rows, 1), IMAGE_ROWS)  # every row of a batch may be as long as the page
+        for batch in file.iter_batches(rows, row_groups=groups, columns=[name], use_threads=False):
             batch.validate(full=True)
             column = batch.column(name)
             for i in range(max(start - first, 0), min(stop - first, len(batch))):
-                result.append(_stored_image(column[i].as_py(), f"{path}: {name!r} in row {first + i}"))
+                yield _stored_image(column[i].as_py(), f"{path}: {name!r} in row {first + i}")
+                num += 1
             first += len(batch)
             if first >= stop:
                 break
-    if len(result) != stop - start:
-        raise DataError(f"{path} has {len(result)} of the rows {start} to {stop - 1}")
-    return result
+    if num != stop - start:
+        raise DataError(f"{path} has {num} of the rows {start} to {stop - 1}")
 
 
 def _stored_image(value: dict | bytes | None, label: str) -> bytes | str:

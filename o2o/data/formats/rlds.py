@@ -12,8 +12,8 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import tfds, tfrecord
-from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
+from o2o.data.formats import image_codec, tfds, tfrecord
+from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 from o2o.data.formats.rlds_layout import (
     STEP_PREFIX,
@@ -61,18 +61,23 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the dataset.
         DataError: the dataset is not of this format, broken, larger than the budget, or inconsistent.
     """
-    split = tfds.find_split(path)
+    split = tfds.find_split(path, request)
     layout = resolve_layout(split.features, request, path)
-    stored = [episode for number in range(len(split.files)) for episode in _index_file(split, number, layout)]
+    stored: list[StoredEpisode] = []
+    for number in range(len(split.files)):
+        stored += _index_file(split, number, layout, request)
+        request.check_budget(0, path, of_episodes((1 + len(split.features)) * len(stored)))
     if not stored:
         raise DataError(f"{path} has no episodes")
+    block = _read_block(stored, layout)
+    request.check_budget(0, path, block)
     lengths = [_num_steps(episode, layout) for episode in stored]
-    request.check_memory(sum(lengths) * row_bytes(layout), path)
+    request.check_memory(sum(lengths) * row_bytes(layout), path, block)
     episodes: list[Episode] = []
     last_rewards: list[float] = []
     for one, length in zip(stored, lengths, strict=True):
         if length > 1:
-            episode, reward = _read_episode(one, layout, length)
+            episode, reward = _read_episode(one, layout, length, request)
             episodes.append(episode)
             last_rewards.append(reward)
     if len(episodes) < len(stored):
@@ -87,11 +92,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     )
 
 
-def _index_file(split: tfds.Split, number: int, layout: Layout) -> list[StoredEpisode]:
+def _index_file(split: tfds.Split, number: int, layout: Layout, request: ReadRequest) -> list[StoredEpisode]:
     """Returns the positions of the episodes in a file; their values are not kept in memory."""
     path, result = split.files[number], []
     metadata = [name for name in split.features if name.startswith(METADATA_PREFIX)]
-    for record, spans in enumerate(tfrecord.read_examples(path)):
+    for record, spans in enumerate(tfrecord.read_examples(path, split.features, request)):
         label = f"{path} record {record}"
         for name in layout.columns():
             if name not in spans:
@@ -105,6 +110,19 @@ def _index_file(split: tfds.Split, number: int, layout: Layout) -> list[StoredEp
     return result
 
 
+def _read_block(stored: list[StoredEpisode], layout: Layout) -> ReadBlock:
+    """Returns the largest part that is read at once: the values of a feature, or an image."""
+    blocks = []
+    for episode in stored:
+        for name, values in episode.values.items():
+            feature = layout.features[name]
+            size = values.decoding_bytes
+            if is_image(feature) and values.kind == "bytes":
+                size = 2 * size // max(len(values.spans), 1) + image_codec.decoding_bytes(feature.known_shape)
+            blocks.append(ReadBlock(size, f"{name!r} of {episode.label}"))
+    return largest(blocks)
+
+
 def _num_steps(stored: StoredEpisode, layout: Layout) -> int:
     """Returns the number of steps, computed from the first part of the action."""
     name = layout.action[0]
@@ -116,7 +134,9 @@ def _num_steps(stored: StoredEpisode, layout: Layout) -> int:
     return num // (1 if values.kind == "bytes" else feature.size)
 
 
-def _read_episode(stored: StoredEpisode, layout: Layout, length: int) -> tuple[Episode, float]:
+def _read_episode(
+    stored: StoredEpisode, layout: Layout, length: int, request: ReadRequest
+) -> tuple[Episode, float]:
     """Returns the episode, and the reward of its last step, which has no action."""
 
     def vector(name: str) -> np.ndarray:
@@ -144,7 +164,7 @@ def _read_episode(stored: StoredEpisode, layout: Layout, length: int) -> tuple[E
     infos = _read_metadata(stored, layout.features, length)
     episode = Episode(
         obs={
-            name: lazy_images(stored, full, layout.features[full], length)
+            name: lazy_images(stored, full, layout.features[full], length, request)
             if is_image(layout.features[full])
             else vector(full)
             for name, full in layout.obs.items()

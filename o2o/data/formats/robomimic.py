@@ -12,7 +12,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5
-from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "robomimic"
@@ -57,7 +57,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the file.
         DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
-    with hdf5.open_file(path) as file, ThreadPoolExecutor(1) as pool:
+    with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
         data = file.get("data")
         if not isinstance(data, hdf5.Group):
             raise DataError(f"{path}: 'data' is not a group of demonstrations")
@@ -69,7 +69,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
             for name in sorted(groups, key=_sort_key)
         ]
         _log_notes(file, demos, path)
-        request.check_memory(sum(flat_table.vector_bytes(demo.columns) for demo in demos), path)
+        blocks = [of_episodes(len(demos)), *(flat_table.read_block(demo.columns) for demo in demos)]
+        num_bytes = sum(flat_table.vector_bytes(demo.columns) for demo in demos)
+        request.check_memory(num_bytes, path, largest(blocks))
         digest = pool.submit(fingerprint, path)
         episodes = _episodes(demos, path)
         return Recording(episodes, path, path.stem, digest.result(), control_hz=_control_hz(data, path))

@@ -11,6 +11,7 @@ import math
 import os
 import pickletools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -20,10 +21,15 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
 from o2o.data.formats.errors import describe_read_error
+from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
 logger = logging.getLogger("o2o")
 
 MAX_OPCODES = 10**7  # each may create an object; a list of numbers takes one per number
+OPCODE_BYTES = 100  # of memory that an opcode takes at most, with its places on the stack and in the memo
+TEXT_COPIES = 6  # of text while it is decoded and encoded; a single wide character makes all of them wide
+OPCODES_AT_ONCE = 1000  # whose memory is counted at once
+LINE_BYTES = 2**20  # longest line of text in protocol 0
 IN_FILE_BYTES = 4096  # longer byte strings stay in the file
 DTYPES = re.compile(r"[<>=|]?[biufSU][1-9]\d{0,5}")  # no objects, no records, no dates
 KEY_TYPES = (str, bytes, int, float, type(None))  # hashed without recursion
@@ -102,31 +108,40 @@ class StoredArray:
             raise DataError(f"{self.path} has changed since it was opened: {error}") from error
 
 
-def load(path: Path) -> Any:
+def load(path: Path, request: ReadRequest = READ_ALL) -> Any:
     """Parses a pickle file to `ParsedArray`, numbers, text, and lists, tuples and dicts of these.
 
+    Args:
+        path: pickle file.
+        request: its memory budget limits the objects and the text; large arrays stay in the file.
     Raises:
         DataError: the pickle needs anything else, is truncated or broken, or has more than `MAX_OPCODES`
-            opcodes.
+            opcodes or more than the budget holds.
     """
     try:
         with open_regular(path) as file:
-            return _Parser(path, file).run()
+            return _Parser(path, file, request).run()
     except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise DataError(f"{path} is not a readable pickle: {describe_read_error(error, path)}") from error
 
 
 class _BoundedFile:
-    """A file that never reads more than is left, so that a false length allocates no memory."""
+    """A file that never reads more than is left, nor text for which `take` finds no memory."""
 
-    def __init__(self, file: io.BufferedReader):
-        self.file, self.size = file, os.fstat(file.fileno()).st_size
+    def __init__(self, file: io.BufferedReader, take: Callable[[int], None]):
+        self.file, self.size, self.take = file, os.fstat(file.fileno()).st_size, take
 
     def read(self, num: int) -> bytes:
-        return self.file.read(min(num, self.left))
+        num = min(num, self.left)
+        self.take(TEXT_COPIES * num)
+        return self.file.read(num)
 
     def readline(self) -> bytes:
-        return self.file.readline()
+        line = self.file.readline(LINE_BYTES)
+        if len(line) == LINE_BYTES:
+            raise ValueError(f"it has a line of more than {LINE_BYTES} bytes")
+        self.take(TEXT_COPIES * len(line))
+        return line
 
     @property
     def left(self) -> int:
@@ -136,15 +151,28 @@ class _BoundedFile:
 class _Parser:
     """The stack machine of pickle, without any calls."""
 
-    def __init__(self, path: Path, raw: io.BufferedReader):
-        self.path, self.raw, self.file = path, raw, _BoundedFile(raw)
+    def __init__(self, path: Path, raw: io.BufferedReader, request: ReadRequest):
+        self.path, self.raw, self.request = path, raw, request
+        self.file = _BoundedFile(raw, self.take)
+        self.num_bytes = 0  # bytes of memory that were taken
         self.source = cast(IO[bytes], self.file)  # pickletools uses `read` and `readline` only
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.num_encoded = 0  # bytes encoded from text
 
+    def take(self, num_bytes: int) -> None:
+        """Counts memory, before it is taken.
+
+        Raises:
+            DataError: the budget does not hold it.
+        """
+        self.num_bytes += num_bytes
+        self.request.check_budget(0, self.path, ReadBlock(self.num_bytes, "the objects of the pickle"))
+
     def run(self) -> Any:
-        for _ in range(MAX_OPCODES):
+        for number in range(MAX_OPCODES):
+            if number % OPCODES_AT_ONCE == 0:
+                self.take(OPCODES_AT_ONCE * OPCODE_BYTES)
             byte = self.raw.read(1)
             if not byte:
                 raise ValueError("it is truncated")

@@ -1,6 +1,5 @@
 """Reads the folder of a TensorFlow dataset: its features, its splits and the files of a split."""
 
-import json
 import logging
 import math
 import re
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from o2o.core.errors import DataError
-from o2o.core.files import read_bytes
+from o2o.data.formats.json_file import read_json
+from o2o.data.formats.lazy_array import ReadRequest
 
 FILE = re.compile(
     r"(?P<name>.+)-(?P<split>[^-]+)\.(?P<kind>tfrecord|array_record|riegeli)"
@@ -93,7 +93,7 @@ def find_folder(path: Path) -> Path | None:
     return folders[0] if folders else None
 
 
-def find_split(path: Path) -> Split:
+def find_split(path: Path, request: ReadRequest) -> Split:
     """Returns the split of `path`: a single tfrecord file, or the `train` split (else the first) of a folder.
 
     Raises:
@@ -102,8 +102,8 @@ def find_split(path: Path) -> Split:
     folder = find_folder(path)
     if folder is None:
         raise DataError(f"{path} contains no tfrecord files")
-    features = _features(folder / "features.json")
-    info = _json(folder / "dataset_info.json") if (folder / "dataset_info.json").is_file() else {}
+    features = _features(folder / "features.json", request)
+    info = _json(folder / "dataset_info.json", request) if (folder / "dataset_info.json").is_file() else {}
     splits: dict[str, list[re.Match]] = {}
     for file in sorted(folder.iterdir()):
         match = FILE.fullmatch(file.name)
@@ -158,9 +158,9 @@ def _record_counts(info: dict, split: str, files: list[re.Match], folder: Path) 
     return None
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path, request: ReadRequest) -> dict:
     try:
-        value = json.loads(read_bytes(path))
+        value = read_json(path, request)
         if isinstance(value, dict):
             return value
     except OSError as error:
@@ -170,8 +170,8 @@ def _json(path: Path) -> dict:
     raise DataError(f"{path} is broken: it is not a JSON object")
 
 
-def _features(path: Path) -> dict[str, Feature]:
-    tree, flat = _json(path), {}
+def _features(path: Path, request: ReadRequest) -> dict[str, Feature]:
+    tree, flat = _json(path, request), {}
     if not any(key in tree for key in ("featuresDict", "sequence")):
         raise DataError(f"{path} has an unknown structure; wanted a featuresDict, it has {sorted(tree)}")
     try:

@@ -2,14 +2,13 @@
 
 import zlib
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.data.formats import image_codec, tfrecord
-from o2o.data.formats.lazy_array import make_lazy_array
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, make_lazy_array
 from o2o.data.formats.tfds import Feature
 from o2o.data.formats.tfrecord import FeatureSpans
 
@@ -83,8 +82,14 @@ def _decode_tensors(stored: StoredEpisode, name: str, feature: Feature, values: 
     return np.frombuffer(b"".join(parts), dtype).astype(dtype_of(feature), copy=False)
 
 
-def lazy_images(stored: StoredEpisode, name: str, feature: Feature, length: int) -> np.ndarray:
-    """Returns images, (L, H, W, C), that stay in the file."""
+def lazy_images(
+    stored: StoredEpisode, name: str, feature: Feature, length: int, request: ReadRequest
+) -> np.ndarray:
+    """Returns images, (L, H, W, C), that stay in the file.
+
+    Raises:
+        DataError: there is not one image per step, or an image is broken or larger than the budget.
+    """
     values, label = stored.values[name], f"{stored.label}: {name!r}"
     if feature.kind == "tensor" and feature.encoding == "none":  # stored as integers of variable length
 
@@ -98,11 +103,10 @@ def lazy_images(stored: StoredEpisode, name: str, feature: Feature, length: int)
             part = replace(values, spans=values.spans[start:stop])
             if feature.kind == "tensor":
                 return _decode_tensors(stored, name, feature, part).reshape(-1, *shape)
-            files = tfrecord.read_spans(stored.path, part)
-            steps = (f"{label} step {step}" for step in range(start, stop))
-            return np.stack(
-                [image_codec.decode(*one) for one in zip(files, repeat(shape), steps, strict=False)]
-            )
+            images = np.empty((stop - start, *shape), np.uint8)
+            for i, data in enumerate(tfrecord.read_spans(stored.path, part)):
+                images[i] = image_codec.decode(data, shape, f"{label} step {start + i}")
+            return images
 
         num, shape = len(values.spans), feature.known_shape
     if num != length:
@@ -110,4 +114,5 @@ def lazy_images(stored: StoredEpisode, name: str, feature: Feature, length: int)
     if len(shape) < 3:  # features.json may leave the size open; the encoded images have it
         first = tfrecord.read_spans(stored.path, replace(values, spans=values.spans[:1]))[0]
         shape = image_codec.image_shape(first, label)
+    request.check_budget(0, label, ReadBlock(image_codec.decoding_bytes(shape), "an image"))
     return make_lazy_array((length, *shape), read)

@@ -6,8 +6,11 @@ checksum (uint32), all little-endian.
 Source: tensorflow/core/lib/io/record_writer.h and tensorflow/core/example/example.proto.
 """
 
+import math
 import struct
-from collections.abc import Iterator
+from array import array
+from collections import deque
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,8 +20,11 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
 from o2o.data.formats.crc32c import crc32c
+from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
 Kind = Literal["bytes", "floats", "ints"]
+SPAN_BYTES = 48  # of memory of a span while a record is parsed
+NUMBER_BYTES = 40  # of memory for each byte of a list of integers while it is decoded
 KINDS: dict[int, Kind] = {1: "bytes", 2: "floats", 3: "ints"}  # field numbers of `tf.train.Feature`
 
 
@@ -35,18 +41,32 @@ class FeatureSpans:
     kind: Kind
     spans: np.ndarray
 
+    @property
+    def decoding_bytes(self) -> int:
+        """Bytes of memory that reading all values takes."""
+        size = int((self.spans[:, 1] - self.spans[:, 0]).sum())
+        return size * (NUMBER_BYTES if self.kind == "ints" else 2)
 
-def read_examples(path: Path) -> Iterator[dict[str, FeatureSpans]]:
+
+def read_examples(
+    path: Path, names: Container[str], request: ReadRequest = READ_ALL
+) -> Iterator[dict[str, FeatureSpans]]:
     """Yields feature name -> positions of its values, for each record of a file.
 
+    Args:
+        path: tfrecord file.
+        names: features that are wanted.
+        request: its memory budget limits the size of a record.
     Raises:
-        DataError: a checksum is wrong, a record is truncated, or it is not a `tf.train.Example`.
+        DataError: a checksum is wrong, a record is truncated or larger than the memory budget, or it is not
+            a `tf.train.Example`.
     """
-    for number, (start, data) in enumerate(_records(path)):
+    for number, (start, data) in enumerate(_records(path, request)):
+        label = f"{path} record {number}"
         try:
-            yield _parse_example(data, start)
+            yield _Example(data, start, request, label).parse(names)
         except (ValueError, IndexError) as error:
-            raise DataError(f"{path} record {number} is not a tf.train.Example: {error}") from error
+            raise DataError(f"{label} is not a tf.train.Example: {error}") from error
 
 
 def read_spans(path: Path, values: FeatureSpans) -> list[bytes]:
@@ -90,7 +110,7 @@ def read_numbers(path: Path, values: FeatureSpans) -> np.ndarray:
     return value.view(np.int64)
 
 
-def _records(path: Path) -> Iterator[tuple[int, bytes]]:
+def _records(path: Path, request: ReadRequest) -> Iterator[tuple[int, bytes]]:
     """Yields (first byte, content) of each record."""
     try:
         left = path.stat().st_size
@@ -106,6 +126,7 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
                     raise DataError(f"{label}: the checksum of its length is wrong")
                 if size + 16 > left:
                     raise DataError(f"{label} is truncated: it states {size} bytes, {left - 12} are left")
+                request.check_budget(0, label, ReadBlock(size, "the record"))
                 data, (check,) = file.read(size), struct.unpack("<I", file.read(4))
                 if _masked_crc(data) != check:
                     raise DataError(f"{label}: the checksum of its content is wrong")
@@ -124,27 +145,60 @@ def _masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _parse_example(data: bytes, offset: int) -> dict[str, FeatureSpans]:
-    result: dict[str, FeatureSpans] = {}
-    for start, stop in _parts(data, 0, len(data), 1):  # Features
-        for entry in _parts(data, start, stop, 1):  # entries of the map
-            names, values = list(_parts(data, *entry, 1)), list(_parts(data, *entry, 2))
-            if names and values:
-                name = data[slice(*names[-1])].decode("utf-8")
-                result[name] = _parse_feature(data, *values[-1], offset)
-    return result
+@dataclass(frozen=True)
+class _Example:
+    """The content of a record, a `tf.train.Example`.
+
+    Attributes:
+        data: the content.
+        offset: its first byte in the file.
+        request: its memory budget limits the number of positions.
+        label: file and record, for errors.
+    """
+
+    data: bytes
+    offset: int
+    request: ReadRequest
+    label: str
+
+    def parse(self, names: Container[str]) -> dict[str, FeatureSpans]:
+        """Returns the positions of the values of these features."""
+        data, result = self.data, {}
+        for start, stop in _parts(data, 0, len(data), 1):  # Features
+            for entry in _parts(data, start, stop, 1):  # entries of the map
+                key, value = _last(_parts(data, *entry, 1)), _last(_parts(data, *entry, 2))
+                name = data[slice(*key)].decode("utf-8") if key and value else ""
+                if value and name in names:
+                    result[name] = self.parse_feature(*value)
+        return result
+
+    def parse_feature(self, start: int, stop: int) -> FeatureSpans:
+        kind: Kind = "bytes"
+        spans = array("q")  # a list of pairs would take ten times the memory
+        for number, first, last, _ in _fields(self.data, start, stop):
+            if number in KINDS:
+                kind, spans = KINDS[number], self.positions(first, last)
+        result = np.array(spans, np.int64).reshape(-1, 2)
+        if kind == "floats" and ((result[:, 1] - result[:, 0]) % 4).any():
+            raise ValueError("the length of a list of floats is not a multiple of 4 bytes")
+        return FeatureSpans(kind, result + self.offset)
+
+    def positions(self, start: int, stop: int) -> array:
+        """Returns first byte and end of each value of a list, one after the other."""
+        spans, budget = array("q"), self.request.budget_bytes
+        most = math.inf if budget is None else 2 * budget / SPAN_BYTES
+        for field, first, last, _ in _fields(self.data, start, stop):
+            if field == 1:
+                spans.extend((first, last))
+                if len(spans) > most:
+                    need = ReadBlock(SPAN_BYTES * len(spans), "the positions of its first values")
+                    self.request.check_budget(0, self.label, need)
+        return spans
 
 
-def _parse_feature(data: bytes, start: int, stop: int, offset: int) -> FeatureSpans:
-    kind: Kind = "bytes"
-    spans: list[tuple[int, int]] = []
-    for number, first, last, _ in _fields(data, start, stop):
-        if number in KINDS:
-            kind = KINDS[number]
-            spans = [(a, b) for n, a, b, _ in _fields(data, first, last) if n == 1]
-    if kind == "floats" and any((b - a) % 4 for a, b in spans):
-        raise ValueError("the length of a list of floats is not a multiple of 4 bytes")
-    return FeatureSpans(kind, np.array(spans, np.int64).reshape(-1, 2) + offset)
+def _last(spans: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
+    """Returns the last of several spans of one field, which is the one that counts; None without any."""
+    return next(iter(deque(spans, maxlen=1)), None)
 
 
 def _parts(data: bytes, start: int, stop: int, number: int) -> Iterator[tuple[int, int]]:

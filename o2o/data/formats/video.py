@@ -1,5 +1,7 @@
 """Decodes frames of a video file at given times; frames are not cached."""
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -11,6 +13,7 @@ import numpy as np
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import check_regular
 from o2o.data.formats.errors import describe_read_error
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 
 DEMUXERS = {
     ".mp4": "mp4",
@@ -22,13 +25,30 @@ DEMUXERS = {
 }
 
 
+YUV_BYTES, RGB_BYTES = 1.5, 6  # of memory per pixel: a decoded frame of 4:2:0; its conversion, twice
+REFERENCES, MAX_THREADS = 8, 16  # frames that a decoder keeps, besides one for each thread
+PADDING = 128  # pixels by which a decoder may enlarge each side of a frame
+MIN_PIXELS, MAX_PIXELS = 2**20, 2**31 - 1  # decoders need some room besides a frame; FFmpeg's own limit
+
+
+def decoding_bytes(shape: tuple[int, ...]) -> float:
+    """Returns the bytes of memory that decoding frames of this shape (H, W, 3) takes."""
+    frames = REFERENCES + min((os.cpu_count() or 1) + 1, MAX_THREADS)
+    return (YUV_BYTES * frames + RGB_BYTES) * math.prod(shape[:2])
+
+
 @contextmanager
-def _open(path: Path) -> Iterator[tuple]:
+def _open(path: Path, max_pixels: float = math.inf) -> Iterator[tuple]:
     """Yields (container, its first video stream); the decoder is strict, FFmpeg's errors become one line.
 
     The suffix of the name chooses the demuxer: FFmpeg would detect a playlist named .mp4 and open other
     files.
+
+    Args:
+        path: video file.
+        max_pixels: pixels of a frame above which nothing is decoded.
     """
+    limit = {"max_pixels": str(int(max(min(max_pixels, MAX_PIXELS), MIN_PIXELS)))}
     try:
         import av
         import av.error
@@ -36,16 +56,15 @@ def _open(path: Path) -> Iterator[tuple]:
         raise UsageError('videos need PyAV; install it with: pip install "o2o[lerobot]"') from error
     try:
         check_regular(path)
-        with av.open(str(path), format=DEMUXERS.get(path.suffix.lower(), "mp4")) as container:
+        with av.open(str(path), format=DEMUXERS.get(path.suffix.lower(), "mp4"), options=limit) as container:
             if not container.streams.video:
                 raise DataError(f"{path} has no video stream")
             stream = container.streams.video[0]
             if stream.codec_context is None or not stream.time_base:
                 raise DataError(f"{path}: no decoder is installed for its video")
             stream.thread_type = "AUTO"
-            stream.codec_context.options = {
-                "err_detect": "explode"
-            }  # by default FFmpeg decodes damage to grey blocks
+            # without `explode` FFmpeg decodes damage to grey blocks
+            stream.codec_context.options = {"err_detect": "explode", **limit}
             yield container, stream
     except FileNotFoundError as error:
         raise DataError(f"video {path} is missing") from error
@@ -53,14 +72,18 @@ def _open(path: Path) -> Iterator[tuple]:
         raise DataError(f"{path} is not a readable video: {describe_read_error(error, path)}") from error
 
 
-def frame_shape(path: Path) -> tuple[int, int, int]:
+def frame_shape(path: Path, request: ReadRequest = READ_ALL) -> tuple[int, int, int]:
     """Returns (H, W, 3) of the frames, from the header of the file.
 
+    Args:
+        path: video file.
+        request: FFmpeg decodes a frame while it opens the file, unless that exceeds its memory budget.
     Raises:
         UsageError: PyAV is not installed.
         DataError: the file is missing or broken.
     """
-    with _open(path) as (_, stream):
+    budget = math.inf if request.budget_bytes is None else request.budget_bytes
+    with _open(path, budget / decoding_bytes((1, 1))) as (_, stream):
         height, width = stream.codec_context.height, stream.codec_context.width
         if not height or not width:
             raise DataError(f"{path} does not state the size of its frames")
@@ -74,7 +97,7 @@ def count_frames(path: Path) -> int:
         UsageError: PyAV is not installed.
         DataError: the file is missing or broken.
     """
-    with _open(path) as (container, stream):
+    with _open(path, 0) as (container, stream):
         return sum(packet.size > 0 for packet in container.demux(stream))
 
 
@@ -98,7 +121,8 @@ def read_frames(path: Path, times_s: np.ndarray, shape: tuple[int, ...], toleran
     if not len(order):
         return np.empty((0, *shape), np.uint8)
     start_s = max(float(times_s[order[0]]), 0.0)
-    with _open(path) as (container, stream):
+    with _open(path, (shape[0] + PADDING) * (shape[1] + PADDING)) as (container, stream):
+        _check_size(stream.codec_context, shape, path)
         out = np.empty((len(order), *shape), np.uint8)
         for seek_s in (start_s, 0.0):  # open GOPs lose frames after a seek; then decode from the start
             gap = _fill(out, order, times_s, _decode_from(container, stream, seek_s), tolerance_s, path)
@@ -160,7 +184,11 @@ def _pixels(timed_frame: tuple[float, Any], shape: tuple[int, ...], path: Path) 
     time, frame = timed_frame
     if frame.is_corrupt:
         raise DataError(f"{path}: the frame at {time:.3f} s is broken")
-    if (frame.height, frame.width) != shape[:2]:
-        have, want = f"{frame.height} x {frame.width}", f"{shape[0]} x {shape[1]}"
-        raise DataError(f"{path} has frames of {have} pixels, wanted {want}")
+    _check_size(frame, shape, path)
     return frame.to_ndarray(format="rgb24")
+
+
+def _check_size(has: Any, shape: tuple[int, ...], path: Path) -> None:
+    if (has.height, has.width) != shape[:2]:
+        have, want = f"{has.height} x {has.width}", f"{shape[0]} x {shape[1]}"
+        raise DataError(f"{path} has frames of {have} pixels, wanted {want}")

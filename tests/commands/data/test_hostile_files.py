@@ -1,10 +1,12 @@
-"""Tests that no command waits for a file that is no regular one, or follows it out of its dataset."""
+"""Tests that no file makes a command wait, leave the dataset's folder, or exceed the memory budget."""
 
 import os
+import re
 
 import pytest
 
 from tests.stress import fuzz
+from tests.support.bombs import BOMBS
 from tests.support.make_lerobot import make_lerobot
 from tests.support.make_minari import link_episodes, make_minari
 from tests.support.make_rlds import make_rlds
@@ -86,3 +88,15 @@ def test_fifo_in_a_run_is_refused(fails, tmp_path, name):
     with time_limit(20):
         line = fails(2, command, *flag, tmp_path / "run")
     assert "it is a fifo, wanted a regular file" in line.lower()
+
+
+@pytest.mark.parametrize("command", ["info", "convert", "check"])
+@pytest.mark.parametrize("name", ["d4rl chunk", "minari steps", "lerobot cell", "lerobot pngs"])
+def test_small_file_that_takes_more_memory_than_the_budget_is_refused(fails, tmp_path, command, name):
+    make, what = BOMBS[name]
+    path = make(tmp_path)
+    line = fails(3, *words(command, tmp_path, path), "--dataset.memory-budget", "24MB")
+    assert re.fullmatch(
+        rf".* needs .* of memory.*{what}.*; the budget is 24 MB: raise .*memory-budget.*", line
+    )
+    assert not (tmp_path / "out").exists()

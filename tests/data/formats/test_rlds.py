@@ -206,13 +206,13 @@ def test_tensors_of_every_encoding_are_read(tmp_path, how):
 def test_integers_of_every_size_and_unpacked_numbers_are_read(tmp_path):
     values = np.array([0, 1, 127, 128, 300, -1, 2**31, -(2**63), 2**63 - 1])
     (tmp_path / "a").write_bytes(record(example({"n": values})))
-    (values_of,) = tfrecord.read_examples(tmp_path / "a")
+    (values_of,) = tfrecord.read_examples(tmp_path / "a", {"n"})
     assert tfrecord.read_numbers(tmp_path / "a", values_of["n"]).tolist() == values.tolist()
     one_by_one = b"".join(b"\x0d" + np.float32(x).tobytes() for x in (1.5, -2))  # wire type 5
     ints = b"\x08\x05\x08\xac\x02"  # wire type 0: 5 and 300
     entries = [field(1, b"f") + field(2, field(2, one_by_one)), field(1, b"i") + field(2, field(3, ints))]
     (tmp_path / "b").write_bytes(record(field(1, b"".join(field(1, entry) for entry in entries))))
-    (values_of,) = tfrecord.read_examples(tmp_path / "b")
+    (values_of,) = tfrecord.read_examples(tmp_path / "b", {"f", "i"})
     assert tfrecord.read_numbers(tmp_path / "b", values_of["f"]).tolist() == [1.5, -2]
     assert tfrecord.read_numbers(tmp_path / "b", values_of["i"]).tolist() == [5, 300]
 

@@ -73,6 +73,15 @@ def test_video_of_half_the_rate_is_refused(tmp_path):
         at(path, np.arange(10) / (2 * FPS), 0.24 / FPS)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libsvtav1"])
+def test_large_frames_of_any_size_are_read_although_decoders_enlarge_them(tmp_path, codec):
+    shape = (1026, 1030, 3)  # not a multiple of the blocks of any codec
+    path = write_video(tmp_path / "a.mp4", [np.zeros(shape, np.uint8)] * 2, codec)
+    assert video.frame_shape(path) == shape
+    assert video.count_frames(path) == 2
+    assert video.read_frames(path, np.zeros(1), shape, HALF).shape == (1, *shape)
+
+
 def test_frames_of_another_size_are_refused(path):
     with pytest.raises(DataError, match="frames of 64 x 64 pixels, wanted 32 x 32"):
         video.read_frames(path, np.zeros(1), (32, 32, 3), HALF)

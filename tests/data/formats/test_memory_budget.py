@@ -1,0 +1,52 @@
+"""Tests that no file takes more memory than the budget, whatever its tables make of a few MB."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from o2o.core.errors import DataError
+from o2o.data.formats import registry
+from o2o.data.formats.lazy_array import ReadRequest
+from tests.stress import fuzz
+from tests.support.bombs import BOMB_BYTES, BOMBS
+from tests.support.peak_memory import NOISE_BYTES, needs_peak, peak_bytes
+
+BUDGET_BYTES = 24 * 2**20
+
+
+def read_all(path: Path) -> None:
+    """Reads a dataset, and its images one by one."""
+    recording = registry.detect_format(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES))
+    for episode in recording.episodes:
+        for value in episode.obs.values():
+            if value.dtype == np.uint8:
+                for row in range(len(value)):
+                    value[row]
+
+
+@needs_peak
+@pytest.mark.parametrize("name", BOMBS)
+def test_small_file_that_would_take_much_memory_is_refused(tmp_path, name):
+    make, what = BOMBS[name]
+    path = make(tmp_path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    assert sum(file.stat().st_blocks * 512 for file in files) < BUDGET_BYTES / 4
+    errors = []
+
+    def read() -> None:
+        try:
+            read_all(path)
+        except DataError as error:
+            errors.append(str(error))
+
+    assert peak_bytes(read) < BUDGET_BYTES + NOISE_BYTES < BOMB_BYTES
+    (line,) = errors
+    assert "\n" not in line
+    assert re.search(what, line), line
+
+
+@pytest.mark.parametrize("name", fuzz.available())
+def test_ordinary_files_are_read_with_the_same_budget(tmp_path, name):
+    read_all(fuzz.MAKERS[name].make(tmp_path))

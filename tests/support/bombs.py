@@ -1,0 +1,371 @@
+"""Makes small files of every format that take far more memory than their size when they are read carelessly.
+
+Each function writes a dataset of a few MB into an empty folder and returns the path to read. Reading it
+without a look at the tables of the file takes `BOMB_BYTES` or more, or at least much more than the file.
+"""
+
+import io
+import json
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from o2o.data.formats.crc32c import crc32c
+from tests.stress import fuzz
+from tests.support.make_lerobot import CAMERA, make_lerobot, write_table, write_video
+from tests.support.make_minari import make_minari
+from tests.support.make_rlds import example, field, jpeg, make_features, make_rlds
+
+BOMB_BYTES = 96 * 2**20
+
+
+def zeros(num_bytes: int) -> bytes:
+    """Returns compressed zeros, made without taking their memory."""
+    compressor = zlib.compressobj(9)
+    parts = [compressor.compress(bytes(2**20)) for _ in range(num_bytes // 2**20)]
+    return b"".join(parts) + compressor.flush()
+
+
+def replace_table(file: h5py.File, name: str, dtype: str, chunk_rows: int, stored: bytes) -> None:
+    """Replaces a table by one of as many rows, in a single chunk of more rows whose content is given."""
+    rows, *rest = file[name].shape
+    del file[name]
+    table = file.create_dataset(
+        name, (rows, *rest), dtype, maxshape=(None, *rest), chunks=(chunk_rows, *rest), compression="gzip"
+    )
+    table.id.write_direct_chunk((0,) * table.ndim, stored)
+
+
+def d4rl_chunk(folder: Path) -> Path:
+    path = fuzz.d4rl_old(folder)
+    with h5py.File(path, "a") as file:
+        replace_table(file, "observations", "f4", BOMB_BYTES // 12, zeros(BOMB_BYTES))
+    return path
+
+
+def d4rl_flags_chunk(folder: Path) -> Path:
+    path = fuzz.d4rl_old(folder)
+    with h5py.File(path, "a") as file:
+        replace_table(file, "terminals", "f8", BOMB_BYTES // 8, zeros(BOMB_BYTES))
+    return path
+
+
+def d4rl_image(folder: Path) -> Path:
+    path = fuzz.d4rl(folder)
+    with h5py.File(path, "a") as file:
+        for name in ("observations/camera", "next_observations/camera"):
+            del file[name]
+            shape = (fuzz.STEPS, 8000, BOMB_BYTES // 24000, 3)
+            file.create_dataset(name, shape, "u1", chunks=(1, 100, 100, 3), compression="gzip")
+    return path
+
+
+def d4rl_overrun(folder: Path) -> Path:
+    path = fuzz.d4rl_old(folder)
+    with h5py.File(path, "a") as file:
+        replace_table(file, "observations", "f4", fuzz.STEPS, zeros(BOMB_BYTES))
+    return path
+
+
+def d4rl_episodes(folder: Path) -> Path:
+    """Every row is an episode of its own."""
+    rows = BOMB_BYTES // 1000
+    with h5py.File(folder / "many.hdf5", "w") as file:
+        file.create_dataset("terminals", data=np.ones(rows, bool), compression="gzip")
+        for name, shape in {"observations": (rows, 1), "actions": (rows, 1), "rewards": (rows,)}.items():
+            file.create_dataset(name, shape, "f4", chunks=(1000, *shape[1:]), compression="gzip")
+    return folder / "many.hdf5"
+
+
+def robomimic_chunk(folder: Path) -> Path:
+    path = fuzz.robomimic(folder)
+    with h5py.File(path, "a") as file:
+        replace_table(file, "data/demo_1/obs/state", "f4", BOMB_BYTES // 12, zeros(BOMB_BYTES))
+    return path
+
+
+def minari_chunk(folder: Path) -> Path:
+    path = make_minari(folder / "set-v0")
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        replace_table(file, "episode_1/infos/qpos", "f8", BOMB_BYTES // 16, zeros(BOMB_BYTES))
+    return path
+
+
+def minari_steps(folder: Path) -> Path:
+    """States a tenth of a percent of its steps; its episodes are one group under many names."""
+    from tests.data.formats.test_minari import make_episode, write_simple
+
+    write_simple(folder / "set-v0", [make_episode(10, {"state": (4,)})])
+    rows, path = 10_000, folder / "set-v0" / "data" / "main_data.hdf5"
+    with h5py.File(path, "a") as file:
+        group = file["episode_0"]
+        for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+            shape = (rows + (name == "observations"), *group[name].shape[1:])
+            dtype = group[name].dtype
+            del group[name]
+            group.create_dataset(name, shape, dtype, chunks=(1000, *shape[1:]), compression="gzip")
+        num = BOMB_BYTES // (40 * rows)
+        for number in range(1, num):
+            file[f"episode_{number}"] = group
+    metadata = json.loads(path.with_name("metadata.json").read_text())
+    path.with_name("metadata.json").write_text(
+        json.dumps(metadata | {"total_episodes": num, "total_steps": 10})
+    )
+    return folder / "set-v0"
+
+
+def minari_json(folder: Path) -> Path:
+    path = make_minari(folder / "set-v0")
+    metadata = (path / "data" / "metadata.json").read_text()
+    lists = ",".join(["[]"] * (BOMB_BYTES // 60))
+    (path / "data" / "metadata.json").write_text(f'{metadata.rstrip()[:-1]}, "x": [{lists}]}}')
+    return path
+
+
+def minari_rows(folder: Path) -> Path:
+    """The rows of a table of images have the address of the same 2 MB."""
+    path, name = make_minari(folder / "set-v0", steps=99), "episode_0/observations/pair/_index_1"
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file[name]
+        table = file.create_dataset(name, (100,), h5py.vlen_dtype(np.uint8), chunks=(100,))
+        table[0] = np.frombuffer(jpeg(np.zeros((36, 36), np.uint8)) + bytes(BOMB_BYTES // 80), np.uint8)
+        file.flush()
+        one = table.id.read_direct_chunk((0,))[1][:16]
+        table.id.write_direct_chunk((0,), one * 100)
+    return path
+
+
+def minari_row_length(folder: Path) -> Path:
+    """A row of a table of images states a length of 2 GB."""
+    path, name = make_minari(folder / "set-v0"), "episode_0/observations/pair/_index_1"
+    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
+        del file[name]
+        table = file.create_dataset(name, (4,), h5py.vlen_dtype(np.uint8), chunks=(4,))
+        table[0] = np.zeros(100, np.uint8)
+        file.flush()
+        one = table.id.read_direct_chunk((0,))[1][:16]
+        table.id.write_direct_chunk((0,), (struct.pack("<I", 2**31) + one[4:]) * 4)
+    return path
+
+
+def minari_arrow(folder: Path) -> Path:
+    """The Arrow file is compressed, and has 96 MB of zeros behind its images."""
+    import pyarrow as arrow
+    from pyarrow import ipc
+
+    path = make_minari(folder / "set-v0", data_format="arrow")
+    file = path / "data" / "0" / "part-0.arrow"
+    table = ipc.open_file(arrow.py_buffer(file.read_bytes())).read_all()
+    obs = table.column("observations").combine_chunks()
+    names = [part.name for part in obs.type]
+    parts = dict(zip(names, obs.flatten(), strict=True))
+    padding = bytes(BOMB_BYTES // len(table))
+    parts["camera"] = arrow.array([image + padding for image in parts["camera"].to_pylist()], arrow.binary())
+    obs = arrow.StructArray.from_arrays([parts[name] for name in names], names)
+    table = table.set_column(table.column_names.index("observations"), "observations", obs)
+    with ipc.new_file(file, table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as output:
+        output.write_table(table)
+    return path
+
+
+def lerobot_cell(folder: Path, row: int = 0) -> Path:
+    """A row of a column of lists has 25 million numbers."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    path = make_lerobot(folder / "arm", camera=False, plain=True)
+    file = path / "data/chunk-000/episode_000000.parquet"
+    table, num = parquet.read_table(file), BOMB_BYTES // 4
+    ends = [2 * i + (num if i > row else 0) for i in range(len(table) + 1)]
+    values = arrow.array(np.zeros(ends[-1], np.float32))
+    column = arrow.ListArray.from_arrays(arrow.array(ends, arrow.int32()), values)
+    number = table.column_names.index("observation.state")
+    table = table.set_column(number, "observation.state", column)
+    parquet.write_table(table, file, compression="zstd")
+    return path
+
+
+def lerobot_later_cell(folder: Path) -> Path:
+    return lerobot_cell(folder, row=3)
+
+
+def lerobot_png_cell(folder: Path) -> Path:
+    """An image's cell has 96 MB of zeros behind the image."""
+    images = [{"bytes": png((8, 8)) + bytes(BOMB_BYTES if i == 2 else 0), "path": None} for i in range(5)]
+    table = {"observation.image": images}
+    return make_lerobot(folder / "arm", lengths=(5,), camera=False, table=table, compression="zstd")
+
+
+def lerobot_pngs(folder: Path) -> Path:
+    """Each image has nine million pixels."""
+    images = [{"bytes": png((3000, 3000)), "path": None}] * 5
+    return make_lerobot(folder / "arm", lengths=(5,), camera=False, table={"observation.image": images})
+
+
+def lerobot_image_file(folder: Path) -> Path:
+    images = [{"bytes": None, "path": f"images/{i}.png"} for i in range(5)]
+    path = make_lerobot(folder / "arm", lengths=(5,), camera=False, table={"observation.image": images})
+    (path / "images").mkdir()
+    for i in range(5):
+        (path / "images" / f"{i}.png").write_bytes(png((8, 8)))
+        with open(path / "images" / f"{i}.png", "r+b") as file:
+            file.truncate(BOMB_BYTES)
+    return path
+
+
+def lerobot_video(folder: Path) -> Path:
+    path = make_lerobot(folder / "arm", lengths=(3,))
+    (video,) = path.rglob("*.mp4")
+    frame = np.zeros((3000, 3000, 3), np.uint8)
+    write_video(video, [frame] * 3, preset="ultrafast")
+    return path
+
+
+def lerobot_later_video(folder: Path) -> Path:
+    """The videos of the second episode have larger frames than those of the first."""
+    path = make_lerobot(folder / "arm", lengths=(3, 3))
+    _, second = sorted(path.rglob("*.mp4"))
+    assert CAMERA in str(second)
+    write_video(second, [np.zeros((3000, 3000, 3), np.uint8)] * 3, preset="ultrafast")
+    return path
+
+
+def lerobot_lines(folder: Path) -> Path:
+    path = make_lerobot(folder / "arm", camera=False)
+    lists = ",".join(["[]"] * (BOMB_BYTES // 60))
+    (path / "meta" / "episodes.jsonl").write_text(
+        f'{{"episode_index": 0, "length": 5, "tasks": [{lists}]}}\n'
+    )
+    return path
+
+
+def lerobot_rows(folder: Path) -> Path:
+    """Rows are the same, which a parquet file stores in a few kB."""
+    path = make_lerobot(folder / "arm", lengths=(3,), camera=False)
+    rows = BOMB_BYTES // 128
+    table = {
+        "observation.state": np.zeros((rows, 1), np.float32),
+        "action": np.zeros((rows, 1), np.float32),
+        "frame_index": np.zeros(rows),
+        "episode_index": np.zeros(rows),
+    }
+    write_table(path / "data/chunk-000/episode_000000.parquet", table)
+    return path
+
+
+def masked_crc(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def write_record(path: Path, data: bytes) -> None:
+    """Writes a record, whose checksum is computed faster than by `make_rlds.record`."""
+    length = struct.pack("<Q", len(data))
+    path.write_bytes(length + masked_crc(length) + data + masked_crc(data))
+
+
+def rlds_record(folder: Path) -> Path:
+    """A record states 96 MB, which are a hole in the file."""
+    path = make_rlds(folder / "toy")
+    (file,) = path.glob("*.tfrecord-*")
+    length = struct.pack("<Q", BOMB_BYTES)
+    with open(file, "wb") as output:
+        output.write(length + masked_crc(length))
+        output.truncate(BOMB_BYTES + 16)
+    return path
+
+
+def rlds_feature(folder: Path, name: str, values: bytes) -> Path:
+    """The only record has a feature with these encoded values."""
+    path, features = make_rlds(folder / "toy", episodes=1), make_features(0, 4)
+    features.pop(name, None)
+    entry = field(1, field(1, name.encode()) + field(2, values))
+    (file,) = path.glob("*.tfrecord-*")
+    write_record(file, example(features) + field(1, entry))  # fields of a message may come in parts
+    return path
+
+
+def rlds_values(folder: Path) -> Path:
+    """A feature has a million empty values of two bytes each."""
+    return rlds_feature(folder, "steps/language_instruction", field(1, b"\n\0" * (BOMB_BYTES // 80)))
+
+
+def rlds_integers(folder: Path) -> Path:
+    """A list of integers takes 40 times its bytes while it is decoded."""
+    return rlds_feature(folder, "steps/observation/ticks", field(3, field(1, bytes(BOMB_BYTES // 40))))
+
+
+def rlds_image(folder: Path) -> Path:
+    """features.json leaves the size of the images open, and they have nine million pixels."""
+    images = b"".join(field(1, png((3000, 3000))) for _ in range(4))
+    path = rlds_feature(folder, "steps/observation/camera", field(1, images))
+    text = (path / "features.json").read_text()
+    assert '["8", "6", "3"]' in text
+    (path / "features.json").write_text(text.replace('["8", "6", "3"]', '["-1", "-1", "3"]'))
+    return path
+
+
+def rlds_json(folder: Path) -> Path:
+    path = make_rlds(folder / "toy")
+    lists = ",".join(["[]"] * (BOMB_BYTES // 60))
+    (path / "dataset_info.json").write_text(f'{{"name": "toy", "x": [{lists}]}}')
+    return path
+
+
+def fowm_opcodes(folder: Path) -> Path:
+    """A list has a million empty dicts."""
+    path = folder / "buffer.pkl"
+    path.write_bytes(b"\x80\x04}\x8c\x01a](" + b"}" * (BOMB_BYTES // 72) + b"es.")
+    return path
+
+
+def fowm_text(folder: Path) -> Path:
+    path = folder / "buffer.pkl"
+    content = {"observations": "\U0001f916" + "x" * (BOMB_BYTES // 20), "actions": 0}
+    path.write_bytes(pickle.dumps(content, 4))
+    return path
+
+
+def png(shape: tuple[int, int]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", shape[::-1]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what the error names)
+    "d4rl chunk": (d4rl_chunk, r"a chunk of 'obs.state'"),
+    "d4rl chunk of flags": (d4rl_flags_chunk, r"the column 'terminals'"),
+    "d4rl image": (d4rl_image, r"an image of 'obs.camera'"),
+    "d4rl overrun": (d4rl_overrun, r"a compressed chunk of '/observations', which expands to more"),
+    "d4rl episodes": (d4rl_episodes, r"\d+ episodes"),
+    "robomimic chunk": (robomimic_chunk, r"a chunk of 'obs.state'"),
+    "minari chunk": (minari_chunk, r"a chunk or image of 'infos/qpos'"),
+    "minari steps": (minari_steps, r"its vectors"),
+    "minari json": (minari_json, r"the objects of its JSON text"),
+    "minari rows": (minari_rows, r"rows of '/episode_0/observations/pair/_index_1'"),
+    "minari row length": (minari_row_length, r"rows of '/episode_0/observations/pair/_index_1'"),
+    "minari arrow": (minari_arrow, r"part-0.arrow is compressed"),
+    "lerobot cell": (lerobot_cell, r"the largest rows of 'observation.state'"),
+    "lerobot later cell": (lerobot_later_cell, r"the largest rows of 'observation.state'"),
+    "lerobot png cell": (lerobot_png_cell, r"a page of 'observation.image'"),
+    "lerobot pngs": (lerobot_pngs, r"an image of 'observation.image'"),
+    "lerobot image file": (lerobot_image_file, r"the file of the image"),
+    "lerobot video": (lerobot_video, r"decoding its frames"),
+    "lerobot later video": (lerobot_later_video, r"frames of 3000 x 3000 pixels"),
+    "lerobot lines": (lerobot_lines, r"the objects of its JSON text"),
+    "lerobot rows": (lerobot_rows, r"the order of the rows"),
+    "rlds record": (rlds_record, r"the record"),
+    "rlds values": (rlds_values, r"the positions of its first values"),
+    "rlds integers": (rlds_integers, r"'steps/observation/ticks' of"),
+    "rlds image": (rlds_image, r"an image"),
+    "rlds json": (rlds_json, r"the objects of its JSON text"),
+    "fowm opcodes": (fowm_opcodes, r"the objects of the pickle"),
+    "fowm text": (fowm_text, r"the objects of the pickle"),
+}
