@@ -42,4 +42,4 @@ def convert(config: ConvertConfig) -> None:
             kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
             recording = replace(recording, episodes=kept)
             print(f"{len(extra)} copies left out")
-        dataset_writer.write(config.out, recording, f"from {recording.name}", config.jpeg)
+        dataset_writer.write(config.out, recording, f"from {recording.name}", config.source, config.jpeg)

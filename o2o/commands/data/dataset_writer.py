@@ -1,6 +1,7 @@
 """Writes recordings as Minari datasets, for every command of `o2o data`."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,12 +12,16 @@ from gymnasium import spaces
 
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import read_bytes
-from o2o.core.memory import format_bytes
+from o2o.core.memory import budget_bytes, format_bytes
 from o2o.core.output_lock import lock_file
 from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
+from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 from o2o.data.formats.minari_spaces import flatten_space
 from o2o.data.formats.recording import Recording
+from o2o.data.load import LoadConfig
+
+LIMIT_BYTES = 100  # of memory per value of an observation while Minari writes its space as JSON
 
 
 @contextmanager
@@ -37,19 +42,21 @@ def reserve(*folders: Path) -> Iterator[None]:
         yield
 
 
-def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) -> None:
+def write(folder: Path, recording: Recording, about: str, source: LoadConfig, jpeg: bool = False) -> None:
     """Writes a recording as a Minari dataset, whole or not at all, and prints what was written.
 
     Args:
         folder: new; the dataset's id is its name, with `-v0` where that has no version.
         about: origin of the data, stored as the dataset's description.
+        source: how the recording was read; its memory budget holds for writing, too.
         jpeg: store images as lossy JPEG.
     Raises:
         UsageError: the folder exists, or Minari refuses its name.
-        DataError: the episodes differ in layout.
+        DataError: the episodes differ in layout, or their images are too large for the memory budget.
         StorageError: it cannot be written.
     """
     low, high = limits(recording)
+    _check_memory(folder, recording, source)
     dataset_id = folder.name if folder.name.rpartition("-v")[2].isdigit() else f"{folder.name}-v0"
     minari.write(
         folder.absolute(),
@@ -66,6 +73,13 @@ def write(folder: Path, recording: Recording, about: str, jpeg: bool = False) ->
         f"{folder}: {len(recording.episodes)} episodes, {steps:,} steps, {format_bytes(disk_bytes(folder))}, "
         f"Minari id {dataset_id}"
     )
+
+
+def _check_memory(folder: Path, recording: Recording, source: LoadConfig) -> None:
+    """Checks that the budget holds Minari's metadata, which has two numbers for each pixel of an image."""
+    values = sum(math.prod(value.shape[1:]) for value in recording.episodes[0].obs.values())
+    block = ReadBlock(LIMIT_BYTES * values, "the limits of each value in its metadata")
+    ReadRequest(budget_bytes=budget_bytes(source.memory_budget)).check_budget(0, folder, block)
 
 
 def _kept_space(recording: Recording) -> gymnasium.Space | None:

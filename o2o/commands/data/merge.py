@@ -44,10 +44,10 @@ def merge(config: MergeConfig) -> None:
     if len(sources) < 2:
         raise UsageError("wanted `o2o data merge SRC SRC ... DST`: two recordings or more, and a new folder")
     with dataset_writer.reserve(out):
-        _merge([load(source, config.source) for source in sources], out)
+        _merge([load(source, config.source) for source in sources], out, config.source)
 
 
-def _merge(recordings: list[Recording], out: Path) -> None:
+def _merge(recordings: list[Recording], out: Path, source: LoadConfig) -> None:
     first = recordings[0]
     for other in recordings[1:]:
         wrong = differences(first, other)
@@ -56,7 +56,9 @@ def _merge(recordings: list[Recording], out: Path) -> None:
     low, high = _limits(recordings)
     episodes = [episode for recording in recordings for episode in recording.episodes]
     merged = replace(first, episodes=episodes, action_low=low, action_high=high)
-    dataset_writer.write(out, merged, "merged from " + ", ".join(recording.name for recording in recordings))
+    dataset_writer.write(
+        out, merged, "merged from " + ", ".join(recording.name for recording in recordings), source
+    )
 
 
 def differences(one: Recording, other: Recording) -> list[str]:

@@ -90,7 +90,11 @@ def _relabel(config: RelabelConfig) -> None:
     print(changes(recording.episodes, episodes))
     new = [_ended(*pair) for pair in zip(recording.episodes, episodes, strict=True)]
     dataset_writer.write(
-        config.out, replace(recording, episodes=new), f"{recording.name}, relabelled", config.jpeg
+        config.out,
+        replace(recording, episodes=new),
+        f"{recording.name}, relabelled",
+        config.source,
+        config.jpeg,
     )
 
 

@@ -60,9 +60,13 @@ def _split(config: SplitConfig) -> None:
     if not part:
         raise DataError(f"{whole.name} has only one episode and cannot be split")
     about = f"of {whole.name}, seed {config.seed}"
-    dataset_writer.write(config.rest, replace(whole, episodes=rest), f"all but {config.share:g} {about}")
+    dataset_writer.write(
+        config.rest, replace(whole, episodes=rest), f"all but {config.share:g} {about}", config.source
+    )
     try:
-        dataset_writer.write(config.part, replace(whole, episodes=part), f"{config.share:g} {about}")
+        dataset_writer.write(
+            config.part, replace(whole, episodes=part), f"{config.share:g} {about}", config.source
+        )
     except BaseException:
         shutil.rmtree(config.rest)
         raise

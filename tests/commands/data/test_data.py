@@ -140,6 +140,15 @@ def test_what_else_was_recorded_comes_along(tmp_path):
     assert not episode.last_obs_known
 
 
+def test_images_whose_limits_in_the_metadata_exceed_the_budget_are_refused(tmp_path):
+    images = np.zeros((2, 300, 300, 3), np.uint8)
+    recording = Recording([make_episode(1, obs={"camera": images})], tmp_path, "large", "")
+    with pytest.raises(DataError, match="needs 27 MB of memory for the limits of each value in its metadata"):
+        dataset_writer.write(tmp_path / "copy", recording, "", LoadConfig(memory_budget="25MB"))
+    assert not (tmp_path / "copy").exists()
+    dataset_writer.write(tmp_path / "copy", recording, "", LoadConfig(memory_budget="28MB"))
+
+
 def test_columns_of_any_type_keep_it(tmp_path):
     columns = {
         "f8": np.float64([[0.1], [1 / 3]]),
@@ -152,7 +161,7 @@ def test_columns_of_any_type_keep_it(tmp_path):
         spaces.Dict({"z": spaces.Box(-1, 1, (1,), np.float64)}),
     )
     recording = replace(read(source), path=tmp_path, episodes=[make_episode(1, obs=columns)])
-    dataset_writer.write(tmp_path / "copy", recording, "")
+    dataset_writer.write(tmp_path / "copy", recording, "", LoadConfig())
     (episode,) = read(tmp_path / "copy").episodes
     for name, column in columns.items():
         np.testing.assert_array_equal(episode.obs[name], column)
