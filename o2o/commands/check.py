@@ -20,7 +20,7 @@ from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig, load
-from o2o.data.training_data import DataFlags
+from o2o.data.training_data import DataFlags, recipe_robot
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.dead_time import STEP_TICKS, Paths, estimate_dead_time
 from o2o.hardware.guard import Guard, StopOnError, connect
@@ -38,7 +38,8 @@ class CheckConfig(RobotChoice):
         dataset: Dataset to check: a recipe from `o2o list`, a Minari id, or a path.
         dataset_options: How the dataset is read.
         out: Folder for the report on the dataset, `check.json` and `check.png`; None writes none.
-        steps: Number of random actions to execute on the robot; 0 only inspects its spaces.
+        steps: Number of random actions to execute on the robot; 0 only inspects its spaces. A simulated robot
+            that is checked against a dataset also plays up to 1000 recorded actions.
         move: Also execute the random actions on a real robot, inside its limits. Without this flag a real
             robot is connected and observed, and does not move.
     """
@@ -56,7 +57,7 @@ class CheckConfig(RobotChoice):
 
 def check(config: CheckConfig) -> None:
     """Prints the findings. The robot is compared with the dataset, and moves only if the dataset has no
-    error.
+    error; a simulated one then also plays recorded actions, whose rewards are compared.
 
     Raises:
         UsageError: nothing to check, or another process writes the report.
@@ -66,8 +67,9 @@ def check(config: CheckConfig) -> None:
     """
     if not config.dataset and not config.robot:
         raise UsageError("nothing to check: add --dataset NAME or --robot NAME")
-    choice = choose_robot(config, None) if config.robot else None
     recording = load(config.dataset, config.dataset_options) if config.dataset else None
+    saved = recipe_robot(recording.info()) if recording is not None else None
+    choice = choose_robot(config, saved) if config.robot else None
     lock = lock_folder(config.out) if config.out else nullcontext()
     with sigterm_interrupts(), lock, closing(_connect(choice)) if choice else nullcontext() as robot:
         if recording is not None:
@@ -97,7 +99,9 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
         *summary.content_facts(recording),
         *summary.model_facts(recording, transform),
     ]
-    found = check_recording(recording, transform, config.dataset_options, robot)
+    found = check_recording(
+        recording, transform, config.dataset_options, robot, config.max_steps, play=config.steps > 0
+    )
     for label, text in [*report, *((finding.severity, finding.text) for finding in found)]:
         print(summary.format_line(label, text))
     if config.out is not None:

@@ -15,7 +15,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.formats import minari
 from o2o.hardware.guard import Guard
-from tests.support.paths import POINT_ROBOT
+from tests.support.paths import POINT_ROBOT, REAL_DATA
 from tests.support.robots import Slide
 
 ROBOT = POINT_ROBOT  # 2 numbers seen, 2 actions within 0.1, 10 Hz
@@ -84,6 +84,22 @@ def test_data_are_compared_with_the_robot_before_it_moves(tmp_path, capsys):
     assert (
         "exceed the robot's limits" in said and "action 0 has [-0.3, 0.3], the robot has [-0.1, 0.1]" in said
     )
+
+
+@pytest.mark.skipif(not (REAL_DATA / "door-human.hdf5").is_file(), reason=f"no file in {REAL_DATA}")
+def test_the_door_is_short_of_time_and_rewards_the_wrong_way_unless_the_recipe_says_how(o2o, monkeypatch):
+    pytest.importorskip("gymnasium_robotics")
+    monkeypatch.chdir(REAL_DATA)
+    words = ["check", "--robot", "gym", "--steps", "5", "--dataset"]
+    code, said, _ = o2o(
+        *words, "door-human.hdf5", "--dataset.reward", "rewards", "--robot.id", "AdroitHandDoor-v1"
+    )
+    assert code == 0 and "limit of 200 steps; 6 of 25 succeed within it, 7 in all" in said
+    assert "warning      the robot does not reward as recorded: its sign is opposite" in said
+    code, said, _ = o2o(*words, "door-human")  # with the recipe's robot, which plays 300 steps
+    assert code == 0 and "longer than the robot's limit" not in said
+    assert "note         the robot does not reward as recorded: its sign is opposite" in said
+    assert "the reward function of door-human replaces it in training" in said
 
 
 def test_nothing_or_no_robot_to_check_is_one_line(tmp_path):

@@ -1,10 +1,13 @@
 """Checks whether a recording fits the robot that will be fine-tuned."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.core.recipe import Recipe
 from o2o.core.transform import Transform, check_control_rate
 from o2o.data.audit.actions import action_range
 from o2o.data.audit.finding import Finding, error, list_first, warning
@@ -14,8 +17,12 @@ from o2o.hardware.guard import Guard
 TOLERANCE = 1e-3  # fraction of the robot's range
 
 
-def check(recording: Recording, transform: Transform, robot: Guard) -> Iterator[Finding]:
-    """Yields findings about observations, control rate and action limits."""
+def check(recording: Recording, transform: Transform, robot: Guard, max_steps: int = 0) -> Iterator[Finding]:
+    """Yields findings about observations, control rate, action limits and the length of episodes.
+
+    Args:
+        max_steps: decisions after which an episode is truncated; 0: the robot's own limit.
+    """
     differences = transform.mismatches(robot.shapes, len(robot.low))
     if differences:
         yield error(
@@ -29,6 +36,7 @@ def check(recording: Recording, transform: Transform, robot: Guard) -> Iterator[
             yield error(str(mismatch))
     if len(robot.low) == len(transform.action_low):
         yield from _check_limits(recording, transform, robot)
+    yield from _check_length(recording, robot, max_steps)
 
 
 def _check_limits(recording: Recording, transform: Transform, robot: Guard) -> Iterator[Finding]:
@@ -55,3 +63,36 @@ def _check_limits(recording: Recording, transform: Transform, robot: Guard) -> I
             "the model acts within the former; change them with --dataset.action-low and "
             "--dataset.action-high",
         )
+
+
+def _check_length(recording: Recording, robot: Guard, max_steps: int) -> Iterator[Finding]:
+    """Yields a warning if episodes are longer than those that the robot will play."""
+    own = robot.spec.max_episode_steps if robot.spec else None
+    limits = [steps for steps in (max_steps, -(-own // robot.action_repeat) if own else 0) if steps]
+    limit, episodes = min(limits, default=0), recording.episodes
+    longer = sum(len(e) > limit for e in episodes)
+    if not limit or not longer:
+        return
+    message = f"{longer} of {len(episodes)} episodes are longer than the robot's limit of {limit} steps"
+    in_time = [_succeeds_within(e, limit, recording.recipe) for e in episodes]
+    if any(e.success is not None for e in episodes) and None not in in_time:
+        all_in_all = sum(bool(e.success) for e in episodes)
+        message += f"; {sum(map(bool, in_time))} of {len(episodes)} succeed within it, {all_in_all} in all"
+    raise_it = "raise --max-steps" if limit == max_steps else "raise the robot's own limit (--robot -h)"
+    yield warning(message, f"{raise_it}; the longest episode has {max(map(len, episodes))} steps")
+
+
+def _succeeds_within(episode: Episode, limit: int, recipe: Recipe | None) -> bool | None:
+    """Returns whether an episode succeeds in its first `limit` steps; None where that is unknown."""
+    if not episode.success or len(episode) <= limit:
+        return bool(episode.success)
+    recorded = next(
+        (episode.infos[name] for name in ("success", "is_success") if name in episode.infos), None
+    )
+    if recorded is not None:
+        return bool(np.any(recorded[: limit + 1]))
+    if recipe is None or recipe.success is None:
+        return None
+    obs = {name: value[: limit + 1] for name, value in episode.obs.items()}
+    first = replace(episode, obs=obs, action=episode.action[:limit], reward=episode.reward[:limit], infos={})
+    return bool(recipe.success(first))

@@ -12,6 +12,7 @@ from o2o.data.audit import (
     episodes,
     lag,
     observations,
+    reward_match,
     rewards,
     robot_match,
     timestamps,
@@ -25,7 +26,12 @@ SEVERITIES = ("note", "warning", "error")
 
 
 def check_recording(
-    recording: Recording, transform: Transform, config: DataConfig, robot: Guard | None = None
+    recording: Recording,
+    transform: Transform,
+    config: DataConfig,
+    robot: Guard | None = None,
+    max_steps: int = 0,
+    play: bool = False,
 ) -> list[Finding]:
     """Returns the findings of all checks, the most severe last.
 
@@ -33,7 +39,9 @@ def check_recording(
         recording: recording to check.
         transform: transform that a training run would use.
         config: dataset flags.
-        robot: robot to compare with, if known; it does not move.
+        robot: robot to compare with, if known.
+        max_steps: decisions after which an episode is truncated; 0: the robot's own limit.
+        play: let the robot play recorded actions, if it is simulated; else it does not move.
     """
     findings = [
         *episodes.check(recording),
@@ -45,8 +53,11 @@ def check_recording(
         *actions.check(recording, transform),
         *lag.check(recording),
         *_check_unstated(recording, config, robot),
-        *(robot_match.check(recording, transform, robot) if robot else ()),
+        *(robot_match.check(recording, transform, robot, max_steps) if robot else ()),
     ]
+    has_error = any(finding.severity == "error" for finding in findings)
+    if robot and robot.simulated and play and not has_error:
+        findings += reward_match.check(recording, robot)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 

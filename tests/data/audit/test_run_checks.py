@@ -9,6 +9,7 @@ import pytest
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
+from o2o.core.recipe import Recipe
 from o2o.data.audit import boundaries, plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.lag import measure_lag
@@ -497,3 +498,53 @@ def test_real_recordings_have_no_error(name):
     recording = load(str(path), DataConfig())
     found = check_recording(recording, fit_transform(recording, DataConfig()), DataConfig())
     assert [f.severity for f in found] == (["note"] if name == "door-human" else [])
+
+
+# ---- the length of episodes
+
+
+def limited(steps: int, **options) -> Guard:
+    arm = Arm()
+    arm.spec = gymnasium.envs.registration.EnvSpec("Arm-v0", max_episode_steps=steps)
+    return Guard(arm, **options)
+
+
+def test_episodes_longer_than_the_robot_plays_are_counted_and_so_are_those_that_succeed():
+    def opened(episode: Episode) -> bool:
+        return bool((episode.obs["state"][:, 0] >= 2).any())
+
+    episodes = []
+    for number, when in enumerate([3, 8, 9, None]):  # six episodes of 10 to 13 steps
+        episode = make_episode(number, 10 + number)
+        if when is not None:
+            episode.obs["state"][when, 0] = 3
+        episodes.append(replace(episode, success=when is not None))
+    recipe = Recipe("about", "source", "MIT", success=opened)
+    wanted = (
+        "4 of 4 episodes are longer than the robot's limit of 8 steps; 2 of 4 succeed within it, 3 in all"
+    )
+    found = find(episodes, robot=limited(8), recipe=recipe)
+    assert_single(found, "warning", wanted, "raise the robot's own limit", "the longest episode has 13 steps")
+    columns = [np.arange(len(e) + 1) == when for e, when in zip(episodes, [3, 8, 9, 99], strict=True)]
+    told = [replace(e, infos={"success": c}) for e, c in zip(episodes, columns, strict=True)]
+    assert_single(find(told, robot=limited(8)), "warning", wanted)
+    [unknown] = find(episodes, robot=limited(8))
+    assert unknown.message == "4 of 4 episodes are longer than the robot's limit of 8 steps"
+    [partly] = find(episodes, robot=limited(12))
+    assert partly.message.endswith("1 of 4 episodes are longer than the robot's limit of 12 steps; "
+                                   "3 of 4 succeed within it, 3 in all")  # fmt: skip
+    assert find(episodes, robot=limited(13)) == []
+
+
+def test_the_limit_is_in_decisions_and_max_steps_shortens_it():
+    recording = make_recording(healthy(2), control_hz=5.0)
+    transform = fit_transform(recording, FLAGS)
+
+    def lines(robot: Guard, max_steps: int) -> list[str]:
+        return [f.text for f in check_recording(recording, transform, FLAGS, robot, max_steps)]
+
+    assert lines(limited(22, action_repeat=2), 0) == []
+    [line] = lines(limited(20, action_repeat=2), 0)
+    assert line.startswith("1 of 2 episodes are longer than the robot's limit of 10 steps")
+    [line] = lines(limited(22, action_repeat=2), 9)
+    assert line.startswith("2 of 2") and "limit of 9 steps; raise --max-steps" in line
