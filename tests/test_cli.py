@@ -201,7 +201,7 @@ UNKNOWN = {
     "demo --preset fown": "preset 'fown' not found; did you mean 'fowm'? have small,",
     "pretrain --dataset sim-lfit": "dataset 'sim-lfit' not found; did you mean 'sim-lift'? have door-human,",
     "demo --dataset sim-lfit": "did you mean 'sim-lift'?",
-    "pretrain --model tdmcp": "model 'tdmcp' not found; did you mean 'tdmpc'? have rssm, tdmpc",
+    "pretrain --model tdmcp": "model 'tdmcp' not found; did you mean 'tdmpc'? have encoder, rssm, tdmpc",
     "check --robot sin": "robot 'sin' not found; did you mean 'sim'? have gym, lerobot, remote, ",
     "check --robot ./nowhere.py": "nowhere.py' not found",
     "pretrain --updates many": "parsing --updates: invalid literal for int() with base 10: 'many'",
