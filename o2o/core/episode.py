@@ -64,7 +64,7 @@ class Episode:
                 raise DataError(
                     f"{name}: {steps} actions need {steps + 1} observations, {key!r} has {len(value)}"
                 )
-        vectors = {key: value for key, value in self.obs.items() if value.dtype != np.uint8}
+        vectors = {key: value for key, value in self.obs.items() if value.dtype.kind == "f"}
         for key, value in {"actions": self.action, "rewards": self.reward, **vectors}.items():
             if not np.isfinite(value).all():
                 row = int(np.argwhere(~np.isfinite(value))[0][0])

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from o2o.core.config import FieldError, at_least, check_finite, from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError, UsageError
+from o2o.core.image_layout import LAYOUTS, guess_layout, num_channels, to_channels_first
 from o2o.core.spec import Spec
 
 RATE_TOLERANCE = 0.02  # rates whose relative difference is smaller count as equal
@@ -22,21 +23,19 @@ CLIP_EPS = 1e-5  # FOWM's `data_clip_eps`: keeps actions inside the range of tan
 logger = logging.getLogger("o2o")
 
 
-def channels_first(shape: tuple[int, ...]) -> bool:
-    """Returns whether an image of this shape is (C, H, W) rather than (H, W, C)."""
-    return shape[0] in (1, 3, 4) and shape[-1] not in (1, 3, 4)
-
-
 @dataclass(frozen=True)
 class ObsTransform:
     """The conversion of one observation to the model's form.
 
     Attributes:
-        shape: recorded shape without the time axis: vectors of any rank, (H, W, C) or (C, H, W) images.
+        shape: recorded shape without the time axis: vectors of any rank, or images of a layout.
         image: whether the observation is an image.
         size: side of the square image for the model, pixels.
         mean: subtracted from each entry of the flattened vector; empty: none.
         std: divisor of each entry after that; empty where `mean` is.
+        layout: axes of an image, see `o2o.core.image_layout`; empty: guessed from the shape.
+        low: recorded value that the model sees as 0, in an image of other numbers than uint8.
+        high: recorded value that it sees as 255; those beyond are clipped. low = high: the images are uint8.
     """
 
     shape: tuple[int, ...]
@@ -44,34 +43,50 @@ class ObsTransform:
     size: int = 84
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    layout: str = ""
+    low: float = 0.0
+    high: float = 0.0
 
     def __post_init__(self):
-        if any(size < 0 for size in self.shape) or (self.image and (len(self.shape) != 3 or 0 in self.shape)):
-            raise FieldError(self, f"<shape> is {self.shape}, wanted sizes, three of them for an image")
+        if any(size < 0 for size in self.shape) or (self.image and 0 in self.shape):
+            raise FieldError(self, f"<shape> is {self.shape}, wanted sizes")
+        if self.layout not in ("", *LAYOUTS) or (self.image and len(self.axes) != len(self.shape)):
+            raise FieldError(self, f"<layout> is {self.layout!r}, which is none of an image {self.shape}")
         at_least(self, size=1)
         check_finite(self)
         lengths = {len(self.mean), len(self.std)}
         if lengths not in ({0}, {int(np.prod(self.shape))}) or min(self.std, default=1) <= 0:
             raise FieldError(self, "<mean> and <std> must have an entry for each of <shape>, <std> above 0")
+        if self.low > self.high:
+            raise FieldError(self, "<low> must not exceed <high>")
+
+    @property
+    def axes(self) -> str:
+        """Layout of an image, stated or guessed."""
+        return self.layout or guess_layout(self.shape)
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the images are uint8; others are scaled from `low` and `high`."""
+        return self.low == self.high
 
     @property
     def model_shape(self) -> tuple[int, ...]:
         if not self.image:
             return (int(np.prod(self.shape)),)
-        channels = self.shape[0 if channels_first(self.shape) else -1]
-        return (channels, self.size, self.size)
+        return (num_channels(self.shape, self.axes), self.size, self.size)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Returns whether images of another size or layout become the same model input shape."""
-        if not self.image or len(shape) != 3:
-            return False
-        return replace(self, shape=tuple(shape)).model_shape == self.model_shape
+        layout = guess_layout(tuple(shape))
+        return self.image and bool(layout) and num_channels(shape, layout) == self.model_shape[0]
 
     def __call__(self, value: np.ndarray) -> np.ndarray:
         """Converts (N, *shape) as recorded to (N, *model_shape).
 
         Raises:
-            RobotError: an image that is not uint8; recordings are checked for that when they are read.
+            RobotError: an image that is not uint8 though the recorded ones are; recordings are checked for
+                that when they are read.
         """
         value = np.asarray(value)
         if not self.image:
@@ -79,18 +94,21 @@ class ObsTransform:
             if not self.mean:
                 return vector
             return (vector - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        if value.dtype != np.uint8:
+        if self.is_bytes and value.dtype != np.uint8:
             raise RobotError(f"an image is {value.dtype}, wanted uint8, 0 to 255")
-        if not channels_first(value.shape[1:]):
-            value = value.transpose(0, 3, 1, 2)
+        known = value.shape[1:] == tuple(self.shape)
+        value = to_channels_first(value, self.axes if known else guess_layout(value.shape[1:]))
         height, width = value.shape[-2:]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         value = value[..., top : top + side, left : left + side]
+        if not self.is_bytes:
+            value = (value.astype(np.float32) - self.low) * (255 / (self.high - self.low))
         if side != self.size:
             pixels = torch.from_numpy(np.ascontiguousarray(value)).float()
-            pixels = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True)
-            value = pixels.round().clamp(0, 255).byte().numpy()
+            value = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True).numpy()
+        if value.dtype != np.uint8:
+            np.clip(np.round(value, out=value), 0, 255, out=value)
         return np.ascontiguousarray(value, dtype=np.uint8)
 
 

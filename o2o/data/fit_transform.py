@@ -1,7 +1,8 @@
 """Fits the transform of a recording: action limits, reward scaling, observations and control rate."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
+from o2o.core.image_layout import LAYOUTS, NUMBERS, guess_layout
 from o2o.core.recipe import RewardRule
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import ObsTransform, Transform
@@ -16,6 +18,7 @@ from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig
 
 MIN_STD = 1e-2  # keeps normalization from amplifying a constant or nearly constant entry into noise
+SAMPLED_IMAGES = 200  # images on disk whose pixels are read for their range
 READ_BYTES, RESIZE_BYTES = 2**28, 2**22  # raw image bytes that are read, and resized, at a time
 
 logger = logging.getLogger("o2o")
@@ -67,7 +70,7 @@ def apply_transform(episode: Episode, transform: Transform) -> Episode:
 def _resize(images: np.ndarray, field: ObsTransform) -> np.ndarray:
     """Converts (T+1, *shape) raw images, in memory or on disk, to (T+1, *model_shape) in memory."""
     result = np.empty((len(images), *field.model_shape), np.uint8)
-    frame_bytes = int(np.prod(images.shape[1:]))
+    frame_bytes = int(np.prod(images.shape[1:])) * images.dtype.itemsize
     num_read, num_resized = max(READ_BYTES // frame_bytes, 1), max(RESIZE_BYTES // frame_bytes, 1)
     for start in range(0, len(images), num_read):
         raw, target = np.asarray(images[start : start + num_read]), result[start : start + num_read]
@@ -160,18 +163,83 @@ def _reward_rule(recording: Recording, config: DataConfig) -> tuple[float, float
 def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, ObsTransform]:
     available = episodes[0].obs
     requested = [text.partition("=")[0] for text in config.obs]
+    layouts = _by_name(config.image_layout, "--dataset.image-layout", "AXES", requested or list(available))
+    ranges = _by_name(config.image_range, "--dataset.image-range", "LOW:HIGH", requested or list(available))
     unknown = [name for name in requested if name not in available]
     if unknown:
         raise UsageError(plugins.not_found("observation", unknown[0], list(available)))
     fields = {}
     for name in requested or available:
-        value = available[name]
-        if value.dtype == np.uint8 and value.ndim == 4:
-            fields[name] = ObsTransform(value.shape[1:], image=True, size=config.image_size)
+        values = [e.obs[name] for e in episodes]
+        shape, is_bytes = values[0].shape[1:], values[0].dtype == np.uint8
+        layout = _layout(name, shape, layouts[name]) if name in layouts else guess_layout(shape, is_bytes)
+        if layout:
+            low, high = (0.0, 0.0) if is_bytes else _pixel_range(name, values, ranges.get(name, ""), layout)
+            field = ObsTransform(shape, image=True, size=config.image_size, layout=layout, low=low, high=high)
         else:
-            mean, std = _mean_and_std([e.obs[name] for e in episodes]) if config.normalize else ((), ())
-            fields[name] = ObsTransform(value.shape[1:], mean=mean, std=std)
+            mean, std = _mean_and_std(values) if config.normalize else ((), ())
+            field = ObsTransform(shape, mean=mean, std=std)
+        fields[name] = field
     return fields
+
+
+def _by_name(texts: tuple[str, ...], flag: str, wanted: str, known: list[str]) -> dict[str, str]:
+    """Returns name -> value of a flag that is given as NAME=VALUE."""
+    result = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value:
+            raise UsageError(f"{flag} is {text!r}, wanted NAME={wanted}")
+        if name not in known:
+            raise UsageError(f"{flag}: {plugins.not_found('observation', name, known)}")
+        result[name] = value
+    return result
+
+
+def _layout(name: str, shape: tuple[int, ...], text: str) -> str:
+    """Returns the layout that a flag states; empty for numbers."""
+    if text == NUMBERS:
+        return ""
+    if text not in LAYOUTS or len(text) != len(shape):
+        fitting = [layout for layout in LAYOUTS if len(layout) == len(shape)]
+        raise UsageError(
+            f"--dataset.image-layout {name}={text}: observation {name!r} is {shape}, wanted one of "
+            f"{', '.join([*fitting, NUMBERS])}"
+        )
+    return text
+
+
+def _pixel_range(name: str, values: list[np.ndarray], text: str, layout: str) -> tuple[float, float]:
+    """Returns the recorded values that the model sees as 0 and as 255."""
+    if text:
+        try:
+            low, high = map(float, text.split(":"))
+        except ValueError:
+            low, high = 0.0, math.nan
+        if not (math.isfinite(low) and low < high < math.inf):
+            raise UsageError(f"--dataset.image-range is {name}={text}, wanted NAME=LOW:HIGH with LOW < HIGH")
+        return low, high
+    low, high, are_whole = math.inf, -math.inf, True
+    for rows in map(np.asarray, _sampled(values)):
+        low, high = min(low, float(rows.min())), max(high, float(rows.max()))
+        are_whole = are_whole and bool((rows == np.floor(rows)).all())
+    has_colors = "C" in layout and values[0].shape[layout.index("C") + 1] >= 3
+    if low >= 0 and (has_colors or are_whole) and high <= 255:
+        low, high = 0.0, 1.0 if high <= 1 and not are_whole else 255.0
+    low, high = min(low, 0.0), high if high > min(low, 0.0) else min(low, 0.0) + 1
+    logger.info("pixels of %r are scaled from %g to %g; set it with --dataset.image-range", name, low, high)
+    return low, high
+
+
+def _sampled(values: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields all rows of arrays in memory, and of those on disk some that are evenly spread."""
+    num_rows = max(SAMPLED_IMAGES // len(values), 2)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            yield value
+            continue
+        for row in np.unique(np.linspace(0, len(value) - 1, num_rows).astype(int)).tolist():
+            yield value[row]
 
 
 def _mean_and_std(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from o2o.core.transform import channels_first
+from o2o.core.image_layout import guess_layout, to_channels_first
 from o2o.inspect.charts.spec import COLORMAP, DATA, MODEL, MUTED
 
 JPEG_QUALITY = 85
@@ -114,8 +114,7 @@ class RerunPage:
             self._views.setdefault(entity, (kind, title))
 
     def _image(self, entity: str, image: np.ndarray, title: str) -> None:
-        if channels_first(image.shape):
-            image = image.transpose(1, 2, 0)
+        image = to_channels_first(image[None], guess_layout(image.shape))[0].transpose(1, 2, 0)
         image = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
         compressed = self._rr.Image(np.ascontiguousarray(image)).compress(JPEG_QUALITY)
         self._log(entity, "image", title, compressed)

@@ -108,6 +108,34 @@ def test_images_differ_by_their_channels_not_by_size_or_layout():
         assert "'camera' is" in TRANSFORM.mismatches({"state": (2,), "camera": shape}, 2)[0]
 
 
+def test_a_layout_of_the_recording_holds_for_a_robot_of_the_same_shape():
+    picture = np.zeros((1, 40, 40, 40), np.uint8)
+    picture[0, 7] = 1
+    first = ObsTransform((40, 40, 40), image=True, size=40, layout="CHW")
+    assert first(picture)[0, 7].all() and first(picture).sum() == 1600
+    last = ObsTransform((40, 40, 40), image=True, size=40)  # as the rule has it
+    assert last(picture)[0, :, 7].all()
+
+
+def test_frames_of_a_stack_become_channels():
+    stack = np.zeros((1, 2, 48, 48, 3), np.uint8)
+    stack[0, 1, :, :, 2] = 9
+    field = ObsTransform((2, 48, 48, 3), image=True, size=48)
+    assert field.model_shape == (6, 48, 48) and field(stack)[0].sum(axis=(1, 2)).tolist() == [0] * 5 + [
+        9 * 48**2
+    ]
+
+
+def test_other_pixels_than_bytes_are_scaled_to_their_range_and_clipped():
+    depth = np.array([0.0, 1.0, 2.0, 4.0, 9.0, -1.0], np.float64)
+    images = np.broadcast_to(depth[:, None, None], (6, 32, 32))
+    field = ObsTransform((32, 32), image=True, size=32, layout="HW", low=0.0, high=4.0)
+    assert field.model_shape == (1, 32, 32)
+    assert field(images)[:, 0, 5, 5].tolist() == [0, 64, 128, 255, 255, 0]
+    small = ObsTransform((32, 32), image=True, size=16, layout="HW", low=0.0, high=4.0)
+    assert small(images)[:, 0, 5, 5].tolist() == [0, 64, 128, 255, 255, 0]
+
+
 def test_float_images_of_a_robot_are_refused():
     with pytest.raises(RobotError, match="is float32, wanted uint8"):
         TRANSFORM.obs({"state": np.zeros((1, 2)), "camera": np.zeros((1, 84, 84, 3), np.float32)})

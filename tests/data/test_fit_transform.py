@@ -1,6 +1,7 @@
 """Tests the action limits, reward rule, observations and control rate of a fitted transform."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,75 @@ def test_error_about_different_rates_names_the_flag_to_use(caplog):
     check_control_rate(None, 50.0)
     check_control_rate(50.0, None)
     assert "rate of the data" in caplog.text and "rate of the robot" in caplog.text
+
+
+# ---- images
+
+
+def with_images(images: np.ndarray) -> Recording:
+    steps = len(images) - 1
+    return make_recording(
+        [replace(make_episode(steps), obs={"camera": images, "state": np.zeros((steps + 1, 2))})]
+    )
+
+
+def field_of(images: np.ndarray, **options):
+    return fit_transform(with_images(images), DataConfig(**options)).fields["camera"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "wanted"),
+    [
+        (np.float32, [0.0, 0.25, 0.9], (0, 1)),  # colors as floats
+        (np.float32, [0.0, 12.5, 200.0], (0, 255)),
+        (np.float32, [-0.5, 0.0, 1.5], (-0.5, 1.5)),
+    ],
+)
+def test_float_images_are_pictures_of_a_range(dtype, values, wanted):
+    images = np.array(values, dtype)[:, None, None, None] * np.ones((1, 40, 40, 3), dtype)
+    field = field_of(images)
+    assert field.image and field.model_shape == (3, 84, 84) and (field.low, field.high) == wanted
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_depth_is_one_channel_up_to_the_farthest_pixel(dtype):
+    images = np.array([0, 1000, 2550], dtype)[:, None, None] * np.ones((1, 40, 40), dtype)
+    field = field_of(images, image_size=40)
+    assert field.model_shape == (1, 40, 40) and (field.low, field.high) == (0, 2550)
+    recording = with_images(images)
+    seen = apply_transform(recording.episodes[0], fit_transform(recording, DataConfig(image_size=40)))
+    assert seen.obs["camera"][:, 0, 3, 3].tolist() == [0, 100, 255]
+    stated = field_of(images, image_range=("camera=0:5100",))
+    assert (stated.low, stated.high) == (0, 5100)
+
+
+def test_gray_bytes_that_were_read_as_numbers_keep_their_scale():
+    images = np.array([0, 7, 200], np.float32)[:, None, None] * np.ones((1, 40, 40), np.float32)
+    assert (field_of(images).low, field_of(images).high) == (0, 255)
+
+
+def test_a_flag_overrules_what_the_axes_are_taken_for():
+    images = np.zeros((3, 40, 40, 40), np.uint8)
+    assert field_of(images).axes == "HWC"
+    assert field_of(images, image_layout=("camera=CHW",)).axes == "CHW"
+    numbers = field_of(np.zeros((3, 40, 40), np.float32), image_layout=("camera=numbers",))
+    assert not numbers.image and numbers.model_shape == (1600,)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"image_layout": ("camera=WHC",)}, r"camera=WHC: .* is \(40, 40, 3\), wanted one of HWC"),
+        ({"image_layout": ("camera=HW",)}, "wanted one of HWC, CHW, numbers"),
+        ({"image_layout": ("kamera=HWC",)}, "image-layout: observation 'kamera' not found; did you mean"),
+        ({"image_layout": ("HWC",)}, "--dataset.image-layout is 'HWC', wanted NAME=AXES"),
+        ({"image_range": ("camera=5",)}, "--dataset.image-range is camera=5, wanted NAME=LOW:HIGH"),
+        ({"image_range": ("camera=1:nan",)}, "--dataset.image-range is camera=1:nan, wanted NAME=LOW:HIGH"),
+    ],
+)  # fmt: skip
+def test_a_wrong_flag_for_images_is_one_line(options, line):
+    with pytest.raises(UsageError, match=line):
+        field_of(np.zeros((3, 40, 40, 3), np.float32), **options)
 
 
 # ---- the real files

@@ -9,7 +9,7 @@ from o2o.commands.data import labels
 from o2o.commands.data.labels import Label
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.core.transform import channels_first
+from o2o.core.image_layout import guess_layout, to_channels_first
 from o2o.core.video import write_video
 from o2o.data.formats.recording import Recording
 
@@ -87,7 +87,7 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
 def frames(episode: Episode) -> list[np.ndarray]:
     """Frames (h, w, 3) with the cameras of the first one's height side by side; empty without cameras."""
     cameras = [np.asarray(v) for v in episode.obs.values() if v.dtype == np.uint8 and v.ndim == 4]
-    cameras = [c.transpose(0, 2, 3, 1) if channels_first(c.shape[1:]) else c for c in cameras]
-    cameras = [np.repeat(c, 3, axis=3) if c.shape[3] == 1 else c[..., :3] for c in cameras]
+    cameras = [to_channels_first(c, guess_layout(c.shape[1:])).transpose(0, 2, 3, 1) for c in cameras]
+    cameras = [np.repeat(c[..., :1], 3, axis=3) if c.shape[3] < 3 else c[..., :3] for c in cameras]
     same = [c for c in cameras if c.shape[1] == cameras[0].shape[1]]
     return list(np.concatenate(same, axis=2)) if same else []

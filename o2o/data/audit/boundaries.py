@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.core.episode import Episode
+from o2o.core.image_layout import guess_layout
 from o2o.data.audit.finding import Finding, list_first, warning
 from o2o.data.formats.recording import Recording
 
@@ -56,7 +57,10 @@ def find_jumps(episodes: list[Episode]) -> list[tuple[int, int]]:
 
 def _state(episode: Episode) -> np.ndarray:
     """Returns (T+1, D) all vectors side by side, without the last observation if it is unknown."""
-    parts = [v.reshape(len(v), -1) for v in episode.obs.values() if v.dtype != np.uint8]
+    vectors = [
+        v for v in episode.obs.values() if v.dtype != np.uint8 and not guess_layout(v.shape[1:], False)
+    ]
+    parts = [v.reshape(len(v), -1) for v in vectors if isinstance(v, np.ndarray)]
     none = np.empty((len(episode) + 1, 0), np.float32)
     state = np.concatenate([none, *parts], axis=1, dtype=np.float32, casting="same_kind")
     return state if episode.last_obs_known else state[:-1]

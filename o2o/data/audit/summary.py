@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from o2o.core.image_layout import describe, guess_layout
 from o2o.core.memory import format_bytes
-from o2o.core.transform import Transform
+from o2o.core.transform import ObsTransform, Transform
 from o2o.data.audit import timestamps
 from o2o.data.audit.actions import action_range
 from o2o.data.fit_transform import check_consistent, clipped_fraction
+from o2o.data.formats.lazy_array import LazyArray
 from o2o.data.formats.recording import Recording
 
 Fact = tuple[str, str]  # (label, text)
@@ -26,7 +28,7 @@ def storage_facts(recording: Recording) -> list[Fact]:
     images = 0
     for episode in recording.episodes:
         for value in episode.obs.values():
-            if value.dtype == np.uint8:
+            if _is_image(value):
                 images += value.nbytes
             else:
                 vectors += value.nbytes
@@ -81,10 +83,7 @@ def content_facts(recording: Recording) -> list[Fact]:
 
 def model_facts(recording: Recording, transform: Transform) -> list[Fact]:
     """Returns the observations, rewards and actions in the model's units."""
-    observed = ", ".join(
-        f"{name} {field.model_shape}" + (" normalized" if field.mean else "")
-        for name, field in transform.fields.items()
-    )
+    observed = ", ".join(f"{name} {_describe_input(field)}" for name, field in transform.fields.items())
     clipped = clipped_fraction(recording.episodes, transform)
     outside = f"; {100 * clipped:.2f} % of the recorded entries lie outside and are clipped"
     return [
@@ -92,6 +91,14 @@ def model_facts(recording: Recording, transform: Transform) -> list[Fact]:
         ("model learns", f"{transform.reward_scale:.4g} * reward {transform.reward_shift:+g}"),
         ("model acts", f"in {format_ranges(transform.action_low, transform.action_high)}" + outside),
     ]
+
+
+def _describe_input(field: ObsTransform) -> str:
+    """Returns the model's shape of an observation, and what the axes of an image are taken for."""
+    if not field.image:
+        return f"{field.model_shape}" + (" normalized" if field.mean else "")
+    pixels = "" if field.is_bytes else f", black at {field.low:g} and white at {field.high:g}"
+    return f"{field.model_shape} from {describe(field.shape, field.axes)}{pixels}"
 
 
 def format_ranges(low: Sequence[float] | np.ndarray, high: Sequence[float] | np.ndarray) -> str:
@@ -126,11 +133,15 @@ def _success(recording: Recording) -> str:
 
 def describe_rows(value: np.ndarray) -> str:
     """Describes the rows of an observation, such as `vector (7,)`."""
-    return f"{'image' if value.dtype == np.uint8 and value.ndim == 4 else 'vector'} {value.shape[1:]}"
+    return f"{'image' if _is_image(value) else 'vector'} {value.shape[1:]}"
+
+
+def _is_image(value: np.ndarray) -> bool:
+    return isinstance(value, LazyArray) or bool(guess_layout(value.shape[1:], value.dtype == np.uint8))
 
 
 def _value_range(values: list[np.ndarray]) -> str:
     """Returns the range of vectors; empty for images, which are not read."""
-    if values[0].dtype == np.uint8 or not values[0].size:
+    if _is_image(values[0]) or not values[0].size:
         return ""
     return f", {min(v.min() for v in values):.4g} to {max(v.max() for v in values):.4g}"

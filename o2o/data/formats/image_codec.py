@@ -9,6 +9,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 
+BYTES = np.dtype(np.uint8)
 PILLOW_ERRORS = (
     OSError,
     ValueError,
@@ -39,25 +40,49 @@ def image_shape(data: bytes, label: str) -> tuple[int, ...]:
         return image.height, image.width, 3 if image.mode == "P" else len(image.getbands())
 
 
-def decode(data: bytes, shape: tuple[int, ...], label: str) -> np.ndarray:
-    """Decodes an image to uint8 (H, W) or (H, W, C); another number of channels is converted.
+def pixel_type(data: bytes, label: str) -> np.dtype:
+    """Returns the type of an encoded image's pixels: uint16 of 16-bit gray ones, such as depth, else uint8.
 
     Raises:
-        DataError: the image is broken or has another size.
+        DataError: the data are neither JPEG nor PNG.
+    """
+    with _open(data, label) as image:
+        return np.dtype(np.uint16 if image.mode.startswith("I") else np.uint8)
+
+
+def decode(data: bytes, shape: tuple[int, ...], label: str, dtype: np.dtype = BYTES) -> np.ndarray:
+    """Decodes an image to (H, W) or (H, W, C); another number of channels is converted.
+
+    Args:
+        dtype: type of the pixels, uint8 or uint16; one is never converted to the other, because that would
+            cut all of a depth image to 255.
+    Raises:
+        DataError: the image is broken, or has another size or type of pixels.
     """
     with _open(data, label) as image:
         if (image.height, image.width) != shape[:2]:
             raise DataError(
                 f"{label} has {image.height} x {image.width} pixels, wanted {shape[0]} x {shape[1]}"
             )
+        have = np.uint16 if image.mode.startswith("I") else np.uint8
+        if have != dtype:
+            bits = 8 * np.dtype(have).itemsize
+            raise DataError(f"{label} is an image of {bits} bits a pixel, wanted {8 * dtype.itemsize}")
+        if have == np.uint16:
+            return _to_array(image, label).astype(np.uint16).reshape(shape)
         channels = math.prod(shape[2:])
         mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
         if mode is None:
             raise DataError(f"{label}: an image of {channels} channels is not supported; have 1, 3 and 4")
-        try:
-            return np.asarray(image.convert(mode)).reshape(shape)
-        except PILLOW_ERRORS as error:
-            raise _broken(label, error) from error
+        return _to_array(image, label, mode).reshape(shape)
+
+
+def _to_array(image, label: str, mode: str | None = None) -> np.ndarray:
+    """Returns the pixels of an open image, converted to another mode of Pillow's if it is given."""
+    try:
+        return np.asarray(image.convert(mode) if mode else image)
+    except PILLOW_ERRORS as error:
+        raise _broken(label, error) from error
 
 
 def encode(image: np.ndarray) -> np.ndarray:

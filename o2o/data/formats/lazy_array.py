@@ -16,6 +16,7 @@ logger = logging.getLogger("o2o")
 
 
 EPISODE_BYTES = 1500  # memory of an episode besides its values: an `Episode` of a few arrays takes 1.2 kB
+BYTES = np.dtype(np.uint8)
 SMALL_BYTES = 2**20  # blocks up to this size are not counted: any program needs as much
 
 
@@ -133,15 +134,16 @@ class LazyArray:
     It has the shape and dtype of the array that it stands for; `np.asarray` and `[...]` read the file.
     """
 
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]):
+    def __init__(
+        self, shape: tuple[int, ...], read: Callable[[int, int], np.ndarray], dtype: np.dtype = BYTES
+    ):
         """
         Args:
-            shape: (T+1, H, W, C) or (T+1, C, H, W).
+            shape: (T+1, H, W, C) or (T+1, C, H, W), or stacks of them.
             read: returns the rows from `start` up to, not including, `stop`.
+            dtype: type of the pixels: uint8, or uint16 for depth.
         """
-        self.shape, self._read = tuple(shape), read
+        self.shape, self._read, self.dtype = tuple(shape), read, np.dtype(dtype)
 
     @property
     def ndim(self) -> int:
@@ -153,7 +155,7 @@ class LazyArray:
 
     @property
     def nbytes(self) -> int:
-        return self.size
+        return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -179,21 +181,23 @@ class LazyArray:
             first = int(indices.min(initial=len(self)))
             return self._read_rows(first, int(indices.max(initial=first - 1)) + 1)[indices - first]
 
-        return make_lazy_array((len(rows), *self.shape[1:]), read)
+        return make_lazy_array((len(rows), *self.shape[1:]), read, self.dtype)
 
     def _read_rows(self, start: int, stop: int) -> np.ndarray:
         value = np.asarray(self._read(start, stop))
         if value.shape != (stop - start, *self.shape[1:]) or value.dtype != self.dtype:
             raise DataError(
-                f"the images were read as {value.dtype} {value.shape}, the file stated uint8 "
+                f"the images were read as {value.dtype} {value.shape}, the file stated {self.dtype} "
                 f"{(stop - start, *self.shape[1:])}"
             )
         return value
 
 
-def make_lazy_array(shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]) -> np.ndarray:
+def make_lazy_array(
+    shape: tuple[int, ...], read: Callable[[int, int], np.ndarray], dtype: np.dtype = BYTES
+) -> np.ndarray:
     """Returns a `LazyArray` typed as an array; code that takes an episode calls `np.asarray` to compute."""
-    return cast(np.ndarray, LazyArray(shape, read))
+    return cast(np.ndarray, LazyArray(shape, read, dtype))
 
 
 def gather(value: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from o2o.data.formats.lerobot_meta import EpisodeMeta
 from o2o.data.formats.parquet import Table
 
 EpisodeRows = Mapping[int, np.ndarray]  # episode -> (L,) row indices of its frames, in order
-EpisodeImages = dict[int, np.ndarray]  # episode -> (L, H, W, C) uint8, on disk
+EpisodeImages = dict[int, np.ndarray]  # episode -> (L, H, W, C) uint8 or uint16, on disk
 
 logger = logging.getLogger("o2o")
 
@@ -44,18 +44,21 @@ def images_from_column(
         return read_bytes(file)
 
     first = next(table.read_images(name, next(iter(rows.values()))[:1]))
-    shape = image_codec.image_shape(load(*first), first[1])
+    shape, dtype = (
+        image_codec.image_shape(load(*first), first[1]),
+        image_codec.pixel_type(load(*first), first[1]),
+    )
     block = ReadBlock(image_codec.decoding_bytes(shape), f"an image of {name!r}")
     table.request.check_budget(held_bytes, path, block)
 
     def lazy_images(frames: np.ndarray) -> np.ndarray:
         def read(start: int, stop: int) -> np.ndarray:
-            out = np.empty((stop - start, *shape), np.uint8)
+            out = np.empty((stop - start, *shape), dtype)
             for image, one in zip(out, table.read_images(name, frames[start:stop]), strict=True):
-                image[...] = image_codec.decode(load(*one), shape, one[1])
+                image[...] = image_codec.decode(load(*one), shape, one[1], dtype)
             return out
 
-        return make_lazy_array((len(frames), *shape), read)
+        return make_lazy_array((len(frames), *shape), read, dtype)
 
     return {number: lazy_images(frames) for number, frames in rows.items()}
 

@@ -47,7 +47,7 @@ class Table:
 
     @property
     def is_image(self) -> bool:
-        return self.dtype == np.uint8 and len(self.shape) == 4
+        return self.dtype == np.uint8 and len(self.shape) in (4, 5)
 
     def with_row_shape(self, shape: tuple[int, ...]) -> "Table":
         """Returns the table with rows of this shape if Minari stored them flat, else the table unchanged."""

@@ -286,6 +286,25 @@ def test_images_in_tables_are_decoded_when_indexed(tmp_path, version, where):
     assert isinstance(camera, LazyArray) and rows_of(camera[3:5]) == [12, 13] and rows_of(camera[5:]) == [14]
 
 
+def test_depth_of_16_bits_keeps_its_millimeters(tmp_path):
+    millimeters = [np.full((12, 16), 1000 + 300 * row, np.uint16) for row in range(15)]
+    stored = [{"bytes": png(pixels), "path": None} for pixels in millimeters]
+    make_lerobot(tmp_path, table={"observation.depth": stored}, camera=False)
+    episode = read(tmp_path).episodes[0]
+    depth = episode.obs["observation.depth"]
+    assert depth.dtype == np.uint16 and depth.shape[1:] == (12, 16, 1)
+    rows = states(read(tmp_path))[0]
+    assert depth[:, 0, 0, 0].tolist() == [1000 + 300 * row for row in rows]
+
+
+def test_a_picture_of_8_bits_among_those_of_16_is_refused(tmp_path):
+    pixels = [np.full((12, 16), 9, np.uint16)] * 2 + [np.full((12, 16), 9, np.uint8)] * 13
+    stored = [{"bytes": png(one), "path": None} for one in pixels]
+    make_lerobot(tmp_path, table={"observation.depth": stored}, camera=False)
+    with pytest.raises(DataError, match="is an image of 8 bits a pixel, wanted 16"):
+        np.asarray(read(tmp_path).episodes[0].obs["observation.depth"])
+
+
 def test_image_outside_of_the_dataset_is_not_read(tmp_path):
     (tmp_path / "secret.png").write_bytes(png(image(0)))
     stored = [{"bytes": None, "path": "../secret.png"}] * 15
