@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from o2o.core.episode import Episode
 from o2o.data.audit.finding import Finding, error, list_first, note, warning
 from o2o.data.formats.recording import Recording
 
@@ -21,7 +22,8 @@ def check(recording: Recording) -> Iterator[Finding]:
     lengths = np.array([len(e) for e in episodes])
     terminated = np.array([e.terminated for e in episodes])
     longest, median = lengths.max(), float(np.median(lengths))
-    at_limit = int((terminated & (lengths == longest)).sum())
+    suspect = terminated & ~np.array([_ends_with_outcome(e) for e in episodes])
+    at_limit = int((suspect & (lengths == longest)).sum())
     near = int((lengths[lengths < longest] >= NEAR * longest).sum())
     if at_limit == len(episodes) >= MIN_EPISODES:
         yield error(
@@ -44,3 +46,8 @@ def check(recording: Recording) -> Iterator[Finding]:
     unknown = sum(not e.last_obs_known for e in episodes)
     if unknown:
         yield note(f"the last observation of {unknown} of {len(episodes)} episodes is not recorded")
+
+
+def _ends_with_outcome(episode: Episode) -> bool:
+    """Returns whether the last step is kept for its reward alone, see `o2o.data.formats.last_step`."""
+    return not episode.last_obs_known and bool((episode.reward[:-1] != episode.reward[-1]).all())

@@ -8,7 +8,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, hdf5
+from o2o.data.formats import flat_table, hdf5, last_step
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -44,7 +44,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
 
     - the next observation of a terminal is unknown: the step is kept with `last_obs_known=False`;
     - the next observation of a timeout and of the last row is unknown too, and its value is needed and not
-      zero, so the step is dropped (as in D4RL's own reader).
+      zero, so the step is dropped (as in D4RL's own reader), unless its reward is the outcome of the episode:
+      then the episode counts as terminated (see `last_step`).
 
     Raises:
         UsageError: a requested name is not in the file.
@@ -93,9 +94,14 @@ def _episodes(columns: dict[str, flat_table.Column], request: ReadRequest, path:
         end = flat_table.find_jumps(columns)
     flat_table.check_episodes(request, columns, terminal | end, path)
     columns = flat_table.complete_next_obs(columns, terminal | end, path)
-    episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
+    outcome = np.zeros_like(terminal)
+    if not next_obs:
+        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path))
+        outcome = last_step.find_outcomes(reward, terminal | end | (np.arange(len(end)) == len(end) - 1))
+    episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path))
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation; it has {len(terminal)} rows")
+    last_step.log_last_steps(path, len(terminal), int((outcome & ~terminal).sum()), episodes)
     if not next_obs and not marked:
         _warn_about_resets(episodes, has_timeouts, path)
     return episodes

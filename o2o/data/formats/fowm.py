@@ -11,7 +11,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
-from o2o.data.formats import flat_table, safe_pickle
+from o2o.data.formats import flat_table, last_step, safe_pickle
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -43,7 +43,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     - An episode ends at a done, at a mask of 0, and where the next row is not the next observation (FOWM).
     - A mask of 0 marks a terminal step. Without masks no step is terminal: a done may be a time limit, as
       FOWM's are, and learning a time limit as terminal sets all value after it to zero.
-    - Without `next_observations` the last step of an episode is dropped, unless it is terminal.
+    - Without `next_observations` the last step of an episode is dropped, unless it is terminal or its reward
+      is the outcome (see `last_step`).
 
     Raises:
         UsageError: a requested name is not in the file.
@@ -60,7 +61,13 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         terminal, end = _ends(columns, path)
         flat_table.check_episodes(request, columns, terminal | end, path)
         columns = flat_table.complete_next_obs(columns, terminal | end, path)
-        episodes = flat_table.cut_episodes(columns, terminal, end, str(path))
+        outcome = np.zeros_like(terminal)
+        if not flat_table.with_prefix(columns, "next_obs."):
+            reward = flat_table.read_floats(columns["rewards"], "rewards", str(path))
+            last = terminal | end | (np.arange(len(end)) == len(end) - 1)
+            outcome = last_step.find_outcomes(reward, last)
+        episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path))
+        last_step.log_last_steps(path, len(end), int((outcome & ~terminal).sum()), episodes)
         if not episodes:
             raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
         return Recording(episodes, path, path.stem, digest.result())

@@ -14,6 +14,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
+from o2o.data.formats.last_step import find_outcomes, log_last_steps
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, gather, of_episodes
 from o2o.data.formats.lerobot_images import EpisodeImages, EpisodeRows
 from o2o.data.formats.lerobot_layout import INDEX_COLUMNS, Layout
@@ -46,8 +47,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     Rule for episodes: an episode of L frames gives L observations and L - 1 actions and rewards, since the
     observation after the last action was not recorded. The last step is kept, as terminated with
     `last_obs_known=False`, if `next.done` marks the end of the episode and `next.success` marks success
-    (without that column: a last reward of 1 among rewards of 0 and 1): then no step follows, and its reward
-    is the important one.
+    (without that column: a last reward of 1 among rewards of 0 and 1), or if its reward is the outcome of the
+    episode (see `last_step`): then no step follows, and its reward is the important one.
 
     Rule for names: observations are the columns called `observation.*` or `state`, and all cameras; the
     request may name other columns. Actions are `action` or `actions`, else the columns `action.*`
@@ -185,9 +186,14 @@ def _episodes(
         for name in (layout.done, layout.success, layout.takeover)
     )
     succeeded = _success_from_reward(reward) if success is None else success
-    episodes, num_lost = [], 0
+    last = np.zeros(num, bool)
+    last[[frames[-1] for frames in rows.values()]] = True
+    outcome = find_outcomes(reward, last)
+    episodes, num_outcomes = [], 0
     for number, frames in rows.items():
-        terminated = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
+        marked = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
+        terminated = marked or bool(outcome[frames[-1]])
+        num_outcomes += terminated and not marked
         steps = len(frames) if terminated else len(frames) - 1
         if not steps:
             continue
@@ -209,12 +215,10 @@ def _episodes(
         if takeover is not None:
             infos["takeover"] = np.append(False, takeover[frames[:steps]])
         parts = [_gather_floats(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
-        rewards = reward[frames]
-        num_lost += not terminated and bool(rewards[-1]) and not rewards[:-1].any()
         episode = Episode(
             obs=obs,
             action=parts[0] if len(parts) == 1 else np.concatenate(parts, 1),
-            reward=rewards[:steps],
+            reward=reward[frames[:steps]],
             terminated=terminated,
             truncated=not terminated,
             last_obs_known=not terminated,
@@ -222,12 +226,13 @@ def _episodes(
             infos=infos,
         )
         episodes.append(episode.check(f"{path} episode {number}"))
-    _log_notes(episodes, len(rows), num_lost, path)
+    _log_notes(episodes, len(rows), path)
+    log_last_steps(path, num, num_outcomes, episodes)
     return episodes
 
 
-def _log_notes(episodes: list[Episode], num: int, num_lost: int, path: Path) -> None:
-    """Logs dropped episodes, lost rewards and tasks, which the user should know of.
+def _log_notes(episodes: list[Episode], num: int, path: Path) -> None:
+    """Logs dropped episodes and tasks, which the user should know of.
 
     Raises:
         DataError: there are no episodes.
@@ -236,11 +241,6 @@ def _log_notes(episodes: list[Episode], num: int, num_lost: int, path: Path) -> 
         raise DataError(f"{path} has no episode of two frames or more")
     if len(episodes) < num:
         logger.info("%s: %d episodes of a single frame are dropped", path, num - len(episodes))
-    if num_lost:
-        logger.warning(
-            "%s: %d episodes have their only reward at their last frame, whose step is dropped; it is kept "
-            "if 'next.done' and 'next.success' say that the episode ended in success", path, num_lost,
-        )  # fmt: skip
     tasks = {
         int(task) for e in episodes if "task_index" in e.infos for task in np.unique(e.infos["task_index"])
     }

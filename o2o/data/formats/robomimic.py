@@ -11,7 +11,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, hdf5
+from o2o.data.formats import flat_table, hdf5, last_step
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -45,7 +45,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     - Observations are the tables of `obs`, named by their path in it; the request may name any table of a
       demonstration by its path in the demonstration, such as `states`. Images stay in the file.
     - The last observation comes from `next_obs`. If that is missing the last step is dropped, unless the
-      episode terminated: then it is kept with `last_obs_known=False`.
+      episode terminated, or its reward is the outcome (see `last_step`): then it is kept as terminated with
+      `last_obs_known=False`.
     - What `dones` mark varies (success, end, or both): an episode terminated if it ends with a done and a
       reward above 0, else it was truncated. Dones before the end do not cut an episode.
     - Success is the demonstration's attribute `success`; else, if all rewards of the file are 0 or 1 and not
@@ -193,16 +194,25 @@ def _episodes(demos: list[Demo], path: Path) -> list[Episode]:
         logger.warning(
             "%s: rewards are dense, so a done with any last reward above 0 is read as a success", path
         )
+    outcomes = _outcomes(demos, rewards)
     episodes = []
-    for demo, reward, terminated in zip(demos, rewards, ended, strict=True):
+    for demo, reward, terminated in zip(demos, rewards, outcomes | ended, strict=True):
         terminal = np.zeros(len(reward), bool)
         terminal[-1] = terminated
         success = bool(reward.any()) if demo.success is None and marks_success else demo.success
         cut = flat_table.cut_episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
         episodes += [replace(episode, success=success) for episode in cut]
+    last_step.log_last_steps(path, sum(map(len, rewards)), int((outcomes & ~np.array(ended)).sum()), episodes)
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation, in {len(demos)} demonstrations")
     return episodes
+
+
+def _outcomes(demos: list[Demo], rewards: list[np.ndarray]) -> np.ndarray:
+    """Returns (E,) whether the last reward is the outcome of a demonstration without `next_obs`."""
+    last = np.concatenate([np.arange(len(reward)) == len(reward) - 1 for reward in rewards])
+    has_next = [bool(flat_table.with_prefix(demo.columns, "next_obs.")) for demo in demos]
+    return last_step.find_outcomes(np.concatenate(rewards), last)[last] & ~np.array(has_next)
 
 
 def _ends_with_done(demo: Demo) -> bool:

@@ -53,6 +53,15 @@ def test_timeout_without_next_obs_drops_its_step(tmp_path):
         assert (episode.terminated, episode.truncated, episode.last_obs_known) == (False, True, True)
 
 
+@pytest.mark.parametrize(("step", "end"), [(0, 1), (-1, 0), (0, -1)])
+def test_the_only_reward_at_a_timeout_is_kept_as_the_end_of_the_task(tmp_path, caplog, step, end):
+    rewards = np.float32([step, step, end, step, step, step])
+    first, second = read(write(tmp_path / "a.hdf5", timeouts=[2, 5], rewards=rewards)).episodes
+    assert first.reward.tolist() == [step, step, end] and first.terminated and not first.last_obs_known
+    assert second.reward.tolist() == [step, step] and not second.terminated and second.last_obs_known
+    assert "the last reward of 1 of 2 episodes differs from the others" in caplog.text
+
+
 def test_last_row_without_end_is_only_an_observation(tmp_path):
     first, second = read(write(tmp_path / "a.hdf5", terminals=[2])).episodes
     assert rows(second) == [3, 4, 5] and second.reward.tolist() == [3, 4]

@@ -226,11 +226,13 @@ def test_without_success_column_a_last_reward_of_one_marks_success(tmp_path):
     assert not any(e.terminated for e in read(make_lerobot(tmp_path / "dense", table=dense)).episodes)
 
 
-def test_reward_dropped_with_its_step_logs_a_warning(tmp_path, caplog):
+def test_the_only_reward_of_an_episode_is_kept_with_its_step(tmp_path, caplog):
     table = {"next.reward": np.isin(np.arange(15), [4, 13, 14]).astype(np.float32)}
-    first, _, third = read(make_lerobot(tmp_path, table=table)).episodes
-    assert not first.reward.any() and third.reward.tolist() == [0, 0, 0, 0, 1]
-    assert "1 episodes have their only reward at their last frame" in log_text(caplog)
+    first, second, third = read(make_lerobot(tmp_path, table=table)).episodes
+    assert first.reward.tolist() == [0, 0, 0, 0, 1] and first.terminated and not first.last_obs_known
+    assert not second.reward.any() and not second.terminated and second.last_obs_known
+    assert third.reward.tolist() == [0, 0, 0, 0, 1] and not third.terminated  # its next reward is lost
+    assert "the last reward of 1 of 3 episodes differs from the others" in log_text(caplog)
 
 
 def test_takeover_belongs_to_its_step(tmp_path):

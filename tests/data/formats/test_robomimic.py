@@ -1,6 +1,7 @@
 """Tests the robomimic reader: next observations, ends, success, and errors of broken files."""
 
 import json
+import logging
 from pathlib import Path
 
 import h5py
@@ -108,10 +109,21 @@ def test_success_is_the_attribute_or_follows_from_rewards_of_0_and_1(tmp_path):
     assert read(labeled).episodes[0].success is True
 
 
-def test_success_in_a_dropped_step_is_still_a_success(tmp_path):
-    table = columns(next_obs=False, dones=None)
+@pytest.mark.parametrize("dones", [None, np.zeros(3)])
+def test_the_only_reward_is_kept_though_nothing_marks_the_end(tmp_path, caplog, dones):
+    table = columns(next_obs=False, dones=dones)
     (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": table})).episodes
-    assert episode.reward.tolist() == [0, 0] and episode.success and not episode.terminated
+    assert episode.reward.tolist() == [0, 0, 1] and episode.success
+    assert episode.terminated and not episode.last_obs_known
+    assert "the last reward of 1 of 1 episodes differs from the others" in caplog.text
+
+
+def test_a_dense_last_reward_is_dropped_with_its_step_and_that_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "o2o")
+    table = columns(next_obs=False, dones=None, rewards=np.float64([0.1, 0.2, 0.3]))
+    (episode,) = read(write(tmp_path / "a.hdf5", {"demo_0": table})).episodes
+    assert episode.reward == pytest.approx([0.1, 0.2]) and not episode.terminated
+    assert "1 last steps are left out, since the observation after them is not recorded" in caplog.text
 
 
 def test_dense_rewards_with_dones_log_a_warning(tmp_path, caplog):
