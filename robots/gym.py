@@ -3,13 +3,16 @@
 import difflib
 import importlib
 import importlib.util
+import math
 import os
 import sys
 from dataclasses import dataclass
 
 import gymnasium
+import numpy as np
 
 from o2o.core import trust
+from o2o.core.config import at_least, check_finite
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.plugins import not_found
 from o2o.hardware.guard import RobotConfig, parse_json_option
@@ -26,10 +29,16 @@ class Config(RobotConfig):
     Attributes:
         id: Id of the environment, such as Hopper-v5; `package:Name-v0` imports the package first.
         kwargs: JSON object of keyword arguments for `gymnasium.make`, such as {"max_episode_steps": 100}.
+        control_hz: Control rate, in steps per second; 0: what the environment states, see `StatedRate`.
     """
 
     id: str = ""
     kwargs: str = ""
+    control_hz: float = 0.0
+
+    def __post_init__(self):
+        check_finite(self)
+        at_least(self, control_hz=0)
 
 
 def make(config: Config) -> gymnasium.Env:
@@ -57,17 +66,55 @@ def make(config: Config) -> gymnasium.Env:
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         env.close()
         raise RobotError(f"{config.id} has actions {env.action_space}; o2o needs continuous ones, a Box")
-    return StatedRate(env)
+    return StatedRate(env, config.control_hz)
 
 
 class StatedRate(gymnasium.Wrapper):
-    """States in `metadata` that the environment is simulated, and its control rate where it is known."""
+    """States in `metadata` that the environment is simulated, and its control rate where it is known.
 
-    def __init__(self, env: gymnasium.Env):
+    The rate is the first of: the flag, `metadata["control_hz"]`, the attribute `control_hz` or
+    `control_freq`, 1 / `dt` of a MuJoCo environment (in others `dt` may be a step of the physics), and, of
+    environments without MuJoCo, `metadata["render_fps"]`.
+    """
+
+    def __init__(self, env: gymnasium.Env, control_hz: float = 0.0):
         super().__init__(env)
-        dt = getattr(env.unwrapped, "dt", None)
-        rate = {"control_hz": round(1 / float(dt), 6)} if dt else {}
-        self.metadata = {"simulated": True, **rate, **env.metadata}
+        hz = control_hz or _control_hz(env)
+        self.metadata = {"simulated": True, **env.metadata, **({"control_hz": hz} if hz else {})}
+
+
+def _control_hz(env: gymnasium.Env) -> float | None:
+    """Returns the rate that an environment states, steps per second; None if it states none."""
+    bare, metadata = env.unwrapped, env.metadata
+    if metadata.get("control_hz") is not None:
+        return metadata["control_hz"]
+    for name in ("control_hz", "control_freq"):
+        if hz := _number(bare, name):
+            return hz
+    if _attribute(bare, "model", "opt", "timestep") is not None:
+        dt = _number(bare, "dt")
+        return round(1 / dt, 6) if dt else None
+    fps = metadata.get("render_fps")
+    return float(fps) if isinstance(fps, (int, float)) and 0 < fps < math.inf else None
+
+
+def _number(thing, name: str) -> float | None:
+    """Returns an attribute that is a finite number above 0, else None."""
+    value = _attribute(thing, name)
+    if isinstance(value, (int, float, np.number, np.ndarray)) and np.size(value) == 1:
+        number = float(np.asarray(value).reshape(()))
+        return number if 0 < number < math.inf else None
+    return None
+
+
+def _attribute(thing, *names: str):
+    """Returns an attribute of an attribute, and so on; None if one is missing or cannot be read."""
+    for name in names:
+        try:
+            thing = getattr(thing, name, None)
+        except Exception:  # a property is a stranger's code, and the rate is only a fact that would help
+            return None
+    return thing
 
 
 def _creator(env_id: str):

@@ -1,12 +1,14 @@
 """Tests Gymnasium environments as robots."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
 
 from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
-from o2o.hardware.guard import connect
+from o2o.hardware.guard import Guard, connect
 
 gym_robot = plugins.load("robots", "gym")
 
@@ -15,7 +17,7 @@ def connected(name, kwargs=""):
     return connect("gym", gym_robot.Config(id=name, kwargs=kwargs))
 
 
-@pytest.mark.parametrize(("name", "hz", "dim"), [("Hopper-v5", 125, 11), ("Pendulum-v1", 20, 3)])
+@pytest.mark.parametrize(("name", "hz", "dim"), [("Hopper-v5", 125, 11), ("Pendulum-v1", 30, 3)])
 def test_gymnasium_environment_is_a_robot(name, hz, dim):
     robot = connected(name)
     obs, _ = robot.reset(seed=0)
@@ -23,6 +25,65 @@ def test_gymnasium_environment_is_a_robot(name, hz, dim):
     *_, info = robot.step(robot.action_space.sample())
     assert info["executed_action"].shape == robot.low.shape
     robot.close()
+
+
+class Odd(gymnasium.Env):
+    """States its rate in the way of a test."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+
+class Raises(Odd):
+    @property
+    def dt(self):
+        raise RuntimeError("not started")
+
+    control_hz = dt
+
+
+class Mujoco(Odd):
+    metadata = {"render_fps": 7}  # noqa: RUF012
+    model, dt = SimpleNamespace(opt=SimpleNamespace(timestep=0.002)), 0.04
+
+
+class MujocoWithoutDt(Mujoco):
+    dt = None  # as PointMaze, whose render_fps is half its rate
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "hz"),
+    [
+        (Odd, {}, None),
+        (Odd, {"dt": 0.01}, None),  # of the physics, as far as anybody knows
+        (Odd, {"dt": lambda self: 0.05}, None),
+        (Odd, {"dt": np.array([0.05]), "metadata": {"render_fps": 10}}, 10),  # as gym-pusht
+        (Odd, {"control_hz": 12.0, "metadata": {"render_fps": 10}}, 12),
+        (Odd, {"control_freq": np.array([20]), "dt": 0.002}, 20),  # as robosuite
+        (Odd, {"control_hz": "fast", "metadata": {"render_fps": None}}, None),
+        (Odd, {"control_hz": float("nan"), "metadata": {"render_fps": float("inf")}}, None),
+        (Odd, {"metadata": {"control_hz": 5, "render_fps": 30}, "control_hz": 6}, 5),
+        (Raises, {}, None),
+        (Mujoco, {}, 25),
+        (Mujoco, {"dt": np.float64(0.05)}, 20),
+        (MujocoWithoutDt, {}, None),
+    ],
+)
+def test_the_rate_is_what_an_environment_states_and_nothing_odd_fails(kind, attributes, hz):
+    env = type("Env", (kind,), attributes)()
+    assert Guard(gym_robot.StatedRate(env)).control_hz == hz
+    assert Guard(gym_robot.StatedRate(env, 50.0)).control_hz == 50
+
+
+def test_a_flag_states_the_rate():
+    robot = connect("gym", gym_robot.Config(id="Pendulum-v1", control_hz=20.0))
+    assert robot.control_hz == 20
+    robot.close()
+    with pytest.raises(UsageError, match="control_hz is nan, wanted a finite number"):
+        gym_robot.Config(id="Pendulum-v1", control_hz=float("nan"))
+    with pytest.raises(UsageError, match="control_hz is -1"):
+        gym_robot.Config(id="Pendulum-v1", control_hz=-1.0)
 
 
 def test_the_control_rate_is_stated_by_this_robot_only():

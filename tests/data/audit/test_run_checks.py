@@ -500,6 +500,14 @@ def test_real_recordings_have_no_error(name):
     assert [f.severity for f in found] == (["note"] if name == "door-human" else [])
 
 
+def test_an_outcome_at_a_fixed_length_is_no_time_limit_marked_as_a_terminal():
+    reward = np.float32([0] * 9 + [1])
+    ended = [make_episode(n, reward=reward, terminated=True, truncated=False) for n in range(4)]
+    assert "all 4 episodes terminate at step 10" in find(ended)[-1].message
+    kept = [replace(e, last_obs_known=False) for e in ended]
+    assert not any(finding.severity == "error" for finding in find(kept))
+
+
 # ---- the length of episodes
 
 
