@@ -11,6 +11,7 @@ from o2o.data.formats.recording import Recording
 LAGS = range(-5, 16)  # steps
 MIN_CORRELATION = 0.3  # median correlation between changes of action and observation that is significant
 SAME_CORRELATION = 0.999  # above this the action is the observation
+FIRST_JUMP = 5  # times the usual change: no motion of a state
 NUM_STEPS = 50_000  # number of steps that are used of a large recording
 
 
@@ -20,6 +21,14 @@ def check(recording: Recording) -> Iterator[Finding]:
     for name, value in episodes[0].obs.items():
         if value.shape[1:] != episodes[0].action.shape[1:] or value.dtype == np.uint8:
             continue  # only commanded and observed positions can be compared, entry by entry
+        if is_previous_action(episodes, name):
+            others = " ".join(other for other in episodes[0].obs if other != name)
+            yield note(
+                f"observation {name!r} is the action of the step before",
+                "the robot must observe it too"
+                + (f", or leave it out: --dataset.obs {others}" if others else ""),
+            )
+            continue
         result = measure_lag(episodes, name)
         if result is None:
             continue
@@ -36,10 +45,34 @@ def check(recording: Recording) -> Iterator[Finding]:
                 f"the actions equal observation {name!r} of the {which} step: no command was recorded",
                 "a robot that executes them lags behind them as it lagged behind its recorded commands"
                 if steps
-                else "such actions do not determine the next observation; record the commands",
+                else "such actions do not determine the next observation; record the commands, or leave the "
+                "observation out if it is a copy of the action",
             )
         elif steps > 1:
             yield note(f"observation {name!r} follows the actions by {steps} steps{seconds}")
+
+
+def is_previous_action(episodes: list[Episode], name: str) -> bool:
+    """Returns whether an observation shows the policy its own previous action, as Isaac Lab's do.
+
+    Then it equals the action of the step before, and before the first action it is 0, or unlike the next one.
+    A recorded state that was copied as the action equals it too, but it moves on from where it began.
+    """
+    steps, starts, first_changes, changes = 0, [], [], []
+    for episode in episodes:
+        value, action = episode.obs[name], episode.action
+        known = len(action) - (not episode.last_obs_known)
+        if not np.allclose(value[1 : known + 1], action[:known], rtol=1e-5, atol=1e-6):
+            return False
+        starts.append(value[0])
+        first_changes.append(np.abs(value[1] - value[0]))
+        changes.append(np.abs(np.diff(value[1 : known + 1], axis=0)))
+        steps += len(episode)
+        if steps > NUM_STEPS:
+            break
+    usual = np.median(np.concatenate(changes), axis=0) if sum(map(len, changes)) else np.zeros(1)
+    jumps = np.median(first_changes, axis=0) > FIRST_JUMP * usual
+    return bool((np.array(starts) == 0).all() or jumps.mean() > 0.5)
 
 
 def measure_lag(episodes: list[Episode], name: str) -> tuple[int, float] | None:

@@ -415,6 +415,46 @@ def test_lag_between_command_and_joint_is_measured():
     assert measure_lag(noise, "state") is None
 
 
+def shown(seed: int, first: float, noisy: bool) -> Episode:
+    """100 steps whose observation `last` is the previous action; before the first one it is `first`."""
+    rng = np.random.default_rng(seed)
+    steps = rng.uniform(-1, 1, (100, 2)).astype(np.float32)
+    action = steps if noisy else np.tanh(np.cumsum(0.05 * steps, axis=0) + rng.uniform(-1, 1))
+    last = np.concatenate([np.full((1, 2), first), action]).astype(np.float32)
+    state = rng.random((101, 3), np.float32)
+    return make_episode(seed, 100, obs={"last": last, "state": state}, action=action)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("first", [0.0, 9.0])
+def test_the_previous_action_shown_to_the_policy_is_no_recorded_state(first, noisy):
+    flags = DataConfig(action_low=(-1.0,), action_high=(1.0,))
+    episodes = [shown(seed, first, noisy) for seed in range(3)]
+    if noisy and first:
+        episodes = [replace(e, last_obs_known=False) for e in episodes]
+        found = [f for f in find(episodes, flags) if "last observation" not in f.message]
+    else:
+        found = find(episodes, flags)
+    [finding] = [f for f in found if f.severity == "warning" or "'last'" in f.message]
+    assert finding.severity == "note"
+    assert finding.message == "observation 'last' is the action of the step before"
+    assert finding.advice.endswith("or leave it out: --dataset.obs state")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_state_that_was_copied_as_the_action_is_still_a_warning(seed):
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for number in range(3):
+        joint = np.cumsum(0.02 * rng.uniform(-1, 1, (101, 2)), axis=0) + rng.uniform(-1, 1, 2)
+        joint = joint.astype(np.float32)
+        episodes.append(make_episode(number, 100, obs={"joint": joint}, action=joint[1:]))
+    found = [
+        f for f in find(episodes, DataConfig(action_low=(-2.0,), action_high=(2.0,))) if "joint" in f.message
+    ]
+    assert_single(found, "warning", "of the next step: no command was recorded")
+
+
 def test_states_recorded_as_actions_are_a_warning():
     def episode(seed: int, later: int) -> Episode:
         state = follower(0, seed).obs["joint"]
