@@ -67,7 +67,7 @@ def _parse(command: str, default, argv: list[str]):
         UsageError: a flag that does not exist, a value that does not fit, or a number that is not finite, in
             one line.
     """
-    output = io.StringIO()
+    output, argv = io.StringIO(), _with_exclusions(argv)
     try:
         with contextlib.redirect_stderr(output), _flags_in_errors(default, argv):
             config, unknown = tyro.cli(
@@ -83,6 +83,16 @@ def _parse(command: str, default, argv: list[str]):
             f"`o2o {command}` has no flag {unknown[0]!r}{hint} (`o2o {command} --help-all` shows them)"
         )
     return config
+
+
+def _with_exclusions(argv: list[str]) -> list[str]:
+    """Returns the words with `~` for the `-` of what `--dataset.obs` leaves out, which is no flag."""
+    result, flag = [], ""
+    for word in argv:
+        flag = word.partition("=")[0] if word.startswith("--") else flag
+        excludes = flag == "--dataset.obs" and word[:1] == "-" and word[1:2] not in ("", "-") and word != "-h"
+        result.append("~" + word[1:] if excludes else word)
+    return result
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from o2o.core.image_layout import LAYOUTS, NUMBERS, guess_layout
 from o2o.core.recipe import RewardRule
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import ObsTransform, Transform
+from o2o.data.formats.lazy_array import names_are_exact
 from o2o.data.formats.recording import Recording
 from o2o.data.load import DataConfig
 
@@ -162,7 +163,7 @@ def _reward_rule(recording: Recording, config: DataConfig) -> tuple[float, float
 
 def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, ObsTransform]:
     available = episodes[0].obs
-    requested = [text.partition("=")[0] for text in config.obs]
+    requested = [text.partition("=")[0] for text in config.obs] if names_are_exact(config.obs) else []
     layouts = _by_name(config.image_layout, "--dataset.image-layout", "AXES", requested or list(available))
     ranges = _by_name(config.image_range, "--dataset.image-range", "LOW:HIGH", requested or list(available))
     unknown = [name for name in requested if name not in available]

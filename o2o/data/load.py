@@ -31,7 +31,8 @@ class LoadConfig:
             control rate; empty: the recipe with the name of the dataset or of its file, if one is bundled,
             installed, or was used before.
         download: Download a Minari dataset that is not on this machine.
-        obs: Observations to use, each as `NAME` or `NAME=NAME_IN_THE_FILE`; empty: all observations.
+        obs: Observations to use, each as `NAME`, as `NAME=NAME_IN_THE_FILE` or as a pattern such as
+            `proprio/*`; after `~` or `-` those left out, such as `-datagen_info/*`. Empty: all observations.
         action: Name of the actions in the file; empty: the name that the format defines.
         reward: Name of the rewards in the file, which are then used even if the recipe has a reward function;
             empty: the recipe's reward function, else the name that the format defines.

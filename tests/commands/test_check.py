@@ -102,6 +102,20 @@ def test_the_door_is_short_of_time_and_rewards_the_wrong_way_unless_the_recipe_s
     assert "the reward function of door-human replaces it in training" in said
 
 
+def test_what_begins_with_a_minus_is_left_out_of_the_observations(o2o, tmp_path):
+    episodes = [replace(e, obs=e.obs | {"datagen": e.obs["state"]}) for e in make_episodes()]
+    space = spaces.Dict({name: spaces.Box(-9, 9, (2,)) for name in ("state", "datagen")})
+    limits = spaces.Box(-0.1, 0.1, (2,))
+    minari.write(
+        tmp_path / "src", episodes, dataset_id="src-v0", observation_space=space, action_space=limits
+    )
+    for flags in (["-data*"], ["~data*"], ["state", "-datagen"]):
+        code, said, _ = o2o("check", "--dataset", tmp_path / "src", "--dataset.obs", *flags)
+        assert code == 0 and "model sees   state (2,)\n" in said
+    code, said, _ = o2o("check", "--dataset.obs", "-state", "--dataset", tmp_path / "src")
+    assert code == 0 and "model sees   datagen (2,)\n" in said
+
+
 def test_nothing_or_no_robot_to_check_is_one_line(tmp_path):
     with pytest.raises(UsageError, match="nothing to check"):
         check(CheckConfig())

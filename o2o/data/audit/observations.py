@@ -1,7 +1,8 @@
 """Checks whether the observations change and have a scale that suits the model."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from o2o.data.audit.finding import Finding, list_first, note, warning
 from o2o.data.formats.recording import Recording
 
 NUM_EPISODES, NUM_FRAMES = 8, 4  # images that are sampled: reading a frame may decode a video
+ORACLE = re.compile(  # target poses and subtask labels of Isaac Lab Mimic, simulator states, answers
+    r"(^|[/._])(datagen_info|subtask\w*|target_\w*pose\w*|oracle\w*|privileged\w*|ground_truth\w*|gt_\w+|"
+    r"actions?|rewards?|success|is_success)($|[/._])"
+)
 LARGE = 100.0  # magnitude of a number that should be normalized
 
 
@@ -38,6 +43,17 @@ def check(recording: Recording, transform: Transform) -> Iterator[Finding]:
                 f"observation {name!r} has numbers as large as {largest:.4g}",
                 "normalize to mean 0 and standard deviation 1 with --dataset.normalize",
             )
+
+
+def check_oracles(names: Iterable[str]) -> Iterator[Finding]:
+    """Yields a finding about observations whose names say that only a simulator or a labeler knows them."""
+    oracles = [name for name in names if ORACLE.search(name)]
+    if oracles:
+        flags = " ".join(f"-{name}" for name in oracles)
+        yield warning(
+            f"by their names no robot can observe {', '.join(oracles)}: the model would learn from answers",
+            f"leave them out, unless your robot gives them: --dataset.obs {flags}",
+        )
 
 
 def _check_images(episodes: list[Episode], name: str) -> Iterator[Finding]:

@@ -50,6 +50,7 @@ def check_recording(
         *timestamps.check(recording),
         *rewards.check(recording),
         *observations.check(recording, transform),
+        *(observations.check_oracles(transform.fields) if robot is None else ()),
         *actions.check(recording, transform),
         *lag.check(recording),
         *_check_unstated(recording, config, robot),

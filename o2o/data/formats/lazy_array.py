@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
 
@@ -51,13 +52,18 @@ class ReadRequest:
     """Which columns to read and how much memory they may take. Names are those that the reader shows.
 
     Attributes:
-        obs: model name -> name in the file; empty: all observations, under their names in the file.
+        obs: model name -> name in the file; empty, without `include`: all observations, under their names in
+            the file.
+        include: patterns with `*` of further observations, under their names in the file.
+        exclude: patterns or names of observations that are left out of all these.
         action: name of the action in the file; empty: the format's default.
         reward: name of the reward in the file; empty: the format's default.
         budget_bytes: main memory that the data may take; None: no limit.
     """
 
     obs: Mapping[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     action: str = ""
     reward: str = ""
     budget_bytes: float | None = None
@@ -69,13 +75,25 @@ class ReadRequest:
             available: names of the observations in the file.
             path: file, for the error message.
         Raises:
-            UsageError: a requested name is not available; the message lists the available ones.
+            UsageError: a requested name is not available, a pattern matches nothing, or nothing is left; the
+                message lists the available names.
         """
         available = list(available)
         for name in self.obs.values():
             if name not in available:
                 raise UsageError(f"{path}: {not_found('observation', name, available)}")
-        return dict(self.obs) or {name: name for name in available}
+        for pattern in (*self.include, *self.exclude):
+            if not any(fnmatchcase(name, pattern) for name in available):
+                have = ", ".join(available)
+                raise UsageError(f"{path}: --dataset.obs {pattern!r} matches no observation; have {have}")
+        wanted = self.include if self.obs or self.include else ("*",)
+        names = [name for name in available if any(fnmatchcase(name, pattern) for pattern in wanted)]
+        chosen = dict(self.obs) | {name: name for name in names if name not in self.obs.values()}
+        left_out = [name for name in available if any(fnmatchcase(name, one) for one in self.exclude)]
+        kept = {name: inside for name, inside in chosen.items() if inside not in left_out}
+        if not kept:
+            raise UsageError(f"{path}: --dataset.obs leaves out every observation: {', '.join(available)}")
+        return kept
 
     def check_memory(self, num_bytes: float, path: Path | str, block: ReadBlock = NO_BLOCK) -> None:
         """Checks the memory budget; readers call it before they read vectors into memory, and log that.
@@ -106,26 +124,42 @@ class ReadRequest:
         )
 
 
+EXCLUSION = ("~", "-")
 READ_ALL = ReadRequest()
 
 
 def parse_request(
     obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None
 ) -> ReadRequest:
-    """Parses flags into a `ReadRequest`; an observation is `NAME` or `NAME=NAME_IN_THE_FILE`.
+    """Parses flags into a `ReadRequest`.
+
+    An observation is `NAME`, `NAME=NAME_IN_THE_FILE`, a pattern with `*`, or, after `~` or `-`, a name or a
+    pattern that is left out.
 
     Raises:
         UsageError: an observation name is empty or given twice.
     """
     pairs: dict[str, str] = {}
+    include, exclude = [], []
     for text in obs:
+        if text[:1] in EXCLUSION and len(text) > 1:
+            exclude.append(text[1:])
+            continue
+        if "*" in text and "=" not in text:
+            include.append(text)
+            continue
         name, _, inside = text.partition("=")
         if not name or name in pairs or text.endswith("="):
             raise UsageError(
                 f"--dataset.obs {text!r} is incomplete or given twice; wanted NAME or NAME=NAME_IN_THE_FILE"
             )
         pairs[name] = inside or name
-    return ReadRequest(pairs, action, reward, budget)
+    return ReadRequest(pairs, tuple(include), tuple(exclude), action, reward, budget)
+
+
+def names_are_exact(obs: Iterable[str]) -> bool:
+    """Returns whether flags name every observation, without patterns and exclusions."""
+    return not any("*" in text or text[:1] in EXCLUSION for text in obs)
 
 
 class LazyArray:

@@ -548,6 +548,26 @@ def test_an_outcome_at_a_fixed_length_is_no_time_limit_marked_as_a_terminal():
     assert not any(finding.severity == "error" for finding in find(kept))
 
 
+def test_answers_among_the_observations_are_named():
+    rng = np.random.default_rng(0)
+    names = [
+        "datagen_info/target_eef_pose",
+        "obs.subtask_terms",
+        "actions",
+        "joint_pos",
+        "target_joint",
+        "goal",
+    ]
+    several = [
+        replace(e, obs={name: rng.random((len(e) + 1, 3), np.float32) for name in names}) for e in healthy()
+    ]
+    assert_single(
+        find(several), "warning",
+        "no robot can observe datagen_info/target_eef_pose, obs.subtask_terms, actions:",
+        "--dataset.obs -datagen_info/target_eef_pose -obs.subtask_terms -actions",
+    )  # fmt: skip
+
+
 # ---- the length of episodes
 
 

@@ -68,3 +68,39 @@ def test_budget_is_checked_before_reading(tmp_path):
     parse_request([], budget=1e6).check_memory(1e6, tmp_path)
     with pytest.raises(DataError, match=r"needs 1.2 MB .* the budget is 1 MB"):
         parse_request([], budget=1e6).check_memory(1.2e6, tmp_path)
+
+
+NAMES = ["proprio/arm", "proprio/hand", "datagen_info/pose", "datagen_info/mask", "camera"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["proprio/*"], ["proprio/arm", "proprio/hand"]),
+        (["~datagen_info/*"], ["proprio/arm", "proprio/hand", "camera"]),
+        (["-datagen_info/*", "-camera"], ["proprio/arm", "proprio/hand"]),
+        (["proprio/*", "-*/hand"], ["proprio/arm"]),
+        (["camera", "proprio/*"], ["camera", "proprio/arm", "proprio/hand"]),
+    ],
+)
+def test_patterns_choose_and_leave_out(tmp_path, flags, wanted):
+    chosen = parse_request(flags).resolve_names(NAMES, tmp_path)
+    assert list(chosen) == wanted and chosen == {name: name for name in wanted}
+
+
+def test_a_renamed_observation_goes_with_patterns(tmp_path):
+    chosen = parse_request(["eye=camera", "proprio/*", "-proprio/arm"]).resolve_names(NAMES, tmp_path)
+    assert chosen == {"eye": "camera", "proprio/hand": "proprio/hand"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["state/*"], r"--dataset.obs 'state/\*' matches no observation; have proprio/arm, proprio/hand"),
+        (["-state"], "--dataset.obs 'state' matches no observation"),
+        (["-*"], "--dataset.obs leaves out every observation: proprio/arm"),
+    ],
+)
+def test_patterns_that_match_nothing_or_leave_nothing_are_one_line(tmp_path, flags, line):
+    with pytest.raises(UsageError, match=line):
+        parse_request(flags).resolve_names(NAMES, tmp_path)
