@@ -95,8 +95,16 @@ COMMANDS = {
         ("o2o compare --dataset sim-lift --presets small tdmpc2 --seeds 3",
          "o2o compare --resume --out runs/compare"),
         required=("--dataset", "--presets"),
-        flags=("--robot", "--flags", "--seeds", "--first-seed", "--updates", "--minutes", "--episodes",
-               "--evaluate-episodes", "--out", "--resume", "--device", "--threads"),
+        flags=("--robot", "--flags", "--seeds", "--first-seed", "--jobs", "--updates", "--minutes",
+               "--episodes", "--evaluate-episodes", "--out", "--resume", "--device", "--threads"),
+    ),
+    "study": Command(
+        "Measures presets on a suite of tasks, before, during and after fine-tuning.",
+        ("o2o study --quick --jobs 2",
+         "o2o study --tasks sim-lift ./mine.py --presets small small:critic.expectile=0.7 bc --seeds 3"),
+        flags=("--tasks", "--presets", "--flags", "--seeds", "--first-seed", "--jobs", "--quick", "--robot",
+               "--updates", "--episodes", "--evaluate-episodes", "--out", "--resume", "--device",
+               "--threads"),
     ),
     "check": Command(
         "Checks a dataset or a robot for faults before it is trained on.",
@@ -160,5 +168,5 @@ COMMANDS = {
 }  # fmt: skip
 
 EXIT_CODES = """\
-exit codes: 0 done, 1 a compared run failed, 2 wrong flag or checkpoint, 3 data, 4 robot, 5 diverged,
+exit codes: 0 done, 1 a run of several failed, 2 wrong flag or checkpoint, 3 data, 4 robot, 5 diverged,
             6 storage, 130 Ctrl-C"""

@@ -26,6 +26,7 @@ from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_run import InspectConfig, report
 from o2o.commands.serve import ServeConfig, serve
+from o2o.commands.study.loop import StudyConfig, study
 from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
@@ -268,8 +269,12 @@ def _compare(argv: list[str]) -> CompareConfig:
     return _with_robot(CompareConfig(), argv, _recorded_on(argv))
 
 
+def _study(argv: list[str]) -> StudyConfig:
+    return _saved(argv, "study", StudyConfig) if "--resume" in argv else StudyConfig()
+
+
 def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
-    """Returns the pretraining config of a preset with flags, for `o2o compare`."""
+    """Returns the pretraining config of a preset with flags, for `o2o compare` and `o2o study`."""
     argv = ["--preset", preset, *flags]
     trust.give(*_python_files(argv))
     config = _parse("pretrain", _pretrain(argv), argv)
@@ -299,6 +304,7 @@ DEFAULTS: dict[str, Callable] = {
     "evaluate": _evaluate,
     "inspect": lambda argv: InspectConfig(run=MISSING),
     "compare": _compare,
+    "study": _study,
     "check": _check,
     "data info": lambda argv: InfoConfig(MISSING),
     "data convert": lambda argv: ConvertConfig(MISSING, MISSING),
@@ -311,6 +317,7 @@ DEFAULTS: dict[str, Callable] = {
 FUNCTIONS: dict[str, Callable] = {
     "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
     "inspect": report, "compare": lambda config: compare(config, _preset_config),
+    "study": lambda config: study(config, _preset_config),
     "check": check, "bench": bench,
     "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
     "data merge": merge, "robot serve": serve,

@@ -1,5 +1,6 @@
 """Compares presets: each learns from the same data under one budget and is evaluated in the same scenes."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
@@ -8,7 +9,8 @@ from pathlib import Path
 from o2o.agent import presets
 from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
-from o2o.commands.compare.trial import Trial, run
+from o2o.commands.compare.run_trials import run_trials
+from o2o.commands.compare.trial import Trial
 from o2o.core import checkpoint, trust
 from o2o.core.compute import MachineConfig, should_compile
 from o2o.core.config import FieldError, at_least, at_most, to_dict
@@ -22,7 +24,14 @@ from o2o.data.training_data import recipe_robot
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain import PretrainConfig
 
-RESUMABLE_FIELDS = {"presets", "seeds", "out", "resume", "trust"}  # may change when a comparison is resumed
+RESUMABLE_FIELDS = {
+    "presets",
+    "seeds",
+    "jobs",
+    "out",
+    "resume",
+    "trust",
+}  # may change when a comparison is resumed
 UNLIMITED = 10**9  # updates, where minutes are the budget
 Reader = Callable[[str, Sequence[str]], PretrainConfig]
 
@@ -44,6 +53,7 @@ class CompareConfig(RobotChoice, MachineConfig):
         seeds: Number of runs of each preset.
         first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
         it.
+        jobs: Number of runs at a time.
         updates: Number of offline gradient steps of each run; None uses each preset's own number.
         minutes: Minutes of offline training, instead of `--updates`; reading the data does not count.
         episodes: Number of online episodes of each run; 0 trains offline only.
@@ -58,6 +68,7 @@ class CompareConfig(RobotChoice, MachineConfig):
     flags: tuple[str, ...] = ()
     seeds: int = 3
     first_seed: int = 0
+    jobs: int = 1
     updates: int | None = None
     minutes: float | None = None
     episodes: int = 40
@@ -68,7 +79,7 @@ class CompareConfig(RobotChoice, MachineConfig):
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, seeds=1, first_seed=0, episodes=0, evaluate_episodes=1)
+        at_least(self, seeds=1, first_seed=0, jobs=1, episodes=0, evaluate_episodes=1)
         if self.updates is not None and self.minutes is not None:
             raise FieldError(self, "<updates> and <minutes> exclude each other: give one budget for all")
         if self.updates is not None:
@@ -101,7 +112,7 @@ def of_preset(name: str, flags: Sequence[str] = ()) -> PretrainConfig:
 def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     """Trains and evaluates every preset with every seed, prints one table, and returns the folder.
 
-    Runs go one after the other, first all presets with the first seed. Finished stages are kept after a
+    Runs go in order, first all presets with the first seed. Finished stages are kept after a
     failure or a kill; the folder holds `result.json`, `table.md` and `comparison.png` after every run.
 
     Args:
@@ -111,10 +122,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
         O2OError: a run failed; the others are done, and the table holds their rows.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    systems = {text: _read(text, config, read) for text in config.presets}
-    if len(systems) < max(len(config.presets), 1):
-        some = "a preset is given twice" if systems else "no presets given"
-        raise UsageError(f"{some}: add --presets NAME NAME (`o2o list presets` shows names)")
+    systems = read_presets(config, read)
     if not config.dataset:
         raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
     with _open_folder(config) as folder:
@@ -123,24 +131,36 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
 
 
 def _compare(config: CompareConfig, folder: Path, systems: dict[str, PretrainConfig]) -> None:
-    data, choice = _data_and_robot(config, next(iter(systems.values())).dataset_options)
+    data, choice = data_and_robot(config, next(iter(systems.values())).dataset_options)
     write_run_info(folder, "compare", config, {})
-    trials = [
-        _trial(config, folder, choice, name, system, seed)
-        for seed in _seeds(config)
-        for name, system in systems.items()
-    ]
+    trials = make_trials(config, folder, choice, systems)
+
+    def report() -> str:
+        return table.text(_report(folder, config, choice.robot, data, trials))
+
+    run_and_report("compare", folder, trials, config.jobs, report)
+
+
+def run_and_report(
+    command: str, folder: Path, trials: Sequence[Trial], jobs: int, report: Callable[[], str]
+) -> None:
+    """Runs trials, writes the results after each, and prints the table at the end.
+
+    Args:
+        command: name of the command, for the line that says how to continue.
+        report: writes the results so far and returns the table.
+    Raises:
+        O2OError: a run failed.
+        KeyboardInterrupt: after Ctrl-C.
+    """
     print(f"{len(trials)} runs in {folder}; the output of each is in its log.txt", flush=True)
     with stop_requested() as stopped:
-        for number, trial in enumerate(trials, 1):
-            print(f"[{number}/{len(trials)}] {trial.name}, seed {trial.config.seed}", flush=True)
-            try:
-                run(trial, stopped)
-            except KeyboardInterrupt:
-                print(f"stopped; continue with `o2o compare --resume --out {folder}`", flush=True)
-                raise
-            found = _report(folder, config, choice.robot, data, trials)
-    print(f"\n{table.text(found)}\n\nresults are in {folder}")
+        try:
+            run_trials(trials, jobs, stopped, report)
+        except KeyboardInterrupt:
+            print(f"stopped; continue with `o2o {command} --resume --out {folder}`", flush=True)
+            raise
+    print(f"\n{report()}\n\nresults are in {folder}")
     failed = sum(bool(trial.record().failed) for trial in trials)
     if failed:
         raise O2OError(f"{failed} of {len(trials)} runs failed; {folder}/table.md has the reasons")
@@ -148,6 +168,19 @@ def _compare(config: CompareConfig, folder: Path, systems: dict[str, PretrainCon
 
 def _seeds(config: CompareConfig) -> range:
     return range(config.first_seed, config.first_seed + config.seeds)
+
+
+def read_presets(config: CompareConfig, read: Reader) -> dict[str, PretrainConfig]:
+    """Returns the pretraining config of each entry of `config.presets`.
+
+    Raises:
+        UsageError: none, one twice, no such preset, or flags that are invalid or must be the same for all.
+    """
+    systems = {text: _read(text, config, read) for text in config.presets}
+    if len(systems) < max(len(config.presets), 1):
+        some = "a preset is given twice" if systems else "no presets given"
+        raise UsageError(f"{some}: add --presets NAME NAME (`o2o list presets` shows names)")
+    return systems
 
 
 def _read(text: str, config: CompareConfig, read: Reader) -> PretrainConfig:
@@ -164,7 +197,7 @@ def _read(text: str, config: CompareConfig, read: Reader) -> PretrainConfig:
         word = flag.partition("=")[0].replace("-", "_").removeprefix("no_")
         if word in {*shared, "preset", "seed"} or word.startswith("robot."):
             raise UsageError(
-                f"{text!r}: --{flag} must be the same for all presets; give it to `o2o compare` itself"
+                f"{text!r}: --{flag} must be the same for all presets; give it to the command itself"
             )
     try:
         return read(name, [trust.derive(flag, f"--{flag}") for flag in flags])
@@ -172,7 +205,7 @@ def _read(text: str, config: CompareConfig, read: Reader) -> PretrainConfig:
         raise UsageError(f"{text!r}: {error}" if flags else str(error)) from error
 
 
-def _data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, RobotChoice]:
+def data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, RobotChoice]:
     """Returns the recordings' success and return over all seeds, and the robot, after checking that they fit.
 
     Raises:
@@ -197,6 +230,17 @@ def _open_folder(config: CompareConfig) -> AbstractContextManager[Path]:
     return new_folder(config.out, "compare", Path(config.dataset).stem)
 
 
+def make_trials(
+    config: CompareConfig, folder: Path, choice: RobotChoice, systems: dict[str, PretrainConfig]
+) -> list[Trial]:
+    """Returns the runs of every preset with every seed, first all presets with the first seed."""
+    return [
+        _trial(config, folder, choice, name, system, seed)
+        for seed in _seeds(config)
+        for name, system in systems.items()
+    ]
+
+
 def _trial(
     config: CompareConfig, folder: Path, choice: RobotChoice, name: str, system: PretrainConfig, seed: int
 ) -> Trial:
@@ -210,13 +254,13 @@ def _trial(
         compile="no" if timed and config.compile == "auto" else config.compile,
         **robot,
     )  # fmt: skip
-    limit = {"seconds": 60 * config.minutes} if config.minutes is not None else {}
-    place = folder / _tidy(name) / f"seed-{seed}"
-    return Trial(name, own, place, config.episodes, config.evaluate_episodes, **limit)
+    seconds = math.inf if config.minutes is None else 60 * config.minutes
+    place = folder / folder_name(name) / f"seed-{seed}"
+    return Trial(name, own, place, config.episodes, config.evaluate_episodes, seconds)
 
 
-def _tidy(name: str) -> str:
-    """Folder name for a preset or variant; a long one is cut and ends in a hash."""
+def folder_name(name: str) -> str:
+    """Folder name for a preset, variant or task; a long one is cut and ends in a hash."""
     tidy = "".join(letter if letter.isalnum() or letter in "._-=+," else "-" for letter in name)
     return tidy if len(tidy) <= 100 else f"{tidy[:80]}-{derive(0, name)}"
 

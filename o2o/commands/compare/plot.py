@@ -71,7 +71,7 @@ def _show_learning(part, colours: dict[str, str], level: float, trials: Sequence
         axes.axhline(level, color=DATA, ls="--", lw=1.2, zorder=1)
         axes.set(xlabel=unit, ylabel="return")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _tidy(axes, about)
+        tidy(axes, about)
     if not shown:
         panels[0].axis("off")
 
@@ -117,7 +117,7 @@ def _show_scores(part, colours: dict[str, str], result: dict) -> None:
             axes.axvline(result["data"][kind], color=DATA, ls="--", lw=1.2, zorder=1)
         for place, (name, row) in enumerate(result["presets"].items()):
             _show_pair(axes, place, colours[name], row, kind)
-        _tidy(axes, kinds[kind])
+        tidy(axes, kinds[kind])
         _name_rows(axes, colours)
         if kind == "success":
             axes.set_xlim(-0.02, 1.02)
@@ -153,7 +153,8 @@ def _name_rows(axes, colours: dict[str, str]) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _tidy(axes, about: str) -> None:
+def tidy(axes, about: str) -> None:
+    """Gives a plot its title and a light grid."""
     axes.set_title(about, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

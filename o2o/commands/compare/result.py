@@ -32,12 +32,12 @@ def of_preset(trials: Sequence[Trial]) -> dict:
         "acts": "planner" if presets.get(trials[0].config.preset).plan else "policy",
         "weights": max(run["weights"] for run in runs),
         "peak_mb": max(run["peak_mb"] for run in runs),
-        "updates": _mean(done["pretrain"], "updates"),
-        "pretrain_s": _mean(done["pretrain"], "pretrain_s"),
-        "finetune_s": _mean(done.get("finetune", []), "finetune_s"),
-        "offline": _rates([before for before, _ in scores if before]),
-        "online": _rates([after for _, after in scores if after]),
-        "gain": _gain(both) if both else None,
+        "updates": mean(done["pretrain"], "updates"),
+        "pretrain_s": mean(done["pretrain"], "pretrain_s"),
+        "finetune_s": mean(done.get("finetune", []), "finetune_s"),
+        "offline": rates([before for before, _ in scores if before]),
+        "online": rates([after for _, after in scores if after]),
+        "gain": gain(both) if both else None,
         "runs": runs,
     }
 
@@ -59,11 +59,12 @@ def _run(trial: Trial) -> dict:
     }
 
 
-def _mean(runs: Sequence[dict], name: str) -> float | None:
+def mean(runs: Sequence[dict], name: str) -> float | None:
+    """Mean of an entry over runs; None without any."""
     return float(np.mean([run[name] for run in runs])) if runs else None
 
 
-def _rates(scores: Sequence[Score]) -> dict | None:
+def rates(scores: Sequence[Score]) -> dict | None:
     """Figures over seeds. The interval of success is at least as wide as Wilson's over all episodes, so that
     a few seeds that all succeed do not look certain."""
     if not scores:
@@ -76,7 +77,7 @@ def _rates(scores: Sequence[Score]) -> dict | None:
     return found | {"success_95": (min(low, least), max(high, most))}
 
 
-def _gain(pairs: Sequence[tuple[Score, Score]]) -> dict:
+def gain(pairs: Sequence[tuple[Score, Score]]) -> dict:
     """Figures of the second minus the first score, paired by seed and scene."""
     before, after = (_table(scores) for scores in zip(*pairs, strict=True))
     return _figures(after - before)

@@ -1,5 +1,6 @@
 """Runs an `o2o` command in its own process, watches and stops it, and explains how it ended."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -46,6 +47,15 @@ def peak_mb(pid: int) -> float:
         return 0.0
     peaks = [1024 * int(line.split()[1]) / 1e6 for line in lines if line.startswith("VmHWM")]
     return max(peaks, default=0.0)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a process and of its children that have ended, s; 0 where the system does not report it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def reason(code: int, log: Path) -> str:

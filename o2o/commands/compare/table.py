@@ -1,5 +1,6 @@
 """Formats a comparison as one Markdown table with notes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from o2o.core.run_log import format_duration
@@ -16,10 +17,15 @@ NOTES = (
 def text(result: dict) -> str:
     """The table as aligned Markdown."""
     rows = [HEAD, _data(result["data"]), *(_row(name, row) for name, row in result["presets"].items())]
+    failed = failures(result["presets"])
+    return "\n".join([title(result), "", *aligned(rows), "", *NOTES, *failed])
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table with aligned columns; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
-    return "\n".join([title(result), "", *lines, "", *NOTES, *_failures(result)])
+    rule = tuple("-" * width for width in widths)
+    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in (rows[0], rule, *rows[1:])]
 
 
 def title(result: dict) -> str:
@@ -39,10 +45,11 @@ def title(result: dict) -> str:
     )
 
 
-def _failures(result: dict) -> list[str]:
+def failures(presets: dict) -> list[str]:
+    """Lines about failed runs, from name -> figures of a preset."""
     failed = [
         f"- {name}, seed {run['seed']}: {run['failed']}"
-        for name, row in result["presets"].items()
+        for name, row in presets.items()
         for run in row["runs"]
         if run["failed"]
     ]
@@ -50,7 +57,15 @@ def _failures(result: dict) -> list[str]:
 
 
 def _data(row: dict) -> tuple[str, ...]:
-    return (f"the data, {row['episodes']} episodes", "", "", _success(row), "", _return(row), *[""] * 5)
+    return (
+        f"the data, {row['episodes']} episodes",
+        "",
+        "",
+        success_text(row),
+        "",
+        return_text(row),
+        *[""] * 5,
+    )
 
 
 def _row(name: str, row: dict) -> tuple[str, ...]:
@@ -60,7 +75,7 @@ def _row(name: str, row: dict) -> tuple[str, ...]:
         name,
         row["acts"],
         f"{finished}" if finished == total else f"{finished} of {total}",
-        *(_success(offline), _success(online), _return(offline), _return(online)),
+        *(success_text(offline), success_text(online), return_text(offline), return_text(online)),
         GAP if row["updates"] is None else f"{row['updates']:.0f}",
         " + ".join(format_duration(row[stage]) for stage in ("pretrain_s", "finetune_s") if row[stage])
         or GAP,
@@ -69,7 +84,7 @@ def _row(name: str, row: dict) -> tuple[str, ...]:
     )
 
 
-def _success(row: dict) -> str:
+def success_text(row: dict) -> str:
     """71 % [58, 84]"""
     if "success" not in row:
         return GAP
@@ -77,7 +92,7 @@ def _success(row: dict) -> str:
     return f"{100 * row['success']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _return(row: dict) -> str:
+def return_text(row: dict) -> str:
     """12.31 [10.20, 14.12], or without decimals from 100 on."""
     if "return" not in row:
         return GAP

@@ -1,24 +1,26 @@
-"""Runs one preset with one seed: pretrain, evaluate, fine-tune, evaluate, each in its own process."""
+"""Runs one preset with one seed: pretrain, evaluate, fine-tune, evaluate, each stage in its own process."""
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent, read_config
 from o2o.commands.compare import subprocess_run
-from o2o.core import checkpoint, run_checkpoint, trust
+from o2o.core import checkpoint, plugins, run_checkpoint, trust
 from o2o.core.config import check_finite, read_json
 from o2o.core.errors import UsageError
-from o2o.core.run_folder import RUN_INFO, write_run_info
+from o2o.core.run_folder import CHECKPOINTS, RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
 from o2o.training.finetune import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain import PretrainConfig
 
 STOPPED = 130  # exit code of a command that was stopped and wrote its checkpoint
+CHECKPOINT_EVERY = 5  # online episodes between two stored checkpoints, where `marks` needs them
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,12 @@ class Cost:
         seconds: duration of the updates that its checkpoint holds, without starting the process, reading the
             data, and updates lost by a kill.
         peak_mb: peak resident memory of its process, MB.
+        cpu_s: CPU time of its processes, with all that `seconds` leaves out; 0 where it is not known.
     """
 
     seconds: float = 0.0
     peak_mb: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Trial:
         episodes: number of online episodes; 0 trains offline only.
         scenes: number of scenes of an evaluation.
         seconds: time limit of pretraining; infinite where updates are the budget.
+        marks: numbers of online episodes after which policy and planner are both evaluated, from stored
+            checkpoints, besides before the first; multiples of `CHECKPOINT_EVERY`, or all episodes. Empty:
+            only what the preset acts with is evaluated, before and after.
+        safe_start: whether the preset's safe start and rollback stay on.
+        task: name of the task, where there are several.
     """
 
     name: str
@@ -82,13 +91,30 @@ class Trial:
     episodes: int
     scenes: int
     seconds: float = math.inf
+    marks: tuple[int, ...] = ()
+    safe_start: bool = False
+    task: str = ""
+
+    @property
+    def label(self) -> str:
+        task = f"{self.task}: " if self.task else ""
+        return f"{task}{self.name}, seed {self.config.seed}"
+
+    @property
+    def actors(self) -> tuple[str, ...]:
+        """What can act: the policy, and the planner where the model can imagine."""
+        model = plugins.load("models", self.config.agent.model).Model
+        return ("policy", "planner") if getattr(model, "imagines", True) else ("policy",)
 
     @property
     def stages(self) -> tuple[str, ...]:
+        if self.marks:
+            before, *after = [[f"{actor}-{mark}" for actor in self.actors] for mark in (0, *self.marks)]
+            return ("pretrain", *before, "finetune", *chain.from_iterable(after))
         return ("pretrain", "offline", "finetune", "online") if self.episodes else ("pretrain", "offline")
 
     def score(self, stage: str) -> Score | None:
-        """Score of the evaluation `offline` or `online`; None if it has not run yet.
+        """Score of an evaluation, such as `offline`, `online` or `planner-25`; None if it has not run yet.
 
         Raises:
             UsageError: its file cannot be read, or was edited.
@@ -130,7 +156,7 @@ def run(trial: Trial, stopped: Callable[[], bool]) -> Record:
             record = trial.save(_run_stage(trial, stage, record, stopped))
             if stopped():
                 raise KeyboardInterrupt
-            print(f"  {_outcome(trial, stage, record)}", flush=True)
+            print(f"  {trial.label}, {_outcome(trial, stage, record)}", flush=True)
         if record.failed:
             break
     return record
@@ -163,29 +189,46 @@ def _words(trial: Trial, stage: str) -> list[str]:
     begun."""
     folder, config, given = trial.folder / stage, trial.config, trust.given()
     permitted = ["--trust", *given] if given else []
-    source = trial.folder / ("finetune" if stage == "online" else "pretrain")
-    if stage in ("offline", "online"):
+    if stage not in ("pretrain", "finetune"):
+        source, actor = _evaluated(trial, stage)
         return [
-            *("evaluate", "--checkpoint", str(source), "--episodes", str(trial.scenes)),
+            *("evaluate", "--checkpoint", str(source), *actor, "--episodes", str(trial.scenes)),
             *("--out", str(folder.with_suffix(".json")), "--device", config.device),
             *("--threads", str(config.threads), "--tune" if config.tune else "--no-tune"),
             *permitted,
         ]
     if not (folder / RUN_INFO).exists():
-        first = config if stage == "pretrain" else _online(trial, source, folder)
+        first = config if stage == "pretrain" else _online(trial)
         write_run_info(folder, stage, replace(first, out=folder), {})
     return [stage, "--resume", "--out", str(folder), *permitted]
 
 
-def _online(trial: Trial, source: Path, folder: Path) -> FinetuneConfig:
+def _evaluated(trial: Trial, stage: str) -> tuple[Path, list[str]]:
+    """Returns the checkpoint that an evaluation is about, and the flag of what acts."""
+    actor, _, mark = stage.partition("-")
+    if stage == "offline" or mark == "0":
+        source = trial.folder / "pretrain"
+    elif stage == "online":
+        source = trial.folder / "finetune"
+    else:
+        source = trial.folder / "finetune" / CHECKPOINTS / f"{int(mark):06}"
+    return source, {"policy": ["--no-plan"], "planner": ["--plan"]}.get(actor, [])
+
+
+def _online(trial: Trial) -> FinetuneConfig:
     """Fine-tuning config of the pretrained agent, with its preset's settings and the checkpoint's robot."""
-    config, preset = trial.config, presets.get(trial.config.preset)
+    config, preset, source = trial.config, presets.get(trial.config.preset), trial.folder / "pretrain"
+    # `o2o compare` compares presets as published, without safe start
+    settings = {} if trial.safe_start and preset.safe_start else NO_SAFE_START
+    if trial.marks:
+        kept = trial.episodes // CHECKPOINT_EVERY + 2
+        settings = {**settings, "checkpoint_every": CHECKPOINT_EVERY, "keep_checkpoints": kept}
     meta = run_checkpoint.load(source / "checkpoint")[1]
     return FinetuneConfig(
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
         updates_per_step=preset.updates_per_step, plan=preset.plan, seed=config.seed,
         device=config.device, threads=config.threads, compile=config.compile, tune=config.tune,
-        **NO_SAFE_START,  # presets are compared as published, without safe start
+        **settings,
     )  # fmt: skip
 
 
@@ -227,7 +270,8 @@ class _Meter:
             self.spent_s = self._before.seconds + time.time() - begin
             seconds = self._before.seconds + max(saved - begin, 0.0)
         peak = max(self.kept.peak_mb, subprocess_run.peak_mb(pid) if pid else 0.0)
-        self.kept = Cost(seconds, peak)
+        cpu = max(self.kept.cpu_s, self._before.cpu_s + subprocess_run.cpu_s(pid) if pid else 0.0)
+        self.kept = Cost(seconds, peak, cpu)
         return self.kept
 
 

@@ -8,8 +8,8 @@ from o2o.commands.compare.trial import Cost, Record, Trial
 from o2o.core.errors import UsageError
 from o2o.training.pretrain import PretrainConfig
 
-RECORD = {"done": ["pretrain"], "costs": {"pretrain": {"seconds": 1.5, "peak_mb": 200.0}}, "updates": 3,
-          "weights": 4, "failed": ""}  # fmt: skip
+RECORD = {"done": ["pretrain"], "costs": {"pretrain": {"seconds": 1.5, "peak_mb": 200.0, "cpu_s": 2.5}},
+          "updates": 3, "weights": 4, "failed": ""}  # fmt: skip
 SCORE = {"successes": [True, False], "returns": [1.0, 2.0], "lengths": [5, 6]}
 
 
@@ -19,7 +19,7 @@ def trial(tmp_path):
 
 
 def test_what_a_trial_wrote_is_read_back(trial):
-    record = Record(("pretrain",), {"pretrain": Cost(1.5, 200.0)}, 3, 4)
+    record = Record(("pretrain",), {"pretrain": Cost(1.5, 200.0, 2.5)}, 3, 4)
     trial.save(record)
     assert json.loads((trial.folder / "trial.json").read_text()) == RECORD and trial.record() == record
     (trial.folder / "offline.json").write_text(json.dumps(SCORE))
