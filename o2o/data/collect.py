@@ -84,7 +84,8 @@ def _record(robot: gymnasium.Env, act: Callable, level: float, rng: np.random.Ge
             lasting_noise = rng.normal(size=space.shape)
         noise = (lasting_noise + rng.normal(size=space.shape)) / np.sqrt(2)
         action = np.clip(act(robot.unwrapped), space.low, space.high) + scale * noise
-        action = np.clip(action, space.low, space.high).astype(space.dtype)
+        action = np.clip(action, space.low, space.high)
+        action = (np.rint(action) if space.dtype.kind in "iu" else action).astype(space.dtype)
         obs, reward, terminated, truncated, info = robot.step(action)
         observations.append(_copy(obs))
         actions.append(np.array(info.get("executed_action", action), np.float32))

@@ -22,6 +22,7 @@ from o2o.core import plugins, trust
 from o2o.core.errors import O2OError, RobotError, UntrustedError, UsageError
 from o2o.core.recipe import RewardFunction
 from o2o.core.spec import flatten_obs, space_shapes
+from o2o.core.success import success_of_step
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
 from o2o.hardware.frozen_camera import FrozenCameraDetector
@@ -206,7 +207,7 @@ class Guard(gymnasium.Wrapper):
         measured = measured_positions(self.env.metadata, self.check_obs(raw), len(self.low))
         self._rest(np.where(np.isnan(measured), executed, measured))
         hold = self.hold_action()
-        return None if hold is None else hold.astype(self.env.action_space.dtype)
+        return None if hold is None else _round(hold, None, self.env.action_space.dtype)
 
     def filter(self, action: np.ndarray, late_s: float = 0.0) -> tuple[np.ndarray, list[str]]:
         """Returns (A,) the action to send next, and the reasons why it was changed.
@@ -522,7 +523,7 @@ class Guard(gymnasium.Wrapper):
 
 def _round(action: np.ndarray, hold: np.ndarray | None, dtype) -> np.ndarray:
     """Returns the action (A,) in the robot's type, rounded towards the hold if there is one."""
-    rounded = action.astype(dtype)
+    rounded = (np.rint(action) if dtype.kind in "iu" else action).astype(dtype)
     if hold is None or rounded.dtype.kind != "f":
         return rounded
     beyond = np.abs(rounded.astype(np.float64) - hold) > np.abs(action - hold)
@@ -562,8 +563,15 @@ class StopOnError:
 
 
 def is_success(info: dict) -> bool:
-    """Returns whether the robot reports success at this step (`success`, or `is_success` as in Fetch)."""
-    return bool(np.any(info.get("success", info.get("is_success", False))))
+    """Returns whether the robot reports success at this step; see `o2o.core.success`.
+
+    Raises:
+        RobotError: what it reports is neither true nor false.
+    """
+    try:
+        return bool(success_of_step(info))
+    except ValueError as error:
+        raise RobotError(f"the robot's {error}") from error
 
 
 def parse_json_option(name: str, text: str) -> dict[str, Any]:

@@ -69,6 +69,27 @@ def test_a_reward_function_gives_the_reward_once_a_decision():
     assert seen[2][0] == [[0, 0, 0]]  # the first observation of the new episode
 
 
+def test_success_as_text_nan_or_none_is_what_was_meant():
+    ticks = [{"info": {"success": value}} for value in ("False", None, float("nan"), "True", "maybe")]
+    guard = Guard(Arm(ticks))
+    guard.reset()
+    assert [guard.step([0.0, 0.0])[4]["success"] for _ in range(4)] == [False, False, False, True]
+    with pytest.raises(RobotError, match=r"the robot's info\['success'\] is 'maybe', wanted true or false"):
+        guard.step([0.0, 0.0])
+
+
+def test_integer_actions_are_rounded_not_cut():
+    arm = Arm()
+    arm.action_space = gymnasium.spaces.Box(-2, 4, (2,), np.int64)
+    guard = Guard(arm)
+    guard.reset()
+    *_, info = guard.step([2.9, -0.6])
+    assert arm.told[0].tolist() == [3, -1] and arm.told[0].dtype == np.int64
+    assert info["executed_action"].tolist() == [3, -1]
+    guard.step([9.0, -1.9])
+    assert arm.told[1].tolist() == [4, -2]
+
+
 def test_a_reward_function_that_fails_stops_the_robot():
     guard = Guard(Arm())
     guard.reward_function = lambda obs, next_obs, action: obs["palm"]

@@ -18,6 +18,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import open_regular
 from o2o.core.plugins import not_found
+from o2o.core.success import read_success
 from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
 from o2o.data.formats.lazy_array import (
@@ -260,7 +261,7 @@ def _read_episode(
         terminated=terminated,
         truncated=bool(ends[1][-1:].any()) or not terminated,  # without either the recording ended there
         last_obs_known=True if obs_known is None else bool(obs_known[-1]),
-        success=bool(np.any(infos["success"])) if "success" in infos else None,
+        success=_read_success(infos, label),
         infos=infos,
     ).check(label)
     if len(over) != len(episode):
@@ -328,3 +329,10 @@ def _read_infos(
             else table.read_all()
         )
     return infos
+
+
+def _read_success(infos: dict[str, np.ndarray], label: str) -> bool | None:
+    try:
+        return read_success(infos.get("success"))
+    except ValueError as error:
+        raise DataError(f"{label}: infos/success is {error}, wanted true or false") from error

@@ -12,6 +12,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
+from o2o.core.success import read_success
 from o2o.data.formats import image_codec, tfds, tfrecord
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
@@ -173,7 +174,7 @@ def _read_episode(
         reward=reward[:-1],
         terminated=terminated,
         truncated=not terminated,
-        success=bool(infos["success"][0]) if "success" in infos else None,
+        success=read_success(infos["success"][0]) if "success" in infos else None,
         infos=infos,
     )
     return episode.check(stored.label), float(reward[-1])

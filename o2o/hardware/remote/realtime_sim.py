@@ -11,6 +11,7 @@ import numpy as np
 
 from o2o.core.errors import RobotError
 from o2o.core.spec import space_shapes
+from o2o.core.success import success_of_step
 from o2o.hardware.clock import RateKeeper
 from o2o.hardware.limits import command_types
 from o2o.hardware.measured import check_measured, home_positions
@@ -246,7 +247,7 @@ class EnvWorld:
     def advance(self, tick):
         if not self._done:  # an episode that has ended stands still until the next reset
             self._obs, reward, terminated, truncated, info = self._env.step(self._action)
-            success = bool(np.any(info.get("success", info.get("is_success", False))))
+            success = bool(success_of_step(info))
             self._outcome, self._done = (float(reward), success), bool(terminated or truncated)
 
     def advance_homing(self, tick):
