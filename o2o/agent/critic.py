@@ -12,16 +12,19 @@ of the episodes (Osband et al. 2016, bootstrapped DQN; by episode, because steps
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from o2o.core.config import at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
 from o2o.nn.blocks import Ensemble, TargetNetwork
 from o2o.nn.two_hot import make_encoding
 from o2o.nn.world_model import Unroll
 
+TRACE_FRACTION = 10  # horizon of the discount over that of recorded rewards in a target, by `auto`
+RATE_FRACTION, MAX_RATE = 1e-3, 0.1  # rate times (1 - discount) by `auto`: FOWM's 0.01 * (1 - 0.9)
 PRIOR_GAIN = 2.0  # fixed heads, of any size and on inputs of any scale, have a standard deviation of 0.5
 
 
@@ -33,10 +36,16 @@ class CriticConfig:
         num_q: Number of Q-functions in the ensemble; FOWM uses 5.
         hidden_dim: Width of the hidden layers of each Q-function; FOWM uses 512.
         expectile: Expectile of Q that V estimates, 0 to 1; FOWM uses 0.9 (xArm, AntMaze), 0.7 (Hopper).
-        target_rate: Update rate (tau) of the target Qs, an EMA of the Qs; FOWM uses 0.01.
+        target_rate: Update rate (tau) of the target Qs, an EMA of the Qs; FOWM uses 0.01. `auto`: FOWM's at
+            its discount of 0.9, and higher for a higher discount, in proportion to the steps over which
+            values must arrive.
         target_every: Gradient steps between two updates of the target Qs; FOWM uses 2.
         num_bins: Number of bins of the two-hot Qs, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0: Q is
             a plain number with a squared error, as in FOWM.
+        lambda_return: Weight (lambda) of the recorded rewards after the first in the target of Q, 0 to 1: 0
+            bootstraps from V after one step, as FOWM does; 1 only where the window ends. `auto`: the recorded
+            rewards reach a tenth as far as the discounted ones, so long tasks learn faster and short ones
+            depend on V alone.
         prior_scale: Standard deviation of the fixed random function that is added to each Q-function, in
             units of scaled return. 0: none, as in FOWM.
         bootstrap_probability: Probability that a Q-function learns from an episode; an episode that none
@@ -46,16 +55,21 @@ class CriticConfig:
     num_q: int = 5
     hidden_dim: int = 512
     expectile: float = 0.9
-    target_rate: float = 0.01
+    target_rate: float | Literal["auto"] = 0.01
     target_every: int = 2
     num_bins: int = 0
+    lambda_return: float | Literal["auto"] = 0.0
     prior_scale: float = 0.0
     bootstrap_probability: float = 1.0
 
     def __post_init__(self):
-        at_least(self, num_q=1, hidden_dim=1, expectile=0, target_rate=0, target_every=1)
+        at_least(self, num_q=1, hidden_dim=1, expectile=0, target_every=1)
         at_least(self, prior_scale=0, bootstrap_probability=0, num_bins=2 if self.num_bins else 0)
-        at_most(self, expectile=1, target_rate=1, bootstrap_probability=1)
+        at_most(self, expectile=1, bootstrap_probability=1)
+        for name in ("target_rate", "lambda_return"):
+            value = getattr(self, name)
+            if value != "auto" and not 0 <= value <= 1:
+                raise FieldError(self, f"<{name}> is {value}, wanted 0 to 1, or auto")
 
 
 class Critic(nn.Module):
@@ -64,11 +78,16 @@ class Critic(nn.Module):
     def __init__(self, feature_dim: int, action_dim: int, discount: float, config: CriticConfig):
         super().__init__()
         self.config, self.discount = config, discount
+        self.trace, rate = config.lambda_return, config.target_rate
+        if self.trace == "auto":
+            self.trace = max(0.0, 1 - TRACE_FRACTION * (1 - discount))
+        if rate == "auto":
+            rate = min(RATE_FRACTION / max(1 - discount, 1e-6), MAX_RATE)
         self.encoding = make_encoding(config.num_bins, "symlog")
         sizes = feature_dim + action_dim, config.hidden_dim, self.encoding.out_dim
         self.q_heads = Ensemble(config.num_q, *sizes, zero_output=True)
         self.v_head = Ensemble(1, feature_dim, config.hidden_dim, 1, zero_output=False)
-        self.target_q_heads = TargetNetwork(self.q_heads, config.target_rate, config.target_every)
+        self.target_q_heads = TargetNetwork(self.q_heads, rate, config.target_every)
         self.prior_heads = None
         if config.prior_scale:  # last, so that all other weights begin the same with it and without it
             self.prior_heads = Ensemble(config.num_q, *sizes[:2], 1, zero_output=False).requires_grad_(False)
@@ -128,7 +147,10 @@ class Critic(nn.Module):
         joint = torch.cat([feature, batch.action], -1)
         with torch.no_grad():
             continues = (~batch.terminated).float()
-            target = batch.reward + self.discount * continues * self.v(unroll.next_feature)  # (T, B)
+            discount = self.discount * continues
+            target = lambda_returns(  # (T, B)
+                batch.reward, discount, self.v(unroll.next_feature), batch.valid, self.trace
+            )
             v_target = self.pessimistic(feature, batch.action, target=True)
             q_target = target.expand(cfg.num_q, *target.shape)  # (E, T, B)
             q_target = q_target if self.prior_heads is None else q_target - self._prior(joint)
@@ -154,6 +176,30 @@ def disagreement(q: Tensor) -> Tensor:
 def random_pair(num: int, device) -> Tensor:
     """Returns two distinct members (2,), or (1,) if there is only one. Drawn on the device."""
     return torch.rand(num, device=device).topk(min(num, 2)).indices
+
+
+def lambda_returns(
+    reward: Tensor, discount: Tensor, next_value: Tensor, valid: Tensor, trace: float
+) -> Tensor:
+    """Returns the lambda-return (T, B) of each step of recorded windows.
+
+    The target of step t is `reward + discount * ((1 - trace) * next_value + trace * target of step t + 1)`.
+    The last step of a window, and a step followed by padding, bootstraps from its `next_value` alone.
+
+    Args:
+        reward: (T, B).
+        discount: (T, B) discount factor, zero where the task ended.
+        next_value: (T, B) value of the observation after each step.
+        valid: (T, B) bool, False for padding.
+        trace: lambda, 0 to 1.
+
+    Source: Sutton and Barto 2018, eq. 12.18, cut off at the end of the window.
+    """
+    targets = [reward[-1] + discount[-1] * next_value[-1]]
+    for t in range(len(reward) - 2, -1, -1):
+        ahead = torch.where(valid[t + 1], next_value[t].lerp(targets[-1], trace), next_value[t])
+        targets.append(reward[t] + discount[t] * ahead)
+    return torch.stack(targets[::-1])
 
 
 def bootstrap_weights(episode: Tensor, online: Tensor, num: int, probability: float) -> Tensor:

@@ -16,6 +16,7 @@ from o2o.agent.critic import (
     bootstrap_weights,
     disagreement,
     expectile_loss,
+    lambda_returns,
     random_pair,
 )
 from o2o.agent.planner.imagine import imagine, imagine_policy
@@ -137,6 +138,55 @@ def test_losses_follow_the_formula():
     assert torch.allclose(error, delta.abs().sum(0))
     u = critic.q(feature, batch.action, target=True).min(0).values - critic.v(feature)
     assert torch.allclose(losses["v"], torch.where(u < 0, 0.3, 0.7) * u**2, atol=1e-6)
+
+
+def test_lambda_returns_by_hand():
+    reward, value = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[10.0], [20.0], [30.0]])
+    discount, valid = torch.full((3, 1), 0.5), torch.ones(3, 1, dtype=torch.bool)
+    last = 3 + 0.5 * 30
+    middle = 2 + 0.5 * (0.75 * 20 + 0.25 * last)
+    first = 1 + 0.5 * (0.75 * 10 + 0.25 * middle)
+    assert lambda_returns(reward, discount, value, valid, 0.25)[:, 0].tolist() == [first, middle, last]
+    one_step = reward + discount * value
+    assert torch.equal(lambda_returns(reward, discount, value, valid, 0.0), one_step)
+    assert lambda_returns(reward, discount, value, valid, 1.0)[0].item() == 1 + 0.5 * (2 + 0.5 * last)
+
+
+def test_lambda_returns_stop_at_an_end_and_bootstrap_before_padding():
+    reward, value = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[10.0], [20.0], [30.0]])
+    valid = torch.ones(3, 1, dtype=torch.bool)
+    ended = torch.tensor([[0.5], [0.0], [0.5]])  # the task ended with step 1: what follows is not its future
+    assert lambda_returns(reward, ended, value, valid, 1.0)[:2, 0].tolist() == [1 + 0.5 * 2, 2]
+    valid[2] = False  # the recording broke off after step 1
+    targets = lambda_returns(reward, torch.full((3, 1), 0.5), value, valid, 1.0)
+    assert targets[:2, 0].tolist() == [1 + 0.5 * (2 + 0.5 * 20), 2 + 0.5 * 20]
+
+
+@pytest.mark.parametrize(
+    ("discount", "trace", "rate"), [(0.8, 0, 0.005), (0.9, 0, 0.01), (0.98, 0.8, 0.05), (0.995, 0.95, 0.1)]
+)
+def test_auto_trace_and_target_rate_follow_the_discount(discount, trace, rate):
+    config = CriticConfig(hidden_dim=8, lambda_return="auto", target_rate="auto")
+    critic = Critic(6, 2, discount, config)
+    assert critic.trace == pytest.approx(trace) and critic.target_q_heads.rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"target_rate": 1.5}, {"lambda_return": -0.1}, {"lambda_return": math.nan}]
+)
+def test_rates_outside_zero_to_one_are_refused(wrong):
+    with pytest.raises(UsageError, match="wanted 0 to 1, or auto"):
+        CriticConfig(**wrong)
+
+
+def test_q_is_fitted_to_lambda_returns():
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16, num_q=2, lambda_return=0.8))
+    following = torch.randn(5, 8, 6)
+    losses, _ = critic.losses(Unroll({}, torch.randn(5, 8, 6), following, {}), batch)
+    discount = 0.9 * (~batch.terminated)
+    target = lambda_returns(batch.reward, discount, critic.v(following), batch.valid, 0.8)
+    assert torch.allclose(losses["q"], 2 * target.square())  # new heads give zero
 
 
 def test_value_loss_reaches_the_feature_but_not_the_target_networks():
