@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy
+from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy, roll_out
 from o2o.agent.planner.plan_value import PlanEvaluator, PlanValues
 from o2o.agent.planner.time_budget import TimeBudget
 from o2o.core.config import FieldError, at_least, at_most, check_finite
@@ -45,6 +45,10 @@ class PlannerConfig:
             validation episodes suggest (`o2o.inspect.penalty_weight`).
         temperature: Sharpness of the elites' weights, per unit of return; TD-MPC uses 0.5.
         momentum: Weight of the old mean in the new one, 0 to 1; TD-MPC uses 0.1.
+        center: Where the search begins: `memory`, the last plan, moved on by a step (FOWM), or `policy`, the
+            plan of the policy.
+        selection: Whose first action is taken: that of an elite that is drawn by its weight (`draw`, FOWM),
+            or of the best one (`best`).
         min_std: Lowest standard deviation of the search, unit actions; TD-MPC uses 0.05.
         max_std: Highest and initial standard deviation of the search, unit actions; TD-MPC uses 2.
     """
@@ -61,6 +65,8 @@ class PlannerConfig:
     uncertainty: float | Literal["auto"] = 1.0
     temperature: float = 0.5
     momentum: float = 0.1
+    center: Literal["memory", "policy"] = "memory"
+    selection: Literal["draw", "best"] = "draw"
     min_std: float = 0.05
     max_std: float = 2.0
 
@@ -208,7 +214,7 @@ class MPPI:
         """
         numbers = self._numbers(first.device)
         policy_action = policy.act(model.feature(state))
-        mean = self._warm_start(memory, first)  # (H, N, A)
+        mean = self._start_mean(state, model, policy, memory, first)  # (H, N, A)
         search, history = None, []
         for number in numbers:
             if search is None:
@@ -261,8 +267,8 @@ class MPPI:
     def _decide(
         self, search: _Search, latest: Iteration, count: int, policy: Tensor, explore: float
     ) -> tuple[Plan, Tensor]:
-        """Returns a plan with the first action of one elite, drawn by weight, and which elite (N,)."""
-        drawn = draw(latest.weight)  # (N,)
+        """Returns a plan with the first action of one elite, and which elite (N,)."""
+        drawn = draw(latest.weight) if self.config.selection == "draw" else latest.value.argmax(1)  # (N,)
         action = latest.elites.action[0, torch.arange(len(drawn), device=drawn.device), drawn]  # (N, A)
         if explore:
             action = action + float(explore) * search.std[0] * torch.randn_like(action)
@@ -276,6 +282,12 @@ class MPPI:
         evaluated = search.evaluated / count
         plan = Plan(action.clamp(-1, 1), search.mean, value, penalty, disagreement, usable, count, evaluated)
         return plan, drawn
+
+    def _start_mean(self, state: State, model, policy, memory: Tensor | None, first: Tensor) -> Tensor:
+        """Returns the mean (H, N, A) of the Gaussian that the first iteration samples from."""
+        if self.config.center == "policy":
+            return roll_out(model, state, self.config.horizon, lambda _, feature: policy.act(feature)).action
+        return self._warm_start(memory, first)
 
     def _warm_start(self, memory: Tensor | None, first: Tensor) -> Tensor:
         if memory is None:

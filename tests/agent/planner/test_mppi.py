@@ -73,6 +73,26 @@ def test_warm_start_shifts_and_only_first_forgets():
     assert mean[:, 0, 0].tolist() == [2.0, 4.0, 0.0] and mean[:, 1].eq(0).all()
 
 
+def test_the_search_can_begin_at_the_policy():
+    """With no room to search, the plan is the policy's, wherever the last plan was."""
+    toy = Toy()
+    toy.act = lambda feature, explore=False: torch.full((*feature.shape[:-1], 1), -0.6)
+    config = PlannerConfig(num_policy=0, center="policy", max_std=0.0, min_std=0.0)
+    result = plan(toy, config, memory=torch.full((5, 1, 1), 0.9), first=torch.tensor([False]))
+    assert torch.allclose(result.action, torch.tensor([[-0.6]]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_elite_can_be_chosen_instead_of_drawn(seed):
+    torch.manual_seed(seed)
+    config = PlannerConfig(num_policy=0, selection="best", iterations=1)
+    toy, state, first = Toy(), {"z": torch.zeros(2, 1)}, torch.ones(2, dtype=torch.bool)
+    result = MPPI(1, config).plan(state, toy, toy, toy, None, first, False, trace=True)
+    assert result.trace.chosen.tolist() == result.trace.candidates.value.argmax(1).tolist()
+    rows = torch.arange(2), result.trace.chosen
+    assert torch.equal(result.action, result.trace.candidates.plans.action[0][rows])
+
+
 def test_batched_robots_do_not_talk_to_each_other():
     z = torch.tensor([[0.0], [0.4], [-0.5]])
     result = plan(Toy(), PlannerConfig(num_policy=0), n=3, z=z)
