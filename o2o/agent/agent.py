@@ -15,6 +15,7 @@ from o2o.agent.cuda_graph import CapturedFunction
 from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
 from o2o.agent.optimizer import Optimizer
 from o2o.agent.planner.mppi import MPPI, Plan, limit_policy_deviation
+from o2o.agent.policy import effective_fraction
 from o2o.core import plugins
 from o2o.core.compute import compiled
 from o2o.core.config import SavedConfigError, from_dict, to_dict
@@ -164,6 +165,14 @@ class Agent:
             feature, action = self.model.unroll(batch).feature[0], batch.action[0]
             random = 2 * torch.rand_like(action) - 1
             return self.critic.disagreement(feature, action), self.critic.disagreement(feature, random)
+
+    @torch.no_grad()
+    def effective_samples(self, batch: Batch) -> Tensor:
+        """Returns the fraction (scalar) of a batch's steps that the policy's weighted steps are worth."""
+        batch = batch.to(self.device)
+        with RandomStream(0, self.device).use(), self.precision():
+            weight = self.policy.weight(self.critic, self.model.unroll(batch).feature, batch)
+        return effective_fraction(weight, batch.valid)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Returns model and critic losses, policy losses, and priorities (B,).

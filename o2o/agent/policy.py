@@ -24,6 +24,8 @@ class PolicyConfig:
         hidden_dim: Width of the hidden layers of the policy; FOWM uses 512.
         inverse_temperature: Factor of the advantage in the exponent of the weight (beta); FOWM uses 3 (xArm,
             Hopper), 10 (AntMaze).
+        normalize_advantage: Whether the advantage is divided by its standard deviation over the batch, so
+            that the weights do not depend on the unit of the reward; FOWM does not.
         max_weight: Largest weight of a step; IQL and FOWM use 100.
         distribution: Distribution of actions: `fixed`, normal with unit variance (FOWM); `bounded`, normal
             with a standard deviation of 0.1 to 1 (DreamerV3); `truncated`, normal with one of 0.1 to 2.1,
@@ -39,6 +41,7 @@ class PolicyConfig:
 
     hidden_dim: int = 512
     inverse_temperature: float = 3.0
+    normalize_advantage: bool = False
     max_weight: float = 100.0
     distribution: Family = "fixed"
     noise_std: float = 0.05
@@ -88,13 +91,35 @@ class AWRPolicy(nn.Module):
         rate).
         """
         feature = unroll.feature.detach()
-        with torch.no_grad():
-            advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
-            weight = awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
+        weight = self.weight(critic, feature, batch)
         seen = unroll.feature if self.config.encoder_gradient else feature
         if self.config.input_noise and torch.is_grad_enabled():  # a validation has no gradient, and no noise
             seen = seen + self.config.input_noise * torch.randn_like(seen)
         return {"policy": -weight * self.distribution(seen).log_prob(batch.action)}
+
+    @torch.no_grad()
+    def weight(self, critic, feature: Tensor, batch: Batch) -> Tensor:
+        """Returns the weights (T, B) of the recorded actions at features (T, B, F)."""
+        advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
+        if self.config.normalize_advantage:
+            advantage = advantage / valid_std(advantage, batch.valid)
+        return awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
+
+
+def effective_fraction(weight: Tensor, valid: Tensor) -> Tensor:
+    """Returns the fraction of the valid steps that the weighted steps are worth; 1 for equal weights.
+
+    Source: Kish 1965, effective sample size.
+    """
+    used = weight * valid
+    return used.sum().square() / (used.square().sum() * valid.sum())
+
+
+def valid_std(value: Tensor, valid: Tensor) -> Tensor:
+    """Returns the standard deviation of the valid entries of `value`; never zero."""
+    count = valid.sum()
+    mean = (value * valid).sum() / count
+    return (((value - mean).square() * valid).sum() / count).sqrt().clamp(min=torch.finfo(value.dtype).tiny)
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from o2o.agent.critic import Critic, CriticConfig
-from o2o.agent.policy import AWRPolicy, PolicyConfig, awr_weight
+from o2o.agent.policy import AWRPolicy, PolicyConfig, awr_weight, effective_fraction
 from o2o.core.spec import Spec
 from o2o.nn.world_model import Unroll
 from tests.support.episodes import make_batch
@@ -18,6 +18,40 @@ def test_weight_clamps_at_log_hundred_over_beta(beta, clamp_at):
     below, above = awr_weight(torch.tensor([clamp_at - 1e-3, clamp_at + 1.0]), beta, 100.0).tolist()
     assert below == pytest.approx(100 * math.exp(-beta * 1e-3), rel=1e-4) and above == 100
     assert awr_weight(torch.tensor(0.0), beta, 100.0).item() == 1
+
+
+def test_effective_fraction_by_hand():
+    valid = torch.tensor([[True, True], [True, False]])
+    assert effective_fraction(torch.ones(2, 2), valid).item() == 1
+    assert effective_fraction(torch.tensor([[1.0, 0.0], [0.0, 9.0]]), valid).item() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("unit", [1e-2, 1.0, 1e2])
+def test_a_normalized_advantage_gives_weights_without_a_unit(unit):
+    """The standard deviation of the logarithm of the weights of valid steps is beta, in any unit."""
+
+    class Values:
+        def pessimistic(self, feature, action, target):
+            return unit * feature[..., 0]
+
+        def v(self, feature):
+            return unit * feature[..., 1]
+
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=8, inverse_temperature=0.7, normalize_advantage=True))
+    batch = make_batch(Spec({"state": (3,)}, 2))
+    batch.valid[3:] = False
+    feature = torch.randn(5, 8, 6)
+    feature[3:] = 1e3  # padding must not count
+    weight = policy.weight(Values(), feature, batch)
+    assert weight[:3].log().std(unbiased=False).item() == pytest.approx(0.7, rel=1e-4)
+
+
+def test_a_constant_advantage_weighs_all_steps_alike():
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=8, normalize_advantage=True))
+    critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=8))
+    torch.nn.init.zeros_(critic.v_head.weight3)
+    weight = policy.weight(critic, torch.randn(5, 8, 6), make_batch(Spec({"state": (3,)}, 2)))
+    assert torch.equal(weight, torch.ones(5, 8))
 
 
 def test_policy_loss_leaves_critic_and_feature_alone():
