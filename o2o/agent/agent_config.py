@@ -12,6 +12,7 @@ from o2o.agent.optimizer import OptimizerConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
 from o2o.core.config import at_least, at_most, check_finite
+from o2o.data.fit_transform import derive_discount
 from o2o.data.replay_buffer import ReplayConfig
 from o2o.models import tdmpc
 from o2o.nn.world_model import ModelConfig
@@ -35,6 +36,7 @@ class AgentConfig:
         batch_size: Windows in a batch; FOWM uses 256.
         discount: Discount factor per decision; FOWM uses 0.9, 0.99 (D4RL). 0: derived from the length of the
             longest episode.
+        min_discount: Lowest discount factor that is derived; TD-MPC2 uses 0.95.
         rho: Decay of the loss weights along a window: step t weighs rho^t; TD-MPC uses 0.5.
         learning_rate: Learning rate of all parameters; TD-MPC uses 3e-4.
         optimizer: options of the optimizers: one for model and critic, one for the policy, one for the
@@ -54,6 +56,7 @@ class AgentConfig:
     window: int = 5
     batch_size: int = 256
     discount: float = 0.9
+    min_discount: float = 0.95
     rho: float = 0.5
     learning_rate: float = 3e-4
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -61,22 +64,32 @@ class AgentConfig:
 
     def __post_init__(self):
         check_finite(self)
-        at_least(self, window=1, batch_size=1, discount=0, rho=0, learning_rate=0)
-        at_most(self, discount=1, rho=1)
+        at_least(self, window=1, batch_size=1, discount=0, min_discount=0, rho=0, learning_rate=0)
+        at_most(self, discount=1, min_discount=0.995, rho=1)
+
+    def discount_for(self, max_length: int) -> float:
+        """Returns the discount factor for data whose longest episode has `max_length` steps."""
+        return self.discount or derive_discount(max_length, self.min_discount)
 
 
 UnprefixedAgentConfig = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its flags have no prefix
 FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of the checkpoint
 
 
-def fit_config(config: AgentConfig, max_length: int) -> AgentConfig:
-    """Returns the config with the window and the discount fitted to data.
+def fit_config(config: AgentConfig, max_length: int, terminates: bool = True) -> AgentConfig:
+    """Returns the config with the window, the discount and the model's endings fitted to data.
 
     Args:
-        config: the config; its discount is derived if it is 0.
+        config: the config; its discount is derived if it is 0, and a model's `predict_end` if it is `auto`.
         max_length: steps of the longest episode, which bound the window.
-
-    Source of the discount: Hansen et al. 2024 (TD-MPC2), (L/5 - 1) / (L/5), within 0.95 and 0.995.
+        terminates: whether any episode terminates.
     """
-    discount = config.discount or min(max(1 - 5 / max_length, 0.95), 0.995)
-    return replace(config, window=min(config.window, max_length), discount=discount)
+    model = config.model_options
+    if getattr(model, "predict_end", None) == "auto":
+        model = replace(model, **{"predict_end": terminates})
+    return replace(
+        config,
+        model_options=model,
+        window=min(config.window, max_length),
+        discount=config.discount_for(max_length),
+    )

@@ -75,7 +75,8 @@ class DataConfig(LoadConfig):
             else that of the file's action space, else the robot's, else the lowest action in the data.
         action_high: Upper physical limit of each action, or one number for all actions; empty: the recipe's,
             else that of the file's action space, else the robot's, else the highest action in the data.
-        reward_scale: Factor on the recorded reward; None: the recipe's, else 1.
+        reward_scale: Factor on the recorded reward; `auto`: the one that gives the discounted returns of the
+            recordings a root mean square of 2.5; None: the recipe's, else 1.
         reward_shift: Number added to the reward after scaling; None: the recipe's, else 0.
         reward_return_range: Difference between the highest and the lowest episode return that the reward is
             scaled to (FOWM: 1000 on D4RL); None: the recipe's, else no such scaling. Excludes
@@ -96,7 +97,7 @@ class DataConfig(LoadConfig):
 
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
-    reward_scale: float | None = None
+    reward_scale: float | Literal["auto"] | None = None
     reward_shift: float | None = None
     reward_return_range: float | None = None
     normalize: bool = False

@@ -49,6 +49,7 @@ class TrainingData:
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, transform: Transform | None = None,
     read_action_bounds: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
+    discount: Callable[[int], float] | None = None,
 ) -> TrainingData:  # fmt: skip
     """Loads a dataset and puts its transformed episodes into the training and the validation replay buffer.
 
@@ -60,6 +61,7 @@ def read(
         transform: the transform of a checkpoint; None fits one to the data.
         read_action_bounds: reads the action limits from the robot, for data that state none.
         saved: `dataset_info` that the dataset must match.
+        discount: see `fit_transform`.
     Raises:
         O2OError: see `load`, `check_fingerprint`, `check_shapes`, `fit_transform` and `memory_plan.decide`.
     """
@@ -73,7 +75,7 @@ def read(
         check_shapes(transform, recording)
         check_reward_recipe(transform, recording)
     else:
-        transform = fit_transform(recording, config, read_action_bounds)
+        transform = fit_transform(recording, config, read_action_bounds, discount)
     info, episodes = replace(recording.info(), transform=_describe(transform)), recording.episodes
     allocate = memory_plan.decide(episodes, transform.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)

@@ -1,5 +1,6 @@
 """Compares the critic's values with the returns that were achieved in recorded episodes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ from o2o.inspect.run import Run
 MAX_MISSING = 0.1  # maximum discounted weight after the recorded end, for a return to count as complete
 MIN_FRACTION, MIN_STEPS = 0.2, 30  # of steps with complete returns; with fewer, V completes the returns
 MAX_DOTS = 1500
+MIN_MEAN = 0.5  # of the root mean square of the returns; below it a ratio of means says nothing
+RATIO_RANGE = 0.7, 1.4  # of mean V to mean return; outside it values have not arrived, or are too high
+EFFECTIVE_RANGE = 0.05, 0.95  # fraction of the steps that the policy's weighted steps are worth
 SMALL_BIAS = 0.3  # in standard deviations of the returns; a bias within it is called small
 
 
@@ -56,6 +60,11 @@ class Value(Result):
     rank_episodes: Estimate
     expectile: float
 
+    @property
+    def ratio(self) -> float:
+        """Mean V over the mean return; NaN where the mean return is near zero."""
+        return _ratio(self.v, self.achieved)
+
     def text(self) -> list[str]:
         deviation = float(self.achieved.std())
         sentences = []
@@ -71,6 +80,9 @@ class Value(Result):
                 "correlation."
             )
         sentences.append(self._describe_bias(deviation))
+        warning = value_warning({"validation/value_ratio": self.ratio})
+        if warning:
+            sentences.append(f"Warning: {warning}.")
         fraction = format_percent(self.fraction_complete)
         if self.bootstrapped:
             sentences.append(
@@ -150,6 +162,7 @@ class Value(Result):
             **self.bias_q.metrics("bias_q"),
             **self.rank_episodes.metrics("rank_episodes"),
             "return_std": float(self.achieved.std()),
+            "ratio_v": self.ratio,
             "fraction_complete": self.fraction_complete,
             "bootstrapped": float(self.bootstrapped),
         }
@@ -162,12 +175,7 @@ def value(run: Run) -> Value:
         run: the run to inspect.
     """
     steps = run.beliefs
-    achieved, missing = steps.returns()
-    complete = missing <= MAX_MISSING
-    bootstrapped = complete.mean() < MIN_FRACTION or complete.sum() < min(MIN_STEPS, len(steps) / 2)
-    if bootstrapped:
-        achieved = achieved + missing * _final_v(steps)
-    rows = np.ones(len(steps), bool) if bootstrapped else complete
+    achieved, rows, fraction_complete, bootstrapped = achieved_returns(steps)
     first = np.flatnonzero((steps.t == 0) & rows)
     v, q, episode = steps.v.astype(np.float64), steps.q.mean(0).astype(np.float64), steps.episode[rows]
 
@@ -182,8 +190,8 @@ def value(run: Run) -> Value:
         q[rows],
         achieved[rows],
         episode,
-        bool(bootstrapped),
-        float(complete.mean()),
+        bootstrapped,
+        fraction_complete,
         rank(v),
         rank(q),
         bias(v),
@@ -192,6 +200,83 @@ def value(run: Run) -> Value:
         achieved[first],
         estimate(rank_correlation, steps.episode[first], v[first], achieved[first]),
         run.agent.config.critic.expectile,
+    )
+
+
+def achieved_returns(steps: Beliefs) -> tuple[np.ndarray, np.ndarray, float, bool]:
+    """Returns the discounted returns that recorded episodes achieved, to compare values with.
+
+    Returns:
+        achieved: (M,) discounted return from each step on.
+        rows: (M,) bool, the steps to compare at.
+        fraction_complete: fraction of the steps whose return is recorded except for at most 10 %.
+        bootstrapped: whether these were too few, so that all steps count, and the agent's own V completes
+            their returns.
+    """
+    achieved, missing = steps.returns()
+    complete = missing <= MAX_MISSING
+    bootstrapped = complete.mean() < MIN_FRACTION or complete.sum() < min(MIN_STEPS, len(steps) / 2)
+    if bootstrapped:
+        achieved = achieved + missing * _final_v(steps)
+    rows = np.ones(len(steps), bool) if bootstrapped else complete
+    return achieved, rows, float(complete.mean()), bool(bootstrapped)
+
+
+def value_metrics(steps: Beliefs) -> dict[str, float]:
+    """Returns how V compares with the achieved returns: `value_ratio` of the means, `value_correlation`.
+
+    A metric that is not defined, because returns are constant or near zero in the mean, is left out.
+    """
+    achieved, rows, _, _ = achieved_returns(steps)
+    v, achieved = steps.v[rows].astype(np.float64), achieved[rows]
+    correlation = np.corrcoef(v, achieved)[0, 1] if achieved.std() > 0 and v.std() > 0 else np.nan
+    metrics = {"value_ratio": _ratio(v, achieved), "value_correlation": float(correlation)}
+    return {name: number for name, number in metrics.items() if np.isfinite(number)}
+
+
+def _ratio(v: np.ndarray, achieved: np.ndarray) -> float:
+    mean, rms = achieved.mean(dtype=np.float64), np.sqrt(np.square(achieved, dtype=np.float64).mean())
+    return float(v.mean(dtype=np.float64) / mean) if abs(mean) > MIN_MEAN * rms else float("nan")
+
+
+def value_warning(metrics: Mapping[str, float]) -> str | None:
+    """Returns a line about values that are far from the achieved returns; None if there is nothing to say.
+
+    Args:
+        metrics: those of validation, by their names in the log.
+    """
+    ratio, (low, high) = metrics.get("validation/value_ratio", float("nan")), RATIO_RANGE
+    if not ratio < low and not ratio > high:  # also where it is not defined
+        return None
+    if ratio < low:
+        return (
+            f"values are {ratio:.2f} times the recorded returns: rewards have not reached them yet; "
+            "more --updates or a higher --critic.lambda-return would help"
+        )
+    return (
+        f"values are {ratio:.2f} times the recorded returns: they are too high, or the recordings hold much "
+        "better actions than their average (--critic.expectile)"
+    )
+
+
+def weight_warning(metrics: Mapping[str, float]) -> str | None:
+    """Returns a line about weights of the policy that are all alike, or all on few steps; else None.
+
+    Args:
+        metrics: those of validation, by their names in the log.
+    """
+    fraction, (low, high) = metrics.get("validation/effective_samples"), EFFECTIVE_RANGE
+    if fraction is None or low <= fraction <= high:
+        return None
+    if fraction < low:
+        return (
+            f"the policy learns from {fraction:.1%} of the recorded steps in effect; a lower "
+            "--policy.inverse-temperature would use more of them"
+        )
+    return (
+        f"the policy learns from {fraction:.0%} of the recorded steps in effect, so it imitates them "
+        "whatever their value; --policy.normalize-advantage, or a higher --policy.inverse-temperature, would "
+        "change that"
     )
 
 

@@ -30,7 +30,8 @@ class Config(ModelConfig):
         channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
         target_rate: Update rate (tau) of the target encoder, an EMA of the encoder; FOWM uses 0.01.
         target_every: Gradient steps between two updates of the target encoder; FOWM uses 2.
-        predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not.
+        predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not. `auto`:
+            if an episode of the dataset terminates.
         simnorm: Number of latent entries in a group that sums to one; TD-MPC2 uses 8. 0: each entry is a
             sigmoid, as in FOWM.
         num_bins: Number of bins of the two-hot reward, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0:
@@ -45,7 +46,7 @@ class Config(ModelConfig):
     channels: int = 32
     target_rate: float = 0.01
     target_every: int = 2
-    predict_end: bool = False
+    predict_end: bool | Literal["auto"] = False
     simnorm: int = 0
     num_bins: int = 0
     target: Literal["ema", "online"] = "ema"
@@ -102,7 +103,7 @@ class Model(WorldModel):
         )
         self.reward_encoding = make_encoding(config.num_bins, "symlog")
         self.reward = zero_output(mlp(latent + spec.action_dim, hidden, self.reward_encoding.out_dim))
-        self.continues = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end else None
+        self.continues = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end is True else None
         self.target_encoder = None
         if config.target == "ema":
             self.target_encoder = TargetNetwork(self.encoder, config.target_rate, config.target_every)

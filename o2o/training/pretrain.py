@@ -1,5 +1,6 @@
 """Pretrains a world model, a critic and a policy on recordings, without a robot."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +28,14 @@ from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.core.stats import auroc
 from o2o.data import training_data
 from o2o.data.load import DataConfig
+from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
+from o2o.inspect.beliefs import beliefs
 from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
+from o2o.inspect.run import MAX_STEPS, select_episodes
+from o2o.inspect.value import value_metrics, value_warning, weight_warning
 from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
 
@@ -118,9 +123,11 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     read_action_bounds = action_bounds_reader(config) if config.robot else None
     data = training_data.read(
         config.dataset, config.dataset_options, config.agent.replay, config.seed,
-        read_action_bounds=read_action_bounds,
+        read_action_bounds=read_action_bounds, discount=config.agent.discount_for,
     )  # fmt: skip
-    agent_config = fit_config(config.agent, max(map(len, data.recording.episodes)))
+    episodes = data.recording.episodes
+    terminates = any(episode.terminated for episode in episodes)
+    agent_config = fit_config(config.agent, max(map(len, episodes)), terminates)
     compile_updates = should_compile(config, config.updates)
     agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
     plan = presets.get(config.preset).plan
@@ -155,7 +162,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         size = f"{metadata['dataset']['episodes']} episodes, {metadata['dataset']['steps']} steps"
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(config.updates, "updates", agent.num_updates)
-        metrics, returns = {}, _returns(folder)
+        metrics, validation_metrics, returns = {}, {}, _returns(folder)
         stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))
         if config.validation_patience and not validation:
             log.line("no episode is held out: training cannot stop early (--validation-patience)")
@@ -165,6 +172,8 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
             if step % config.log_every == 0 or last:
                 numbers = finite_metrics(metrics, f"update {step}")
                 validation_metrics = _validation_metrics(agent, validation)
+                if step % config.checkpoint_every == 0 or last:
+                    validation_metrics |= _value_metrics(agent, data)
                 log.write(step, "offline", numbers | validation_metrics)
                 log.progress(progress.text(step, _loss(numbers)))
                 if stopping.add(validation_metrics):
@@ -212,6 +221,8 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         if interrupted:
             log.line(f"stopped after {agent.num_updates} updates; continue with --resume --out {folder}")
             raise KeyboardInterrupt
+        for warning in _warnings(validation_metrics):
+            log.line(warning)
         shown = data.validation if len(data.validation) else data.replay
         if plot_prediction(agent, shown.episode(0), folder / "open_loop.png"):
             log.line(f"open-loop prediction of an episode beside the recording: {folder}/open_loop.png")
@@ -254,7 +265,21 @@ def _validation_metrics(agent: Agent, batch: Batch | None) -> dict[str, float]:
         "disagreement_auroc": auroc(recorded.cpu().numpy(), random.cpu().numpy()),
     }
     metrics = agent.validate(batch) | disagreement
+    if agent.config.policy.inverse_temperature:
+        metrics["effective_samples"] = agent.effective_samples(batch)
     return {f"validation/{name}": float(value) for name, value in metrics.items()}
+
+
+def _value_metrics(agent: Agent, data: TrainingData) -> dict[str, float]:
+    """Returns how the critic's values compare with recorded returns."""
+    source = data.validation if len(data.validation) else data.replay
+    metrics = value_metrics(beliefs(agent, select_episodes(source, MAX_STEPS), num_starts=1))
+    return {f"validation/{name}": value for name, value in metrics.items()}
+
+
+def _warnings(metrics: Mapping[str, float]) -> list[str]:
+    """Returns lines about validation metrics at the end of a run that ask for the user's attention."""
+    return [line for line in (value_warning(metrics), weight_warning(metrics)) if line]
 
 
 def _log_disagreement(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:

@@ -97,6 +97,25 @@ def test_reward_is_scaled_to_the_return_range():
         fit_transform(make_recording([make_episode(2), make_episode(2)], recipe=recipe), DataConfig(), None)
 
 
+@pytest.mark.parametrize("unit", [0.01, 1.0, 100.0])
+def test_auto_scale_gives_returns_of_one_size_in_any_unit(unit):
+    recipe = Recipe("", "", "", reward=RewardRule(return_range=1000.0))
+    episodes = [make_episode(3), make_episode(1)]
+    for episode in episodes:
+        episode.reward[:] *= unit
+    recording = make_recording(episodes, recipe=recipe)
+    transform = fit_transform(recording, DataConfig(reward_scale="auto"), None, lambda length: 0.5)
+    returns = np.array([1.75, 1.5, 1.0, 1.0])  # discounted, of three steps and of one
+    rms = np.sqrt(np.square(returns).mean())
+    assert transform.reward_scale == pytest.approx(2.5 / (unit * rms), rel=1e-6)
+
+
+def test_auto_scale_of_no_reward_is_one():
+    episode = make_episode(3)
+    episode.reward[:] = 0
+    assert fit_transform(make_recording([episode]), DataConfig(reward_scale="auto")).reward_scale == 1
+
+
 def test_normalized_vectors_have_mean_zero_and_std_one():
     episodes = [make_episode(50, seed) for seed in range(3)]
     for episode in episodes:

@@ -45,7 +45,7 @@ class Recording:
 
     def info(self) -> "RecordingInfo":
         """Returns the metadata and episode lengths, without the steps."""
-        episodes = [EpisodeSummary(len(e), e.episode_return, e.success) for e in self.episodes]
+        episodes = [EpisodeSummary(len(e), e.episode_return, e.success, e.terminated) for e in self.episodes]
         return RecordingInfo(
             episodes, self.fingerprint, self.recipe, self.format, reward_recipe=self.reward_recipe
         )
@@ -53,11 +53,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """Length, return and success of an episode whose steps are in a replay buffer; see `Episode`."""
+    """Length, return and ending of an episode whose steps are in a replay buffer; see `Episode`."""
 
     num_steps: int
     episode_return: float
     success: bool | None
+    terminated: bool
 
     def __len__(self) -> int:
         return self.num_steps
