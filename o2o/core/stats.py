@@ -1,7 +1,7 @@
-"""Computes 95 % intervals of rates, means and differences, rank correlations, calibration curves."""
+"""Computes 95 % intervals of rates, means and differences, rank tests, calibration curves."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,6 +55,22 @@ def auroc(low: np.ndarray, high: np.ndarray) -> float:
         return float("nan")
     both = ranks(np.concatenate([low, high]))
     return float((both[len(low) :].mean() - (len(high) + 1) / 2) / len(low))
+
+
+def rank_sum_p_value(last: Sequence[float], before: Sequence[float]) -> float:
+    """Returns the probability that as many values, drawn at random from all, rank as low as the last ones.
+
+    Source: Wilcoxon 1945, the one-sided rank-sum test, counted exactly; ties share their mean rank.
+    """
+    values = np.array([*last, *before])
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    rank = (2 * (count.cumsum() - count) + count + 1)[inverse]  # twice the mean rank: a whole number
+    num, max_sum = len(last), int(np.sort(rank)[-len(last) :].sum())
+    num_draws = np.zeros((num + 1, max_sum + 1))  # of so many values with such a sum of ranks
+    num_draws[0, 0] = 1
+    for value in rank.tolist():
+        num_draws[1:, value:] += num_draws[:-1, : max_sum + 1 - value].copy()
+    return float(num_draws[num, : int(rank[:num].sum()) + 1].sum() / math.comb(len(values), num))
 
 
 def grouped_interval(

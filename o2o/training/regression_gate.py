@@ -8,11 +8,8 @@ whole run is divided evenly among all comparisons at all times (Bonferroni), whi
 on each other. Improvement during the run only makes a false alarm less likely.
 
 The recordings are no reference: a policy that was worse than them from the start did not regress.
-
-Source of the test: Wilcoxon 1945.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +17,7 @@ import numpy as np
 
 from o2o.core.config import FieldError, at_least, check_finite, from_dict
 from o2o.core.errors import UsageError
+from o2o.core.stats import rank_sum_p_value
 
 LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before that they are compared with
 
@@ -256,19 +254,6 @@ def compare(last: Sequence[Outcome], before: Sequence[Outcome]) -> tuple[float, 
     by_success = any(outcome.success for outcome in (*last, *before))
     values = [[float(o.success) if by_success else o.episode_return for o in part] for part in (last, before)]
     return rank_sum_p_value(*values), by_success
-
-
-def rank_sum_p_value(last: Sequence[float], before: Sequence[float]) -> float:
-    """Returns the probability that as many values, drawn at random from all, rank as low as the last ones."""
-    values = np.array([*last, *before])
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    rank = (2 * (count.cumsum() - count) + count + 1)[inverse]  # twice the mean rank: a whole number
-    num, max_sum = len(last), int(np.sort(rank)[-len(last) :].sum())
-    num_draws = np.zeros((num + 1, max_sum + 1))  # of so many values with such a sum of ranks
-    num_draws[0, 0] = 1
-    for value in rank.tolist():
-        num_draws[1:, value:] += num_draws[:-1, : max_sum + 1 - value].copy()
-    return float(num_draws[num, : int(rank[:num].sum()) + 1].sum() / math.comb(len(values), num))
 
 
 def _reason(

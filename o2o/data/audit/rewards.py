@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from o2o.core.stats import auroc
 from o2o.data.audit.finding import Finding, error, note, warning
 from o2o.data.formats.recording import Recording
 
 MIN_EPISODES = 3  # successes and failures needed to compare their returns
+MIN_AGREEMENT = 0.75  # probability that the return ranks a success above a failure
 
 
 def check(recording: Recording) -> Iterator[Finding]:
@@ -30,9 +32,18 @@ def check(recording: Recording) -> Iterator[Finding]:
         )
     success = returns[[e.success is True for e in episodes]]
     failure = returns[[e.success is False for e in episodes]]
-    if min(len(success), len(failure)) >= MIN_EPISODES and success.mean() < failure.mean():
+    if min(len(success), len(failure)) < MIN_EPISODES:
+        return
+    ranked = auroc(failure, success)
+    if success.mean() < failure.mean():
         yield warning(
             f"the mean return of successes is {success.mean():.4g}, that of failures {failure.mean():.4g}: "
             "the rewards contradict success",
             "check the sign of the rewards, and whether an early end costs rewards",
+        )
+    elif ranked < MIN_AGREEMENT:
+        yield warning(
+            f"the return ranks a success above a failure in {ranked:.0%} of the pairs of episodes (50 % is "
+            "chance): the reward hardly pays for success, and an agent maximizes the reward",
+            "`o2o data relabel --success-reward` makes the recordings pay for success",
         )

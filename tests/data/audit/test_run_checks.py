@@ -133,6 +133,18 @@ def test_rewards_that_contradict_success_are_a_warning():
     assert_single(find(episodes(-1)), "warning", "contradict success")
 
 
+def test_a_return_that_hardly_tells_success_from_failure_is_a_warning():
+    def episodes(order: list[float]) -> list[Episode]:
+        made = healthy()
+        return [
+            replace(e, success=i < 3, reward=e.reward - e.reward.mean() + order[i])
+            for i, e in enumerate(made)
+        ]
+
+    assert find(episodes([6, 5, 4, 3, 2, 1])) == []
+    assert_single(find(episodes([6, 3, 1, 5, 2, 0])), "warning", "in 56% of the pairs")
+
+
 # ---- endings
 
 
