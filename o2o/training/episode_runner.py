@@ -21,6 +21,7 @@ from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard, InterventionCallback
 from o2o.hardware.limits import command_types
 from o2o.hardware.teleop.operator import Operator, review_episode
+from o2o.training.actor_choice import ActorChoice
 from o2o.training.learner import LearnerConfig, SyncLearner
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.rerun_viewer import Stream
@@ -39,7 +40,8 @@ class EpisodeRunner:
         robot: Attached robot.
         online_dataset: Dataset of the run's own episodes.
         learner: Provides the recorded action range and the OOD threshold.
-        plan: Whether the planner acts.
+        plan: Whether the planner acts; with `actors`, where it is the better actor.
+        actors: Chooses between planner and policy; None where one of them always acts.
         max_steps: Length at which episodes are truncated; None leaves it to the robot.
         log_line: Writes a line to the log.
         plan_store: Stores the plan of every decision, if there is one.
@@ -58,6 +60,7 @@ class EpisodeRunner:
     plan_store: PlanStore | None = None
     stream: Stream | None = None
     operator: Operator | None = None
+    actors: ActorChoice | None = None
     _stages: StageTimer = field(default_factory=StageTimer, init=False)
     _interventions: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -68,13 +71,14 @@ class EpisodeRunner:
         """
         number, config = len(self.online_dataset), self.config
         scene, noise = derive(config.seed, "scene", number), derive(config.seed, "act", number)
+        plan = self.plan and (self.actors is None or self.actors.next)
         record = plan_writer(self.plan_store, self.agent, [scene], number) if self.plan_store else None
         limits = exploration_limits(config.safe_start, self.learner.action_range, number)
         if number < config.safe_start.episodes:
-            self.log_line(f"episode {number + 1}: {limits.summary(self.plan)}")
+            self.log_line(f"episode {number + 1}: {limits.summary(plan)}")
         while True:
             (result,) = play(
-                self.agent, [self.robot], [scene], noise, self.plan, limits, self.max_steps,
+                self.agent, [self.robot], [scene], noise, plan, limits, self.max_steps,
                 write=self.online_dataset.write, record=record, stream=self.stream, operator=self.operator,
                 uncertainty_guard=self._uncertainty_guard(),
             )  # fmt: skip
@@ -88,6 +92,8 @@ class EpisodeRunner:
                 )  # fmt: skip
             if episode is not None:
                 self.online_dataset.add(episode, scene)
+                if self.actors:
+                    self.actors.add(episode)
                 return replace(result, episode=episode)
             self.online_dataset.discard()
             if self.operator and self.operator.stop_requested:

@@ -24,6 +24,7 @@ from o2o.hardware.guard import HomingCancelledError
 from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.training import planned_vs_executed
+from o2o.training.actor_choice import ActorChoice
 from o2o.training.episode_runner import EpisodeRunner, log_interventions
 from o2o.training.evaluate import evaluate_during_run
 from o2o.training.learner import RESUMABLE_FIELDS as LEARNER_FIELDS
@@ -31,6 +32,7 @@ from o2o.training.learner import Learner, LearnerConfig, SyncLearner, learner_lo
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.rerun_viewer import show
+from o2o.training.reward_agreement import describe_disagreement
 from o2o.training.rollout import warm_up
 from o2o.training.safe_start import SafeStartConfig
 
@@ -38,6 +40,7 @@ NO_SAFE_START = {  # as published: no limits from the first episode on, a fixed 
     "max_online_oversampling": 0.0,
     "safe_start": SafeStartConfig(0, 0, 0),
     "rollback": RollbackConfig(window=0),
+    "choose_actor": False,
 }
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "out",
@@ -176,15 +179,21 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         if operator:
             stack.callback(operator.close)
         robot.on_intervention = stack.enter_context(log_interventions(folder / "guard.jsonl", online_dataset))
+        actors = None
+        if config.plan and config.choose_actor:
+            past = map(online_dataset.read, range(len(online_dataset)))
+            actors = ActorChoice(config.seed, config.safe_start.episodes, past)
         runner = EpisodeRunner(
             config, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
-            plan_store, stream, operator,
+            plan_store, stream, operator, actors,
         )  # fmt: skip
         done = learner.begin(metadata, online_dataset, log)
         if not robot.simulated:
             warm_up(agent, config.plan)
         log.rewind("online", done if resumed else -1)
-        for number in range(_num_logged(log), done):  # a kill came between the episode and its line
+        for number in range(
+            max(_logged_outcomes(log)["step"], default=0), done
+        ):  # a kill came between the episode and its line
             log.write(number + 1, "online", _outcome(online_dataset.read(number)))
         get_operator = (lambda robot: operator) if operator and not robot.simulated else None
 
@@ -192,14 +201,13 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             """Evaluates the acting weights where an evaluation is due."""
             if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
                 return
+            plan = actors.better if actors else config.plan
             with suppress(KeyboardInterrupt, HomingCancelledError):  # who stops it stops the run as well
                 result = evaluate_during_run(
-                    log, done, "online", agent, choice, config.evaluate_episodes, config.plan,
+                    log, done, "online", agent, choice, config.evaluate_episodes, plan,
                     config.evaluate_film, robot, get_operator,
                 )  # fmt: skip
-                log.line(
-                    f"after {done} episodes, {'planner' if config.plan else 'policy'}: {result.summary()}"
-                )
+                log.line(f"after {done} episodes, {'planner' if plan else 'policy'}: {result.summary()}")
 
         if not resumed:
             evaluate()
@@ -221,6 +229,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
                     break
                 episode = result.episode
                 episode_metrics = {"length": len(episode), **result.metrics()}
+                if actors:
+                    episode_metrics["planner_acted"] = float(actors.actors[done])
             done += 1
             learner_metrics, note = learner.episode_done(done, episode)
             log.write(done, "online", _outcome(episode) | episode_metrics | learner_metrics)
@@ -230,6 +240,12 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             learner.between_episodes(log)
         for line in runner.timing_report():
             log.line(line)
+        if actors and done > config.safe_start.episodes:
+            log.line(actors.summary())
+        outcomes = _logged_outcomes(log)
+        disagreement = describe_disagreement(*(outcomes[name] for name in ("success", "return")))
+        if disagreement:
+            log.line(disagreement)
         if config.dry_run and done:
             difference = planned_vs_executed.describe_difference(agent.transform, [online_dataset.read(0)])
             log.line(f"dry run: no robot moved; intended and recorded actions differ by {difference}")
@@ -263,10 +279,10 @@ def _load(config: FinetuneConfig, folder: Path) -> tuple[dict, dict, bool]:
         return load_latest(folder, config.checkpoint)
 
 
-def _num_logged(log: RunLog) -> int:
-    """Returns the number of online episodes in the log."""
-    lines = read_metrics(log.folder)
-    return max((line["step"] for line in lines if line["phase"] == "online" and "return" in line), default=0)
+def _logged_outcomes(log: RunLog) -> dict[str, list[float]]:
+    """Returns number (`step`), return and success of the online episodes in the log."""
+    lines = [line for line in read_metrics(log.folder) if line["phase"] == "online" and "return" in line]
+    return {name: [line[name] for line in lines] for name in ("step", "return", "success")}
 
 
 def _outcome(episode: Episode) -> dict[str, float]:

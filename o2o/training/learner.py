@@ -31,6 +31,7 @@ from o2o.data import training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.replay_buffer import MixedReplay, Replay
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
+from o2o.training.actor_choice import ActorChoice
 from o2o.training.regression_gate import PerformanceMonitor, RollbackConfig
 from o2o.training.safe_start import ActionRange, SafeStartConfig, fit_action_range
 from o2o.training.uncertainty_guard import OodAction, OodConfig, OodThreshold, calibrate_threshold
@@ -63,6 +64,8 @@ class LearnerConfig(MachineConfig):
             fraction fixed, as FOWM does.
         safe_start: Exploration limits of the robot's first episodes.
         rollback: When the run returns to the weights of its best checkpoint.
+        choose_actor: Choose for each episode after the safe start whether the planner or the policy acts, by
+            how the episodes of each ended; with `--no-plan` the policy always acts.
         ood_action: What the robot does at an out-of-distribution decision: `continue` and only count it,
             `slow` down, `hold` still, or `ask` the operator and hold until there is an answer.
         ood: When a decision is out-of-distribution, and how far `slow` slows down.
@@ -84,6 +87,7 @@ class LearnerConfig(MachineConfig):
     max_online_oversampling: float = 10.0
     safe_start: SafeStartConfig = field(default_factory=SafeStartConfig)
     rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    choose_actor: bool = True
     ood_action: OodAction = "continue"
     ood: OodConfig = field(default_factory=OodConfig)
     seed: int = 0
@@ -144,6 +148,7 @@ class Learner:
         self.monitor = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
         self.ood_threshold: OodThreshold | None = None
         self.num_episodes, self.pending_updates, self.metadata = 0, 0.0, {}
+        self.actors = ActorChoice(config.seed, config.safe_start.episodes)
         self._checkpointed = 0  # episodes in the last checkpoint
 
     def calibrate(self, log_line: Callable[[str], object]) -> None:
@@ -179,6 +184,7 @@ class Learner:
         for number in range(self.num_episodes):
             episode = read(number)
             self.online.add(self.agent.transform.episode(episode))
+            self.actors.add(episode)
             num_steps += len(episode)
         most = 1 + num_steps * self.config.updates_per_step
         if self.pending_updates > most:
@@ -199,6 +205,7 @@ class Learner:
             The reason of a rollback to the best checkpoint; empty where there was none.
         """
         self.online.add(self.agent.transform.episode(episode))
+        self.actors.add(episode)
         self.pending_updates += len(episode) * self.config.updates_per_step
         self.num_episodes += 1
         rollback = self.monitor.add(bool(episode.success), episode.episode_return)
@@ -259,6 +266,8 @@ class Learner:
         meta |= self.metadata | {"run": "finetune"}
         meta |= {"episodes": self.num_episodes, "pending_updates": self.pending_updates}
         meta["rollback"] = self.monitor.state()
+        if self.config.choose_actor and meta.get("plan"):
+            meta["plan"] = self.actors.better  # who acts where this checkpoint is evaluated
         save_checkpoint(self.folder, tensors, meta, self.num_episodes, self.config.keep_checkpoints)
         if is_best:
             checkpoint.link(self.folder / "checkpoint", self.folder / BEST)

@@ -15,7 +15,7 @@ from o2o.training.finetune import NO_SAFE_START
 from o2o.training.regression_gate import Rollback, RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
 from tests.support.robots import Says
-from tests.support.tiny_runs import finetune_config
+from tests.support.tiny_runs import finetune_config, same
 
 
 def run(pretrained, out, **changes):
@@ -58,6 +58,29 @@ def test_the_first_episode_follows_the_policy_without_noise(pretrained, tmp_path
         load(str(folder / "online"), DataConfig()).episodes[0].action for folder in (planned, policy, free)
     )
     assert np.allclose(one, two, atol=1e-6) and not np.allclose(one, three, atol=1e-3)
+
+
+def test_planner_and_policy_take_turns_and_a_resumed_run_makes_the_same_choices(pretrained, tmp_path, capsys):
+    changes = {"safe_start": SafeStartConfig(1, 1, 1), "checkpoint_every": 1}
+    whole = run(pretrained, tmp_path / "whole", episodes=9, **changes)
+    output = capsys.readouterr().out
+    acted = [line["planner_acted"] for line in read_metrics(whole) if "planner_acted" in line]
+    assert len(acted) == 9 and acted[0] == 1 and set(acted[1:]) == {0, 1}
+    assert f"the planner acted in {sum(map(int, acted[1:]))} episodes" in output
+    planned = [line["step"] for line in read_metrics(whole) if "plan/value" in line]
+    assert planned == [number for number, planner in enumerate(acted, 1) if planner]
+    part = run(pretrained, tmp_path / "part", episodes=4, **changes)
+    run(pretrained, part, episodes=9, resume=True, **changes)
+    same(whole, part)
+    better = checkpoint.load(whole / "checkpoint")[1]["plan"]
+    assert output.count(f"the {'planner' if better else 'policy'} is the better actor") == 1
+
+
+def test_one_actor_acts_throughout_where_no_choice_is_wanted(pretrained, tmp_path):
+    for name, changes in {"off": {"choose_actor": False}, "policy": {"plan": False}}.items():
+        folder = run(pretrained, tmp_path / name, episodes=4, safe_start=SafeStartConfig(0, 0, 0), **changes)
+        assert not any("planner_acted" in line for line in read_metrics(folder))
+        assert checkpoint.load(folder / "checkpoint")[1]["plan"] == changes.get("plan", True)
 
 
 def test_a_run_that_got_worse_is_rolled_back_to_its_best_weights_and_logs_the_reason(

@@ -1,0 +1,93 @@
+"""Chooses for each online episode whether the planner or the policy acts, by how their episodes ended.
+
+A model that overestimates its plans says that every plan is better than the policy, so only episodes can
+judge: their success, or their return where none has succeeded. The mean result of each actor has a normal
+distribution; both are sampled, and the actor with the higher sample acts, so the worse one acts ever less
+often. Older episodes count less, because both actors learn.
+
+The choice is a pure function of the run's seed and of the outcomes so far: a resumed run and its learner's
+process find the same choices without storing them.
+
+Source: Thompson 1933; the discount is that of Raj and Kalyani 2017.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from o2o.core.episode import Episode
+from o2o.core.seeding import derive
+
+MEMORY = 0.95  # weight of an episode against the one after it
+PLANNER, POLICY = True, False
+
+
+class ActorChoice:
+    """Chooses the actor of every episode of a run.
+
+    Attributes:
+        actors: who acted in the episodes so far: True for the planner.
+        next: who is to act in the next episode.
+    """
+
+    def __init__(self, seed: int, skip: int, episodes: Iterable[Episode] = ()):
+        """
+        Args:
+            seed: seed of the run.
+            skip: number of first episodes in which the planner acts, limited, and which do not count.
+            episodes: the run's episodes so far.
+        """
+        self._seed, self._skip = seed, skip
+        self._outcomes: list[tuple[bool, float]] = []
+        self.actors: list[bool] = []
+        self.next = self._choose()
+        for episode in episodes:
+            self.add(episode)
+
+    def add(self, episode: Episode) -> None:
+        """Adds the next episode of the run."""
+        self.actors.append(self.next)
+        self._outcomes.append((bool(episode.success), episode.episode_return))
+        self.next = self._choose()
+
+    @property
+    def better(self) -> bool:
+        """The actor with the better mean result: True for the planner, also where nothing is known."""
+        planner, policy = (self._estimate(actor)[0] for actor in (PLANNER, POLICY))
+        return planner >= policy
+
+    def summary(self) -> str:
+        """Returns how often each actor acted after the first episodes, and with which result, for a log."""
+        parts = []
+        for actor, name in ((PLANNER, "the planner"), (POLICY, "the policy")):
+            own = self._outcomes_of(actor)
+            text = f"{name} acted in {len(own)} episodes"
+            if own:
+                success, value = np.array(own, float).mean(0)
+                text += f" (success {success:.0%}, return {value:.3g})"
+            parts.append(text)
+        return f"{', '.join(parts)}; {'the planner' if self.better else 'the policy'} is the better actor"
+
+    def _choose(self) -> bool:
+        number = len(self._outcomes)
+        if number < self._skip:
+            return PLANNER
+        generator = np.random.default_rng(derive(self._seed, "actor", number))
+        planner, policy = (generator.normal(*self._estimate(actor)) for actor in (PLANNER, POLICY))
+        return bool(planner >= policy)
+
+    def _outcomes_of(self, actor: bool) -> list[tuple[bool, float]]:
+        pairs = zip(self.actors, self._outcomes, strict=True)
+        return [outcome for acted, outcome in list(pairs)[self._skip :] if acted == actor]
+
+    def _estimate(self, actor: bool) -> tuple[float, float]:
+        """Returns the mean result of an actor and its standard deviation.
+
+        Results are in standard deviations from the mean of all; one result of that mean is the prior.
+        """
+        successes, returns = np.array(self._outcomes[self._skip :], float).reshape(-1, 2).T
+        result = successes if successes.any() else returns
+        if len(result):
+            result = (result - result.mean()) / (result.std() or 1.0)
+        own = MEMORY ** np.arange(len(result))[::-1] * (np.array(self.actors[self._skip :], bool) == actor)
+        return float((own * result).sum() / (own.sum() + 1)), float((own.sum() + 1) ** -0.5)
