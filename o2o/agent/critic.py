@@ -78,16 +78,15 @@ class Critic(nn.Module):
     def __init__(self, feature_dim: int, action_dim: int, discount: float, config: CriticConfig):
         super().__init__()
         self.config, self.discount = config, discount
-        self.trace, rate = config.lambda_return, config.target_rate
-        if self.trace == "auto":
-            self.trace = max(0.0, 1 - TRACE_FRACTION * (1 - discount))
+        trace, rate = config.lambda_return, config.target_rate
+        self.trace = max(0.0, 1 - TRACE_FRACTION * (1 - discount)) if trace == "auto" else float(trace)
         if rate == "auto":
             rate = min(RATE_FRACTION / max(1 - discount, 1e-6), MAX_RATE)
         self.encoding = make_encoding(config.num_bins, "symlog")
         sizes = feature_dim + action_dim, config.hidden_dim, self.encoding.out_dim
         self.q_heads = Ensemble(config.num_q, *sizes, zero_output=True)
         self.v_head = Ensemble(1, feature_dim, config.hidden_dim, 1, zero_output=False)
-        self.target_q_heads = TargetNetwork(self.q_heads, rate, config.target_every)
+        self.target_q_heads = TargetNetwork(self.q_heads, float(rate), config.target_every)
         self.prior_heads = None
         if config.prior_scale:  # last, so that all other weights begin the same with it and without it
             self.prior_heads = Ensemble(config.num_q, *sizes[:2], 1, zero_output=False).requires_grad_(False)

@@ -24,7 +24,9 @@ class Preset:
         about: one sentence for `o2o list`.
         agent: world model, critic, policy, planner, loss weights and replay buffer.
         dataset_options: how the dataset is read.
-        updates: number of offline gradient steps.
+        updates: number of offline gradient steps; None: derived from the number of recorded steps.
+        validation_patience: validations without a lower loss of the policy after which pretraining stops; 0:
+            it makes all updates.
         threads: number of CPU threads; 0: one for each core.
         plan: whether the agent acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
@@ -34,8 +36,9 @@ class Preset:
     about: str
     agent: AgentConfig
     dataset_options: DataConfig = DataConfig()
-    updates: int = 25_000
+    updates: int | None = 25_000
     updates_per_step: float = 1.0
+    validation_patience: int = 0
     threads: int = 0
     plan: bool = True
     safe_start: bool = True
@@ -68,18 +71,25 @@ DREAMER_DATA = DataConfig(normalize=True, image_size=64)
 
 PRESETS = {
     # Ours: sizes chosen by time on two CPU cores, 12 ms an update and a plan; see `o2o demo`.
+    # Nothing in it depends on the units of observations and rewards or on the control rate.
     "small": Preset(
-        "FOWM's equations at laptop size; 25-step manipulation, discount 0.9",
+        "FOWM at laptop size, with scales from the data and plans near the policy",
         replace(
             FOWM,
-            model_options=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64),
-            critic=CriticConfig(hidden_dim=64),
-            policy=PolicyConfig(hidden_dim=64),
-            planner=SEARCH,
+            model_options=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto"),
+            critic=CriticConfig(hidden_dim=64, lambda_return="auto", target_rate="auto"),
+            policy=PolicyConfig(
+                hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.1,
+                encoder_gradient=True,
+            ),
+            planner=replace(SEARCH, center="policy", max_std=0.2, selection="best"),
             batch_size=128,
+            discount=0.0,
+            min_discount=0.9,
             learning_rate=5e-4,
         ),
-        updates=4000,
+        DataConfig(normalize=True, reward_scale="auto"),
+        updates=None,
         updates_per_step=2.0,
         threads=1,  # 16 ms an update, 13 with two threads; beside one busy program 16 and 57
     ),
@@ -229,6 +239,7 @@ PRESETS["bc"] = Preset(
     DataConfig(normalize=True),
     updates=4000,
     updates_per_step=0.0,
+    validation_patience=10,
     threads=1,
     plan=False,
     safe_start=False,

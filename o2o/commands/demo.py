@@ -42,7 +42,7 @@ class DemoConfig:
     dataset: str = "sim-lift"
     recordings: int = 40
     preset: str = "small"
-    updates: int = 2500
+    updates: int = 1000
     episodes: int = 36
     evaluate_episodes: int = 80
     seed: int = 0
@@ -73,8 +73,8 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         PretrainConfig(
             dataset=config.dataset, preset=config.preset, agent=preset.agent, dataset_options=dataset_options,
             updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
-            out=folder / "pretrain", evaluate_every=500, evaluate_episodes=25, evaluate_film=False,
-            patience=3,
+            out=folder / "pretrain", evaluate_every=250, evaluate_episodes=25, evaluate_film=False,
+            patience=3, validation_patience=preset.validation_patience,
         )
     )  # fmt: skip
     with (

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,10 @@ def _parse(command: str, default, argv: list[str]):
     return config
 
 
+# what tyro says of a value that is none of several types, up to the reason of the last one
+UNION_ERROR = re.compile(r"no type matching .* could be instantiated from .*- <class '\w+'>: ")
+
+
 def _with_exclusions(argv: list[str]) -> list[str]:
     """Returns the words with `~` for the `-` of what `--dataset.obs` leaves out, which is no flag."""
     result, flag = [], ""
@@ -118,7 +123,8 @@ def _one_line(box: str) -> str:
             blocks.append([])
         else:
             blocks[-1].append(plain)
-    return " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
+    text = " ".join(" ".join(blocks[1] if len(blocks) > 1 else blocks[0]).split())
+    return UNION_ERROR.sub("", text)
 
 
 def _python_files(argv: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ SAMPLED_IMAGES = 200  # images on disk whose pixels are read for their range
 MIN_STD = 1e-3  # of the largest in a vector: normalization amplifies no nearly constant entry into noise
 ROUNDING = 1e-6  # of a float32 mean; what varies less is constant
 RETURN_RMS = 2.5  # of discounted returns by `auto`: about that of FOWM's own tasks, for which it is tuned
-READ_BYTES, RESIZE_BYTES = 2**28, 2**22  # raw image bytes that are read, and resized, at a time
+READ_BYTES, RESIZE_BYTES = 2**28, 2**22  # bytes that are read, and resized or averaged, at a time
 
 logger = logging.getLogger("o2o")
 
@@ -177,9 +177,9 @@ def _reward_rule(
     """Returns (scale, shift) from the flags, else from the recipe."""
     rule = recording.recipe.reward if recording.recipe else RewardRule()
     shift = rule.shift if config.reward_shift is None else config.reward_shift
-    if config.reward_scale == "auto":
+    if config.reward_scale == "auto" and config.reward_return_range is None:
         return _auto_scale(recording.episodes, discount), shift
-    scale = rule.scale if config.reward_scale is None else config.reward_scale
+    scale = rule.scale if config.reward_scale in (None, "auto") else config.reward_scale
     return_range = config.reward_return_range
     if return_range is None and config.reward_scale is None:
         return_range = rule.return_range
@@ -281,7 +281,11 @@ def _mean_and_std(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[fl
     flat = [value.reshape(len(value), -1) for value in values]
     count = sum(map(len, flat))
     mean = np.sum([f.sum(0, dtype=np.float64) for f in flat], axis=0) / count
-    variance = np.sum([((f - mean) ** 2).sum(0) for f in flat], axis=0) / count
+    variance = np.zeros_like(mean)
+    for f in flat:
+        rows = max(RESIZE_BYTES // max(8 * len(mean), 1), 1)
+        for begin in range(0, len(f), rows):  # in parts: an array of float64 takes twice the memory of f
+            variance += ((f[begin : begin + rows] - mean) ** 2).sum(0) / count
     std = np.sqrt(variance)
     lowest = np.maximum(MIN_STD * std.max(), ROUNDING * np.abs(mean))
     std = np.maximum(std, lowest)

@@ -76,7 +76,8 @@ class DataConfig(LoadConfig):
         action_high: Upper physical limit of each action, or one number for all actions; empty: the recipe's,
             else that of the file's action space, else the robot's, else the highest action in the data.
         reward_scale: Factor on the recorded reward; `auto`: the one that gives the discounted returns of the
-            recordings a root mean square of 2.5; None: the recipe's, else 1.
+            recordings a root mean square of 2.5, without `--dataset.reward-return-range`; None: the
+            recipe's, else 1.
         reward_shift: Number added to the reward after scaling; None: the recipe's, else 0.
         reward_return_range: Difference between the highest and the lowest episode return that the reward is
             scaled to (FOWM: 1000 on D4RL); None: the recipe's, else no such scaling. Excludes
@@ -112,7 +113,7 @@ class DataConfig(LoadConfig):
         at_least(self, image_size=16)
         if self.reward_return_range is not None:
             at_least(self, reward_return_range=1e-6)
-        if self.reward_scale is not None and self.reward_return_range is not None:
+        if self.reward_scale not in (None, "auto") and self.reward_return_range is not None:
             raise FieldError(
                 self,
                 "<reward_scale> and <reward_return_range> exclude each other; "

@@ -191,9 +191,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         if not robot.simulated:
             warm_up(agent, config.plan)
         log.rewind("online", done if resumed else -1)
-        for number in range(
-            max(_logged_outcomes(log)["step"], default=0), done
-        ):  # a kill came between the episode and its line
+        num_logged = int(max(_logged_outcomes(log)["step"], default=0))
+        for number in range(num_logged, done):  # a kill came between the episode and its line
             log.write(number + 1, "online", _outcome(online_dataset.read(number)))
         get_operator = (lambda robot: operator) if operator and not robot.simulated else None
 

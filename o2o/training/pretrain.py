@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from o2o.agent import presets
@@ -39,6 +39,7 @@ from o2o.inspect.value import value_metrics, value_warning, weight_warning
 from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
 
+MIN_UPDATES, MAX_UPDATES = 1000, 4000  # where they are derived from the number of recorded steps
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "updates",
     "out",
@@ -60,7 +61,8 @@ class PretrainConfig(RobotChoice, MachineConfig):
         preset: Preset that the defaults come from; `o2o list` shows the presets.
         dataset_options: How the dataset is read.
         agent: Agent that is trained.
-        updates: Number of gradient steps; FOWM uses 25,000 (xArm) and 500,000 (D4RL).
+        updates: Number of gradient steps; FOWM uses 25,000 (xArm) and 500,000 (D4RL). None: one for each
+            recorded step, from 1,000 to 4,000, because more of them overfit few recordings.
         seed: Seed of weights, batches and noise.
         out: Run folder; the default is `runs/pretrain-DATASET-TIME`.
         resume: Continue the run in `--out`.
@@ -82,7 +84,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
     preset: str = "small"
     dataset_options: training_data.DataFlags = field(default_factory=DataConfig)
     agent: UnprefixedAgentConfig = field(default_factory=AgentConfig)
-    updates: int = 5000
+    updates: int | None = 5000
     seed: int = 0
     out: Path | None = None
     resume: bool = False
@@ -98,7 +100,9 @@ class PretrainConfig(RobotChoice, MachineConfig):
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, updates=1, seed=0, log_every=1, checkpoint_every=1, keep_checkpoints=0)
+        if self.updates is not None:
+            at_least(self, updates=1)
+        at_least(self, seed=0, log_every=1, checkpoint_every=1, keep_checkpoints=0)
         at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0, validation_patience=0)
 
 
@@ -117,6 +121,11 @@ def pretrain(config: PretrainConfig) -> Path:
     return folder
 
 
+def updates_for(config: PretrainConfig, num_steps: int) -> int:
+    """Returns the number of gradient steps on data of `num_steps` recorded steps."""
+    return min(max(num_steps, MIN_UPDATES), MAX_UPDATES) if config.updates is None else config.updates
+
+
 def _pretrain(config: PretrainConfig, folder: Path) -> None:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = run_checkpoint.load(folder / "checkpoint") if resumed else None
@@ -128,7 +137,9 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     episodes = data.recording.episodes
     terminates = any(episode.terminated for episode in episodes)
     agent_config = fit_config(config.agent, max(map(len, episodes)), terminates)
-    compile_updates = should_compile(config, config.updates)
+    updates = updates_for(config, sum(map(len, episodes)))
+    config = replace(config, updates=updates)
+    compile_updates = should_compile(config, updates)
     agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
     plan = presets.get(config.preset).plan
     agent.check_imagines(plan)
@@ -161,14 +172,14 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         log.rewind("offline", agent.num_updates)
         size = f"{metadata['dataset']['episodes']} episodes, {metadata['dataset']['steps']} steps"
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
-        progress = Progress(config.updates, "updates", agent.num_updates)
+        progress = Progress(updates, "updates", agent.num_updates)
         metrics, validation_metrics, returns = {}, {}, _returns(folder)
         stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))
         if config.validation_patience and not validation:
             log.line("no episode is held out: training cannot stop early (--validation-patience)")
-        while agent.num_updates < config.updates and not stopped():
+        while agent.num_updates < updates and not stopped():
             metrics = agent.learn(data.replay)
-            step, last = agent.num_updates, agent.num_updates == config.updates
+            step, last = agent.num_updates, agent.num_updates == updates
             if step % config.log_every == 0 or last:
                 numbers = finite_metrics(metrics, f"update {step}")
                 validation_metrics = _validation_metrics(agent, validation)
@@ -209,7 +220,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
             if stopping.is_due:
                 break
         finite_metrics(metrics, f"update {agent.num_updates}")
-        interrupted = stopped() and agent.num_updates < config.updates and not stopping.is_due
+        interrupted = stopped() and agent.num_updates < updates and not stopping.is_due
         num_updates = agent.num_updates
         if not interrupted and stopping.restore_best(agent, data.replay):
             log.line(

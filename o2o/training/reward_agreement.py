@@ -16,11 +16,11 @@ ALPHA = 0.05  # largest probability of a trend this strong by chance
 ADVICE = "`o2o data relabel --success-reward` makes the recordings pay for success"
 
 
-def agreement(successes: Sequence[bool], returns: Sequence[float]) -> float:
+def agreement(successes: Sequence[float], returns: Sequence[float]) -> float:
     """Returns the probability that a success has a higher return than a failure; NaN with too few of either.
 
     Args:
-        successes: (n,) whether each episode succeeded.
+        successes: (n,) whether each episode succeeded, as a bool or as 0 and 1.
         returns: (n,) their returns.
     """
     won, values = np.asarray(successes, bool), np.asarray(returns, np.float64)
@@ -29,13 +29,13 @@ def agreement(successes: Sequence[bool], returns: Sequence[float]) -> float:
     return auroc(values[~won], values[won])
 
 
-def describe_disagreement(successes: Sequence[bool], returns: Sequence[float]) -> str:
+def describe_disagreement(successes: Sequence[float], returns: Sequence[float]) -> str:
     """Returns one line where success and return disagree over a run's episodes, in order; else nothing."""
     won, values = np.asarray(successes, float), np.asarray(returns, np.float64)
     half = len(won) // 2
     if half >= MIN_EPISODES:
-        falling = rank_sum_p_value(won[half:], won[:half]) <= ALPHA
-        rising = rank_sum_p_value(-values[half:], -values[:half]) <= ALPHA
+        falling = rank_sum_p_value(won[half:].tolist(), won[:half].tolist()) <= ALPHA
+        rising = rank_sum_p_value((-values[half:]).tolist(), (-values[:half]).tolist()) <= ALPHA
         if falling and rising:
             return (
                 f"success fell from {won[:half].mean():.0%} to {won[half:].mean():.0%} of the episodes while "

@@ -25,7 +25,7 @@ class Task:
 
 
 SUITE = (
-    Task("sim-lift", "few recordings, short episodes", ("dataset.max-episodes=40",), 2500, 36, 100),
+    Task("sim-lift", "few recordings, short episodes", ("dataset.max-episodes=40",), None, 36, 100),
     Task("sim-push", "reward and success may disagree", (), 4000, 50, 100),
     Task("door-human-sparse", "28 joints, human data, sparse success", (), 10_000, 50, 50),
     Task("hopper-medium", "long horizon, early endings", ("discount=0.99",), 10_000, 20, 20),
