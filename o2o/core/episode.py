@@ -1,11 +1,14 @@
 """Defines `Episode`, a recorded episode of a robot, and `Batch`, the windows that updates are computed on."""
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from o2o.core.errors import DataError
+
+if TYPE_CHECKING:  # a robot's process needs episodes, but no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,16 @@ class Batch:
         episode: (B,) int64, number of the window's episode, counted from 0 in the replay buffer's order.
     """
 
-    obs: dict[str, Tensor]
-    action: Tensor
-    reward: Tensor
-    terminated: Tensor
-    valid: Tensor
-    next_valid: Tensor
-    weight: Tensor
-    index: Tensor
-    online: Tensor
-    episode: Tensor
+    obs: "dict[str, Tensor]"
+    action: "Tensor"
+    reward: "Tensor"
+    terminated: "Tensor"
+    valid: "Tensor"
+    next_valid: "Tensor"
+    weight: "Tensor"
+    index: "Tensor"
+    online: "Tensor"
+    episode: "Tensor"
 
     def to(self, device) -> "Batch":
         moved = {name: value.to(device) for name, value in vars(self).items() if name != "obs"}
