@@ -91,7 +91,8 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         )  # fmt: skip
         rows = {"the data": Score.of(load(config.dataset, dataset_options, config.seed).episodes)}
         rows["policy alone"], rows["planner, offline"] = policy(), planner()
-    with _evaluation(after, config, folder / "planner_online.json", "--film", "after.mp4") as planner:
+    flags = "--plan", "--film", "after.mp4"  # also where the policy was the better actor
+    with _evaluation(after, config, folder / "planner_online.json", *flags) as planner:
         rows["planner, online"] = planner()
     gains = {
         name: stats.paired_difference(

@@ -159,6 +159,7 @@ def test_a_run_killed_at_any_write_starts_anew_or_is_resumed(run, whole, tmp_pat
     check_every_kill(run, whole, tmp_path, caplog, FEW)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_in_one_line_and_starts_anew_or_is_resumed(run, whole, tmp_path, caplog):
     check_every_full_disk(run, whole, tmp_path, caplog, FEW)
 

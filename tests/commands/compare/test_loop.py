@@ -161,6 +161,7 @@ def test_a_comparison_killed_between_any_two_stages_ends_with_the_same(
     assert reached(out)["small"] == reached(compared)["small"]
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_ends_the_run_too_and_loses_nothing(dataset, tmp_path, in_process):
     out, straight = tmp_path / "out", tmp_path / "straight"
     long = words(dataset, out, ("small",), "--updates", "400", "--seeds", "1")
@@ -217,6 +218,7 @@ def test_a_comparison_grows_by_presets_and_seeds(dataset, tmp_path, in_process):
 # ---- time, memory and processes
 
 
+@pytest.mark.slow
 def test_minutes_are_the_budget_where_they_are_given(dataset, tmp_path):
     out = tmp_path / "out"
     own = ["compare", "--dataset", str(dataset), "--robot", ROBOT, "--out", str(out), "--presets", "small"]
