@@ -1,5 +1,6 @@
 """Small builders that several tests share."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,9 @@ import o2o as package
 from o2o.cli import main
 from o2o.hardware.guard import Guard
 from tests.support.tiny_runs import pretrain_config, record_point_dataset
+
+if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # o2o does so, too, but a test may import MuJoCo first
 
 
 @pytest.fixture(autouse=True, scope="session")
