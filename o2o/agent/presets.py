@@ -25,8 +25,6 @@ class Preset:
         agent: world model, critic, policy, planner, loss weights and replay buffer.
         dataset_options: how the dataset is read.
         updates: number of offline gradient steps; None: derived from the number of recorded steps.
-        validation_patience: validations without a lower loss of the policy after which pretraining stops; 0:
-            it makes all updates.
         threads: number of CPU threads; 0: one for each core.
         plan: whether the agent acts with the planner; else its policy acts alone.
         updates_per_step: online gradient steps for each step of the robot.
@@ -38,7 +36,6 @@ class Preset:
     dataset_options: DataConfig = DataConfig()
     updates: int | None = 25_000
     updates_per_step: float = 1.0
-    validation_patience: int = 0
     threads: int = 0
     plan: bool = True
     safe_start: bool = True
@@ -239,7 +236,6 @@ PRESETS["bc"] = Preset(
     DataConfig(normalize=True),
     updates=4000,
     updates_per_step=0.0,
-    validation_patience=10,
     threads=1,
     plan=False,
     safe_start=False,

@@ -74,7 +74,7 @@ def _demo(config: DemoConfig, folder: Path) -> None:
             dataset=config.dataset, preset=config.preset, agent=preset.agent, dataset_options=dataset_options,
             updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
             out=folder / "pretrain", evaluate_every=250, evaluate_episodes=25, evaluate_film=False,
-            patience=3, validation_patience=preset.validation_patience,
+            patience=3,
         )
     )  # fmt: skip
     with (

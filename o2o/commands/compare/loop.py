@@ -105,7 +105,6 @@ def of_preset(name: str, flags: Sequence[str] = ()) -> PretrainConfig:
         agent=preset.agent,
         dataset_options=preset.dataset_options,
         updates=preset.updates,
-        validation_patience=preset.validation_patience,
         threads=preset.threads,
     )
 
