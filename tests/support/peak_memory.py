@@ -16,7 +16,14 @@ needs_peak = pytest.mark.skipif(
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Returns the main memory that a call takes at most, beyond what the process has before it."""
+    """Returns the main memory that a call takes at most, beyond what the process has before it.
+
+    It is the lower one of two calls, because the first one may load libraries.
+    """
+    return min(_peak_bytes(run), _peak_bytes(run))
+
+
+def _peak_bytes(run: Callable[[], object]) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed earlier would be taken unseen
     CLEAR.write_text("5")  # resets the peak
