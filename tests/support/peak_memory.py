@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NOISE_BYTES = 16 * 2**20  # of libraries that are loaded or warm up meanwhile
+NOISE_BYTES = 24 * 2**20  # of libraries that are loaded or warm up meanwhile
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 needs_peak = pytest.mark.skipif(
     not CLEAR.exists() or not hasattr(ctypes.CDLL(None), "malloc_trim"),

@@ -35,7 +35,8 @@ def test_as_many_trials_run_at_a_time_as_there_are_jobs_and_each_is_reported(mon
     monkeypatch.setattr(module, "run", run)
     run_trials(TRIALS, jobs, never, lambda: reports.append(threading.current_thread()))
     assert sorted(begun) == [trial.name for trial in TRIALS] and max(most) == jobs
-    assert begun[0] == "preset-0" and reports == [threading.main_thread()] * 6
+    assert {"preset-0"} <= set(begun[:jobs])  # threads that begin together append in any order
+    assert reports == [threading.main_thread()] * 6
 
 
 @pytest.mark.parametrize("error", [StorageError("full"), KeyboardInterrupt()])

@@ -18,6 +18,7 @@ PERIOD_S, SPEED, ACCELERATION = 0.1, 0.1, 1.0  # s, m/s, m/s²
 WALLS = np.array([[0.2, -0.2, 0.0], [0.5, 0.2, 0.3]])
 START = np.array([0.35, 0.0, 0.15])
 BUSY_S = 0.05  # by which a thread may wake late on a busy machine
+CLOCK_S = 0.002  # between the guard's look at the clock and the arm's, on a busy machine
 
 
 class Arm(RealTimeRobot):
@@ -75,7 +76,8 @@ def assert_inside_limits(arm: Arm) -> None:
         assert (way[first + 1 :] - way[first] <= SPEED * window_s[:, None] + 1e-9).all()
         assert (np.arange(len(window_s)) + 1 <= window_s / (0.95 * PERIOD_S) + 1).all()  # one a period
     speeds = np.concatenate([np.zeros((1, 3)), moved / PERIOD_S])
-    assert np.abs(np.diff(speeds, axis=0)).max() <= ACCELERATION * PERIOD_S + 1e-6
+    since_s = np.concatenate([[PERIOD_S], np.maximum(np.diff(times_s), PERIOD_S)]) + CLOCK_S
+    assert (np.abs(np.diff(speeds, axis=0)).max(1) <= ACCELERATION * since_s).all()
     places = START + np.cumsum(moved, axis=0)
     assert (places >= WALLS[0] - 1e-6).all() and (places <= WALLS[1] + 1e-6).all()
 
