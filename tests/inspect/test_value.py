@@ -34,12 +34,12 @@ def test_what_is_not_defined_is_left_out():
 
 
 @pytest.mark.parametrize(("ratio", "words"), [(0.18, "have not reached"), (1.9, "too high")])
-def test_values_far_from_the_returns_are_told(ratio, words):
+def test_values_far_from_the_returns_give_a_warning(ratio, words):
     assert words in value_warning({"validation/value_ratio": ratio})
     assert value_warning({"validation/value_ratio": 0.7}) is value_warning({}) is None
 
 
 @pytest.mark.parametrize(("fraction", "words"), [(0.01, "1.0% of"), (0.99, "imitates them whatever")])
-def test_weights_on_few_steps_or_on_all_alike_are_told(fraction, words):
+def test_weights_on_few_steps_or_all_alike_give_a_warning(fraction, words):
     assert words in weight_warning({"validation/effective_samples": fraction})
     assert weight_warning({"validation/effective_samples": 0.5}) is weight_warning({}) is None

@@ -14,13 +14,13 @@ def test_agreement_is_the_fraction_of_pairs_ranked_right():
     assert np.isnan(agreement([True] * 4 + [False] * 9, range(13)))  # too few successes
 
 
-def test_falling_success_under_a_rising_return_is_told():
+def test_falling_success_under_a_rising_return_is_described():
     won = [True] * 9 + [False] * 11
     line = describe_disagreement(won, np.linspace(-7.5, -5.7, 20))
     assert line.startswith("success fell from 90% to 0% of the episodes while the return rose from")
 
 
-def test_a_return_that_ignores_success_is_told():
+def test_a_return_that_ignores_success_is_described():
     won = [True, False] * 8
     assert "above a failure in 50% of the pairs" in describe_disagreement(won, [0.0] * 16)
 

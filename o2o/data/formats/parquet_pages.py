@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from o2o.data.formats.varint import read_varint
+
 HEADER_BYTES = 2**10  # read at once; a header with long statistics takes several tries
 MAX_HEADER_BYTES = 2**24  # Arrow's limit
 UNCOMPRESSED_SIZE, COMPRESSED_SIZE, DATA, DICTIONARY, DATA_V2 = 2, 3, 5, 7, 8  # fields of a `PageHeader`
@@ -123,14 +125,14 @@ def _value(data: bytes, at: int, kind: int, depth: int):
         return _struct(data, at, depth + 1)
     if kind in (LIST, SET):
         num, inner = data[at] >> 4, data[at] & 15
-        num, at = _varint(data, at + 1) if num == 15 else (num, at + 1)
+        num, at = read_varint(data, at + 1) if num == 15 else (num, at + 1)
         if num > len(data) - at:
             raise IndexError
         for _ in range(num):
             _, at = (None, at + 1) if inner in (TRUE, FALSE) else _value(data, at, inner, depth + 1)
         return None, at
     if kind == BINARY:
-        length, at = _varint(data, at)
+        length, at = read_varint(data, at)
         return None, at + length
     if kind in (BYTE, DOUBLE):
         return None, at + (1 if kind == BYTE else struct.calcsize("d"))
@@ -140,18 +142,5 @@ def _value(data: bytes, at: int, kind: int, depth: int):
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
+    value, at = read_varint(data, at)
     return value >> 1 ^ -(value & 1), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"an integer at byte {at} is too long")

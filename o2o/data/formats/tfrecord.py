@@ -21,6 +21,7 @@ from o2o.core.errors import DataError
 from o2o.core.files import open_regular
 from o2o.data.formats.crc32c import crc32c
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
+from o2o.data.formats.varint import read_varint
 
 Kind = Literal["bytes", "floats", "ints"]
 SPAN_BYTES = 48  # of memory of a span while a record is parsed
@@ -211,12 +212,12 @@ def _parts(data: bytes, start: int, stop: int, number: int) -> Iterator[tuple[in
 def _fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
     """Yields (field number, first byte, end, wire type) of each field of a protobuf message."""
     while at < stop:
-        tag, at = _varint(data, at)
+        tag, at = read_varint(data, at)
         wire, first = tag & 7, at
         if wire == 0:
-            _, at = _varint(data, at)
+            _, at = read_varint(data, at)
         elif wire == 2:
-            size, first = _varint(data, at)
+            size, first = read_varint(data, at)
             at = first + size
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
@@ -225,17 +226,3 @@ def _fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, in
         if at > stop:
             raise ValueError(f"a field at byte {first} extends beyond its message")
         yield tag >> 3, first, at, wire
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns (value, position after it)."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"an integer at byte {at} is too long")

@@ -606,8 +606,8 @@ def test_episodes_longer_than_the_robot_plays_are_counted_and_so_are_those_that_
     found = find(episodes, robot=limited(8), recipe=recipe)
     assert_single(found, "warning", wanted, "raise the robot's own limit", "the longest episode has 13 steps")
     columns = [np.arange(len(e) + 1) == when for e, when in zip(episodes, [3, 8, 9, 99], strict=True)]
-    told = [replace(e, infos={"success": c}) for e, c in zip(episodes, columns, strict=True)]
-    assert_single(find(told, robot=limited(8)), "warning", wanted)
+    labelled = [replace(e, infos={"success": c}) for e, c in zip(episodes, columns, strict=True)]
+    assert_single(find(labelled, robot=limited(8)), "warning", wanted)
     [unknown] = find(episodes, robot=limited(8))
     assert unknown.message == "4 of 4 episodes are longer than the robot's limit of 8 steps"
     [partly] = find(episodes, robot=limited(12))
