@@ -172,7 +172,7 @@ def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
     for axes, (part, label) in zip(panels, parts, strict=True):
         lines = [line for line in read_metrics(folder / part) if "evaluate/success" in line]
         steps, values = [line["step"] for line in lines], [line["evaluate/success"] for line in lines]
-        axes.plot(steps, values, "o-", label="planner, 25 fixed scenes")
+        axes.plot(steps, values, "o-", label="the better actor, 25 fixed scenes")
         axes.axhline(rows["the data"].successes.mean(), color="grey", ls="--", label="the data")
         axes.set(xlabel=label, ylim=(0, 1.02))
         axes.grid(alpha=0.3)
