@@ -137,6 +137,29 @@ def robomimic_packed(folder: Path) -> Path:
     return robomimic(folder, chunks=True, compression="gzip")
 
 
+def maniskill(folder: Path) -> Path:
+    table, last, folder = transitions(), np.arange(6) == 5, folder / "PickCube"
+    folder.mkdir()
+    with h5py.File(folder / "trajectory.h5", "w") as file:
+        for number, rows in enumerate((slice(0, 6), slice(6, 12))):
+            columns = {"actions": table["actions"][rows], "rewards": table["rewards"][rows]}
+            columns |= {"terminated": last, "truncated": ~last, "success": last}
+            for name, inside in {"agent/qpos": "state", "sensor_data/base_camera/rgb": "camera"}.items():
+                first, others = (
+                    table[f"observations/{inside}"][rows],
+                    table[f"next_observations/{inside}"][rows],
+                )
+                columns[f"obs/{name}"] = np.concatenate([first[:1], others])
+            for name, value in columns.items():
+                packed = {"compression": "gzip"} if name.endswith("rgb") else {}  # as ManiSkill writes them
+                file.create_dataset(f"traj_{number}/{name}", data=value, **packed)
+    env = {"env_id": "PickCube-v1", "max_episode_steps": 50}
+    env |= {"env_kwargs": {"control_mode": "pd_joint_pos", "sim_config": {"control_freq": 20}}}
+    episodes = [{"episode_id": number, "elapsed_steps": 6, "success": True} for number in range(2)]
+    (folder / "trajectory.json").write_text(json.dumps({"env_info": env, "episodes": episodes}))
+    return folder
+
+
 def fowm(folder: Path, protocol: int = 4) -> Path:
     table = transitions()
     content = {
@@ -376,6 +399,7 @@ MAKERS: dict[str, Maker] = {
     "d4rl-summed": Maker(d4rl_checksummed, checked="*.hdf5", undetected=(zero_bytes, repeat_block)),
     "robomimic": Maker(robomimic),
     "robomimic-packed": Maker(robomimic_packed),
+    "maniskill": Maker(maniskill),
     "fowm": Maker(fowm),
     "fowm-old": Maker(fowm_old),
     "minari": Maker(minari, ("PIL",)),

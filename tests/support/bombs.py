@@ -89,6 +89,20 @@ def robomimic_chunk(folder: Path) -> Path:
     return path
 
 
+def maniskill_chunk(folder: Path) -> Path:
+    path = fuzz.maniskill(folder)
+    with h5py.File(path / "trajectory.h5", "a") as file:
+        replace_table(file, "traj_1/obs/agent/qpos", "f4", BOMB_BYTES // 12, zeros(BOMB_BYTES))
+    return path
+
+
+def maniskill_json(folder: Path) -> Path:
+    path = fuzz.maniskill(folder)
+    objects = ",".join(["{}"] * (BOMB_BYTES // 240))
+    (path / "trajectory.json").write_text(f'{{"episodes": [{objects}]}}')
+    return path
+
+
 def minari_chunk(folder: Path) -> Path:
     path = make_minari(folder / "set-v0")
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
@@ -346,6 +360,8 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "d4rl overrun": (d4rl_overrun, r"a compressed chunk of '/observations', which expands to more"),
     "d4rl episodes": (d4rl_episodes, r"\d+ episodes"),
     "robomimic chunk": (robomimic_chunk, r"a chunk of 'obs.state'"),
+    "maniskill chunk": (maniskill_chunk, r"a chunk of 'obs.agent/qpos'"),
+    "maniskill json": (maniskill_json, r"the objects of its JSON text"),
     "minari chunk": (minari_chunk, r"a chunk or image of 'infos/qpos'"),
     "minari steps": (minari_steps, r"its vectors"),
     "minari json": (minari_json, r"the objects of its JSON text"),

@@ -15,7 +15,10 @@ from o2o.core.plugins import not_found
 from o2o.data.formats import hdf5
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
-SCALAR_COLUMNS = ("rewards", "terminals", "timeouts", "dones", "masks")  # one number per row
+SCALAR_COLUMNS = (  # one number per row
+    *("rewards", "terminals", "timeouts", "dones", "masks"),
+    *("terminated", "success"),
+)
 JUMP = 1e-6  # FOWM: an episode ends where |observations[i+1] - next_observations[i]| is above this
 BLOCK_BYTES = 2**25  # bytes read at once, or one episode if that is longer
 INDEX_BYTES = 24  # per row while the ends of episodes are found: a float, flags, and an index

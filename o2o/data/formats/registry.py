@@ -5,7 +5,7 @@ from typing import Protocol
 
 from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
-from o2o.data.formats import d4rl, fowm, hdf5, lerobot, minari, rlds, robomimic
+from o2o.data.formats import d4rl, fowm, hdf5, lerobot, maniskill, minari, rlds, robomimic
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
@@ -34,7 +34,10 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (minari, d4rl, robomimic, lerobot, rlds, fowm)  # each path matches one at most
+FORMATS: tuple[Format, ...] = (  # each path matches one at most
+    *(minari, d4rl, robomimic, maniskill),
+    *(lerobot, rlds, fowm),
+)
 
 BY_SUFFIX: dict[str, Format] = {".hdf5": d4rl, ".h5": d4rl, ".pkl": fowm, ".pickle": fowm}  # broken files
 

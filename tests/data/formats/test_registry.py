@@ -10,7 +10,7 @@ from tests.stress import fuzz
 
 EXPECTED = {
     **{"d4rl": "D4RL", "robomimic": "robomimic", "fowm": "FOWM pickle"},
-    **{"minari": "Minari", "lerobot": "LeRobot", "rlds": "RLDS"},
+    **{"maniskill": "ManiSkill", "minari": "Minari", "lerobot": "LeRobot", "rlds": "RLDS"},
 }
 MADE = fuzz.available()
 
