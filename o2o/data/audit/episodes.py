@@ -37,7 +37,7 @@ def find_copies(episodes: list[Episode]) -> list[tuple[int, int]]:
     for number, episode in enumerate(episodes):
         digest = hashlib.sha256(np.ascontiguousarray(episode.action).tobytes())
         for value in episode.obs.values():
-            if value.dtype != np.uint8:  # images stay on disk
+            if isinstance(value, np.ndarray) and value.dtype != np.uint8:  # images stay on disk
                 digest.update(np.ascontiguousarray(value[0]).tobytes())
         first = first_with.setdefault(digest.digest(), number)
         if first != number:

@@ -129,7 +129,7 @@ def suspected_resets(episodes: list[Episode]) -> np.ndarray:
     steps of a hopper, and no false ones in either. At most `flat_table.BLOCK_BYTES` of rows are examined;
     with fewer than `MIN_ROWS` rows nothing is reported.
     """
-    names = [name for name, value in episodes[0].obs.items() if value.dtype != np.uint8]
+    names = [name for name, value in episodes[0].obs.items() if isinstance(value, np.ndarray)]
     if not names:
         return np.zeros(0, int)
     left = flat_table.BLOCK_BYTES // sum(episodes[0].obs[name][0].nbytes for name in names)

@@ -5,14 +5,14 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
+from o2o.core.image_layout import guess_layout
 from o2o.core.plugins import not_found
-from o2o.data.formats import hdf5
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
 SCALAR_COLUMNS = (  # one number per row
@@ -45,11 +45,30 @@ class Column(Protocol):
     def __getitem__(self, key: Any, /) -> Any: ...
 
 
+@runtime_checkable
+class StoredColumn(Column, Protocol):
+    """A column in a file, of which a part is read at once.
+
+    Attributes:
+        chunk_bytes: main memory that reading any row takes, besides the row.
+    """
+
+    @property
+    def chunk_bytes(self) -> int: ...
+
+    def read_into(self, array: np.ndarray, start: int, stop: int, /) -> None:
+        """Reads rows into an array, converted to its dtype."""
+        ...
+
+
 Columns = Mapping[str, Column]  # "actions", "rewards", and observations as "obs.NAME" and "next_obs.NAME"
 
 
 def is_image(column: Column) -> bool:
-    return column.dtype == np.uint8 and len(column.shape) == 4
+    """Whether the rows are images of whole numbers, which stay on disk: colors, gray ones, stacks, depth."""
+    if column.dtype not in (np.uint8, np.uint16) or 0 in column.shape:
+        return False
+    return bool(guess_layout(column.shape[1:], column.dtype == np.uint8))
 
 
 def default_obs_name(column: Column) -> str:
@@ -180,7 +199,7 @@ def read_block(columns: Columns) -> ReadBlock:
     """Returns the largest part of a column that is read at once: a chunk, an image, or a scalar column."""
     blocks = []
     for name, column in columns.items():
-        chunk = column.chunk_bytes if isinstance(column, hdf5.LazyTable) else 0
+        chunk = column.chunk_bytes if isinstance(column, StoredColumn) else 0
         blocks.append(ReadBlock(chunk, f"a chunk of {name!r}"))
         if is_image(column):
             blocks.append(ReadBlock(chunk + column.nbytes // len(column), f"an image of {name!r}"))
@@ -314,7 +333,7 @@ def _read_block(columns: Columns, start: int, stop: int, spare: int, label: str)
     table = {}
     for name, column in columns.items():
         value = _allocate((stop - start + spare, *column.shape[1:]))
-        if isinstance(column, hdf5.LazyTable):
+        if isinstance(column, StoredColumn):
             column.read_into(value[: stop - start], start, stop)
         else:
             value[: stop - start] = column[start:stop]
@@ -377,4 +396,4 @@ def _lazy_images(
             return rows
         return np.concatenate([rows, (column if next_column is None else next_column)[stop - 1 : stop]])
 
-    return make_lazy_array((num + add_last, *column.shape[1:]), read)
+    return make_lazy_array((num + add_last, *column.shape[1:]), read, column.dtype)

@@ -212,21 +212,29 @@ class LazyTable:
         return self.shape[0]
 
     def __getitem__(self, key) -> np.ndarray:
+        with self._open() as table:
+            return table._dataset(key)[key]
+
+    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
+        """Reads rows into an array; HDF5 converts them to its dtype, except booleans."""
+        rows = np.s_[start:stop]
+        if self.dtype == np.bool_:
+            array[:] = self[rows]
+        else:
+            with self._open() as table:
+                table._dataset(rows).read_direct(array, rows)
+
+    @contextmanager
+    def _open(self) -> Iterator["LazyTable"]:
+        """Yields this table with its file open."""
         if self.top.file:  # its links were looked at when the table was found
-            return self._dataset(key)[key]
+            yield self
+            return
         with open_file(self.top.path, self.top.request) as group:
             table = group.get(self.name)
             if not isinstance(table, LazyTable):
                 raise KeyError(f"{self.name} is no longer a table")
-            return table[key]
-
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows of an open file into an array; HDF5 converts them to its dtype, except booleans."""
-        if self.dtype == np.bool_:
-            array[:] = self[start:stop]
-        else:
-            rows = np.s_[start:stop]
-            self._dataset(rows).read_direct(array, rows)
+            yield table
 
     def _dataset(self, key) -> h5py.Dataset:
         """Returns the table, whose rows of this key fit the budget of the file."""
