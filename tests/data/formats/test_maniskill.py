@@ -23,9 +23,10 @@ def columns(start: int = 0, steps: int = 3, **more) -> dict:
     """Row i has positions (i, -i), pixels i, action i / 10 and reward i; the last step succeeds."""
     count = np.arange(start, start + steps + 1, dtype=np.float32)
     last = np.arange(steps) == steps - 1
+    pixels = count.astype(np.uint8)[:, None, None, None]
     table = {
         "obs/agent/qpos": np.stack([count, -count], 1),
-        "obs/sensor_data/base_camera/rgb": np.full((steps + 1, 4, 5, 3), count.astype(np.uint8)[:, None, None, None]),
+        "obs/sensor_data/base_camera/rgb": np.full((steps + 1, 4, 5, 3), pixels),
         "obs/sensor_param/base_camera/intrinsic_cv": np.ones((steps + 1, 3, 3), np.float32),
         "actions": count[:-1, None] / 10,
         "rewards": count[:-1],
