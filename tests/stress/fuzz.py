@@ -160,6 +160,21 @@ def maniskill(folder: Path) -> Path:
     return folder
 
 
+def ogbench(folder: Path) -> Path:
+    table, row = transitions(), np.arange(STEPS) % 6
+    content = {"observations": table["observations/state"], "terminals": row == 5}
+    content |= {name: table[name] for name in ("actions", "rewards")} | {"masks": np.float32(row != 2)}
+    np.savez(folder / "cube.npz", **content)
+    return folder / "cube.npz"
+
+
+def ogbench_visual(folder: Path) -> Path:
+    table = transitions()
+    content = {"observations": table["observations/camera"], "actions": table["actions"]}
+    np.savez_compressed(folder / "cube.npz", terminals=np.arange(STEPS) % 6 == 5, **content)
+    return folder / "cube.npz"
+
+
 def fowm(folder: Path, protocol: int = 4) -> Path:
     table = transitions()
     content = {
@@ -400,6 +415,8 @@ MAKERS: dict[str, Maker] = {
     "robomimic": Maker(robomimic),
     "robomimic-packed": Maker(robomimic_packed),
     "maniskill": Maker(maniskill),
+    "ogbench": Maker(ogbench),
+    "ogbench-visual": Maker(ogbench_visual),
     "fowm": Maker(fowm),
     "fowm-old": Maker(fowm_old),
     "minari": Maker(minari, ("PIL",)),

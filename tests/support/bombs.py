@@ -103,6 +103,18 @@ def maniskill_json(folder: Path) -> Path:
     return path
 
 
+def ogbench_array(folder: Path) -> Path:
+    """An array of 96 MB of zeros, which takes 100 kB."""
+    path = fuzz.ogbench_visual(folder)
+    rows = BOMB_BYTES // 192
+    content = {
+        "observations": np.zeros((rows, 8, 8, 3), np.uint8),
+        "actions": np.zeros((rows, 1), np.float16),
+    }
+    np.savez_compressed(path, terminals=np.zeros(rows, bool), **content)
+    return path
+
+
 def minari_chunk(folder: Path) -> Path:
     path = make_minari(folder / "set-v0")
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
@@ -362,6 +374,7 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "robomimic chunk": (robomimic_chunk, r"a chunk of 'obs.state'"),
     "maniskill chunk": (maniskill_chunk, r"a chunk of 'obs.agent/qpos'"),
     "maniskill json": (maniskill_json, r"the objects of its JSON text"),
+    "ogbench array": (ogbench_array, r"its vectors"),
     "minari chunk": (minari_chunk, r"a chunk or image of 'infos/qpos'"),
     "minari steps": (minari_steps, r"its vectors"),
     "minari json": (minari_json, r"the objects of its JSON text"),

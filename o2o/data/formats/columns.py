@@ -57,6 +57,40 @@ class RowRange:
 
 
 @dataclass(frozen=True)
+class PickedRows:
+    """Rows of a column by their increasing numbers."""
+
+    column: Column
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.column.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.column.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.column.chunk_bytes if isinstance(self.column, StoredColumn) else 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key) -> np.ndarray:
+        return self.column[self.rows[key]]
+
+    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
+        """Reads rows into an array, converted to its dtype."""
+        array[:] = self[start:stop]
+
+
+@dataclass(frozen=True)
 class SideBySide:
     """Columns (N, A) and (N, B) of the same rows as one column (N, A + B)."""
 
@@ -140,7 +174,7 @@ def held_bytes(column: Column) -> int:
     """Returns the main memory that a column takes from its first use on, besides what is read of it."""
     if isinstance(column, SideBySide):
         return sum(map(held_bytes, column.columns))
-    inner = column.column if isinstance(column, RowRange | EncodedImages) else column
+    inner = column.column if isinstance(column, RowRange | PickedRows | EncodedImages) else column
     return held_bytes(inner) if inner is not column else getattr(column, "held_bytes", 0)
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from typing import Protocol
+from zipfile import is_zipfile
 
 from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
-from o2o.data.formats import d4rl, fowm, hdf5, lerobot, maniskill, minari, rlds, robomimic
+from o2o.data.formats import d4rl, fowm, hdf5, lerobot, maniskill, minari, ogbench, rlds, robomimic
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
@@ -36,10 +37,13 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (  # each path matches one at most
     *(minari, d4rl, robomimic, maniskill),
-    *(lerobot, rlds, fowm),
+    *(ogbench, lerobot, rlds, fowm),
 )
 
-BY_SUFFIX: dict[str, Format] = {".hdf5": d4rl, ".h5": d4rl, ".pkl": fowm, ".pickle": fowm}  # broken files
+BY_SUFFIX: dict[str, Format] = {  # broken files
+    **{".hdf5": d4rl, ".h5": d4rl, ".npz": ogbench},
+    **{".pkl": fowm, ".pickle": fowm},
+}
 
 
 def detect_format(path: Path) -> Format:
@@ -53,7 +57,7 @@ def detect_format(path: Path) -> Format:
     for form in FORMATS:
         if form.matches(path):
             return form
-    if path.suffix in BY_SUFFIX and path.is_file() and not hdf5.is_readable(path):
+    if path.suffix in BY_SUFFIX and path.is_file() and not (hdf5.is_readable(path) or is_zipfile(path)):
         return BY_SUFFIX[path.suffix]
     known = ", ".join(form.NAME for form in FORMATS)
     raise DataError(f"{path} is not a dataset of a known format; wanted one of {known}")

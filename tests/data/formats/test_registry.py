@@ -10,7 +10,13 @@ from tests.stress import fuzz
 
 EXPECTED = {
     **{"d4rl": "D4RL", "robomimic": "robomimic", "fowm": "FOWM pickle"},
-    **{"maniskill": "ManiSkill", "minari": "Minari", "lerobot": "LeRobot", "rlds": "RLDS"},
+    **{
+        "maniskill": "ManiSkill",
+        "minari": "Minari",
+        "lerobot": "LeRobot",
+        "rlds": "RLDS",
+        "ogbench": "OGBench",
+    },
 }
 MADE = fuzz.available()
 
@@ -27,16 +33,18 @@ def test_every_recording_matches_one_format_only(tmp_path, name):
     assert registry.detect_format(path).NAME == name_of_format
 
 
-@pytest.mark.parametrize("name", [name for name in MADE if name.startswith(("d4rl", "robomimic", "fowm"))])
+@pytest.mark.parametrize(
+    "name", [name for name in MADE if name.startswith(("d4rl", "robomimic", "fowm", "ogbench"))]
+)
 def test_the_name_of_a_file_does_not_matter(tmp_path, name):
     path = fuzz.MAKERS[name].make(tmp_path)
     want = matching_formats(path)
-    for other in ("recording", "recording.dat", "data.hdf5", "data.pkl", "data.h5"):
+    for other in ("recording", "recording.dat", "data.hdf5", "data.pkl", "data.h5", "data.npz"):
         path = path.rename(tmp_path / other)
         assert matching_formats(path) == want
 
 
-@pytest.mark.parametrize("name", ["data.hdf5", "data.h5", "data.pkl", "data.pickle"])
+@pytest.mark.parametrize("name", ["data.hdf5", "data.h5", "data.npz", "data.pkl", "data.pickle"])
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(100), b"text"])
 def test_broken_file_matches_no_format_and_raises_a_one_line_error(tmp_path, name, content):
     path = tmp_path / name
