@@ -1,28 +1,77 @@
-"""Checks that `o2o -h` and `import o2o` import no torch, which takes seconds."""
+"""Checks that `import o2o`, help pages, `o2o list`, typing errors and `o2o data info` import nothing slow."""
 
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 
 import o2o
 from o2o.commands import dispatch
-from o2o.commands.command_table import COMMANDS
+from o2o.commands.command_table import COMMANDS, GROUPS
+
+SLOW = ("av", "gymnasium", "imageio_ffmpeg", "matplotlib", "minari", "mujoco", "PIL", "plotly", "pyarrow",
+        "safetensors", "tensorboard", "torch")  # fmt: skip
+ONE_PROCESS = f"""
+import sys
+from o2o.cli import main
+for line in sys.stdin.read().splitlines():
+    main(line.split())
+    slow = sorted(set({SLOW!r}) & set(sys.modules))
+    if slow:
+        sys.exit(f"`o2o {{line}}` imported {{slow}}")
+print("no slow import")
+"""
 
 
-def python(code: str, *words: str) -> str:
+def python(code: str, lines: str = "") -> str:
     """The last line that a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], input=lines, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    "words", ["", "--help", "data -h", "--version", "pretrian", "list -h", "list robtos", "list robots"]
-)
-def test_a_command_that_needs_no_torch_imports_none(words):
-    code = "import sys; from o2o.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
-    assert python(code, *words.split()) == "False"
+# `data info` as every command of the table: its help, a wrong flag, and a wrong value of a flag it has
+WRONG_VALUES = {
+    "bench": "--rounds many", "check": "--steps many", "compare": "--seeds many", "demo": "--updates many",
+    "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",
+    "pretrain": "--updates many", "robot serve": "--port many", "study": "--seeds many",
+    "list": "robtos", "data info": "x --dataset.control-hz many", "data convert": "a b --jpge",
+    "data relabel": "a b --success-reward many", "data split": "a b c --share many",
+    "data merge": "a b c --dataset.control-hz many",
+}  # fmt: skip
+NAMES = ["pretrain", "pretrain --dataset sim-lfit", "compare --dataset sim-lfit --presets small",
+         "pretrain --preset fown", "pretrain --model tdmcp", "check", "check --dataset no/such.hdf5",
+         "finetune", "evaluate", "evaluate --checkpoint no/such/run", "demo --dataset sim-lfit",
+         "inspect x --only sucess"]  # fmt: skip
+
+
+def test_help_pages_lists_and_mistyped_lines_import_nothing_slow():
+    lines = ["", "-h", "--version", "pretrian", "list", *(f"{group} -h" for group in GROUPS if group), *NAMES]
+    for command in COMMANDS:
+        lines += [f"{command} -h", f"{command} --help-all", f"{command} --no-such-flag 1"]
+        lines += [f"{command} {WRONG_VALUES[command]}"]
+    assert python(ONE_PROCESS, "\n".join(lines)) == "no slow import"
+
+
+def test_a_mistyped_flag_beside_a_checkpoint_imports_no_torch(pretrained):
+    code = """
+import sys
+from o2o.cli import main
+for command in ("evaluate", "finetune"):
+    assert main([command, "--checkpoint", sys.stdin.readline().strip(), "--episdoes", "3"]) == 2
+print("torch" in sys.modules)
+"""
+    assert python(code, f"{pretrained}\n{pretrained}\n") == "False"
+
+
+def test_data_info_imports_nothing_slow(tmp_path):
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.zeros((20, 3), "f4"), np.zeros((20, 2), "f4")
+        file["rewards"], file["terminals"] = np.arange(20, dtype="f4"), np.zeros(20, bool)
+        file["timeouts"] = np.arange(20) % 10 == 9
+    assert python(ONE_PROCESS, f"data info {tmp_path}/flat.hdf5") == "no slow import"
 
 
 def test_importing_the_package_imports_no_torch_and_changes_nothing():

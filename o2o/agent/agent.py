@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent import networks
-from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig
+from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, read_config
 from o2o.agent.cuda_graph import CapturedFunction
 from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
 from o2o.agent.optimizer import Optimizer
@@ -18,7 +18,7 @@ from o2o.agent.planner.mppi import MPPI, Plan, limit_policy_deviation
 from o2o.agent.policy import effective_fraction
 from o2o.core import plugins
 from o2o.core.compute import compiled
-from o2o.core.config import SavedConfigError, from_dict, to_dict
+from o2o.core.config import to_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
 from o2o.core.run_checkpoint import under
@@ -26,7 +26,7 @@ from o2o.core.seeding import RandomStream, derive
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.nn.contract_check import check_contract
-from o2o.nn.world_model import ModelConfig, State, cannot_imagine
+from o2o.nn.world_model import State, cannot_imagine
 
 
 class Agent:
@@ -359,21 +359,6 @@ class Agent:
         agent = cls(transform, config, device, compile=compile)
         agent.load_state(tensors, meta)
         return agent
-
-
-def read_config(data: dict) -> AgentConfig:
-    """Reads an agent's config from its saved form; the model's name determines the class of its options.
-
-    Raises:
-        SavedConfigError: it is no such config.
-        UsageError: there is no such model, or the user has not permitted its file (`o2o.core.trust`).
-    """
-    model = data.get("model", AgentConfig.model) if isinstance(data, dict) else None
-    if not isinstance(model, str):
-        raise SavedConfigError(AgentConfig, f"has model {model!r:.60}, wanted a name or a path")
-    name = plugins.canonical_name("models", model)
-    options = {"model_options": getattr(plugins.load("models", name), "Config", ModelConfig)}
-    return from_dict(AgentConfig, data | {"model": name}, options)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,21 +1,22 @@
-"""Defines the options of an agent and of its parts."""
+"""Defines the options of an agent, and reads their saved form; it imports no torch."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import tyro
 
-from o2o.agent.critic import CriticConfig
-from o2o.agent.imagination import ImaginationConfig
-from o2o.agent.loss_balance import BalanceConfig
-from o2o.agent.optimizer import OptimizerConfig
-from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import PolicyConfig
-from o2o.core.config import at_least, at_most, check_finite
-from o2o.data.fit_transform import derive_discount
-from o2o.data.replay_buffer import ReplayConfig
-from o2o.models import tdmpc
-from o2o.nn.world_model import ModelConfig
+from o2o.agent.part_configs import (
+    BalanceConfig,
+    CriticConfig,
+    ImaginationConfig,
+    OptimizerConfig,
+    PolicyConfig,
+)
+from o2o.agent.planner.planner_config import PlannerConfig
+from o2o.core import plugins
+from o2o.core.config import SavedConfigError, at_least, at_most, check_finite, from_dict
+from o2o.data.replay_config import ReplayConfig
+from o2o.nn.model_config import BUNDLED, ModelConfig, TDMPCConfig
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AgentConfig:
     """
 
     model: str = "tdmpc"
-    model_options: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=tdmpc.Config)
+    model_options: Annotated[ModelConfig, tyro.conf.arg(name="model")] = field(default_factory=TDMPCConfig)
     critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
     imagination: ImaginationConfig = ImaginationConfig()
@@ -69,6 +70,8 @@ class AgentConfig:
 
     def discount_for(self, max_length: int) -> float:
         """Returns the discount factor for data whose longest episode has `max_length` steps."""
+        from o2o.data.fit_transform import derive_discount  # reads data, which no flag needs
+
         return self.discount or derive_discount(max_length, self.min_discount)
 
 
@@ -93,3 +96,27 @@ def fit_config(config: AgentConfig, max_length: int, terminates: bool = True) ->
         window=min(config.window, max_length),
         discount=config.discount_for(max_length),
     )
+
+
+def model_options_class(name: str) -> type[ModelConfig]:
+    """Returns the class of the options of a world model; that of a bundled one is known without its network.
+
+    Raises:
+        UsageError: there is no such model, it does not load, or the user has not permitted its file.
+    """
+    return BUNDLED.get(name) or getattr(plugins.load("models", name), "Config", ModelConfig)
+
+
+def read_config(data: dict) -> AgentConfig:
+    """Reads an agent's config from its saved form; the model's name determines the class of its options.
+
+    Raises:
+        SavedConfigError: it is no such config.
+        UsageError: there is no such model, or the user has not permitted its file (`o2o.core.trust`).
+    """
+    model = data.get("model", AgentConfig.model) if isinstance(data, dict) else None
+    if not isinstance(model, str):
+        raise SavedConfigError(AgentConfig, f"has model {model!r:.60}, wanted a name or a path")
+    name = plugins.canonical_name("models", model)
+    options = {"model_options": model_options_class(name)}
+    return from_dict(AgentConfig, data | {"model": name}, options)

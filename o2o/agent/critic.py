@@ -11,13 +11,10 @@ member (Osband et al. 2018, randomized prior functions), `bootstrap_probability`
 of the episodes (Osband et al. 2016, bootstrapped DQN; by episode, because steps of one are alike).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from o2o.core.config import FieldError, at_least, at_most
+from o2o.agent.part_configs import CriticConfig
 from o2o.core.episode import Batch
 from o2o.nn.blocks import Ensemble, TargetNetwork
 from o2o.nn.two_hot import make_encoding
@@ -26,50 +23,6 @@ from o2o.nn.world_model import Unroll
 TRACE_FRACTION = 10  # horizon of the discount over that of recorded rewards in a target, by `auto`
 RATE_FRACTION, MAX_RATE = 1e-3, 0.1  # rate times (1 - discount) by `auto`: FOWM's 0.01 * (1 - 0.9)
 PRIOR_GAIN = 2.0  # fixed heads, of any size and on inputs of any scale, have a standard deviation of 0.5
-
-
-@dataclass(frozen=True)
-class CriticConfig:
-    """Sizes and rates of the critic.
-
-    Attributes:
-        num_q: Number of Q-functions in the ensemble; FOWM uses 5.
-        hidden_dim: Width of the hidden layers of each Q-function; FOWM uses 512.
-        expectile: Expectile of Q that V estimates, 0 to 1; FOWM uses 0.9 (xArm, AntMaze), 0.7 (Hopper).
-        target_rate: Update rate (tau) of the target Qs, an EMA of the Qs; FOWM uses 0.01. `auto`: FOWM's at
-            its discount of 0.9, and higher for a higher discount, in proportion to the steps over which
-            values must arrive.
-        target_every: Gradient steps between two updates of the target Qs; FOWM uses 2.
-        num_bins: Number of bins of the two-hot Qs, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0: Q is
-            a plain number with a squared error, as in FOWM.
-        lambda_return: Weight (lambda) of the recorded rewards after the first in the target of Q, 0 to 1: 0
-            bootstraps from V after one step, as FOWM does; 1 only where the window ends. `auto`: the recorded
-            rewards reach a tenth as far as the discounted ones, so long tasks learn faster and short ones
-            depend on V alone.
-        prior_scale: Standard deviation of the fixed random function that is added to each Q-function, in
-            units of scaled return. 0: none, as in FOWM.
-        bootstrap_probability: Probability that a Q-function learns from an episode; an episode that none
-            learns from goes to one of them, so 0 divides the episodes up. 1: all learn from all, as in FOWM.
-    """
-
-    num_q: int = 5
-    hidden_dim: int = 512
-    expectile: float = 0.9
-    target_rate: float | Literal["auto"] = 0.01
-    target_every: int = 2
-    num_bins: int = 0
-    lambda_return: float | Literal["auto"] = 0.0
-    prior_scale: float = 0.0
-    bootstrap_probability: float = 1.0
-
-    def __post_init__(self):
-        at_least(self, num_q=1, hidden_dim=1, expectile=0, target_every=1)
-        at_least(self, prior_scale=0, bootstrap_probability=0, num_bins=2 if self.num_bins else 0)
-        at_most(self, expectile=1, bootstrap_probability=1)
-        for name in ("target_rate", "lambda_return"):
-            value = getattr(self, name)
-            if value != "auto" and not 0 <= value <= 1:
-                raise FieldError(self, f"<{name}> is {value}, wanted 0 to 1, or auto")
 
 
 class Critic(nn.Module):

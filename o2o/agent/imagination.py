@@ -6,75 +6,20 @@ penalty weight (after Yu et al. 2020, MOPO), and regression to the recorded acti
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from o2o.agent.part_configs import ImaginationConfig
 from o2o.agent.planner.imagine import Rollout, roll_out
-from o2o.core.config import at_least, at_most
 from o2o.core.episode import Batch
 from o2o.nn.blocks import TargetNetwork, mlp, zero_output
 from o2o.nn.distribution import Normal
 from o2o.nn.two_hot import make_encoding
 from o2o.nn.world_model import State, Unroll
 
-MAX_STEPS = 1000  # of an imagined future; DreamerV3 uses 15
 SCALE_RATE = 0.01  # DreamerV3: of the running percentiles of imagined returns
-
-
-@dataclass(frozen=True)
-class ImaginationConfig:
-    """Options of training on imagined futures. Defaults are DreamerV2's.
-
-    Attributes:
-        steps: Steps of an imagined future; DreamerV2 and DreamerV3 use 15. 0: the policy learns from
-            recorded actions only.
-        gradient: Gradient of the return with respect to the policy: through the model's `dynamics`
-            (DreamerV2, continuous actions), or by the likelihood of sampled actions, `reinforce` (DreamerV3).
-        hidden_dim: Width of the hidden layers of the value function.
-        trace: Lambda of the lambda-returns, 0 to 1; DreamerV2 and DreamerV3 use 0.95.
-        entropy: Weight of the policy's entropy; DreamerV2 uses 1e-4 (DMC), DreamerV3 3e-4, TWM 0.01.
-        entropy_floor: Entropy per action entry, averaged over a batch, above which the bonus stops, nats
-            (TWM). None: no limit (Dreamer).
-        scale_returns: Divide returns by their range, 5th to 95th percentile, if it is over 1 (DreamerV3).
-        num_bins: Number of bins of the two-hot value; DreamerV3 uses 255. 0: half a squared error
-            (DreamerV2).
-        target_rate: Update rate (tau) of the target value, an EMA of the value; DreamerV2 uses 1, DreamerV3
-            0.02.
-        target_every: Gradient steps between two updates of the target value; DreamerV2 uses 100, DreamerV3 1.
-        target_returns: Bootstrap returns from the target value (DreamerV2), not from the value (DreamerV3).
-        target_weight: Weight of the value's loss against the target value; DreamerV2 uses 0, DreamerV3 1.
-        replay_weight: Weight of the value's loss on recorded rewards; DreamerV2 uses 0, DreamerV3 0.3.
-        anchor: Weight of the regression to recorded actions (loss `policy`) beside imagination.
-        anchor_updates: Gradient steps with online data over which that weight changes to
-            `--imagination.anchor-end`; 0: it stays.
-        anchor_end: Weight of the regression after these steps.
-    """
-
-    steps: int = 0
-    gradient: Literal["dynamics", "reinforce"] = "dynamics"
-    hidden_dim: int = 64
-    trace: float = 0.95
-    entropy: float = 1e-4
-    entropy_floor: float | None = None
-    scale_returns: bool = False
-    num_bins: int = 0
-    target_rate: float = 1.0
-    target_every: int = 100
-    target_returns: bool = True
-    target_weight: float = 0.0
-    replay_weight: float = 0.0
-    anchor: float = 1.0
-    anchor_updates: int = 0
-    anchor_end: float = 0.0
-
-    def __post_init__(self):
-        at_least(self, steps=0, hidden_dim=1, trace=0, entropy=0, target_rate=0, target_every=1)
-        at_least(self, num_bins=2 if self.num_bins else 0)
-        at_least(self, target_weight=0, replay_weight=0, anchor=0, anchor_updates=0, anchor_end=0)
-        at_most(self, trace=1, target_rate=1, steps=MAX_STEPS)
 
 
 class Imagination(nn.Module):

@@ -1,13 +1,11 @@
 """Weighs the losses: by fixed weights, or by learned weights (HarmonyDream)."""
 
 import math
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from o2o.agent.optimizer import OptimizerConfig
-from o2o.core.config import at_least
+from o2o.agent.part_configs import BalanceConfig, OptimizerConfig
 from o2o.core.errors import UsageError
 
 HARMONIZED = ("obs", "reward", "dynamics")  # losses whose weights Harmony learns
@@ -18,37 +16,6 @@ ROUNDING = 1e-6  # a loss this far below zero still counts as zero
 # learning rate: the reference's 3e-4 has 250,000 updates for sigma to converge, ours has thousands.
 SIGMA_OPTIMIZER = OptimizerConfig(clip_norm=0.0)
 SIGMA_LEARNING_RATE = 0.01
-
-
-@dataclass(frozen=True)
-class BalanceConfig:
-    """Fixed weights of the losses; every loss has one.
-
-    Attributes:
-        obs: Weight of the reconstruction error of observations; Dreamer uses 1.
-        dynamics: Weight of the latent dynamics loss; TD-MPC and FOWM use 20 (their `consistency_coef`). In
-            Dreamer it is the KL divergence of posterior and prior: DreamerV2 uses 1 (0.1 on Atari),
-            DreamerV3 1.
-        reward: Weight of the reward's error; FOWM uses 0.5, TD-MPC2 0.1, Dreamer 1.
-        q: Weight of Q's error, summed over the ensemble; FOWM uses 0.1, TD-MPC2 0.1 of the mean.
-        v: Weight of V's expectile regression; FOWM uses 0.1.
-        discount: Weight of predicting whether the episode goes on; TD-MPC2 and Dreamer use 1, TWM 50.
-        entropy: Weight of the loss that raises a low entropy of the latents; TWM uses 5.
-        consistency: Weight of TWM's latent consistency loss; TWM uses 0.01. TD-MPC's consistency loss is
-            weighed by `--balance.dynamics`.
-    """
-
-    obs: float = 1.0
-    dynamics: float = 20.0
-    reward: float = 0.5
-    q: float = 0.1
-    v: float = 0.1
-    discount: float = 1.0
-    entropy: float = 1.0
-    consistency: float = 1.0
-
-    def __post_init__(self):
-        at_least(self, **{field.name: 0 for field in fields(BalanceConfig)})
 
 
 class Fixed(nn.Module):

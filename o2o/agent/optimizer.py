@@ -5,45 +5,14 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from o2o.core.config import at_least, at_most
+from o2o.agent.part_configs import OptimizerConfig
 from o2o.core.run_checkpoint import describe_difference
 
 MIN_NORM = 1e-3  # least norm of a parameter in adaptive gradient clipping; DreamerV3
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Options of the optimizers. Defaults are TD-MPC's: Adam on gradients of a bounded norm.
-
-    Attributes:
-        method: Optimizer: `adam`, or `laprop` (DreamerV3), which normalizes gradients before their momentum.
-        eps: Constant added to the root mean square that a gradient is divided by; Adam uses 1e-8, DreamerV2
-            1e-5, DreamerV3 1e-20.
-        agc: Adaptive gradient clipping: largest norm of a tensor's gradient in units of the tensor's norm;
-            DreamerV3 uses 0.3. 0: no limit.
-        weight_decay: Fraction of every weight that a step removes, independent of the learning rate;
-            DreamerV2 uses 1e-6.
-        warmup: Steps over which the learning rate rises to its value; DreamerV3 uses 1000.
-        clip_norm: Largest norm of the gradient of a group of parameters; TD-MPC uses 10, DreamerV2 100. 0: no
-            limit.
-    """
-
-    method: Literal["adam", "laprop"] = "adam"
-    eps: float = 1e-8
-    agc: float = 0.0
-    weight_decay: float = 0.0
-    warmup: int = 0
-    clip_norm: float = 10.0
-
-    def __post_init__(self):
-        at_least(self, eps=1e-30, agc=0, weight_decay=0, warmup=0, clip_norm=0)
-        at_most(self, weight_decay=1)
 
 
 class Optimizer:

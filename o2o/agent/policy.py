@@ -3,55 +3,15 @@
 Source: Peng et al. 2019 (AWR), in the form of Feng et al. 2023 (FOWM).
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from o2o.core.config import at_least
+from o2o.agent.part_configs import PolicyConfig
 from o2o.core.episode import Batch
 from o2o.nn import distribution
 from o2o.nn.blocks import mlp
-from o2o.nn.distribution import Family, Normal
+from o2o.nn.distribution import Normal
 from o2o.nn.world_model import Unroll
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """Size and temperature of the policy.
-
-    Attributes:
-        hidden_dim: Width of the hidden layers of the policy; FOWM uses 512.
-        inverse_temperature: Factor of the advantage in the exponent of the weight (beta); FOWM uses 3 (xArm,
-            Hopper), 10 (AntMaze).
-        normalize_advantage: Whether the advantage is divided by its standard deviation over the batch, so
-            that the weights do not depend on the unit of the reward; FOWM does not.
-        max_weight: Largest weight of a step; IQL and FOWM use 100.
-        distribution: Distribution of actions: `fixed`, normal with unit variance (FOWM); `bounded`, normal
-            with a standard deviation of 0.1 to 1 (DreamerV3); `truncated`, normal with one of 0.1 to 2.1,
-            truncated at the action limits (DreamerV2).
-        noise_std: Standard deviation of the noise on exploring actions and on the planner's policy rollouts
-            if the distribution is fixed, unit actions; other distributions are sampled. FOWM uses 0.05.
-        noise_clip: Largest absolute value of that noise, unit actions; FOWM uses 0.3.
-        input_noise: Standard deviation of the Gaussian noise on every entry of the feature while the policy
-            learns, in units of the feature; FOWM has none.
-        encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
-            model has no loss of its own; it does not in FOWM.
-    """
-
-    hidden_dim: int = 512
-    inverse_temperature: float = 3.0
-    normalize_advantage: bool = False
-    max_weight: float = 100.0
-    distribution: Family = "fixed"
-    noise_std: float = 0.05
-    noise_clip: float = 0.3
-    input_noise: float = 0.0
-    encoder_gradient: bool = False
-
-    def __post_init__(self):
-        at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
-        at_least(self, input_noise=0)
 
 
 class AWRPolicy(nn.Module):

@@ -3,17 +3,19 @@
 from dataclasses import dataclass, replace
 
 from o2o.agent.agent_config import AgentConfig
-from o2o.agent.critic import CriticConfig
-from o2o.agent.imagination import ImaginationConfig
-from o2o.agent.loss_balance import BalanceConfig
-from o2o.agent.optimizer import OptimizerConfig
-from o2o.agent.planner.mppi import PlannerConfig
-from o2o.agent.policy import PolicyConfig
+from o2o.agent.part_configs import (
+    BalanceConfig,
+    CriticConfig,
+    ImaginationConfig,
+    OptimizerConfig,
+    PolicyConfig,
+)
+from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
 from o2o.data.load import DataConfig
-from o2o.data.replay_buffer import ReplayConfig
-from o2o.models import encoder, rssm, tdmpc, twm
+from o2o.data.replay_config import ReplayConfig
+from o2o.nn.model_config import EncoderConfig, RSSMConfig, TDMPCConfig, TWMConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ UNIFORM = ReplayConfig(priority_exponent=0.0, capacity=100_000)
 # the squared error of every entry of a vector, so the entries are normalized to one scale.
 DREAMER = AgentConfig(
     model="rssm",
-    model_options=rssm.Config(),
+    model_options=RSSMConfig(),
     critic=CriticConfig(hidden_dim=64),
     planner=SEARCH,
     replay=replace(UNIFORM, full_windows=True),
@@ -73,7 +75,7 @@ PRESETS = {
         "FOWM at laptop size, with scales from the data and plans near the policy",
         replace(
             FOWM,
-            model_options=tdmpc.Config(latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto"),
+            model_options=TDMPCConfig(latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto"),
             critic=CriticConfig(hidden_dim=64, lambda_return="auto", target_rate="auto"),
             policy=PolicyConfig(
                 hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.1,
@@ -122,7 +124,7 @@ PRESETS = {
     "tdmpc2": Preset(
         "TD-MPC2 at laptop size: SimNorm, two-hot rewards and values; critics and policy stay FOWM's",
         AgentConfig(
-            model_options=tdmpc.Config(
+            model_options=TDMPCConfig(
                 latent_dim=64, hidden_dim=128, encoder_dim=128, simnorm=8, num_bins=101, target="online"
             ),
             critic=CriticConfig(hidden_dim=128, num_bins=101, target_every=1),
@@ -159,7 +161,7 @@ PRESETS = {
         "DreamerV3 at laptop size: block GRU, symlog and two-hot, free bits, REINFORCE on scaled returns",
         replace(
             DREAMER,
-            model_options=rssm.Config(
+            model_options=RSSMConfig(
                 cell="block", layers="silu", prior_layers=2, unimix=0.01, free_over="element",
                 prior_weight=1.0, posterior_weight=0.1, symlog=True, obs_weight=1.0, num_bins=255,
             ),
@@ -185,7 +187,7 @@ PRESETS = {
         replace(
             DREAMER,
             model="twm",
-            model_options=twm.Config(),
+            model_options=TWMConfig(),
             policy=PolicyConfig(hidden_dim=64, distribution="bounded"),
             imagination=ImaginationConfig(
                 steps=5, gradient="reinforce", entropy=0.01, entropy_floor=-0.65, target_rate=1.0,
@@ -222,7 +224,7 @@ PRESETS["bc"] = Preset(
     "behavior cloning with input noise, without a world model: the floor that others must beat",
     AgentConfig(
         model="encoder",
-        model_options=encoder.Config(),
+        model_options=EncoderConfig(),
         critic=CriticConfig(hidden_dim=64),
         policy=PolicyConfig(
             hidden_dim=256, inverse_temperature=0.0, noise_std=0.0, input_noise=0.05, encoder_gradient=True

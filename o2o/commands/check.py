@@ -3,15 +3,14 @@
 import time
 import warnings
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 
 import gymnasium
 import numpy as np
 
+from o2o.commands.check_config import CheckConfig
 from o2o.core.checkpoint import write_json
-from o2o.core.config import at_least
-from o2o.core.errors import DataError, RobotError, UsageError
+from o2o.core.errors import DataError, RobotError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_folder import sigterm_interrupts
 from o2o.data.audit import plot, summary
@@ -19,8 +18,8 @@ from o2o.data.audit.finding import Finding
 from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.recording import Recording
-from o2o.data.load import DataConfig, load
-from o2o.data.training_data import DataFlags, recipe_robot
+from o2o.data.load import load
+from o2o.data.training_data import recipe_robot
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.dead_time import STEP_TICKS, Paths, estimate_dead_time
 from o2o.hardware.guard import Guard, StopOnError, connect
@@ -28,31 +27,6 @@ from o2o.hardware.limits import RobotLimits, limits_table
 from o2o.hardware.robot_choice import RobotChoice, choose_robot
 
 READ_S = 2.0  # seconds for which a real-time robot is observed
-
-
-@dataclass(frozen=True)
-class CheckConfig(RobotChoice):
-    """Which dataset and which robot are checked.
-
-    Attributes:
-        dataset: Dataset to check: a recipe from `o2o list`, a Minari id, or a path.
-        dataset_options: How the dataset is read.
-        out: Folder for the report on the dataset, `check.json` and `check.png`; None writes none.
-        steps: Number of random actions to execute on the robot; 0 only inspects its spaces. A simulated robot
-            that is checked against a dataset also plays up to 1000 recorded actions.
-        move: Also execute the random actions on a real robot, inside its limits. Without this flag a real
-            robot is connected and observed, and does not move.
-    """
-
-    dataset: str = ""
-    dataset_options: DataFlags = field(default_factory=DataConfig)
-    out: Path | None = None
-    steps: int = 100
-    move: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        at_least(self, steps=0)
 
 
 def check(config: CheckConfig) -> None:
@@ -65,8 +39,7 @@ def check(config: CheckConfig) -> None:
         RobotError: the robot breaks the contract.
         StorageError: the report cannot be written.
     """
-    if not config.dataset and not config.robot:
-        raise UsageError("nothing to check: add --dataset NAME or --robot NAME")
+    config.check_inputs()
     recording = load(config.dataset, config.dataset_options) if config.dataset else None
     saved = recipe_robot(recording.info()) if recording is not None else None
     choice = choose_robot(config, saved) if config.robot else None

@@ -4,53 +4,22 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from o2o.agent import presets
+from o2o.commands.demo_config import DemoConfig
 from o2o.core import checkpoint, child_process, stats
-from o2o.core.config import at_least
 from o2o.core.errors import RobotError
 from o2o.core.run_folder import new_folder
 from o2o.core.run_log import format_duration, read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
 from o2o.training.evaluate import Score
-from o2o.training.finetune import FinetuneConfig, finetune
-from o2o.training.pretrain import PretrainConfig, pretrain
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Sizes of a run from dataset to fine-tuned arm that takes under three minutes on two CPU cores.
-
-    Attributes:
-        dataset: Recipe from `o2o list` that makes its data and names its robot.
-        recordings: Number of recorded episodes to use. With all 200 of `sim-lift` the offline agent is so
-        good
-            that little is left to gain online.
-        preset: Preset of the agent; `o2o list presets` shows them.
-        updates: Maximum number of offline gradient steps; pretraining ends earlier when the evaluation is
-        flat.
-        episodes: Number of online episodes.
-        evaluate_episodes: Number of fixed scenes behind each row of the table.
-        seed: Seed of data, weights, batches and training scenes; the evaluation scenes do not depend on it.
-        out: Output folder; by default `runs/demo-DATASET-TIME`.
-        device: Device of the networks: `cpu`, `cuda` or `auto`.
-    """
-
-    dataset: str = "sim-lift"
-    recordings: int = 40
-    preset: str = "small"
-    updates: int = 1000
-    episodes: int = 36
-    evaluate_episodes: int = 80
-    seed: int = 0
-    out: Path | None = None
-    device: str = "cpu"
-
-    def __post_init__(self):
-        at_least(self, recordings=2, updates=1, episodes=1, evaluate_episodes=1, seed=0)
+from o2o.training.finetune import finetune
+from o2o.training.finetune_config import FinetuneConfig
+from o2o.training.pretrain import pretrain
+from o2o.training.pretrain_config import PretrainConfig
 
 
 def demo(config: DemoConfig) -> Path:

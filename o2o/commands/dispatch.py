@@ -1,7 +1,13 @@
-"""Runs one command: derives its defaults from the command line, parses the flags, calls the function."""
+"""Runs one command: derives its defaults from the command line, parses the flags, calls the function.
+
+The options of a command lie in a module that imports no torch, beside the module of its function, which is
+imported only when the command runs. So help pages and mistyped flags are answered at once.
+"""
 
 import contextlib
 import difflib
+import functools
+import importlib
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -12,33 +18,27 @@ import tyro
 from tyro import MISSING
 
 from o2o.agent import presets
-from o2o.agent.agent import read_config
-from o2o.agent.agent_config import AgentConfig
-from o2o.commands.bench.measure import BenchConfig, bench
-from o2o.commands.check import CheckConfig, check
-from o2o.commands.compare.loop import CompareConfig, compare, of_preset
-from o2o.commands.data.convert import ConvertConfig, convert
-from o2o.commands.data.info import InfoConfig, info
-from o2o.commands.data.merge import MergeConfig, merge
-from o2o.commands.data.relabel import RelabelConfig, relabel
-from o2o.commands.data.split import SplitConfig, split
-from o2o.commands.demo import DemoConfig, demo
+from o2o.agent.agent_config import AgentConfig, model_options_class, read_config
+from o2o.commands.bench.config import BenchConfig
+from o2o.commands.check_config import CheckConfig
+from o2o.commands.compare.config import CompareConfig, of_preset
+from o2o.commands.data.flags import ConvertConfig, InfoConfig, MergeConfig, RelabelConfig, SplitConfig
+from o2o.commands.demo_config import DemoConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
-from o2o.commands.inspect_run import InspectConfig, report
-from o2o.commands.serve import ServeConfig, serve
-from o2o.commands.study.loop import StudyConfig, study
+from o2o.commands.inspect_config import InspectConfig
+from o2o.commands.serve_config import ServeConfig
+from o2o.commands.study.config import StudyConfig
 from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.paths import expand_user
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
-from o2o.hardware.guard import RobotConfig, default_config
 from o2o.hardware.robot_choice import choose_robot
-from o2o.nn.world_model import ModelConfig
-from o2o.training.evaluate import EvaluateConfig, evaluate
-from o2o.training.finetune import NO_SAFE_START, FinetuneConfig, finetune
-from o2o.training.pretrain import PretrainConfig, pretrain
+from o2o.hardware.robot_config import RobotConfig, default_config
+from o2o.training.evaluate_config import EvaluateConfig
+from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
+from o2o.training.pretrain_config import PretrainConfig
 
 
 def run(command: str, argv: list[str]) -> None:
@@ -59,7 +59,9 @@ def run(command: str, argv: list[str]) -> None:
     else:
         config = _parse(command, default, argv)
         with _flags_in_errors(config, argv):
-            FUNCTIONS[command](config)
+            if hasattr(config, "check_inputs"):
+                config.check_inputs()
+            function(command)(config)
 
 
 def _parse(command: str, default, argv: list[str]):
@@ -195,8 +197,7 @@ def _agent(config: AgentConfig, argv: list[str]) -> AgentConfig:
     model = _value(argv, "--model")
     if not model or plugins.canonical_name("models", model) == config.model:
         return config
-    kind = getattr(plugins.load("models", model), "Config", ModelConfig)
-    return replace(config, model=model, model_options=kind())
+    return replace(config, model=model, model_options=model_options_class(model)())
 
 
 def _with_robot(config, argv: list[str], saved: dict | None):
@@ -226,7 +227,7 @@ def _pretrain(argv: list[str]) -> PretrainConfig:
 def _meta(argv: list[str]) -> dict:
     """Returns the metadata of the checkpoint that `--checkpoint` names; empty if it names none."""
     source = _path(argv, "--checkpoint")
-    return run_checkpoint.load(checkpoint_folder(source))[1] if source else {}
+    return run_checkpoint.load_meta(checkpoint_folder(source)) if source else {}
 
 
 def _of_checkpoint(config, argv: list[str], meta: dict):
@@ -320,11 +321,32 @@ DEFAULTS: dict[str, Callable] = {
     "robot serve": _serve,
     "bench": _bench,
 }
-FUNCTIONS: dict[str, Callable] = {
-    "demo": demo, "pretrain": pretrain, "finetune": finetune, "evaluate": evaluate,
-    "inspect": report, "compare": lambda config: compare(config, _preset_config),
-    "study": lambda config: study(config, _preset_config),
-    "check": check, "bench": bench,
-    "data info": info, "data convert": convert, "data relabel": relabel, "data split": split,
-    "data merge": merge, "robot serve": serve,
-}  # fmt: skip
+# Name of a command -> its module below `o2o` and its function there, imported only when the command runs.
+FUNCTIONS = {
+    "demo": "commands.demo.demo",
+    "pretrain": "training.pretrain.pretrain",
+    "finetune": "training.finetune.finetune",
+    "evaluate": "training.evaluate.evaluate",
+    "inspect": "commands.inspect_run.report",
+    "compare": "commands.compare.loop.compare",
+    "study": "commands.study.loop.study",
+    "check": "commands.check.check",
+    "bench": "commands.bench.measure.bench",
+    "data info": "commands.data.info.info",
+    "data convert": "commands.data.convert.convert",
+    "data relabel": "commands.data.relabel.relabel",
+    "data split": "commands.data.split.split",
+    "data merge": "commands.data.merge.merge",
+    "robot serve": "commands.serve.serve",
+}
+
+
+def function(command: str) -> Callable:
+    """Imports the function of a command and returns it; those that train presets parse the presets' flags."""
+    module, _, name = FUNCTIONS[command].rpartition(".")
+    run_command = getattr(importlib.import_module(f"o2o.{module}"), name)
+    return (
+        functools.partial(run_command, read=_preset_config)
+        if command in ("compare", "study")
+        else run_command
+    )

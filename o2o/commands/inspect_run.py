@@ -4,22 +4,15 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from o2o import inspect
+from o2o.commands.inspect_config import QUESTIONS, InspectConfig
 from o2o.core import checkpoint
 from o2o.core.compute import MachineConfig, tune
-from o2o.core.config import at_least
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.output_lock import lock_folder
-from o2o.core.plugins import not_found
 from o2o.core.video import write_figure
-from o2o.data.load import DataConfig
-from o2o.data.training_data import DataFlags
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, connect_robot
 from o2o.inspect.charts.html_page import Section, write_page
@@ -29,80 +22,23 @@ from o2o.inspect.run import Run
 PAGE, METRICS = "index.html", "numbers.json"
 
 
-@dataclass(frozen=True)
-class InspectConfig:
-    """Inspects a run and writes the results: an HTML page, a chart of each result, and their metrics.
-
-    Attributes:
-        run: Folder of `o2o pretrain` or `o2o finetune`, or of one of its checkpoints.
-        dataset: Dataset to evaluate on; empty: the validation episodes of the run's own dataset.
-        dataset_options: Options for reading --dataset.
-        episode: Episode to show step by step, counted from 0 among the robot's episodes, or among the
-            recorded episodes if the robot has played none.
-        plans: Folder of `o2o evaluate --record-plans`; empty: the plans of `o2o finetune --record-plans`.
-        only: Questions to answer, such as `ood_detection penalty_weight`; empty: all.
-        out: Folder for the page; default `RUN/inspect`.
-        device: Device of the agent: `cpu`, `cuda` or `auto`.
-        threads: Number of CPU threads; 0: the default of torch.
-        trust: Python files that may run although only the run names them; see `o2o evaluate`.
-    """
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    dataset: str = ""
-    dataset_options: DataFlags = field(default_factory=DataConfig)
-    episode: int = 0
-    plans: Path | None = None
-    only: tuple[str, ...] = ()
-    out: Path | None = None
-    device: str = "auto"
-    threads: int = 0
-    trust: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        at_least(self, episode=0, threads=0)
-        for name in self.questions:
-            if name not in QUESTIONS:
-                raise UsageError(not_found("question", name, list(QUESTIONS)))
-
-    @property
-    def questions(self) -> list[str]:
-        """Returns the names of the questions to answer, former names replaced by current ones."""
-        return list(dict.fromkeys(inspect.ALIASES.get(name, name) for name in self.only or QUESTIONS))
-
-
 Answer = Callable[[Run, InspectConfig, Guard | None], Result]
 
-# Name -> title on the page, and function that answers the question; in the order of the page.
-QUESTIONS: dict[str, tuple[str, Answer]] = {
-    "plans": ("What did the penalty change?", lambda run, c, robot: inspect.plans(run, c.episode)),
-    "penalty_sweep": (
-        "What would other penalty weights have chosen?",
-        lambda run, c, robot: inspect.penalty_sweep(run),
+# Name of a question -> function that answers it.
+ANSWERS: dict[str, Answer] = {
+    "plans": lambda run, c, robot: inspect.plans(run, c.episode),
+    "penalty_sweep": lambda run, c, robot: inspect.penalty_sweep(run),
+    "candidates": lambda run, c, robot: inspect.candidates(run, c.episode, robot=robot),
+    "uncertainty": lambda run, c, robot: inspect.uncertainty(
+        run, c.episode, from_robot=bool(run.robot_episodes)
     ),
-    "candidates": (
-        "Which candidate plans did the planner compare?",
-        lambda run, c, robot: inspect.candidates(run, c.episode, robot=robot),
-    ),
-    "uncertainty": (
-        "Where did the ensemble disagree?",
-        lambda run, c, robot: inspect.uncertainty(run, c.episode, from_robot=bool(run.robot_episodes)),
-    ),
-    "coverage": ("Which states do the data not cover?", lambda run, c, robot: inspect.coverage(run)),
-    "ood_detection": (
-        "Does disagreement tell recorded actions from others?",
-        lambda run, c, robot: inspect.ood_detection(run),
-    ),
-    "reliability": ("Is disagreement high where errors are?", lambda run, c, robot: inspect.reliability(run)),
-    "model_error": ("How far ahead does the model predict?", lambda run, c, robot: inspect.model_error(run)),
-    "value": ("Do values match achieved returns?", lambda run, c, robot: inspect.value(run)),
-    "penalty_weight": (
-        "Which penalty weight do the data suggest?",
-        lambda run, c, robot: inspect.penalty_weight(run),
-    ),
-    "rank_checkpoints": (
-        "Which checkpoint should run on the robot?",
-        lambda run, c, robot: inspect.rank_checkpoints(run),
-    ),
+    "coverage": lambda run, c, robot: inspect.coverage(run),
+    "ood_detection": lambda run, c, robot: inspect.ood_detection(run),
+    "reliability": lambda run, c, robot: inspect.reliability(run),
+    "model_error": lambda run, c, robot: inspect.model_error(run),
+    "value": lambda run, c, robot: inspect.value(run),
+    "penalty_weight": lambda run, c, robot: inspect.penalty_weight(run),
+    "rank_checkpoints": lambda run, c, robot: inspect.rank_checkpoints(run),
 }
 # Question at the top of the page -> results that can answer it; the first sentence of the first one is shown.
 SUMMARY = {
@@ -142,7 +78,7 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
     with ExitStack() as stack:
         robot = _simulator(run, stack)
         for name in config.questions:
-            title, answer = QUESTIONS[name]
+            title, answer = QUESTIONS[name], ANSWERS[name]
             begin_s = time.monotonic()
             try:
                 results[name] = answer(run, config, robot)
@@ -167,8 +103,8 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
 
 def _section(name: str, result: Result | None, failures: dict[str, str]) -> Section:
     if result is None:
-        return Section(QUESTIONS[name][0], [f"Not answered: {failures[name]}."])
-    return Section(QUESTIONS[name][0], result.text(), result.charts())
+        return Section(QUESTIONS[name], [f"Not answered: {failures[name]}."])
+    return Section(QUESTIONS[name], result.text(), result.charts())
 
 
 def _summary(results: dict[str, Result]) -> list[tuple[str, str]]:

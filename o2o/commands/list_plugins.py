@@ -1,7 +1,11 @@
-"""Prints the known robots, datasets, models and presets: `o2o list`."""
+"""Prints the known robots, datasets, models and presets: `o2o list`.
+
+It reads the files of plug-ins and runs none of them, so it answers at once.
+"""
 
 import ast
-import importlib.metadata
+import importlib.util
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from o2o.commands.command_table import COMMANDS
@@ -28,36 +32,41 @@ def show(argv: list[str]) -> None:
 
 def _descriptions(kind: str) -> dict[str, str]:
     if kind == "presets":
-        from o2o.agent.presets import PRESETS  # imports torch, which the other kinds do not need
+        from o2o.agent.presets import PRESETS
 
         return {name: preset.about for name, preset in PRESETS.items()}
-    return {name: _description(kind, name, source) for name, source in plugins.names(kind).items()}
+    return {name: _description(kind, source) for name, source in plugins.names(kind).items()}
 
 
-def _description(kind: str, name: str, source) -> str:
-    """Returns a recipe's `about`, else the first line of the file's docstring, else why it does not load.
+def _description(kind: str, source: Path | EntryPoint) -> str:
+    """Returns a recipe's `about`, else the first line of the file's docstring, and where the file is from."""
+    if isinstance(source, EntryPoint):
+        path, origin = _path_of(source), source.dist.name if source.dist else source.value
+    else:
+        bundled = any(source.is_relative_to(folder) for folder in plugins.bundled_folders(kind))
+        path, origin = source, "" if bundled else str(source)
+    about = _about(path) if path else ""
+    return f"{about} [{origin}]".strip() if origin else about
 
-    A file of the current folder that was never used is not run: its docstring alone is shown.
-    """
-    if not plugins.is_permitted(kind, name):
-        return f"{_docstring_line(source)} [{source}]".strip()
+
+def _path_of(point: EntryPoint) -> Path | None:
+    """Returns the file of another package's plug-in; None if it has none that can be read."""
     try:
-        module = plugins.load(kind, name)
-    except UsageError as error:
-        return f"[does not load: {error}]"
-    recipe = getattr(module, "RECIPE", None)
-    about = recipe.about if recipe else _first_line(module.__doc__)
-    external = isinstance(source, importlib.metadata.EntryPoint)
-    return f"{about} [{source.dist.name}]" if external and source.dist else about
+        spec = importlib.util.find_spec(point.module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-def _docstring_line(path: Path) -> str:
-    """Returns the first line of a file's docstring, without running the file."""
+def _about(path: Path) -> str:
+    """Returns a recipe's `about`, else the first line of a file's docstring, else that it does not parse."""
     try:
-        return _first_line(ast.get_docstring(ast.parse(read_bytes(path))))
-    except (OSError, SyntaxError, ValueError):
-        return ""
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().split("\n")[0]
+        tree = ast.parse(read_bytes(path))
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"[does not load: {type(error).__name__}: {error}]"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Recipe":
+            for word in node.keywords:
+                if word.arg == "about" and isinstance(word.value, ast.Constant):
+                    return str(word.value.value)
+    return (ast.get_docstring(tree) or "").strip().split("\n")[0]

@@ -5,6 +5,8 @@ synced as `.NAME.partial`, then `NAME` becomes `NAME.previous` and the partial o
 complete checkpoint is therefore on disk at all times, and `load` returns the latest that is intact.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json
@@ -12,18 +14,19 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from o2o.core import trust
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.files import NotRegularError, read_bytes
+
+if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
+    import torch
+    from torch import Tensor
+
 
 FORMAT = 2
 WRITERS = {1: "o2o 0.1.0 before its names changed"}  # older format -> the version that wrote it
@@ -47,6 +50,8 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
     Raises:
         StorageError: the disk is full or cannot be written; the older checkpoints are untouched.
     """
+    import safetensors.torch
+
     folder = Path(folder).absolute()
     partial, previous = _partial(folder), _previous(folder)
     data = safetensors.torch.save(_plain(tensors))
@@ -109,17 +114,31 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Te
     Raises:
         UsageError: none is readable, the line says what is wrong with the latest; or it is in another format.
     """
-    folder = Path(folder)
+    tensors, meta = _latest(Path(folder), _read)
+    return {name: value.to(device) for name, value in tensors.items()}, meta
+
+
+def load_meta(folder: Path) -> dict:
+    """Returns the meta that `load` would return; it imports no torch, for flags and help pages.
+
+    Raises:
+        UsageError: as `load` does.
+    """
+    return _latest(Path(folder), _read_bytes)[1]
+
+
+def _latest(folder: Path, read: Callable[[Path], tuple[Any, dict]]) -> tuple[Any, dict]:
+    """Returns what `read` returns of the latest intact checkpoint under this name."""
     reason = ""
     for path in (folder, _partial(folder), _previous(folder)):
         try:
-            tensors, meta = _read(path)
+            result = read(path)
         except _Broken as error:
             reason = reason or str(error)
             continue
         if path != folder:
             logger.warning("checkpoint %s is not readable (%s); using %s", folder, reason, path)
-        return {name: value.to(device) for name, value in tensors.items()}, meta
+        return result
     raise UsageError(f"checkpoint {folder} is not readable: {reason}")
 
 
@@ -136,6 +155,8 @@ def exists(folder: Path) -> bool:
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:
     """Returns 12 hex digits that change with any name, shape, type or bit of the tensors."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -245,6 +266,17 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
         _Broken: the folder is no intact checkpoint.
         UsageError: it is in another format.
     """
+    import safetensors.torch
+
+    data, meta = _read_bytes(folder)
+    try:
+        return safetensors.torch.load(data), meta
+    except safetensors.SafetensorError as error:
+        raise _Broken(f"{TENSORS}: {error}") from error
+
+
+def _read_bytes(folder: Path) -> tuple[bytes, dict]:
+    """Returns (file of the tensors, meta) of one folder; see `_read`."""
     if not folder.is_dir():
         raise _Broken("it is a file, wanted a folder" if folder.exists() else "there is no such folder")
     try:
@@ -255,19 +287,17 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
         meta = meta_file["meta"]
         if _checksum(data, json.dumps(meta)) != meta_file["checksum"]:
             raise _Broken("its checksum does not match, so it was damaged or changed")
-        return safetensors.torch.load(data), trust.mark(meta)
+        return data, trust.mark(meta)
     except OSError as error:
         name = Path(error.filename).name if error.filename else folder.name
         raise _Broken(f"{name}: {(error.strerror or os.strerror(errno.EIO)).lower()}") from error
-    except safetensors.SafetensorError as error:
-        raise _Broken(f"{TENSORS}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Broken(f"{META} is not that of a checkpoint ({type(error).__name__}: {error})") from error
 
 
 def _is_intact(folder: Path) -> bool:
     try:
-        _read(folder)
+        _read_bytes(folder)
     except _Broken:
         return False
     return True

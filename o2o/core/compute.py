@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from o2o.core import trust
 from o2o.core.config import at_least, at_most, check_finite
 from o2o.core.errors import UsageError
@@ -58,6 +56,8 @@ class MachineConfig:
 
 def tune(config: MachineConfig) -> list[str]:
     """Sets up the process, logs the settings in one line and returns them."""
+    import torch
+
     trust.give(*config.trust)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -91,6 +91,7 @@ def compiled(function: Callable, dynamic: bool = False) -> Callable:
     Args:
         dynamic: whether sizes vary from call to call.
     """
+    import torch
     from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import, and few runs compile
 
     fast = torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
@@ -134,6 +135,8 @@ def _keep_memory() -> str:
 
 def _fast_products() -> str:
     """Enables oneDNN's float32 products where they are exact enough: the setting also allows bfloat16."""
+    import torch
+
     if torch.backends.mkldnn.is_available():
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
@@ -145,6 +148,8 @@ def _fast_products() -> str:
 
 def _product_error() -> float:
     """Returns the largest error of float32 products of a few shapes, per root of the length summed over."""
+    import torch
+
     generator, worst = torch.Generator().manual_seed(0), 0.0
     for rows, inner, columns in ((256, 512, 512), (1280, 54, 512), (64, 512, 64), (512, 1280, 512)):
         left = torch.randn(rows, inner, generator=generator)

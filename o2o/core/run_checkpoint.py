@@ -5,16 +5,20 @@ o2o wrote. `RunMeta` describes the metadata. Parts that belong to one module (`c
 of a replay buffer or of the regression gate) are objects here, and their modules read them by `from_dict`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from o2o.core import checkpoint
 from o2o.core.config import FieldError, SavedConfigError, at_least, check_finite, from_dict
 from o2o.core.errors import UsageError
+
+if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
+    from torch import Tensor
+
 
 MAX_NAMED, MAX_DIFFERENCES = 4, 6  # tensors in an error
 
@@ -120,10 +124,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
         UsageError: none is readable, its metadata are not those of a run, or a tensor is not finite.
     """
     tensors, meta = checkpoint.load(folder)
-    try:
-        from_dict(RunMeta, meta)
-    except SavedConfigError as error:
-        raise UsageError(f"checkpoint {folder}: {error}") from error
+    _check_meta(folder, meta)
     broken = sorted(name for name, value in tensors.items() if not _is_finite(value))
     if broken:
         names = ", ".join(broken[:MAX_NAMED]) + (", ..." if len(broken) > MAX_NAMED else "")
@@ -132,6 +133,24 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
             "robot may act with it; older ones may be in `checkpoints` and `checkpoint.previous` of the run"
         )
     return tensors, meta
+
+
+def load_meta(folder: Path) -> dict:
+    """Returns the metadata that `load` would return, without a look at the tensors; it imports no torch.
+
+    Raises:
+        UsageError: none is readable, or its metadata are not those of a run.
+    """
+    meta = checkpoint.load_meta(folder)
+    _check_meta(folder, meta)
+    return meta
+
+
+def _check_meta(folder: Path, meta: dict) -> None:
+    try:
+        from_dict(RunMeta, meta)
+    except SavedConfigError as error:
+        raise UsageError(f"checkpoint {folder}: {error}") from error
 
 
 def _is_finite(value: Tensor) -> bool:

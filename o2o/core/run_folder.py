@@ -4,6 +4,8 @@
 and the same command starts it anew; from then on `--resume` continues it, whatever else is there.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
@@ -14,9 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from o2o.core import checkpoint, trust
 from o2o.core.config import FieldError, to_dict
@@ -25,6 +25,10 @@ from o2o.core.files import read_text
 from o2o.core.output_lock import LOCK, lock_folder
 from o2o.core.run_checkpoint import under
 from o2o.core.run_log import versions
+
+if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
+    from torch import Tensor
+
 
 RUN_INFO = "run.json"
 CHECKPOINTS = "checkpoints"  # folder of the stored checkpoints; `checkpoint` is the latest
@@ -146,6 +150,8 @@ def thin_out(numbers: Sequence[int], max_count: int) -> list[int]:
 
 def collect_state(agent, **replays) -> tuple[dict[str, Tensor], dict]:
     """Returns (tensors, meta) of an agent and of named replay buffers, for one checkpoint."""
+    import torch
+
     tensors, meta = agent.state()
     for name, replay in replays.items():
         arrays, meta[name] = replay.state()
@@ -228,6 +234,8 @@ def finite_metrics(metrics: Mapping[str, Tensor | float], where: str) -> dict[st
     Raises:
         DivergedError: a metric is not finite.
     """
+    import torch
+
     if not metrics:
         return {}
     names = list(metrics)

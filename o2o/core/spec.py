@@ -1,11 +1,16 @@
 """Defines the names and shapes of observations and actions that models and robots share."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import gymnasium
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from o2o.core.errors import RobotError
+
+if TYPE_CHECKING:
+    import gymnasium
 
 ActionBounds = tuple[np.ndarray, np.ndarray]  # (A,) lowest and (A,) highest action, physical
 
@@ -58,18 +63,20 @@ def space_shapes(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
     Raises:
         RobotError: a space that is neither a Box nor a Dict or Tuple of boxes.
     """
-    if isinstance(space, gymnasium.spaces.Dict):
+    from gymnasium import spaces  # not needed where only a flag is read
+
+    if isinstance(space, spaces.Dict):
         parts = dict(space.spaces)
-    elif isinstance(space, gymnasium.spaces.Tuple):
+    elif isinstance(space, spaces.Tuple):
         parts = {str(i): part for i, part in enumerate(space.spaces)}
-    elif isinstance(space, gymnasium.spaces.Box):
+    elif isinstance(space, spaces.Box):
         return {"camera" if len(space.shape) == 3 else "state": space.shape}
     else:
         raise RobotError(f"observation space {space} is not supported; have Box, Dict and Tuple")
     shapes: dict[str, tuple[int, ...]] = {}
     for name, part in parts.items():
         inner = space_shapes(part)
-        if isinstance(part, gymnasium.spaces.Box):
+        if isinstance(part, spaces.Box):
             shapes[name] = part.shape
         else:
             shapes |= {f"{name}.{key}": shape for key, shape in inner.items()}

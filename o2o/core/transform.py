@@ -8,8 +8,6 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch.nn.functional import interpolate
 
 from o2o.core.config import FieldError, at_least, check_finite, from_dict, to_dict
 from o2o.core.episode import Episode
@@ -105,6 +103,9 @@ class ObsTransform:
         if not self.is_bytes:
             value = (value.astype(np.float32) - self.low) * (255 / (self.high - self.low))
         if side != self.size:
+            import torch
+            from torch.nn.functional import interpolate
+
             pixels = torch.from_numpy(np.ascontiguousarray(value)).float()
             value = interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=True).numpy()
         if value.dtype != np.uint8:

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 
 from o2o.core import memory, plugins
 from o2o.core.config import FieldError, at_least
@@ -121,6 +122,9 @@ class DataConfig(LoadConfig):
             )
 
 
+DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # adds --dataset.* to a command's --dataset
+
+
 def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
     """Returns the recording with this name, id or path, completed by the facts of its recipe.
 
@@ -197,16 +201,40 @@ def _find_file(name: str, recipe: Recipe) -> Path:
     )
 
 
+def check_name(dataset: str) -> None:
+    """Checks that there can be a dataset of this name, at once; `load` says whether it can be read.
+
+    Raises:
+        UsageError: no name, or neither a recipe nor a path nor like the id of a Minari dataset.
+        DataError: a path that does not exist.
+    """
+    if not dataset:
+        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    recipes = list(plugins.names("datasets"))
+    if dataset.endswith(".py"):
+        plugins.find("datasets", dataset)
+    elif dataset not in recipes:
+        _find_path(dataset, recipes)
+
+
 def _find_recording(dataset: str, recipes: list[str], download: bool, request: ReadRequest) -> Recording:
     """Returns the recording with this path or Minari id."""
+    path = _find_path(dataset, recipes)
+    if path is None:
+        return replace(_read(minari.find_id(dataset, download), request), name=dataset)
+    return _read(path, request)
+
+
+def _find_path(dataset: str, recipes: list[str]) -> Path | None:
+    """Returns the path of a dataset without a recipe; None if it can only be the id of a Minari dataset."""
     path = expand_user(dataset)
     if path.exists():
-        return _read(path, request)
+        return path
     if path.suffix in (".hdf5", ".h5", ".pkl") or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
-        return replace(_read(minari.find_id(dataset, download), request), name=dataset)
+        return None
     advice = "or give the path of a file or folder, or a Minari id such as D4RL/door/human-v2"
     raise UsageError(plugins.not_found("dataset", dataset, recipes, advice))
 

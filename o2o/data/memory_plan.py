@@ -13,7 +13,8 @@ from o2o.core.spec import Spec
 from o2o.data.fit_transform import READ_BYTES, RESIZE_BYTES
 from o2o.data.formats.lazy_array import LazyArray
 from o2o.data.load import DataConfig
-from o2o.data.replay_buffer import Allocate, ReplayConfig, row_bytes
+from o2o.data.replay_buffer import Allocate, row_bytes
+from o2o.data.replay_config import ReplayConfig
 
 RESIZE_COPIES = 5  # of an image while it is resized: its pixels, also as floats
 DISK_MARGIN = 1e9  # bytes of the disk that stay free

@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from o2o.core import memory, plugins
 from o2o.core.config import from_dict, to_dict
@@ -17,11 +14,12 @@ from o2o.data import memory_plan
 from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.recording import Recording, RecordingInfo, split
 from o2o.data.load import DataConfig, load
-from o2o.data.replay_buffer import Replay, ReplayConfig
+from o2o.data.load import DataFlags as DataFlags
+from o2o.data.replay_buffer import Replay
+from o2o.data.replay_config import ReplayConfig
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info
 
 MEMORY_FIELDS = ("memory", "memory_budget")  # fields of `DataConfig` that describe the machine
-DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # adds --dataset.* to a command's --dataset
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from o2o.core import plugins, trust
-from o2o.core.errors import O2OError, RobotError, UntrustedError, UsageError
+from o2o.core import trust
+from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.recipe import RewardFunction
 from o2o.core.spec import flatten_obs, space_shapes
 from o2o.core.success import success_of_step
@@ -38,6 +37,7 @@ from o2o.hardware.limits import (
 from o2o.hardware.measured import check_measured, home_positions, measured_positions
 from o2o.hardware.motion import ActionModel
 from o2o.hardware.realtime import RealTimeRobot
+from o2o.hardware.robot_config import RobotConfig, default_config, load_robot
 from o2o.hardware.stuck_joint import StuckJointDetector
 from o2o.hardware.watchdog import Watchdog
 
@@ -47,11 +47,6 @@ logger = logging.getLogger("o2o")
 
 # called with (reasons, (A,) requested action, (A,) sent action)
 InterventionCallback = Callable[[list[str], np.ndarray, np.ndarray], None]
-
-
-@dataclass(frozen=True)
-class RobotConfig:
-    """Base class of a robot's options. A robot file subclasses it; each field is a flag `--robot.FIELD`."""
 
 
 class Guard(gymnasium.Wrapper):
@@ -599,29 +594,6 @@ def _finite(text: str) -> float:
     return number
 
 
-def default_config(name: str) -> RobotConfig:
-    """Returns the default options of a robot.
-
-    Raises:
-        UsageError: there is no robot of that name, or the user has not permitted its file (`o2o.core.trust`).
-        RobotError: its file fails to load, or an option has no default.
-    """
-    try:
-        return getattr(_load(name), "Config", RobotConfig)()
-    except TypeError as error:
-        raise RobotError(f"every option in Config of robot {name!r} needs a default: {error}") from error
-
-
-def _load(name: str) -> ModuleType:
-    plugins.find("robots", name)
-    try:
-        return plugins.load("robots", name)
-    except UntrustedError:
-        raise
-    except UsageError as error:
-        raise RobotError(str(error)) from error
-
-
 def connect(
     name: str,
     config: RobotConfig | None = None,
@@ -637,7 +609,7 @@ def connect(
             looser than its own limits.
         RobotError: the robot could not be built, or is not simulated and states no limits.
     """
-    module = _load(name)
+    module = load_robot(name)
     if not hasattr(module, "make"):
         raise UsageError(f"robot {name!r} ({module.__file__}) has no function `make(config)`")
     config = config if config is not None else default_config(name)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
@@ -15,8 +15,11 @@ from o2o.core.errors import UsageError
 from o2o.core.recipe import load_reward_function
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_control_rate
-from o2o.hardware.guard import Guard, RobotConfig, connect, default_config
 from o2o.hardware.limits import LimitOverrides
+from o2o.hardware.robot_config import RobotConfig, default_config
+
+if TYPE_CHECKING:
+    from o2o.hardware.guard import Guard
 
 MAX_REPEAT = 1000  # ticks that an action is held
 
@@ -107,7 +110,7 @@ def robot_info(choice: RobotChoice) -> dict:
     }
 
 
-def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
+def connect_robot(transform: Transform, choice: RobotChoice) -> "Guard":
     """Returns the chosen robot, guarded, after checking that it fits what the agent was trained on.
 
     Raises:
@@ -115,6 +118,8 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> Guard:
             recipe that states the rewards cannot be loaded.
         RobotError: the robot cannot be built.
     """
+    from o2o.hardware.guard import connect
+
     reward_function = load_reward_function(transform.reward_recipe) if transform.reward_recipe else None
     robot = connect(choice.robot, choice.robot_options, choice.action_repeat, choice.limits)
     differences = transform.mismatches(robot.shapes, len(robot.low))
@@ -136,6 +141,8 @@ def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
 
     The bounds are in physical units.
     """
+
+    from o2o.hardware.guard import connect
 
     def read() -> ActionBounds:
         with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from o2o.agent.agent import Agent
-from o2o.agent.planner.mppi import MPPI, PlannerConfig
+from o2o.agent.planner.mppi import MPPI
+from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.core.errors import DivergedError
 from o2o.core.seeding import RandomStream, derive
 from o2o.data.training_data import TrainingData

@@ -1,31 +1,13 @@
 """Encodes observations and predicts nothing: the world model of an agent that only imitates."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from o2o.core.config import at_least
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
 from o2o.nn.blocks import ImageEncoder, random_shift
-from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, cannot_imagine
-
-
-@dataclass(frozen=True)
-class Config(ModelConfig):
-    """Sizes of the encoder.
-
-    Attributes:
-        latent_dim: Number of entries that each image is encoded into; vectors are passed on as they are.
-        channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
-    """
-
-    latent_dim: int = 64
-    channels: int = 32
-
-    def __post_init__(self):
-        at_least(self, latent_dim=1, channels=1)
+from o2o.nn.model_config import EncoderConfig as Config
+from o2o.nn.world_model import State, Unroll, WorldModel, cannot_imagine
 
 
 class Model(WorldModel):

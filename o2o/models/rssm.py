@@ -5,87 +5,19 @@ Deviations: both decode images by DreamerV2's strided convolutions, with a linea
 constants of their likelihoods; the loss of the window's first observation counts at its first step.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
 from o2o.nn.blocks import zero_output
 from o2o.nn.categorical import kl_divergence, log_probs, sample
-from o2o.nn.encoder import Architecture, Decoder, Encoder, RMSNorm, Style, dense, stack
+from o2o.nn.encoder import Architecture, Decoder, Encoder, RMSNorm, dense, stack
 from o2o.nn.layers import Linear
+from o2o.nn.model_config import RSSMConfig as Config
 from o2o.nn.two_hot import make_encoding
-from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs
-
-
-@dataclass(frozen=True)
-class Config(ModelConfig):
-    """Sizes and losses of the recurrent state-space model: sizes are ours, for robots, the rest DreamerV2's.
-
-    Attributes:
-        deter_dim: Number of entries of the deterministic recurrent state h.
-        hidden_dim: Width of every MLP.
-        num_layers: Number of hidden layers of encoder, decoder and heads.
-        num_latents: Number of categorical variables of the latent z; DreamerV2 and DreamerV3 use 32.
-        num_classes: Number of classes of each categorical variable; DreamerV2 and DreamerV3 use 32.
-        cell: Recurrent cell: `gru` with one LayerNorm (DreamerV2), or `block` with block-diagonal weights
-            (DreamerV3).
-        num_blocks: Number of blocks of the block cell; DreamerV3 uses 8.
-        layers: Style of hidden layers: `elu` without normalization (DreamerV2), or `silu` after RMSNorm
-            (DreamerV3).
-        prior_layers: Number of hidden layers from h to the prior of z; DreamerV2 uses 1, DreamerV3 2.
-        channels: Channels of the first convolution layer; later ones have 2, 4 and 8 times as many.
-        unimix: Part of a uniform distribution in every categorical, 0 to 1; DreamerV3 uses 0.01.
-        free_nats: KL divergence below which it is not reduced further, nats; DreamerV2 (DMC) and DreamerV3
-            use 1.
-        free_over: Where `--model.free-nats` applies: to the mean of the `batch` (DreamerV2), or to each
-            `element` (DreamerV3).
-        prior_weight: Weight of KL(posterior || prior) as a loss of the prior; DreamerV2 uses 0.8, DreamerV3
-            1.
-        posterior_weight: Weight of the same KL as a loss of the posterior; DreamerV2 uses 0.2, DreamerV3 0.1.
-        symlog: Encode and predict vectors in symlog (DreamerV3).
-        obs_weight: Weight of the squared error of observations, summed over entries; DreamerV2 uses 0.5 (unit
-            Gaussian), DreamerV3 1.
-        num_bins: Number of bins of the two-hot reward; DreamerV3 uses 255. 0: half a squared error
-            (DreamerV2).
-        critic_grad: Let losses of the critic train the features too; DreamerV2 does not.
-    """
-
-    deter_dim: int = 128
-    hidden_dim: int = 64
-    num_layers: int = 2
-    num_latents: int = 16
-    num_classes: int = 8
-    cell: Literal["gru", "block"] = "gru"
-    num_blocks: int = 8
-    layers: Style = "elu"
-    prior_layers: int = 1
-    channels: int = 8
-    unimix: float = 0.0
-    free_nats: float = 1.0
-    free_over: Literal["batch", "element"] = "batch"
-    prior_weight: float = 0.8
-    posterior_weight: float = 0.2
-    symlog: bool = False
-    obs_weight: float = 0.5
-    num_bins: int = 0
-    critic_grad: bool = False
-
-    def __post_init__(self):
-        at_least(self, deter_dim=1, hidden_dim=1, num_layers=1, num_latents=1, num_classes=2, num_blocks=1)
-        at_least(self, prior_layers=0, channels=1, unimix=0, free_nats=0, prior_weight=0, posterior_weight=0)
-        at_least(self, obs_weight=0, num_bins=2 if self.num_bins else 0)
-        at_most(self, unimix=1)
-        if self.cell == "block" and self.deter_dim % self.num_blocks:
-            raise FieldError(
-                self, f"<deter_dim> is {self.deter_dim}, wanted a multiple of <num_blocks>, {self.num_blocks}"
-            )
-
+from o2o.nn.world_model import State, Unroll, WorldModel, by_step, known_obs
 
 # ---- layers
 

@@ -4,61 +4,16 @@ Source: Hansen et al. 2022 (TD-MPC); sizes, initialization and losses are those 
 Simplex latents, two-hot rewards and the online target are options from Hansen et al. 2024 (TD-MPC2).
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
 from o2o.nn.blocks import ImageEncoder, SimNorm, TargetNetwork, mlp, random_shift, vector_encoder, zero_output
+from o2o.nn.model_config import TDMPCConfig as Config
 from o2o.nn.two_hot import make_encoding
-from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel
-
-
-@dataclass(frozen=True)
-class Config(ModelConfig):
-    """Sizes and rates of the TD-MPC model.
-
-    Attributes:
-        latent_dim: Number of entries of the latent state; FOWM uses 50.
-        hidden_dim: Width of the dynamics and reward MLPs; FOWM uses 512.
-        encoder_dim: Hidden width of the vector encoder; FOWM uses 256.
-        channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
-        target_rate: Update rate (tau) of the target encoder, an EMA of the encoder; FOWM uses 0.01.
-        target_every: Gradient steps between two updates of the target encoder; FOWM uses 2.
-        predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not. `auto`:
-            if an episode of the dataset terminates.
-        simnorm: Number of latent entries in a group that sums to one; TD-MPC2 uses 8. 0: each entry is a
-            sigmoid, as in FOWM.
-        num_bins: Number of bins of the two-hot reward, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0:
-            the reward is a plain number with a squared error, as in FOWM.
-        target: Encoder that gives the target latents of the dynamics: `ema`, the target encoder (FOWM), or
-            `online`, the encoder itself without gradient (TD-MPC2).
-    """
-
-    latent_dim: int = 50
-    hidden_dim: int = 512
-    encoder_dim: int = 256
-    channels: int = 32
-    target_rate: float = 0.01
-    target_every: int = 2
-    predict_end: bool | Literal["auto"] = False
-    simnorm: int = 0
-    num_bins: int = 0
-    target: Literal["ema", "online"] = "ema"
-
-    def __post_init__(self):
-        at_least(self, latent_dim=1, hidden_dim=1, encoder_dim=1, channels=1, target_rate=0, target_every=1)
-        at_least(self, simnorm=2 if self.simnorm else 0, num_bins=2 if self.num_bins else 0)
-        at_most(self, target_rate=1)
-        if self.simnorm and self.latent_dim % self.simnorm:
-            raise FieldError(
-                self, f"<latent_dim> is {self.latent_dim}, wanted a multiple of <simnorm>, {self.simnorm}"
-            )
+from o2o.nn.world_model import State, Unroll, WorldModel
 
 
 def latent_activation(config: Config) -> nn.Module:

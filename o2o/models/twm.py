@@ -6,64 +6,20 @@ are for robots. The input of critic and policy is the latent alone, as published
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
 from o2o.nn.categorical import entropy, kl_divergence, log_probs, mode, sample
 from o2o.nn.encoder import Architecture, Decoder, Encoder, stack
 from o2o.nn.layers import Linear
-from o2o.nn.world_model import ModelConfig, State, Unroll, WorldModel, by_step, known_obs, where
+from o2o.nn.model_config import TWMConfig as Config
+from o2o.nn.world_model import State, Unroll, WorldModel, by_step, known_obs, where
 
 TOKENS = 3  # per step
-
-
-@dataclass(frozen=True)
-class Config(ModelConfig):
-    """Sizes of the transformer world model.
-
-    The key-value cache of a candidate plan has 2 * num_layers * (3 * span + 2) * token_dim numbers: 77 kB by
-    default.
-
-    Attributes:
-        token_dim: Width of tokens; TWM uses 256.
-        num_layers: Number of layers of the transformer; TWM uses 10.
-        num_heads: Number of attention heads; TWM uses 4.
-        span: Number of earlier steps that a step attends to; TWM uses 16.
-        hidden_dim: Width of the MLPs.
-        mlp_layers: Number of hidden layers of encoder, decoder and heads.
-        num_latents: Number of categorical variables of the latent z; TWM uses 32.
-        num_classes: Number of classes of each categorical variable; TWM uses 32.
-        channels: Channels of the first convolution layer; later ones have 2, 4 and 8 times as many; TWM uses
-            48.
-        min_entropy: Entropy of the latents below which a loss raises it, as a fraction of the maximum; TWM
-            uses 0.1.
-    """
-
-    token_dim: int = 64
-    num_layers: int = 3
-    num_heads: int = 4
-    span: int = 16
-    hidden_dim: int = 64
-    mlp_layers: int = 2
-    num_latents: int = 16
-    num_classes: int = 8
-    channels: int = 8
-    min_entropy: float = 0.1
-
-    def __post_init__(self):
-        at_least(self, token_dim=2, num_layers=1, num_heads=1, span=1, hidden_dim=1, mlp_layers=1)
-        at_least(self, num_latents=1, num_classes=2, channels=1, min_entropy=0)
-        if self.token_dim % (2 * self.num_heads):
-            raise FieldError(
-                self,
-                f"<token_dim> is {self.token_dim}, wanted an even multiple of <num_heads>, {self.num_heads}",
-            )
 
 
 # ---- attention

@@ -10,7 +10,8 @@ from o2o.core.episode import Batch
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.plugins import did_you_mean
 from o2o.core.spec import Spec
-from o2o.nn.world_model import LOSS_NAMES, ModelConfig, State, Unroll, WorldModel
+from o2o.nn.model_config import ModelConfig
+from o2o.nn.world_model import LOSS_NAMES, State, Unroll, WorldModel
 
 METHODS = ("start", "observe", "step", "feature", "unroll", "track", "decode")
 

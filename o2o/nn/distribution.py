@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Family = Literal["fixed", "bounded", "truncated"]
+from o2o.nn.choices import Family
+
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 

@@ -6,18 +6,17 @@ uses the same convolutions.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
+from o2o.nn.choices import Style
 from o2o.nn.layers import ELU, Linear
 from o2o.nn.two_hot import symexp, symlog
 
 IMAGE_SIZE = 64
-Style = Literal["elu", "silu"]
 
 
 @dataclass(frozen=True)

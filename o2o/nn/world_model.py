@@ -8,15 +8,11 @@ from torch import Tensor, nn
 
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
+from o2o.nn.model_config import ModelConfig as ModelConfig
 
 State = dict[str, Tensor]  # whatever the model stores; every entry has a leading axis N
 
 LOSS_NAMES = ("obs", "reward", "dynamics", "discount", "entropy", "consistency")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Options of one world model. A model file subclasses it as `Config`; each field is a flag."""
 
 
 @dataclass(frozen=True)

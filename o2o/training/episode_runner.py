@@ -22,7 +22,8 @@ from o2o.hardware.guard import Guard, InterventionCallback
 from o2o.hardware.limits import command_types
 from o2o.hardware.teleop.operator import Operator, review_episode
 from o2o.training.actor_choice import ActorChoice
-from o2o.training.learner import LearnerConfig, SyncLearner
+from o2o.training.learner import SyncLearner
+from o2o.training.learner_config import LearnerConfig
 from o2o.training.learner_process import AsyncLearner
 from o2o.training.rerun_viewer import Stream
 from o2o.training.rollout import EpisodeResult, play, timing_report

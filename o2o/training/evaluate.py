@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from o2o.agent.agent import Agent
-from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.agent.plan_record import PlanRecord, plan_writer
 from o2o.core import checkpoint, memory, run_checkpoint, stats
-from o2o.core.compute import MachineConfig, should_compile, tune
-from o2o.core.config import FieldError, at_least, check_finite, read_json
+from o2o.core.compute import should_compile, tune
+from o2o.core.config import FieldError, check_finite, read_json
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.output_lock import lock_file
@@ -33,56 +32,12 @@ from o2o.inspect.charts.chart import to_matplotlib
 from o2o.inspect.decision_chart import decision_chart
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training import planned_vs_executed
+from o2o.training.evaluate_config import EvaluateConfig
 from o2o.training.rerun_viewer import Stream, show
 from o2o.training.rollout import EpisodeResult, Record, play, timing_report, warm_up
 
 GetOperator = Callable[[Guard], Operator | None]  # returns the operator of a robot, if there is one
 SCENES_SEED = 20231026  # the only seed of the evaluation scenes; a run's own seed does not change them
-
-
-@dataclass(frozen=True)
-class EvaluateConfig(RobotChoice, MachineConfig):
-    """Evaluates a checkpoint on a robot.
-
-    Attributes:
-        checkpoint: Run folder of `o2o pretrain` or `o2o finetune`.
-        agent: Agent; its sizes are fixed by the checkpoint, its planner may change.
-        episodes: Number of episodes, each in its own fixed scene.
-        seed: Seed of the agent's random choices; the scenes do not depend on it.
-        plan: Act with the planner; `--no-plan` acts with the policy alone. The default is what the run did.
-        num_robots: Number of simulators that run side by side; a real robot runs alone.
-        film: Write a short video of the first four episodes to this .mp4 file.
-        out: Write the result to this .json file.
-        record_plans: Store the planner's candidates and values at every step in this folder, to be
-            shown by `o2o inspect`.
-        plans_budget: Disk space for the stored plans, such as `200MB`; when it is full, the plans of every
-            second episode are deleted.
-        rerun: Show the first robot in Rerun: `live`, a new .rrd file, or a viewer's address.
-        teleop: Source of the operator's commands, who may label, repeat or end episodes; see `o2o finetune`.
-        shadow: Plan and log, but hold the robot still.
-        dry_run: Run the whole loop without a robot, on one recorded episode replayed in real time.
-    """
-
-    checkpoint: Path | None = None
-    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
-    episodes: int = 50
-    seed: int = 0
-    plan: bool = True
-    num_robots: int = 25
-    film: Path | None = None
-    out: Path | None = None
-    record_plans: Path | None = None
-    plans_budget: str = "200MB"
-    rerun: str = ""
-    teleop: str = "auto"
-    shadow: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self):
-        RobotChoice.__post_init__(self)
-        MachineConfig.__post_init__(self)
-        at_least(self, episodes=1, seed=0, num_robots=1)
-        memory.check_budget(self, "plans_budget")
 
 
 @dataclass(frozen=True)

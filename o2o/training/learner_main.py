@@ -22,15 +22,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from o2o.agent.agent import Agent, read_config
-from o2o.agent.agent_config import FROM_CHECKPOINT
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import FROM_CHECKPOINT, read_config
 from o2o.core import trust
 from o2o.core.compute import tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.data.finished_episodes import FinishedEpisodes
-from o2o.training.learner import Learner, LearnerConfig, acting_weights, learner_lock, load_latest
+from o2o.training.learner import Learner, acting_weights, learner_lock, load_latest
+from o2o.training.learner_config import LearnerConfig
 from o2o.training.shared_weights import SharedWeights
 
 NICE = 10  # of 19: the robot's process has priority

@@ -24,7 +24,8 @@ from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.core.run_log import RunLog
 from o2o.data.online_dataset import OnlineDataset
-from o2o.training.learner import ACTING_PARTS, LearnerConfig, acting_weights
+from o2o.training.learner import ACTING_PARTS, acting_weights
+from o2o.training.learner_config import LearnerConfig
 from o2o.training.safe_start import ActionRange
 from o2o.training.shared_weights import SharedWeights, all_finite
 from o2o.training.uncertainty_guard import OodThreshold

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent
-from o2o.agent.agent_config import AgentConfig, UnprefixedAgentConfig, fit_config
+from o2o.agent.agent_config import fit_config
 from o2o.core import checkpoint, run_checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
-from o2o.core.compute import MachineConfig, should_compile, tune
-from o2o.core.config import at_least
+from o2o.core.compute import should_compile, tune
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
 from o2o.core.run_folder import (
     collect_state,
     finite_metrics,
@@ -27,9 +25,8 @@ from o2o.core.run_folder import (
 from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.core.stats import auroc
 from o2o.data import training_data
-from o2o.data.load import DataConfig
 from o2o.data.training_data import TrainingData
-from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot
+from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.open_loop import plot_prediction
@@ -38,6 +35,7 @@ from o2o.inspect.run import MAX_STEPS, select_episodes
 from o2o.inspect.value import value_metrics, value_warning, weight_warning
 from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
+from o2o.training.pretrain_config import PretrainConfig
 
 MIN_UPDATES, MAX_UPDATES = 1000, 4000  # where they are derived from the number of recorded steps
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
@@ -52,60 +50,6 @@ RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
 RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in training_data.MEMORY_FIELDS)}
 
 
-@dataclass(frozen=True)
-class PretrainConfig(RobotChoice, MachineConfig):
-    """Pretrains an agent on a dataset, without a robot.
-
-    Attributes:
-        dataset: Recipe name from `o2o list`, Minari dataset id, or path.
-        preset: Preset that the defaults come from; `o2o list` shows the presets.
-        dataset_options: How the dataset is read.
-        agent: Agent that is trained.
-        updates: Number of gradient steps; FOWM uses 25,000 (xArm) and 500,000 (D4RL). None: one for each
-            recorded step, from 1,000 to 4,000, because more of them overfit few recordings.
-        seed: Seed of weights, batches and noise.
-        out: Run folder; the default is `runs/pretrain-DATASET-TIME`.
-        resume: Continue the run in `--out`.
-        log_every: Updates between two lines of metrics.
-        checkpoint_every: Updates between two checkpoints.
-        keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`: the first, the latest, and others
-            spread over the run; each takes as much disk space as `OUT/checkpoint`. 0 keeps none.
-        evaluate_every: Updates between two evaluations on the robot; 0 disables evaluation.
-        evaluate_episodes: Number of episodes in one evaluation.
-        evaluate_film: Film the first episode of each evaluation for TensorBoard, if the simulator can render.
-        patience: Stop early when this many evaluations in a row bring no better return, once one has exceeded
-            the dataset's mean return; 0 never stops early.
-        validation_patience: Stop early when the policy's loss on validation episodes has not fallen below its
-            lowest for this many lines of metrics, and keep the weights of the lowest; 0 trains for
-            `--updates` and keeps the last.
-    """
-
-    dataset: str = ""
-    preset: str = "small"
-    dataset_options: training_data.DataFlags = field(default_factory=DataConfig)
-    agent: UnprefixedAgentConfig = field(default_factory=AgentConfig)
-    updates: int | None = 5000
-    seed: int = 0
-    out: Path | None = None
-    resume: bool = False
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 5
-    evaluate_every: int = 0
-    evaluate_episodes: int = 20
-    evaluate_film: bool = True
-    patience: int = 0
-    validation_patience: int = 0
-
-    def __post_init__(self):
-        RobotChoice.__post_init__(self)
-        MachineConfig.__post_init__(self)
-        if self.updates is not None:
-            at_least(self, updates=1)
-        at_least(self, seed=0, log_every=1, checkpoint_every=1, keep_checkpoints=0)
-        at_least(self, evaluate_every=0, evaluate_episodes=1, patience=0, validation_patience=0)
-
-
 def pretrain(config: PretrainConfig) -> Path:
     """Trains for `config.updates` steps and returns the run folder, which holds `checkpoint/`.
 
@@ -113,8 +57,7 @@ def pretrain(config: PretrainConfig) -> Path:
         O2OError: with the exit codes listed in the README.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
-    if not config.dataset:
-        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    config.check_inputs()
     tune(config)
     with _open_folder(config) as folder:
         _pretrain(config, folder)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.planner.mppi import MPPI
-from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.core.seeding import RandomStream, derive
 from o2o.data.training_data import TrainingData
@@ -28,6 +27,7 @@ from o2o.inspect.beliefs import beliefs
 from o2o.inspect.estimate import format_number, format_percent
 from o2o.inspect.run import select_episodes
 from o2o.nn.world_model import index
+from o2o.training.learner_config import OodAction, OodConfig
 
 NUM_STATES = 256  # recorded states to plan from
 NUM_STEPS = 2000  # recorded steps that these states are chosen from
@@ -35,25 +35,6 @@ MAX_ROWS = 4096  # candidates in one batch
 ROUNDING = 2.0**-17  # of a disagreement in units of its threshold, see `is_ood`
 
 OperatorAnswer = Literal["continue", "slow", "hold"]
-OodAction = Literal["continue", "slow", "hold", "ask"]
-
-
-@dataclass(frozen=True)
-class OodConfig:
-    """When a decision is out-of-distribution, and how far the robot slows down for it.
-
-    Attributes:
-        quantile: Fraction of recorded states whose disagreement lies below the OOD threshold, 0 to 1.
-        speed: Fraction of the intended motion that the robot makes where `--ood-action` or the operator says
-            `slow`, 0 to 1.
-    """
-
-    quantile: float = 0.99
-    speed: float = 0.3
-
-    def __post_init__(self):
-        at_least(self, quantile=0, speed=0)
-        at_most(self, quantile=1, speed=1)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 
 import o2o
 from o2o import inspect
-from o2o.commands.inspect_run import QUESTIONS, InspectConfig, report
+from o2o.commands.inspect_config import QUESTIONS, InspectConfig
+from o2o.commands.inspect_run import report
 from o2o.core.errors import UsageError
 from tests.support.make_minari import make_minari
 from tests.support.tiny_runs import finetune_config
@@ -24,7 +25,7 @@ def test_every_question_has_a_section_on_the_page(recorded, capsys):
     page = report(InspectConfig(run=recorded, device="cpu"))
     text = page.read_text()
     metrics = json.loads((page.parent / "numbers.json").read_text())
-    for name, (title, _) in QUESTIONS.items():
+    for name, title in QUESTIONS.items():
         assert title in text and name in metrics
         assert (page.parent / f"{name}.png").stat().st_size > 1000 or name not in metrics
     output = capsys.readouterr().out

@@ -11,7 +11,7 @@ from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.load import DataConfig, load
 from o2o.training import learner
-from o2o.training.finetune import NO_SAFE_START
+from o2o.training.finetune_config import NO_SAFE_START
 from o2o.training.regression_gate import Rollback, RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
 from tests.support.robots import Says

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o.agent.agent import Agent, pick_device, read_config
-from o2o.agent.agent_config import AgentConfig
-from o2o.agent.planner.mppi import PlannerConfig
+from o2o.agent.agent import Agent, pick_device
+from o2o.agent.agent_config import AgentConfig, read_config
+from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.commands.bench.flops import gemm_gflops, synchronize, timed
 from o2o.core import plugins, run_checkpoint
 from o2o.core.compute import MachineConfig, tune

@@ -15,7 +15,8 @@ from o2o.commands.bench.flops import timed
 from o2o.core.spec import Spec
 from o2o.data import training_data
 from o2o.data.load import DataConfig
-from o2o.data.replay_buffer import Replay, ReplayConfig
+from o2o.data.replay_buffer import Replay
+from o2o.data.replay_config import ReplayConfig
 
 CPU = torch.device("cpu")
 EPISODE = 1000  # steps

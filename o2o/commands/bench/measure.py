@@ -9,31 +9,26 @@ and `bf16_` name a contender; without a prefix the agent runs as in o2o's comman
 import os
 import platform
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import numpy as np
 import torch
 
 from o2o.agent import presets
-from o2o.agent.agent import read_config
-from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, UnprefixedAgentConfig
-from o2o.agent.planner.mppi import Method
+from o2o.agent.agent_config import AgentConfig, read_config
 from o2o.commands.bench import table
 from o2o.commands.bench.compare import TURN_S, Case, Effort, compare
+from o2o.commands.bench.config import BenchConfig
 from o2o.commands.bench.contenders import PLAIN, Ours
 from o2o.commands.bench.data import DataJobs, write_d4rl
 from o2o.commands.bench.flops import counted
 from o2o.commands.bench.worker import Worker
 from o2o.core import run_checkpoint, trust
-from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.spec import Spec
 from o2o.core.transform import ObsTransform, Transform
-
-Group = Literal["state", "pixels", "replay", "load", "memory", "deadline"]
 
 OBS_DIM, ACTION_DIM = 24, 4
 FIELDS = {
@@ -43,56 +38,6 @@ FIELDS = {
 STEPS = {"state": 20_000, "pixels": 2_000}  # in the replay buffer that updates draw from
 REPEATS = 3  # new processes that load a file
 HZ = 10.0
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """Measures updates, plans, replay and loading on this machine.
-
-    Attributes:
-        only: Groups to measure; `deadline` is measured only if it is named.
-        agent: Agent to measure; by default FOWM's sizes, or those of the checkpoint.
-        checkpoint: Run folder whose weights are measured; by default synthetic weights are used.
-        threads: Numbers of CPU threads, one table for each.
-        seconds: Seconds spent on each table of contenders.
-        rounds: Minimum number of rounds in which each contender takes a turn.
-        compile: Also measure the compiled agent, which takes a minute or two to compile.
-        tune: Use the process settings of o2o's commands for o2o's contenders; plain PyTorch never gets them.
-        methods: Planner methods to time beside the agent's own.
-        sizes: Numbers of steps in a replay buffer; the largest is also the length of the file that is loaded.
-        device: Device of the networks: `cpu`, `cuda` or `auto`.
-        preset: Preset of the agent that plans under a deadline.
-        plans: Number of plans under a deadline, at 10 Hz.
-        budget_ms: Time budget of one plan under a deadline, milliseconds.
-        json: JSON file for every figure, under flat keys.
-        baseline: JSON file of an earlier run to compare with.
-        save_baseline: JSON file for the figures of this run, for a later `--baseline`.
-        trust: Python files that may run although only the checkpoint names them; see `o2o evaluate`.
-    """
-
-    only: tuple[Group, ...] = ("state", "pixels", "replay", "load", "memory")
-    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
-    checkpoint: Path | None = None
-    threads: tuple[int, ...] = (1, 2)
-    seconds: float = 25.0
-    rounds: int = 3
-    compile: bool = True
-    tune: bool = True
-    methods: tuple[Method, ...] = ("icem",)
-    sizes: tuple[int, ...] = (200_000, 1_000_000)
-    device: str = "cpu"
-    preset: str = "small"
-    plans: int = 1000
-    budget_ms: float = 50.0
-    json: Path | None = None
-    baseline: Path | None = None
-    save_baseline: Path | None = None
-    trust: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        at_least(self, seconds=0, rounds=1, plans=1, budget_ms=0)
-        if not self.threads or min(self.threads) < 1:
-            raise FieldError(self, f"<threads> is {self.threads}, wanted numbers from 1 up")
 
 
 def bench(config: BenchConfig) -> dict[str, float]:

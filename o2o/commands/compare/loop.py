@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from o2o.agent import presets
 from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
+from o2o.commands.compare.config import CompareConfig, Reader, of_preset
 from o2o.commands.compare.run_trials import run_trials
 from o2o.commands.compare.trial import Trial
 from o2o.core import checkpoint, trust
-from o2o.core.compute import MachineConfig, should_compile
-from o2o.core.config import FieldError, at_least, at_most, to_dict
+from o2o.core.compute import should_compile
+from o2o.core.config import to_dict
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
 from o2o.core.run_log import versions
@@ -22,7 +22,7 @@ from o2o.data.fit_transform import fit_transform
 from o2o.data.load import DataConfig, load
 from o2o.data.training_data import recipe_robot
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
-from o2o.training.pretrain import PretrainConfig
+from o2o.training.pretrain_config import PretrainConfig
 
 RESUMABLE_FIELDS = {
     "presets",
@@ -33,80 +33,6 @@ RESUMABLE_FIELDS = {
     "trust",
 }  # may change when a comparison is resumed
 UNLIMITED = 10**9  # updates, where minutes are the budget
-Reader = Callable[[str, Sequence[str]], PretrainConfig]
-
-
-@dataclass(frozen=True)
-class CompareConfig(RobotChoice, MachineConfig):
-    """Presets, budget, seeds and scenes of a comparison.
-
-    Attributes:
-        threads: Number of CPU threads; 0 uses each preset's own number.
-        compile: Compile updates and plans with torch's compiler; `auto` does so from 5,000 updates on where
-        a C++
-            compiler is found, and not with `--minutes`.
-        dataset: Dataset to learn from: a recipe from `o2o list`, a Minari id, or a path.
-        presets: Presets to compare: names from `o2o list presets`, or variants with flags of `o2o pretrain`
-        such as
-            `dreamerv2:balance=harmony,window=32`.
-        flags: Flags of `o2o pretrain` for every preset, such as `discount=0.98 dataset.normalize`.
-        seeds: Number of runs of each preset.
-        first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
-        it.
-        jobs: Number of runs at a time.
-        updates: Number of offline gradient steps of each run; None uses each preset's own number.
-        minutes: Minutes of offline training, instead of `--updates`; reading the data does not count.
-        episodes: Number of online episodes of each run; 0 trains offline only.
-        evaluate_episodes: Number of fixed scenes of each evaluation, the same for all presets.
-        out: Output folder; by default `runs/compare-DATASET-TIME`.
-        resume: Continue the comparison in `--out`; presets and seeds may be added.
-    """
-
-    threads: int = 0
-    dataset: str = ""
-    presets: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    seeds: int = 3
-    first_seed: int = 0
-    jobs: int = 1
-    updates: int | None = None
-    minutes: float | None = None
-    episodes: int = 40
-    evaluate_episodes: int = 50
-    out: Path | None = None
-    resume: bool = False
-
-    def __post_init__(self):
-        RobotChoice.__post_init__(self)
-        MachineConfig.__post_init__(self)
-        at_least(self, seeds=1, first_seed=0, jobs=1, episodes=0, evaluate_episodes=1)
-        if self.updates is not None and self.minutes is not None:
-            raise FieldError(self, "<updates> and <minutes> exclude each other: give one budget for all")
-        if self.updates is not None:
-            at_least(self, updates=1)
-        if self.minutes is not None:
-            at_least(self, minutes=0.01)
-            at_most(self, minutes=1e6)
-
-
-def of_preset(name: str, flags: Sequence[str] = ()) -> PretrainConfig:
-    """Returns the pretraining config of a preset.
-
-    Raises:
-        UsageError: no such preset, or flags are given, which only the command line can parse.
-    """
-    preset = presets.get(name)
-    if flags:
-        raise UsageError(
-            f"flags {list(flags)} can only be parsed on the command line; from Python, pass `read`"
-        )
-    return PretrainConfig(
-        preset=name,
-        agent=preset.agent,
-        dataset_options=preset.dataset_options,
-        updates=preset.updates,
-        threads=preset.threads,
-    )
 
 
 def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
@@ -123,8 +49,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
     systems = read_presets(config, read)
-    if not config.dataset:
-        raise UsageError("no dataset given: add --dataset NAME, ID or PATH (`o2o list` shows names)")
+    config.check_inputs()
     with _open_folder(config) as folder:
         _compare(config, folder.resolve(), systems)
     return folder.resolve()

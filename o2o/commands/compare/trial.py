@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from o2o.agent import presets
-from o2o.agent.agent import Agent, read_config
+from o2o.agent.agent import Agent
+from o2o.agent.agent_config import read_config
 from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint, plugins, run_checkpoint, trust
 from o2o.core.config import check_finite, read_json
@@ -16,8 +17,8 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import CHECKPOINTS, RUN_INFO, write_run_info
 from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
-from o2o.training.finetune import NO_SAFE_START, FinetuneConfig
-from o2o.training.pretrain import PretrainConfig
+from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
+from o2o.training.pretrain_config import PretrainConfig
 
 STOPPED = 130  # exit code of a command that was stopped and wrote its checkpoint
 CHECKPOINT_EVERY = 5  # online episodes between two stored checkpoints, where `marks` needs them

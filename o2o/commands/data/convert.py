@@ -1,30 +1,11 @@
 """`o2o data convert`: writes any recording as a Minari dataset."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import Dataset, LoadFlags, Output
+from o2o.commands.data.flags import ConvertConfig
 from o2o.data.audit.episodes import find_copies
-from o2o.data.load import LoadConfig, load
-
-
-@dataclass(frozen=True)
-class ConvertConfig:
-    """Which recording is converted, and to where.
-
-    Attributes:
-        dataset: Recording to convert: a recipe from `o2o list`, a Minari id, or a path.
-        out: New folder for the Minari dataset; the dataset gets the folder's name.
-        source: How the recording is read.
-        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
-        drop_copies: Leave out episodes that repeat an earlier one.
-    """
-
-    dataset: Dataset
-    out: Output
-    source: LoadFlags = field(default_factory=LoadConfig)
-    jpeg: bool = False
-    drop_copies: bool = False
+from o2o.data.load import load
 
 
 def convert(config: ConvertConfig) -> None:

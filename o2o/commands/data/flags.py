@@ -1,12 +1,119 @@
-"""Flags that the commands of `o2o data` share: the recording to read and the folder to write."""
+"""Defines the options of the commands of `o2o data`."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tyro.conf import Positional, arg
 
+from o2o.core.config import FieldError
 from o2o.data.load import LoadConfig
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 Output = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
 LoadFlags = Annotated[LoadConfig, tyro.conf.arg(name="dataset")]
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Which recording is described.
+
+    Attributes:
+        dataset: Recording to describe: a recipe from `o2o list`, a Minari id, or a path.
+        source: How the recording is read.
+    """
+
+    dataset: Dataset
+    source: LoadFlags = field(default_factory=LoadConfig)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Which recording is converted, and to where.
+
+    Attributes:
+        dataset: Recording to convert: a recipe from `o2o list`, a Minari id, or a path.
+        out: New folder for the Minari dataset; the dataset gets the folder's name.
+        source: How the recording is read.
+        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
+        drop_copies: Leave out episodes that repeat an earlier one.
+    """
+
+    dataset: Dataset
+    out: Output
+    source: LoadFlags = field(default_factory=LoadConfig)
+    jpeg: bool = False
+    drop_copies: bool = False
+
+
+@dataclass(frozen=True)
+class RelabelConfig:
+    """Which recording is relabelled, and by what.
+
+    Attributes:
+        dataset: Recording to relabel: a recipe from `o2o list`, a Minari id, or a path.
+        out: New folder for the relabelled dataset.
+        source: How the recording is read.
+        by: Source of the labels. Either a Python file with any of the functions `reward(episode)` (one
+        number per
+            action), `success(episode)` and `terminated(episode)`, or a .csv or .json file whose rows have an
+            `episode` (from 0), its `success`, its `reward`, or both, and the reward's `step` if it is not
+            the last.
+        interactive: Show each episode (a video, or its states) and ask in the terminal whether it succeeded.
+        Each
+            answer is saved at once in `DST.labels.json`; run the command again to continue.
+        success_reward: Reward of the last step of a successful episode; all other steps get 0. None keeps the
+            rewards.
+        terminate: Mark an episode as terminated if it succeeded, and only then.
+        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
+    """
+
+    dataset: Dataset
+    out: Output
+    source: LoadFlags = field(default_factory=LoadConfig)
+    by: Path | None = None
+    interactive: bool = False
+    success_reward: float | None = None
+    terminate: bool = False
+    jpeg: bool = False
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which recording is split, and how.
+
+    Attributes:
+        dataset: Recording to split: a recipe from `o2o list`, a Minari id, or a path.
+        rest: New folder for the remaining episodes.
+        part: New folder for the drawn share.
+        source: How the recording is read.
+        share: Fraction of the episodes that go to PART. Training with `--dataset.holdout` of this value and
+        the
+            same seed holds out the same episodes.
+        seed: Seed of the draw.
+    """
+
+    dataset: Dataset
+    rest: Annotated[Positional[Path], arg(metavar="REST")]
+    part: Annotated[Positional[Path], arg(metavar="PART")]
+    source: LoadFlags = field(default_factory=LoadConfig)
+    share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise FieldError(self, f"<share> is {self.share:g}, wanted above 0 and below 1")
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Which recordings are merged, and into which folder.
+
+    Attributes:
+        paths: Recordings to merge, each a recipe, a Minari id or a path; the last argument is the new folder.
+        source: How each recording is read.
+    """
+
+    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SRC SRC ... DST")] = ()
+    source: LoadFlags = field(default_factory=LoadConfig)

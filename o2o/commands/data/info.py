@@ -1,23 +1,8 @@
 """`o2o data info`: prints the columns, sizes and rates of a recording."""
 
-from dataclasses import dataclass, field
-
-from o2o.commands.data.flags import Dataset, LoadFlags
+from o2o.commands.data.flags import InfoConfig
 from o2o.data.audit import summary
-from o2o.data.load import LoadConfig, load
-
-
-@dataclass(frozen=True)
-class InfoConfig:
-    """Which recording is described.
-
-    Attributes:
-        dataset: Recording to describe: a recipe from `o2o list`, a Minari id, or a path.
-        source: How the recording is read.
-    """
-
-    dataset: Dataset
-    source: LoadFlags = field(default_factory=LoadConfig)
+from o2o.data.load import load
 
 
 def info(config: InfoConfig) -> None:

@@ -1,15 +1,13 @@
 """`o2o data merge`: merges several recordings of one robot into one dataset."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import LoadFlags
+from o2o.commands.data.flags import MergeConfig
 from o2o.core.errors import DataError, UsageError
 from o2o.core.transform import RATE_TOLERANCE
 from o2o.data.audit import summary
@@ -17,19 +15,6 @@ from o2o.data.formats.recording import Recording
 from o2o.data.load import LoadConfig, load
 
 logger = logging.getLogger("o2o")
-
-
-@dataclass(frozen=True)
-class MergeConfig:
-    """Which recordings are merged, and into which folder.
-
-    Attributes:
-        paths: Recordings to merge, each a recipe, a Minari id or a path; the last argument is the new folder.
-        source: How each recording is read.
-    """
-
-    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SRC SRC ... DST")] = ()
-    source: LoadFlags = field(default_factory=LoadConfig)
 
 
 def merge(config: MergeConfig) -> None:

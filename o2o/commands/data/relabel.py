@@ -1,48 +1,15 @@
 """`o2o data relabel`: writes a recording with new rewards, successes and endings."""
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, labels
-from o2o.commands.data.flags import Dataset, LoadFlags, Output
+from o2o.commands.data.flags import RelabelConfig
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats.lazy_array import gather
-from o2o.data.load import LoadConfig, load
-
-
-@dataclass(frozen=True)
-class RelabelConfig:
-    """Which recording is relabelled, and by what.
-
-    Attributes:
-        dataset: Recording to relabel: a recipe from `o2o list`, a Minari id, or a path.
-        out: New folder for the relabelled dataset.
-        source: How the recording is read.
-        by: Source of the labels. Either a Python file with any of the functions `reward(episode)` (one
-        number per
-            action), `success(episode)` and `terminated(episode)`, or a .csv or .json file whose rows have an
-            `episode` (from 0), its `success`, its `reward`, or both, and the reward's `step` if it is not
-            the last.
-        interactive: Show each episode (a video, or its states) and ask in the terminal whether it succeeded.
-        Each
-            answer is saved at once in `DST.labels.json`; run the command again to continue.
-        success_reward: Reward of the last step of a successful episode; all other steps get 0. None keeps the
-            rewards.
-        terminate: Mark an episode as terminated if it succeeded, and only then.
-        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
-    """
-
-    dataset: Dataset
-    out: Output
-    source: LoadFlags = field(default_factory=LoadConfig)
-    by: Path | None = None
-    interactive: bool = False
-    success_reward: float | None = None
-    terminate: bool = False
-    jpeg: bool = False
+from o2o.data.load import load
 
 
 def relabel(config: RelabelConfig) -> None:

@@ -1,45 +1,13 @@
 """`o2o data split`: splits a recording into two datasets of whole episodes."""
 
 import shutil
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import Positional, arg
+from dataclasses import replace
 
 from o2o.commands.data import dataset_writer
-from o2o.commands.data.flags import Dataset, LoadFlags
-from o2o.core.config import FieldError
+from o2o.commands.data.flags import SplitConfig
 from o2o.core.errors import DataError
 from o2o.data.formats import recording as recordings
-from o2o.data.load import LoadConfig, load
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Which recording is split, and how.
-
-    Attributes:
-        dataset: Recording to split: a recipe from `o2o list`, a Minari id, or a path.
-        rest: New folder for the remaining episodes.
-        part: New folder for the drawn share.
-        source: How the recording is read.
-        share: Fraction of the episodes that go to PART. Training with `--dataset.holdout` of this value and
-        the
-            same seed holds out the same episodes.
-        seed: Seed of the draw.
-    """
-
-    dataset: Dataset
-    rest: Annotated[Positional[Path], arg(metavar="REST")]
-    part: Annotated[Positional[Path], arg(metavar="PART")]
-    source: LoadFlags = field(default_factory=LoadConfig)
-    share: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self):
-        if not 0 < self.share < 1:
-            raise FieldError(self, f"<share> is {self.share:g}, wanted above 0 and below 1")
+from o2o.data.load import load
 
 
 def split(config: SplitConfig) -> None:

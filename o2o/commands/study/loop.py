@@ -6,65 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from o2o.commands.compare import loop as comparison
-from o2o.commands.compare.loop import CompareConfig, Reader, of_preset
+from o2o.commands.compare.config import CompareConfig, Reader, of_preset
 from o2o.commands.compare.trial import Trial
 from o2o.commands.study import plot, result, table
+from o2o.commands.study.config import StudyConfig
 from o2o.commands.study.tasks import QUICK_BUDGET, QUICK_TASKS, SUITE, Task, find
 from o2o.core import checkpoint
-from o2o.core.compute import MachineConfig
-from o2o.core.config import at_least, to_dict
+from o2o.core.config import to_dict
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.run_folder import new_folder, resumed_folder, write_run_info
 from o2o.core.run_log import versions
 
 RESUMABLE_FIELDS = {"tasks", "presets", "seeds", "jobs", "out", "resume", "trust"}
 MARKS = (10, 25)  # online episodes before an evaluation, besides all of them
-
-
-@dataclass(frozen=True)
-class StudyConfig(MachineConfig):
-    """Tasks, presets and seeds of a study.
-
-    Attributes:
-        threads: Number of CPU threads of each run; 0 uses each preset's own number.
-        tasks: Tasks: recipes from `o2o list datasets`, paths of datasets, or recipes ending in .py; empty:
-            the suite, as far as its data and simulators are on this machine.
-        presets: Presets to measure: names from `o2o list presets`, or variants with flags of `o2o pretrain`
-            such as `small:critic.expectile=0.7`.
-        flags: Flags of `o2o pretrain` for every preset and task, such as `critic.num-q=10`.
-        robot: Robot of the tasks outside the suite; empty: the one that their recipe names.
-        seeds: Number of runs of each preset on each task; None: 3, and 1 with `--quick`.
-        first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
-            it.
-        jobs: Number of runs at a time.
-        quick: Measure on two short tasks with a small budget.
-        updates: Number of offline gradient steps of each run; None uses the task's.
-        episodes: Number of online episodes of each run; None uses the task's.
-        evaluate_episodes: Number of fixed scenes of each evaluation; None uses the task's.
-        out: Output folder; by default `runs/study-suite-TIME`.
-        resume: Continue the study in `--out`; tasks, presets and seeds may be added.
-    """
-
-    threads: int = 0
-    tasks: tuple[str, ...] = ()
-    presets: tuple[str, ...] = ("small", "bc")
-    flags: tuple[str, ...] = ()
-    robot: str = ""
-    seeds: int | None = None
-    first_seed: int = 0
-    jobs: int = 1
-    quick: bool = False
-    updates: int | None = None
-    episodes: int | None = None
-    evaluate_episodes: int | None = None
-    out: Path | None = None
-    resume: bool = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        at_least(self, first_seed=0, jobs=1)
-        budget = ("seeds", "updates", "episodes", "evaluate_episodes")
-        at_least(self, **{name: 1 for name in budget if getattr(self, name) is not None})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Reads Minari datasets of versions 0.4 and 0.5, stored as HDF5 or Arrow; `minari_write` writes them."""
 
+from __future__ import annotations
+
 import logging
 import math
 import mmap
@@ -8,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
@@ -31,9 +31,13 @@ from o2o.data.formats.lazy_array import (
 )
 from o2o.data.formats.minari_files import MAIN_FILE, STEP_TABLES, MinariFiles, Table
 from o2o.data.formats.minari_meta import MinariMetadata, read_metadata
-from o2o.data.formats.minari_spaces import flatten_space, is_numeric
+from o2o.data.formats.minari_spaces import flatten_space, is_box, is_numeric
 from o2o.data.formats.minari_write import write as write
 from o2o.data.formats.recording import Recording, fingerprint
+
+if TYPE_CHECKING:
+    import gymnasium
+
 
 NAME = "Minari"
 INFOS = "infos/"
@@ -119,8 +123,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         path=path,
         name=(folder.parent if folder.name == "data" else folder).absolute().name,
         fingerprint=fingerprint(folder),
-        action_low=np.asarray(box.low, np.float64) if isinstance(box, spaces.Box) else None,
-        action_high=np.asarray(box.high, np.float64) if isinstance(box, spaces.Box) else None,
+        action_low=np.asarray(box.low, np.float64) if is_box(box) else None,
+        action_high=np.asarray(box.high, np.float64) if is_box(box) else None,
         control_hz=metadata.control_hz,
     )
 
@@ -198,7 +202,7 @@ def _resolve_layout(
         if name and name not in (f"{what}s", *infos):
             raise UsageError(f"{path}: {not_found(what, name, [f'{what}s', *infos])}")
     space = metadata.action_space
-    if request.action in ("", "actions") and not (isinstance(space, spaces.Box) and len(space.shape) == 1):
+    if request.action in ("", "actions") and not (is_box(space) and len(space.shape) == 1):
         raise DataError(f"{path}: action space {space} is not supported; wanted a Box of shape (A,)")
     return Layout(
         obs={name: (arrays | infos)[inside] for name, inside in obs.items()},
@@ -231,7 +235,7 @@ def _needs(tables: dict[str, Table], layout: Layout) -> tuple[int, ReadBlock]:
 
 def _encoded_shape(table: Table, space: gymnasium.Space | None) -> tuple[int, ...]:
     """Returns the shape (H, W) or (H, W, C) of a table of encoded images; () for any other table."""
-    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)):
+    if not (is_box(space) and space.dtype == np.uint8 and len(space.shape) in (2, 3)):
         return ()
     plain = table.with_row_shape(space.shape)
     return () if plain.dtype is not None and plain.shape[1:] == space.shape else space.shape

@@ -1,10 +1,11 @@
 """Reads the metadata of a Minari dataset."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from o2o.core.errors import DataError
@@ -12,6 +13,10 @@ from o2o.data.formats import hdf5
 from o2o.data.formats.json_file import check_text, read_json
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.minari_files import MAIN_FILE
+
+if TYPE_CHECKING:
+    import gymnasium
+
 
 NUMBERS = ("total_episodes", "total_steps")
 TEXTS = ("observation_space", "action_space", "minari_version")

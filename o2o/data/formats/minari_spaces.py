@@ -1,7 +1,12 @@
 """Flattens the observation space of a Minari dataset to names and paths of its tables."""
 
-import gymnasium
-from gymnasium import spaces
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeGuard
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium import spaces
 
 
 def flatten_space(
@@ -15,6 +20,8 @@ def flatten_space(
         name: flat name of the space.
         path: path of the space in an episode.
     """
+    from gymnasium import spaces  # not needed where no Minari dataset is read
+
     if isinstance(space, spaces.Dict):
         parts = [(key, f"{path}/{key}", part) for key, part in space.spaces.items()]
     elif isinstance(space, spaces.Tuple):
@@ -30,4 +37,13 @@ def flatten_space(
 
 def is_numeric(space: gymnasium.Space) -> bool:
     """Whether a sample of the space is an array of fixed shape."""
+    from gymnasium import spaces
+
     return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+
+
+def is_box(space: gymnasium.Space | None) -> TypeGuard[spaces.Box]:
+    """Whether a space is a Box."""
+    from gymnasium import spaces
+
+    return isinstance(space, spaces.Box)

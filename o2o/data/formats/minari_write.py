@@ -1,15 +1,16 @@
 """Writes Minari 0.5 datasets atomically, one episode at a time, with a checksum on every array."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gymnasium
 import h5py
 import numpy as np
-from gymnasium import spaces
 
 from o2o.core.checkpoint import sync_folder
 from o2o.core.episode import Episode
@@ -18,6 +19,11 @@ from o2o.data.formats import hdf5_output, image_codec
 from o2o.data.formats.hdf5_output import OutputFile
 from o2o.data.formats.minari_files import MAIN_FILE, Hdf5Files
 from o2o.data.formats.minari_spaces import flatten_space, is_numeric
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium import spaces
+
 
 CHUNK_BYTES, BLOCK_BYTES = 2**20, 2**25  # HDF5 chunk of an array; bytes copied at once
 HDF5_VERSION = ("v110", "v110")  # the first version of the file format whose metadata have checksums

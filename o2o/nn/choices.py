@@ -1,0 +1,6 @@
+"""Names the variants of layers and distributions that a flag can choose; it imports no torch."""
+
+from typing import Literal
+
+Style = Literal["elu", "silu"]
+Family = Literal["fixed", "bounded", "truncated"]

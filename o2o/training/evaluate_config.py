@@ -1,0 +1,64 @@
+"""Defines the options of an evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
+from o2o.core import memory
+from o2o.core.compute import MachineConfig
+from o2o.core.config import at_least
+from o2o.core.run_folder import checkpoint_folder
+from o2o.hardware.robot_choice import RobotChoice
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RobotChoice, MachineConfig):
+    """Evaluates a checkpoint on a robot.
+
+    Attributes:
+        checkpoint: Run folder of `o2o pretrain` or `o2o finetune`.
+        agent: Agent; its sizes are fixed by the checkpoint, its planner may change.
+        episodes: Number of episodes, each in its own fixed scene.
+        seed: Seed of the agent's random choices; the scenes do not depend on it.
+        plan: Act with the planner; `--no-plan` acts with the policy alone. The default is what the run did.
+        num_robots: Number of simulators that run side by side; a real robot runs alone.
+        film: Write a short video of the first four episodes to this .mp4 file.
+        out: Write the result to this .json file.
+        record_plans: Store the planner's candidates and values at every step in this folder, to be
+            shown by `o2o inspect`.
+        plans_budget: Disk space for the stored plans, such as `200MB`; when it is full, the plans of every
+            second episode are deleted.
+        rerun: Show the first robot in Rerun: `live`, a new .rrd file, or a viewer's address.
+        teleop: Source of the operator's commands, who may label, repeat or end episodes; see `o2o finetune`.
+        shadow: Plan and log, but hold the robot still.
+        dry_run: Run the whole loop without a robot, on one recorded episode replayed in real time.
+    """
+
+    checkpoint: Path | None = None
+    agent: UnprefixedAgentConfig = FROM_CHECKPOINT
+    episodes: int = 50
+    seed: int = 0
+    plan: bool = True
+    num_robots: int = 25
+    film: Path | None = None
+    out: Path | None = None
+    record_plans: Path | None = None
+    plans_budget: str = "200MB"
+    rerun: str = ""
+    teleop: str = "auto"
+    shadow: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self):
+        RobotChoice.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        at_least(self, episodes=1, seed=0, num_robots=1)
+        memory.check_budget(self, "plans_budget")
+
+    def check_inputs(self) -> None:
+        """Checks that a checkpoint is given.
+
+        Raises:
+            UsageError: see `checkpoint_folder`.
+        """
+        checkpoint_folder(self.checkpoint)

@@ -1,0 +1,87 @@
+"""Defines how a fine-tuning run learns from the robot's episodes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from o2o.core.compute import MAX_THREADS, MachineConfig
+from o2o.core.config import at_least, at_most
+from o2o.training.regression_gate import RollbackConfig
+from o2o.training.safe_start import SafeStartConfig
+
+OodAction = Literal["continue", "slow", "hold", "ask"]
+
+
+@dataclass(frozen=True)
+class OodConfig:
+    """When a decision is out-of-distribution, and how far the robot slows down for it.
+
+    Attributes:
+        quantile: Fraction of recorded states whose disagreement lies below the OOD threshold, 0 to 1.
+        speed: Fraction of the intended motion that the robot makes where `--ood-action` or the operator says
+            `slow`, 0 to 1.
+    """
+
+    quantile: float = 0.99
+    speed: float = 0.3
+
+    def __post_init__(self):
+        at_least(self, quantile=0, speed=0)
+        at_most(self, quantile=1, speed=1)
+
+
+MAX_UPDATES_PER_STEP = 1000  # beyond it a run does not end
+
+
+@dataclass(frozen=True)
+class LearnerConfig(MachineConfig):
+    """How a fine-tuning run learns from the robot's episodes.
+
+    Attributes:
+        episodes: Number of episodes that the robot does in all.
+        updates_per_step: Gradient steps for each step of the robot; FOWM uses 1.
+        offline_ratio: Fraction of each batch that comes from the recordings, once the robot has collected
+            enough; FOWM uses 0.5.
+        max_online_oversampling: How many times as often a step of the robot is sampled as a recorded step, at
+            most; until the robot has collected enough, its fraction of a batch is smaller for it. 0 keeps the
+            fraction fixed, as FOWM does.
+        safe_start: Exploration limits of the robot's first episodes.
+        rollback: When the run returns to the weights of its best checkpoint.
+        choose_actor: Choose for each episode after the safe start whether the planner or the policy acts, by
+            how the episodes of each ended; with `--no-plan` the policy always acts.
+        ood_action: What the robot does at an out-of-distribution decision: `continue` and only count it,
+            `slow` down, `hold` still, or `ask` the operator and hold until there is an answer.
+        ood: When a decision is out-of-distribution, and how far `slow` slows down.
+        seed: Seed of batches, noise and training scenes.
+        memory_budget: Main memory that the recordings may take, such as `50%` or `8GB`; see `o2o pretrain`.
+        checkpoint_every: Episodes between two checkpoints; finished episodes are stored in any case.
+        keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`, spread over the run; each takes as
+            much disk space as `OUT/checkpoint`. 0 keeps none.
+        learner: Where updates run: `sync` learns after each episode while the robot waits, and runs repeat to
+            the bit; `async` learns in a process of its own while the robot continues.
+        learner_threads: CPU threads of the async learner; `--threads` are those of the robot's process.
+        on_learner_failure: What the robot does when the async learner dies: `continue` with the weights it
+            has while the learner is restarted, up to three times, or `stop` the run after the episode.
+    """
+
+    episodes: int = 40
+    updates_per_step: float = 1.0
+    offline_ratio: float = 0.5
+    max_online_oversampling: float = 10.0
+    safe_start: SafeStartConfig = field(default_factory=SafeStartConfig)
+    rollback: RollbackConfig = field(default_factory=RollbackConfig)
+    choose_actor: bool = True
+    ood_action: OodAction = "continue"
+    ood: OodConfig = field(default_factory=OodConfig)
+    seed: int = 0
+    memory_budget: str = "50%"
+    checkpoint_every: int = 5
+    keep_checkpoints: int = 5
+    learner: Literal["sync", "async"] = "sync"
+    learner_threads: int = 1
+    on_learner_failure: Literal["continue", "stop"] = "continue"
+
+    def __post_init__(self):
+        MachineConfig.__post_init__(self)
+        at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
+        at_least(self, learner_threads=0, episodes=1, max_online_oversampling=0)
+        at_most(self, offline_ratio=1, updates_per_step=MAX_UPDATES_PER_STEP, learner_threads=MAX_THREADS)
