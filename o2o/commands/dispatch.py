@@ -259,7 +259,7 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
         preset=name,
         updates_per_step=preset.updates_per_step,
         threads=preset.threads,
-        plan=meta.get("plan", preset.plan),
+        plan=meta.get("plan", preset.plan) or meta.get("plan_chosen", False),
         **({} if preset.safe_start else NO_SAFE_START),
     )
     return _of_checkpoint(config, argv, meta)

@@ -88,6 +88,8 @@ class RunMeta:
         robot: the robot.
         preset: preset that defaults came from.
         plan: whether the planner acts.
+        plan_chosen: whether the episodes of a run chose between planner and policy, so that `plan` is only
+            the better actor so far.
         penalty_weight: measured penalty weight; missing where it is given or not measured yet.
         online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
         episodes: the robot's episodes that were learned from.
@@ -104,6 +106,7 @@ class RunMeta:
     robot: RobotMeta = field(default_factory=RobotMeta)
     preset: str = ""
     plan: bool = True
+    plan_chosen: bool = False
     penalty_weight: float = 0.0
     online: dict[str, Any] = field(default_factory=dict)
     episodes: int = -1

@@ -208,7 +208,8 @@ class Learner:
         meta |= {"episodes": self.num_episodes, "pending_updates": self.pending_updates}
         meta["rollback"] = self.monitor.state()
         if self.config.choose_actor and meta.get("plan"):
-            meta["plan"] = self.actors.better  # who acts where this checkpoint is evaluated
+            # who acts where this checkpoint is evaluated; another fine-tuning run chooses anew
+            meta |= {"plan": self.actors.better, "plan_chosen": True}
         save_checkpoint(self.folder, tensors, meta, self.num_episodes, self.config.keep_checkpoints)
         if is_best:
             checkpoint.link(self.folder / "checkpoint", self.folder / BEST)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import o2o
+from o2o.commands import dispatch
 from o2o.core import checkpoint
 from o2o.core.run_folder import checkpoint_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.load import DataConfig, load
 from o2o.training import learner
+from o2o.training.actor_choice import ActorChoice
 from o2o.training.finetune_config import NO_SAFE_START
 from o2o.training.regression_gate import Rollback, RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
@@ -74,6 +76,16 @@ def test_planner_and_policy_take_turns_and_a_resumed_run_makes_the_same_choices(
     same(whole, part)
     better = checkpoint.load(whole / "checkpoint")[1]["plan"]
     assert output.count(f"the {'planner' if better else 'policy'} is the better actor") == 1
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_second_run_chooses_between_planner_and_policy_anew(pretrained, tmp_path, monkeypatch, better):
+    """A policy that was the better actor of the first run must not keep the planner from acting in others."""
+    monkeypatch.setattr(ActorChoice, "better", better)
+    first = run(pretrained, tmp_path / "first", episodes=1)
+    flags = ["--checkpoint", str(first)]
+    assert dispatch.DEFAULTS["evaluate"](flags).plan is better
+    assert dispatch.DEFAULTS["finetune"](flags).plan is True
 
 
 def test_one_actor_acts_throughout_where_no_choice_is_wanted(pretrained, tmp_path):
