@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from o2o.core.errors import O2OError
     from o2o.training.evaluate import EvaluateConfig, evaluate
     from o2o.training.finetune import FinetuneConfig, finetune
+    from o2o.training.loaded_policy import load
     from o2o.training.pretrain import PretrainConfig, pretrain
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "demo",
     "evaluate",
     "finetune",
+    "load",
     "pretrain",
 ]
 
@@ -30,6 +32,7 @@ _MODULES = {
     "demo": "commands.demo",
     "evaluate": "training.evaluate",
     "finetune": "training.finetune",
+    "load": "training.loaded_policy",
     "pretrain": "training.pretrain",
 }
 

@@ -67,7 +67,7 @@ def report(config: InspectConfig) -> Path:
     """
     tune(MachineConfig(threads=config.threads, trust=config.trust))
     run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
-    out = config.out or Path(config.run) / "inspect"
+    out = config.out or run.folder / "inspect"
     with lock_folder(out):
         return _report(config, run, out)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped f
 
 RUN_INFO = "run.json"
 CHECKPOINTS = "checkpoints"  # folder of the stored checkpoints; `checkpoint` is the latest
+MAX_NAMED = 6  # runs in an error
 LEFTOVERS = {LOCK, f".{RUN_INFO}.partial"}  # of a process that was killed before `run.json` was there
 
 
@@ -83,18 +84,35 @@ def resumed_folder(out: Path | None, config, resumable: set[str]) -> Iterator[Pa
 
 
 def checkpoint_folder(path: Path | None) -> Path:
-    """Returns the checkpoint inside a run folder, or the folder itself if it is one.
+    """Returns the checkpoint of a run, or of the one run in a folder, or the folder itself if it is one.
 
     Raises:
-        UsageError: there is no checkpoint.
+        UsageError: there is no checkpoint, or more than one run with a checkpoint.
+    """
+    folder = folder_with_checkpoint(path)
+    latest = folder / "checkpoint"
+    return latest if checkpoint.exists(latest) else folder
+
+
+def folder_with_checkpoint(path: Path | None) -> Path:
+    """Returns the folder if it is a run with a checkpoint, or a checkpoint; else the one such run in it.
+
+    Raises:
+        UsageError: there is none, or more than one; the line names them.
     """
     if path is None:
         raise UsageError("no checkpoint given: add --checkpoint RUN, the folder of a run")
     path = Path(path)
-    for folder in (path / "checkpoint", path):
-        if checkpoint.exists(folder):
-            return folder
-    raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
+    if checkpoint.exists(path / "checkpoint") or checkpoint.exists(path):
+        return path
+    inside = [run for run in (*path.glob("*/"), *path.glob("*/*/")) if checkpoint.exists(run / "checkpoint")]
+    if not inside:
+        raise UsageError(f"{path} holds no checkpoint; wanted the folder of `o2o pretrain` or `o2o finetune`")
+    if len(inside) > 1:
+        inside.sort(key=lambda run: (run / "checkpoint").stat().st_mtime, reverse=True)
+        names = ", ".join(map(str, inside[:MAX_NAMED])) + (", ..." if len(inside) > MAX_NAMED else "")
+        raise UsageError(f"{path} holds {len(inside)} runs; name one of them, latest first: {names}")
+    return inside[0]
 
 
 def save_checkpoint(

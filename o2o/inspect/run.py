@@ -10,7 +10,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, unpack
 from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
-from o2o.core.run_folder import checkpoint_folder
+from o2o.core.run_folder import checkpoint_folder, folder_with_checkpoint
 from o2o.data import training_data
 from o2o.data.load import DataConfig, LoadConfig, load
 from o2o.data.plan_store import PlanStore
@@ -92,7 +92,7 @@ def open(
         UsageError: there is no such run, or the dataset does not fit it.
         DataError: the dataset is missing or broken.
     """
-    folder = Path(run)
+    folder = folder_with_checkpoint(Path(run))
     tensors, meta = run_checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
     learned = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)

@@ -1,14 +1,23 @@
 """Tests the folder of a new and of a resumed run, and which changes of a config a resumed run accepts."""
 
 import json
+import os
 from dataclasses import dataclass, field
 
 import pytest
 
+from o2o.core import checkpoint
 from o2o.core.config import to_dict
 from o2o.core.errors import UsageError
 from o2o.core.output_lock import lock_folder
-from o2o.core.run_folder import LEFTOVERS, check_resumable, new_folder, read_run_info, resumed_folder
+from o2o.core.run_folder import (
+    LEFTOVERS,
+    check_resumable,
+    checkpoint_folder,
+    new_folder,
+    read_run_info,
+    resumed_folder,
+)
 
 
 @dataclass(frozen=True)
@@ -103,3 +112,24 @@ def test_resuming_a_folder_without_a_run_says_how_to_start_it(tmp_path):
     for folder in (tmp_path, tmp_path / "file"):
         with pytest.raises(UsageError, match="is no run to resume"):
             read_run_info(folder)
+
+
+def test_the_one_run_inside_a_folder_is_found_and_several_are_named_latest_first(tmp_path):
+    def write(path: str, time_s: int) -> None:
+        checkpoint.save(tmp_path / path / "checkpoint", {}, {})
+        os.utime(tmp_path / path / "checkpoint", (time_s, time_s))
+
+    write("demo/pretrain", 100)
+    checkpoint.save(tmp_path / "demo" / "pretrain" / "checkpoints" / "000500", {}, {})
+    latest = tmp_path / "demo" / "pretrain" / "checkpoint"
+    for path in (tmp_path, tmp_path / "demo", tmp_path / "demo" / "pretrain", latest):
+        assert checkpoint_folder(path) == latest
+    write("demo/finetune", 200)
+    with pytest.raises(
+        UsageError, match=r"holds 2 runs; name one of them, .*demo/finetune, .*demo/pretrain$"
+    ):
+        checkpoint_folder(tmp_path / "demo")
+    for number in range(6):
+        write(f"other{number}", number)
+    with pytest.raises(UsageError, match=r"holds 8 runs.*demo/finetune, .*other2, \.\.\.$"):
+        checkpoint_folder(tmp_path)
