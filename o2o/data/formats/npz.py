@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.core.files import check_regular, open_regular
+from o2o.core.files import open_regular
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
+from o2o.data.formats.zip_directory import open_zip
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip file, and of one without members
 NPY_MAGIC, MAX_HEADER = b"\x93NUMPY", 10_000  # bytes; numpy's own limit for headers
@@ -124,8 +125,7 @@ def read_tables(path: Path, request: ReadRequest = READ_ALL) -> dict[str, NpyTab
         DataError: the file is not npz, or is broken.
     """
     try:
-        check_regular(path)
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path, request, "npz") as file:
             members = [info for info in file.infolist() if info.filename.endswith(".npy")]
             tables = {info.filename[:-4]: _read_table(path, file, info) for info in members}
     except NPZ_ERRORS as error:

@@ -1,7 +1,6 @@
 """Reads OGBench's npz files: one table of steps; the last action of a trajectory leads nowhere."""
 
 import logging
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from o2o.data.formats import flat_table, last_step, npz
 from o2o.data.formats.columns import PickedRows, held_bytes
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.zip_directory import has_members
 
 NAME = "OGBench"
 REQUIRED = {"observations", "actions", "terminals"}
@@ -27,14 +27,9 @@ def matches(path: Path) -> bool:
 
     Its rewards come with `masks`; with rewards alone or `timeouts`, `terminals` would mean what D4RL's do.
     """
-    if not npz.is_npz(path):
+    if not has_members(path, {f"{name}.npy" for name in REQUIRED}) or has_members(path, {"timeouts.npy"}):
         return False
-    try:
-        with zipfile.ZipFile(path) as file:
-            names = {name.removesuffix(".npy") for name in file.namelist()}
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False
-    return names >= REQUIRED and "timeouts" not in names and ("rewards" not in names or "masks" in names)
+    return has_members(path, {"masks.npy"}) or not has_members(path, {"rewards.npy"})
 
 
 def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
