@@ -175,6 +175,27 @@ def ogbench_visual(folder: Path) -> Path:
     return folder / "cube.npz"
 
 
+def zarr(folder: Path, suffix: str = ".zarr", codec: str = "Blosc") -> Path:
+    import numcodecs
+
+    from tests.support.make_zarr import make_zarr
+
+    table = transitions()
+    data = {name: table[f"observations/{name}"] for name in ("state", "camera")} | {
+        "action": table["actions"]
+    }
+    compressor = getattr(numcodecs, codec)() if codec else None
+    return make_zarr(folder / f"push{suffix}", data, np.array([6, STEPS]), compressor)
+
+
+def zarr_zip(folder: Path) -> Path:
+    return zarr(folder, ".zarr.zip", "")
+
+
+def zarr_zstd(folder: Path) -> Path:
+    return zarr(folder, codec="Zstd")
+
+
 def fowm(folder: Path, protocol: int = 4) -> Path:
     table = transitions()
     content = {
@@ -365,7 +386,7 @@ def change_parquet(path: Path, rng: np.random.Generator) -> str:
 BYTE_DAMAGES = (truncate_file, flip_bytes, flip_bytes, zero_bytes, repeat_block)  # of a disk or a transfer
 MEMBER_CHANGES = {
     **dict.fromkeys((".hdf5", ".h5"), change_hdf5),
-    **dict.fromkeys((".json", ".jsonl"), change_json),
+    **dict.fromkeys((".json", ".jsonl", ".zarray"), change_json),
     **{".pkl": change_pickle, ".parquet": change_parquet},
 }
 
@@ -400,8 +421,9 @@ def damage_file(path: Path, rng: np.random.Generator) -> tuple[Callable, Path, s
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     file = files[int(rng.integers(len(files)))]
     damage = BYTE_DAMAGES[int(rng.integers(len(BYTE_DAMAGES)))]
-    if file.suffix in MEMBER_CHANGES and rng.random() < 0.25:
-        damage = MEMBER_CHANGES[file.suffix]
+    kind = file.suffix or file.name  # `.zarray` has no other name
+    if kind in MEMBER_CHANGES and rng.random() < 0.25:
+        damage = MEMBER_CHANGES[kind]
     elif len(files) > 1 and rng.random() < 0.05:
         damage = remove_file
     return damage, file, damage(file, rng)
@@ -417,6 +439,9 @@ MAKERS: dict[str, Maker] = {
     "maniskill": Maker(maniskill),
     "ogbench": Maker(ogbench),
     "ogbench-visual": Maker(ogbench_visual),
+    "zarr": Maker(zarr, ("zarr", "numcodecs")),
+    "zarr-zip": Maker(zarr_zip, ("zarr", "numcodecs")),
+    "zarr-zstd": Maker(zarr_zstd, ("zarr", "numcodecs")),
     "fowm": Maker(fowm),
     "fowm-old": Maker(fowm_old),
     "minari": Maker(minari, ("PIL",)),

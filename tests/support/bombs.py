@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,63 @@ def ogbench_array(folder: Path) -> Path:
     }
     np.savez_compressed(path, terminals=np.zeros(rows, bool), **content)
     return path
+
+
+def zarr_array(folder: Path, **metadata) -> Path:
+    """Returns a replay buffer whose states have other metadata, and zeros of 96 MB in their chunks."""
+    path = fuzz.zarr(folder)
+    file = path / "data/state/.zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
+    for chunk in file.parent.glob("[0-9]*"):
+        chunk.write_bytes(zeros(BOMB_BYTES))
+    return path
+
+
+def zarr_chunk(folder: Path) -> Path:
+    return zarr_array(folder, chunks=[BOMB_BYTES // 12, 3], compressor={"id": "zlib"})
+
+
+def zarr_overrun(folder: Path) -> Path:
+    path = zarr_array(folder, compressor={"id": "zlib"})
+    for chunk in (path / "data/state").glob("[0-9]*"):
+        chunk.write_bytes(zeros(2**25))  # 32 kB, which a chunk may have
+    return path
+
+
+def zarr_stated_size(folder: Path) -> Path:
+    """A chunk of Blosc states that it expands to 96 MB."""
+    path = fuzz.zarr(folder)
+    for chunk in (path / "data/state").glob("[0-9]*"):
+        data = chunk.read_bytes()
+        chunk.write_bytes(data[:4] + struct.pack("<I", BOMB_BYTES) + data[8:])
+    return path
+
+
+def zarr_ends(folder: Path) -> Path:
+    """The ends of episodes are numbers that were never written, for a million episodes."""
+    path = fuzz.zarr(folder)
+    file = path / "meta/episode_ends/.zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"shape": [BOMB_BYTES // 8]}))
+    return path
+
+
+def add_members(path: Path) -> Path:
+    """Lists a hundred thousand more members in a zip file, all of them at its start."""
+    with zipfile.ZipFile(path, "a") as file:
+        for number in range(BOMB_BYTES // 1000):
+            info = zipfile.ZipInfo(f"{number}")
+            info.header_offset = info.CRC = 0
+            file.filelist.append(info)
+        file._didModify = True  # type: ignore[attr-defined]  # so that the list is written
+    return path
+
+
+def zarr_members(folder: Path) -> Path:
+    return add_members(fuzz.zarr_zip(folder))
+
+
+def ogbench_members(folder: Path) -> Path:
+    return add_members(fuzz.ogbench(folder))
 
 
 def minari_chunk(folder: Path) -> Path:
@@ -375,6 +433,12 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "maniskill chunk": (maniskill_chunk, r"a chunk of 'obs.agent/qpos'"),
     "maniskill json": (maniskill_json, r"the objects of its JSON text"),
     "ogbench array": (ogbench_array, r"its vectors"),
+    "zarr chunk": (zarr_chunk, r"a chunk of 'obs.state'"),
+    "zarr overrun": (zarr_overrun, r"a chunk has \d+ bytes, wanted 60"),
+    "zarr stated size": (zarr_stated_size, r"it states 100663296 bytes, wanted 60"),
+    "zarr ends": (zarr_ends, r"'meta/episode_ends'"),
+    "zarr members": (zarr_members, r"its list of members"),
+    "ogbench members": (ogbench_members, r"its list of members"),
     "minari chunk": (minari_chunk, r"a chunk or image of 'infos/qpos'"),
     "minari steps": (minari_steps, r"its vectors"),
     "minari json": (minari_json, r"the objects of its JSON text"),

@@ -6,7 +6,18 @@ from zipfile import is_zipfile
 
 from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
-from o2o.data.formats import d4rl, fowm, hdf5, lerobot, maniskill, minari, ogbench, rlds, robomimic
+from o2o.data.formats import (
+    d4rl,
+    fowm,
+    hdf5,
+    lerobot,
+    maniskill,
+    minari,
+    ogbench,
+    replay_zarr,
+    rlds,
+    robomimic,
+)
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 
@@ -37,12 +48,12 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (  # each path matches one at most
     *(minari, d4rl, robomimic, maniskill),
-    *(ogbench, lerobot, rlds, fowm),
+    *(ogbench, replay_zarr, lerobot, rlds, fowm),
 )
 
 BY_SUFFIX: dict[str, Format] = {  # broken files
     **{".hdf5": d4rl, ".h5": d4rl, ".npz": ogbench},
-    **{".pkl": fowm, ".pickle": fowm},
+    **{".zip": replay_zarr, ".pkl": fowm, ".pickle": fowm},
 }
 
 

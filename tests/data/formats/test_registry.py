@@ -16,6 +16,7 @@ EXPECTED = {
         "lerobot": "LeRobot",
         "rlds": "RLDS",
         "ogbench": "OGBench",
+        "zarr": "replay buffer (Zarr)",
     },
 }
 MADE = fuzz.available()
