@@ -14,9 +14,10 @@ from o2o.core.errors import DataError, RobotError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_folder import sigterm_interrupts
 from o2o.data.audit import plot, summary
-from o2o.data.audit.finding import Finding
+from o2o.data.audit.finding import MAX_LISTED, Finding
 from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
+from o2o.data.formats.episode_choice import BrokenEpisodesError
 from o2o.data.formats.recording import Recording
 from o2o.data.load import load
 from o2o.data.training_data import recipe_robot
@@ -40,7 +41,7 @@ def check(config: CheckConfig) -> None:
         StorageError: the report cannot be written.
     """
     config.check_inputs()
-    recording = load(config.dataset, config.dataset_options) if config.dataset else None
+    recording = _load(config) if config.dataset else None
     saved = recipe_robot(recording.info()) if recording is not None else None
     choice = choose_robot(config, saved) if config.robot else None
     lock = lock_folder(config.out) if config.out else nullcontext()
@@ -49,6 +50,16 @@ def check(config: CheckConfig) -> None:
             check_dataset(recording, config, robot)
         if choice is not None and robot is not None:
             check_robot(robot, choice.robot, config.steps, config.move)
+
+
+def _load(config: CheckConfig) -> Recording:
+    """Loads the dataset, with its broken episodes listed; without any other they are printed at once."""
+    try:
+        return load(config.dataset, config.dataset_options, list_broken=True)
+    except BrokenEpisodesError as error:
+        for one in error.broken:
+            print(summary.format_line("error", one.fault))
+        raise
 
 
 def _connect(choice: RobotChoice) -> Guard:
@@ -62,7 +73,7 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
     """Prints facts and findings about a recording, and writes them to `config.out`.
 
     Raises:
-        DataError: the line names every error that was found.
+        DataError: the line names the first errors that were found.
     """
     transform = fit_transform(
         recording, config.dataset_options, (lambda: (robot.low, robot.high)) if robot else None
@@ -83,7 +94,9 @@ def check_dataset(recording: Recording, config: CheckConfig, robot: Guard | None
         print(f"written to {config.out}")
     errors = [finding.message for finding in found if finding.severity == "error"]
     if errors:
-        raise DataError(f"{recording.name} has errors that would impair learning: {'; '.join(errors)}")
+        more = f"; {len(errors)} in all, listed above" if len(errors) > MAX_LISTED else ""
+        listed = "; ".join(errors[:MAX_LISTED]) + more
+        raise DataError(f"{recording.name} has errors that would impair learning: {listed}")
     print("no error found")
 
 

@@ -1,5 +1,6 @@
 """Defines `Episode`, a recorded episode of a robot, and `Batch`, the windows that updates are computed on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -47,32 +48,39 @@ class Episode:
     def episode_return(self) -> float:
         return float(self.reward.sum(dtype=np.float64))
 
+    def layout(self) -> tuple[dict[str, tuple[int, ...]], int]:
+        """Returns name -> shape of a row of each observation, and the number of actions."""
+        return {name: value.shape[1:] for name, value in self.obs.items()}, self.action.shape[1]
+
     def check(self, name: str) -> "Episode":
         """Returns the episode itself if it is consistent.
 
         Args:
             name: of the episode, for the error.
         Raises:
-            DataError: no steps, lengths that disagree, or values that are not finite.
+            DataError: no steps, lengths that disagree, or values that are not finite; the line names each.
         """
-        steps = len(self.action)
-        if steps == 0:
+        if not len(self.action):
             raise DataError(f"{name} has no steps; an episode needs at least one action")
+        faults = list(self._faults())
+        if faults:
+            raise DataError(f"{name}: {'; '.join(faults)}")
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        steps = len(self.action)
         if self.action.ndim != 2:
-            raise DataError(f"{name}: actions have shape {self.action.shape}, wanted (T, A)")
+            yield f"actions have shape {self.action.shape}, wanted (T, A)"
         if self.reward.shape != (steps,):
-            raise DataError(f"{name}: {steps} actions but rewards of shape {self.reward.shape}")
+            yield f"{steps} actions but rewards of shape {self.reward.shape}"
         for key, value in self.obs.items():
             if len(value) != steps + 1:
-                raise DataError(
-                    f"{name}: {steps} actions need {steps + 1} observations, {key!r} has {len(value)}"
-                )
+                yield f"{steps} actions need {steps + 1} observations, {key!r} has {len(value)}"
         vectors = {key: value for key, value in self.obs.items() if value.dtype.kind == "f"}
         for key, value in {"actions": self.action, "rewards": self.reward, **vectors}.items():
             if not np.isfinite(value).all():
                 row = int(np.argwhere(~np.isfinite(value))[0][0])
-                raise DataError(f"{name}: {key!r} is not finite (NaN or infinite) at step {row}")
-        return self
+                yield f"{key!r} is not finite (NaN or infinite) at step {row}"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ class DataError(O2OError):
     exit_code = 3
 
 
+class BudgetError(DataError):
+    """Data that need more memory than the budget (exit code 3)."""
+
+
 class RobotError(O2OError):
     """A robot that cannot be connected, moved or stopped (exit code 4)."""
 

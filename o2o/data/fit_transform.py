@@ -98,14 +98,11 @@ def check_consistent(recording: Recording) -> None:
         DataError: names or shapes differ between two episodes.
     """
 
-    def layout(episode: Episode):
-        return {k: v.shape[1:] for k, v in episode.obs.items()}, episode.action.shape[1]
-
-    first = layout(recording.episodes[0])
+    first = recording.episodes[0].layout()
     for number, episode in enumerate(recording.episodes):
-        if layout(episode) != first:
+        if episode.layout() != first:
             raise DataError(
-                f"{recording.path}: episode {number} has observations and actions {layout(episode)}, "
+                f"{recording.path}: episode {number} has observations and actions {episode.layout()}, "
                 f"episode 0 has {first}; --dataset.obs selects those that all episodes have"
             )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import tyro
 
 from o2o.core import memory, plugins
 from o2o.core.config import FieldError, at_least
+from o2o.core.episode import Episode
 from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import expand_user, o2o_home
 from o2o.core.recipe import Recipe, load_recipe, load_reward_function
 from o2o.data.formats import minari, registry
+from o2o.data.formats.episode_choice import EpisodeChoice, EpisodeReading, log_skipped, parse_episodes
 from o2o.data.formats.lazy_array import ReadRequest, parse_request
 from o2o.data.formats.recording import Recording
 from o2o.data.resample import resample, resampling_factor
@@ -43,7 +46,12 @@ class LoadConfig:
             must be a whole multiple of it. None: no resampling.
         resample_action: How resampling merges several actions into one: their `mean` (for positions,
             velocities, torques) or their `sum` (for displacements).
-        max_episodes: Number of episodes to use, from the start of the dataset; None: all episodes.
+        episodes: Episodes to use, by their numbers in the file: numbers and ranges FIRST:END without the END,
+            separated by commas, those after `~` left out, such as `0:50,~7`. Empty: all episodes.
+        mask: Name of a list of episodes that the file holds, a mask (filter key) of robomimic or a split of
+            LeRobot, such as `train`; only these are used. Empty: all episodes.
+        skip_broken: Leave out broken episodes, each of which is named; else they refuse the dataset.
+        max_episodes: Number of episodes to use, from the start of these; None: all episodes.
         memory_budget: Main memory that the data may take, as a size such as `4GB` or a share such as `50%`
             of the memory that is available at the start.
     """
@@ -56,6 +64,9 @@ class LoadConfig:
     control_hz: float | None = None
     resample_hz: float | None = None
     resample_action: Literal["mean", "sum"] = "mean"
+    episodes: str = ""
+    mask: str = ""
+    skip_broken: bool = False
     max_episodes: int | None = None
     memory_budget: str = "50%"
 
@@ -64,6 +75,7 @@ class LoadConfig:
             at_least(self, control_hz=1e-6)
         if self.max_episodes is not None:
             at_least(self, max_episodes=1)
+        parse_episodes(self.episodes)
         memory.check_budget(self, "memory_budget")
 
 
@@ -125,13 +137,14 @@ class DataConfig(LoadConfig):
 DataFlags = Annotated[DataConfig, tyro.conf.arg(name="dataset")]  # adds --dataset.* to a command's --dataset
 
 
-def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
+def load(dataset: str, config: LoadConfig, seed: int = 0, list_broken: bool = False) -> Recording:
     """Returns the recording with this name, id or path, completed by the facts of its recipe.
 
     Args:
         dataset: name of a recipe, id of a Minari dataset, or path of a file or folder of a known format.
         config: see `LoadConfig`.
         seed: seed for recipes that generate their data; each seed is generated once and kept in `o2o_home()`.
+        list_broken: do not refuse broken episodes, for a caller that reports `Recording.broken`.
     Raises:
         UsageError: no dataset has this name, or a flag does not fit the data.
         DataError: the data are missing, damaged or inconsistent.
@@ -139,7 +152,8 @@ def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
     """
     recipes = plugins.names("datasets")
     budget = memory.budget_bytes(config.memory_budget)
-    request = parse_request(config.obs, config.action, config.reward, budget)
+    choice = parse_episodes(config.episodes, config.mask, config.skip_broken or list_broken)
+    request = parse_request(config.obs, config.action, config.reward, budget, choice)
     if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = load_recipe(dataset)
@@ -150,6 +164,10 @@ def load(dataset: str, config: LoadConfig, seed: int = 0) -> Recording:
     else:
         recording = _find_recording(dataset, list(recipes), config.download, request)
         recipe_name = config.recipe or _recipe_of(recording.name, recipes)
+    if not list_broken:
+        log_skipped(recording.broken, len(recording.episodes), recording.path)
+        if recording.missing:
+            logger.warning("%s: %s", recording.path, recording.missing)
     return _complete(recording, recipe_name, config)
 
 
@@ -243,14 +261,44 @@ def _read(path: Path, request: ReadRequest) -> Recording:
     """Reads a file or folder in the format that its content shows."""
     form = registry.detect_format(path)
     logger.info("%s is read as %s", path, form.NAME)
-    return replace(form.read(path, request), format=form.NAME)
+    recording = form.read(path, request)
+    return replace(_select(recording, request.episodes), format=form.NAME)
+
+
+def _select(recording: Recording, choice: EpisodeChoice) -> Recording:
+    """Returns the recording with the chosen episodes, without those of another layout than most have.
+
+    Raises:
+        UsageError: see `EpisodeChoice.select`.
+        BrokenEpisodesError: episodes differ in layout, and the choice is not to skip them.
+    """
+    by_number = dict(enumerate(recording.episodes))
+    if recording.numbers is not None:  # the reader has selected
+        by_number = dict(zip(recording.numbers, recording.episodes, strict=True))
+        choice = replace(choice, included=(), excluded=(), mask="")
+    layouts = {number: episode.layout() for number, episode in by_number.items()}
+    usual = Counter(map(str, layouts.values())).most_common(1)[0][0]
+    reading = EpisodeReading.of(recording.path, choice, by_number)
+
+    def check(number: int) -> Episode:
+        if str(layouts[number]) != usual:
+            raise DataError(
+                f"{recording.path}: episode {number} has observations and actions {layouts[number]}, most "
+                f"episodes have {usual}; --dataset.obs selects those that all episodes have"
+            )
+        return by_number[number]
+
+    episodes = list(reading.each(check).values())
+    broken = (*recording.broken, *reading.finish())
+    return replace(recording, episodes=episodes, numbers=None, broken=broken)
 
 
 def _complete(recording: Recording, recipe_name: str, config: LoadConfig) -> Recording:
     """Returns the recording with the facts of recipe and flags, cut to max_episodes and resampled."""
     episodes = recording.episodes
     recipe = load_recipe(recipe_name) if recipe_name else None
-    if recipe is not None and recipe.num_episodes not in (None, len(episodes)):
+    all_read = not (config.episodes or config.mask)
+    if recipe is not None and all_read and recipe.num_episodes not in (None, len(episodes)):
         expected = recipe.num_episodes
         logger.warning("%s has %d episodes, the recipe expects %d", recording.path, len(episodes), expected)
     if config.max_episodes is not None:

@@ -1,12 +1,13 @@
 """Turns a dataset into a transform and two replay buffers, one for training and one for validation."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from o2o.core import memory, plugins
 from o2o.core.config import from_dict, to_dict
-from o2o.core.errors import UsageError
+from o2o.core.errors import DataError, UsageError
 from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
@@ -20,6 +21,7 @@ from o2o.data.replay_config import ReplayConfig
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info
 
 MEMORY_FIELDS = ("memory", "memory_budget")  # fields of `DataConfig` that describe the machine
+logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,20 @@ def read(
         replays.append(buffer)
         replay_of |= dict.fromkeys(numbers, buffer)
     episodes.reverse()
+    skipped = set()
     for number in range(len(episodes)):  # frees each episode once it is stored, so no step is in memory twice
-        replay_of[number].add(apply_transform(episodes.pop(), transform))
-    return TrainingData(info, transform, *replays)
+        episode = episodes.pop()
+        try:
+            replay_of[number].add(apply_transform(episode, transform))
+        except DataError as error:  # images are read here for the first time
+            if not config.skip_broken:
+                raise DataError(f"{error}; --dataset.skip-broken leaves such episodes out") from error
+            logger.warning("left out, for its images are broken: %s", error)
+            skipped.add(number)
+    if len(skipped) == len(info.episodes):
+        raise DataError(f"{recording.path}: the images of all episodes are broken")
+    kept = [episode for number, episode in enumerate(info.episodes) if number not in skipped]
+    return TrainingData(replace(info, episodes=kept), transform, *replays)
 
 
 def _describe(transform: Transform) -> dict:

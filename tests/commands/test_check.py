@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -14,6 +15,7 @@ from o2o.commands.check import CheckConfig, check, check_robot
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.data.formats import minari
+from o2o.data.load import DataConfig
 from o2o.hardware.guard import Guard
 from tests.support.paths import POINT_ROBOT, REAL_DATA
 from tests.support.robots import Slide
@@ -188,3 +190,40 @@ def test_a_robot_that_measures_no_motion_has_no_known_dead_time(capsys, monkeypa
     del arm.metadata["measured"]
     said = say(arm, capsys, monkeypatch, move=True)
     assert "dead time: unknown, for no measured motion follows the commanded ones" in said
+
+
+def break_episodes(folder: str, *numbers: int) -> str:
+    with h5py.File(Path(folder) / "data" / "main_data.hdf5", "a") as file:
+        for number in numbers:
+            file[f"episode_{number}/actions"][0] = np.nan
+    return folder
+
+
+def test_every_broken_episode_is_a_finding(tmp_path, capsys):
+    source = break_episodes(write(tmp_path / "src", make_episodes()), 1, 4)
+    with pytest.raises(DataError, match=r"errors that would impair learning: .*episode 1: .*episode 4: "):
+        check(CheckConfig(dataset=source))
+    said = capsys.readouterr().out
+    assert re.search(r"error +\S*src episode 1: 'actions' is not finite", said)
+    assert re.search(r"error +\S*src episode 4: 'actions' is not finite", said)
+    assert "2 of 6 episodes are broken; leave them out with --dataset.skip-broken" in said
+    check(CheckConfig(dataset=source, dataset_options=DataConfig(skip_broken=True)))
+    said = capsys.readouterr().out
+    assert re.search(r"warning +\S*src episode 4: ", said) and said.endswith("no error found\n")
+
+
+def test_faults_are_listed_even_if_no_episode_is_good(tmp_path, capsys):
+    source = break_episodes(write(tmp_path / "src", make_episodes()[:2]), 0, 1)
+    with pytest.raises(DataError, match="all 2 episodes are broken"):
+        check(CheckConfig(dataset=source))
+    said = capsys.readouterr().out
+    assert "episode 0: 'actions'" in said and "episode 1: 'actions'" in said
+
+
+def test_an_incomplete_recording_is_a_finding(tmp_path, capsys):
+    source = write(tmp_path / "src", make_episodes())
+    with h5py.File(Path(source) / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_2"]
+    check(CheckConfig(dataset=source))
+    said = capsys.readouterr().out
+    assert "incomplete: the metadata say 6 episodes, the files hold 5: 1 are missing" in said

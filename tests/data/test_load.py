@@ -1,6 +1,7 @@
 """Tests how recordings are found and completed by the facts of recipes and flags."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -246,3 +247,52 @@ def test_control_rate_of_the_recording_is_divided(workspace):
         load("a.hdf5", DataConfig(resample_hz=20))
     with pytest.raises(UsageError, match="not a whole fraction of 40 Hz; try 40, 20"):
         load("a.hdf5", DataConfig(control_hz=40, resample_hz=30))
+
+
+def write_minari(folder: Path, episodes: list[Episode], broken: tuple[int, ...] = ()) -> str:
+    minari.write(folder, episodes, dataset_id="src-v0", **SPACES)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for number in broken:
+            file[f"episode_{number}/actions"][0] = np.nan
+    return str(folder)
+
+
+def test_broken_episodes_are_left_out_by_a_flag_and_named(tmp_path, caplog):
+    path = write_minari(tmp_path / "src", [make_episode(3) for _ in range(4)], broken=(1, 2))
+    with pytest.raises(DataError, match=r"2 of 4 episodes are broken: .*--dataset.skip-broken"):
+        load(path, DataConfig())
+    assert len(load(path, DataConfig(skip_broken=True)).episodes) == 2
+    assert "2 of 4 episodes are broken and left out" in caplog.text
+    for number in (1, 2):
+        assert f"episode {number}: 'actions' is not finite" in caplog.text
+    assert len(load(path, DataConfig(episodes="~1,~2")).episodes) == 2
+    assert len(load(path, DataConfig(episodes="0:2,~1", max_episodes=5)).episodes) == 1
+
+
+def test_an_episode_of_another_layout_than_most_is_broken(tmp_path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w") as file:
+        for number in range(4):
+            group = file.create_group(f"data/demo_{number}")
+            group["obs/state"] = group["next_obs/state"] = np.zeros((3, 2))
+            group["actions"], group["rewards"] = np.zeros((3, 2 if number == 2 else 1)), np.ones(3)
+    with pytest.raises(
+        DataError, match=r"episode 2 has observations and actions .* 1 of 4 episodes is broken"
+    ):
+        load(str(path), DataConfig())
+    assert len(load(str(path), DataConfig(skip_broken=True)).episodes) == 3
+
+
+def test_a_reader_without_numbers_is_selected_from_by_position(tmp_path, monkeypatch):
+    path = write_minari(tmp_path / "src", [make_episode(number + 1) for number in range(4)])
+    read = minari.read
+    monkeypatch.setattr(minari, "read", lambda path, request: replace(read(path), numbers=None))
+    recording = load(path, DataConfig(episodes="1:,~2"))
+    assert [len(episode) for episode in recording.episodes] == [2, 4]
+    with pytest.raises(UsageError, match=r"--dataset.mask train: it has no masks and no splits"):
+        load(path, DataConfig(mask="train"))
+
+
+def test_a_malformed_choice_of_episodes_is_refused_before_reading():
+    with pytest.raises(UsageError, match=r"--dataset.episodes is 'x'"):
+        DataConfig(episodes="x")

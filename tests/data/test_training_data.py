@@ -271,3 +271,21 @@ def test_pretrain_over_the_budget_ends_with_one_line_and_little_memory(vectors, 
     assert "--dataset.memory-budget" in errors[0] and "budget" in done.stderr
     assert float(done.stdout) < peak_mb
     assert not (tmp_path / "runs").exists()
+
+
+def test_episodes_whose_images_turn_out_broken_are_skipped_by_a_flag(path, monkeypatch, caplog):
+    recording = load(str(path), CONFIG)
+
+    def read(start, stop):
+        raise DataError("frame 7 is broken")
+
+    recording.episodes[3].obs["camera"] = make_lazy_array((4, 8, 8, 3), read)
+    for episode in recording.episodes:
+        episode.obs.setdefault("camera", np.zeros((4, 8, 8, 3), np.uint8))
+    episodes = recording.episodes
+    monkeypatch.setattr(training_data, "load", lambda *args: replace(recording, episodes=list(episodes)))
+    with pytest.raises(DataError, match=r"frame 7 is broken; --dataset.skip-broken leaves such episodes out"):
+        training_data.read(str(path), CONFIG, REPLAY, seed=1)
+    data = training_data.read(str(path), replace(CONFIG, skip_broken=True), REPLAY, seed=1)
+    assert data.replay.num_episodes + data.validation.num_episodes == len(data.recording.episodes) == 39
+    assert "left out, for its images are broken: frame 7 is broken" in caplog.text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.data.audit.finding import Finding, error, list_first, note
+from o2o.data.audit.finding import Finding, error, list_first, note, warning
 from o2o.data.formats.recording import Recording
 
 
@@ -28,6 +28,27 @@ def check(recording: Recording) -> Iterator[Finding]:
         yield note("there is one episode only, so none can be held out for validation")
     if any(e.success is False for e in episodes) and not any(e.success for e in episodes):
         yield note("no episode succeeds")
+
+
+def check_files(recording: Recording, skip_broken: bool) -> Iterator[Finding]:
+    """Yields a finding for each broken episode, and one if the files lack episodes.
+
+    Args:
+        recording: see `o2o.data.load.load` with `list_broken`.
+        skip_broken: the user has asked to leave broken episodes out, so they are no errors.
+    """
+    yield from map(warning if skip_broken else error, (one.fault for one in recording.broken))
+    if recording.broken and not skip_broken:
+        total = len(recording.broken) + len(recording.episodes)
+        yield note(
+            f"{len(recording.broken)} of {total} episodes are broken",
+            "leave them out with --dataset.skip-broken",
+        )
+    if recording.missing:
+        yield warning(
+            f"the recording is incomplete: {recording.missing}",
+            "unless episodes were removed on purpose, fetch or copy it again",
+        )
 
 
 def find_copies(episodes: list[Episode]) -> list[tuple[int, int]]:

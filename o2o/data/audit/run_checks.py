@@ -44,6 +44,7 @@ def check_recording(
         play: let the robot play recorded actions, if it is simulated; else it does not move.
     """
     findings = [
+        *episodes.check_files(recording, config.skip_broken),
         *episodes.check(recording),
         *endings.check(recording),
         *boundaries.check(recording),

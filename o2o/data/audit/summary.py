@@ -76,8 +76,11 @@ def content_facts(recording: Recording) -> list[Fact]:
     facts.append(
         ("action", f"{len(action_range(recording)[0])} numbers, {format_ranges(*action_range(recording))}")
     )
-    for name, value in episodes[0].infos.items():
-        facts.append(("info", f"{name}: {value.dtype} {value.shape[1:] or ''}".rstrip()))
+    infos = {name: value for episode in reversed(episodes) for name, value in episode.infos.items()}
+    for name, value in infos.items():
+        num = sum(name in episode.infos for episode in episodes)
+        some = f", in {num} of {len(episodes)} episodes" if num < len(episodes) else ""
+        facts.append(("info", f"{name}: {value.dtype} {value.shape[1:] or ''}".rstrip() + some))
     return facts
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5, last_step
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -55,7 +56,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         columns = _columns(file, path, request)
         request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
         digest = pool.submit(fingerprint, path)  # hashing and reading both release the interpreter lock
-        return Recording(_episodes(columns, request, path), path, path.stem, digest.result())
+        reading, episodes = _episodes(columns, request, path)
+        numbers, broken = tuple(reading.numbers), reading.finish()
+        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
 
 
 def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
@@ -81,7 +84,9 @@ def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, fl
     return columns
 
 
-def _episodes(columns: dict[str, flat_table.Column], request: ReadRequest, path: Path) -> list[Episode]:
+def _episodes(
+    columns: dict[str, flat_table.Column], request: ReadRequest, path: Path
+) -> tuple[EpisodeReading, list[Episode]]:
     terminal = flat_table.read_flags(columns["terminals"], "terminals", str(path))
     has_timeouts = "timeouts" in columns
     end = (
@@ -96,15 +101,16 @@ def _episodes(columns: dict[str, flat_table.Column], request: ReadRequest, path:
     columns = flat_table.complete_next_obs(columns, terminal | end, path)
     outcome = np.zeros_like(terminal)
     if not next_obs:
-        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path))
+        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
         outcome = last_step.find_outcomes(reward, terminal | end | (np.arange(len(end)) == len(end) - 1))
-    episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path))
+    episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path), check=False)
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation; it has {len(terminal)} rows")
     last_step.log_last_steps(path, len(terminal), int((outcome & ~terminal).sum()), episodes)
+    reading, chosen = flat_table.choose_episodes(episodes, request, path)
     if not next_obs and not marked:
-        _warn_about_resets(episodes, has_timeouts, path)
-    return episodes
+        _warn_about_resets(chosen, has_timeouts, path)
+    return reading, chosen
 
 
 def _warn_about_resets(episodes: list[Episode], has_timeouts: bool, path: Path) -> None:

@@ -13,6 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.image_layout import guess_layout
 from o2o.core.plugins import not_found
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
 SCALAR_COLUMNS = (  # one number per row
@@ -209,14 +210,17 @@ def read_block(columns: Columns) -> ReadBlock:
     return largest(blocks)
 
 
-def read_floats(column: Column, name: str, label: str) -> np.ndarray:
+def read_floats(column: Column, name: str, label: str, check: bool = True) -> np.ndarray:
     """Reads a column of shape (N,) or (N, 1) as (N,) float32.
 
+    Args:
+        check: whether a value that is not finite is an error.
     Raises:
         DataError: a value is not finite.
     """
     value = np.asarray(column[:]).astype(np.float32).reshape(len(column))
-    _check_finite(value, name, range(len(value)), label)
+    if check:
+        _check_finite(value, name, range(len(value)), label)
     return value
 
 
@@ -269,7 +273,9 @@ def check_episodes(request: ReadRequest, columns: Columns, last: np.ndarray, pat
     request.check_budget(vector_bytes(columns), path, block)
 
 
-def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label: str) -> list[Episode]:
+def cut_episodes(
+    columns: Columns, terminal: np.ndarray, end: np.ndarray, label: str, check: bool = True
+) -> list[Episode]:
     """Cuts a table into episodes, in its order. The next observation is `next_obs.*`, else the next row.
 
     Without `next_obs.*` the last observation of a terminated episode is a stand-in
@@ -282,6 +288,7 @@ def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label:
         terminal: (N,) whether the step is terminal.
         end: (N,) whether an episode ends for another reason; the last row always ends one.
         label: file, for errors.
+        check: whether a value that is not finite is an error; else see `choose_episodes`.
     Raises:
         DataError: a value is not finite.
     """
@@ -297,14 +304,17 @@ def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label:
     result = []
     for indices in np.split(np.arange(len(first)), np.flatnonzero(np.diff(block)) + 1):
         start, stop = int(first[indices[0]]), int(last[indices[-1]]) + 1
-        table = _read_block(kept, start, stop, len(indices), label)
+        table = _read_block(kept, start, stop, len(indices))
+        for name, value in table.items() if check else ():
+            _check_finite(value[: stop - start], name, range(start, stop), label)
         final_obs = {}
         for name, column in next_columns.items():
             if name not in images:
                 final_obs[name] = np.asarray(column[last[indices]]).astype(
                     table[f"obs.{name}"].dtype, copy=False
                 )
-                _check_finite(final_obs[name], f"next_obs.{name}", last[indices], label)
+                if check:
+                    _check_finite(final_obs[name], f"next_obs.{name}", last[indices], label)
         for i, (obs, action, reward) in _slice_block(
             table, final_obs, first[indices] - start, last[indices] - start + 1, keeps_last[indices]
         ):
@@ -323,12 +333,27 @@ def cut_episodes(columns: Columns, terminal: np.ndarray, end: np.ndarray, label:
     return result
 
 
+def choose_episodes(
+    episodes: list[Episode], request: ReadRequest, path: Path
+) -> tuple[EpisodeReading, list[Episode]]:
+    """Returns the chosen ones of the episodes that `cut_episodes` returned unchecked, without broken ones.
+
+    Raises:
+        DataError: some are broken, and the request does not skip them.
+        UsageError: see `EpisodeChoice.select`.
+    """
+    reading = EpisodeReading.of(path, request.episodes, range(len(episodes)))
+    chosen = list(reading.each(lambda number: episodes[number].check(f"{path} episode {number}")).values())
+    reading.finish()
+    return reading, chosen
+
+
 def _block_rows(columns: Columns) -> int:
     """Returns the number of rows that are read at once."""
     return max(BLOCK_BYTES // max(sum(c.nbytes // len(c) for c in columns.values()), 1), 1)
 
 
-def _read_block(columns: Columns, start: int, stop: int, spare: int, label: str) -> dict[str, np.ndarray]:
+def _read_block(columns: Columns, start: int, stop: int, spare: int) -> dict[str, np.ndarray]:
     """Reads rows of all columns as float32, followed by `spare` empty rows."""
     table = {}
     for name, column in columns.items():
@@ -337,7 +362,6 @@ def _read_block(columns: Columns, start: int, stop: int, spare: int, label: str)
             column.read_into(value[: stop - start], start, stop)
         else:
             value[: stop - start] = column[start:stop]
-        _check_finite(value[: stop - start], name, range(start, stop), label)
         table[name] = value[:, 0] if name in SCALAR_COLUMNS and value.ndim == 2 else value
     return table
 

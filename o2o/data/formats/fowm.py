@@ -63,14 +63,16 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         columns = flat_table.complete_next_obs(columns, terminal | end, path)
         outcome = np.zeros_like(terminal)
         if not flat_table.with_prefix(columns, "next_obs."):
-            reward = flat_table.read_floats(columns["rewards"], "rewards", str(path))
+            reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
             last = terminal | end | (np.arange(len(end)) == len(end) - 1)
             outcome = last_step.find_outcomes(reward, last)
-        episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path))
+        episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path), check=False)
         last_step.log_last_steps(path, len(end), int((outcome & ~terminal).sum()), episodes)
         if not episodes:
             raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
-        return Recording(episodes, path, path.stem, digest.result())
+        reading, episodes = flat_table.choose_episodes(episodes, request, path)
+        numbers, broken = tuple(reading.numbers), reading.finish()
+        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
 
 
 def _columns(

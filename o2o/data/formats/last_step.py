@@ -20,20 +20,21 @@ def find_outcomes(reward: np.ndarray, last: np.ndarray) -> np.ndarray:
     that nobody recorded.
 
     Args:
-        reward: (N,) rewards of all episodes.
+        reward: (N,) rewards of all episodes; one that is not finite is unknown and no outcome.
         last: (N,) whether the row is the last of its episode.
     """
-    others, result = reward[~last], np.zeros_like(last)
+    finite = np.isfinite(reward)
+    others, result = reward[~last & finite], np.zeros_like(last)
     if not len(others):
         return result
     if (others == others[0]).all():
-        return last & (reward != others[0])
-    if len(np.unique(reward)) > 2:
+        return last & finite & (reward != others[0])
+    if len(np.unique(reward[finite])) > 2:
         return result
     ends = np.flatnonzero(last)
     for start, end in zip([0, *(ends[:-1] + 1)], ends, strict=True):
         before = reward[start:end]
-        result[end] = len(before) > 0 and bool((before != reward[end]).all())
+        result[end] = len(before) > 0 and finite[end] and bool((before != reward[end]).all())
     return result
 
 

@@ -9,9 +9,10 @@ from typing import cast
 
 import numpy as np
 
-from o2o.core.errors import DataError, UsageError
+from o2o.core.errors import BudgetError, DataError, UsageError
 from o2o.core.memory import format_bytes
 from o2o.core.plugins import not_found
+from o2o.data.formats.episode_choice import ALL_EPISODES, EpisodeChoice
 
 logger = logging.getLogger("o2o")
 
@@ -59,6 +60,7 @@ class ReadRequest:
         action: name of the action in the file; empty: the format's default.
         reward: name of the reward in the file; empty: the format's default.
         budget_bytes: main memory that the data may take; None: no limit.
+        episodes: which episodes to read.
     """
 
     obs: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class ReadRequest:
     action: str = ""
     reward: str = ""
     budget_bytes: float | None = None
+    episodes: EpisodeChoice = ALL_EPISODES
 
     def resolve_names(self, available: Iterable[str], path: Path) -> dict[str, str]:
         """Returns model name -> name in the file of the requested observations.
@@ -103,7 +106,7 @@ class ReadRequest:
             path: file, for the log and the error message.
             block: the largest part of the file that is read at once.
         Raises:
-            DataError: the vectors and the block exceed the budget.
+            BudgetError: the vectors and the block exceed the budget.
         """
         logger.info("%s: reading %s of vectors into memory", path, format_bytes(num_bytes))
         self.check_budget(num_bytes, path, block)
@@ -117,7 +120,7 @@ class ReadRequest:
         parts = {"its vectors": num_bytes, block.what: block.num_bytes}
         parts = {what: f"{format_bytes(size)} for {what}" for what, size in parts.items() if size}
         listed = f", {' and '.join(parts.values())}" if len(parts) > 1 else f" for {''.join(parts)}"
-        raise DataError(
+        raise BudgetError(
             f"{path} needs {format_bytes(need)} of memory{listed}; the budget is "
             f"{format_bytes(self.budget_bytes)}: raise --dataset.memory-budget, "
             "or read less with --dataset.obs"
@@ -129,8 +132,9 @@ READ_ALL = ReadRequest()
 
 
 def parse_request(
-    obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None
-) -> ReadRequest:
+    obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None,
+    episodes: EpisodeChoice = ALL_EPISODES,
+) -> ReadRequest:  # fmt: skip
     """Parses flags into a `ReadRequest`.
 
     An observation is `NAME`, `NAME=NAME_IN_THE_FILE`, a pattern with `*`, or, after `~` or `-`, a name or a
@@ -154,7 +158,7 @@ def parse_request(
                 f"--dataset.obs {text!r} is incomplete or given twice; wanted NAME or NAME=NAME_IN_THE_FILE"
             )
         pairs[name] = inside or name
-    return ReadRequest(pairs, tuple(include), tuple(exclude), action, reward, budget)
+    return ReadRequest(pairs, tuple(include), tuple(exclude), action, reward, budget, episodes)
 
 
 def names_are_exact(obs: Iterable[str]) -> bool:

@@ -6,7 +6,9 @@ column names are taken from the tables, files are searched for in the folder, an
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,16 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.last_step import find_outcomes, log_last_steps
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, gather, of_episodes
 from o2o.data.formats.lerobot_images import EpisodeImages, EpisodeRows
 from o2o.data.formats.lerobot_layout import INDEX_COLUMNS, Layout
-from o2o.data.formats.parquet import Table
+from o2o.data.formats.parquet import Fault, Table
 from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "LeRobot"
+MAX_LISTED = 5  # faults of one episode that its line lists
 INDEX_BYTES = 64  # of memory per row while rows are grouped by episode and ordered
 
 logger = logging.getLogger("o2o")
@@ -60,29 +64,45 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         DataError: the dataset is broken, larger than the budget, or inconsistent.
     """
     info = lerobot_meta.read_info(path, request)
-    table = parquet.open_table(_parquet_files(path), request)
+    unreadable: dict[Path, str] = {}
+    table = parquet.open_table(_parquet_files(path), request, unreadable)
     layout = lerobot_layout.resolve_layout(table, info, request, path)
-    values = _read_values(table, layout, request, path)
+    faults: list[Fault] = []
+    values = _read_values(table, layout, request, path, faults)
     held = sum(value.nbytes for value in values.values())
     request.check_budget(held, path, ReadBlock(INDEX_BYTES * len(table), "the order of the rows"))
     rows, meta = _episode_rows(table, values, path), lerobot_meta.read_episodes(path, request)
     request.check_budget(held, path, of_episodes(len(rows)))
     lengths = {number: len(indices) for number, indices in rows.items()}
     lerobot_meta.warn_differences(lengths, info, meta, path)
+    reading = EpisodeReading.of(path, request.episodes, rows, lerobot_meta.read_splits(info, path))
+    lost = [*unreadable.values(), *(fault.text for fault in faults if not fault.column)]
+    reading.broken |= {-1 - count: text for count, text in enumerate(lost)}
+    broken_rows = _FaultyRows(faults, rows)
+    layout = _without_faulty_obs(layout, broken_rows, request, path)
     images: dict[str, EpisodeImages] = {}
     for name, inside in layout.obs.items():
         if inside in table.columns_of("image"):
-            images[name] = lerobot_images.images_from_column(table, inside, rows, path, held)
+            images[name] = lerobot_images.images_from_column(table, inside, rows, reading, held)
         elif inside not in values:
-            frames = lerobot_images.images_from_videos(path, inside, info, rows, values, meta, request)
+            frames = lerobot_images.images_from_videos(inside, info, rows, values, meta, request, reading)
             images |= {name: frames} if frames else {}
-    episodes = _episodes(layout, values, images, rows, path)
+    episodes = _episodes(layout, values, images, rows, reading, broken_rows)
     fps = lerobot_meta.frame_rate(info)
     if fps is None:
         logger.warning(
             "%s: meta/info.json says fps %r, so the control rate is unknown", path, info.get("fps")
         )
-    return Recording(episodes, path, path.absolute().name, fingerprint(path), control_hz=fps)
+    return Recording(
+        episodes,
+        path,
+        path.absolute().name,
+        fingerprint(path),
+        control_hz=fps,
+        numbers=tuple(reading.numbers),
+        broken=reading.finish(),
+        missing=describe_missing(lerobot_meta.stated_episodes(info, meta), list(rows), "its metadata"),
+    )
 
 
 def _parquet_files(path: Path) -> list[Path]:
@@ -93,44 +113,49 @@ def _parquet_files(path: Path) -> list[Path]:
     return files
 
 
-def _read_values(table: Table, layout: Layout, request: ReadRequest, path: Path) -> dict[str, np.ndarray]:
-    """Returns column -> (N, *shape) float32; index columns -> (N,) float64."""
+def _read_values(
+    table: Table, layout: Layout, request: ReadRequest, path: Path, faults: list[Fault]
+) -> dict[str, np.ndarray]:
+    """Returns column -> (N, *shape) float32; index columns -> (N,) float64. What cannot be read is NaN."""
     index_columns = [name for name in INDEX_COLUMNS if name in table.columns_of("number")]
     kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(index_columns, np.float64)
     shapes = table.row_shapes(list(kinds))
-    columns = {name: (shapes[name], kind) for name, kind in kinds.items()}
+    needed = [*layout.action, layout.reward, "episode_index", "frame_index", *request.obs.values()]
+    for name in kinds.keys() - shapes.keys():
+        if name in needed or list(layout.obs.values()) == [name]:
+            raise DataError(f"{table.files[0]}: {name!r} is empty in its first rows")
+        logger.warning("%s: %r is empty in its first rows and is left out", path, name)
+    columns = {name: (shapes[name], kind) for name, kind in kinds.items() if name in shapes}
     row_bytes = sum(np.dtype(kind).itemsize * math.prod(shape) for shape, kind in columns.values())
     request.check_memory(len(table) * row_bytes, path)
-    values = table.read_numbers(columns)
-    return values | {name: _to_scalars(values[name], name, path) for name in index_columns}
+    values = table.read_numbers(columns, faults)
+    return values | {name: _to_scalars(values[name], name, path) for name in index_columns if name in values}
 
 
 def _to_scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:
     """Returns (N,) of a column of shape (N,) or (N, 1).
 
     Raises:
-        DataError: a row has several numbers, or a number is not finite.
+        DataError: a row has several numbers, or no number is finite.
     """
     if value.size != len(value):
         raise DataError(f"{path}: {name!r} has rows of shape {value.shape[1:]}, wanted one number")
-    value = value.reshape(len(value))
-    if not np.isfinite(value).all():
-        row = int(np.flatnonzero(~np.isfinite(value))[0])
-        raise DataError(f"{path}: {name!r} is not finite (NaN or infinite) in row {row}")
-    return value
+    if len(value) and not np.isfinite(value).any():
+        raise DataError(f"{path}: {name!r} is not finite (NaN or infinite) in any row")
+    return value.reshape(len(value))
 
 
 def _to_flags(value: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """Returns (N,) bool of a column of zeros and ones of shape (N,) or (N, 1).
+    """Returns (N,) bool of a column of zeros and ones of shape (N,) or (N, 1); NaN, for no value, is False.
 
     Raises:
         DataError: a value is neither 0 nor 1.
     """
     value = _to_scalars(value, name, path)
-    wrong = np.flatnonzero((value != 0) & (value != 1))
+    wrong = np.flatnonzero((value != 0) & (value != 1) & ~np.isnan(value))
     if len(wrong):
         raise DataError(f"{path}: {name!r} is {value[wrong[0]]:g} in row {wrong[0]}, wanted 0 or 1")
-    return value.astype(bool)
+    return value == 1
 
 
 def _episode_rows(table: Table, values: Mapping[str, np.ndarray], path: Path) -> EpisodeRows:
@@ -161,6 +186,7 @@ def _episode_rows(table: Table, values: Mapping[str, np.ndarray], path: Path) ->
             "%s lacks frames in %d places, first after frame %g of episode %g: one action spans the gap",
             path, len(odd), frame[row], episode[row],
         )  # fmt: skip
+    order = order[np.isfinite(episode[order])]  # without the rows of files that could not be read
     numbers, starts = np.unique(episode[order], return_index=True)
     return dict(zip(numbers.astype(int).tolist(), np.split(order, starts[1:]), strict=True))
 
@@ -170,33 +196,40 @@ def _episodes(
     values: Mapping[str, np.ndarray],
     images: Mapping[str, EpisodeImages],
     rows: EpisodeRows,
-    path: Path,
+    reading: EpisodeReading,
+    broken_rows: "_FaultyRows",
 ) -> list[Episode]:
+    path = reading.path
     names = [name for name, inside in layout.obs.items() if name in images or inside in values]
+    names_read = ([layout.obs[name] for name in names], [*layout.action, layout.reward])
     if not names:
         raise DataError(f"{path} has no observations whose files exist, of {', '.join(layout.obs.values())}")
-    num = sum(map(len, rows.values()))
+    num = len(values[layout.action[0]])
     reward = (
         _to_scalars(values[layout.reward], layout.reward, path)
         if layout.reward
         else np.zeros(num, np.float32)
     )
     done, success, takeover = (
-        _to_flags(values[name], name, path) if name else None
+        _to_flags(values[name], name, path) if name in values else None
         for name in (layout.done, layout.success, layout.takeover)
     )
     succeeded = _success_from_reward(reward) if success is None else success
     last = np.zeros(num, bool)
     last[[frames[-1] for frames in rows.values()]] = True
     outcome = find_outcomes(reward, last)
-    episodes, num_outcomes = [], 0
-    for number, frames in rows.items():
+    num_outcomes = 0
+
+    def build(number: int) -> Episode | None:
+        nonlocal num_outcomes
+        frames = rows[number]
         marked = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
         terminated = marked or bool(outcome[frames[-1]])
         num_outcomes += terminated and not marked
         steps = len(frames) if terminated else len(frames) - 1
         if not steps:
-            continue
+            return None
+        broken_rows.check(number, names_read, steps, f"{path} episode {number}")
         obs = {
             n: images[n][number] if n in images else _gather_floats(values[layout.obs[n]], frames)
             for n in names
@@ -204,7 +237,7 @@ def _episodes(
         infos = {}
         if "timestamp" in values:
             infos["time_s"] = values["timestamp"][frames]
-        if "task_index" in values:
+        if "task_index" in values and np.isfinite(values["task_index"][frames]).all():
             infos["task_index"] = values["task_index"][frames].astype(np.int64)
         if terminated:  # the last frame is repeated as a stand-in for the unknown last observation
             repeated = np.append(np.arange(steps), steps - 1)
@@ -225,10 +258,69 @@ def _episodes(
             success=None if success is None else bool(success[frames].any()),
             infos=infos,
         )
-        episodes.append(episode.check(f"{path} episode {number}"))
-    _log_notes(episodes, len(rows), path)
-    log_last_steps(path, num, num_outcomes, episodes)
+        return episode.check(f"{path} episode {number}")
+
+    built = reading.each(build)
+    reading.finish()
+    episodes = [episode for episode in built.values() if episode is not None]
+    reading.numbers = [number for number, episode in built.items() if episode is not None]
+    _log_notes(episodes, len(built), path)
+    log_last_steps(path, sum(len(rows[number]) for number in built), num_outcomes, episodes)
     return episodes
+
+
+class _FaultyRows:
+    """What could not be read, by episode."""
+
+    def __init__(self, faults: list[Fault], rows: EpisodeRows):
+        self._columns = {fault.column for fault in faults if fault.column}
+        self._by_row: dict[int, list[Fault]] = defaultdict(list)
+        for fault in faults:
+            if fault.column:
+                self._by_row[fault.start].append(fault)
+        self._rows = rows if faults else {}
+
+    def columns_of(self, number: int) -> set[str]:
+        """Returns the columns with a fault in an episode."""
+        frames = self._rows[number].tolist() if self._by_row else []
+        return {fault.column for frame in frames for fault in self._by_row.get(frame, ())}
+
+    def in_all(self) -> set[str]:
+        """Returns the columns with a fault in every episode."""
+        columns = set(self._columns)
+        for number in self._rows if columns else ():
+            columns &= self.columns_of(number)
+        return columns
+
+    def check(self, number: int, columns: tuple[list[str], list[str]], steps: int, label: str) -> None:
+        """Raises DataError if columns of observations have a fault, or others before the end of the steps.
+
+        Args:
+            columns: of the observations, which are read in every frame, and others, read in every step.
+        """
+        if not self._by_row:
+            return
+        frames = self._rows[number].tolist()
+        obs, others = columns
+        faults = [
+            fault.text
+            for row, frame in enumerate(frames)
+            for fault in self._by_row.get(frame, ())
+            if fault.column in obs or (fault.column in others and row < steps)
+        ]
+        if faults:
+            raise DataError(f"{label}: {'; '.join(faults[:MAX_LISTED])}")
+
+
+def _without_faulty_obs(layout: Layout, faulty: _FaultyRows, request: ReadRequest, path: Path) -> Layout:
+    """Returns the layout without observations that are wrong in every episode, unless they were requested."""
+    wrong = faulty.in_all() - set(request.obs.values())
+    obs = {name: inside for name, inside in layout.obs.items() if inside not in wrong}
+    if not obs or len(obs) == len(layout.obs):
+        return layout
+    listed = ", ".join(map(repr, sorted(wrong & set(layout.obs.values()))))
+    logger.warning("%s: rows of %s lack values or differ in length, so it is left out", path, listed)
+    return replace(layout, obs=obs)
 
 
 def _log_notes(episodes: list[Episode], num: int, path: Path) -> None:
@@ -250,7 +342,7 @@ def _log_notes(episodes: list[Episode], num: int, path: Path) -> None:
 
 def _success_from_reward(reward: np.ndarray) -> np.ndarray:
     """Returns (N,) whether the reward is 1; all false unless every reward is 0 or 1."""
-    return (reward == 1) & bool(np.isin(reward, (0, 1)).all())
+    return (reward == 1) & bool(np.isin(reward[np.isfinite(reward)], (0, 1)).all())
 
 
 def _gather_floats(value: np.ndarray, rows: np.ndarray) -> np.ndarray:

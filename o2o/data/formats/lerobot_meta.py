@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def frame_rate(info: Mapping) -> float | None:
     return fps if 0 < fps < math.inf else None
 
 
+def read_splits(info: Mapping, path: Path) -> dict[str, range]:
+    """Returns name -> numbers of the episodes of the splits that `meta/info.json` states as `FIRST:END`."""
+    splits = info.get("splits")
+    result = {}
+    for name, text in splits.items() if isinstance(splits, dict) else ():
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text) if isinstance(text, str) else None
+        if match:
+            result[name] = range(int(match[1]), int(match[2]))
+        else:
+            logger.warning("%s: the split %r is %r, wanted FIRST:END, and is not known", path, name, text)
+    return result
+
+
 def read_episodes(path: Path, request: ReadRequest) -> EpisodeMeta:
     """Reads `meta/episodes.jsonl` (v2) or `meta/episodes/**/*.parquet` (v3); empty if both are missing.
 
@@ -106,12 +120,21 @@ def _read_entries(meta: Path, request: ReadRequest) -> Iterator[tuple[str, Mappi
         row_values = sum(math.prod(shape) for shape in shapes.values())
         need = ReadBlock(len(table) * (ENTRY_BYTES + 8 * row_values), f"{len(table)} rows")
         request.check_budget(0, file, need)
+        if "episode_index" not in shapes:
+            raise DataError(f"{file}: 'episode_index' is empty")
         columns = table.read_numbers({name: (shape, float) for name, shape in shapes.items()})
         lists = {
             name: column.ravel().tolist() for name, column in columns.items() if column.size == len(table)
         }
         for row in range(len(table)):
             yield f"{file} row {row}", {name: values[row] for name, values in lists.items()}
+
+
+def stated_episodes(info: Mapping, meta: EpisodeMeta) -> int | None:
+    """Returns the number of episodes that the metadata state; None if they do not."""
+    total = info.get("total_episodes")
+    stated = [len(meta), *([total] if isinstance(total, int) else [])]
+    return max(stated) or None
 
 
 def warn_differences(lengths: Mapping[int, int], info: Mapping, meta: EpisodeMeta, path: Path) -> None:
@@ -123,7 +146,7 @@ def warn_differences(lengths: Mapping[int, int], info: Mapping, meta: EpisodeMet
         meta: metadata per episode.
         path: folder of the dataset, for the log.
     """
-    counted = {"total_episodes": len(lengths), "total_frames": sum(lengths.values())}
+    counted = {"total_frames": sum(lengths.values())}
     for name, number in counted.items():
         if name in info and info[name] != number:
             logger.warning("%s: info.json says %s %r, the tables have %d", path, name, info[name], number)
@@ -134,11 +157,3 @@ def warn_differences(lengths: Mapping[int, int], info: Mapping, meta: EpisodeMet
             "%s: episode %d has %d frames, meta/episodes says %g; %d of %d episodes differ",
             path, first, lengths[first], meta[first]["length"], len(other), len(lengths),
         )  # fmt: skip
-    absent = sorted(meta.keys() - lengths.keys())
-    if absent:
-        logger.warning(
-            "%s: meta/episodes lists %d episodes that the tables lack, such as %d",
-            path,
-            len(absent),
-            absent[0],
-        )

@@ -14,6 +14,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.files import check_inside
 from o2o.data.formats import flat_table, hdf5
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.json_file import read_json
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, make_lazy_array, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
@@ -64,15 +65,27 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     path = _file(path)
     metadata = _read_metadata(path, request)
     with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
-        names = sorted(filter(GROUP.fullmatch, file), key=lambda name: int(name.removeprefix("traj_")))
-        trajectories = [_open_trajectory(file, name, path, request) for name in names]
+        numbers = sorted(int(name.removeprefix("traj_")) for name in filter(GROUP.fullmatch, file))
+        missing = describe_missing(len(metadata.episodes) or None, numbers, "the entries of the JSON file")
+        reading = EpisodeReading.of(path, request.episodes, numbers)
+        opened = reading.each(lambda number: _open_trajectory(file, f"traj_{number}", path, request))
+        trajectories = list(opened.values())
         blocks = [flat_table.read_block(trajectory.columns) for trajectory in trajectories]
         num_bytes = sum(flat_table.vector_bytes(trajectory.columns) for trajectory in trajectories)
-        request.check_memory(num_bytes, path, largest([of_episodes(len(names)), *blocks]))
+        request.check_memory(num_bytes, path, largest([of_episodes(len(numbers)), *blocks]))
         digest = pool.submit(fingerprint, path)
         _log_notes(path, trajectories, metadata)
-        episodes = [_episode(trajectory, metadata) for trajectory in trajectories]
-        return Recording(episodes, path, path.stem, digest.result(), control_hz=metadata.control_hz)
+        episodes = reading.each(lambda number: _episode(opened[number], metadata))
+        return Recording(
+            list(episodes.values()),
+            path,
+            path.stem,
+            digest.result(),
+            control_hz=metadata.control_hz,
+            numbers=tuple(episodes),
+            broken=reading.finish(),
+            missing=missing,
+        )
 
 
 @dataclass(frozen=True)
@@ -194,13 +207,6 @@ def _log_notes(path: Path, trajectories: list[Trajectory], metadata: Metadata) -
             "%s has no rewards in some or all trajectories; they are read as 0; `%s --record-rewards "
             "--reward-mode sparse` records them",
             path, _replay(path),
-        )  # fmt: skip
-    numbers = {trajectory.number for trajectory in trajectories}
-    if metadata.episodes and metadata.episodes.keys() != numbers:
-        num_listed, num_missing = len(metadata.episodes), len(metadata.episodes.keys() - numbers)
-        logger.warning(
-            "%s has %d trajectories, its JSON file lists %d episodes, %d of which are missing",
-            path, len(numbers), num_listed, num_missing,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.core.errors import DataError, UsageError
+from o2o.core.errors import BudgetError, DataError, UsageError
 from o2o.core.files import open_regular
 from o2o.core.plugins import not_found
 from o2o.core.success import read_success
 from o2o.data.formats import image_codec
 from o2o.data.formats import minari_files as files
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.lazy_array import (
     READ_ALL,
     ReadBlock,
     ReadRequest,
+    gather,
     largest,
     make_lazy_array,
     of_episodes,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 NAME = "Minari"
 INFOS = "infos/"
+NEEDED_INFOS = ("success", "obs_known")  # of which the success and the last observation are read
 DECODE_BYTES = 2**25  # of images that are decoded from rows read at once
 READ_ERRORS = (  # raised by Minari, h5py and pyarrow for broken files
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
@@ -104,7 +108,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     Numbers keep their dtype in the file, so that writing them again loses nothing; the transform converts
     them to float32. Images, with or without JPEG encoding, stay on disk. Numeric infos are read, nested ones
     under names such as `reset/angle`, together with the episode's `seed` and `options/NAME`. The request may
-    name an info as `infos/NAME`. Text and other observations that are not arrays are left out.
+    name an info as `infos/NAME`. Text and other observations that are not arrays are left out. So are infos
+    that nobody requested and that cannot be read or have another number of rows; of T rows, as older data
+    have them, the first is repeated for the reset. The log names them.
 
     Raises:
         UsageError: a requested name is not in the dataset, or Arrow files need a package that is missing.
@@ -116,7 +122,10 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     with _as_data_error(path):
         metadata = read_metadata(folder, request)
         with files.open_dataset(folder, metadata.data_format, request) as dataset:
-            episodes = _read_episodes(dataset, metadata, request, path)
+            reading, episodes = _read_episodes(dataset, metadata, request, path)
+            for name in dataset.strays():
+                logger.warning("%s: %r is no episode and is left aside", path, name)
+            missing = describe_missing(metadata.num_episodes, dataset.numbers(), "the metadata")
     box = metadata.action_space if request.action in ("", "actions") else None
     return Recording(
         episodes=episodes,
@@ -126,6 +135,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         action_low=np.asarray(box.low, np.float64) if is_box(box) else None,
         action_high=np.asarray(box.high, np.float64) if is_box(box) else None,
         control_hz=metadata.control_hz,
+        numbers=tuple(reading.numbers),
+        broken=reading.finish(),
+        missing=missing,
     )
 
 
@@ -154,36 +166,76 @@ def find_id(dataset_id: str, download: bool = False) -> Path:
 
 
 @contextmanager
-def _as_data_error(path: Path) -> Iterator[None]:
+def _as_data_error(label: str | Path, what: str = "is not a readable Minari dataset") -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{path} is not a readable Minari dataset: {reason}") from error
+        raise DataError(f"{label} {what}: {reason}") from error
 
 
 def _read_episodes(
     dataset: MinariFiles, metadata: MinariMetadata, request: ReadRequest, path: Path
-) -> list[Episode]:
+) -> tuple[EpisodeReading, list[Episode]]:
     if metadata.num_episodes < 1:
         raise DataError(f"{path} has no episodes")
-    first = dataset.tables(0)
+    numbers = dataset.numbers()
+    if len(numbers) > metadata.num_episodes:
+        stated = metadata.num_episodes
+        logger.warning(
+            "%s has %d episodes, its metadata say %d; only these are read", path, len(numbers), stated
+        )
+    reading = EpisodeReading.of(path, request.episodes, numbers[: metadata.num_episodes])
+    if not reading.numbers:
+        raise DataError(f"{path} has no episodes, its metadata say {metadata.num_episodes}")
+
+    first = _first_tables(dataset, reading)
     layout = _resolve_layout(dataset, metadata, first, request, path)
-    steps = metadata.num_steps
-    steps = steps or len(_table(first, "actions", f"{path} episode 0")) * metadata.num_episodes
-    row_bytes = _needs(first, layout)[0] / (len(_table(first, "rewards", f"{path} episode 0")) + 1)
+    steps = metadata.num_steps or len(first["actions"]) * metadata.num_episodes
+    row_bytes = _needs(first, layout)[0] / (len(first["rewards"]) + 1)
     request.check_memory((steps + metadata.num_episodes) * row_bytes, path)
-    episodes, num_bytes = [], 0
-    for number in range(metadata.num_episodes):
-        tables, label = dataset.tables(number), f"{path} episode {number}"
-        vectors, block = _needs(tables, layout)
-        num_bytes += vectors  # the metadata may state fewer steps
-        request.check_budget(num_bytes, path, largest([block, of_episodes(number + 1)]))
-        episodes.append(_read_episode(tables, dataset.episode_metadata(number), layout, label))
+    num_bytes, notes = 0, Counter[str]()
+
+    def read_episode(number: int) -> Episode:
+        nonlocal num_bytes
+        with _as_data_error(f"{path} episode {number}", "cannot be read"):
+            tables = dataset.tables(number)
+            vectors, block = _needs(tables, layout)
+            num_bytes += vectors  # the metadata may state fewer steps
+            request.check_budget(num_bytes, path, largest([block, of_episodes(len(reading.numbers))]))
+            label = f"{path} episode {number}"
+            return _read_episode(tables, dataset.episode_metadata(number), layout, label, notes)
+
+    episodes = list(reading.each(read_episode).values())
+    reading.finish()
+    for note, count in notes.items():
+        logger.warning("%s: %s, in %d of %d episodes", path, note, count, len(episodes))
     num_steps = sum(map(len, episodes))
-    if metadata.num_steps not in (None, num_steps):
+    if metadata.num_steps not in (None, num_steps) and len(episodes) == metadata.num_episodes:
         logger.warning("%s has %d steps, its metadata say %d", path, num_steps, metadata.num_steps)
-    return episodes
+    return reading, episodes
+
+
+def _first_tables(dataset: MinariFiles, reading: EpisodeReading) -> dict[str, Table]:
+    """Returns the tables of the first episode that has some; those before it are broken.
+
+    Raises:
+        BrokenEpisodesError: there is none.
+    """
+    for number in list(reading.numbers):
+        label = f"{reading.path} episode {number}"
+        try:
+            with _as_data_error(label, "cannot be read"):
+                tables = dataset.tables(number)
+                for name in ("actions", "rewards"):
+                    _table(tables, name, label)
+                return tables
+        except BudgetError:
+            raise
+        except DataError as error:
+            reading.set_aside(number, error)
+    reading.finish()
+    raise DataError(f"{reading.path} has no episodes")
 
 
 def _resolve_layout(
@@ -242,7 +294,11 @@ def _encoded_shape(table: Table, space: gymnasium.Space | None) -> tuple[int, ..
 
 
 def _read_episode(
-    tables: dict[str, Table], episode_metadata: dict[str, Any], layout: Layout, label: str
+    tables: dict[str, Table],
+    episode_metadata: dict[str, Any],
+    layout: Layout,
+    label: str,
+    notes: Counter[str],
 ) -> Episode:
     """Converts an episode of Minari to an `Episode`."""
     ends = [
@@ -254,14 +310,14 @@ def _read_episode(
             f"{label} continues after it ended at step {int(over.argmax())} of {len(over)}; "
             "Minari ends an episode at the first termination or truncation"
         )
-    action = _read_floats(tables, layout.action, label)
-    infos = _read_infos(tables, episode_metadata, len(action) + 1, label)
+    action = _read_floats(tables, layout.action, len(over), label)
+    infos = _read_infos(tables, episode_metadata, len(action) + 1, label, notes)
     obs_known = infos.pop("obs_known", None)
     terminated = bool(ends[0][-1]) if len(over) else False
     episode = Episode(
         obs={name: _read_obs(tables, table, space, label) for name, (table, space) in layout.obs.items()},
         action=action,
-        reward=_read_floats(tables, layout.reward, label).reshape(-1),
+        reward=_read_floats(tables, layout.reward, len(over), label).reshape(-1),
         terminated=terminated,
         truncated=bool(ends[1][-1:].any()) or not terminated,  # without either the recording ended there
         last_obs_known=True if obs_known is None else bool(obs_known[-1]),
@@ -279,12 +335,12 @@ def _table(tables: dict[str, Table], name: str, label: str) -> Table:
     return tables[name]
 
 
-def _read_floats(tables: dict[str, Table], name: str, label: str) -> np.ndarray:
-    """Reads (T, ...) floats; row t+1 of an info belongs to step t, so its first row is skipped."""
+def _read_floats(tables: dict[str, Table], name: str, steps: int, label: str) -> np.ndarray:
+    """Reads (T, ...) floats; row t+1 of an info of T+1 rows belongs to step t, so the first is skipped."""
     table = _table(tables, name, label)
     if table.dtype is None:
         raise DataError(f"{label}: {name!r} is not numeric")
-    value = table.read_all()[1 if name.startswith(INFOS) else 0 :]
+    value = table.read_all()[1 if name.startswith(INFOS) and len(table) > steps else 0 :]
     return (
         value if value.dtype.kind == "f" else value.astype(np.float64 if value.itemsize > 2 else np.float32)
     )
@@ -314,7 +370,7 @@ def _decode(table: Table, shape: tuple[int, ...], label: str, start: int, stop: 
 
 
 def _read_infos(
-    tables: dict[str, Table], episode_metadata: dict[str, Any], rows: int, label: str
+    tables: dict[str, Table], episode_metadata: dict[str, Any], rows: int, label: str, notes: Counter[str]
 ) -> dict[str, np.ndarray]:
     """Returns name -> (T+1, ...); metadata of the whole episode are repeated in all rows."""
     infos = {}
@@ -323,16 +379,31 @@ def _read_infos(
         if (name == "seed" or name.startswith("options/")) and value.dtype.kind in "fiub":
             infos[name] = np.broadcast_to(value, (rows, *value.shape))
     for name, table in tables.items():
-        if not name.startswith(INFOS) or table.dtype is None:
+        if not name.startswith(INFOS):
             continue
-        if len(table) != rows:
-            raise DataError(f"{label}: {rows - 1} actions need {rows} rows of {name!r}, it has {len(table)}")
-        infos[name.removeprefix(INFOS)] = (
-            make_lazy_array(table.shape, lambda a, b, t=table: np.asarray(t.read(a, b)))
-            if table.is_image
-            else table.read_all()
-        )
+        if table.dtype is None:
+            notes[f"{name!r} is no array of numbers and is left out"] += 1
+        elif len(table) not in (rows, rows - 1):
+            notes[f"{name!r} has neither a row per observation nor a row per action and is left out"] += 1
+        else:
+            try:
+                value = _read_info(table)
+            except (*READ_ERRORS, DataError) as error:
+                if isinstance(error, BudgetError) or name.removeprefix(INFOS) in NEEDED_INFOS:
+                    raise
+                notes[f"{name!r} cannot be read ({' '.join(str(error).split())[:100]}) and is left out"] += 1
+                continue
+            if len(value) < rows:
+                notes[f"{name!r} has a row per action; the first is repeated for the reset"] += 1
+                value = gather(value, np.maximum(np.arange(rows) - 1, 0))
+            infos[name.removeprefix(INFOS)] = value
     return infos
+
+
+def _read_info(table: Table) -> np.ndarray:
+    if table.is_image:
+        return make_lazy_array(table.shape, lambda start, stop: np.asarray(table.read(start, stop)))
+    return table.read_all()
 
 
 def _read_success(infos: dict[str, np.ndarray], label: str) -> bool | None:

@@ -1,6 +1,7 @@
 """Opens the files of a Minari dataset, HDF5 or Arrow, as one table per name and episode."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -72,6 +73,14 @@ class MinariFiles(Protocol):
     @property
     def TUPLE_KEY(self) -> str: ...
 
+    def numbers(self) -> list[int]:
+        """Returns the numbers of the episodes that are stored, in order."""
+        ...
+
+    def strays(self) -> list[str]:
+        """Returns the names beside the episodes that are none."""
+        ...
+
     def tables(self, number: int) -> dict[str, Table]:
         """Returns name, joined by `/` -> table of an episode."""
         ...
@@ -113,6 +122,12 @@ class Hdf5Files:
     def __init__(self, file: hdf5.Group, path: Path):
         self._file, self._path = file, path
 
+    def numbers(self) -> list[int]:
+        return sorted(int(name[8:]) for name in self._file if re.fullmatch(r"episode_\d+", name))
+
+    def strays(self) -> list[str]:
+        return [name for name in self._file if not re.fullmatch(r"episode_\d+", name)]
+
     def tables(self, number: int) -> dict[str, Table]:
         return {name: self._table(table) for name, table in self._group(number).tables().items()}
 
@@ -146,6 +161,12 @@ class ArrowFiles:
             ) from error
         self._folder, self._format, self._pa = folder, data_format, pyarrow
         self._request = request
+
+    def numbers(self) -> list[int]:
+        return sorted(int(folder.name) for folder in self._folder.iterdir() if folder.name.isdecimal())
+
+    def strays(self) -> list[str]:
+        return [file.name for file in self._folder.glob("*.*") if file.suffix in (".arrow", ".parquet")]
 
     def tables(self, number: int) -> dict[str, Table]:
         folder = self._folder / str(number)

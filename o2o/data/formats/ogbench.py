@@ -59,7 +59,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
             for name in FLAGS
             if name in columns
         }
-        return Recording(_episodes(columns, flags, request, path), path, path.stem, digest.result())
+        reading, episodes = flat_table.choose_episodes(
+            _episodes(columns, flags, request, path), request, path
+        )
+        numbers, broken = tuple(reading.numbers), reading.finish()
+        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
 
 
 def _columns(path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
@@ -98,10 +102,10 @@ def _episodes(
         columns = flat_table.complete_next_obs(columns, last, path)
     outcome = np.zeros_like(last)
     if not flat_table.with_prefix(columns, "next_obs."):
-        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path))
+        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
         outcome = last_step.find_outcomes(reward, last)
     flat_table.check_episodes(request, columns, last | solved, path)
-    episodes = flat_table.cut_episodes(columns, solved | outcome, last, str(path))
+    episodes = flat_table.cut_episodes(columns, solved | outcome, last, str(path), check=False)
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation; it has {num_rows} rows")
     last_step.log_last_steps(path, num_rows, int((outcome & ~solved).sum()), episodes)

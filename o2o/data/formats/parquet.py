@@ -1,17 +1,19 @@
 """Reads columns of parquet files: numbers as arrays, images as encoded bytes or paths."""
 
 import io
+import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from o2o.core.errors import DataError, UsageError
+from o2o.core.errors import BudgetError, DataError, UsageError
 from o2o.core.files import check_regular, open_regular
 from o2o.data.formats import parquet_pages
 from o2o.data.formats.errors import describe_read_error
@@ -22,6 +24,9 @@ NUMBER_ROWS, IMAGE_ROWS = 2**14, 16  # rows decoded at once, or fewer if they ar
 BATCH_BYTES = 2**25  # of rows decoded at once, or one row if that is longer
 PAGE_COPIES = 3  # of a page with images: as decompressed, in Arrow's array, and as bytes
 VALUE_BYTES = 16  # of memory of a value while it is decoded, with its levels
+SHAPE_ROWS = 64  # first rows of a file that are searched for the shape of a row
+
+logger = logging.getLogger("o2o")
 
 
 def _library():
@@ -50,13 +55,29 @@ def _open(path: Path) -> Iterator:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Rows of a table that could not be read, or the row of a column that has another shape.
+
+    Attributes:
+        column: name of the column; empty for all columns.
+        start, stop: rows of the table.
+        text: file and what is wrong, in one line.
+    """
+
+    column: str
+    start: int
+    stop: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Several parquet files, concatenated to one table; no values are kept in memory.
 
     Attributes:
         files: files that have rows.
         begins: (F + 1,) first row of each file, followed by the number of rows.
-        kinds: column -> `number`, `image` or `other`, from the first file.
+        kinds: column -> `number`, `image` or `other`, from the first file of the usual columns.
         request: its memory budget.
     """
 
@@ -73,12 +94,14 @@ class Table:
         return [name for name, column_kind in self.kinds.items() if column_kind == kind]
 
     def row_shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of one row of each numeric column, from its first row; () for a scalar.
+        """Returns the shape of one row of each numeric column, from its first rows; () for a scalar.
+
+        A column without a value in any of these is left out.
 
         Raises:
-            DataError: a row is empty, or could be larger than the budget.
+            DataError: a row could be larger than the budget.
         """
-        path, shapes = self.files[0], {}
+        path, shapes, row = self.files[0], {}, 0
         with _open(path) as file:
             groups = range(min(file.num_row_groups, 1))
             sizes, rows = _column_sizes(file, path, names, groups), file.metadata.row_group(0).num_rows
@@ -86,19 +109,25 @@ class Table:
                 row_size = _row_size(file.schema_arrow.field(name).type)
                 self.request.check_budget(0, path, _rows_block(name, rows, row_size, sizes[name]))
             for batch in file.iter_batches(1, columns=list(names), use_threads=False):
-                for name in names:
+                row += 1
+                for name in set(names) - shapes.keys():
                     value = batch.column(name)[0].as_py()
-                    if value is None or 0 in np.shape(value):
-                        raise DataError(f"{path}: {name!r} is empty in row 0")
-                    shapes[name] = np.shape(value)
-                return shapes
-        raise DataError(f"{path} has no rows, but its footer states some")
+                    if value is not None and 0 not in np.shape(value):
+                        shapes[name] = np.shape(value)
+                if len(shapes) == len(names) or row == SHAPE_ROWS:
+                    break
+        if not row:
+            raise DataError(f"{path} has no rows, but its footer states some")
+        return {name: shapes[name] for name in names if name in shapes}
 
-    def read_numbers(self, columns: Mapping[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
+    def read_numbers(
+        self, columns: Mapping[str, tuple[tuple[int, ...], type]], faults: list[Fault] | None = None
+    ) -> dict[str, np.ndarray]:
         """Reads numeric columns; returns column -> (N, *shape of a row).
 
         Args:
-            columns: column -> (shape of a row, dtype of the result).
+            columns: column -> (shape of a row, dtype of the result, which must be a float with `faults`).
+            faults: gets what cannot be read, which is NaN in the result; None: it is an error.
         Raises:
             DataError: a file is broken, a value or a column is missing, or a row has another shape.
         """
@@ -107,7 +136,12 @@ class Table:
         except (MemoryError, ValueError) as error:
             raise DataError(f"{self.files[0]}: {len(self)} rows do not fit into memory") from error
         for path, start, stop in zip(self.files, self.begins[:-1], self.begins[1:], strict=True):
-            _read_into(path, {name: value[start:stop] for name, value in values.items()}, self.request)
+            parts = {name: value[start:stop] for name, value in values.items()}
+            if faults is None:
+                _read_into(path, parts, self.request)
+            else:
+                found = _read_with_faults(path, parts, self.request)
+                faults += [replace(f, start=f.start + int(start), stop=f.stop + int(start)) for f in found]
         return values
 
     def read_images(self, name: str, rows: np.ndarray) -> Iterator[tuple[bytes | str, str]]:
@@ -126,22 +160,44 @@ class Table:
                 yield from ((one, f"{path}: {name!r} in row {first + i}") for i, one in enumerate(images))
 
 
-def open_table(files: Sequence[Path], request: ReadRequest) -> Table:
+def open_table(
+    files: Sequence[Path], request: ReadRequest, unreadable: dict[Path, str] | None = None
+) -> Table:
     """Returns the table that the files form together; reads their schemas only.
+
+    A file with less than half of the columns that most files have is left aside, and the log names it.
 
     Args:
         files: parquet files.
         request: its memory budget limits what is read at once.
+        unreadable: gets file -> error of those that cannot be read; None: they are an error.
     Raises:
         UsageError: pyarrow is not installed.
         DataError: a file is missing or broken, or there are no rows.
     """
-    schemas = {path: _read_schema(path) for path in files}
+    schemas = {}
+    for path in files:
+        try:
+            schemas[path] = _read_schema(path)
+        except DataError as error:
+            if unreadable is None:
+                raise
+            unreadable[path] = str(error)
     full = [path for path, (rows, _) in schemas.items() if rows]
     if not full:
-        raise DataError(f"{files[0]} has no rows" if files else "no parquet files")
+        raise DataError(next(iter((unreadable or {}).values()), f"{files[0]} has no rows"))
+    names = Counter(frozenset(schemas[path][1]) for path in full)
+    usual, num = names.most_common(1)[0]
+    for path in list(full) if 2 * num > len(full) else []:
+        if 2 * len(usual & schemas[path][1].keys()) < len(usual):
+            logger.warning(
+                "%s is left aside: it has the columns %s, other files have %s",
+                path, ", ".join(schemas[path][1]), ", ".join(sorted(usual)),
+            )  # fmt: skip
+            full.remove(path)
     begins = np.cumsum([0, *(schemas[path][0] for path in full)], dtype=np.int64)
-    return Table(full, begins, schemas[full[0]][1], request)
+    kinds = next(schemas[path][1] for path in full if schemas[path][1].keys() == usual)
+    return Table(full, begins, kinds, request)
 
 
 def _read_schema(path: Path) -> tuple[int, dict[str, str]]:
@@ -226,8 +282,10 @@ def _row_size(type_) -> int:
     return getattr(type_, "list_size", 0) * _row_size(type_.value_type)
 
 
-def _read_into(path: Path, arrays: Mapping[str, np.ndarray], request: ReadRequest) -> None:
-    """Fills arrays, as long as the file, with its numeric columns."""
+def _read_into(
+    path: Path, arrays: Mapping[str, np.ndarray], request: ReadRequest, faults: list[Fault] | None = None
+) -> None:
+    """Fills arrays, as long as the file, with its numeric columns; `faults` as in `Table.read_numbers`."""
     start, quiet = 0, np.errstate(over="ignore", invalid="ignore")  # non-finite values are reported later
     with _open(path) as file, quiet:
         absent = [name for name in arrays if name not in file.schema_arrow.names]
@@ -243,10 +301,36 @@ def _read_into(path: Path, arrays: Mapping[str, np.ndarray], request: ReadReques
             batch.validate(full=True)
             stop = start + len(batch)
             for name, array in arrays.items():
-                array[start:stop] = _to_numpy(batch.column(name), array.shape[1:], f"{path}: {name!r}", start)
+                label, column = f"{path}: {name!r}", batch.column(name)
+                try:
+                    array[start:stop] = _to_numpy(column, array.shape[1:], label, start)
+                except DataError:
+                    if faults is None:
+                        raise
+                    for row in range(len(batch)):  # one by one, to find those that are wrong
+                        try:
+                            one = _to_numpy(column.slice(row, 1), array.shape[1:], label, start + row)
+                            array[start + row] = one[0]
+                        except DataError as error:
+                            array[start + row] = np.nan
+                            faults.append(Fault(name, start + row, start + row + 1, str(error)))
             start = stop
         if start != file.metadata.num_rows:
             raise DataError(f"{path} has {start} rows, its footer states {file.metadata.num_rows}")
+
+
+def _read_with_faults(path: Path, arrays: Mapping[str, np.ndarray], request: ReadRequest) -> list[Fault]:
+    """Fills arrays as `_read_into` does, and returns what could not be read."""
+    faults: list[Fault] = []
+    try:
+        _read_into(path, arrays, request, faults)
+    except BudgetError:
+        raise
+    except DataError as error:
+        for array in arrays.values():
+            array[...] = np.nan
+        return [Fault("", 0, len(next(iter(arrays.values()))), str(error))]
+    return faults
 
 
 def _to_numpy(column, shape: tuple[int, ...], label: str, start: int) -> np.ndarray:

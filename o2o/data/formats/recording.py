@@ -10,6 +10,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.recipe import Recipe
+from o2o.data.formats.episode_choice import BrokenEpisode
 from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers import both from here
 
 Item = TypeVar("Item")
@@ -30,6 +31,10 @@ class Recording:
         recipe: facts that the file does not contain; None without a recipe.
         format: name of the format that it was read as.
         reward_recipe: name of the recipe whose `reward_function` gave the rewards; empty: the file did.
+        numbers: number of each episode in the file, of a reader that selects episodes by them; None: the
+            reader read all, numbered from 0.
+        broken: episodes that are left out because they are broken.
+        missing: sentence that says which episodes the file lacks; empty if it seems complete.
     """
 
     episodes: list[Episode]
@@ -42,6 +47,9 @@ class Recording:
     recipe: Recipe | None = None
     format: str = ""
     reward_recipe: str = ""
+    numbers: tuple[int, ...] | None = None
+    broken: tuple[BrokenEpisode, ...] = ()
+    missing: str = ""
 
     def info(self) -> "RecordingInfo":
         """Returns the metadata and episode lengths, without the steps."""

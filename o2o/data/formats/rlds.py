@@ -14,6 +14,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.success import read_success
 from o2o.data.formats import image_codec, tfds, tfrecord
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 from o2o.data.formats.rlds_layout import (
@@ -72,17 +73,17 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         raise DataError(f"{path} has no episodes")
     block = _read_block(stored, layout)
     request.check_budget(0, path, block)
-    lengths = [_num_steps(episode, layout) for episode in stored]
-    request.check_memory(sum(lengths) * row_bytes(layout), path, block)
-    episodes: list[Episode] = []
-    last_rewards: list[float] = []
-    for one, length in zip(stored, lengths, strict=True):
-        if length > 1:
-            episode, reward = _read_episode(one, layout, length, request)
-            episodes.append(episode)
-            last_rewards.append(reward)
-    if len(episodes) < len(stored):
-        logger.info("%s: %d episodes of one step are dropped", path, len(stored) - len(episodes))
+    reading = EpisodeReading.of(path, request.episodes, range(len(stored)))
+    lengths = reading.each(lambda number: _num_steps(stored[number], layout))
+    request.check_memory(sum(lengths.values()) * row_bytes(layout), path, block)
+    short = [number for number in reading.numbers if lengths[number] < 2]
+    reading.numbers = [number for number in reading.numbers if number not in short]
+    results = reading.each(lambda number: _read_episode(stored[number], layout, lengths[number], request))
+    broken, numbers = reading.finish(), tuple(reading.numbers)
+    episodes = [episode for episode, _ in results.values()]
+    last_rewards = [reward for _, reward in results.values()]
+    if short:
+        logger.info("%s: %d episodes of one step are dropped", path, len(short))
     if not episodes:
         raise DataError(f"{path} has no episode of two steps or more")
     return Recording(
@@ -90,6 +91,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         path=path,
         name=split.name,
         fingerprint=fingerprint(path if path.is_file() else split.folder),
+        numbers=numbers,
+        broken=broken,
     )
 
 

@@ -3,7 +3,9 @@
 import json
 import logging
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5, last_step
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
+from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -52,7 +56,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     - Success is the demonstration's attribute `success`; else, if all rewards of the file are 0 or 1 and not
       all are 0, whether any reward is 1; else unknown.
     - Missing rewards are read as 0, with a warning. The control rate is `control_freq` of `env_args`.
-    - All demonstrations are read, whatever filters `mask` holds; the log lists the filters.
+    - The lists in `mask` select demonstrations by `--dataset.mask`; without it all are read.
 
     Raises:
         UsageError: a requested name is not in the file.
@@ -62,20 +66,87 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         data = file.get("data")
         if not isinstance(data, hdf5.Group):
             raise DataError(f"{path}: 'data' is not a group of demonstrations")
-        groups = {name: node for name in data if isinstance(node := data.get(name), hdf5.Group)}
-        if not groups:
-            raise DataError(f"{path} has no demonstrations: 'data' contains no group")
-        demos = [
-            _read_demo(groups[name], f"{path}, data/{name}", request)
-            for name in sorted(groups, key=_sort_key)
-        ]
-        _log_notes(file, demos, path)
-        blocks = [of_episodes(len(demos)), *(flat_table.read_block(demo.columns) for demo in demos)]
-        num_bytes = sum(flat_table.vector_bytes(demo.columns) for demo in demos)
+        names = _demo_names(data, path)
+        reading = EpisodeReading.of(path, request.episodes, names, _masks(file, names, request, path))
+        demos = reading.each(lambda number: _open_demo(data, names[number], path, request))
+        if not demos:
+            reading.finish()
+        _log_notes(list(demos.values()), path)
+        columns = [demo.columns for demo in demos.values()]
+        blocks = [of_episodes(len(demos)), *map(flat_table.read_block, columns)]
+        num_bytes = sum(map(flat_table.vector_bytes, columns))
         request.check_memory(num_bytes, path, largest(blocks))
         digest = pool.submit(fingerprint, path)
-        episodes = _episodes(demos, path)
-        return Recording(episodes, path, path.stem, digest.result(), control_hz=_control_hz(data, path))
+        episodes = _episodes(reading, demos, path)
+        return Recording(
+            list(episodes.values()),
+            path,
+            path.stem,
+            digest.result(),
+            control_hz=_control_hz(data, path),
+            numbers=tuple(episodes),
+            broken=reading.finish(),
+            missing=describe_missing(None, list(names), str(path)),
+        )
+
+
+def _demo_names(data: hdf5.Group, path: Path) -> dict[int, str]:
+    """Returns number -> name of the demonstrations; names that share a number are numbered from 0.
+
+    What else lies among them is left aside: tables, and groups without actions that are named otherwise.
+    """
+    groups = {name: node for name in data if isinstance(node := data.get(name), hdf5.Group)}
+    stems = [name.rstrip("0123456789") for name in groups]
+    usual = max(stems, key=stems.count, default="")
+    demos = [
+        name
+        for name, stem in zip(groups, stems, strict=True)
+        if stem == usual or any(part in groups[name] for part in ACTION)
+    ]
+    for name in data:
+        if name not in demos:
+            logger.warning("%s: %r in 'data' is no demonstration and is left aside", path, name)
+    if not demos:
+        raise DataError(f"{path} has no demonstrations: 'data' contains no group")
+    demos.sort(key=_sort_key)
+    numbers = [_sort_key(name)[0] for name in demos]
+    return dict(zip(numbers if len(set(numbers)) == len(demos) else range(len(demos)), demos, strict=True))
+
+
+def _masks(file: hdf5.Group, names: dict[int, str], request: ReadRequest, path: Path) -> dict[str, list[int]]:
+    """Returns name -> numbers of the demonstrations of each filter; empty for all but the requested one."""
+    group = file.get("mask")
+    if not isinstance(group, hdf5.Group):
+        return {}
+    tables = {name: table for name in group if isinstance(table := group.get(name), hdf5.LazyTable)}
+    if tables and not request.episodes.mask:
+        listed = ", ".join(f"{name} ({len(table)})" for name, table in tables.items())
+        logger.info(
+            "%s has the masks %s; all %d demonstrations are read, --dataset.mask NAME reads one mask alone",
+            path, listed, len(names),
+        )  # fmt: skip
+    numbers, result = {name: number for number, name in names.items()}, {}
+    for mask, table in tables.items():
+        chosen = mask == request.episodes.mask
+        if chosen and table.dtype.kind not in "SO":
+            raise DataError(f"{path}: 'mask/{mask}' holds {table.dtype}, wanted names of demonstrations")
+        listed = [one.decode() if isinstance(one, bytes) else str(one) for one in table[:]] if chosen else []
+        unknown = [name for name in listed if name not in numbers]
+        if unknown:
+            logger.warning(
+                "%s: 'mask/%s' names %s, which are not in the file", path, mask, ", ".join(unknown)
+            )
+        result[mask] = [numbers[name] for name in listed if name in numbers]
+    return result
+
+
+def _open_demo(data: hdf5.Group, name: str, path: Path, request: ReadRequest) -> "Demo":
+    label = f"{path}, data/{name}"
+    with _as_data_error(label, path):
+        group = data.get(name)
+        if not isinstance(group, hdf5.Group):
+            raise DataError(f"{label} cannot be read")
+        return _read_demo(group, label, request)
 
 
 def _sort_key(name: str) -> tuple[int, str]:
@@ -166,13 +237,8 @@ def _next_obs(
     return result
 
 
-def _log_notes(file: hdf5.Group, demos: list[Demo], path: Path) -> None:
-    """Logs filters, missing rewards and wrong step counts, which the user should know of."""
-    masks = file.get("mask")
-    if isinstance(masks, hdf5.Group) and len(masks):
-        lists = {name: node for name in masks if isinstance(node := masks.get(name), hdf5.LazyTable)}
-        listed = ", ".join(f"{name} ({len(node)})" for name, node in lists.items())
-        logger.info("%s has the filters %s; all %d demonstrations are read", path, listed, len(demos))
+def _log_notes(demos: list[Demo], path: Path) -> None:
+    """Logs missing rewards and wrong step counts, which the user should know of."""
     if any(isinstance(demo.columns["rewards"], np.ndarray) for demo in demos):
         logger.warning("%s has no rewards in some or all demonstrations; they are read as 0", path)
     other = [demo for demo in demos if demo.stated_steps not in (None, len(demo.columns["actions"]))]
@@ -184,28 +250,52 @@ def _log_notes(file: hdf5.Group, demos: list[Demo], path: Path) -> None:
         )  # fmt: skip
 
 
-def _episodes(demos: list[Demo], path: Path) -> list[Episode]:
-    rewards = [flat_table.read_floats(demo.columns["rewards"], "rewards", demo.label) for demo in demos]
-    dones = [_ends_with_done(demo) for demo in demos]
+def _episodes(reading: EpisodeReading, demos: dict[int, Demo], path: Path) -> dict[int, Episode]:
+    """Returns number -> episode; demonstrations that turn out to be broken are set aside in `reading`."""
+    read = reading.each(lambda number: _rewards_and_done(demos[number], path))
+    rewards = [reward for reward, _ in read.values()]
     sparse = all(np.isin(reward, (0, 1)).all() for reward in rewards)
     marks_success = sparse and any(reward.any() for reward in rewards)
-    ended = [done and reward[-1] > 0 for done, reward in zip(dones, rewards, strict=True)]
+    ended = [done and reward[-1] > 0 for reward, done in read.values()]
     if not sparse and any(ended):
         logger.warning(
             "%s: rewards are dense, so a done with any last reward above 0 is read as a success", path
         )
-    outcomes = _outcomes(demos, rewards)
-    episodes = []
-    for demo, reward, terminated in zip(demos, rewards, outcomes | ended, strict=True):
+    outcomes = _outcomes([demos[number] for number in read], rewards) if read else np.zeros(0, bool)
+    terminated = dict(zip(read, outcomes | np.array(ended, bool), strict=True))
+
+    def cut(number: int) -> list[Episode]:
+        demo, (reward, _) = demos[number], read[number]
         terminal = np.zeros(len(reward), bool)
-        terminal[-1] = terminated
+        terminal[-1] = terminated[number]
         success = bool(reward.any()) if demo.success is None and marks_success else demo.success
-        cut = flat_table.cut_episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
-        episodes += [replace(episode, success=success) for episode in cut]
-    last_step.log_last_steps(path, sum(map(len, rewards)), int((outcomes & ~np.array(ended)).sum()), episodes)
+        with _as_data_error(demo.label, path):
+            episodes = flat_table.cut_episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
+        return [replace(episode, success=success) for episode in episodes]
+
+    cuts = reading.each(cut)
+    reading.finish()
+    episodes = {number: one for number, (one, *_) in ((n, cut) for n, cut in cuts.items() if cut)}
+    num_rows, num_outcomes = sum(map(len, rewards)), int((outcomes & ~np.array(ended, bool)).sum())
+    last_step.log_last_steps(path, num_rows, num_outcomes, list(episodes.values()))
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation, in {len(demos)} demonstrations")
     return episodes
+
+
+def _rewards_and_done(demo: Demo, path: Path) -> tuple[np.ndarray, bool]:
+    with _as_data_error(demo.label, path):
+        reward = flat_table.read_floats(demo.columns["rewards"], "rewards", demo.label)
+        return reward, _ends_with_done(demo)
+
+
+@contextmanager
+def _as_data_error(label: str, path: Path) -> Iterator[None]:
+    """Turns the errors of a broken table into one line, so that it breaks one demonstration only."""
+    try:
+        yield
+    except hdf5.H5PY_ERRORS as error:
+        raise DataError(f"{label} cannot be read: {describe_read_error(error, path)}") from error
 
 
 def _outcomes(demos: list[Demo], rewards: list[np.ndarray]) -> np.ndarray:

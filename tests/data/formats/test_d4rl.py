@@ -126,9 +126,9 @@ def test_reading_in_blocks_gives_the_same_episodes(tmp_path, monkeypatch, kind, 
         assert (one.terminated, one.last_obs_known) == (other.terminated, other.last_obs_known)
 
 
-def test_error_names_the_row_of_the_file(tmp_path, monkeypatch):
+def test_error_names_the_step_of_the_episode(tmp_path, monkeypatch):
     monkeypatch.setattr(flat_table, "BLOCK_BYTES", 1)
-    with pytest.raises(DataError, match=r"'rewards' is not finite .* in row 4"):
+    with pytest.raises(DataError, match=r"episode 2: 'rewards' is not finite .* at step 0; 1 of 3 episodes"):
         read(write(tmp_path / "a.hdf5", timeouts=[1, 3], rewards=nan_at(4, 6)))
 
 
@@ -175,8 +175,8 @@ def nan_at(row: int, shape) -> np.ndarray:
         ({"rewards": None}, "has no 'rewards'; it has actions, observations, terminals, timeouts"),
         ({"rewards": None, "actions": None}, "has no 'actions', 'rewards'"),
         ({"rewards": np.zeros(5), "timeouts": None}, "actions 6, rewards 5, terminals 6, obs.state 6"),
-        ({"rewards": nan_at(4, 6)}, "'rewards' is not finite .* in row 4"),
-        ({"observations": nan_at(2, (6, 2))}, "'obs.state' is not finite .* in row 2"),
+        ({"rewards": nan_at(4, 6)}, "'rewards' is not finite .* at step 4"),
+        ({"observations": nan_at(2, (6, 2))}, "'state' is not finite .* at step 2"),
         ({"actions": np.zeros(6)}, r"'actions' has shape \(6,\), wanted \(N, A\)"),
         ({"rewards": np.zeros((6, 2))}, r"'rewards' has shape \(6, 2\)"),
         ({"actions": np.array([b"left"] * 6)}, "'/actions' is not a table of numbers"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
+from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, parse_request
 from o2o.data.formats.lerobot import matches, read
 from tests.support.make_lerobot import (
@@ -319,12 +320,12 @@ def test_contradictions_log_a_warning(tmp_path, caplog):
     folder = change_info(make_lerobot(tmp_path), total_frames=16, total_episodes=4, codebase_version="v1.6")
     lines = [{"episode_index": number, "length": 5} for number in range(5)]
     (folder / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert states(read(folder)) == ROWS
+    recording = read(folder)
+    assert states(recording) == ROWS
+    assert recording.missing == "its metadata say 5 episodes, the files hold 3: 2 are missing"
     for line in (
-        "info.json says total_episodes 4, the tables have 3",
         "info.json says total_frames 16, the tables have 15",
         "episode 1 has 4 frames, meta/episodes says 5; 2 of 3 episodes differ",
-        "meta/episodes lists 2 episodes that the tables lack, such as 3",
         "has codebase_version 'v1.6'",
     ):
         assert line in log_text(caplog)
@@ -397,11 +398,11 @@ def test_broken_file_raises_a_one_line_error(tmp_path, how, capfd):
 
 COLUMNS = {
     "row of another length": (
-        {"action": [[0.1]] * 14 + [[0.1, 0.2]]},
-        "'action' has 2 numbers in row 5, wanted 1",
+        {"action": [[0.1]] * 13 + [[0.1, 0.2]] + [[0.1]]},
+        "'action' has 2 numbers in row 4, wanted 1",
     ),
-    "missing value": ({"action": [[0.1]] * 14 + [[None]]}, "'action' lacks 1 values"),
-    "missing row": ({"action": [[0.1]] * 14 + [None]}, "'action' lacks 1 values"),
+    "missing value": ({"action": [[0.1]] * 13 + [[None], [0.1]]}, "'action' lacks 1 values"),
+    "missing row": ({"action": [[0.1]] * 13 + [None, [0.1]]}, "'action' lacks 1 values"),
     "text in place of numbers": (
         {"action": ["x"] * 15},
         "has no actions; name them with --dataset.action, from observation.state",
@@ -416,7 +417,10 @@ COLUMNS = {
         {"next.done": np.full(15, 0.5)},
         "'next.done' is 0.5 in row 0, wanted 0 or 1",
     ),
-    "empty lists": ({"observation.state": [[]] + [[1.0]] * 14}, "'observation.state' is empty in row 0"),
+    "empty lists": (
+        {"observation.state": [[]] + [[1.0]] * 14},
+        "'observation.state' has 0 numbers in row 0, wanted 1; 1 of 3 episodes is broken",
+    ),
 }
 
 
@@ -516,3 +520,87 @@ def test_real_video_is_read_frame_by_frame(tmp_path):
     images = camera[200:204]
     assert (images != camera[203:204]).any((1, 2, 3)).tolist() == [True, True, True, False]
     np.testing.assert_array_equal(camera[202], images[2])
+
+
+SKIP = parse_request([], episodes=parse_episodes("", skip_broken=True))
+
+
+def set_row(name: str, row: int, value) -> dict:
+    """Returns the column of this name with another value in a row."""
+    column = columns()[name].tolist()
+    column[row] = value
+    return {name: column}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_row_without_a_value_breaks_its_episode_only(tmp_path, version):
+    table = set_row("observation.state", 6, None)
+    folder = make_lerobot(tmp_path, version, table=table, camera=False)
+    with pytest.raises(DataError, match=r"episode 1: .*state' lacks 1 values .*; 1 of 3 episodes"):
+        read(folder)
+    recording = read(folder, SKIP)
+    assert states(recording) == [ROWS[0], ROWS[2]] and recording.numbers == (0, 2)
+    assert [one.number for one in recording.broken] == [1]
+
+
+def test_nothing_in_the_last_frame_that_is_not_used_matters(tmp_path):
+    table = set_row("action", 14, None) | {"next.reward": [0.5] * 14 + [None], "next.done": [0] * 14 + [None]}
+    table |= set_row("task_index", 14, None)
+    recording = read(make_lerobot(tmp_path, table=table, camera=False))
+    assert [len(episode) for episode in recording.episodes] == [4, 3, 5]
+    assert recording.episodes[2].reward.tolist() == [0.5] * 5
+    assert "task_index" not in recording.episodes[2].infos
+
+
+def test_a_column_of_varying_length_is_left_out_unless_requested(tmp_path, caplog):
+    table = {"observation.contacts": [[1.0] * (row % 3) for row in range(15)]}
+    folder = make_lerobot(tmp_path, table=table, camera=False)
+    recording = read(folder)
+    assert states(recording) == ROWS and list(recording.episodes[0].obs) == ["observation.state"]
+    assert "rows of 'observation.contacts' lack values or differ in length, so it is left out" in caplog.text
+    with pytest.raises(DataError, match="all 3 episodes are broken"):
+        read(folder, parse_request(["observation.contacts"]))
+
+
+def test_an_unreadable_table_breaks_its_episode_only(tmp_path):
+    folder = make_lerobot(tmp_path, camera=False)
+    os.truncate(folder / "data/chunk-000/episode_000001.parquet", 900)
+    with pytest.raises(DataError, match=r"episode_000001.parquet .*; 1 of 3 episodes is broken"):
+        read(folder)
+    recording = read(folder, SKIP)
+    assert states(recording) == [ROWS[0], ROWS[2]]
+    assert "episode_000001.parquet" in recording.broken[0].fault
+
+
+def test_a_stray_table_is_left_aside_and_named(tmp_path, caplog):
+    folder = make_lerobot(tmp_path, camera=False)
+    write_table(folder / "data/chunk-000/notes.parquet", {"rating": np.arange(3.0), "who": np.arange(3)})
+    assert states(read(folder)) == ROWS
+    assert "notes.parquet is left aside: it has the columns rating, who, other" in caplog.text
+
+
+def test_episodes_and_splits_select(tmp_path, caplog):
+    folder = change_info(make_lerobot(tmp_path), splits={"train": "0:2", "odd": "a"})
+    assert states(read(folder, parse_request([], episodes=parse_episodes("", mask="train")))) == ROWS[:2]
+    assert frames(read(folder, parse_request([], episodes=parse_episodes("1:")))) == ROWS[1:]
+    assert "the split 'odd' is 'a', wanted FIRST:END" in caplog.text
+    with pytest.raises(UsageError, match=r"--dataset.mask test.*train"):
+        read(folder, parse_request([], episodes=parse_episodes("", mask="test")))
+
+
+def test_missing_episodes_are_told(tmp_path):
+    folder = make_lerobot(tmp_path, camera=False)
+    (folder / "data/chunk-000/episode_000001.parquet").unlink()
+    recording = read(folder)
+    assert recording.numbers == (0, 2)
+    assert recording.missing == "its metadata say 3 episodes, the files hold 2: 1 are missing"
+
+
+def test_an_episode_without_its_video_is_broken_if_broken_ones_are_skipped(tmp_path):
+    folder = make_lerobot(tmp_path)
+    (folder / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").unlink()
+    recording = read(folder, SKIP)
+    assert frames(recording) == [ROWS[0], ROWS[2]]
+    assert "episode_000001.mp4 is missing" in recording.broken[0].fault
+    chosen = read(folder, parse_request([], episodes=parse_episodes("~1")))
+    assert frames(chosen) == [ROWS[0], ROWS[2]]

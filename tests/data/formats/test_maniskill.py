@@ -114,9 +114,10 @@ def test_json_file_gives_rate_environment_and_success(tmp_path, caplog):
 def test_missing_rate_names_the_flag_and_missing_episodes_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     path = write(tmp_path / "a.h5", {"traj_0": columns()}, {"env_info": ENV, "episodes": episodes_of(3)})
-    assert read(path).control_hz is None
+    recording = read(path)
+    assert recording.control_hz is None
     assert "ManiSkill's default is --dataset.control-hz 20" in caplog.text
-    assert "has 1 trajectories, its JSON file lists 3 episodes, 2 of which are missing" in caplog.text
+    assert recording.missing.endswith("say 3 episodes, the files hold 1: 2 are missing")
 
 
 def test_missing_rewards_are_0_with_the_command_that_records_them(tmp_path, caplog):

@@ -18,6 +18,7 @@ from minari.data_collector import EpisodeBuffer
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari as reader
+from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, make_lazy_array, parse_request
 from o2o.data.formats.minari import find_id, matches, read, write
 from tests.support.episodes import assert_same
@@ -357,7 +358,6 @@ def test_episodes_with_both_flags_and_with_neither(tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"total_episodes": 3}, "episode_2 is missing"),
         ({"total_episodes": 0}, "has no episodes"),
         ({"total_episodes": "many"}, "not a readable Minari dataset: invalid literal"),
         ({"data_format": "csv"}, "is stored as 'csv'; have hdf5, arrow and parquet"),
@@ -386,7 +386,6 @@ def test_broken_metadata_raises_a_one_line_error(tmp_path, change, match):
         ("observations/arm/angle", lambda v: v[:, :2], r"has rows of shape \(2,\), its space says \(3,\)"),
         ("observations/arm/angle", lambda v: v * np.nan, "'arm.angle' is not finite .* at step 0"),
         ("observations/camera", lambda v: v[:2], "3 actions need 4 observations, 'camera' has 2"),
-        ("infos/qpos", lambda v: v[:3], "3 actions need 4 rows of 'infos/qpos', it has 3"),
         ("actions", lambda v: v[:0], "episode 1"),
     ],
 )
@@ -409,7 +408,7 @@ def test_flipped_byte_is_detected(tmp_path):
     content = bytearray(path.read_bytes())
     content[at + 100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"main_data.hdf5 is not a readable HDF5 file"):
+    with pytest.raises(DataError, match=r"d episode 0 cannot be read"):
         read(tmp_path / "d")
 
 
@@ -546,3 +545,71 @@ def test_writing_creates_no_files_in_the_home_folder(tmp_path, monkeypatch):
         write_simple(tmp_path / "d", [make_episode(2, {"state": (4,)})])
     assert not (tmp_path / "home").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def edit(folder: Path) -> h5py.File:
+    return h5py.File(folder / "data" / "main_data.hdf5", "a")
+
+
+def test_infos_that_nobody_learns_from_never_refuse_the_data(tmp_path, caplog):
+    folder = make_minari(tmp_path / "d", episodes=3)
+    ragged = np.empty(4, object)
+    ragged[:] = [np.arange(row % 3, dtype=np.float64) for row in range(4)]
+    with edit(folder) as file:
+        infos = file["episode_1/infos"]
+        for name, value in {"qpos": infos["qpos"][:2], "success": infos["success"][1:]}.items():
+            del infos[name]
+            infos[name] = value
+        del file["episode_2/infos/qpos"]
+        infos.create_dataset("contacts", data=ragged, dtype=h5py.vlen_dtype(np.float64))
+    one, two, three = read(folder).episodes
+    assert "qpos" in one.infos and "qpos" not in two.infos and "qpos" not in three.infos
+    assert "contacts" not in two.infos
+    assert two.infos["success"].tolist() == [False, False, False, True] and two.success
+    for line in (
+        "'infos/qpos' has neither a row per observation nor a row per action and is left out, in 1 of 3",
+        "'infos/success' has a row per action; the first is repeated for the reset, in 1 of 3 episodes",
+        "'infos/contacts' is no array of numbers and is left out, in 1 of 3 episodes",
+    ):
+        assert line in caplog.text
+
+
+def test_a_damaged_info_is_left_out_unless_it_is_requested(tmp_path, caplog):
+    infos = {"speed": np.zeros((41, 1), np.float32)}
+    write_simple(tmp_path / "d", [replace(make_episode(40, {"state": (4,)}), infos=infos)])
+    path = tmp_path / "d" / "data" / "main_data.hdf5"
+    with h5py.File(path) as file:
+        at = file["episode_0/infos/speed"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[at + 8] ^= 1
+    path.write_bytes(content)
+    assert read(tmp_path / "d").episodes[0].infos == {}
+    assert "'infos/speed' cannot be read" in caplog.text
+    with pytest.raises(DataError, match="episode 0 cannot be read"):
+        read(tmp_path / "d", parse_request(["speed=infos/speed"]))
+
+
+def test_a_reward_from_infos_of_a_row_per_action_keeps_its_rows(tmp_path):
+    folder = make_minari(tmp_path / "d", episodes=1)
+    with edit(folder) as file:
+        file["episode_0/infos/gain"] = np.arange(3.0)
+        file["episode_0/infos/cost"] = np.arange(4.0)
+    assert read(folder, parse_request([], reward="infos/gain")).episodes[0].reward.tolist() == [0, 1, 2]
+    assert read(folder, parse_request([], reward="infos/cost")).episodes[0].reward.tolist() == [1, 2, 3]
+
+
+def test_the_first_episode_may_be_the_broken_one(tmp_path):
+    folder = make_minari(tmp_path / "d", episodes=3)
+    with edit(folder) as file:
+        del file["episode_0/actions"]
+    recording = read(folder, parse_request([], episodes=parse_episodes("", skip_broken=True)))
+    assert recording.numbers == (1, 2)
+    assert "episode 0 has no 'actions'" in recording.broken[0].fault
+
+
+def test_more_episodes_than_the_metadata_say_are_named(tmp_path, caplog):
+    folder = make_minari(tmp_path / "d", episodes=3)
+    metadata = folder / "data" / "metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"total_episodes": 2}))
+    assert len(read(folder).episodes) == 2
+    assert "has 3 episodes, its metadata say 2; only these are read" in caplog.text

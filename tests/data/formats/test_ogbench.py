@@ -101,7 +101,7 @@ def test_tables_of_other_meaning_do_not_match(tmp_path):
         ({"terminals": np.arange(8)}, "'terminals' is 2 in row 2"),
         ({"terminals": np.ones(8)}, "has no step with a known next observation; it has 8 rows"),
         ({"terminals": np.ones(8), "masks": np.ones(8)}, "has no step with a known next observation"),
-        ({"observations": np.full((8, 2), np.nan)}, "'obs.state' is not finite"),
+        ({"observations": np.full((8, 2), np.nan)}, "'state' is not finite"),
     ],
 )
 def test_inconsistent_files_are_refused_in_one_line(tmp_path, more, message):

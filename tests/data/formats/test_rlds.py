@@ -10,6 +10,7 @@ import pytest
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, rlds, tfrecord
 from o2o.data.formats.crc32c import crc32c
+from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, parse_request
 from tests.support.make_rlds import (
     META,
@@ -379,3 +380,14 @@ def test_bridge_is_read_completely(tmp_path):
     assert 20 < np.asarray(first.obs["image_0"]).mean() < 230
     shutil.copytree(REAL_DATA / "bridge_rlds", tmp_path / "1.0.0")
     assert rlds.read(tmp_path).fingerprint == recording.fingerprint
+
+
+def test_a_broken_record_is_skipped_and_named(tmp_path):
+    bad = small([1, 2, 3], action=np.full((3, 2), np.nan, np.float32))
+    request = parse_request([], episodes=parse_episodes("", skip_broken=True))
+    with pytest.raises(DataError, match=r"record 1: 'actions' is not finite .*; 1 of 3 episodes is broken"):
+        read_small(tmp_path / "a", small([1, 2, 3]), bad, small([4, 5]))
+    recording = read_small(tmp_path / "b", small([1, 2, 3]), bad, small([4, 5]), request=request)
+    assert [len(episode) for episode in recording.episodes] == [2, 1] and recording.numbers == (0, 2)
+    chosen = parse_request([], episodes=parse_episodes("~1"))
+    assert read_small(tmp_path / "c", small([1, 2, 3]), bad, small([4, 5]), request=chosen).numbers == (0, 2)

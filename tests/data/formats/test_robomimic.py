@@ -143,7 +143,7 @@ def test_filters_are_logged_and_everything_is_read(tmp_path, caplog):
     with h5py.File(path, "a") as file:
         file["mask/train"], file["mask/20_percent"] = np.array([b"demo_0"]), np.array([b"demo_0", b"demo_1"])
     assert len(read(path).episodes) == 2
-    assert "filters 20_percent (2), train (1); all 2 demonstrations are read" in caplog.text
+    assert "masks 20_percent (2), train (1); all 2 demonstrations are read" in caplog.text
 
 
 def test_wrong_step_count_logs_a_warning(tmp_path, caplog):
