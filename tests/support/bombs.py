@@ -430,7 +430,7 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "d4rl overrun": (d4rl_overrun, r"a compressed chunk of '/observations', which expands to more"),
     "d4rl episodes": (d4rl_episodes, r"\d+ episodes"),
     "robomimic chunk": (robomimic_chunk, r"a chunk of 'obs.state'"),
-    "maniskill chunk": (maniskill_chunk, r"a chunk of 'obs.agent/qpos'"),
+    "maniskill chunk": (maniskill_chunk, r"a chunk of 'obs.agent.qpos'"),
     "maniskill json": (maniskill_json, r"the objects of its JSON text"),
     "ogbench array": (ogbench_array, r"its vectors"),
     "zarr chunk": (zarr_chunk, r"a chunk of 'obs.state'"),

@@ -21,7 +21,7 @@ from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "ManiSkill"
 GROUP = re.compile(r"traj_(\d+)")
-CALIBRATION = "sensor_param/"  # camera matrices among the observations: they are no sensor's values
+CALIBRATION = "sensor_param."  # camera matrices among the observations: they are no sensor's values
 REPLAY = "python -m mani_skill.trajectory.replay_trajectory"
 USUAL_HZ = 20  # ManiSkill's default control rate, which its files do not state
 
@@ -49,9 +49,10 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     Layout: a group `traj_N` per trajectory with the tables `actions` (T, A), `rewards`, `terminated` and
     `success` (T,), and `obs`, a table or nested groups of tables of T+1 rows.
 
-    - Observations are the tables of `obs`, named by their path in it, without the camera matrices of
-      `sensor_param`; the request may name any table of T+1 rows by its path in the trajectory, such as
-      `env_states/actors/cube`. Images stay in the file.
+    - Observations are the tables of `obs`, with the names that the environment gives as a robot (see
+      `spec.flatten_obs`), such as `agent.qpos`, without the camera matrices of `sensor_param`; the request
+      may name any table of T+1 rows by its path in the trajectory, such as `env_states/actors/cube`. Images
+      stay in the file.
     - An episode terminated if its last step did; ManiSkill records on after a success, so earlier marks do
       not cut it. Without `terminated` the last `success` decides, as in ManiSkill 2.
     - Success is whether any step was one; else what `trajectory.json` says; else unknown.
@@ -174,12 +175,13 @@ def _obs_names(
     tables: Mapping[str, hdf5.LazyTable], rows: int, path: Path, label: str, request: ReadRequest
 ) -> dict[str, str]:
     """Returns the name of each observation, as shown to the user -> table."""
-    names = {table.removeprefix("obs/"): table for table in tables if table.startswith("obs/")}
+    inside = [table for table in tables if table.startswith("obs/")]
+    names = {table.removeprefix("obs/").replace("/", "."): table for table in inside}
     if "obs" in tables:
         names = {flat_table.default_obs_name(tables["obs"]): "obs"}
     if request.obs:
-        others = tables.keys() - names.values()
-        return names | {table: table for table in tables if table in others and len(tables[table]) == rows}
+        others = [table for table in tables if table not in inside and len(tables[table]) == rows]
+        return names | {table: table for table in others}
     if not names:
         raise DataError(
             f"{label} has no observations, only the simulator's states: add them with "

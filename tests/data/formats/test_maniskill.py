@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.spec import flatten_obs
 from o2o.data.formats.lazy_array import LazyArray, parse_request
 from o2o.data.formats.maniskill import matches, read
 
@@ -58,23 +59,30 @@ def test_trajectories_are_episodes_in_the_order_of_their_numbers(tmp_path):
     path = write(tmp_path / "trajectory.h5", {name: columns(int(name[5:])) for name in names})
     assert matches(path)
     recording = read(path)
-    first = [e.obs["agent/qpos"][:, 0].tolist() for e in recording.episodes]
+    first = [e.obs["agent.qpos"][:, 0].tolist() for e in recording.episodes]
     assert first == [[1, 2, 3, 4], [2, 3, 4, 5], [10, 11, 12, 13]] and recording.name == "trajectory"
 
 
 def test_values_are_those_of_h5py_and_the_last_observation_is_kept(tmp_path):
     path = write(tmp_path / "trajectory.h5", {"traj_0": columns(5)})
     (episode,) = read(path).episodes
-    assert list(episode.obs) == ["agent/qpos", "sensor_data/base_camera/rgb"]  # without the camera's matrices
+    assert list(episode.obs) == ["agent.qpos", "sensor_data.base_camera.rgb"]  # without the camera's matrices
     with h5py.File(path) as file:  # ManiSkill's own reader is h5py
         for name, value in episode.obs.items():
-            np.testing.assert_array_equal(np.asarray(value), file[f"traj_0/obs/{name}"][:])
+            want = file["traj_0/obs"][name.replace(".", "/")][:]
+            np.testing.assert_array_equal(np.asarray(value), want)
         np.testing.assert_array_equal(episode.action, file["traj_0/actions"][:])
         np.testing.assert_array_equal(episode.reward, file["traj_0/rewards"][:])
-    assert isinstance(episode.obs["sensor_data/base_camera/rgb"], LazyArray)
-    assert episode.obs["sensor_data/base_camera/rgb"][3][0, 0, 0] == 8
+    assert isinstance(episode.obs["sensor_data.base_camera.rgb"], LazyArray)
+    assert episode.obs["sensor_data.base_camera.rgb"][3][0, 0, 0] == 8
     assert (episode.terminated, episode.truncated, episode.success) == (True, False, True)
     assert episode.last_obs_known
+
+
+def test_observations_are_named_as_those_of_a_robot(tmp_path):
+    nested = {"agent": {"qpos": np.zeros(2)}, "sensor_data": {"base_camera": {"rgb": np.zeros((4, 5, 3))}}}
+    (episode,) = read(write(tmp_path / "a.h5", {"traj_0": columns()})).episodes
+    assert list(episode.obs) == list(flatten_obs(nested))
 
 
 def test_single_table_of_observations_is_the_state(tmp_path):
@@ -139,10 +147,10 @@ def test_missing_observations_name_the_command_that_adds_them(tmp_path):
 
 def test_request_names_any_table_of_the_trajectory(tmp_path):
     path = write(tmp_path / "a.h5", {"traj_0": columns()})
-    (episode,) = read(path, parse_request(["q=agent/qpos", "*intrinsic_cv"], reward="success")).episodes
+    (episode,) = read(path, parse_request(["q=agent.qpos", "*intrinsic_cv"], reward="success")).episodes
     assert {name: value.shape for name, value in episode.obs.items()} == {
         "q": (4, 2),
-        "sensor_param/base_camera/intrinsic_cv": (4, 3, 3),
+        "sensor_param.base_camera.intrinsic_cv": (4, 3, 3),
     }
     assert episode.reward.tolist() == [0, 0, 1]
     with pytest.raises(UsageError, match="'wrist'"):
@@ -158,7 +166,7 @@ def test_request_names_any_table_of_the_trajectory(tmp_path):
         ({"actions": np.zeros((0, 1)), "rewards": None, "terminated": None, "success": None}, "has no steps"),
         ({"terminated": np.array([0, 2, 1])}, "'terminated' is 2 in row 1"),
         ({"rewards": np.float32([0, np.nan, 0])}, "'rewards' is not finite"),
-        ({"obs/agent/qpos": np.full((4, 2), np.inf)}, "'agent/qpos' is not finite"),
+        ({"obs/agent/qpos": np.full((4, 2), np.inf)}, "'agent.qpos' is not finite"),
     ],
 )
 def test_inconsistent_files_are_refused_in_one_line(tmp_path, more, message):
