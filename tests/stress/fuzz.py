@@ -238,6 +238,35 @@ def rlds(folder: Path) -> Path:
     return make_rlds(folder / "toy")
 
 
+def jpegs(images: np.ndarray) -> np.ndarray:
+    """Returns (N, bytes) uint8: images as JPEG files, padded with zeros as ALOHA does."""
+    from o2o.data.formats.image_codec import encode
+
+    rows = [encode(image) for image in images]
+    length = max(map(len, rows))
+    return np.stack([np.pad(row, (0, length - len(row))) for row in rows])
+
+
+def step_tables(rows: slice) -> dict[str, np.ndarray]:
+    """Returns rows of `transitions` under the names of ALOHA, with a second camera as JPEG files."""
+    table = transitions()
+    return {
+        "action": table["actions"][rows],
+        "observations/qpos": table["observations/state"][rows].astype(np.float64),
+        "observations/images/top": table["observations/camera"][rows],
+        "observations/images/wrist": jpegs(table["observations/camera"][rows]),
+    }
+
+
+def aloha(folder: Path) -> Path:
+    for number, rows in enumerate((slice(0, 6), slice(6, 12))):
+        with h5py.File(folder / f"episode_{number}.hdf5", "w") as file:
+            file.attrs["sim"] = True
+            for name, value in step_tables(rows).items():
+                file[name] = value
+    return folder
+
+
 def available() -> list[str]:
     """Returns the names of the makers whose modules are installed."""
 
@@ -449,6 +478,7 @@ MAKERS: dict[str, Maker] = {
     "lerobot": Maker(lerobot, ("pyarrow", "av")),
     "lerobot-new": Maker(lerobot_new, ("pyarrow", "av")),
     "rlds": Maker(rlds, checked="*.tfrecord-*"),
+    "aloha": Maker(aloha, ("PIL",)),
 }
 RUNS = {"run": Maker(fuzz_runs.make_run, damage=fuzz_runs.edit_run, read=fuzz_runs.run_command)}
 

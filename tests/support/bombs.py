@@ -423,6 +423,23 @@ def png(shape: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
+def aloha_chunk(folder: Path) -> Path:
+    path = fuzz.aloha(folder)
+    with h5py.File(path / "episode_1.hdf5", "a") as file:
+        replace_table(file, "observations/qpos", "f4", BOMB_BYTES // 12, zeros(BOMB_BYTES))
+    return path
+
+
+def aloha_jpeg(folder: Path) -> Path:
+    """A camera has small PNG files of many pixels."""
+    path, name = fuzz.aloha(folder), "observations/images/wrist"
+    with h5py.File(path / "episode_1.hdf5", "a") as file:
+        rows = len(file[name])
+        del file[name]
+        file[name] = np.stack([np.frombuffer(png((2400, BOMB_BYTES // 24000)), np.uint8)] * rows)
+    return path
+
+
 BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what the error names)
     "d4rl chunk": (d4rl_chunk, r"a chunk of 'obs.state'"),
     "d4rl chunk of flags": (d4rl_flags_chunk, r"the column 'terminals'"),
@@ -459,6 +476,8 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "rlds integers": (rlds_integers, r"'steps/observation/ticks' of"),
     "rlds image": (rlds_image, r"an image"),
     "rlds json": (rlds_json, r"the objects of its JSON text"),
+    "aloha chunk": (aloha_chunk, r"a chunk of 'obs.qpos'"),
+    "aloha jpeg": (aloha_jpeg, r"episode_1.hdf5: 'images/wrist' needs .* for an image"),
     "fowm opcodes": (fowm_opcodes, r"the objects of the pickle"),
     "fowm text": (fowm_text, r"the objects of the pickle"),
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from o2o.core.errors import DataError
 from o2o.data.formats import image_codec
 from o2o.data.formats.flat_table import Column, StoredColumn
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
@@ -186,6 +187,17 @@ def can_hold_images(column: Column) -> bool:
     return (dtype in BYTES and rank == 2) or (dtype.kind in "SV" and rank == 1 and dtype.names is None)
 
 
+def is_usable(column: Column, label: str, request: ReadRequest) -> bool:
+    """Whether a column holds numbers or images, and not text.
+
+    Raises:
+        DataError: its first row is larger than the budget.
+    """
+    if 0 in column.shape or column.dtype.kind in "fiub":
+        return 0 not in column.shape
+    return can_hold_images(column) and _first_bytes(column, label, request).startswith(IMAGE_STARTS)
+
+
 def decoded(column: Column, label: str, request: ReadRequest) -> Column:
     """Returns a column of images where the first row of a column is a JPEG or PNG file, else the column.
 
@@ -193,20 +205,28 @@ def decoded(column: Column, label: str, request: ReadRequest) -> Column:
         label: file and column, for errors.
         request: its memory budget limits what is read of the first row.
     Raises:
-        DataError: the first image is broken, or larger than the budget.
+        DataError: the column holds neither numbers nor images, or the first image is broken, or larger than
+            the budget.
     """
-    if not can_hold_images(column) or 0 in column.shape:
-        return column
-    chunk = column.chunk_bytes if isinstance(column, StoredColumn) else 0
-    held = held_bytes(column)
-    request.check_budget(held, label, ReadBlock(chunk + _row_bytes(column), "its first row"))
-    first = bytes(column[0:1][0])
+    is_numeric = column.dtype.kind in "fiub"
+    first = b""
+    if can_hold_images(column) and 0 not in column.shape:
+        first = _first_bytes(column, label, request)
     if not first.startswith(IMAGE_STARTS):
+        if not is_numeric:
+            raise DataError(f"{label} is {column.dtype} {column.shape}, neither numbers nor images")
         return column
     shape, dtype = image_codec.image_shape(first, label), image_codec.pixel_type(first, label)
     images = EncodedImages(column, shape, dtype, label)
-    request.check_budget(held, label, ReadBlock(images.chunk_bytes, "an image"))
+    request.check_budget(held_bytes(column), label, ReadBlock(images.chunk_bytes, "an image"))
     return images
+
+
+def _first_bytes(column: Column, label: str, request: ReadRequest) -> bytes:
+    chunk = column.chunk_bytes if isinstance(column, StoredColumn) else 0
+    block = ReadBlock(chunk + _row_bytes(column), "its first row")
+    request.check_budget(held_bytes(column), label, block)
+    return bytes(column[0:1][0])
 
 
 def _row_bytes(column: Column) -> int:

@@ -21,13 +21,13 @@ logger = logging.getLogger("o2o")
 
 
 def matches(path: Path) -> bool:
-    """Whether the file is HDF5 with any of the required columns; `read` reports the missing ones."""
+    """Whether the file is HDF5 with two of the required columns or more; `read` reports the missing ones."""
     try:
         with hdf5.open_file(path) as file:
             names = set(file)
     except DataError:
         return False
-    return "data" not in names and not names.isdisjoint(REQUIRED)
+    return "data" not in names and len(names.intersection(REQUIRED)) >= 2
 
 
 def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:

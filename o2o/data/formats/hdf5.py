@@ -146,8 +146,18 @@ class Group:
         return LazyTable(self._top, name, node.shape, node.dtype, hdf5_chunks.chunk_bytes(node))
 
     def get_number(self, name: str) -> float | None:
-        """Reads an attribute that is a single number or boolean; None if there is none."""
-        return float(np.asarray(self._node.attrs[name])) if self._is_number(name, ()) else None
+        """Reads an attribute, or a table without axes, that is a number or boolean; None if there is none.
+
+        Raises:
+            DataError: the table's value lies in another file.
+        """
+        if self._is_number(name, ()):
+            return float(np.asarray(self._node.attrs[name]))
+        place = _follow(self._place, name, self._top.path.parent)
+        if place is None or isinstance(place.node, h5py.Group):
+            return None
+        node = _check_storage(place)
+        return float(node[()]) if node.shape == () and node.dtype.kind in "fiub" else None
 
     def get_numbers(self) -> dict[str, np.ndarray]:
         """Reads all attributes that are numbers."""

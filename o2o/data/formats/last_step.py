@@ -1,6 +1,7 @@
 """Decides whether a last step whose next observation is unknown is kept, alike for all readers."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,17 @@ def find_outcomes(reward: np.ndarray, last: np.ndarray) -> np.ndarray:
         before = reward[start:end]
         result[end] = len(before) > 0 and finite[end] and bool((before != reward[end]).all())
     return result
+
+
+def find_outcomes_of(rewards: Sequence[np.ndarray], has_next: Sequence[bool]) -> np.ndarray:
+    """Returns (E,) whether the last reward of each episode is its outcome; see `find_outcomes`.
+
+    Args:
+        rewards: (T,) rewards of each episode.
+        has_next: whether the observation after the last step of each episode is recorded.
+    """
+    last = np.concatenate([np.arange(len(reward)) == len(reward) - 1 for reward in rewards])
+    return find_outcomes(np.concatenate(rewards), last)[last] & ~np.array(has_next, bool)
 
 
 def log_last_steps(path: Path, num_rows: int, num_outcomes: int, episodes: list[Episode]) -> None:

@@ -29,9 +29,14 @@ NPZ_ERRORS = (
 
 def is_npz(path: Path) -> bool:
     """Whether a file begins like an npz file, which is a zip file."""
+    return starts_with(path, MAGIC)
+
+
+def starts_with(path: Path, words: tuple[bytes, ...]) -> bool:
+    """Whether a file begins with one of several words; False for what cannot be read."""
     try:
         with open_regular(path) as file:
-            return file.read(4) in MAGIC
+            return file.read(max(map(len, words))).startswith(words)
     except OSError:
         return False
 
@@ -91,17 +96,25 @@ class NpyTable:
         first = int(rows.min())
         return self._rows(first, int(rows.max()) + 1)[rows - first]
 
+    def read_single(self) -> float:
+        """Reads the number of an array without axes."""
+        return float(self._whole() if self.offset is None else self._values(0, ()))
+
     def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
         """Reads rows into an array, converted to its dtype."""
         array[:] = self[start:stop]
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
-        assert self.offset is not None
         row_bytes = self.nbytes // max(len(self), 1)
+        return self._values(row_bytes * start, (stop - start, *self.shape[1:]))
+
+    def _values(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Reads an array of this shape that begins `start` bytes after the first value."""
+        assert self.offset is not None
         try:
             with open_regular(self.path) as file:
-                file.seek(self.offset + row_bytes * start)
-                return _parse(_read(file, row_bytes * (stop - start)), (stop - start, *self.shape[1:]), self)
+                file.seek(self.offset + start)
+                return _parse(_read(file, math.prod(shape) * self.dtype.itemsize), shape, self)
         except NPZ_ERRORS as error:
             raise _broken(self.path, error, self.name) from error
 

@@ -7,6 +7,7 @@ from zipfile import is_zipfile
 from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
 from o2o.data.formats import (
+    aloha,
     d4rl,
     fowm,
     hdf5,
@@ -47,7 +48,7 @@ class Format(Protocol):
 
 
 FORMATS: tuple[Format, ...] = (  # each path matches one at most
-    *(minari, d4rl, robomimic, maniskill),
+    *(minari, d4rl, robomimic, maniskill, aloha),
     *(ogbench, replay_zarr, lerobot, rlds, fowm),
 )
 

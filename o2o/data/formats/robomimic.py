@@ -261,7 +261,8 @@ def _episodes(reading: EpisodeReading, demos: dict[int, Demo], path: Path) -> di
         logger.warning(
             "%s: rewards are dense, so a done with any last reward above 0 is read as a success", path
         )
-    outcomes = _outcomes([demos[number] for number in read], rewards) if read else np.zeros(0, bool)
+    has_next = [bool(flat_table.with_prefix(demos[number].columns, "next_obs.")) for number in read]
+    outcomes = last_step.find_outcomes_of(rewards, has_next) if read else np.zeros(0, bool)
     terminated = dict(zip(read, outcomes | np.array(ended, bool), strict=True))
 
     def cut(number: int) -> list[Episode]:
@@ -296,13 +297,6 @@ def _as_data_error(label: str, path: Path) -> Iterator[None]:
         yield
     except hdf5.H5PY_ERRORS as error:
         raise DataError(f"{label} cannot be read: {describe_read_error(error, path)}") from error
-
-
-def _outcomes(demos: list[Demo], rewards: list[np.ndarray]) -> np.ndarray:
-    """Returns (E,) whether the last reward is the outcome of a demonstration without `next_obs`."""
-    last = np.concatenate([np.arange(len(reward)) == len(reward) - 1 for reward in rewards])
-    has_next = [bool(flat_table.with_prefix(demo.columns, "next_obs.")) for demo in demos]
-    return last_step.find_outcomes(np.concatenate(rewards), last)[last] & ~np.array(has_next)
 
 
 def _ends_with_done(demo: Demo) -> bool:

@@ -59,7 +59,9 @@ def test_bytes_that_are_no_images_stay_numbers():
     numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert columns.decoded(numbers, "x", READ_ALL) is numbers
     words = np.array([b"x", b"y"])
-    assert columns.decoded(words, "x", READ_ALL) is words
+    assert not columns.is_usable(words, "x", READ_ALL) and columns.is_usable(numbers, "x", READ_ALL)
+    with pytest.raises(DataError, match=r"x is \|S1 \(2,\), neither numbers nor images"):
+        columns.decoded(words, "x", READ_ALL)
 
 
 def test_large_image_is_refused_before_it_is_decoded():

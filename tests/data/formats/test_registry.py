@@ -9,6 +9,7 @@ from o2o.data.formats import registry
 from tests.stress import fuzz
 
 EXPECTED = {
+    "aloha": "ALOHA",
     **{"d4rl": "D4RL", "robomimic": "robomimic", "fowm": "FOWM pickle"},
     **{
         "maniskill": "ManiSkill",

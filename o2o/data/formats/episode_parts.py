@@ -1,0 +1,119 @@
+"""Turns recordings with tables of their own for each episode, such as a file or a group, into episodes."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from o2o.core.episode import Episode
+from o2o.core.errors import DataError
+from o2o.data.formats import columns, flat_table, last_step
+from o2o.data.formats.flat_table import Column
+from o2o.data.formats.lazy_array import ReadRequest, largest, of_episodes
+
+logger = logging.getLogger("o2o")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One episode whose values are not read yet.
+
+    Attributes:
+        columns: `actions`, `rewards` (zeros in memory if there are none), `obs.NAME`, perhaps
+            `next_obs.NAME` and `terminals`.
+        success: whether the task was done; None if nothing says so.
+        label: file and group, for errors.
+    """
+
+    columns: dict[str, Column]
+    success: bool | None
+    label: str
+
+
+def arrange(
+    obs: Mapping[str, Column],
+    next_obs: Mapping[str, Column],
+    action: Column,
+    reward: Column | None,
+    label: str,
+) -> dict[str, Column]:
+    """Returns the columns of one episode with T actions, all of T rows.
+
+    Rule for the last observation: observations have T+1 rows, of which the last follows the last action, or
+    T rows. If all have T+1 rows, their last ones are the next observations of the last step. Else
+    `next_obs` are, if they are complete; else the observation after the last action is unknown, and a row
+    T+1 of some observations is not used.
+
+    Raises:
+        DataError: another number of rows, or shapes that do not fit; see `flat_table.check_columns`.
+    """
+    rows = len(action)
+    for name, column in obs.items():
+        if len(column) not in (rows, rows + 1):
+            raise DataError(
+                f"{label}: observation {name!r} has {len(column)} rows, the action has {rows}; wanted "
+                f"{rows} or {rows + 1}, or --dataset.obs '~{name}' to leave it out"
+            )
+    has_last = bool(obs) and all(len(column) == rows + 1 for column in obs.values())
+    found: dict[str, Column] = {"actions": action}
+    found["rewards"] = np.zeros(rows, np.float32) if reward is None else reward
+    for name, column in obs.items():
+        found[f"obs.{name}"] = columns.RowRange(column, 0, rows) if len(column) > rows else column
+    if has_last:
+        found |= {f"next_obs.{name}": columns.RowRange(obs[name], 1, rows + 1) for name in obs}
+    elif next_obs.keys() >= obs.keys():
+        found |= {f"next_obs.{name}": next_obs[name] for name in obs}
+    flat_table.check_columns(found, label)
+    return found
+
+
+def check_memory(parts: Sequence[Part], path: Path, request: ReadRequest) -> None:
+    """Checks that the memory budget holds all episodes, before `read_parts` reads them.
+
+    Raises:
+        DataError: it does not, or there are no episodes.
+    """
+    if not parts:
+        raise DataError(f"{path} has no episodes")
+    blocks = [of_episodes(len(parts)), *(flat_table.read_block(part.columns) for part in parts)]
+    held = {id(column): columns.held_bytes(column) for part in parts for column in part.columns.values()}
+    num_bytes = sum(flat_table.vector_bytes(part.columns) for part in parts) + sum(held.values())
+    request.check_memory(num_bytes, path, largest(blocks))
+
+
+def read_parts(parts: Sequence[Part], path: Path) -> list[Episode]:
+    """Reads episodes of one part each.
+
+    Without a next observation the last step is dropped, unless it is terminal or its reward is the outcome
+    of the episode (see `last_step`).
+
+    Args:
+        parts: in order, at least one.
+        path: file or folder, for the log and errors.
+    Raises:
+        DataError: values are not finite, or no step has a known next observation.
+    """
+    if any(isinstance(part.columns["rewards"], np.ndarray) for part in parts):
+        logger.warning("%s has no rewards in some or all episodes; they are read as 0", path)
+    rewards = [flat_table.read_floats(part.columns["rewards"], "rewards", part.label) for part in parts]
+    ended = np.array([_ends_in_terminal(part) for part in parts])
+    has_next = [bool(flat_table.with_prefix(part.columns, "next_obs.")) for part in parts]
+    outcomes = last_step.find_outcomes_of(rewards, has_next)
+    episodes = []
+    for part, terminated in zip(parts, ended | outcomes, strict=True):
+        terminal = np.zeros(len(part.columns["actions"]), bool)
+        terminal[-1] = terminated
+        cut = flat_table.cut_episodes(part.columns, terminal, np.zeros_like(terminal), part.label)
+        episodes += [replace(episode, success=part.success) for episode in cut]
+    last_step.log_last_steps(path, sum(map(len, rewards)), int((outcomes & ~ended).sum()), episodes)
+    if not episodes:
+        raise DataError(f"{path} has no step with a known next observation, in {len(parts)} episodes")
+    return episodes
+
+
+def _ends_in_terminal(part: Part) -> bool:
+    if "terminals" not in part.columns:
+        return False
+    return bool(flat_table.read_flags(part.columns["terminals"], "terminated", part.label)[-1])
