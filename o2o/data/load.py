@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ from o2o.core.paths import expand_user, o2o_home
 from o2o.core.recipe import Recipe, load_recipe, load_reward_function
 from o2o.data.formats import minari, registry
 from o2o.data.formats.episode_choice import EpisodeChoice, EpisodeReading, log_skipped, parse_episodes
-from o2o.data.formats.lazy_array import ReadRequest, parse_request
+from o2o.data.formats.lazy_array import FileLayout, ReadRequest, parse_request
 from o2o.data.formats.recording import Recording
 from o2o.data.resample import resample, resampling_factor
 
@@ -40,6 +40,16 @@ class LoadConfig:
         action: Name of the actions in the file; empty: the name that the format defines.
         reward: Name of the rewards in the file, which are then used even if the recipe has a reward function;
             empty: the recipe's reward function, else the name that the format defines.
+        episodes_by: Layout of an HDF5 or npz file of no known format: every `file` of a folder is an
+            episode, or the one file is; every `group` that contains the action is one; or a file has one
+            table of steps for all, which `ends` cut. Paths are those inside an episode. None: what the names
+            in the file suggest.
+        ends: Name of the table that cuts such a table of steps: flags of each episode's last step, the ends
+            or lengths of the episodes, or a number for each step that counts them.
+        terminated: Name of the flags of steps that end the task, in such a file.
+        truncated: Name of the flags of steps after which the episode was cut off, in such a file.
+        success: Name of the table or attribute in such a file that says whether the task was done, at any
+            step or for each episode.
         control_hz: Control rate of the recording, in decisions per second; None: the rate in the file,
             else the recipe's.
         resample_hz: Control rate to resample the recording to, in decisions per second; the recording's rate
@@ -61,6 +71,11 @@ class LoadConfig:
     obs: tuple[str, ...] = ()
     action: str = ""
     reward: str = ""
+    episodes_by: Literal["file", "group", "ends"] | None = None
+    ends: str = ""
+    terminated: str = ""
+    truncated: str = ""
+    success: str = ""
     control_hz: float | None = None
     resample_hz: float | None = None
     resample_action: Literal["mean", "sum"] = "mean"
@@ -153,7 +168,7 @@ def load(dataset: str, config: LoadConfig, seed: int = 0, list_broken: bool = Fa
     recipes = plugins.names("datasets")
     budget = memory.budget_bytes(config.memory_budget)
     choice = parse_episodes(config.episodes, config.mask, config.skip_broken or list_broken)
-    request = parse_request(config.obs, config.action, config.reward, budget, choice)
+    request = parse_request(config.obs, config.action, config.reward, budget, choice, _layout(config))
     if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = load_recipe(dataset)
@@ -169,6 +184,11 @@ def load(dataset: str, config: LoadConfig, seed: int = 0, list_broken: bool = Fa
         if recording.missing:
             logger.warning("%s: %s", recording.path, recording.missing)
     return _complete(recording, recipe_name, config)
+
+
+def _layout(config: LoadConfig) -> FileLayout:
+    """Returns the layout that the flags state; its fields have their names."""
+    return FileLayout(**{one.name: getattr(config, one.name) or "" for one in fields(FileLayout)})
 
 
 def _recipe_of(name: str, recipes: Mapping[str, object]) -> str:
@@ -248,7 +268,7 @@ def _find_path(dataset: str, recipes: list[str]) -> Path | None:
     path = expand_user(dataset)
     if path.exists():
         return path
-    if path.suffix in (".hdf5", ".h5", ".pkl") or dataset.startswith((".", "/", "~")):
+    if path.suffix in (".hdf5", ".h5", ".npz", ".pkl") or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
@@ -259,7 +279,7 @@ def _find_path(dataset: str, recipes: list[str]) -> Path | None:
 
 def _read(path: Path, request: ReadRequest) -> Recording:
     """Reads a file or folder in the format that its content shows."""
-    form = registry.detect_format(path)
+    form = registry.detect_format(path, request)
     logger.info("%s is read as %s", path, form.NAME)
     recording = form.read(path, request)
     return replace(_select(recording, request.episodes), format=form.NAME)

@@ -1,5 +1,6 @@
 """Tests that a dataset becomes two replay buffers and is in memory only once."""
 
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -62,6 +63,21 @@ def test_loaded_episodes_are_freed_once_stored(path, monkeypatch):
     assert len(references) == 40 and not any(reference() for reference in references)
     assert [e.episode_return for e in data.recording.episodes] == [3.0 * i for i in range(40)]
     assert data.mean_return == 3 * 19.5
+
+
+def test_flags_of_a_layout_are_kept_so_that_the_dataset_is_read_again_in_the_same_way(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for number in range(6):
+            file[f"take{number}/cmd"] = np.full((4, 2), number) + np.arange(4)[:, None]
+            file[f"take{number}/pos"] = np.full((5, 3), number)
+            file[f"take{number}/paid"], file[f"take{number}/won"] = np.eye(4)[3], np.array([number < 2])
+    flags = {"obs": ("pos",), "action": "cmd", "reward": "paid", "success": "won", "episodes_by": "group"}
+    config = DataConfig(**flags)
+    data = training_data.read(str(tmp_path / "a.h5"), config, REPLAY, seed=0)
+    saved = training_data.dataset_info(str(tmp_path / "a.h5"), config, 0, data.recording)
+    again = training_data.reload(json.loads(json.dumps(saved)), REPLAY, data.transform)
+    assert [e.success for e in again.recording.episodes] == [True, True, False, False, False, False]
+    assert again.recording == data.recording and [len(e) for e in again.recording.episodes] == 6 * [4]
 
 
 def test_dataset_info_counts_all_episodes_and_reloads_the_dataset(path):

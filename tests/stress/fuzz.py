@@ -32,7 +32,7 @@ import numpy as np
 
 from o2o.core.errors import O2OError
 from o2o.data.formats import registry
-from o2o.data.formats.lazy_array import ReadRequest
+from o2o.data.formats.lazy_array import NO_LAYOUT, FileLayout, ReadRequest
 from o2o.data.formats.recording import Recording
 from tests.stress import fuzz_runs
 
@@ -57,6 +57,7 @@ class Maker:
         undetected: damages that these checksums do not detect: fletcher32 of zeros is zero.
         damage: damages one file of the dataset, and returns (damage, file, description).
         read: reads the dataset and returns a digest of what was read.
+        layout: flags that state the layout of a file of no known format.
     """
 
     make: Callable[[Path], Path]
@@ -67,6 +68,13 @@ class Maker:
         *args
     )
     read: Callable[[Path], str] = lambda path: read_digest(path)
+    layout: FileLayout = FileLayout()
+
+
+def by_flags(make: Callable[[Path], Path], **layout: str) -> Maker:
+    """Returns the maker of a dataset of no known format, which is read with flags."""
+    stated = FileLayout(**layout)
+    return Maker(make, ("PIL",), read=lambda path: read_digest(path, stated), layout=stated)
 
 
 def transitions(seed: int = 0) -> dict[str, np.ndarray]:
@@ -267,6 +275,40 @@ def aloha(folder: Path) -> Path:
     return folder
 
 
+def groups(folder: Path) -> Path:
+    """Writes a group for each episode, with images in rows of different lengths."""
+    with h5py.File(folder / "groups.h5", "w") as file:
+        for number, rows in enumerate((slice(0, 6), slice(6, 12))):
+            group = file.create_group(f"runs/take_{number}")
+            group.attrs["success"] = number == 1
+            for name, value in step_tables(rows).items():
+                group[name] = value
+            del group["observations/images/wrist"]
+            table = group.create_dataset("observations/images/wrist", (6,), h5py.vlen_dtype(np.uint8))
+            for row, image in enumerate(jpegs(transitions()["observations/camera"][rows])):
+                table[row] = image
+    return folder / "groups.h5"
+
+
+def ends(folder: Path) -> Path:
+    with h5py.File(folder / "flat.h5", "w") as file:
+        for name, value in step_tables(slice(0, 12)).items():
+            file[name] = value
+        file["reward"], file["meta/episode_ends"] = transitions()["rewards"], np.array([6, 12])
+    return folder / "flat.h5"
+
+
+def npz_ends(folder: Path) -> Path:
+    np.savez(folder / "flat.npz", **step_tables(slice(0, 12)), done=np.arange(12) % 6 == 5)
+    return folder / "flat.npz"
+
+
+def npz_folder(folder: Path) -> Path:
+    for number, rows in enumerate((slice(0, 6), slice(6, 12))):
+        np.savez_compressed(folder / f"{number}.npz", **step_tables(rows), success=np.bool_(number))
+    return folder
+
+
 def available() -> list[str]:
     """Returns the names of the makers whose modules are installed."""
 
@@ -294,9 +336,10 @@ def content_digest(recording: Recording) -> str:
     return hashlib.sha256(digest.digest() + repr(stated).encode()).hexdigest()
 
 
-def read_digest(path: Path) -> str:
+def read_digest(path: Path, layout: FileLayout = NO_LAYOUT) -> str:
     """Reads a path and returns its `content_digest`."""
-    return content_digest(registry.detect_format(path).read(path, ReadRequest(budget_bytes=BUDGET_BYTES)))
+    request = ReadRequest(budget_bytes=BUDGET_BYTES, layout=layout)
+    return content_digest(registry.detect_format(path, request).read(path, request))
 
 
 # Damages. Each changes a file in place and returns a description; those of `BYTE_DAMAGES` ignore its format.
@@ -412,11 +455,21 @@ def change_parquet(path: Path, rng: np.random.Generator) -> str:
     return f"{name}: {('dropped', 'nulled', 'made text', 'shortened')[kind]}"
 
 
+def change_npz(path: Path, rng: np.random.Generator) -> str:
+    """Does the same to an array of an npz file."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    name = list(arrays)[int(rng.integers(len(arrays)))]
+    changed = _replacement(arrays.pop(name), rng)
+    np.savez(path, **arrays, **({} if changed is None else {name: changed}))
+    return f"{name}: {_describe(changed)}"
+
+
 BYTE_DAMAGES = (truncate_file, flip_bytes, flip_bytes, zero_bytes, repeat_block)  # of a disk or a transfer
 MEMBER_CHANGES = {
     **dict.fromkeys((".hdf5", ".h5"), change_hdf5),
     **dict.fromkeys((".json", ".jsonl", ".zarray"), change_json),
-    **{".pkl": change_pickle, ".parquet": change_parquet},
+    **{".pkl": change_pickle, ".parquet": change_parquet, ".npz": change_npz},
 }
 
 
@@ -479,6 +532,10 @@ MAKERS: dict[str, Maker] = {
     "lerobot-new": Maker(lerobot_new, ("pyarrow", "av")),
     "rlds": Maker(rlds, checked="*.tfrecord-*"),
     "aloha": Maker(aloha, ("PIL",)),
+    "flags-group": by_flags(groups, episodes_by="group"),
+    "flags-ends": by_flags(ends, episodes_by="ends"),
+    "flags-npz": by_flags(npz_ends, ends="done"),
+    "flags-packed": by_flags(npz_folder, episodes_by="file"),
 }
 RUNS = {"run": Maker(fuzz_runs.make_run, damage=fuzz_runs.edit_run, read=fuzz_runs.run_command)}
 

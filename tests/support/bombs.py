@@ -440,6 +440,33 @@ def aloha_jpeg(folder: Path) -> Path:
     return path
 
 
+def flags_rows(folder: Path) -> Path:
+    """The first row of a table of images has 2 GB, as it states."""
+    path, name = fuzz.groups(folder), "runs/take_0/observations/images/wrist"
+    with h5py.File(path, "a") as file:
+        del file[name]
+        table = file.create_dataset(name, (6,), h5py.vlen_dtype(np.uint8), chunks=(6,))
+        table[0] = np.zeros(100, np.uint8)
+        file.flush()
+        row = table.id.read_direct_chunk((0,))[1]
+        table.id.write_direct_chunk((0,), struct.pack("<I", 2**31) + row[4:])
+    return path
+
+
+def flags_npz(folder: Path) -> Path:
+    """A compressed array of images, of which one is wanted."""
+    images = np.zeros((6, BOMB_BYTES // 18000, 1000, 3), np.uint8)
+    np.savez_compressed(folder / "a.npz", **fuzz.step_tables(slice(0, 6)), **{"observations/big": images})
+    return folder
+
+
+def npz_header(folder: Path) -> Path:
+    """The header of an array has many bytes."""
+    with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("action.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", BOMB_BYTES) + b" " * BOMB_BYTES)
+    return folder
+
+
 BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what the error names)
     "d4rl chunk": (d4rl_chunk, r"a chunk of 'obs.state'"),
     "d4rl chunk of flags": (d4rl_flags_chunk, r"the column 'terminals'"),
@@ -478,6 +505,9 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "rlds json": (rlds_json, r"the objects of its JSON text"),
     "aloha chunk": (aloha_chunk, r"a chunk of 'obs.qpos'"),
     "aloha jpeg": (aloha_jpeg, r"episode_1.hdf5: 'images/wrist' needs .* for an image"),
+    "flags rows": (flags_rows, r"1 rows of '/runs/take_0/observations/images/wrist'"),
+    "flags npz": (flags_npz, r"its vectors"),
+    "npz header": (npz_header, rf"the header of an array has {BOMB_BYTES} bytes"),
     "fowm opcodes": (fowm_opcodes, r"the objects of the pickle"),
     "fowm text": (fowm_text, r"the objects of the pickle"),
 }

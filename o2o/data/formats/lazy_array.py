@@ -49,6 +49,28 @@ def largest(blocks: Iterable[ReadBlock]) -> ReadBlock:
 
 
 @dataclass(frozen=True)
+class FileLayout:
+    """Where a file of no known format has its episodes, as the flags say; names are paths inside an episode.
+
+    Attributes:
+        episodes_by: `file`, `group` or `ends`, see `LoadConfig`; empty: not said.
+        ends: name of the table of ends; empty: none.
+        terminated: name of the terminal flags; empty: none.
+        truncated: name of the flags of other ends; empty: none.
+        success: name of what says whether the task was done; empty: none.
+    """
+
+    episodes_by: str = ""
+    ends: str = ""
+    terminated: str = ""
+    truncated: str = ""
+    success: str = ""
+
+
+NO_LAYOUT = FileLayout()
+
+
+@dataclass(frozen=True)
 class ReadRequest:
     """Which columns to read and how much memory they may take. Names are those that the reader shows.
 
@@ -61,6 +83,7 @@ class ReadRequest:
         reward: name of the reward in the file; empty: the format's default.
         budget_bytes: main memory that the data may take; None: no limit.
         episodes: which episodes to read.
+        layout: layout of a file of no known format.
     """
 
     obs: Mapping[str, str] = field(default_factory=dict)
@@ -70,6 +93,7 @@ class ReadRequest:
     reward: str = ""
     budget_bytes: float | None = None
     episodes: EpisodeChoice = ALL_EPISODES
+    layout: FileLayout = NO_LAYOUT
 
     def resolve_names(self, available: Iterable[str], path: Path) -> dict[str, str]:
         """Returns model name -> name in the file of the requested observations.
@@ -133,7 +157,7 @@ READ_ALL = ReadRequest()
 
 def parse_request(
     obs: Iterable[str], action: str = "", reward: str = "", budget: float | None = None,
-    episodes: EpisodeChoice = ALL_EPISODES,
+    episodes: EpisodeChoice = ALL_EPISODES, layout: FileLayout = NO_LAYOUT,
 ) -> ReadRequest:  # fmt: skip
     """Parses flags into a `ReadRequest`.
 
@@ -158,7 +182,7 @@ def parse_request(
                 f"--dataset.obs {text!r} is incomplete or given twice; wanted NAME or NAME=NAME_IN_THE_FILE"
             )
         pairs[name] = inside or name
-    return ReadRequest(pairs, tuple(include), tuple(exclude), action, reward, budget, episodes)
+    return ReadRequest(pairs, tuple(include), tuple(exclude), action, reward, budget, episodes, layout)
 
 
 def names_are_exact(obs: Iterable[str]) -> bool:

@@ -8,7 +8,9 @@ from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
 from o2o.data.formats import (
     aloha,
+    by_flags,
     d4rl,
+    describe_file,
     fowm,
     hdf5,
     lerobot,
@@ -19,7 +21,7 @@ from o2o.data.formats import (
     rlds,
     robomimic,
 )
-from o2o.data.formats.lazy_array import ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording
 
 
@@ -58,18 +60,25 @@ BY_SUFFIX: dict[str, Format] = {  # broken files
 }
 
 
-def detect_format(path: Path) -> Format:
+def detect_format(path: Path, request: ReadRequest = READ_ALL) -> Format:
     """Detects the format of an existing file or folder from its content; a broken file goes by its suffix.
 
+    Flags that state a layout decide alone; flags that name columns do where no format is known.
+
     Raises:
-        DataError: no format matches; the message lists the known formats. Or a file is not regular, or lies
-            outside of the folder; see `check_dataset`.
+        DataError: no format matches; the message describes the file, and the flags that would read it. Or a
+            file is not regular, or lies outside of the folder; see `check_dataset`.
     """
     check_dataset(path)
+    if by_flags.states_layout(request):
+        return by_flags
     for form in FORMATS:
         if form.matches(path):
             return form
     if path.suffix in BY_SUFFIX and path.is_file() and not (hdf5.is_readable(path) or is_zipfile(path)):
         return BY_SUFFIX[path.suffix]
+    if (request.action or request.obs) and by_flags.matches(path):
+        return by_flags
     known = ", ".join(form.NAME for form in FORMATS)
-    raise DataError(f"{path} is not a dataset of a known format; wanted one of {known}")
+    described = describe_file.describe(path)
+    raise DataError(f"{path} is not a dataset of a known format ({known}): {described}")
