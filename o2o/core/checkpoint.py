@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from o2o.core import trust
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.files import NotRegularError, read_bytes
+from o2o.core.operating_system import sync_folder
 
 if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
     import torch
@@ -331,18 +332,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames durable; file systems that cannot sync a folder need no such call."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:

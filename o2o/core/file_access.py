@@ -1,11 +1,10 @@
 """Tells whether other users can read or write a file."""
 
-import grp
 import os
-import pwd
 import stat
 from pathlib import Path
 
+from o2o.core import operating_system
 from o2o.core.errors import UsageError
 from o2o.core.files import check_regular
 
@@ -20,7 +19,8 @@ def writable_by_others(status: os.stat_result) -> str:
 
     The user's private group, which many systems let write by default (umask 002), does not count.
     """
-    return _other_owner(status) or _permissions(status, 0o002 if _is_private(status.st_gid) else 0o022)
+    private = operating_system.IS_UNIX and operating_system.is_private_group(status.st_gid)
+    return _other_owner(status) or _permissions(status, 0o002 if private else 0o022)
 
 
 def require_command_file(flag: str, path: Path) -> None:
@@ -55,23 +55,11 @@ def require_command_file(flag: str, path: Path) -> None:
 
 
 def _other_owner(status: os.stat_result) -> str:
-    if status.st_uid in (0, os.getuid()):
+    if status.st_uid == 0 or operating_system.is_own(status.st_uid):
         return ""
-    try:
-        return f"it belongs to the user {pwd.getpwuid(status.st_uid).pw_name}"
-    except KeyError:
-        return f"it belongs to the user {status.st_uid}"
+    return f"it belongs to the user {operating_system.user_name(status.st_uid)}"
 
 
 def _permissions(status: os.stat_result, forbidden: int) -> str:
     mode = stat.S_IMODE(status.st_mode)
-    return f"its mode is {mode:o}" if mode & forbidden else ""
-
-
-def _is_private(gid: int) -> bool:
-    """Whether a group is that of this user alone: it has the user's name, and no other member."""
-    try:
-        name, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return group.gr_name == name and set(group.gr_mem) <= {name}
+    return f"its mode is {mode:o}" if operating_system.IS_UNIX and mode & forbidden else ""

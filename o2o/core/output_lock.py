@@ -1,11 +1,10 @@
 """Lets one process at a time write a folder or a file, and tells a second one who holds it.
 
-The lock is a `flock` on a hidden file, which the operating system releases however the process ends, also by
+The operating system releases the lock, which is on a hidden file, however the process ends, also by
 `kill -9`. Readers take no lock. The file names the holder, and is removed at the end; one that a killed
 process left behind locks nothing.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -17,12 +16,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from o2o.core import operating_system
 from o2o.core.checkpoint import storage
 from o2o.core.errors import UsageError
 from o2o.core.files import open_regular
 
 LOCK = ".lock"  # inside a locked folder
-FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW  # a link could lead to any file
+FLAGS = operating_system.open_flags("O_RDWR", "O_CREAT", "O_CLOEXEC", "O_NOFOLLOW")  # a link leads anywhere
 MAX_BYTES, MAX_TEXT = 100_000, 200  # of a holder's file; characters of it in a message
 WAIT_S, TRIES = 0.05, 10  # for a holder that has the lock and has not written its name yet
 
@@ -80,7 +80,7 @@ def _acquire(lock: Path, output: Path) -> int:
             except FileNotFoundError:  # an earlier holder has removed the folder in between
                 continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            operating_system.lock(handle)
         except BlockingIOError as error:
             os.close(handle)
             raise UsageError(

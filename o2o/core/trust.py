@@ -22,6 +22,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from o2o.core import operating_system
 from o2o.core.errors import UntrustedError, UsageError
 from o2o.core.files import open_regular, read_bytes
 from o2o.core.paths import expand_user, state_folder
@@ -203,7 +204,8 @@ def _record(path: Path, digest: str) -> None:
     line = json.dumps({"path": str(path), "sha256": digest}) + "\n"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / RECORD, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+        flags = operating_system.open_flags("O_WRONLY", "O_APPEND", "O_CREAT", "O_NONBLOCK")
+        handle = os.open(folder / RECORD, flags, 0o600)
         with open(handle, "w") as file:
             if fault := _fault(handle):
                 raise PermissionError(0, fault)
@@ -218,9 +220,10 @@ def _record(path: Path, digest: str) -> None:
 def _fault(handle: int) -> str:
     """Returns why an open file is no record of this user; empty if it is one."""
     status = os.fstat(handle)
-    if status.st_uid != os.geteuid():
+    if not operating_system.is_own(status.st_uid):
         return "it belongs to another user"
-    return "others can write it" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+    open_to_others = operating_system.IS_UNIX and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return "others can write it" if open_to_others else ""
 
 
 def _shown(path: Path) -> str:

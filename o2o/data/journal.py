@@ -8,7 +8,6 @@ operating system has a record when `append` returns, so a killed process loses a
 thread syncs the file to the disk, which limits what a power cut can destroy. Integers are little-endian.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -21,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.core.checkpoint import storage, sync_folder, write_bytes
+from o2o.core import operating_system
+from o2o.core.checkpoint import storage, write_bytes
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import check_regular, read_bytes
 from o2o.data.step_record import row_type
@@ -63,7 +63,8 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
                 check_regular(self.path)
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            flags = operating_system.open_flags("O_RDWR", "O_CREAT", "O_APPEND", "O_CLOEXEC")
+            self._handle = os.open(self.path, flags, 0o644)
         self._lock()
         self._head_size = self._size = 0
         self._error: OSError | None = None
@@ -82,7 +83,7 @@ class Journal:
         self._head_size = self._size
         self.clear()
         with storage(self.path, 0):
-            sync_folder(self.path.parent)
+            operating_system.sync_folder(self.path.parent)
         self._sync_thread.start()
 
     def append(self, row: np.ndarray) -> None:
@@ -137,7 +138,7 @@ class Journal:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            operating_system.lock(self._handle)
         except BlockingIOError as error:
             os.close(self._handle)
             raise UsageError(

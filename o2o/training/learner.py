@@ -1,6 +1,5 @@
 """Learns during fine-tuning from the recordings and from the robot's own episodes."""
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from o2o.agent.agent import Agent
-from o2o.core import checkpoint, run_checkpoint
+from o2o.core import checkpoint, operating_system, run_checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, O2OError, UsageError
@@ -315,13 +314,13 @@ def learner_lock(folder: Path, log_line: Callable[[str], object]) -> Iterator[No
     An async learner whose robot process died ends by itself, once it has made its pending updates.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    handle = operating_system.open_to_lock(folder)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            operating_system.lock(handle)
         except BlockingIOError:
             log_line(f"another learner process is still running in {folder}; waiting for it to end")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            operating_system.lock(handle, wait=True)
         except OSError as error:  # some network file systems
             logger.warning("cannot lock %s (%s); do not use it from another process", folder, error.strerror)
         yield

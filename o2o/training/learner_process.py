@@ -22,6 +22,7 @@ from o2o.core import child_process, errors, trust
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
+from o2o.core.operating_system import require_unix
 from o2o.core.run_log import RunLog
 from o2o.data.online_dataset import OnlineDataset
 from o2o.training.learner import ACTING_PARTS, acting_weights
@@ -62,8 +63,10 @@ class AsyncLearner:
             source: checkpoint to start from, or the folder of its run, unless `folder` has a later one.
             compile: compile the learner's updates with torch.
         Raises:
+            UsageError: this is Windows.
             O2OError: the learner failed, for example because the recordings are missing.
         """
+        require_unix("--learner async", "--learner sync")
         self.config, self.agent, self.failure = config, agent, None
         self.action_range: ActionRange | None = None
         self.ood_threshold: OodThreshold | None = None

@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_locked_on_its_disk_is_used_with_a_warning(tmp_p
     def fail(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("o2o.core.output_lock.fcntl.flock", fail)
+    monkeypatch.setattr("o2o.core.operating_system.lock", fail)
     with lock_folder(tmp_path):
         assert "cannot be locked (Operation not supported)" in caplog.text
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import h5py
 
+from o2o.core.operating_system import open_flags, read_at, write_at
+
 
 class OutputFile(io.RawIOBase):
     """A new file with the methods that h5py calls; failed writes are kept in memory, `error` is the first."""
 
     def __init__(self, path: Path):
         super().__init__()
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._handle = os.open(path, open_flags("O_RDWR", "O_CREAT", "O_TRUNC", "O_CLOEXEC"), 0o644)
         self._position = self._size = 0
         self._kept: list[tuple[int, bytes]] = []  # (position, content) that the disk did not take
         self.error: OSError | None = None
@@ -49,7 +51,7 @@ class OutputFile(io.RawIOBase):
         done = 0
         try:
             while self.error is None and done < len(content):
-                done += os.pwrite(self._handle, content[done:], start + done)
+                done += write_at(self._handle, content[done:], start + done)
         except OSError as error:
             self.error = error
         if done < len(content):
@@ -59,7 +61,7 @@ class OutputFile(io.RawIOBase):
     def readinto(self, buffer) -> int:
         target, start = memoryview(buffer).cast("B"), self._position
         stop = min(start + len(target), self._size)
-        done = os.preadv(self._handle, [target], start)
+        done = read_at(self._handle, target, start)
         target[done:] = bytes(len(target) - done)
         for position, content in self._kept:
             first, last = max(start, position), min(stop, position + len(content))

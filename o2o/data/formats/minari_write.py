@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from o2o.core.checkpoint import sync_folder
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.operating_system import sync_folder
 from o2o.data.formats import hdf5_output, image_codec
 from o2o.data.formats.hdf5_output import OutputFile
 from o2o.data.formats.minari_files import MAIN_FILE, Hdf5Files

@@ -15,6 +15,7 @@ from o2o.core import trust
 from o2o.core.errors import UsageError
 from o2o.core.file_access import require_command_file
 from o2o.core.files import open_regular
+from o2o.core.operating_system import IS_UNIX, require_unix
 from o2o.hardware.teleop.operator import COMMANDS, CommandSource, Operator, move_command
 
 KEYS = {
@@ -48,17 +49,22 @@ def open_teleop(
         UsageError: there is no terminal for the keyboard, no gamepad, or the file cannot be opened; or only a
             run's file names it, and it does not exist.
     """
-    if name == "none" or (name == "auto" and not (real and sys.stdin.isatty())):
+    if name == "none" or (name == "auto" and not (real and has_keyboard())):
         return None
     half_range = (high - low) / 2
     if name == "gamepad":
         from o2o.hardware.teleop.gamepad import GamepadInput
 
         pad = GamepadInput(half_range)
-        source = CombinedInput(pad, KeyboardInput(half_range)) if sys.stdin.isatty() else pad
+        source = CombinedInput(pad, KeyboardInput(half_range)) if has_keyboard() else pad
     else:
         source = KeyboardInput(half_range) if name in ("auto", "keyboard") else FileInput(name)
     return Operator(source, low, high, reward, interrupted)
+
+
+def has_keyboard() -> bool:
+    """Whether single keys can be read: in a terminal of Linux or macOS."""
+    return IS_UNIX and sys.stdin.isatty()
 
 
 class KeyboardInput:
@@ -72,8 +78,9 @@ class KeyboardInput:
         Args:
             half_range: (A,) half of each action entry's range.
         Raises:
-            UsageError: there is no terminal.
+            UsageError: there is no terminal, or it is that of Windows.
         """
+        require_unix("--teleop keyboard", "--teleop gamepad, or a file: --teleop FILE")
         if not sys.stdin.isatty():
             raise UsageError("--teleop keyboard needs a terminal; without one, name a file: --teleop FILE")
         import termios

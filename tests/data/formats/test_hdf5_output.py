@@ -6,6 +6,7 @@ import os
 import h5py
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from o2o.core.errors import StorageError
 from o2o.data.formats import hdf5_output, minari
@@ -28,7 +29,7 @@ class Disk:
 
 
 def write_dataset(folder) -> None:
-    space = minari.spaces.Box(-np.inf, np.inf, (40,), np.float32)
+    space = spaces.Box(-np.inf, np.inf, (40,), np.float32)
     episodes = [make_episode(30, {"state": (40,)}, number) for number in range(20)]
     minari.write(folder, episodes, dataset_id="a-v0", observation_space=space, action_space=ACTIONS)
 
