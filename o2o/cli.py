@@ -14,19 +14,22 @@ from collections.abc import Iterator
 
 from o2o.commands.command_table import COMMANDS
 from o2o.commands.help_page import group_page
+from o2o.core.command_line import typed
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.plugins import not_found
+from o2o.core.text import printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        with _log_to_stderr():
-            code = _run(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        with _log_to_stderr(), typed(argv):
+            code = _run(argv)
             sys.stdout.flush()
             return code
     except O2OError as error:
-        print(f"o2o: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"o2o: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("o2o: interrupted", file=sys.stderr)
@@ -42,11 +45,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"o2o: error: cannot write: {error}", file=sys.stderr)
         return 6
-
-
-def _one_line(text: str) -> str:
-    """Returns a text with escapes in place of line breaks and control characters; it may quote a file."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from o2o.agent import presets
 from o2o.commands.demo_config import DemoConfig
 from o2o.core import checkpoint, child_process, stats
 from o2o.core.errors import RobotError
-from o2o.core.run_folder import new_folder
+from o2o.core.run_folder import new_folder, write_run_info
 from o2o.core.run_log import format_duration, read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
@@ -36,6 +36,7 @@ def demo(config: DemoConfig) -> Path:
 
 
 def _demo(config: DemoConfig, folder: Path) -> None:
+    write_run_info(folder, "demo", config, {})
     preset = presets.get(config.preset)
     dataset_options = replace(preset.dataset_options, max_episodes=config.recordings)
     before = pretrain(

@@ -14,13 +14,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from o2o.core import checkpoint, trust
+from o2o.core.command_line import typed_words
 from o2o.core.config import FieldError, to_dict
-from o2o.core.errors import DivergedError, UsageError
+from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.files import read_text
 from o2o.core.output_lock import LOCK, lock_folder
 from o2o.core.run_checkpoint import under
@@ -55,7 +57,8 @@ def new_folder(
     with lock_folder(folder):
         if not _is_unused(folder):
             raise UsageError(f"{folder} is not empty; {otherwise}")
-        yield folder
+        with _end_recorded(folder):
+            yield folder
 
 
 def _is_unused(folder: Path) -> bool:
@@ -79,8 +82,40 @@ def resumed_folder(out: Path | None, config, resumable: set[str]) -> Iterator[Pa
     """
     check_resumable(read_run_info(out)["config"], config, resumable)
     folder = Path(out or "")
-    with lock_folder(folder):
+    with lock_folder(folder), _end_recorded(folder):
         yield folder
+
+
+@contextmanager
+def _end_recorded(folder: Path) -> Iterator[None]:
+    """Writes into the `run.json` that the block wrote when and how the block ended; a kill leaves no end."""
+    before = _identity(folder / RUN_INFO)
+
+    def record(result: str) -> None:
+        if _identity(folder / RUN_INFO) != before:  # else the block failed before it began the run
+            with suppress(UsageError, StorageError):  # the error that ends the block says more
+                run_info = read_run_info(folder) | {"end": _now(), "result": result}
+                checkpoint.write_json(folder / RUN_INFO, run_info)
+
+    try:
+        yield
+    except BaseException as error:
+        record("stopped" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    record("done")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns what changes whenever a file is replaced; None if it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def checkpoint_folder(path: Path | None) -> Path:
@@ -185,23 +220,38 @@ def restore_replays(tensors: dict[str, Tensor], meta: dict, **replays) -> None:
 
 
 def write_run_info(folder: Path, command: str, config, facts: dict) -> None:
-    """Writes `run.json`: the command, its config, facts about dataset and robot, and package versions."""
-    run_info = {"command": command, "config": to_dict(config), **facts, "versions": versions()}
+    """Writes `run.json`: the command, its config, facts about dataset and robot, and package versions.
+
+    It also holds the command line (the words after `o2o`; empty where Python code began the run) and `start`,
+    which a run that is resumed keeps. Its end adds `end` and `result` (`done`, `stopped`, `failed`).
+    """
+    begun = read_run_info(folder) if (folder / RUN_INFO).exists() else {}
+    run_info = {
+        "command": command,
+        "command_line": begun.get("command_line", list(typed_words())),
+        "start": begun.get("start", _now()),
+        "config": to_dict(config),
+        **facts,
+        "versions": versions(),
+    }
     checkpoint.write_json(folder / RUN_INFO, run_info)
 
 
 def read_run_info(folder: Path | None) -> dict:
     """Returns the metadata that `write_run_info` wrote, with its texts `trust.Saved`.
 
+    Args:
+        folder: folder of the run, or its `run.json` under any name.
     Raises:
         UsageError: the folder is not that of a run.
     """
     if folder is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to continue")
+    path = Path(folder)
     try:
-        if _is_unused(Path(folder)):
+        if not path.is_file() and _is_unused(path):
             raise UsageError(f"{folder} holds no run yet; start it with its whole command, without --resume")
-        run_info = trust.mark(json.loads(read_text(Path(folder) / RUN_INFO)))
+        run_info = trust.mark(json.loads(read_text(path if path.is_file() else path / RUN_INFO)))
         command, config = run_info["command"], run_info["config"]
         if not isinstance(command, str) or not isinstance(config, dict):
             raise TypeError("it names no command and config")

@@ -2,21 +2,26 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import pytest
 
 from o2o.core import checkpoint
+from o2o.core.command_line import typed
 from o2o.core.config import to_dict
 from o2o.core.errors import UsageError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_folder import (
     LEFTOVERS,
+    RUN_INFO,
     check_resumable,
     checkpoint_folder,
     new_folder,
     read_run_info,
     resumed_folder,
+    write_run_info,
 )
 
 
@@ -133,3 +138,37 @@ def test_the_one_run_inside_a_folder_is_found_and_several_are_named_latest_first
         write(f"other{number}", number)
     with pytest.raises(UsageError, match=r"holds 8 runs.*demo/finetune, .*other2, \.\.\.$"):
         checkpoint_folder(tmp_path)
+
+
+def run_info(folder) -> dict:
+    return json.loads((folder / RUN_INFO).read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "result"), [(None, "done"), (KeyboardInterrupt, "stopped"), (UsageError, "failed")]
+)
+def test_a_run_records_what_was_typed_and_when_and_how_it_began_and_ended(tmp_path, error, result):
+    with suppress(KeyboardInterrupt, UsageError), new_folder(tmp_path / "run", "pretrain", "x") as folder:
+        with typed(["pretrain", "--out", "my run"]):
+            write_run_info(folder, "pretrain", Config(), {})
+        begun = run_info(folder)
+        assert begun["command_line"] == ["pretrain", "--out", "my run"] and "end" not in begun
+        if error:
+            raise error
+    ended = run_info(folder)
+    assert ended == begun | {"end": ended["end"], "result": result}
+    assert datetime.fromisoformat(ended["end"]) >= datetime.fromisoformat(ended["start"])
+    with typed(["pretrain", "--resume"]), resumed_folder(folder, Config(), set()):
+        write_run_info(folder, "pretrain", Config(), {})
+        resumed = run_info(folder)
+    assert (resumed["command_line"], resumed["start"]) == (begun["command_line"], begun["start"])
+    assert "end" not in resumed and run_info(folder)["result"] == "done"
+
+
+def test_a_resumed_run_that_fails_before_it_begins_keeps_its_end(tmp_path):
+    with new_folder(tmp_path / "run", "pretrain", "x") as folder:
+        write_run_info(folder, "pretrain", Config(), {})
+    before = run_info(folder)
+    with pytest.raises(ZeroDivisionError), resumed_folder(folder, Config(), set()):
+        raise ZeroDivisionError
+    assert run_info(folder) == before
