@@ -34,6 +34,7 @@ def python(code: str, lines: str = "") -> str:
 
 # `data info` as every command of the table: its help, a wrong flag, and a wrong value of a flag it has
 WRONG_VALUES = {
+    "runs": "no/such/folder", "show": "no/such/run", "reproduce": "no/such/run",
     "bench": "--rounds many", "check": "--steps many", "compare": "--seeds many", "demo": "--updates many",
     "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",
     "pretrain": "--updates many", "robot serve": "--port many", "study": "--seeds many",
@@ -44,7 +45,7 @@ WRONG_VALUES = {
 NAMES = ["pretrain", "pretrain --dataset sim-lfit", "compare --dataset sim-lfit --presets small",
          "pretrain --preset fown", "pretrain --model tdmcp", "check", "check --dataset no/such.hdf5",
          "finetune", "evaluate", "evaluate --checkpoint no/such/run", "demo --dataset sim-lfit",
-         "inspect x --only sucess"]  # fmt: skip
+         "inspect x --only sucess", "pretrain --config no/such/run.json"]  # fmt: skip
 
 
 def test_help_pages_lists_and_mistyped_lines_import_nothing_slow():

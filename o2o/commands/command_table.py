@@ -90,6 +90,22 @@ COMMANDS = {
         required=("RUN",),
         flags=("--only", "--episode", "--plans", "--dataset", "--out", "--device", "--threads"),
     ),
+    "runs": Command(
+        "Lists the runs in a folder: what, when, data, robot, success before and after.",
+        ("o2o runs", "o2o runs runs/demo-sim-lift-20260102-030405"),
+        flags=("DIR",),
+    ),
+    "show": Command(
+        "Shows a run: the command line as typed, versions, success and curves.",
+        ("o2o show runs/lift-online",),
+        required=("RUN",),
+    ),
+    "reproduce": Command(
+        "Runs the command of a run again, with the same settings and seeds.",
+        ("o2o reproduce runs/lift-online", "o2o reproduce runs/lift --dry-run"),
+        required=("RUN",),
+        flags=("--out", "--dry-run"),
+    ),
     "compare": Command(
         "Trains and evaluates several presets on one dataset and robot under one budget.",
         ("o2o compare --dataset sim-lift --presets small tdmpc2 --seeds 3",

@@ -10,7 +10,7 @@ import functools
 import importlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from o2o.commands.demo_config import DemoConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
+from o2o.commands.reproduce import ReproduceConfig
+from o2o.commands.runs import RunsConfig, ShowConfig
 from o2o.commands.serve_config import ServeConfig
 from o2o.commands.study.config import StudyConfig
 from o2o.core import plugins, run_checkpoint, trust
@@ -51,7 +53,11 @@ def run(command: str, argv: list[str]) -> None:
         UsageError: a flag that does not exist, a value that does not fit, or code that only a file names.
     """
     trust.give(*_python_files(argv))
-    default = DEFAULTS[command](argv)
+    if command in RUN_CONFIGS and _value(argv, "--config") and "--resume" not in argv:
+        default = _from_config(argv, command)
+        argv = _without(argv, "--config")
+    else:
+        default = DEFAULTS[command](argv)
     if "--help-all" in argv:
         print(full_page(command, flag_tree(default)))
     elif {"-h", "--help"} & set(argv):
@@ -157,32 +163,88 @@ def _path(argv: list[str], flag: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _saved(argv: list[str], command: str, kind: type):
+def _saved(argv: list[str], command: str):
     """Returns the config of the run to resume.
 
     Raises:
-        UsageError: no run, a run of another command, or one that another version of o2o wrote.
+        UsageError: see `_config_of`.
     """
     folder = _path(argv, "--out")
-    run_info = read_run_info(folder)
-    if run_info["command"] != command:
-        raise UsageError(f"{folder} is a run of `o2o {run_info['command']}`, not of `o2o {command}`")
+    if _value(argv, "--config"):
+        raise UsageError("--resume continues a run with its own settings: leave --config out")
+    return replace(_config_of(read_run_info(folder), folder, command), resume=True)
+
+
+def _config_of(run_info: Mapping, source: Path | None, command: str):
+    """Returns the config in the metadata of a run; its texts permit no file to run (`o2o.core.trust`).
+
+    Args:
+        run_info: from `read_run_info`.
+        source: the run's folder or file, for errors.
+        command: command that the run must be of.
+    Raises:
+        UsageError: a run of another command, or one that another version of o2o wrote.
+    """
+    if run_info["command"] != command or command not in RUN_CONFIGS:
+        raise UsageError(f"{source} is a run of `o2o {run_info['command']}`, not of `o2o {command}`")
     data = run_info["config"]
     try:
         robot = data.get("robot", "")
         is_named = isinstance(robot, str) and robot and data.get("robot_options")
-        robot_kind = type(default_config(robot)) if is_named else RobotConfig
+        nested = {"robot_options": type(default_config(robot)) if is_named else RobotConfig}
         agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
         plain = {name: value for name, value in data.items() if name != "agent"}
-        return replace(from_dict(kind, plain, {"robot_options": robot_kind}), **agent, resume=True)
+        return replace(from_dict(RUN_CONFIGS[command], plain, nested), **agent)
     except SavedConfigError as error:
         if error.writer != "o2o":
             raise
         raise UsageError(
-            f"{folder}/{RUN_INFO} was edited, or written by {_version(run_info.get('versions'))}, "
+            f"{source}/{RUN_INFO} was edited, or written by {_version(run_info.get('versions'))}, "
             f"which this version of o2o cannot resume: {error.problem}; "
             "start a new run with another --out, or use that version"
         ) from error
+
+
+def _new_run(config):
+    """Returns the config of a run as that of a new one."""
+    changes = {"out": None, **({"resume": False} if hasattr(config, "resume") else {})}
+    return replace(config, **changes)
+
+
+def _from_config(argv: list[str], command: str):
+    """Returns the defaults of a command line with `--config`: the settings of that run, for a new one.
+
+    Raises:
+        UsageError: see `_config_of`; or a flag that would change defaults which the run has fixed.
+    """
+    source = _path(argv, "--config")
+    if _value(argv, "--preset"):
+        raise UsageError("--config states every setting, so --preset would change none: leave one out")
+    config = _new_run(_config_of(read_run_info(source), source, command))
+    if hasattr(config, "agent"):
+        config = replace(config, agent=_agent(config.agent, argv))
+    name = _value(argv, "--robot")
+    if name and name != config.robot:
+        config = _with_robot(replace(config, robot_options=RobotConfig()), argv, None)
+    return config
+
+
+def _without(argv: list[str], flag: str) -> list[str]:
+    """Returns the words without a flag and its value."""
+    words = zip(["", *argv], argv, strict=False)
+    return [word for before, word in words if flag not in (before, word.partition("=")[0])]
+
+
+def _run_again(run_info: Mapping, folder: Path) -> tuple[object, Callable]:
+    """Returns the config of a run and the function of its command, for `o2o reproduce`."""
+    command = str(run_info["command"])
+    config = _new_run(_config_of(run_info, folder, command))
+
+    def run_it(config):
+        with _flags_in_errors(config, []):
+            return function(command)(config)
+
+    return config, run_it
 
 
 def _version(versions) -> str:
@@ -218,7 +280,7 @@ def _recorded_on(argv: list[str]) -> dict | None:
 
 def _pretrain(argv: list[str]) -> PretrainConfig:
     if "--resume" in argv:
-        return _saved(argv, "pretrain", PretrainConfig)
+        return _saved(argv, "pretrain")
     config = of_preset(_value(argv, "--preset") or PretrainConfig.preset)
     config = replace(config, agent=_agent(config.agent, argv))
     return _with_robot(config, argv, _recorded_on(argv)) if _value(argv, "--robot") else config
@@ -251,7 +313,7 @@ def _saved_agent(argv: list[str], meta: dict) -> AgentConfig:
 
 def _finetune(argv: list[str]) -> FinetuneConfig:
     if "--resume" in argv:
-        return _saved(argv, "finetune", FinetuneConfig)
+        return _saved(argv, "finetune")
     meta = _meta(argv)
     name = _value(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
@@ -272,12 +334,12 @@ def _evaluate(argv: list[str]) -> EvaluateConfig:
 
 def _compare(argv: list[str]) -> CompareConfig:
     if "--resume" in argv:
-        return _saved(argv, "compare", CompareConfig)
+        return _saved(argv, "compare")
     return _with_robot(CompareConfig(), argv, _recorded_on(argv))
 
 
 def _study(argv: list[str]) -> StudyConfig:
-    return _saved(argv, "study", StudyConfig) if "--resume" in argv else StudyConfig()
+    return _saved(argv, "study") if "--resume" in argv else StudyConfig()
 
 
 def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
@@ -304,12 +366,19 @@ def _bench(argv: list[str]) -> BenchConfig:
     return BenchConfig(agent=_agent(_saved_agent(argv, meta) if meta else AgentConfig(), argv))
 
 
+RUN_CONFIGS = {  # the commands whose runs have a `run.json`
+    "demo": DemoConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "compare": CompareConfig,
+    "study": StudyConfig,
+}  # fmt: skip
 DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,
     "finetune": _finetune,
     "evaluate": _evaluate,
     "inspect": lambda argv: InspectConfig(run=MISSING),
+    "runs": lambda argv: RunsConfig(),
+    "show": lambda argv: ShowConfig(run=MISSING),
+    "reproduce": lambda argv: ReproduceConfig(run=MISSING),
     "compare": _compare,
     "study": _study,
     "check": _check,
@@ -328,6 +397,9 @@ FUNCTIONS = {
     "finetune": "training.finetune.finetune",
     "evaluate": "training.evaluate.evaluate",
     "inspect": "commands.inspect_run.report",
+    "runs": "commands.runs.runs",
+    "show": "commands.runs.show",
+    "reproduce": "commands.reproduce.reproduce",
     "compare": "commands.compare.loop.compare",
     "study": "commands.study.loop.study",
     "check": "commands.check.check",
@@ -342,11 +414,8 @@ FUNCTIONS = {
 
 
 def function(command: str) -> Callable:
-    """Imports the function of a command and returns it; those that train presets parse the presets' flags."""
+    """Imports the function of a command and returns it; some read other commands' settings."""
     module, _, name = FUNCTIONS[command].rpartition(".")
     run_command = getattr(importlib.import_module(f"o2o.{module}"), name)
-    return (
-        functools.partial(run_command, read=_preset_config)
-        if command in ("compare", "study")
-        else run_command
-    )
+    readers = {"compare": _preset_config, "study": _preset_config, "reproduce": _run_again}
+    return functools.partial(run_command, read=readers[command]) if command in readers else run_command

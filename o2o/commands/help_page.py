@@ -10,6 +10,7 @@ from o2o.commands.command_table import COMMANDS, EXIT_CODES, GROUPS, Command
 if TYPE_CHECKING:
     from o2o.commands.flags import Flag, FlagTree
 
+WITH_CONFIG = ("demo", "pretrain", "finetune", "compare", "study")  # commands whose runs have a `run.json`
 NAMES_WIDTH = 30  # columns for the names of flags
 MAX_WIDTH = 100
 
@@ -43,7 +44,7 @@ def short_page(name: str, tree: "FlagTree") -> str:
     more = f"`o2o {name} --help-all` shows all {len(flags)} flags"
     more += f", also those of {' '.join(parts)}" if parts else ""
     blocks = [*first, _section("flags:", main)] if main else first
-    return "\n\n".join([*blocks, *([_fill(more)] if hidden else [])])
+    return "\n\n".join([*blocks, *([_fill(more)] if hidden else []), *_config_note(name)])
 
 
 def full_page(name: str, tree: "FlagTree") -> str:
@@ -56,7 +57,13 @@ def full_page(name: str, tree: "FlagTree") -> str:
         if flags:
             title = f"{group}: {about[:1].upper()}{about[1:]}" if about else f"o2o {name}:"
             blocks.append(_section(title, flags))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *_config_note(name)])
+
+
+def _config_note(name: str) -> list[str]:
+    """Returns what a page says of `--config`, which is no field of a config, where the command takes it."""
+    note = "`--config RUN/run.json` begins a new run with the settings of that one; other flags change them."
+    return [_fill(note)] if name in WITH_CONFIG else []
 
 
 def _required(name: str, flags: Mapping[str, "Flag"]) -> list[str]:

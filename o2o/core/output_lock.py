@@ -52,6 +52,23 @@ def lock_file(path: Path) -> AbstractContextManager[None]:
     return _hold(whole.with_name(f".{whole.name}{LOCK}"), path)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Returns whether the process that a folder's lock file names is alive.
+
+    It takes no lock, not even for a moment, in which a process that wants to write would be refused.
+    """
+    try:
+        with open_regular(Path(folder) / LOCK) as file:
+            holder = json.loads(file.read(MAX_BYTES))
+        if holder["host"] == socket.gethostname():
+            os.kill(int(holder["pid"]), 0)
+        return True
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, OverflowError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 @contextmanager
 def _hold(lock: Path, output: Path) -> Iterator[None]:
     missing = [folder for folder in lock.parents if not folder.exists()]

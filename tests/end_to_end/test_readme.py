@@ -81,7 +81,7 @@ def flags_of_all_commands() -> set[str]:
         for command in ("check", "robot serve")
         for name in plugins.names("robots")
     ]
-    found = {"--help", "--help-all", "--version"}
+    found = {"--help", "--help-all", "--version", "--config"}
     for command, argv in command_lines:
         found |= set(flag_tree(dispatch.DEFAULTS[command](argv)).names())
     return found
