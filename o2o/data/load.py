@@ -268,7 +268,7 @@ def _find_path(dataset: str, recipes: list[str]) -> Path | None:
     path = expand_user(dataset)
     if path.exists():
         return path
-    if path.suffix in (".hdf5", ".h5", ".npz", ".pkl") or dataset.startswith((".", "/", "~")):
+    if path.suffix in (*registry.BY_SUFFIX, ".zarr") or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():

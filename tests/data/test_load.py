@@ -136,8 +136,9 @@ def test_unknown_name_lists_what_exists(workspace):
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError, match=r".download"):
         load("test/other-v0", DataConfig())
-    with pytest.raises(DataError, match="does not exist"):
-        load("missing.hdf5", DataConfig())
+    for name in ("missing.hdf5", "missing.npz", "missing.zarr", "missing.zarr.zip"):
+        with pytest.raises(DataError, match="does not exist"):
+            load(name, DataConfig())
     with pytest.raises(DataError, match="is not a dataset of a known format"):
         load(str(workspace / "datasets"), DataConfig())
 

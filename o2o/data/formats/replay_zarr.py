@@ -12,6 +12,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, last_step
 from o2o.data.formats.columns import PickedRows, RowRange, SideBySide
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
 from o2o.data.formats.zarr_arrays import FolderStore, Store, ZarrArray, ZipStore, open_array
@@ -59,9 +60,16 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(fingerprint, path)
-        episodes, hz = _episodes(columns, ends, request, path), _control_hz(arrays.get(CLOCK), ends)
-        name = path.name.removesuffix(".zip").removesuffix(".zarr")
-        return Recording(episodes, path, name, digest.result(), control_hz=hz)
+        reading, episodes = _episodes(columns, ends, request, path)
+        return Recording(
+            episodes,
+            path,
+            path.name.removesuffix(".zip").removesuffix(".zarr"),
+            digest.result(),
+            control_hz=_control_hz(arrays.get(CLOCK), ends),
+            numbers=tuple(reading.numbers),
+            broken=reading.finish(),
+        )
 
 
 def _open_arrays(store: Store, request: ReadRequest) -> dict[str, ZarrArray]:
@@ -167,16 +175,17 @@ def _warn_about_missing_chunks(array: ZarrArray) -> None:
 
 def _episodes(
     columns: dict[str, flat_table.Column], ends: np.ndarray, request: ReadRequest, path: Path
-) -> list[Episode]:
+) -> tuple[EpisodeReading, list[Episode]]:
     end = np.zeros(ends[-1], bool)
     end[ends - 1] = True
-    outcome = last_step.find_outcomes(flat_table.read_floats(columns["rewards"], "rewards", str(path)), end)
+    reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
+    outcome = last_step.find_outcomes(reward, end)
     flat_table.check_episodes(request, columns, end, path)
-    episodes = flat_table.cut_episodes(columns, outcome, end, str(path))
+    episodes = flat_table.cut_episodes(columns, outcome, end, str(path), check=False)
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
     last_step.log_last_steps(path, len(end), int(outcome.sum()), episodes)
-    return episodes
+    return flat_table.choose_episodes(episodes, request, path)
 
 
 def _control_hz(clock: ZarrArray | None, ends: np.ndarray) -> float | None:

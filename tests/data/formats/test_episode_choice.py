@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from o2o.core.errors import BudgetError, DataError, UsageError
-from o2o.data.formats import d4rl, maniskill, minari, ogbench, robomimic
+from o2o.data.formats import d4rl, maniskill, minari, ogbench, replay_zarr, robomimic
 from o2o.data.formats.episode_choice import (
     BrokenEpisodesError,
     EpisodeReading,
@@ -19,6 +19,7 @@ from o2o.data.formats.episode_choice import (
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.recording import Recording
 from tests.support.episodes import make_episode
+from tests.support.make_zarr import make_zarr
 
 SKIP = ReadRequest(episodes=parse_episodes("", skip_broken=True))
 
@@ -135,12 +136,18 @@ def make_ogbench(path: Path, actions: list[np.ndarray]) -> Path:
     return path
 
 
+def make_replay_zarr(path: Path, actions: list[np.ndarray]) -> Path:
+    table, ends = np.concatenate(actions), np.cumsum([len(action) for action in actions])
+    return make_zarr(path, {"state": np.zeros((len(table), 2)), "action": table}, ends)
+
+
 FORMATS = {
     "minari": (make_minari, minari),
     "d4rl": (make_d4rl, d4rl),
     "robomimic": (make_robomimic, robomimic),
     "maniskill": (make_maniskill, maniskill),
     "ogbench": (make_ogbench, ogbench),
+    "zarr": (make_replay_zarr, replay_zarr),
 }
 
 

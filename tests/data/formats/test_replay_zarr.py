@@ -7,7 +7,8 @@ import pytest
 
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry, replay_zarr, zarr_codecs
-from o2o.data.formats.lazy_array import LazyArray, parse_request
+from o2o.data.formats.episode_choice import parse_episodes
+from o2o.data.formats.lazy_array import LazyArray, ReadRequest, parse_request
 from o2o.data.formats.replay_zarr import matches, read
 from tests.support.make_zarr import make_zarr
 
@@ -93,6 +94,18 @@ def test_rows_after_the_last_episode_are_left_out(tmp_path, caplog):
     ] and "2 rows after the last episode are left out" in caplog.text
 
 
+def test_broken_episode_is_skipped_and_episodes_are_chosen_by_number(tmp_path):
+    state = np.stack([COUNT, -COUNT], 1)
+    state[1] = np.nan
+    path = push(tmp_path / "a.zarr", state=state)
+    with pytest.raises(DataError, match=r"episode 0: 'state' is not finite.*--dataset.skip-broken"):
+        read(path)
+    for choice in (parse_episodes("", skip_broken=True), parse_episodes("1")):
+        recording = read(path, ReadRequest(episodes=choice))
+        assert [len(e) for e in recording.episodes] == [4] and recording.numbers == (1,)
+        assert [one.number for one in recording.broken] == ([0] if choice.skip_broken else [])
+
+
 def test_missing_chunks_are_counted(tmp_path, caplog):
     path = push(tmp_path / "a.zarr")
     (path / "data/img/2.0.0.0").unlink()
@@ -127,7 +140,7 @@ def needs_extra(module, codec, label):
         ({"action": None}, r"has no 'action'; name the columns of the command with --dataset.action"),
         ({"action": COUNT}, r"'action' has shape \(8,\), wanted \(8, A\)"),
         ({"state": COUNT[:7, None]}, "columns differ in length"),
-        ({"state": np.full((8, 1), np.nan)}, "'obs.state' is not finite"),
+        ({"state": np.full((8, 1), np.nan)}, "'state' is not finite"),
     ],
 )
 def test_inconsistent_files_are_refused_in_one_line(tmp_path, more, message):
