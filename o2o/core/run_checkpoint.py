@@ -7,12 +7,13 @@ of a replay buffer or of the regression gate) are objects here, and their module
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from o2o.core import checkpoint
+from o2o.core import checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, at_least, check_finite, from_dict
 from o2o.core.errors import UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped f
     from torch import Tensor
 
 
+RUN_INFO = "run.json"  # first file in the folder of a run
 MAX_NAMED, MAX_DIFFERENCES = 4, 6  # tensors in an error
 
 
@@ -35,6 +37,7 @@ class DatasetMeta:
         episodes, steps: counts.
         format: name of the format.
         transform: summary of the transform, for people.
+        from_run: path of the dataset from the folder of the run; empty where it is no file or folder.
     """
 
     dataset: str
@@ -47,6 +50,7 @@ class DatasetMeta:
     transform: dict[str, float | tuple[float, ...] | dict[str, tuple[int, ...]] | None] = field(
         default_factory=dict
     )
+    from_run: str = ""
 
     def __post_init__(self):
         at_least(self, seed=0, episodes=1, steps=1)
@@ -123,6 +127,8 @@ class RunMeta:
 def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
     """Returns (tensors, meta) of the latest intact checkpoint of a run, see `checkpoint.load`.
 
+    If the run was moved together with its recording, the meta name the recording where it lies now.
+
     Raises:
         UsageError: none is readable, its metadata are not those of a run, or a tensor is not finite.
     """
@@ -135,6 +141,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict]:
             f"checkpoint {folder} holds NaN or infinity in {len(broken)} of its tensors ({names}), so no "
             "robot may act with it; older ones may be in `checkpoints` and `checkpoint.previous` of the run"
         )
+    follow_run(folder, meta["dataset"])
     return tensors, meta
 
 
@@ -146,6 +153,7 @@ def load_meta(folder: Path) -> dict:
     """
     meta = checkpoint.load_meta(folder)
     _check_meta(folder, meta)
+    follow_run(folder, meta["dataset"])
     return meta
 
 
@@ -154,6 +162,22 @@ def _check_meta(folder: Path, meta: dict) -> None:
         from_dict(RunMeta, meta)
     except SavedConfigError as error:
         raise UsageError(f"checkpoint {folder}: {error}") from error
+
+
+def follow_run(folder: Path, dataset: dict) -> None:
+    """Sets the path of a recording that is missing to the one that leads to it from the folder of its run.
+
+    Args:
+        folder: a checkpoint of the run, or its folder.
+        dataset: `DatasetMeta` as plain data, changed in place; the path keeps its mark, see `trust`.
+    """
+    before, from_run = dataset["dataset"], dataset.get("from_run")
+    if not from_run or not Path(before).is_absolute() or Path(before).exists():
+        return
+    parents = [folder.absolute(), *folder.absolute().parents[:2]]
+    run = next((path for path in parents if (path / RUN_INFO).is_file()), None)
+    if run is not None and (run / from_run).exists():
+        dataset["dataset"] = trust.derive(before, os.path.normpath(run / from_run))
 
 
 def _is_finite(value: Tensor) -> bool:

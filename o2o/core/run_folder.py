@@ -25,14 +25,13 @@ from o2o.core.config import FieldError, to_dict
 from o2o.core.errors import DivergedError, StorageError, UsageError
 from o2o.core.files import read_text
 from o2o.core.output_lock import LOCK, lock_folder
-from o2o.core.run_checkpoint import under
+from o2o.core.run_checkpoint import RUN_INFO, under
 from o2o.core.run_log import versions
 
 if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
     from torch import Tensor
 
 
-RUN_INFO = "run.json"
 CHECKPOINTS = "checkpoints"  # folder of the stored checkpoints; `checkpoint` is the latest
 MAX_NAMED = 6  # runs in an error
 LEFTOVERS = {LOCK, f".{RUN_INFO}.partial"}  # of a process that was killed before `run.json` was there

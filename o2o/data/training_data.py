@@ -1,6 +1,7 @@
 """Turns a dataset into a transform and two replay buffers, one for training and one for validation."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
-from o2o.data import memory_plan
+from o2o.data import memory_plan, moved_recording
 from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.recording import Recording, RecordingInfo, split
 from o2o.data.load import DataConfig, load
@@ -115,16 +116,25 @@ def _describe(transform: Transform) -> dict:
     }
 
 
-def dataset_info(dataset: str, config: DataConfig, seed: int, recording: RecordingInfo) -> dict:
+def dataset_info(
+    dataset: str, config: DataConfig, seed: int, recording: RecordingInfo, folder: Path | None = None
+) -> dict:
     """Returns where the data came from, as plain data for `run.json`; `reload` reads the dataset from it.
 
     The memory options are left out, because they belong to the machine and not to the dataset.
+
+    Args:
+        dataset: name, Minari id or path.
+        config: how it was read.
+        seed: see `read`.
+        recording: summary of it.
+        folder: folder of the run, from which a file or folder is found again if both are moved.
     """
     options = {name: value for name, value in to_dict(config).items() if name not in MEMORY_FIELDS}
     recipe = config.recipe or recording.reward_recipe
     if recipe:
         options["recipe"] = plugins.canonical_name("datasets", recipe)
-    return {
+    info = {
         "dataset": _lasting_name(dataset),
         "dataset_options": options,
         "seed": seed,
@@ -134,6 +144,15 @@ def dataset_info(dataset: str, config: DataConfig, seed: int, recording: Recordi
         "episodes": len(recording.episodes),
         "steps": sum(len(episode) for episode in recording.episodes),
     }
+    return from_folder(info, folder) if folder else info
+
+
+def from_folder(info: dict, folder: Path) -> dict:
+    """Returns `dataset_info` with the path of the recording from the folder of a run."""
+    place = Path(info["dataset"])
+    if not place.is_absolute() or place.suffix == ".py":
+        return info
+    return info | {"from_run": os.path.relpath(place, Path(folder).resolve())}
 
 
 def _lasting_name(dataset: str) -> str:
@@ -143,18 +162,22 @@ def _lasting_name(dataset: str) -> str:
     return str(Path(dataset).resolve()) if Path(dataset).exists() else dataset
 
 
-def reload(saved: dict, replay: ReplayConfig, transform: Transform, **memory_options: str) -> TrainingData:
+def reload(
+    saved: dict, replay: ReplayConfig, transform: Transform, given: str = "", **memory_options: str
+) -> TrainingData:
     """Loads the dataset that `dataset_info` describes, with the transform of a checkpoint.
 
     Args:
         saved: the result of `dataset_info`.
         replay: how windows are sampled.
         transform: the transform of the checkpoint.
+        given: where the recording lies now, see `moved_recording.locate`.
         memory_options: `memory` and `memory_budget` of this machine; see `DataConfig`.
     Raises:
         UsageError: the content of the dataset has changed.
         DataError: the dataset is missing or damaged.
     """
+    saved = moved_recording.locate(saved, given)
     config = from_dict(DataConfig, saved["dataset_options"] | memory_options)
     return read(saved["dataset"], config, replay, saved["seed"], transform, saved=saved)
 

@@ -11,7 +11,7 @@ from o2o.agent.plan_record import PlanRecord, unpack
 from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, folder_with_checkpoint
-from o2o.data import training_data
+from o2o.data import moved_recording, training_data
 from o2o.data.load import DataConfig, LoadConfig, load
 from o2o.data.plan_store import PlanStore
 from o2o.data.replay_buffer import Replay
@@ -82,7 +82,8 @@ def open(
 
     Args:
         run: folder of `o2o pretrain` or `o2o finetune`, or folder of a checkpoint.
-        dataset: dataset to evaluate on; empty selects the validation episodes of the dataset that the run was
+        dataset: dataset to evaluate on; if that of the run is missing, where it lies now; empty selects the
+            validation episodes of the dataset that the run was
             trained on, or its training episodes if none were held out.
         data: options for reading `dataset`, if it is not the one the run was trained on.
         plans: folder of `o2o evaluate --record-plans`; None selects the run's own.
@@ -95,7 +96,9 @@ def open(
     folder = folder_with_checkpoint(Path(run))
     tensors, meta = run_checkpoint.load(checkpoint_folder(folder))
     agent = Agent.from_state(tensors, meta, device)
-    learned = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)
+    moved = dataset if moved_recording.is_missing(meta["dataset"]) else ""
+    learned = training_data.reload(meta["dataset"], agent.config.replay, agent.transform, moved)
+    dataset = "" if moved else dataset
     source, unseen = learned.validation, True
     if dataset:
         source = load_other_dataset(agent, dataset, data or DataConfig())

@@ -22,7 +22,7 @@ from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
 from o2o.core.video import write_video
-from o2o.data import training_data
+from o2o.data import moved_recording, training_data
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot
@@ -267,12 +267,13 @@ def evaluate(config: EvaluateConfig) -> Score:
 def _evaluate(config: EvaluateConfig) -> Score:
     tensors, meta = run_checkpoint.load(checkpoint_folder(config.checkpoint))
     if config.dry_run:
-        config = replace(choose_replay(config, meta["dataset"]), episodes=1)
+        place = moved_recording.locate(meta["dataset"], config.dataset)
+        config = replace(choose_replay(config, place), episodes=1)
     agent = Agent.from_state(tensors, meta, config.device, config.agent, should_compile(config, 0))
     agent.check_imagines(config.plan)
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.penalty_weight_known:
-        data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform)
+        data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform, config.dataset)
         set_auto_penalty_weight(agent, data, print)
     record = None
     if config.record_plans:

@@ -24,6 +24,8 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         num_robots: Number of simulators that run side by side; a real robot runs alone.
         film: Write a short video of the first four episodes to this .mp4 file.
         out: Write the result to this .json file.
+        dataset: Where the recordings lie now that the run was pretrained on, if they were moved; see
+            `o2o finetune`.
         record_plans: Store the planner's candidates and values at every step in this folder, to be
             shown by `o2o inspect`.
         plans_budget: Disk space for the stored plans, such as `200MB`; when it is full, the plans of every
@@ -42,6 +44,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     num_robots: int = 25
     film: Path | None = None
     out: Path | None = None
+    dataset: str = ""
     record_plans: Path | None = None
     plans_budget: str = "200MB"
     rerun: str = ""

@@ -16,6 +16,7 @@ from o2o.core.run_folder import (
     write_run_info,
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics
+from o2o.data import moved_recording, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import HomingCancelledError
@@ -76,6 +77,9 @@ def finetune(config: FinetuneConfig) -> Path:
 
 def _finetune(config: FinetuneConfig, folder: Path) -> None:
     tensors, meta, resumed = _load(config, folder)
+    meta["dataset"] = moved_recording.locate(meta["dataset"], config.dataset)
+    if config.dataset:
+        config = replace(config, dataset=meta["dataset"]["dataset"])
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
@@ -86,7 +90,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compile_acting)
     agent.check_imagines(config.plan)
     metadata = {
-        "dataset": meta["dataset"],
+        "dataset": training_data.from_folder(meta["dataset"], folder),
         "robot": robot_info(choice),
         "preset": meta.get("preset", ""),
         "plan": config.plan,

@@ -37,7 +37,7 @@ BEST = "best"  # second name of the checkpoint that a rollback restores
 ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
 MAX_REJECTIONS = 3  # in a row, of weights that are unfit to act
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
-    *("memory_budget", "checkpoint_every", "keep_checkpoints"),
+    *("dataset", "memory_budget", "checkpoint_every", "keep_checkpoints"),
     *("learner", "learner_threads", "on_learner_failure", "episodes"),
     *MACHINE_FIELDS,
 }
@@ -73,7 +73,7 @@ class Learner:
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
         self.data = training_data.reload(
-            meta["dataset"], replay, agent.transform, memory_budget=config.memory_budget
+            meta["dataset"], replay, agent.transform, config.dataset, memory_budget=config.memory_budget
         )
         seed = derive(config.seed, "online")
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)

@@ -51,6 +51,8 @@ class LearnerConfig(MachineConfig):
         ood_action: What the robot does at an out-of-distribution decision: `continue` and only count it,
             `slow` down, `hold` still, or `ask` the operator and hold until there is an answer.
         ood: When a decision is out-of-distribution, and how far `slow` slows down.
+        dataset: Where the recordings lie now that the run was pretrained on: file or folder, or a folder that
+            holds them; they are known by their content. Empty: where they lay, or as they lie from the run.
         seed: Seed of batches, noise and training scenes.
         memory_budget: Main memory that the recordings may take, such as `50%` or `8GB`; see `o2o pretrain`.
         checkpoint_every: Episodes between two checkpoints; finished episodes are stored in any case.
@@ -72,6 +74,7 @@ class LearnerConfig(MachineConfig):
     choose_actor: bool = True
     ood_action: OodAction = "continue"
     ood: OodConfig = field(default_factory=OodConfig)
+    dataset: str = ""
     seed: int = 0
     memory_budget: str = "50%"
     checkpoint_every: int = 5

@@ -11,11 +11,15 @@ from o2o.agent.agent_config import fit_config
 from o2o.core import checkpoint, run_checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
+from o2o.core.config import SavedConfigError, from_dict
 from o2o.core.episode import Batch
+from o2o.core.errors import UsageError
+from o2o.core.run_checkpoint import DatasetMeta
 from o2o.core.run_folder import (
     collect_state,
     finite_metrics,
     new_folder,
+    read_run_info,
     restore_replays,
     resumed_folder,
     save_checkpoint,
@@ -24,7 +28,7 @@ from o2o.core.run_folder import (
 )
 from o2o.core.run_log import Progress, RunLog, read_metrics
 from o2o.core.stats import auroc
-from o2o.data import training_data
+from o2o.data import moved_recording, training_data
 from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
@@ -40,6 +44,7 @@ from o2o.training.pretrain_config import PretrainConfig
 MIN_UPDATES, MAX_UPDATES = 1000, 4000  # where they are derived from the number of recorded steps
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "updates",
+    "dataset",
     "out",
     "resume",
     "log_every",
@@ -64,6 +69,21 @@ def pretrain(config: PretrainConfig) -> Path:
     return folder
 
 
+def _dataset_of_run(folder: Path, given: str) -> str:
+    """Returns where the dataset of a run to resume lies now.
+
+    Raises:
+        O2OError: `run.json` is broken, or see `moved_recording.locate`.
+    """
+    info = read_run_info(folder).get("dataset", {})
+    try:
+        from_dict(DatasetMeta, info)
+    except SavedConfigError as error:
+        raise UsageError(f"{folder} is no run to resume: run.json: {error}") from error
+    run_checkpoint.follow_run(folder, info)
+    return moved_recording.locate(info, given)["dataset"]
+
+
 def updates_for(config: PretrainConfig, num_steps: int) -> int:
     """Returns the number of gradient steps on data of `num_steps` recorded steps."""
     return min(max(num_steps, MIN_UPDATES), MAX_UPDATES) if config.updates is None else config.updates
@@ -72,6 +92,8 @@ def updates_for(config: PretrainConfig, num_steps: int) -> int:
 def _pretrain(config: PretrainConfig, folder: Path) -> None:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = run_checkpoint.load(folder / "checkpoint") if resumed else None
+    if config.resume:
+        config = replace(config, dataset=_dataset_of_run(folder, config.dataset))
     read_action_bounds = action_bounds_reader(config) if config.robot else None
     data = training_data.read(
         config.dataset, config.dataset_options, config.agent.replay, config.seed,
@@ -88,7 +110,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     agent.check_imagines(plan)
     metadata = {
         "dataset": training_data.dataset_info(
-            config.dataset, config.dataset_options, config.seed, data.recording
+            config.dataset, config.dataset_options, config.seed, data.recording, folder
         ),
         "robot": training_data.robot_info_for(config, data.recording),
         "preset": config.preset,

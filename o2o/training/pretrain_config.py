@@ -15,7 +15,8 @@ class PretrainConfig(RobotChoice, MachineConfig):
     """Pretrains an agent on a dataset, without a robot.
 
     Attributes:
-        dataset: Recipe name from `o2o list`, Minari dataset id, or path.
+        dataset: Recipe name from `o2o list`, Minari dataset id, or path. With `--resume`, where the run's
+            dataset lies now; empty: where it lay, or as it lies from the run.
         preset: Preset that the defaults come from; `o2o list` shows the presets.
         dataset_options: How the dataset is read.
         agent: Agent that is trained.
@@ -69,4 +70,5 @@ class PretrainConfig(RobotChoice, MachineConfig):
         Raises:
             O2OError: see `load.check_name`.
         """
-        check_name(self.dataset)
+        if not self.resume:  # a run knows its own
+            check_name(self.dataset)

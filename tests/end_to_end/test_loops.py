@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import o2o
+from o2o import inspect
 from o2o.agent.agent import Agent
-from o2o.core import checkpoint, run_folder
-from o2o.core.errors import DivergedError, StorageError, UsageError
+from o2o.core import checkpoint, run_checkpoint, run_folder, trust
+from o2o.core.errors import DataError, DivergedError, StorageError, UsageError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_log import read_metrics
 from o2o.data.journal import Journal
@@ -26,6 +27,7 @@ from o2o.data.load import DataConfig
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import connect
+from o2o.training.regression_gate import RollbackConfig
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
 
@@ -429,3 +431,36 @@ def test_images_work_end_to_end(obs, tmp_path):
     o2o.finetune(finetune_config(run_folder, tmp_path / "fine", episodes=1, updates_per_step=0.04))
     result = o2o.evaluate(o2o.EvaluateConfig(checkpoint=tmp_path / "fine", episodes=2, device="cpu"))
     assert result.lengths.tolist() == [25, 25]
+
+
+def test_a_moved_recording_is_found_where_the_user_names_it(dataset, tmp_path):
+    place, elsewhere = tmp_path / "data" / "point-v0", tmp_path / "disk" / "moved"
+    shutil.copytree(dataset, place)
+    run = o2o.pretrain(pretrain_config(place, tmp_path / "run", updates=4))
+    elsewhere.parent.mkdir()
+    place.rename(elsewhere)
+    changes = {"episodes": 1, "rollback": RollbackConfig(window=0)}
+    with pytest.raises(DataError, match=r"is not there; --dataset PATH says where it lies now"):
+        o2o.finetune(finetune_config(run, tmp_path / "lost", **changes))
+    out = o2o.finetune(finetune_config(run, tmp_path / "online", dataset=str(elsewhere.parent), **changes))
+    meta = run_checkpoint.load_meta(out / "checkpoint")
+    assert meta["dataset"]["dataset"] == str(elsewhere) and meta["dataset"]["from_run"] == "../disk/moved"
+    o2o.pretrain(pretrain_config(elsewhere, run, updates=5, resume=True))
+    assert inspect.open(run).meta["dataset"]["dataset"] == str(elsewhere)
+    elsewhere.rename(place)
+    assert len(inspect.open(run, dataset=str(place)).train) == len(inspect.open(out, str(place)).train)
+    with pytest.raises(UsageError, match="is not the recording that the checkpoint was trained on"):
+        inspect.open(run, dataset=str(out / "online"))
+
+
+def test_a_run_that_moved_together_with_its_recording_goes_on(dataset, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(dataset, here / "point-v0")
+    run = o2o.pretrain(pretrain_config(here / "point-v0", here / "run", updates=4))
+    here.rename(there)
+    config = pretrain_config(here / "point-v0", there / "run", updates=5, resume=True)
+    o2o.pretrain(replace(config, dataset=trust.Saved(config.dataset)))  # as a command line without --dataset
+    assert run_checkpoint.load(there / "run" / "checkpoint")[1]["dataset"]["dataset"] == str(
+        there / "point-v0"
+    )
+    assert not run.exists()
