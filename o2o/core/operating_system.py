@@ -40,6 +40,19 @@ def open_flags(*names: str) -> int:
     return flags
 
 
+def process_exists(pid: int) -> bool:
+    """Returns whether a process of this machine is alive; on Windows, where asking could end it, True."""
+    if not IS_UNIX:
+        return True
+    try:
+        os.kill(pid, 0)
+        return True
+    except PermissionError:  # it is another user's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+
+
 def lock(handle: int, wait: bool = False) -> None:
     """Locks an open file for this process, until it is closed.
 

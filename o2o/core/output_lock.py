@@ -60,12 +60,9 @@ def is_in_use(folder: Path) -> bool:
     try:
         with open_regular(Path(folder) / LOCK) as file:
             holder = json.loads(file.read(MAX_BYTES))
-        if holder["host"] == socket.gethostname():
-            os.kill(int(holder["pid"]), 0)
-        return True
-    except PermissionError:  # it is another user's
-        return True
-    except (OSError, OverflowError, ValueError, KeyError, TypeError, RecursionError):
+        is_here = holder["host"] == socket.gethostname()
+        return not is_here or operating_system.process_exists(int(holder["pid"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

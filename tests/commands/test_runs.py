@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from o2o.commands.runs import bin_means, sparkline
+from o2o.core import operating_system
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_log import RunLog
 from o2o.core.run_summary import summarize
@@ -47,12 +48,15 @@ def test_runs_are_listed_in_the_order_in_which_they_began(o2o, tmp_path):
     assert first.endswith("~0% -> ~100%") and note.startswith("~: of the robot's own first and last episodes")
 
 
-def test_a_run_is_running_as_long_as_its_process_lives(tmp_path):
+def test_a_run_is_running_as_long_as_its_process_lives(tmp_path, monkeypatch):
     folder = write(tmp_path / "run", end=None)
     with lock_folder(folder):
         assert summarize(folder).state == "running"
     (folder / ".lock").write_text(json.dumps({"pid": 2**22 + 1, "host": os.uname().nodename}))
     assert summarize(folder).state == "no end"
+    monkeypatch.setattr(operating_system, "IS_UNIX", False)
+    monkeypatch.setattr(os, "kill", lambda *args: 1 / 0)  # which sends Ctrl-C there
+    assert summarize(folder).state == "running"
 
 
 def test_a_demo_has_the_success_of_its_table(tmp_path):
