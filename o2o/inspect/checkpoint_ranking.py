@@ -1,9 +1,11 @@
-"""Ranks the checkpoints of a run by their estimated return, without the robot.
+"""Ranks the checkpoints of a run: by its own evaluations, else by estimates from recordings.
 
-The return of each checkpoint is estimated by fitted-Q evaluation (see `fitted_q`). All checkpoints are
-evaluated with the same functions of the latest checkpoint's features and the same bootstrap samples of
-episodes, so errors that they share cancel in their differences. The recommended checkpoint is the one whose
-interval has the highest lower end, so uncertainty counts against a checkpoint.
+Where the run evaluated two or more of its checkpoints, and their success differs, its evaluations decide,
+because they are what the robot did. Otherwise the return of each checkpoint is estimated by fitted-Q
+evaluation (see `fitted_q`). All checkpoints are estimated with the same functions of the latest checkpoint's
+features and the same bootstrap samples of episodes, so errors that they share cancel in their differences.
+The recommended checkpoint is then the one whose interval has the highest lower end, so uncertainty counts
+against it.
 """
 
 import shlex
@@ -25,6 +27,7 @@ from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import RecordedSteps, action_distance, evaluate_policies
+from o2o.inspect.own_evaluations import measured_success
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, select_episodes
 from o2o.inspect.value import value
@@ -56,6 +59,7 @@ class CheckpointRanking(Result):
         uses_planner: whether the run acts with the planner.
         plan_s: time in s that planning at every recorded step takes or would take.
         unseen: whether `bias` and `rank` are from episodes that the agent has not learned from.
+        success: (C, 3) success in the run's own evaluations, with 95 % intervals; NaN where there was none.
     """
 
     folders: list[Path]
@@ -75,6 +79,13 @@ class CheckpointRanking(Result):
     uses_planner: bool
     plan_s: float
     unseen: bool
+    success: np.ndarray
+
+    @property
+    def measured(self) -> bool:
+        """Returns whether the run's own evaluations decide: two or more, with different success."""
+        known = self.success[np.isfinite(self.success[:, 0]), 0]
+        return len(known) > 1 and bool(known.min() < known.max())
 
     @property
     def unreliable(self) -> np.ndarray:
@@ -83,18 +94,23 @@ class CheckpointRanking(Result):
 
     @property
     def recommended(self) -> int:
-        """Returns the index of the recommended checkpoint."""
+        """Returns the index of the recommended checkpoint; of those with the highest success, the latest."""
+        if self.measured:
+            return int(np.flatnonzero(self.success[:, 0] == np.nanmax(self.success[:, 0]))[-1])
         return recommended_index(self.low, self.unreliable)
 
     def text(self) -> list[str]:
         best, actor = self.recommended, "planner" if self.planner_evaluated else "policy"
-        flag = " --no-plan" if self.uses_planner and not self.planner_evaluated else ""
+        estimated_policy = self.uses_planner and not self.planner_evaluated and not self.measured
+        flag = " --no-plan" if estimated_policy else ""
         command = f"`o2o evaluate --checkpoint {shlex.quote(str(self.folders[best]))}{flag}`"
         if len(self.progress) == 1:
             first = [
                 "The run has a single checkpoint, so there is nothing to rank. To keep more of them in "
                 "OUT/checkpoints, use --keep-checkpoints 5 and a smaller --checkpoint-every."
             ]
+        elif self.measured:
+            first = [self._measured_text(best)]
         elif self.unreliable.all():
             first = [
                 "The recordings cannot rank the checkpoints: the actions of all of them are too different "
@@ -141,6 +157,7 @@ class CheckpointRanking(Result):
         ends = (each[order] for each in (self.value, self.low, self.high))
         actor = "planner" if self.planner_evaluated else "policy"
         return [
+            *([self._success_chart()] if self.measured else []),
             Chart(
                 "Estimated return of each checkpoint",
                 "estimated discounted return of an episode, scaled",
@@ -149,8 +166,8 @@ class CheckpointRanking(Result):
                     Rule(x=self.recorded_return, name="recorded episodes", color=DATA),
                     Intervals(names, *ends, name=actor, color=POLICY),
                 ],
-                "Estimated from recordings alone, with 95 % intervals; the recommended checkpoint is at the "
-                "top. Checkpoints marked * take actions that the recordings do not cover, so their "
+                "Estimated from recordings alone, with 95 % intervals; the one with the highest lower end is "
+                "at the top. Checkpoints marked * take actions that the recordings do not cover, so their "
                 "estimates do not count.",
             ),
             Chart(
@@ -170,6 +187,18 @@ class CheckpointRanking(Result):
             ),
         ]
 
+    def _success_chart(self) -> Chart:
+        known = np.flatnonzero(np.isfinite(self.success[:, 0])).tolist()
+        order = sorted(known, key=lambda i: (-self.success[i, 0], -i))
+        names = [f"{self.progress[i]:,} {self.unit}" for i in order]
+        return Chart(
+            "Success of each checkpoint in the run's own evaluations",
+            "fraction of episodes that succeeded",
+            "",
+            [Intervals(names, *self.success[order].T, name="evaluations", color=POLICY)],
+            "Measured in the same scenes, with 95 % intervals; the recommended checkpoint is at the top.",
+        )
+
     def checkpoint_metrics(self, i: int) -> dict[str, float]:
         """Returns the metrics of one checkpoint."""
         names = ("value", "low", "high", "probability_as_good", "action_distance", "impossible")
@@ -187,6 +216,20 @@ class CheckpointRanking(Result):
             "recorded_return": self.recorded_return,
             **each,
         }
+
+    def _measured_text(self, best: int) -> str:
+        """Returns the answer of the run's own evaluations."""
+        equal = [i for i in np.flatnonzero(self.success[:, 2] >= self.success[best, 1]).tolist() if i != best]
+        value, low, high = self.success[best]
+        shown = f"it succeeded in {value:.0%} ({low:.0%} to {high:.0%}) of its evaluation episodes"
+        if len(equal) == np.isfinite(self.success[:, 0]).sum() - 1:
+            return (
+                "The run's own evaluations cannot tell which checkpoint is the best, because their intervals "
+                f"overlap. The one {self._name(best)} did best: {shown}."
+            )
+        others = _list([f"the one {self._name(i)}" for i in equal])
+        others = f"; {others} may be as good" if others else ""
+        return f"The recommended checkpoint is the one {self._name(best)}: {shown}{others}."
 
     def _as_good(self) -> list[int]:
         """Returns the indices of checkpoints that may be as good as the recommended one, including it."""
@@ -280,6 +323,9 @@ def rank_checkpoints(
         impossible=evaluation.impossible,
         bias=[result.bias_v for result in values],
         rank=[result.rank_v for result in values],
+        success=measured_success(
+            run.folder, "online" if run.meta.get("run") == "finetune" else "offline", list(folders)
+        ),
         recorded_return=float(latest.returns()[0][first].mean()),
         num_episodes=len(first),
         planner_evaluated=planner_evaluated,

@@ -11,6 +11,7 @@ import torch
 import o2o
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_folder
+from o2o.core.stats import success_interval
 from o2o.data.collect import collect
 from o2o.data.formats import minari
 from o2o.hardware.guard import connect
@@ -252,3 +253,28 @@ def test_checkpoints_that_cannot_be_distinguished_are_reported(trained):
     ) and "100 updates *" in str(far.charts()[0].marks[1])
     none = replace(clear, impossible=np.ones(2))
     assert "cannot rank the checkpoints" in none.text()[0] and none.recommended == 1
+
+
+def test_the_runs_own_evaluations_come_first_and_say_where_they_cannot_tell(trained):
+    """Estimates from recordings once preferred a checkpoint with 88 % success to one with 98 %."""
+    estimated = rank_checkpoints(open_run(trained), plan=False)
+    estimated = replace(
+        estimated, low=np.array([5.0, 1.0]), action_distance=np.ones(2), impossible=np.zeros(2)
+    )
+    assert not estimated.measured and estimated.recommended == 0
+
+    def measured(*counts):
+        success = [(n / 50, *success_interval(n, 50)) for n in counts]
+        return replace(estimated, success=np.array(success))
+
+    clear = measured(25, 49)
+    assert clear.recommended == 1 and "--no-plan" not in str(clear)
+    assert clear.text()[0] == (
+        "The recommended checkpoint is the one after 200 updates: it succeeded in 98% (90% to 100%) of its "
+        "evaluation episodes."
+    )
+    assert "own evaluations" in clear.charts()[0].title and clear.plot()
+    near = measured(46, 44)
+    assert near.recommended == 0 and near.text()[0].startswith("The run's own evaluations cannot tell which")
+    equal, one = measured(0, 0), replace(clear, success=np.array([[0.9, 0.8, 1.0], [np.nan] * 3]))
+    assert not equal.measured and not one.measured and equal.recommended == one.recommended == 0
