@@ -19,17 +19,21 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.plugins import not_found
 from o2o.core.text import printable
 
+VERBOSE = ("-v", "--verbose")
+RED, YELLOW = "\x1b[31m", "\x1b[33m"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    words = [word for word in argv if word not in VERBOSE]
     try:
-        argv = sys.argv[1:] if argv is None else argv
-        with _log_to_stderr(), typed(argv):
-            code = _run(argv)
+        with _log_to_stderr(verbose=len(words) < len(argv)), typed(argv):
+            code = _run(words)
             sys.stdout.flush()
             return code
     except O2OError as error:
-        print(f"o2o: error: {printable(str(error))}", file=sys.stderr)
+        print(_colored(f"o2o: error: {printable(str(error))}", RED), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("o2o: interrupted", file=sys.stderr)
@@ -47,17 +51,42 @@ def main(argv: list[str] | None = None) -> int:
         return 6
 
 
+class _Handler(logging.Handler):
+    """Writes lines to what standard error is at that moment, so that they stay above a progress line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"o2o: {record.getMessage()}"
+        print(_colored(line, YELLOW) if record.levelno >= logging.WARNING else line, file=sys.stderr)
+
+
 @contextlib.contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Writes the log of o2o to standard error; the logs of other libraries stay as they are."""
-    logger, handler = logging.getLogger("o2o"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("o2o: %(message)s"))
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Writes the log of o2o to standard error; the logs of other libraries stay as they are.
+
+    On a terminal only warnings are shown, unless `verbose`; a file or a pipe gets every line. The lines are
+    not passed on, or a library that adds a handler to the root logger would print them again.
+    """
+    logger, handler = logging.getLogger("o2o"), _Handler()
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    handler.setLevel(logging.INFO if verbose or not _is_terminal() else logging.WARNING)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _colored(line: str, color: str) -> str:
+    """Returns a line in a color if standard error is a terminal and `NO_COLOR` (no-color.org) is not set."""
+    return f"{color}{line}\x1b[0m" if _is_terminal() and not os.environ.get("NO_COLOR") else line
 
 
 def _run(argv: list[str]) -> int:

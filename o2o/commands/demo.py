@@ -11,8 +11,9 @@ from o2o.agent import presets
 from o2o.commands.demo_config import DemoConfig
 from o2o.core import checkpoint, child_process, stats
 from o2o.core.errors import RobotError
+from o2o.core.progress import format_duration, live_line
 from o2o.core.run_folder import new_folder, write_run_info
-from o2o.core.run_log import format_duration, read_metrics
+from o2o.core.run_log import read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
 from o2o.training.evaluate import Score
@@ -88,7 +89,8 @@ def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterat
     ) as process:
 
         def result() -> Score:
-            _, errors = process.communicate()
+            with live_line(f"evaluating in {config.evaluate_episodes} scenes"):
+                _, errors = process.communicate()
             if process.returncode:
                 raise RobotError(f"the evaluation of {run} failed: {errors.strip().splitlines()[-1]}")
             return Score.load(out)

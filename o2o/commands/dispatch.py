@@ -11,6 +11,7 @@ import importlib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +36,15 @@ from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.paths import expand_user
+from o2o.core.progress import live_line
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.hardware.robot_choice import choose_robot
 from o2o.hardware.robot_config import RobotConfig, default_config
 from o2o.training.evaluate_config import EvaluateConfig
 from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain_config import PretrainConfig
+
+CONVERSATIONS = ("data relabel", "robot serve")  # read lines from the terminal, so no line may move there
 
 
 def run(command: str, argv: list[str]) -> None:
@@ -67,7 +71,8 @@ def run(command: str, argv: list[str]) -> None:
         with _flags_in_errors(config, argv):
             if hasattr(config, "check_inputs"):
                 config.check_inputs()
-            function(command)(config)
+            with nullcontext() if command in CONVERSATIONS else live_line(f"o2o {command}"):
+                function(command)(config)
 
 
 def _parse(command: str, default, argv: list[str]):

@@ -22,7 +22,8 @@ def group_page(group: str) -> str:
     commands = {name: command for name, command in COMMANDS.items() if name.startswith(start)}
     lines = [f"  {name.removeprefix(start):<14}{command.sentence}" for name, command in commands.items()]
     usage = f"usage: o2o {start}COMMAND [FLAGS]"
-    more = f"`o2o {start}COMMAND -h` shows the main flags of a command, `--help-all` every flag."
+    more = f"`o2o {start}COMMAND -h` shows the main flags of a command, `--help-all` every flag;\n"
+    more += "`-v` logs on a terminal what a file or a pipe gets: where robots, data and limits come from."
     return "\n".join([header(usage, about), "", "commands:", *lines, "", more, EXIT_CODES])
 
 

@@ -12,6 +12,7 @@ from o2o.core import checkpoint
 from o2o.core.compute import MachineConfig, tune
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.output_lock import lock_folder
+from o2o.core.progress import live_line
 from o2o.core.video import write_figure
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, connect_robot
@@ -66,7 +67,8 @@ def report(config: InspectConfig) -> Path:
         StorageError: the folder cannot be written.
     """
     tune(MachineConfig(threads=config.threads, trust=config.trust))
-    run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
+    with live_line("loading the run"):
+        run = inspect.open(config.run, config.dataset, config.dataset_options, config.plans, config.device)
     out = config.out or run.folder / "inspect"
     with lock_folder(out):
         return _report(config, run, out)
@@ -81,7 +83,8 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
             title, answer = QUESTIONS[name], ANSWERS[name]
             begin_s = time.monotonic()
             try:
-                results[name] = answer(run, config, robot)
+                with live_line(title):
+                    results[name] = answer(run, config, robot)
             except O2OError as error:
                 failures[name] = str(error)
             reason = f"   not answered: {failures[name]}" if name in failures else ""
@@ -91,10 +94,12 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
     sections = [_section(name, results.get(name), failures) for name in config.questions]
     for name, result in results.items():
         if result.charts():
-            write_figure(out / f"{name}.png", result.plot())
+            with live_line(f"drawing {name}"):
+                write_figure(out / f"{name}.png", result.plot())
     checkpoint.write_json(out / METRICS, {name: result.metrics() for name, result in results.items()})
     summary = _summary(results)
-    write_page(out / PAGE, f"Inspection of {config.run}", summary, sections, _facts(run))
+    with live_line("writing the page"):
+        write_page(out / PAGE, f"Inspection of {config.run}", summary, sections, _facts(run))
     for question, sentence in summary:
         print(f"\n{question}\n  {sentence}")
     print(f"\npage: {out / PAGE}")

@@ -11,8 +11,9 @@ import numpy as np
 import tyro
 
 from o2o.core.errors import UsageError
+from o2o.core.progress import format_duration
 from o2o.core.run_folder import RUN_INFO
-from o2o.core.run_log import format_duration, versions
+from o2o.core.run_log import versions
 from o2o.core.run_summary import RunSummary, find, metrics_of, summarize
 from o2o.core.text import printable
 

@@ -18,6 +18,7 @@ from typing import Literal
 from o2o.core import trust
 from o2o.core.config import at_least, at_most, check_finite
 from o2o.core.errors import UsageError
+from o2o.core.progress import live_line
 
 MAX_ERROR = 5e-5  # of a product of unit normals, per root of length: float32 has 5e-6, bfloat16 2e-2
 # fields that may change when a run is resumed
@@ -94,15 +95,19 @@ def compiled(function: Callable, dynamic: bool = False) -> Callable:
     import torch
     from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import, and few runs compile
 
+    is_compiled = False
     fast = torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
 
     @functools.wraps(function)
     def call(*args):
-        nonlocal fast
+        nonlocal fast, is_compiled
         if fast is function:
             return function(*args)
         try:
-            return fast(*args)
+            with live_line("" if is_compiled else "compiling, about a minute, once"):
+                result = fast(*args)
+            is_compiled = True
+            return result
         except BackendCompilerFailed as error:
             reason = str(error).strip().splitlines()[0]
             log.warning("%s stays uncompiled: %s", function.__name__, reason)

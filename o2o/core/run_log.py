@@ -5,13 +5,10 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import numpy as np
 from o2o.core.checkpoint import storage
 from o2o.core.errors import UsageError
 from o2o.core.files import check_regular, read_bytes
+from o2o.core.progress import is_terminal, live_line
 from o2o.core.tensorboard import EventFile
 
 METRICS = "metrics.jsonl"
@@ -54,13 +52,14 @@ class RunLog:
         self._events: dict[str, EventFile] = {}
         self._purge: Callable[[str], int | None] = lambda phase: None
         self._shown_s = -math.inf
-        self._open_line = False
+        self._line = ExitStack()
         with storage(path, 0):
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 check_regular(path)
             self._file = path.open("ab", buffering=0)
             self._truncate(_end_of_last_line(read_bytes(path)))
+        self._show = self._line.enter_context(live_line(""))
 
     def __enter__(self) -> "RunLog":
         return self
@@ -125,23 +124,20 @@ class RunLog:
             self._event_file(phase).video(step, name, frames, fps)
 
     def progress(self, text: str) -> None:
-        """Shows the progress in one line that is updated in place, or without a terminal now and then."""
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns
-            print(f"\r{text[: width - 1]}\x1b[K", end="", flush=True)
-            self._open_line = True
+        """Shows the progress in the terminal's live line, or without a terminal prints it now and then."""
+        if is_terminal():
+            self._show(text)
         elif time.monotonic() - self._shown_s >= PLAIN_EVERY_S:
             print(text, flush=True)
             self._shown_s = time.monotonic()
 
     def line(self, text: str) -> None:
         """Prints a line that is not overwritten."""
-        self._end_line(keep=False)
         print(text, flush=True)
 
     def close(self) -> None:
-        """Closes the files and moves the cursor to a new line; a second call does nothing."""
-        self._end_line(keep=True)
+        """Closes the files and ends the live line; a second call does nothing."""
+        self._line.close()
         self._file.close()
         for events in self._events.values():
             events.close()
@@ -157,11 +153,6 @@ class RunLog:
             self._events[phase] = EventFile(folder, self._purge(phase), known - {"phase", "step", "time"})
         return self._events[phase]
 
-    def _end_line(self, keep: bool) -> None:
-        if self._open_line:
-            print(end="\n" if keep else "\r\x1b[K", flush=True)
-            self._open_line = False
-
     def _append(self, data: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -174,32 +165,6 @@ class RunLog:
 
     def _truncate(self, size: int) -> None:
         self._file.truncate(size)
-
-
-class Progress:
-    """Formats the progress of a count: how many are done, the rate, and the remaining time."""
-
-    def __init__(self, total: int, unit: str, done: int = 0, now: Callable[[], float] = time.monotonic):
-        self.total, self.unit, self._now = total, unit, now
-        self._recent = deque([(now(), done)], maxlen=50)
-
-    def text(self, done: int, more: str = "") -> str:
-        """Returns text such as `1200/5000 updates  83/s  0:45 left  offline 50 %`; `more` comes last."""
-        self._recent.append((self._now(), done))
-        (start_s, start), (end_s, end) = self._recent[0], self._recent[-1]
-        parts = [f"{done}/{self.total} {self.unit}"]
-        if end > start and end_s > start_s:
-            rate = (end - start) / (end_s - start_s)
-            parts.append(f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-            parts.append(f"{format_duration((self.total - done) / rate)} left")
-        return "  ".join([*parts, more] if more else parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Returns seconds as `m:ss` or `h:mm:ss`."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def read_metrics(folder: Path) -> list[dict]:

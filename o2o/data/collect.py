@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from o2o.core.episode import Episode
+from o2o.core.progress import Progress, live_line
 from o2o.core.spec import flatten_obs
 from o2o.data.formats import minari
 from o2o.hardware.guard import Guard, is_success
@@ -35,7 +36,13 @@ def collect(
     """
     rng = np.random.default_rng(seed)
     robot.reset(seed=seed)
-    return [_record(robot, act, level, rng) for level in noise_levels]
+    levels, episodes = list(noise_levels), []
+    progress = Progress(len(levels), "episodes recorded")
+    with live_line("") as show:
+        for level in levels:
+            show(progress.text(len(episodes)))
+            episodes.append(_record(robot, act, level, rng))
+    return episodes
 
 
 def record(

@@ -16,6 +16,7 @@ from o2o.core.config import FieldError, at_least
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, O2OError, UsageError
 from o2o.core.paths import expand_user, o2o_home
+from o2o.core.progress import live_line
 from o2o.core.recipe import Recipe, load_recipe, load_reward_function
 from o2o.data.formats import minari, registry
 from o2o.data.formats.episode_choice import EpisodeChoice, EpisodeReading, log_skipped, parse_episodes
@@ -165,6 +166,11 @@ def load(dataset: str, config: LoadConfig, seed: int = 0, list_broken: bool = Fa
         DataError: the data are missing, damaged or inconsistent.
         StorageError: generated data cannot be written.
     """
+    with live_line(f"reading {dataset}"):
+        return _load(dataset, config, seed, list_broken)
+
+
+def _load(dataset: str, config: LoadConfig, seed: int, list_broken: bool) -> Recording:
     recipes = plugins.names("datasets")
     budget = memory.budget_bytes(config.memory_budget)
     choice = parse_episodes(config.episodes, config.mask, config.skip_broken or list_broken)

@@ -8,6 +8,7 @@ from o2o.agent.agent import Agent
 from o2o.core import checkpoint, memory, run_checkpoint
 from o2o.core.compute import should_compile, tune
 from o2o.core.episode import Episode
+from o2o.core.progress import Progress
 from o2o.core.run_folder import (
     checkpoint_folder,
     new_folder,
@@ -15,7 +16,7 @@ from o2o.core.run_folder import (
     stop_requested,
     write_run_info,
 )
-from o2o.core.run_log import Progress, RunLog, read_metrics
+from o2o.core.run_log import RunLog, read_metrics
 from o2o.data import moved_recording, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore

@@ -13,6 +13,7 @@ from o2o.core import checkpoint, operating_system, run_checkpoint
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, O2OError, UsageError
+from o2o.core.progress import LongRunNotice, Progress, is_terminal, live_line
 from o2o.core.run_folder import (
     checkpoint_folder,
     collect_state,
@@ -245,6 +246,7 @@ class SyncLearner:
 
     def __init__(self, learner: Learner, tensors: dict[str, Tensor], meta: dict, resumed: bool):
         self.learner, self._checkpoint = learner, (tensors, meta, resumed)
+        self._notice: LongRunNotice | None = None
 
     def begin(self, metadata: dict, online_dataset: OnlineDataset, log: RunLog) -> int:
         """Starts or continues the run; returns the number of episodes that it has learned from."""
@@ -262,8 +264,17 @@ class SyncLearner:
         reason = learner.add(episode)
         if reason:
             self._log_line(reason)
-        while learner.pending_updates >= 1:
-            metrics = learner.learn()
+        total, done = int(learner.pending_updates), 0
+        if self._notice is None:
+            self._notice = LongRunNotice(learner.config.episodes, "episodes", "--episodes", total)
+        with live_line("learning") as show:
+            progress = Progress(total, "updates")
+            while learner.pending_updates >= 1:
+                metrics, done = learner.learn(), done + 1
+                if long_run := self._notice.after_update():
+                    logger.warning("%s", long_run)
+                if is_terminal():
+                    show(progress.text(done))
         numbers = learner.finite(metrics)
         rejection = learner.reject_unfit_weights()
         if rejection:

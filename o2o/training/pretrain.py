@@ -1,5 +1,6 @@
 """Pretrains a world model, a critic and a policy on recordings, without a robot."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from o2o.core.compute import should_compile, tune
 from o2o.core.config import SavedConfigError, from_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
+from o2o.core.progress import LongRunNotice, Progress, is_terminal
 from o2o.core.run_checkpoint import DatasetMeta
 from o2o.core.run_folder import (
     collect_state,
@@ -26,7 +28,7 @@ from o2o.core.run_folder import (
     stop_requested,
     write_run_info,
 )
-from o2o.core.run_log import Progress, RunLog, read_metrics
+from o2o.core.run_log import RunLog, read_metrics
 from o2o.core.stats import auroc
 from o2o.data import moved_recording, training_data
 from o2o.data.training_data import TrainingData
@@ -53,6 +55,8 @@ RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "evaluate_film",
 }
 RESUMABLE_FIELDS |= {*MACHINE_FIELDS, *(f"dataset_options.{name}" for name in training_data.MEMORY_FIELDS)}
+
+logger = logging.getLogger("o2o")
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -142,16 +146,24 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))
         if config.validation_patience and not validation:
             log.line("no episode is held out: training cannot stop early (--validation-patience)")
+        notice, loss = LongRunNotice(updates - agent.num_updates, "updates", "--updates"), ""
+        if is_terminal():
+            log.progress(progress.text(agent.num_updates))
         while agent.num_updates < updates and not stopped():
             metrics = agent.learn(data.replay)
             step, last = agent.num_updates, agent.num_updates == updates
+            if long_run := notice.after_update():
+                logger.warning("%s", long_run)
+            if is_terminal():
+                log.progress(progress.text(step, loss))
             if step % config.log_every == 0 or last:
                 numbers = finite_metrics(metrics, f"update {step}")
                 validation_metrics = _validation_metrics(agent, validation)
                 if step % config.checkpoint_every == 0 or last:
                     validation_metrics |= _value_metrics(agent, data)
                 log.write(step, "offline", numbers | validation_metrics)
-                log.progress(progress.text(step, _loss(numbers)))
+                loss = _loss(numbers)
+                log.progress(progress.text(step, loss))
                 if stopping.add(validation_metrics):
                     stopping.save_best(*state())
             evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)

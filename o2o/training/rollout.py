@@ -15,6 +15,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
+from o2o.core.progress import format_duration, is_terminal, live_line
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
@@ -166,20 +167,60 @@ def play(
     for runner in runners:
         runner.stages = agent.stages
     trace = record is not None or stream is not None
-    with ExitStack() as at_exit:
+    status = _Status(len(seeds), max_steps)
+    with ExitStack() as at_exit, live_line("") as show:
         for runner in runners:
             at_exit.callback(runner.flush_plans)
         while any(runner.running for runner in runners):
+            if is_terminal():
+                show(status.text([len(runner.rows) for runner in runners if runner.running], len(runners)))
             unit, diagnostics, plan_records = _decide(agent, runners, limits, plan, trace)
             for runner, action, numbers, plan_record in zip(
                 runners, unit, diagnostics, plan_records, strict=True
             ):
                 if runner.running and runner.step(action, numbers, plan_record):
-                    results[runner.index] = runner.result()
+                    results[runner.index] = result = runner.result()
+                    status.add(result)
                     runner.flush_plans()
                     if waiting:
                         runner.start_episode(*waiting.pop(), num_films)
     return [result for result in results if result is not None]
+
+
+class _Status:
+    """Formats how many episodes are done, how many of them succeeded, and the remaining time.
+
+    The time left follows from the mean length of the finished episodes, or before from their limit.
+    """
+
+    def __init__(self, total: int, max_steps: int | None, now: Callable[[], float] = time.monotonic):
+        self.total, self.length, self._now = total, max_steps, now
+        self.num_done = self.num_successes = self.num_steps = 0
+        self._begin_s, self._rounds = now(), 0
+
+    def add(self, result: EpisodeResult) -> None:
+        self.num_done += 1
+        self.num_successes += bool(result.episode.success)
+        self.num_steps += len(result.episode)
+        self.length = self.num_steps / self.num_done
+
+    def text(self, steps: Sequence[int], num_robots: int) -> str:
+        """Returns text such as `decision 7  25/80 episodes done  20 succeeded  0:30 left`, before a decision.
+
+        Args:
+            steps: steps of each episode that is running.
+            num_robots: number of robots that act at a time.
+        """
+        self._rounds += 1
+        parts = [f"decision {max(steps, default=0)}"]
+        if self.total > 1:
+            parts += [f"{self.num_done}/{self.total} episodes done", f"{self.num_successes} succeeded"]
+        if self.length:
+            waiting = self.total - self.num_done - len(steps)
+            num_left = waiting * self.length + sum(max(self.length - step, 0) for step in steps)
+            each_s = (self._now() - self._begin_s) / self._rounds
+            parts.append(f"{format_duration(num_left / num_robots * each_s)} left")
+        return "  ".join(parts)
 
 
 def _decide(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from o2o.core import run_log
+from o2o.core import progress, run_log
 from o2o.core.errors import StorageError, UsageError
-from o2o.core.run_log import Progress, RunLog, read_metrics
+from o2o.core.run_log import RunLog, read_metrics
 
 
 def shown(folder):
@@ -304,37 +304,9 @@ def test_progress_is_a_line_now_and_then_without_a_terminal(tmp_path, capsys, mo
     assert capsys.readouterr().out == "at 0\nat 30\nat 60\ndone\n"
 
 
-def test_progress_is_one_updated_line_on_a_terminal(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "20")
-    with RunLog(tmp_path) as run:
-        run.progress("first")
-        run.progress("a text that is longer than the terminal")
-        run.line("stays")
-        run.progress("last")
-    assert capsys.readouterr().out == (
-        "\rfirst\x1b[K\ra text that is long\x1b[K\r\x1b[Kstays\n\rlast\x1b[K\n"
-    )
-
-
-def test_progress_shows_count_rate_and_remaining_time():
-    now = [0.0]
-    progress = Progress(5000, "updates", done=1000, now=lambda: now[0])
-    assert progress.text(1000) == "1000/5000 updates"
-    now[0] = 2.5
-    assert progress.text(1200, "offline 50 %") == "1200/5000 updates  80/s  0:48 left  offline 50 %"
-
-
-def test_the_rate_of_slow_progress_has_two_digits():
-    now = [0.0]
-    progress = Progress(2000, "episodes", now=lambda: now[0])
-    now[0] = 8.0
-    assert progress.text(2) == "2/2000 episodes  0.25/s  2:13:12 left"
-
-
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (45, "0:45"), (3661, "1:01:01")])
 def test_a_duration_is_minutes_and_seconds(seconds, text):
-    assert run_log.format_duration(seconds) == text
+    assert progress.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["x\n", "[]\n", '{"loss": 1}\n', "[" * 100_000 + "\n"])

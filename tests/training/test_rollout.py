@@ -1,6 +1,7 @@
 """Tests playing episodes: stored rows are what the robot executed, for any number of robots."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ from o2o.core.transform import ObsTransform, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, connect_robot
+from o2o.training import rollout
 from o2o.training.rollout import play
 from tests.support.robots import POINT, TRANSFORM, Script
 
@@ -246,3 +248,24 @@ def test_decisions_without_time_for_a_plan_count_as_no_iterations_and_have_no_va
     assert played.metrics()["plan/penalty_fraction"] == pytest.approx(0.5 / (0.5 + 5.5))
     _, (played,) = play_counter()
     assert "plan/value" not in played.metrics()
+
+
+def test_the_progress_line_counts_episodes_and_successes_and_estimates_the_rest():
+    now = [0.0]
+    status = rollout._Status(total=4, max_steps=10, now=lambda: now[0])
+    now[0] = 1.0
+    assert status.text([0, 0], 2) == "decision 0  0/4 episodes done  0 succeeded  0:20 left"
+    status.add(SimpleNamespace(episode=Steps(20, success=True)))
+    now[0] = 4.0
+    assert status.text([5, 0], 2) == "decision 5  1/4 episodes done  1 succeeded  0:55 left"
+    assert rollout._Status(1, None).text([7], 1) == "decision 7"
+
+
+class Steps:
+    """An episode of which only the length and the success are known."""
+
+    def __init__(self, length: int, success: bool):
+        self.length, self.success = length, success
+
+    def __len__(self) -> int:
+        return self.length

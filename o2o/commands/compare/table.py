@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from o2o.core.run_log import format_duration
+from o2o.core.progress import format_duration
 
 GAP = "-"
 HEAD = ("", "acts with", "runs", "success offline", "success online", "return offline", "return online",

@@ -14,8 +14,8 @@ from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint, plugins, run_checkpoint, trust
 from o2o.core.config import check_finite, read_json
 from o2o.core.errors import UsageError
+from o2o.core.progress import format_duration
 from o2o.core.run_folder import CHECKPOINTS, RUN_INFO, write_run_info
-from o2o.core.run_log import format_duration
 from o2o.training.evaluate import Score
 from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain_config import PretrainConfig
