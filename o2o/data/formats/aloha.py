@@ -6,6 +6,7 @@ from pathlib import Path
 
 from o2o.core.errors import DataError
 from o2o.data.formats import columns, episode_parts, flat_table, hdf5, table_files
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
@@ -56,15 +57,30 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in a file.
         DataError: a file is broken, larger than the budget, or inconsistent.
     """
-    parts = []
-    for file in _episode_files(path):
+    files = _episode_files(path)
+    names = table_files.numbered([file.name for file in files])
+    reading = EpisodeReading.of(path, request.episodes, names)
+
+    def open_part(number: int) -> episode_parts.Part:
+        file = path if path.is_file() else path / names[number]
         with table_files.open_tables(file, request) as opened:
-            parts.append(_read_part(opened, str(file), request))
-    episode_parts.check_memory(parts, path, request)
+            return _read_part(opened, str(file), request)
+
+    parts = episode_parts.open_parts(reading, open_part)
+    episode_parts.check_memory(list(parts.values()), path, request)
     logger.info("%s states no control rate; ALOHA records at 50 Hz: --dataset.control-hz 50", path)
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(fingerprint, path)
-        return Recording(episode_parts.read_parts(parts, path), path, path.stem, digest.result())
+        episodes = episode_parts.read_parts(reading, parts, path)
+        return Recording(
+            list(episodes.values()),
+            path,
+            path.stem,
+            digest.result(),
+            numbers=tuple(episodes),
+            broken=reading.finish(),
+            missing="" if path.is_file() else describe_missing(None, list(names), str(path)),
+        )
 
 
 def _episode_files(path: Path) -> list[Path]:

@@ -9,10 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.core.errors import DataError, UsageError
+from o2o.core.errors import BudgetError, DataError, O2OError, UsageError
 from o2o.core.plugins import not_found
 from o2o.core.success import read_success
-from o2o.data.formats import columns, episode_parts, flat_table, last_step, layout_guess, table_files
+from o2o.data.formats import (
+    columns,
+    episode_parts,
+    flat_table,
+    hdf5,
+    last_step,
+    layout_guess,
+    table_files,
+)
+from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.layout_guess import Guess
 from o2o.data.formats.lazy_array import NO_LAYOUT, READ_ALL, ReadBlock, ReadRequest
@@ -56,24 +65,93 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
             f"{path} contains no HDF5 or npz file, and only such are read with --dataset.episodes-by, ends, "
             "terminated, truncated and success"
         )
+    layout = _find_layout(files, path, request)
+    if layout.episodes_by != "ends":
+        return _read_parts(files, layout, path, request)
+    if len(files) > 1:
+        raise UsageError(f"{path} has {len(files)} files; --dataset.episodes-by ends reads one file")
+    with table_files.open_tables(files[0], request) as file:
+        episodes = _episodes_by_ends(file, layout, path, request)
+        reading, chosen = flat_table.choose_episodes(episodes, request, path)
+        numbers, broken = tuple(reading.numbers), reading.finish()
+        return Recording(chosen, path, path.stem, fingerprint(path), numbers=numbers, broken=broken)
+
+
+def _read_parts(files: list[Path], layout: Guess, path: Path, request: ReadRequest) -> Recording:
+    """Reads a file or group an episode."""
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        first = stack.enter_context(table_files.open_tables(files[0], request))
-        layout = _complete_layout(first, path, request)
-        if layout.episodes_by == "ends":
-            if len(files) > 1:
-                raise UsageError(
-                    f"{path} has {len(files)} files; --dataset.episodes-by ends reads a single file"
-                )
-            return Recording(
-                _episodes_by_ends(first, layout, path, request), path, path.stem, fingerprint(path)
-            )
-        parts = _parts(first, layout, is_only=len(files) == 1)
-        for file in files[1:]:
+        if len(files) == 1:  # stays open until its episodes are read, which may be many
+            only = stack.enter_context(table_files.open_tables(files[0], request))
+            files_of = _groups(only, layout)
+        else:
+            only, files_of = None, _files(files, layout, request)
+        places = table_files.numbered(list(files_of))
+        reading = EpisodeReading.of(path, request.episodes, places)
+
+        def open_part(number: int) -> episode_parts.Part | None:
+            file, group = files_of[places[number]]
+            if only is not None:
+                with hdf5.name_episode(f"{file}, {group}", file):
+                    return _part(only, group, layout)
             with table_files.open_tables(file, request) as opened:
-                parts += _parts(opened, layout)
-        episode_parts.check_memory(parts, path, request)
+                if _action_at(group, layout) in opened.tables:
+                    return _part(opened, group, layout)
+            logger.warning("%s is left out: it has no %r", file, layout.action)
+            return None
+
+        parts = episode_parts.open_parts(reading, open_part)
+        episode_parts.check_memory(list(parts.values()), path, request)
         digest = pool.submit(fingerprint, path)
-        return Recording(episode_parts.read_parts(parts, path), path, path.stem, digest.result())
+        episodes = episode_parts.read_parts(reading, parts, path)
+        return Recording(
+            list(episodes.values()),
+            path,
+            path.stem,
+            digest.result(),
+            numbers=tuple(episodes),
+            broken=reading.finish(),
+            missing=describe_missing(None, list(places), str(path)) if len(places) > 1 else "",
+        )
+
+
+def _find_layout(files: list[Path], path: Path, request: ReadRequest) -> Guess:
+    """Returns the layout of the first file that can be read and has the action.
+
+    Raises:
+        DataError, UsageError: the error of the first file, if there is no such file.
+    """
+    errors: list[O2OError] = []
+    for file in files:
+        try:
+            with table_files.open_tables(file, request) as opened:
+                return _complete_layout(opened, path, request)
+        except BudgetError:
+            raise
+        except (DataError, UsageError) as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _groups(file: TableFile, layout: Guess) -> dict[str, tuple[Path, str]]:
+    """Returns name -> (file, group) of the episodes of a file."""
+    if layout.episodes_by == "file":
+        return {file.path.name: (file.path, "")}
+    return {group: (file.path, group) for group in layout_guess.groups_with(file.tables, layout.action)}
+
+
+def _files(files: list[Path], layout: Guess, request: ReadRequest) -> dict[str, tuple[Path, str]]:
+    """Returns name -> (file, group) of the episodes of several files."""
+    if layout.episodes_by == "file":
+        return {str(file): (file, "") for file in files}
+    result: dict[str, tuple[Path, str]] = {}
+    for file in files:
+        with table_files.open_tables(file, request) as opened:
+            result |= {f"{file}/{group}": place for group, place in _groups(opened, layout).items()}
+    return result
+
+
+def _action_at(group: str, layout: Guess) -> str:
+    return f"{group}/{layout.action}".lstrip("/")
 
 
 def _complete_layout(file: TableFile, path: Path, request: ReadRequest) -> Guess:
@@ -101,15 +179,6 @@ def _complete_layout(file: TableFile, path: Path, request: ReadRequest) -> Guess
         raise UsageError(f"{path}: --dataset.ends goes with --dataset.episodes-by ends")
     logger.info("%s is read with %s", path, replace(found, obs=[]).flags())
     return found
-
-
-def _parts(file: TableFile, layout: Guess, is_only: bool = False) -> list[episode_parts.Part]:
-    """Returns the episodes of a file, not read yet."""
-    groups = layout_guess.groups_with(file.tables, layout.action) if layout.episodes_by == "group" else [""]
-    if not is_only and f"{groups[0] if groups else ''}/{layout.action}".lstrip("/") not in file.tables:
-        logger.warning("%s is left out: it has no %r", file.path, layout.action)
-        return []
-    return [_part(file, group, layout) for group in groups]
 
 
 def _part(file: TableFile, group: str, layout: Guess) -> episode_parts.Part:
@@ -270,9 +339,9 @@ def _cut(
     if isinstance(found["rewards"], np.ndarray):
         logger.warning("%s has no rewards; they are read as 0", path)
     elif not has_next:
-        reward = flat_table.read_floats(found["rewards"], "rewards", str(path))
+        reward = flat_table.read_floats(found["rewards"], "rewards", str(path), check=False)
         outcome = last_step.find_outcomes(reward, last)
-    episodes = flat_table.cut_episodes(found, terminal | outcome, end, str(path))
+    episodes = flat_table.cut_episodes(found, terminal | outcome, end, str(path), check=False)
     last_step.log_last_steps(path, len(last), int((outcome & ~terminal).sum()), episodes)
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation; it has {len(last)} rows")

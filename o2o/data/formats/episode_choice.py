@@ -1,5 +1,6 @@
 """Selects which episodes of a file are read, and sets aside those that are broken."""
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -208,8 +209,10 @@ def describe_missing(stated: int | None, numbers: Sequence[int], where: str) -> 
     if stated is not None and stated > len(numbers):
         lost = stated - len(numbers)
         return f"{where} say {stated} episodes, the files hold {len(numbers)}: {lost} are missing"
-    absent = sorted(set(range(min(numbers, default=0), max(numbers, default=-1) + 1)) - set(numbers))
-    if not absent:
+    known, whole = set(numbers), range(min(numbers, default=0), max(numbers, default=-1) + 1)
+    num_absent = len(whole) - len(known)
+    if not num_absent:
         return ""
-    listed = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-    return f"the numbers of the episodes have gaps: {listed} ({len(absent)} in all) are not in the files"
+    absent = itertools.islice((number for number in whole if number not in known), 5)
+    listed = ", ".join(map(str, absent)) + (", ..." if num_absent > 5 else "")
+    return f"the numbers of the episodes have gaps: {listed} ({num_absent} in all) are not in the files"

@@ -1,15 +1,16 @@
 """Turns recordings with tables of their own for each episode, such as a file or a group, into episodes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.core.errors import DataError
-from o2o.data.formats import columns, flat_table, last_step
+from o2o.core.errors import DataError, UsageError
+from o2o.data.formats import columns, flat_table, hdf5, last_step
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import ReadRequest, largest, of_episodes
 
@@ -69,6 +70,32 @@ def arrange(
     return found
 
 
+def open_parts(reading: EpisodeReading, open_part: Callable[[int], Part | None]) -> dict[int, Part]:
+    """Returns number -> episode, not read yet; those that are broken are set aside in `reading`.
+
+    Args:
+        reading: numbers of the chosen episodes.
+        open_part: returns the episode of a number; None if it is no episode.
+    Raises:
+        UsageError: the first episode lacks a requested name; one that only later ones lack is their fault.
+    """
+
+    def open_one(number: int) -> Part | None:
+        try:
+            return open_part(number)
+        except UsageError as error:
+            if number == first:
+                raise
+            raise DataError(str(error)) from error
+
+    first = reading.numbers[0] if reading.numbers else None
+    parts = {number: part for number, part in reading.each(open_one).items() if part is not None}
+    reading.numbers = list(parts)
+    if not parts:
+        reading.finish()
+    return parts
+
+
 def check_memory(parts: Sequence[Part], path: Path, request: ReadRequest) -> None:
     """Checks that the memory budget holds all episodes, before `read_parts` reads them.
 
@@ -83,34 +110,50 @@ def check_memory(parts: Sequence[Part], path: Path, request: ReadRequest) -> Non
     request.check_memory(num_bytes, path, largest(blocks))
 
 
-def read_parts(parts: Sequence[Part], path: Path) -> list[Episode]:
-    """Reads episodes of one part each.
+def read_parts(reading: EpisodeReading, parts: Mapping[int, Part], path: Path) -> dict[int, Episode]:
+    """Returns number -> episode; those that turn out to be broken are set aside in `reading`.
 
     Without a next observation the last step is dropped, unless it is terminal or its reward is the outcome
     of the episode (see `last_step`).
 
     Args:
-        parts: in order, at least one.
+        reading: numbers of the parts.
+        parts: number -> part, at least one.
         path: file or folder, for the log and errors.
     Raises:
-        DataError: values are not finite, or no step has a known next observation.
+        DataError: no step has a known next observation, or episodes are broken and not to be skipped.
     """
-    if any(isinstance(part.columns["rewards"], np.ndarray) for part in parts):
+    if any(isinstance(part.columns["rewards"], np.ndarray) for part in parts.values()):
         logger.warning("%s has no rewards in some or all episodes; they are read as 0", path)
-    rewards = [flat_table.read_floats(part.columns["rewards"], "rewards", part.label) for part in parts]
-    ended = np.array([_ends_in_terminal(part) for part in parts])
-    has_next = [bool(flat_table.with_prefix(part.columns, "next_obs.")) for part in parts]
-    outcomes = last_step.find_outcomes_of(rewards, has_next)
-    episodes = []
-    for part, terminated in zip(parts, ended | outcomes, strict=True):
-        terminal = np.zeros(len(part.columns["actions"]), bool)
-        terminal[-1] = terminated
-        cut = flat_table.cut_episodes(part.columns, terminal, np.zeros_like(terminal), part.label)
-        episodes += [replace(episode, success=part.success) for episode in cut]
-    last_step.log_last_steps(path, sum(map(len, rewards)), int((outcomes & ~ended).sum()), episodes)
+    read = reading.each(lambda number: _reward_and_end(parts[number], path))
+    has_next = [bool(flat_table.with_prefix(parts[number].columns, "next_obs.")) for number in read]
+    rewards = [reward for reward, _ in read.values()]
+    ended = np.array([end for _, end in read.values()], bool)
+    outcomes = last_step.find_outcomes_of(rewards, has_next) if read else np.zeros(0, bool)
+    terminated = dict(zip(read, ended | outcomes, strict=True))
+    cuts = reading.each(lambda number: _cut(parts[number], bool(terminated[number]), path))
+    reading.finish()
+    episodes = {number: cut[0] for number, cut in cuts.items() if cut}
+    num_outcomes = int((outcomes & ~ended).sum())
+    last_step.log_last_steps(path, sum(map(len, rewards)), num_outcomes, list(episodes.values()))
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation, in {len(parts)} episodes")
     return episodes
+
+
+def _reward_and_end(part: Part, path: Path) -> tuple[np.ndarray, bool]:
+    """Returns the (T,) rewards, and whether the last step is terminal."""
+    with hdf5.name_episode(part.label, path):
+        return flat_table.read_floats(part.columns["rewards"], "rewards", part.label), _ends_in_terminal(part)
+
+
+def _cut(part: Part, terminated: bool, path: Path) -> list[Episode]:
+    """Returns the episode; none if it has no step with a known next observation."""
+    terminal = np.zeros(len(part.columns["actions"]), bool)
+    terminal[-1] = terminated
+    with hdf5.name_episode(part.label, path):
+        cut = flat_table.cut_episodes(part.columns, terminal, np.zeros_like(terminal), part.label)
+    return [replace(episode, success=part.success) for episode in cut]
 
 
 def _ends_in_terminal(part: Part) -> bool:

@@ -56,6 +56,22 @@ def open_file(path: Path, request: ReadRequest = READ_ALL) -> Iterator["Group"]:
         raise DataError(f"{path} is not a readable HDF5 file: {describe_read_error(error, path)}") from error
 
 
+@contextmanager
+def name_episode(label: str, path: Path) -> Iterator[None]:
+    """Turns h5py's errors about one episode of an open file into one line, so that it alone is broken.
+
+    Args:
+        label: file and episode.
+        path: file.
+    Raises:
+        DataError: in place of an error of h5py.
+    """
+    try:
+        yield
+    except H5PY_ERRORS as error:
+        raise DataError(f"{label} cannot be read: {describe_read_error(error, path)}") from error
+
+
 def is_readable(path: Path) -> bool:
     """Whether the file is HDF5 with an intact header."""
     try:

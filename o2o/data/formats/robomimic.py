@@ -3,9 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.data.formats import flat_table, hdf5, last_step
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
-from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -142,7 +139,7 @@ def _masks(file: hdf5.Group, names: dict[int, str], request: ReadRequest, path: 
 
 def _open_demo(data: hdf5.Group, name: str, path: Path, request: ReadRequest) -> "Demo":
     label = f"{path}, data/{name}"
-    with _as_data_error(label, path):
+    with hdf5.name_episode(label, path):
         group = data.get(name)
         if not isinstance(group, hdf5.Group):
             raise DataError(f"{label} cannot be read")
@@ -270,7 +267,7 @@ def _episodes(reading: EpisodeReading, demos: dict[int, Demo], path: Path) -> di
         terminal = np.zeros(len(reward), bool)
         terminal[-1] = terminated[number]
         success = bool(reward.any()) if demo.success is None and marks_success else demo.success
-        with _as_data_error(demo.label, path):
+        with hdf5.name_episode(demo.label, path):
             episodes = flat_table.cut_episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
         return [replace(episode, success=success) for episode in episodes]
 
@@ -285,18 +282,9 @@ def _episodes(reading: EpisodeReading, demos: dict[int, Demo], path: Path) -> di
 
 
 def _rewards_and_done(demo: Demo, path: Path) -> tuple[np.ndarray, bool]:
-    with _as_data_error(demo.label, path):
+    with hdf5.name_episode(demo.label, path):
         reward = flat_table.read_floats(demo.columns["rewards"], "rewards", demo.label)
         return reward, _ends_with_done(demo)
-
-
-@contextmanager
-def _as_data_error(label: str, path: Path) -> Iterator[None]:
-    """Turns the errors of a broken table into one line, so that it breaks one demonstration only."""
-    try:
-        yield
-    except hdf5.H5PY_ERRORS as error:
-        raise DataError(f"{label} cannot be read: {describe_read_error(error, path)}") from error
 
 
 def _ends_with_done(demo: Demo) -> bool:

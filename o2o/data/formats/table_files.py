@@ -1,10 +1,12 @@
 """Opens HDF5 and npz files alike: tables under their paths, read when they are indexed."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.core.success import read_success
@@ -12,6 +14,7 @@ from o2o.data.formats import hdf5, npz
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
 SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5", ".npz")
+MAX_GAP = 100  # numbers for each name, of which others may be missing
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 Table = hdf5.LazyTable | npz.NpyTable
@@ -112,6 +115,18 @@ def find_files(path: Path) -> list[Path]:
         if files:
             return sorted(files, key=lambda file: by_number(file.relative_to(path).as_posix()))
     return []
+
+
+def numbered(names: Sequence[str]) -> dict[int, str]:
+    """Returns number -> name in the order of the numbers that the names end in, else of the names.
+
+    If a name has no such number, two share one, or they are far apart as times are, they count from 0.
+    """
+    names = sorted(names, key=by_number)
+    ends = [re.search(r"(\d{1,18})(\.\w+)?$", name) for name in names]
+    numbers = [int(end[1]) for end in ends if end]
+    are_numbers = 0 < len(names) == len(set(numbers)) and np.ptp(numbers) < MAX_GAP * len(names)
+    return dict(zip(numbers if are_numbers else range(len(names)), names, strict=True))
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

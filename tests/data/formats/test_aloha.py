@@ -10,6 +10,7 @@ import pytest
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry
 from o2o.data.formats.aloha import matches, read
+from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, parse_request
 from tests.stress.fuzz import jpegs
 
@@ -164,6 +165,36 @@ def test_truncated_episode_is_named(tmp_path):
     broken.write_bytes(broken.read_bytes()[:3000])
     with pytest.raises(DataError, match=r"episode_1.hdf5 is not a readable HDF5 file"):
         read(path)
+
+
+def test_broken_episodes_are_set_aside_if_asked_and_gaps_are_named(tmp_path):
+    path = folder(tmp_path, 0, 1, 5)
+    broken = tmp_path / "episode_1.hdf5"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    write(tmp_path / "episode_6.hdf5", tables(**{"observations/qpos": np.full((4, 14), np.nan)}))
+    write(tmp_path / "episode_7.hdf5", tables(action=None))
+    recording = read(path, parse_request([], episodes=parse_episodes("", skip_broken=True)))
+    assert recording.numbers == (0, 5) and [one.number for one in recording.broken] == [1, 6, 7]
+    assert all(f"episode_{one.number}.hdf5" in one.fault for one in recording.broken)
+    assert "have gaps: 2, 3, 4 (3 in all)" in recording.missing
+    with pytest.raises(DataError, match="3 of 5 episodes are broken: `o2o check` lists them"):
+        read(path)
+    chosen = read(path, parse_request([], episodes=parse_episodes("5")))
+    assert [e.obs["qpos"][0, 0] for e in chosen.episodes] == [50]
+
+
+def test_a_camera_that_one_episode_lacks_is_its_fault(tmp_path):
+    path = folder(tmp_path, 0, 2)
+    write(tmp_path / "episode_1.hdf5", tables(**{"observations/images/top": None}))
+    choice = parse_episodes("", skip_broken=True)
+    recording = read(path, parse_request(["cam=images/top"], episodes=choice))
+    assert recording.numbers == (0, 2) and "'images/top' not found" in recording.broken[0].fault
+
+
+def test_times_in_the_names_of_files_are_no_numbers_of_episodes(tmp_path):
+    for time_s in (1700000000, 1700009999):
+        write(tmp_path / f"episode_{time_s}.hdf5", tables())
+    assert read(tmp_path).numbers == (0, 1) and not read(tmp_path).missing
 
 
 def test_memory_budget_counts_vectors_and_the_largest_image(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import registry
 from o2o.data.formats.by_flags import find_ends
+from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import FileLayout, LazyArray, parse_request
 from o2o.data.load import LoadConfig, load
 from tests.stress.fuzz import jpegs
@@ -211,6 +212,42 @@ def test_flags_of_a_layout_are_for_hdf5_and_npz(tmp_path):
     (tmp_path / "log.csv").write_text("a,b")
     with pytest.raises(DataError, match="contains no HDF5 or npz file, and only such are read with"):
         read(tmp_path, episodes_by="file")
+
+
+def chosen(path: Path, text: str = "", **layout: str):
+    choice = parse_episodes(text, skip_broken=True)
+    request = parse_request(["joints=sensors/joints"], "robot/action", "", None, choice, FileLayout(**layout))
+    return registry.detect_format(path, request).read(path, request)
+
+
+def test_broken_groups_are_set_aside_if_asked(tmp_path):
+    for number in range(4):
+        write(tmp_path / "a.h5", steps(number), f"take_{number}")
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["take_1/sensors/joints"][3] = np.nan
+        del file["take_2/sensors/joints"]
+    recording = chosen(tmp_path / "a.h5", episodes_by="group")
+    assert recording.numbers == (0, 3) and joints(recording)[1][0] == 3
+    assert [(one.number, "take_" in one.fault) for one in recording.broken] == [(1, True), (2, True)]
+    with pytest.raises(DataError, match=r"2 of 4 episodes are broken"):
+        read(tmp_path / "a.h5", ["joints=sensors/joints"], "robot/action", episodes_by="group")
+    assert joints(chosen(tmp_path / "a.h5", "3", episodes_by="group"))[0][0] == 3
+
+
+def test_broken_files_are_set_aside_if_asked_even_the_first(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.npz", steps(number))
+    (tmp_path / "0.npz").write_bytes((tmp_path / "0.npz").read_bytes()[:700])
+    recording = chosen(tmp_path, episodes_by="file")
+    assert recording.numbers == (1, 2) and "0.npz is not a readable npz file" in recording.broken[0].fault
+
+
+def test_broken_parts_of_one_table_are_set_aside_if_asked(tmp_path):
+    table = steps() | {"meta/e": np.array([2, 4, 6]), "score": np.zeros(NUM)}
+    table["sensors/joints"][2] = np.inf
+    recording = chosen(write(tmp_path / "a.h5", table), ends="meta/e")
+    assert recording.numbers == (0, 2) and joints(recording) == [[0, 1], [4, 5]]
+    assert "a.h5 episode 1" in recording.broken[0].fault
 
 
 # ---- what is not known is described

@@ -84,6 +84,7 @@ def test_missing_episodes_are_told_by_the_count_or_by_gaps():
     assert describe_missing(105, range(19), "the metadata") == (
         "the metadata say 105 episodes, the files hold 19: 86 are missing"
     )
+    assert "(1999999998 in all)" in describe_missing(None, [0, 2 * 10**9 - 1], "x")
     assert describe_missing(3, [0, 2, 5], "x") == (
         "the numbers of the episodes have gaps: 1, 3, 4 (3 in all) are not in the files"
     )
