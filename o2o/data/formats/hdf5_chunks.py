@@ -8,8 +8,10 @@ to the end of the data, and the lengths of rows of variable length, which stand 
 import itertools
 import math
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 
 import h5py
@@ -22,6 +24,8 @@ DEFLATE, FLETCHER32, LZF = 1, 3, 32000  # HDF5's numbers of filters
 MAX_RATIO = {DEFLATE: 1032, LZF: 88}  # bytes that a compressed byte stands for at most
 COPIES = 2  # of a chunk: while it is decompressed or rearranged there are two
 ROW = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])  # a row of variable length
+HEAP = struct.Struct("<8xQ")  # head of a heap: signature and version, then its size
+HEAP_ENTRY = struct.Struct("<H6xQ")  # its number and its length
 STEP_BYTES = 2**20  # decompressed at once
 
 
@@ -50,7 +54,7 @@ def row_bytes(table: h5py.Dataset, start: int, stop: int) -> int:
     """Returns the bytes of these rows of variable length together, without reading them.
 
     Raises:
-        DataError: the rows' addresses are compressed or missing.
+        DataError: the rows' addresses are compressed or missing, or lead to a broken part of the file.
     """
     if table.ndim != 1 or _filters(table):
         raise DataError(f"{table.name!r} has rows of variable length in a compressed or unusual form")
@@ -62,8 +66,42 @@ def row_bytes(table: h5py.Dataset, start: int, stop: int) -> int:
         raw = b"".join(parts)[ROW.itemsize * (start - first) : ROW.itemsize * (stop - first)]
     if len(raw) != ROW.itemsize * (stop - start):
         raise DataError(f"{table.name!r} has rows of variable length in an unusual form")
-    element = h5py.check_vlen_dtype(table.dtype)
-    return int(np.frombuffer(raw, ROW)["length"].sum(dtype=np.int64)) * (element.itemsize if element else 1)
+    element, rows = h5py.check_vlen_dtype(table.dtype), np.frombuffer(raw, ROW)
+    _check_heaps(table, rows["address"][rows["length"] > 0])
+    return int(rows["length"].sum(dtype=np.int64)) * (element.itemsize if element else 1)
+
+
+def _check_heaps(table: h5py.Dataset, addresses: np.ndarray) -> None:
+    """Checks the heaps that hold rows of variable length, in which a damaged entry stops the HDF5 library.
+
+    Raises:
+        DataError: there is no heap at an address, or an entry of it has no size or a too large one.
+    """
+    with open_regular(Path(table.file.filename)) as file:
+        for address in np.unique(addresses).tolist():
+            if not _is_heap(file, table.file.userblock_size + address):
+                raise DataError(f"{table.name!r} has rows of variable length that lead to a broken heap")
+
+
+def _is_heap(file: BufferedReader, start: int) -> bool:
+    """Whether a heap begins at this position of a file, and its entries fill it."""
+    file.seek(min(start, 2**62))
+    head = file.read(HEAP.size)
+    if len(head) < HEAP.size or not head.startswith(b"GCOL"):
+        return False
+    (size,) = HEAP.unpack(head)
+    position = HEAP.size
+    while position + HEAP_ENTRY.size <= size:
+        file.seek(min(start + position, 2**62))
+        entry = file.read(HEAP_ENTRY.size)
+        if len(entry) < HEAP_ENTRY.size:
+            return False
+        index, length = HEAP_ENTRY.unpack(entry)
+        step = HEAP_ENTRY.size + -(-length // 8) * 8 if index else length  # entry 0 is the free space
+        if step == 0:
+            return False
+        position += step
+    return position <= size
 
 
 def _chunk_size(table: h5py.Dataset) -> int:

@@ -10,6 +10,7 @@ from PIL import Image
 from o2o.core.errors import DataError
 from o2o.data.formats import columns, d4rl, flat_table, hdf5
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
+from tests.support.time_limit import time_limit
 
 DEPTH = (np.arange(3 * 40 * 50).reshape(3, 40, 50) * 7 % 60000).astype(np.uint16)
 
@@ -77,6 +78,24 @@ def test_image_that_is_broken_or_of_another_size_is_named():
         column[1]
     with pytest.raises(DataError, match="x row 2 has 3 x 3 pixels, wanted 8 x 6"):
         column[2:]
+
+
+@pytest.mark.parametrize(("word", "place"), [(b"", 0), (bytes(16), 16), (b"\xff" * 8, 24), (b"x", 0)])
+def test_damaged_heap_of_images_is_refused_instead_of_read_for_ever(tmp_path, word, place):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        store(file, "variable length", [encoded(image) for image in gray()])
+    data = bytearray((tmp_path / "a.hdf5").read_bytes())
+    start = data.index(b"GCOL") + place
+    data[start : start + len(word)] = word
+    (tmp_path / "a.hdf5").write_bytes(data)
+    request = ReadRequest(budget_bytes=1e8)
+    with time_limit(20), hdf5.open_file(tmp_path / "a.hdf5", request) as file:
+        table = file.tables()["camera"]
+        if not word:
+            assert len(columns.decoded(table, "x", request)) == 3
+            return
+        with pytest.raises(DataError, match="'/camera' has rows of variable length that lead to a broken"):
+            columns.decoded(table, "x", request)
 
 
 def test_rows_of_a_column_are_a_column():
