@@ -70,6 +70,11 @@ class Recipe:
     num_episodes: int | None = None
 
 
+def recipe_robot(recipe: Recipe) -> dict | None:
+    """Returns the robot that a recipe names, with its options; None if it names none."""
+    return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe.robot else None
+
+
 def load_recipe(name: str) -> Recipe:
     """Returns the recipe of a name or a `.py` path.
 

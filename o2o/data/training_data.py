@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o.core import memory, plugins
+from o2o.core import memory, plugins, recipe
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import DataError, UsageError
 from o2o.core.seeding import derive
@@ -225,11 +225,9 @@ def check_reward_recipe(transform: Transform, recording: Recording) -> None:
 
 
 def recipe_robot(recording: RecordingInfo) -> dict | None:
-    """Returns the robot that the dataset's recipe names, with its options; None if it names none."""
-    recipe = recording.recipe
-    if recipe is None or recipe.robot is None:
-        return None
-    return {"robot": recipe.robot, "robot_options": recipe.robot_options}
+    """Returns the robot that the recipe names, else the file, with its options; None if neither does."""
+    of_recipe = recipe.recipe_robot(recording.recipe) if recording.recipe else None
+    return of_recipe or recording.robot
 
 
 def robot_info_for(choice: RobotChoice, recording: RecordingInfo) -> dict:

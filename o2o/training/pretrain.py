@@ -14,7 +14,7 @@ from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import SavedConfigError, from_dict
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
+from o2o.core.errors import DataError, UsageError
 from o2o.core.progress import LongRunNotice, Progress, is_terminal
 from o2o.core.run_checkpoint import DatasetMeta
 from o2o.core.run_folder import (
@@ -31,6 +31,7 @@ from o2o.core.run_folder import (
 from o2o.core.run_log import RunLog, read_metrics
 from o2o.core.stats import auroc
 from o2o.data import moved_recording, training_data
+from o2o.data.formats.recording import RecordingInfo
 from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
@@ -88,6 +89,23 @@ def _dataset_of_run(folder: Path, given: str) -> str:
     return moved_recording.locate(info, given)["dataset"]
 
 
+def _check_rewards(config: PretrainConfig, recording: RecordingInfo) -> None:
+    """Checks that there is a reward to learn from, where the policy is not a plain copy of the recordings.
+
+    Raises:
+        DataError: all rewards are 0.
+    """
+    agent = config.agent
+    is_clone = agent.discount == 0 and agent.policy.inverse_temperature == 0  # as of the preset `bc`
+    if recording.has_rewards or config.allow_zero_rewards or is_clone:
+        return
+    raise DataError(
+        f"all rewards of {config.dataset} are 0, so there is no value to learn; `o2o check --dataset "
+        f"{config.dataset}` names the command that gives it rewards, --preset bc copies the recordings "
+        "without, and --allow-zero-rewards pretrains all the same"
+    )
+
+
 def updates_for(config: PretrainConfig, num_steps: int) -> int:
     """Returns the number of gradient steps on data of `num_steps` recorded steps."""
     return min(max(num_steps, MIN_UPDATES), MAX_UPDATES) if config.updates is None else config.updates
@@ -103,6 +121,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         config.dataset, config.dataset_options, config.agent.replay, config.seed,
         read_action_bounds=read_action_bounds, discount=config.agent.discount_for,
     )  # fmt: skip
+    _check_rewards(config, data.recording)
     episodes = data.recording.episodes
     terminates = any(episode.terminated for episode in episodes)
     agent_config = fit_config(config.agent, max(map(len, episodes)), terminates)

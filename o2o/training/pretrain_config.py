@@ -25,6 +25,8 @@ class PretrainConfig(RobotChoice, MachineConfig):
         seed: Seed of weights, batches and noise.
         out: Run folder; the default is `runs/pretrain-DATASET-TIME`.
         resume: Continue the run in `--out`.
+        allow_zero_rewards: Pretrain although all recorded rewards are 0. The policy then follows all recorded
+            actions alike, and no value is learned; the preset `bc` needs no rewards and no permission.
         log_every: Updates between two lines of metrics.
         checkpoint_every: Updates between two checkpoints.
         keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`: the first, the latest, and others
@@ -47,6 +49,7 @@ class PretrainConfig(RobotChoice, MachineConfig):
     seed: int = 0
     out: Path | None = None
     resume: bool = False
+    allow_zero_rewards: bool = False
     log_every: int = 100
     checkpoint_every: int = 1000
     keep_checkpoints: int = 5

@@ -14,20 +14,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import o2o
 from o2o import inspect
+from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_checkpoint, run_folder, trust
 from o2o.core.errors import DataError, DivergedError, StorageError, UsageError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_log import read_metrics
+from o2o.data.formats import minari
 from o2o.data.journal import Journal
 from o2o.data.load import DataConfig
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import connect
 from o2o.training.regression_gate import RollbackConfig
+from tests.support.episodes import make_episode
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
 
@@ -464,3 +468,17 @@ def test_a_run_that_moved_together_with_its_recording_goes_on(dataset, tmp_path)
         there / "point-v0"
     )
     assert not run.exists()
+
+
+def test_recordings_without_any_reward_are_refused_but_for_a_clone_or_by_a_flag(tmp_path):
+    folder = tmp_path / "rec"
+    minari.write(
+        folder, [replace(make_episode(9, seed=n), reward=np.zeros(9, np.float32)) for n in range(3)],
+        dataset_id="a-v0", observation_space=spaces.Box(-99, 99, (3,)), action_space=spaces.Box(-1, 1, (2,)),
+    )  # fmt: skip
+    config = pretrain_config(folder, tmp_path / "run", robot="", updates=2)
+    with pytest.raises(DataError, match=r"all rewards of .*rec are 0, .*o2o check .*--allow-zero-rewards"):
+        o2o.pretrain(config)
+    o2o.pretrain(replace(config, out=tmp_path / "allowed", allow_zero_rewards=True))
+    bc = presets.get("bc")
+    o2o.pretrain(replace(config, out=tmp_path / "bc", agent=bc.agent, preset="bc"))

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -14,6 +15,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.files import read_bytes
 from o2o.core.memory import budget_bytes, format_bytes
 from o2o.core.output_lock import lock_file
+from o2o.core.recipe import recipe_robot
 from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
@@ -57,15 +59,18 @@ def write(folder: Path, recording: Recording, about: str, source: LoadConfig, jp
     """
     low, high = limits(recording)
     _check_memory(folder, recording, source)
+    space = _kept_space(recording) or _observations(recording)
+    recording = _with_dots(recording)
     dataset_id = folder.name if folder.name.rpartition("-v")[2].isdigit() else f"{folder.name}-v0"
     minari.write(
         folder.absolute(),
         recording.episodes,
         dataset_id=dataset_id,
-        observation_space=_kept_space(recording) or _observations(recording),
+        observation_space=space,
         action_space=spaces.Box(low, high, dtype=np.float32),
         description=about,
         control_hz=recording.control_hz,
+        robot=recording.robot or (recipe_robot(recording.recipe) if recording.recipe else None),
         jpeg=jpeg,
     )
     steps = sum(map(len, recording.episodes))
@@ -100,14 +105,56 @@ def _kept_space(recording: Recording) -> gymnasium.Space | None:
 
 
 def _observations(recording: Recording) -> gymnasium.Space:
-    boxes = {}
-    for name, value in recording.episodes[0].obs.items():
-        if "/" in name:
+    """Returns the space of observations; `a/b` is the entry `b` of the Dict `a`, which is read as `a.b`.
+
+    Raises:
+        DataError: a name is empty between slashes, or names an array and a Dict.
+    """
+    first = recording.episodes[0].obs
+    boxes = {name: spaces.Box(*_bounds(v.dtype), v.shape[1:], v.dtype.type) for name, v in first.items()}
+    if list(boxes) in (["state"], ["camera"]):
+        return boxes[next(iter(boxes))]
+    tree: dict = {}
+    for name, box in boxes.items():
+        *parents, last = name.split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {}) if isinstance(inner, dict) else inner
+        if not all((*parents, last)) or not isinstance(inner, dict) or last in inner:
             raise DataError(
-                f"Minari cannot store an observation named {name!r}; rename it with --dataset.obs NAME={name}"
+                f"Minari cannot store observation {name!r} beside the others of {', '.join(boxes)}; "
+                f"rename it with --dataset.obs NAME={name}"
             )
-        boxes[name] = spaces.Box(*_bounds(value.dtype), value.shape[1:], value.dtype.type)
-    return boxes[next(iter(boxes))] if list(boxes) in (["state"], ["camera"]) else spaces.Dict(boxes)
+        inner[last] = box
+    return _as_dict(tree)
+
+
+def _as_dict(tree: dict) -> spaces.Dict:
+    return spaces.Dict({n: _as_dict(part) if isinstance(part, dict) else part for n, part in tree.items()})
+
+
+def _with_dots(recording: Recording) -> Recording:
+    """Returns the recording with the names that its observations have in a nested Dict, and prints them.
+
+    Raises:
+        DataError: two observations get the same name.
+    """
+    names = {name: name.replace("/", ".") for name in recording.episodes[0].obs}
+    changed = {before: after for before, after in names.items() if before != after}
+    if not changed:
+        return recording
+    if len(set(names.values())) < len(names):
+        raise DataError(
+            f"two observations of {', '.join(names)} get the same name; rename one with --dataset.obs"
+        )
+    print(
+        "nested observations: " + ", ".join(f"{before} is now {after}" for before, after in changed.items())
+    )
+    episodes = [
+        replace(episode, obs={names[name]: value for name, value in episode.obs.items()})
+        for episode in recording.episodes
+    ]
+    return replace(recording, episodes=episodes)
 
 
 def _bounds(dtype: np.dtype) -> tuple[float, float]:
@@ -117,10 +164,11 @@ def _bounds(dtype: np.dtype) -> tuple[float, float]:
 
 
 def limits(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """Action limits, (A,) and (A,), of the file, else of the recipe, else infinite."""
-    low, high = recording.action_low, recording.action_high
-    if recording.recipe and (low is None or high is None):
-        low, high = recording.recipe.action_low, recording.recipe.action_high
+    """Action limits, (A,) and (A,), of the recipe, else of the file, as for training, else infinite."""
+    recipe = recording.recipe
+    low, high = (recipe.action_low, recipe.action_high) if recipe else (None, None)
+    if low is None or high is None:
+        low, high = recording.action_low, recording.action_high
     if low is None or high is None:
         low, high = -np.inf, np.inf
     number = recording.episodes[0].action.shape[1]

@@ -40,7 +40,11 @@ def _relabel(config: RelabelConfig) -> None:
     if config.by is not None and config.by.suffix == ".py":
         episodes = label_by_script.apply(config.by, episodes)
     elif config.by is not None:
-        episodes = labels.apply(episodes, labels.read(config.by, recording.fingerprint))
+        table = labels.read(config.by, recording.fingerprint)
+        episodes = labels.apply(episodes, table)
+        left = len(episodes) - len({label.episode for label in table})
+        if left:
+            print(f"{left} of {len(episodes)} episodes have no label in {config.by} and stay as recorded")
     if config.interactive:
         saved, films = (config.out.with_name(config.out.name + end) for end in (".labels.json", ".films"))
         if not label_by_hand.ask(recording, saved, films, input):

@@ -1,5 +1,6 @@
 """Checks whether the rewards distinguish good episodes from bad ones."""
 
+import shlex
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,22 @@ MIN_EPISODES = 3  # successes and failures needed to compare their returns
 MIN_AGREEMENT = 0.75  # probability that the return ranks a success above a failure
 
 
+def advise_rewards(recording: Recording) -> str:
+    """Returns the command that gives this recording rewards, by what it holds."""
+    columns = [name for name in recording.episodes[0].infos if "reward" in name.lower()]
+    if recording.format == "Minari" and columns:
+        return f"use its own rewards with --dataset.reward infos/{columns[0]}"
+    source = shlex.quote(str(recording.path))
+    known = [episode.success for episode in recording.episodes]
+    if True in known and None not in known:
+        return f"pay for the recorded success with `o2o data relabel {source} NEW --success-reward 1`"
+    how = "--by LABELS.csv" if any(one is not None for one in known) else "--interactive"
+    return (
+        f"label the episodes with `o2o data relabel {source} NEW {how} --success-reward 1`, or name another "
+        "column with --dataset.reward"
+    )
+
+
 def check(recording: Recording) -> Iterator[Finding]:
     """Yields findings about constant, final-only and contradictory rewards."""
     episodes = recording.episodes
@@ -19,7 +36,7 @@ def check(recording: Recording) -> Iterator[Finding]:
     if len(values) == 1:
         yield error(
             f"all rewards are {values[0]:g}, so there is nothing to learn from",
-            "add rewards with `o2o data relabel`, or name another column with --dataset.reward",
+            advise_rewards(recording),
         )
         return
     returns = np.array([e.episode_return for e in episodes])

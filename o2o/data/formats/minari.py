@@ -135,6 +135,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         action_low=np.asarray(box.low, np.float64) if is_box(box) else None,
         action_high=np.asarray(box.high, np.float64) if is_box(box) else None,
         control_hz=metadata.control_hz,
+        robot=metadata.robot,
         numbers=tuple(reading.numbers),
         broken=reading.finish(),
         missing=missing,

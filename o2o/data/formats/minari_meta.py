@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from o2o.core import trust
 from o2o.core.errors import DataError
 from o2o.data.formats import hdf5
 from o2o.data.formats.json_file import check_text, read_json
@@ -33,6 +34,8 @@ class MinariMetadata:
         num_episodes: stated number of episodes.
         num_steps: stated number of steps; None if not stated.
         control_hz: control rate in Hz, a key that only o2o writes; None if not stated.
+        robot: robot that was recorded, a key that only o2o writes; None if not stated. Its texts are
+            `trust.Saved`, since the file names it and not the user.
     """
 
     observation_space: gymnasium.Space
@@ -41,6 +44,7 @@ class MinariMetadata:
     num_episodes: int
     num_steps: int | None
     control_hz: float | None
+    robot: dict | None
 
 
 def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
@@ -81,4 +85,15 @@ def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
         num_episodes=int(data["total_episodes"]),
         num_steps=int(data["total_steps"]) if "total_steps" in data else None,
         control_hz=None if hz is None else float(hz),
+        robot=_read_robot(data.get("robot")),
+    )
+
+
+def _read_robot(value: Any) -> dict | None:
+    """Returns the robot with its texts marked; None for what is not one."""
+    if not isinstance(value, dict) or not isinstance(value.get("robot"), str):
+        return None
+    options = value.get("robot_options")
+    return trust.mark(
+        {"robot": value["robot"], "robot_options": options if isinstance(options, dict) else {}}
     )

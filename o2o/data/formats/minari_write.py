@@ -39,6 +39,7 @@ def write(
     action_space: spaces.Box,
     description: str = "",
     control_hz: float | None = None,
+    robot: dict | None = None,
     jpeg: bool = False,
 ) -> None:
     """Writes `folder/data/`, which Minari loads; either the whole dataset is written or nothing.
@@ -57,6 +58,8 @@ def write(
         action_space: Box of shape (A,) with the physical limits.
         description: text that `minari show` prints.
         control_hz: control rate in Hz; None if unknown.
+        robot: robot that was recorded, as `robot` and `robot_options`, in the metadata key `robot`; None if
+            unknown.
         jpeg: whether to store images as JPEG where Minari does, which is far smaller and lossy.
     Raises:
         UsageError: the folder is not empty, or Minari refuses the id.
@@ -90,7 +93,7 @@ def write(
             if not counts:
                 raise DataError(f"no episodes to write to {folder}")
             counts = {"total_episodes": len(counts), "total_steps": sum(counts)}
-            metadata = _metadata(dataset_id, description, control_hz)
+            metadata = _metadata(dataset_id, description, control_hz, robot)
             storage.update_metadata({**counts, "dataset_size": storage.get_size(), **metadata})
             _sync(scratch)
             os.replace(scratch, folder)
@@ -110,11 +113,12 @@ def _new_storage(path: Path, observation_space: gymnasium.Space, action_space: s
     )
 
 
-def _metadata(dataset_id: str, description: str, control_hz: float | None) -> dict:
+def _metadata(dataset_id: str, description: str, control_hz: float | None, robot: dict | None) -> dict:
     import minari
 
     data = {"dataset_id": dataset_id, "minari_version": minari.__version__}
     data |= {"description": description} if description else {}
+    data |= {"robot": robot} if robot else {}
     return data | ({} if control_hz is None else {"control_hz": float(control_hz)})
 
 

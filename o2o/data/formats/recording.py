@@ -34,6 +34,7 @@ class Recording:
         numbers: number of each episode in the file, of a reader that selects episodes by them; None: the
             reader read all, numbered from 0.
         broken: episodes that are left out because they are broken.
+        robot: robot that was recorded, as `robot` and `robot_options`; None if the file does not state it.
         missing: sentence that says which episodes the file lacks; empty if it seems complete.
     """
 
@@ -50,13 +51,15 @@ class Recording:
     numbers: tuple[int, ...] | None = None
     broken: tuple[BrokenEpisode, ...] = ()
     missing: str = ""
+    robot: dict | None = None
 
     def info(self) -> "RecordingInfo":
         """Returns the metadata and episode lengths, without the steps."""
         episodes = [EpisodeSummary(len(e), e.episode_return, e.success, e.terminated) for e in self.episodes]
         return RecordingInfo(
-            episodes, self.fingerprint, self.recipe, self.format, reward_recipe=self.reward_recipe
-        )
+            episodes, self.fingerprint, self.recipe, self.format, reward_recipe=self.reward_recipe,
+            robot=self.robot, has_rewards=any(bool(e.reward.any()) for e in self.episodes),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class RecordingInfo:
         format: name of the format that it was read as.
         transform: the transform from the data to the model's units, as plain data for `run.json`: action
             limits, reward rule, control rate, observation names.
-        reward_recipe: see `Recording`.
+        reward_recipe, robot: see `Recording`.
+        has_rewards: whether any reward is not 0.
     """
 
     episodes: list[EpisodeSummary]
@@ -92,6 +96,8 @@ class RecordingInfo:
     format: str
     transform: dict = field(default_factory=dict)
     reward_recipe: str = ""
+    robot: dict | None = None
+    has_rewards: bool = True
 
 
 def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:

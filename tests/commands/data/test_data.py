@@ -17,12 +17,14 @@ from o2o.commands.data.labels import Label
 from o2o.commands.data.merge import MergeConfig, merge
 from o2o.commands.data.relabel import RelabelConfig, relabel
 from o2o.commands.data.split import SplitConfig, split
+from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data.formats import minari
 from o2o.data.formats.recording import Recording
 from o2o.data.formats.recording import split as held_out
 from o2o.data.load import DataConfig, LoadConfig, load
+from o2o.data.training_data import recipe_robot
 from tests.support.episodes import assert_same
 from tests.support.paths import REAL_DATA
 
@@ -437,3 +439,57 @@ def test_cameras_of_one_height_are_shown_side_by_side():
     tall = np.full((3, 9, 6, 3), 3, np.uint8)
     frames = label_by_hand.frames(make_episode(2, obs={"wide": wide, "grey": grey, "tall": tall}))
     assert len(frames) == 3 and frames[0].shape == (4, 8, 3) and set(frames[0][0, :, 0]) == {1, 2}
+
+
+def flat_recording(names: list[str], **changes) -> Recording:
+    episode = make_episode(3, obs={name: np.zeros((4, 2), np.float32) for name in names}, **changes)
+    return Recording([episode, episode], Path("a.hdf5"), "a", "0")
+
+
+def test_names_with_slashes_become_nested_dicts_and_nothing_is_dropped(tmp_path, capsys):
+    recording = flat_recording(["arm/left/angle", "arm/speed", "goal"])
+    recording.episodes[0].obs["arm/speed"][:] = 7
+    dataset_writer.write(tmp_path / "new", recording, "", LoadConfig())
+    again = load(str(tmp_path / "new"), LoadConfig())
+    assert set(again.episodes[0].obs) == {"arm.left.angle", "arm.speed", "goal"}
+    assert (again.episodes[0].obs["arm.speed"] == 7).all()
+    said = capsys.readouterr().out
+    assert "arm/left/angle is now arm.left.angle, arm/speed is now arm.speed" in said
+    space = minari_library.MinariDataset(tmp_path / "new" / "data").observation_space
+    assert space["arm"]["left"]["angle"].shape == (2,)
+
+
+@pytest.mark.parametrize("names", [["arm", "arm/speed"], ["arm/speed", "arm"], ["a//b", "c"], ["a.b", "a/b"]])
+def test_names_that_cannot_be_nested_are_refused(tmp_path, names):
+    with pytest.raises(DataError, match=r"--dataset.obs"):
+        dataset_writer.write(tmp_path / "new", flat_recording(names), "", LoadConfig())
+    assert not (tmp_path / "new").exists()
+
+
+def test_robot_limits_and_rate_of_a_recipe_survive_a_conversion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write(
+        tmp_path / "src", make_episodes(), control_hz=None, limits=spaces.Box(-np.inf, np.inf, (2,))
+    )
+    Path("facts.py").write_text(
+        "from o2o.core.recipe import Recipe\n"
+        "RECIPE = Recipe('a', 'b', 'MIT', control_hz=25.0, action_low=-2.0, action_high=(1.0, 3.0),\n"
+        "                robot='gym', robot_options={'id': 'Pendulum-v1'})\n"
+    )
+    convert(ConvertConfig(source, tmp_path / "one", LoadConfig(recipe="facts.py")))
+    split(SplitConfig(str(tmp_path / "one"), tmp_path / "two", tmp_path / "three"))
+    for folder in ("one", "two", "three"):
+        recording = load(str(tmp_path / folder), LoadConfig())
+        assert recording.recipe is None and recording.control_hz == 25
+        assert recording.action_low.tolist() == [-2, -2] and recording.action_high.tolist() == [1, 3]
+        robot = recipe_robot(recording.info())
+        assert robot == {"robot": "gym", "robot_options": {"id": "Pendulum-v1"}}
+        assert isinstance(robot["robot"], trust.Saved)  # a file that a dataset names is not run
+
+
+def test_a_partial_label_table_says_how_many_episodes_it_leaves(tmp_path, capsys):
+    source = write(tmp_path / "src", make_episodes())
+    table = tmp_path / "labels.csv"
+    table.write_text("episode,success\n0,true\n0,true\n3,false\n")
+    relabel(RelabelConfig(source, tmp_path / "new", by=table))
+    assert f"4 of 6 episodes have no label in {table} and stay as recorded" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from o2o.core.recipe import Recipe
 from o2o.data.audit import boundaries, plot, summary
 from o2o.data.audit.finding import Finding
 from o2o.data.audit.lag import measure_lag
+from o2o.data.audit.rewards import advise_rewards
 from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.lazy_array import make_lazy_array
@@ -628,3 +629,20 @@ def test_the_limit_is_in_decisions_and_max_steps_shortens_it():
     assert line.startswith("1 of 2 episodes are longer than the robot's limit of 10 steps")
     [line] = lines(limited(22, action_repeat=2), 9)
     assert line.startswith("2 of 2") and "limit of 9 steps; raise --max-steps" in line
+
+
+@pytest.mark.parametrize(
+    ("success", "advice"),
+    [
+        ([True, False, True], "`o2o data relabel a.hdf5 NEW --success-reward 1`"),
+        ([True, None, True], "`o2o data relabel a.hdf5 NEW --by LABELS.csv --success-reward 1`"),
+        ([None, None, None], "`o2o data relabel a.hdf5 NEW --interactive --success-reward 1`"),
+    ],
+)
+def test_rewards_that_are_all_0_name_the_command_that_mends_this_file(success, advice):
+    zero = np.zeros(10, np.float32)
+    episodes = [replace(one, reward=zero, success=s) for one, s in zip(healthy(3), success, strict=True)]
+    assert advice in advise_rewards(Recording(episodes, Path("a.hdf5"), "a", "0"))
+    paid = [replace(one, infos={"dense_reward": np.ones(11)}) for one in episodes]
+    recording = Recording(paid, Path("a"), "a", "0", format="Minari")
+    assert "--dataset.reward infos/dense_reward" in advise_rewards(recording)
