@@ -52,7 +52,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
       reward above 0, else it was truncated. Dones before the end do not cut an episode.
     - Success is the demonstration's attribute `success`; else, if all rewards of the file are 0 or 1 and not
       all are 0, whether any reward is 1; else unknown.
-    - Missing rewards are read as 0, with a warning. The control rate is `control_freq` of `env_args`.
+    - Missing rewards are read as 0, with a warning. The control rate is `control_freq` of `env_args`,
+      in Isaac Lab's files that of its `sim_args`.
     - The lists in `mask` select demonstrations by `--dataset.mask`; without it all are read.
 
     Raises:
@@ -297,8 +298,12 @@ def _control_hz(data: hdf5.Group, path: Path) -> float | None:
     """Returns the control rate in Hz from the simulator's arguments; None if unknown."""
     env_args = data.get_text("env_args")
     try:
-        hz = float(json.loads(env_args or "{}")["env_kwargs"]["control_freq"])
-    except (KeyError, TypeError, IndexError):
+        args = json.loads(env_args or "{}")
+        if "sim_args" in args:  # of Isaac Lab: seconds of a step of the physics, and steps for each action
+            hz = 1 / (float(args["sim_args"]["dt"]) * float(args["sim_args"]["decimation"]))
+        else:
+            hz = float(args["env_kwargs"]["control_freq"])
+    except (KeyError, TypeError, IndexError, ZeroDivisionError, OverflowError):
         return None
     except ValueError:
         logger.warning("%s: its 'env_args' are not valid JSON, so its control rate is unknown", path)

@@ -194,8 +194,45 @@ def test_nested_groups_and_other_names_are_found(tmp_path):
     assert list(episode.obs) == ["state"] and len(episode) == 2
 
 
+def isaac_lab(start: int = 0, num: int = 3) -> dict:
+    """A demonstration of Isaac Lab: groups in `obs`, the start of the simulation in one row, no rewards."""
+    count = np.arange(start, start + num, dtype=np.float32)
+    return {
+        "actions": count[:, None] / 10,
+        "processed_actions": np.zeros((num, 9)),
+        "obs/policy/robot/joint_pos": np.stack([count, -count], 1),
+        "obs/policy/table_cam": np.full((num, 4, 5, 3), count.astype(np.uint8)[:, None, None, None]),
+        "obs/subtask_terms/grasp_1": np.zeros((num, 1), bool),
+        "obs/datagen_info/object_pose/cube_1": np.zeros((num, 4, 4)),
+        "initial_state/articulation/robot/joint_position": np.zeros((1, 2)),
+        "states/articulation/robot/joint_position": np.zeros((num, 2)),
+    }
+
+
+def test_nested_groups_of_isaac_lab_are_read_with_success_and_rate(tmp_path):
+    args = {"env_name": "Isaac-Stack-v0", "type": 2, "sim_args": {"dt": 0.01, "decimation": 5}}
+    demos = {"demo_0": isaac_lab(), "demo_1": isaac_lab(10)}
+    recording = read(write(tmp_path / "a.hdf5", demos, args, success=np.bool_(True), num_samples=3))
+    assert recording.control_hz == pytest.approx(20)
+    assert [e.success for e in recording.episodes] == [True, True]
+    first = recording.episodes[0]
+    assert list(first.obs) == [
+        *("datagen_info/object_pose/cube_1", "policy/robot/joint_pos", "policy/table_cam"),
+        "subtask_terms/grasp_1",
+    ]
+    assert first.obs["policy/robot/joint_pos"].tolist() == [[0, 0], [1, -1], [2, -2]] and len(first) == 2
+    request = parse_request(["policy/*", "hand=states/articulation/robot/joint_position"])
+    second = read(tmp_path / "a.hdf5", request).episodes[1]
+    assert second.obs["policy/robot/joint_pos"][0].tolist() == [10, -10] and len(second.obs) == 3
+
+
 def test_control_rate_is_none_if_not_stated(tmp_path, caplog):
-    for number, args in enumerate(({}, {"env_kwargs": {"control_freq": "fast"}}, "[1]", '"x"', "null")):
+    for number, args in enumerate(
+        (
+            *({}, {"env_kwargs": {"control_freq": "fast"}}, "[1]", '"x"', "null"),
+            *({"sim_args": {"dt": 0, "decimation": 5}}, {"sim_args": {"dt": 0.01}}, {"sim_args": 3}),
+        )
+    ):
         path = write(tmp_path / f"{number}.hdf5", {"demo_0": columns()}, args)
         assert read(path).control_hz is None
     assert read(write(tmp_path / "b.hdf5", {"demo_0": columns()}, "{broken")).control_hz is None
