@@ -8,7 +8,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, hdf5, last_step
+from o2o.data.formats import describe_file, flat_table, hdf5, last_step
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, fingerprint
@@ -68,7 +68,8 @@ def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, fl
     missing = [name for name in REQUIRED if name not in file and not chosen.get(name)]
     if missing:
         listed = ", ".join(map(repr, missing))
-        raise DataError(f"{path} has no {listed}; it has {', '.join(sorted(file)) or 'nothing'}")
+        have = ", ".join(sorted(file)) or "nothing"
+        raise DataError(f"{path} has no {listed}; it has {have}{describe_file.suggest(path)}")
     for name in REQUIRED[1:]:
         if not chosen.get(name) and name not in tables:
             raise DataError(f"{path}: '/{name}' is not a table of numbers")

@@ -31,6 +31,17 @@ def describe(path: Path) -> str:
         return f"{where} {inside}; to read it as such: {printable(found.flags(), MAX_FLAGS)}"
 
 
+def suggest(path: Path) -> str:
+    """Returns, after a semicolon, the flags that would read a file without columns of its format, if any.
+
+    Raises:
+        DataError: it is broken.
+    """
+    with table_files.open_tables(path) as file:
+        found = layout_guess.guess(file, is_folder=False)
+    return f"; to read it as it is: {printable(found.flags(), MAX_FLAGS)}" if found else ""
+
+
 def _advice(tables: Mapping[str, Table]) -> str:
     """Returns how to read tables none of which is named as an action."""
     rows = [name for name, table in tables.items() if table.is_numeric and len(table.shape) == 2]

@@ -331,6 +331,19 @@ def test_unknown_files_are_described_with_flags_that_read_them(tmp_path, make, l
     assert recording.format == "HDF5 or npz by flags"
 
 
+def test_table_without_terminals_is_read_with_the_flags_of_its_error(tmp_path):
+    table = {"observations": np.ones((9, 3)), "actions": np.ones((9, 2)), "rewards": np.arange(9)}
+    path = write(tmp_path / "a.h5", table | {"dones": np.arange(9) % 3 == 2})
+    with pytest.raises(DataError, match=r"has no 'terminals'; it has .*; to read it as it is: ") as caught:
+        read(path)
+    flags = str(caught.value).partition("as it is: ")[2]
+    assert flags == (
+        "--dataset.episodes-by ends --dataset.action actions --dataset.reward rewards --dataset.ends dones "
+        "--dataset.obs observations"
+    )
+    assert len(read(path, ["observations"], "actions", "rewards", ends="dones").episodes) == 3
+
+
 def test_many_observations_are_suggested_as_a_pattern(tmp_path):
     table = {f"obs/s{number}": np.ones((4, 2)) for number in range(30)} | {"actions": np.ones((4, 2))}
     path = write(tmp_path / "a.h5", table)
