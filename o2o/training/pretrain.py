@@ -80,7 +80,10 @@ def _dataset_of_run(folder: Path, given: str) -> str:
     Raises:
         O2OError: `run.json` is broken, or see `moved_recording.locate`.
     """
-    info = read_run_info(folder).get("dataset", {})
+    run_info = read_run_info(folder)
+    info = run_info.get("dataset")
+    if info is None:  # `o2o compare` writes the settings of a run before it begins
+        return given or run_info["config"].get("dataset", "")
     try:
         from_dict(DatasetMeta, info)
     except SavedConfigError as error:
