@@ -29,6 +29,8 @@ class Preset:
         updates: number of offline gradient steps; None: derived from the number of recorded steps.
         threads: number of CPU threads; 0: one for each core.
         plan: whether the agent acts with the planner; else its policy acts alone.
+        plan_offline: whether the planner also acts before the first online episode; else the policy does,
+            until episodes have shown which of them is better.
         updates_per_step: online gradient steps for each step of the robot.
         safe_start: whether exploration is limited in the first online episodes; as published, it is not.
     """
@@ -40,6 +42,7 @@ class Preset:
     updates_per_step: float = 1.0
     threads: int = 0
     plan: bool = True
+    plan_offline: bool = True
     safe_start: bool = True
 
 
@@ -90,6 +93,7 @@ PRESETS = {
         DataConfig(normalize=True, reward_scale="auto"),
         updates=None,
         updates_per_step=2.0,
+        plan_offline=False,  # its planner needs episodes to become the better actor, see docs/measurements.md
         threads=1,  # 16 ms an update, 13 with two threads; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.

@@ -48,9 +48,10 @@ def _demo(config: DemoConfig, folder: Path) -> None:
             patience=3,
         )
     )  # fmt: skip
+    acts = "--plan", "--film"  # the planner, also where the policy is the better actor
     with (
         _evaluation(before, config, folder / "policy_offline.json", "--no-plan") as policy,
-        _evaluation(before, config, folder / "planner_offline.json", "--film", "before.mp4") as planner,
+        _evaluation(before, config, folder / "planner_offline.json", *acts, "before.mp4") as planner,
     ):  # on the other core, while fine-tuning runs
         after = finetune(
             FinetuneConfig(
@@ -62,8 +63,7 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         )  # fmt: skip
         rows = {"the data": Score.of(load(config.dataset, dataset_options, config.seed).episodes)}
         rows["policy alone"], rows["planner, offline"] = policy(), planner()
-    flags = "--plan", "--film", "after.mp4"  # also where the policy was the better actor
-    with _evaluation(after, config, folder / "planner_online.json", *flags) as planner:
+    with _evaluation(after, config, folder / "planner_online.json", *acts, "after.mp4") as planner:
         rows["planner, online"] = planner()
     gains = {
         name: stats.paired_difference(

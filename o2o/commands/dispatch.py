@@ -334,7 +334,8 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
 
 def _evaluate(argv: list[str]) -> EvaluateConfig:
     meta = _meta(argv)
-    return _of_checkpoint(EvaluateConfig(plan=meta.get("plan", True)), argv, meta)
+    records_plans = any(word.startswith("--record-plans") for word in argv)
+    return _of_checkpoint(EvaluateConfig(plan=meta.get("plan", True) or records_plans), argv, meta)
 
 
 def _compare(argv: list[str]) -> CompareConfig:

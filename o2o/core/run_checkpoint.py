@@ -92,8 +92,8 @@ class RunMeta:
         robot: the robot.
         preset: preset that defaults came from.
         plan: whether the planner acts.
-        plan_chosen: whether the episodes of a run chose between planner and policy, so that `plan` is only
-            the better actor so far.
+        plan_chosen: whether the robot's episodes choose between planner and policy, so that `plan` is only
+            what is known so far.
         penalty_weight: measured penalty weight; missing where it is given or not measured yet.
         online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
         episodes: the robot's episodes that were learned from.

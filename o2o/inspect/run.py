@@ -66,8 +66,8 @@ class Run:
 
     @property
     def uses_planner(self) -> bool:
-        """Returns whether the run acts with the planner rather than the policy alone."""
-        return bool(self.meta.get("plan", True))
+        """Returns whether the planner acts in the run, and not the policy alone."""
+        return bool(self.meta.get("plan", True) or self.meta.get("plan_chosen", False))
 
 
 def open(

@@ -132,15 +132,16 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     config = replace(config, updates=updates)
     compile_updates = should_compile(config, updates)
     agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
-    plan = presets.get(config.preset).plan
-    agent.check_imagines(plan)
+    preset = presets.get(config.preset)
+    agent.check_imagines(preset.plan)
     metadata = {
         "dataset": training_data.dataset_info(
             config.dataset, config.dataset_options, config.seed, data.recording, folder
         ),
         "robot": training_data.robot_info_for(config, data.recording),
         "preset": config.preset,
-        "plan": plan,
+        "plan": preset.plan and preset.plan_offline,
+        "plan_chosen": preset.plan and not preset.plan_offline,
     }
     if saved:
         training_data.check_fingerprint(saved[1]["dataset"], data.recording)

@@ -78,6 +78,13 @@ def test_planner_and_policy_take_turns_and_a_resumed_run_makes_the_same_choices(
     assert output.count(f"the {'planner' if better else 'policy'} is the better actor") == 1
 
 
+def test_before_the_first_episode_the_policy_acts_and_fine_tuning_tries_the_planner(pretrained):
+    flags = ["--checkpoint", str(pretrained)]
+    evaluate, finetune = dispatch.DEFAULTS["evaluate"], dispatch.DEFAULTS["finetune"]
+    assert evaluate(flags).plan is False and finetune(flags).plan is True
+    assert evaluate([*flags, "--record-plans", "plans"]).plan is True  # the policy makes no plans
+
+
 @pytest.mark.parametrize("better", [True, False])
 def test_a_second_run_chooses_between_planner_and_policy_anew(pretrained, tmp_path, monkeypatch, better):
     """A policy that was the better actor of the first run must not keep the planner from acting in others."""

@@ -207,13 +207,14 @@ def _words(trial: Trial, stage: str) -> list[str]:
 def _evaluated(trial: Trial, stage: str) -> tuple[Path, list[str]]:
     """Returns the checkpoint that an evaluation is about, and the flag of what acts."""
     actor, _, mark = stage.partition("-")
+    flag = ["--plan"] if presets.get(trial.config.preset).plan else ["--no-plan"]
     if stage == "offline" or mark == "0":
         source = trial.folder / "pretrain"
     elif stage == "online":
         source = trial.folder / "finetune"
     else:
         source = trial.folder / "finetune" / CHECKPOINTS / f"{int(mark):06}"
-    return source, {"policy": ["--no-plan"], "planner": ["--plan"]}.get(actor, [])
+    return source, {"policy": ["--no-plan"], "planner": ["--plan"]}.get(actor, flag)
 
 
 def _online(trial: Trial) -> FinetuneConfig:
