@@ -21,7 +21,39 @@ def write_figure(path: Path, figure, dpi: int = 110) -> None:
     write_bytes(path, data.getvalue())
 
 
-def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int = 10) -> None:
+FILM_HZ = 25.0  # about as many frames a second as an eye needs
+UNKNOWN_HZ = 10.0  # control rate that a film assumes where none is stated
+MIN_WIDTH, BAR_HEIGHT, FONT_SIZE = 320, 24, 13  # of a frame with a caption, pixels
+
+
+def frame_interval(control_hz: float | None) -> int:
+    """Returns the number of decisions from one frame of a film to the next: about 25 frames a second."""
+    return max(1, round((control_hz or UNKNOWN_HZ) / FILM_HZ))
+
+
+def film_rate(control_hz: float | None) -> float:
+    """Returns the frames a second at which a film with one frame each `frame_interval` is in real time."""
+    return (control_hz or UNKNOWN_HZ) / frame_interval(control_hz)
+
+
+def add_caption(frame: np.ndarray, text: str) -> np.ndarray:
+    """Returns an image with a line of text below it; small images are enlarged by a whole factor first.
+
+    Args:
+        frame: (h, w, 3) uint8.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    factor = max(1, -(-MIN_WIDTH // frame.shape[1]))
+    large = frame.repeat(factor, 0).repeat(factor, 1)
+    height, width = large.shape[:2]
+    image = Image.new("RGB", (width, height + BAR_HEIGHT))
+    image.paste(Image.fromarray(large))
+    ImageDraw.Draw(image).text((8, height + 4), text, "white", ImageFont.load_default(FONT_SIZE))
+    return np.asarray(image)
+
+
+def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float = 10) -> None:
     """Writes episodes one after the other as an H.264 .mp4; the last frame of each stays for half a second.
 
     Args:
@@ -33,13 +65,15 @@ def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: int =
     """
     import imageio_ffmpeg
 
-    images = [np.ascontiguousarray(f) for frames in episodes for f in _extended(frames, fps // 2)]
+    images = [np.ascontiguousarray(f) for frames in episodes for f in _extended(frames, int(fps / 2))]
     if not images:
         return
     height, width = images[0].shape[:2]
     writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=fps, macro_block_size=2, ffmpeg_log_level="quiet"
-    )
+        str(path), (width, height),
+        fps=fps,  # pyright: ignore[reportArgumentType]  # documented as a float, inferred from its default
+        macro_block_size=2, ffmpeg_log_level="quiet",
+    )  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.send(None)

@@ -17,11 +17,12 @@ from o2o.core.config import FieldError, check_finite, read_json
 from o2o.core.episode import Episode
 from o2o.core.errors import RobotError
 from o2o.core.output_lock import lock_file
+from o2o.core.progress import live_line
 from o2o.core.run_folder import checkpoint_folder, new_folder, sigterm_interrupts
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
-from o2o.core.video import write_video
+from o2o.core.video import add_caption, film_rate, frame_interval, write_video
 from o2o.data import moved_recording, training_data
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard
@@ -225,7 +226,7 @@ def evaluate_during_run(
     first = episode_results[0]
     log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
     if first.frames:
-        log.video(step, phase, "evaluate/film", first.frames, agent.transform.control_hz or 10.0)
+        log.video(step, phase, "evaluate/film", first.frames, film_rate(agent.transform.control_hz))
     if plan_records:
         disagreement = np.concatenate([plan_record.discounted_disagreement for plan_record in plan_records])
         log.histogram(step, phase, "disagreement/candidates", disagreement)
@@ -234,6 +235,19 @@ def evaluate_during_run(
         chart = decision_chart(middle, obs, agent.transform, first.displacement)
         log.image(step, phase, "evaluate/decision", to_matplotlib(chart))
     return result
+
+
+def _captioned(number: int, result: EpisodeResult, control_hz: float | None) -> list[np.ndarray]:
+    """Returns the frames of an episode with its number, outcome, return so far and seconds."""
+    outcome = "success" if result.episode.success else "no success"
+    images = []
+    for index, frame in enumerate(result.frames):
+        total = result.episode.reward[: index * frame_interval(control_hz)].sum()
+        seconds = index / film_rate(control_hz)
+        images.append(
+            add_caption(frame, f"episode {number}   {outcome}   return {total:.4g}   {seconds:.1f} s")
+        )
+    return images
 
 
 def can_render(robot: Guard) -> bool:
@@ -305,7 +319,12 @@ def _evaluate(config: EvaluateConfig) -> Score:
         difference = planned_vs_executed.describe_difference(agent.transform, episodes)
         print(f"dry run: no robot moved; intended and recorded actions differ by {difference}")
     if config.film:
-        write_video(config.film, [one.frames for one in episode_results])
+        with live_line("writing the film"):
+            films = [
+                _captioned(n, one, agent.transform.control_hz) for n, one in enumerate(episode_results, 1)
+            ]
+            write_video(config.film, films, film_rate(agent.transform.control_hz))
+        print(f"film: {config.film}")
     if config.out:
         result.save(config.out)
     return result

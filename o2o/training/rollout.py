@@ -18,6 +18,7 @@ from o2o.core.errors import RobotError
 from o2o.core.progress import format_duration, is_terminal, live_line
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
+from o2o.core.video import frame_interval
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.end_effector import Displacement, read_displacement
 from o2o.hardware.filter_chain import PAUSED, ActionContext
@@ -63,7 +64,7 @@ class EpisodeResult:
             the mean over all decisions.
         disagreement_p95: 95th percentile of the plans' disagreement; NaN if the policy acted throughout.
         num_clipped: Number of actions that the guard clipped to the robot's action bounds.
-        frames: Images, one for each observation, if they were requested.
+        frames: Images of every `frame_interval`-th observation, if they were requested.
         displacement: How actions move the robot's end effector, if the robot states it.
         interventions: Reason -> how often a filter changed an action or held the robot.
         stages: Durations of the parts of a decision, on a real-time robot, over all episodes of one `play`.
@@ -277,6 +278,7 @@ class RobotRunner:
         )
         spaces = {name: space for name, (_, space) in obs_boxes(robot.observation_space).items()}
         stored = spaces if write else {name: spaces[name] for name in transform.fields}
+        self.frame_interval = frame_interval(robot.control_hz)
         self.row_type = row_type(stored, len(robot.low))
         self.running = False
 
@@ -472,7 +474,7 @@ class RobotRunner:
     def _set_obs(self, raw: dict[str, np.ndarray]) -> None:
         batch = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
         self.obs = {name: value[0] for name, value in self.transform.obs(batch).items()}
-        if self.keep_frames:
+        if self.keep_frames and len(self.diagnostics) % self.frame_interval == 0:
             self.frames.append(self.robot.render())
             if self.stream:
                 self.stream.image(self.frames[-1])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import StorageError
-from o2o.core.video import write_video
+from o2o.core.video import add_caption, film_rate, frame_interval, write_video
 
 
 def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
@@ -31,3 +31,20 @@ def test_a_video_that_cannot_be_written_is_one_line(tmp_path, name, num):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"^video [^\n]* cannot be written: [^\n]+$"):
         write_video(tmp_path / name, [frames(num)])
+
+
+@pytest.mark.parametrize(
+    "control_hz, interval", [(None, 1), (5.0, 1), (10.0, 1), (30.0, 1), (50.0, 2), (125.0, 5), (500.0, 20)]
+)
+def test_a_film_has_about_25_frames_a_second_and_plays_in_real_time(control_hz, interval):
+    assert frame_interval(control_hz) == interval
+    assert 1 / film_rate(control_hz) == pytest.approx(interval / (control_hz or 10.0))  # seconds of a frame
+
+
+def test_a_caption_is_drawn_below_the_image_which_keeps_its_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    shown = add_caption(image, "episode 1   success   return 3.5   1.2 s")
+    assert shown.shape == (5 * 48 + 24, 5 * 64, 3)
+    np.testing.assert_array_equal(shown[: 5 * 48 : 5, ::5], image)
+    assert (shown[5 * 48 :] == 255).all(-1).sum() > 100
+    assert (shown != add_caption(image, "episode 1   success   return 3.5   1.3 s")).any()

@@ -182,6 +182,17 @@ def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
     assert [int(frame[0, 0, 0]) for frame in played[1].frames] == [0, 1, 2, 3, 4]
 
 
+def test_only_frames_that_a_film_keeps_are_drawn(monkeypatch):
+    """At 125 Hz a film of 25 frames a second has one for every fifth observation."""
+    drawn = []
+    monkeypatch.setattr(
+        Counter, "render", lambda self: drawn.append(self.steps) or np.zeros((4, 6, 3), np.uint8)
+    )
+    monkeypatch.setattr(Counter, "metadata", {"simulated": True, "control_hz": 125.0}, raising=False)
+    _, (played,) = play_counter(length=12, num_films=1)
+    assert drawn == [0, 5, 10] and len(played.frames) == 3
+
+
 def test_a_policy_has_no_plan_metrics():
     _, (played,) = play_counter()
     assert played.metrics() == {"guard/action_bounds": 4}
