@@ -85,8 +85,10 @@ class Score:
         return cls(**{name: np.array(value) for name, value in vars(read_json(path, _SavedScore)).items()})
 
     def summary(self) -> str:
-        """Returns success and return with 95 % intervals, as one line."""
+        """Returns success and return as one line, with 95 % intervals if there are several episodes."""
         n, count = len(self.successes), int(self.successes.sum())
+        if n == 1:
+            return f"{'success' if count else 'no success'} in one episode, return {self.returns[0]:.4g}"
         (low, high), (return_low, return_high) = (
             stats.success_interval(count, n),
             stats.mean_interval(self.returns),
@@ -306,7 +308,7 @@ def _evaluate(config: EvaluateConfig) -> Score:
             num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
             get_operator=get_operator,
         )  # fmt: skip
-    if not config.dry_run:  # a replayed recording says nothing about the agent
+    if not (config.dry_run or config.shadow):  # a replayed recording, or a robot that is held, says nothing
         print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.summary()}")
     interventions = sum((one.interventions for one in episode_results), Counter())
     episodes = [one.episode for one in episode_results]

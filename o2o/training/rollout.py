@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from o2o.training.uncertainty_guard import UncertaintyGuard
 
 Record = Callable[[int, list[PlanRecord]], None]  # takes the scene's seed and the plans of its episode
+MAX_LATE = 0.05  # fraction of late ticks above which the report says what makes decisions faster
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,13 @@ def timing_report(stages: StageTimer, interventions: Counter[str], decisions: in
     if not stages.num_ticks:
         return []
     counts = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "none"
-    return [stages.summary(), f"guard interventions in {decisions} decisions: {counts}"]
+    lines = [stages.summary(), f"guard interventions in {decisions} decisions: {counts}"]
+    if stages.num_late > MAX_LATE * stages.num_ticks:
+        lines.append(
+            "decisions came late: --planner.budget-ms N limits the time of a plan, and with --no-plan the "
+            "policy acts alone, which is faster"
+        )
+    return lines
 
 
 def warm_up(agent: Agent, plan: bool) -> None:

@@ -1,4 +1,4 @@
-"""Tests of what an evaluation says: the captions of its film."""
+"""Tests of what an evaluation says: captions of its film, and the line with its result."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from o2o.training import evaluate
+from o2o.training.evaluate import Score
 from tests.support.episodes import make_episode
 
 
@@ -20,3 +21,10 @@ def test_captions_say_episode_outcome_return_so_far_and_seconds(monkeypatch):
         "episode 3   success   return 10   0.1 s",
         "episode 3   success   return 21   0.1 s",
     ]
+
+
+def test_one_episode_has_a_result_and_no_interval():
+    one = Score(np.array([True]), np.array([2.5]), np.array([10]))
+    assert one.summary() == "success in one episode, return 2.5"
+    two = Score(np.array([True, False]), np.array([2.5, 1.5]), np.array([10, 10]))
+    assert two.summary().startswith("success 1/2 = 50% [") and two.summary().endswith("95 % intervals")

@@ -1,5 +1,6 @@
 """Tests playing episodes: stored rows are what the robot executed, for any number of robots."""
 
+import collections
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 
 from o2o.agent.planner.mppi import Plan
 from o2o.core.errors import RobotError, StorageError, UsageError
+from o2o.core.timing import StageTimer
 from o2o.core.transform import ObsTransform, Transform
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
@@ -180,6 +182,15 @@ def test_films_have_a_frame_for_each_observation_of_the_first_episodes():
     _, played = play_counter([0, 3, 6], num_robots=2, num_films=2)
     assert [len(p.frames) for p in played] == [5, 5, 0]
     assert [int(frame[0, 0, 0]) for frame in played[1].frames] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("num_late, named", [(5, False), (6, True)])
+def test_late_decisions_name_the_flags_that_make_them_faster(num_late, named):
+    stages = StageTimer()
+    for tick in range(100):
+        stages.tick(tick < num_late)
+    report = " ".join(rollout.timing_report(stages, collections.Counter(), 100))
+    assert ("--planner.budget-ms" in report) == ("--no-plan" in report) == named
 
 
 def test_only_frames_that_a_film_keeps_are_drawn(monkeypatch):
