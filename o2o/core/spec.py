@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from o2o.core.errors import RobotError
+from o2o.core.obs_space import encoded_shape, numeric_leaves
 
 if TYPE_CHECKING:
     import gymnasium
@@ -58,26 +58,6 @@ def flatten_obs(obs) -> dict[str, np.ndarray]:
 
 
 def space_shapes(space: gymnasium.Space) -> dict[str, tuple[int, ...]]:
-    """Returns name -> shape of an observation space, with the names of `flatten_obs`.
-
-    Raises:
-        RobotError: a space that is neither a Box nor a Dict or Tuple of boxes.
-    """
-    from gymnasium import spaces  # not needed where only a flag is read
-
-    if isinstance(space, spaces.Dict):
-        parts = dict(space.spaces)
-    elif isinstance(space, spaces.Tuple):
-        parts = {str(i): part for i, part in enumerate(space.spaces)}
-    elif isinstance(space, spaces.Box):
-        return {"camera" if len(space.shape) == 3 else "state": space.shape}
-    else:
-        raise RobotError(f"observation space {space} is not supported; have Box, Dict and Tuple")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, part in parts.items():
-        inner = space_shapes(part)
-        if isinstance(part, spaces.Box):
-            shapes[name] = part.shape
-        else:
-            shapes |= {f"{name}.{key}": shape for key, shape in inner.items()}
-    return shapes
+    """Returns name -> shape of an observation as the model's side sees it, see `obs_space.encode`."""
+    numeric, _ = numeric_leaves(space)
+    return {name: encoded_shape(leaf.space) for name, leaf in numeric.items()}

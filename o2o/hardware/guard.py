@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from o2o.core import trust
+from o2o.core import obs_space, trust
 from o2o.core.errors import O2OError, RobotError, UsageError
 from o2o.core.recipe import RewardFunction
-from o2o.core.spec import flatten_obs, space_shapes
+from o2o.core.spec import flatten_obs
 from o2o.core.success import success_of_step
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
@@ -52,9 +52,10 @@ InterventionCallback = Callable[[list[str], np.ndarray, np.ndarray], None]
 class Guard(gymnasium.Wrapper):
     """Keeps a robot inside its limits and stops it on any error.
 
-    Observations become flat dicts (`spec.flatten_obs`). Actions are in physical units. An action is repeated
-    for `action_repeat` ticks, and the rewards are summed; `info["success"]` and the executed action
-    are those of the whole decision.
+    Observations become flat dicts (`spec.flatten_obs`), with categories as one-hot vectors
+    (`o2o.core.obs_space`); others that are not arrays, such as texts, are left out. Actions are in physical
+    units. An action is repeated for `action_repeat` ticks, and the rewards are summed; `info["success"]` and
+    the executed action are those of the whole decision.
 
     Every action passes the filters of `o2o.hardware.filter_chain`, which enforce the limits that the robot's
     file states in `metadata` (see `o2o.hardware.limits`). The last check before the robot's own code is that
@@ -63,6 +64,7 @@ class Guard(gymnasium.Wrapper):
 
     Attributes:
         shapes: name -> shape of every observation.
+        left_out: `NAME (KIND)` of observations that are left out.
         real_time: whether the robot moves in real time: it is a `RealTimeRobot`, or states
             `metadata["real_time"]`.
         simulated: whether the robot states `metadata["simulated"]` and is not in real time: it may be built
@@ -87,7 +89,14 @@ class Guard(gymnasium.Wrapper):
         if action_repeat < 1:
             raise UsageError(f"action_repeat is {action_repeat}, wanted at least 1")
         self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
-        self.shapes = space_shapes(env.observation_space)
+        self._leaves, self.left_out = obs_space.numeric_leaves(env.observation_space)
+        if not self._leaves:
+            have = ", ".join(self.left_out) or "none"
+            raise RobotError(f"the robot has no observations that are arrays; it has {have}")
+        if self.left_out:
+            logger.info("observations that are not arrays are left out: %s", ", ".join(self.left_out))
+        self.observation_space = obs_space.arrays_space(env.observation_space)
+        self.shapes = {name: obs_space.encoded_shape(leaf.space) for name, leaf in self._leaves.items()}
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
         self.on_intervention: InterventionCallback | None = None
@@ -505,14 +514,20 @@ class Guard(gymnasium.Wrapper):
         Raises:
             RobotError: a name or shape differs from the observation space, or a number is not finite.
         """
-        obs = {name: value.copy() for name, value in flatten_obs(raw).items()}
-        for name, shape in self.shapes.items():
-            value = obs.get(name)
-            if value is None or value.shape != shape:
-                have = {key: entry.shape for key, entry in obs.items()}
-                raise RobotError(f"the robot's observation space states {name!r} {shape}, it returned {have}")
+        obs = {}
+        for name, (keys, space) in self._leaves.items():
+            part = obs_space.pick(raw, keys)
+            value = None if part is None else np.array(part)
+            if value is None or value.shape != space.shape or value.dtype.kind not in "fiub":
+                have = {key: entry.shape for key, entry in flatten_obs(raw).items()}
+                stated = f"{name!r} {space.shape}"
+                raise RobotError(f"the robot's observation space states {stated}, it returned {have}")
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise RobotError(f"the robot's observation {name!r} is not finite (NaN or infinite)")
+            try:
+                obs[name] = obs_space.encode(space, value[None])[0]
+            except ValueError as error:
+                raise RobotError(f"the robot's observation {name!r} is {error}") from error
         return obs
 
 

@@ -125,6 +125,7 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> "Guard":
     differences = transform.mismatches(robot.shapes, len(robot.low))
     try:
         if differences:
+            differences += [f"{name} is no array" for name in robot.left_out]
             raise UsageError(f"robot {choice.robot!r} does not fit the checkpoint: {'; '.join(differences)}")
         check_control_rate(transform.control_hz, robot.control_hz)
     except UsageError:

@@ -406,6 +406,24 @@ def test_action_bounds_must_be_finite(low, high, message):
         Guard(Arm(low=low, high=high))
 
 
+def test_an_observation_that_is_no_category_is_refused_by_name():
+    arm = Arm()
+    arm.observation_space = gymnasium.spaces.Dict(mode=gymnasium.spaces.Discrete(3))
+    guard = Guard(arm)
+    assert guard.check_obs({"mode": 2})["mode"].tolist() == [0, 0, 1]
+    with pytest.raises(RobotError, match="observation 'mode' is 3, wanted a whole number from 0 to 2"):
+        guard.check_obs({"mode": np.int64(3)})
+    with pytest.raises(RobotError, match=r"states 'mode' \(\), it returned \{'other'"):
+        guard.check_obs({"other": 1})
+
+
+def test_a_robot_without_any_array_is_refused_by_name():
+    arm = Arm()
+    arm.observation_space = gymnasium.spaces.Dict(mission=gymnasium.spaces.Text(9))
+    with pytest.raises(RobotError, match=r"no observations that are arrays; it has mission \(Text\)"):
+        Guard(arm)
+
+
 def test_a_robot_with_discrete_actions_is_refused():
     arm = Arm()
     arm.action_space = gymnasium.spaces.Discrete(3)

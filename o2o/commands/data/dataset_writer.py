@@ -14,12 +14,12 @@ from gymnasium import spaces
 from o2o.core.errors import DataError, UsageError
 from o2o.core.files import read_bytes
 from o2o.core.memory import budget_bytes, format_bytes
+from o2o.core.obs_space import encoded_shape, numeric_leaves
 from o2o.core.output_lock import lock_file
 from o2o.core.recipe import recipe_robot
 from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
-from o2o.data.formats.minari_spaces import flatten_space
 from o2o.data.formats.recording import Recording
 from o2o.data.load import LoadConfig
 
@@ -97,11 +97,9 @@ def _kept_space(recording: Recording) -> gymnasium.Space | None:
 
     space = deserialize_space(json.loads(read_bytes(metadata))["observation_space"])
     shapes = {name: value.shape[1:] for name, value in recording.episodes[0].obs.items()}
-    return (
-        space
-        if {name: part.shape for name, (_, part) in flatten_space(space, "{}").items()} == shapes
-        else None
-    )
+    numeric, left_out = numeric_leaves(space)
+    encoded = {name: encoded_shape(leaf.space) for name, leaf in numeric.items()}
+    return space if encoded == shapes and not left_out else None
 
 
 def _observations(recording: Recording) -> gymnasium.Space:

@@ -18,6 +18,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import BudgetError, DataError, UsageError
 from o2o.core.files import open_regular
+from o2o.core.obs_space import encode, encoded_shape, has_categories, is_numeric
 from o2o.core.plugins import not_found
 from o2o.core.success import read_success
 from o2o.data.formats import image_codec
@@ -34,7 +35,7 @@ from o2o.data.formats.lazy_array import (
 )
 from o2o.data.formats.minari_files import MAIN_FILE, STEP_TABLES, MinariFiles, Table
 from o2o.data.formats.minari_meta import MinariMetadata, read_metadata
-from o2o.data.formats.minari_spaces import flatten_space, is_box, is_numeric
+from o2o.data.formats.minari_spaces import flatten_space, is_box
 from o2o.data.formats.minari_write import write as write
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 NAME = "Minari"
 INFOS = "infos/"
 NEEDED_INFOS = ("success", "obs_known")  # of which the success and the last observation are read
+ENCODE_COPIES = 4  # of a column of categories while it becomes one-hot vectors
 DECODE_BYTES = 2**25  # of images that are decoded from rows read at once
 READ_ERRORS = (  # raised by Minari, h5py and pyarrow for broken files
     *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError),
@@ -106,11 +108,12 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     counts as truncated.
 
     Numbers keep their dtype in the file, so that writing them again loses nothing; the transform converts
-    them to float32. Images, with or without JPEG encoding, stay on disk. Numeric infos are read, nested ones
-    under names such as `reset/angle`, together with the episode's `seed` and `options/NAME`. The request may
-    name an info as `infos/NAME`. Text and other observations that are not arrays are left out. So are infos
-    that nobody requested and that cannot be read or have another number of rows; of T rows, as older data
-    have them, the first is repeated for the reset. The log names them.
+    them to float32. Discrete, MultiDiscrete and MultiBinary observations become one-hot vectors, as a robot's
+    do (`o2o.core.obs_space`). Images, with or without JPEG encoding, stay on disk. Numeric infos are read,
+    nested ones under names such as `reset/angle`, together with the episode's `seed` and `options/NAME`. The
+    request may name an info as `infos/NAME`. Text and other observations that are not arrays are left out. So
+    are infos that nobody requested and that cannot be read or have another number of rows; of T rows, as
+    older data have them, the first is repeated for the reset. The log names them.
 
     Raises:
         UsageError: a requested name is not in the dataset, or Arrow files need a package that is missing.
@@ -248,6 +251,11 @@ def _resolve_layout(
     other = [f"{name} ({type(space).__name__})" for name, (_, space) in parts.items() if name not in arrays]
     if other:
         logger.info("%s: observations that are not arrays are not read: %s", path, ", ".join(other))
+    for name in request.obs.values():
+        if name in parts and name not in arrays:
+            have = ", ".join(arrays) or "none"
+            kind = type(parts[name][1]).__name__
+            raise UsageError(f"{path}: observation {name!r} is a {kind} and no array; have {have}")
     obs = request.resolve_names([*arrays, *(infos if request.obs else [])], path)
     if not obs:
         raise DataError(f"{path} has no observations that are arrays; it has {', '.join(other) or 'none'}")
@@ -276,6 +284,9 @@ def _needs(tables: dict[str, Table], layout: Layout) -> tuple[int, ReadBlock]:
         if shape:
             block_bytes += table.row_bytes + image_codec.decoding_bytes(shape)
             num_bytes += len(table) * math.prod(shape) if len(shape) == 2 else 0
+        elif (space := obs.get(name)) is not None and has_categories(space):
+            num_bytes += len(table) * math.prod(encoded_shape(space))
+            block_bytes += ENCODE_COPIES * len(table) * table.row_bytes
         elif table.is_image:
             block_bytes += table.row_bytes
         else:
@@ -356,6 +367,11 @@ def _read_obs(tables: dict[str, Table], name: str, space: gymnasium.Space | None
         return make_lazy_array((len(table), *encoded), read) if len(encoded) == 3 else read(0, len(table))
     if table.dtype is None or table.shape[1:] != shape:
         raise DataError(f"{label} has rows of shape {table.shape[1:]}, its space says {shape}")
+    if space is not None and has_categories(space):
+        try:
+            return encode(space, table.read_all())
+        except ValueError as error:
+            raise DataError(f"{label} is {error}") from error
     if table.is_image:
         return make_lazy_array(table.shape, lambda a, b: np.asarray(table.read(a, b)))
     return table.read_all()

@@ -14,11 +14,12 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.obs_space import decode, encoded_shape, is_numeric
 from o2o.core.operating_system import sync_folder
 from o2o.data.formats import hdf5_output, image_codec
 from o2o.data.formats.hdf5_output import OutputFile
 from o2o.data.formats.minari_files import MAIN_FILE, Hdf5Files
-from o2o.data.formats.minari_spaces import flatten_space, is_numeric
+from o2o.data.formats.minari_spaces import flatten_space
 
 if TYPE_CHECKING:
     import gymnasium
@@ -52,7 +53,8 @@ def write(
 
     Args:
         folder: new or empty folder; Minari finds it by its id if it is named `dataset_id` under its root.
-        episodes: recorded episodes, with observation names as in `spec.flatten_obs`; read one by one.
+        episodes: recorded episodes, with observations as `o2o.core.obs_space` names and encodes them; read
+            one by one.
         dataset_id: `name-v0` or `namespace/name-v0`.
         observation_space: space of arrays, or Dict and Tuple of such spaces.
         action_space: Box of shape (A,) with the physical limits.
@@ -150,7 +152,7 @@ def _write_episode(
         if jpeg and is_image_space(space):
             _write_jpegs(group, output, path, value)
         else:
-            _write_array(group, output, path, value)
+            _write_array(group, output, path, decode(space, value))
     for name, value in {
         "actions": episode.action,
         "rewards": episode.reward,
@@ -169,7 +171,7 @@ def _write_episode(
 
 
 def _check_spaces(episode: Episode, number: int, tables: dict, action_space: spaces.Box) -> None:
-    want = {name: space.shape for name, (_, space) in tables.items()}
+    want = {name: encoded_shape(space) for name, (_, space) in tables.items()}
     have = {name: value.shape[1:] for name, value in episode.obs.items()}
     if have != want:
         raise DataError(f"episode {number} has observations {have}, the space has {want}")

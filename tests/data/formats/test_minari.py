@@ -21,6 +21,7 @@ from o2o.data.formats import minari as reader
 from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, make_lazy_array, parse_request
 from o2o.data.formats.minari import find_id, matches, read, write
+from o2o.hardware.guard import Guard
 from tests.support.episodes import assert_same
 from tests.support.make_minari import buffer, link_episodes, make_minari
 from tests.support.make_minari import write as write_by_minari
@@ -122,11 +123,11 @@ def test_dataset_written_by_minari_is_read_completely(tmp_path, data_format, jpe
         for name, value in {
             "arm.angle": obs["arm"]["angle"],
             "arm.grip": obs["arm"]["grip"],
-            "goal": obs["goal"],
+            "goal": np.eye(5)[obs["goal"]],
             "pair.0": obs["pair"][0],
         }.items():
             np.testing.assert_array_equal(episode.obs[name], value)
-            assert episode.obs[name].dtype == value.dtype
+        assert episode.obs["arm.angle"].dtype == obs["arm"]["angle"].dtype
         assert isinstance(episode.obs["camera"], LazyArray) and episode.obs["camera"].shape == (4, 40, 48, 3)
         for name, value in {"camera": obs["camera"], "pair.1": obs["pair"][1]}.items():
             assert np.abs(np.asarray(episode.obs[name]).astype(int) - value).max() <= (4 if jpeg else 0)
@@ -197,6 +198,79 @@ def test_round_trip_is_exact(tmp_path):
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name])
         assert getattr(value, "dtype", None) == getattr(other[name], "dtype", None), name
+
+
+MIXED = spaces.Dict(
+    {
+        "gears": spaces.MultiDiscrete([3, 2]),
+        "inner": spaces.Tuple((spaces.Discrete(4, start=1), spaces.MultiBinary(2))),
+        "mission": spaces.Text(20),
+        "pose": spaces.Box(-9, 9, (3,)),
+    }
+)
+
+
+class Mixed(gymnasium.Env):
+    """Shows the observations of an episode of a recording."""
+
+    observation_space, action_space = MIXED, ACTIONS
+    metadata = {"simulated": True}  # noqa: RUF012
+
+    def __init__(self, samples):
+        self._samples = iter(samples)
+
+    def reset(self, *, seed=None, options=None):
+        return next(self._samples), {}
+
+    def step(self, action):
+        return next(self._samples), 0.0, False, False, {}
+
+
+def mixed_samples() -> list:
+    MIXED.seed(0)
+    return [MIXED.sample() for _ in range(4)]
+
+
+def mixed_recording(folder: Path, samples: list) -> Path:
+    """Has Minari write an episode with these observations."""
+    observations = {
+        "gears": np.stack([s["gears"] for s in samples]),
+        "inner": tuple(np.stack([s["inner"][i] for s in samples]) for i in range(2)),
+        "mission": [s["mission"] for s in samples],
+        "pose": np.stack([s["pose"] for s in samples]),
+    }
+    one = EpisodeBuffer(
+        0, observations=observations, actions=np.zeros((3, 2), np.float32), rewards=[0.0] * 3,
+        terminations=[False] * 3, truncations=[False, False, True], infos={},
+    )  # fmt: skip
+    return write_by_minari(folder, [one], MIXED)
+
+
+def test_a_recording_and_its_robot_give_categories_as_the_same_one_hot_vectors(tmp_path):
+    samples = mixed_samples()
+    recorded = read(mixed_recording(tmp_path / "d", samples)).episodes[0].obs
+    robot = Guard(Mixed(samples))
+    played = [robot.reset()[0], *(robot.step(np.zeros(2))[0] for _ in range(3))]
+    assert list(recorded) == list(played[0]) == ["gears", "inner.0", "inner.1", "pose"]
+    assert {name: value.shape[1:] for name, value in recorded.items()} == robot.shapes
+    for name, value in recorded.items():
+        np.testing.assert_array_equal(value, np.stack([obs[name] for obs in played]))
+        assert value.dtype == played[0][name].dtype == robot.observation_space[name].dtype
+    for t, sample in enumerate(samples):
+        flat = spaces.flatten(MIXED["gears"], sample["gears"])
+        np.testing.assert_array_equal(recorded["gears"][t], flat)
+        assert recorded["inner.0"][t].tolist() == [k + 1 == sample["inner"][0] for k in range(4)]
+
+
+def test_categories_out_of_range_and_requested_texts_are_refused_by_name(tmp_path):
+    folder = mixed_recording(tmp_path / "d", mixed_samples())
+    with pytest.raises(UsageError, match="observation 'mission' is a Text and no array; have gears, inner"):
+        read(folder, parse_request(["mission"]))
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_0/observations/gears"][1, 1] = 2
+    with pytest.raises(DataError, match=r"episode 0: 'observations/gears' is 2, wanted a whole .* 0 to 1"):
+        read(folder)
+    assert len(read(folder, parse_request(["pose"])).episodes) == 1  # what is not used does not matter
 
 
 def test_folder_may_be_a_relative_path(tmp_path, monkeypatch):
@@ -286,7 +360,7 @@ def test_names_can_be_mapped_to_nested_parts_and_infos(tmp_path):
     np.testing.assert_array_equal(episode.action, expected.infos["qpos"][1:])
     assert episode.reward.tolist() == [1, 2, 3]  # row t+1 belongs to step t
     for wrong, match in (
-        (parse_request(["mission"]), "observation 'mission' not found"),
+        (parse_request(["mission"]), "observation 'mission' is a Text and no array"),
         (parse_request(["arm"]), r"observation 'arm' not found; have arm.angle"),
         (
             parse_request([], reward="reset/count"),
