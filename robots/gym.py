@@ -14,6 +14,7 @@ import numpy as np
 from o2o.core import trust
 from o2o.core.config import at_least, check_finite
 from o2o.core.errors import RobotError, UsageError
+from o2o.core.extras import install_command
 from o2o.core.plugins import not_found
 from o2o.hardware.guard import RobotConfig, parse_json_option
 
@@ -143,7 +144,7 @@ def _creator(env_id: str):
 
 def _register_robotics(name: str) -> None:
     if importlib.util.find_spec("gymnasium_robotics") is None:
-        raise RobotError(f'{name} comes from gymnasium-robotics; install it: pip install "o2o[adroit]"')
+        raise RobotError(f"{name} comes from gymnasium-robotics; install it: {install_command('adroit')}")
     gymnasium.register_envs(importlib.import_module("gymnasium_robotics"))
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from o2o.core import trust
 from o2o.core.checkpoint import storage
 from o2o.core.errors import StorageError, UsageError
+from o2o.core.extras import install_command
 from o2o.training.rerun_layout import RerunPage
 
 PORT = 9876  # Rerun's default
@@ -53,7 +54,9 @@ def open_stream(target: str, name: str) -> "Stream":
     try:
         import rerun as rr
     except ImportError as error:
-        raise UsageError('--rerun needs Rerun, which is not installed: pip install "o2o[rerun]"') from error
+        raise UsageError(
+            f"--rerun needs Rerun, which is not installed: {install_command('rerun')}"
+        ) from error
     batches = rr.ChunkBatcherConfig(flush_tick=FLUSH_S if target.endswith(".rrd") else LIVE_S)
     recording = rr.RecordingStream("o2o", recording_id=uuid.uuid4(), batcher_config=batches)
     if target == "live":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.extras import install_command
 from o2o.data.formats import arrow_ipc, hdf5, parquet
 from o2o.data.formats.json_file import read_json
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
@@ -157,7 +158,7 @@ class ArrowFiles:
         except ImportError as error:
             raise UsageError(
                 f"{folder} is stored as {data_format}, which needs pyarrow; install it with: "
-                'pip install "o2o[lerobot]"'
+                f"{install_command('lerobot')}"
             ) from error
         self._folder, self._format, self._pa = folder, data_format, pyarrow
         self._request = request

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from o2o.core.errors import BudgetError, DataError, UsageError
+from o2o.core.extras import install_command
 from o2o.core.files import check_regular, open_regular
 from o2o.data.formats import parquet_pages
 from o2o.data.formats.errors import describe_read_error
@@ -34,7 +35,9 @@ def _library():
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UsageError('parquet files need pyarrow; install it with: pip install "o2o[lerobot]"') from error
+        raise UsageError(
+            f"parquet files need pyarrow; install it with: {install_command('lerobot')}"
+        ) from error
     return pyarrow
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.extras import install_command
 from o2o.core.files import check_regular
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
@@ -53,7 +54,7 @@ def _open(path: Path, max_pixels: float = math.inf) -> Iterator[tuple]:
         import av
         import av.error
     except ImportError as error:
-        raise UsageError('videos need PyAV; install it with: pip install "o2o[lerobot]"') from error
+        raise UsageError(f"videos need PyAV; install it with: {install_command('lerobot')}") from error
     try:
         check_regular(path)
         with av.open(str(path), format=DEMUXERS.get(path.suffix.lower(), "mp4"), options=limit) as container:

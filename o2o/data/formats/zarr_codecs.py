@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.extras import install_command
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 IMAGE_CODECS = {  # codec -> function of imagecodecs
@@ -67,8 +68,7 @@ def _import(module: str, codec: str, label: Path | str):
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"{label} is compressed with {codec!r}, which needs {module}: "
-            f'pip install "o2o[{EXTRAS[module]}]", or in a checkout pip install ".[{EXTRAS[module]}]"'
+            f"{label} is compressed with {codec!r}, which needs {module}: {install_command(EXTRAS[module])}"
         ) from error
 
 

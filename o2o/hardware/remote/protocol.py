@@ -47,6 +47,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import RobotError, UsageError
+from o2o.core.extras import install_command
 from o2o.core.file_access import readable_by_others
 from o2o.core.files import open_regular
 from o2o.core.paths import expand_user
@@ -232,7 +233,7 @@ def _msgpack():
 
 
 def _missing_package(error: ImportError) -> RobotError:
-    return RobotError(f'remote robots need {error.name}: pip install "o2o[remote]"')
+    return RobotError(f"remote robots need {error.name}: {install_command('remote')}")
 
 
 # ---- connections

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from o2o.core.errors import UsageError
+from o2o.core.extras import install_command
 from o2o.hardware.teleop.operator import move_command
 
 # The numbers are those of SDL's game controllers, where 0 is the lower face button: A on Xbox, cross on
@@ -146,7 +147,7 @@ def _start_sdl():
         import pygame
         from pygame._sdl2 import controller
     except ImportError as error:
-        raise UsageError('a gamepad needs pygame; install it with: pip install "o2o[gamepad]"') from error
+        raise UsageError(f"a gamepad needs pygame; install it with: {install_command('gamepad')}") from error
     try:
         pygame.display.init()  # opens no window; pygame delivers events only with a display
         controller.init()

@@ -166,7 +166,7 @@ def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(
         UsageError,
-        match=r'stored as arrow, which needs pyarrow; install it with: pip install "o2o\[lerobot\]"',
+        match=r'stored as arrow, which needs pyarrow; install it with: pip install "\S+\[lerobot\]"',
     ):
         read(tmp_path / "d")
 

@@ -377,9 +377,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "msgpack", None)
-    with pytest.raises(RobotError, match=r'need msgpack: pip install "o2o\[remote\]"'):
+    with pytest.raises(RobotError, match=r'need msgpack: pip install "\S+\[remote\]"'):
         protocol.encode("stop", {})
     for name in ("websockets.sync.client", "websockets.sync.server"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(RobotError, match=r"o2o\[remote\]"):
+    with pytest.raises(RobotError, match=r"\[remote\]"):
         protocol.connect("127.0.0.1", 1, "", 1)
