@@ -17,6 +17,7 @@ from o2o.core.errors import RobotError, UsageError
 from o2o.core.extras import install_command
 from o2o.core.plugins import not_found
 from o2o.hardware.guard import RobotConfig, parse_json_option
+from o2o.hardware.gym_api import check_api
 
 ROBOTICS_PREFIXES = (  # of the ids that gymnasium-robotics registers
     "Adroit", "AntMaze", "Fetch", "FrankaKitchen", "HandManipulate", "HandReach", "PointMaze",
@@ -52,14 +53,14 @@ def make(config: Config) -> gymnasium.Env:
     """
     if not config.id:
         raise UsageError("the robot 'gym' needs the id of an environment, such as --robot.id Hopper-v5")
-    kwargs = parse_json_option("kwargs", config.kwargs)
+    kwargs, drawing = parse_json_option("kwargs", config.kwargs), {}
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")  # must be set before MuJoCo is imported
     creator = _creator(config.id)
     if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ()):
-        kwargs.setdefault("render_mode", "rgb_array")
+        drawing = {"render_mode": "rgb_array"}
     try:
-        env = gymnasium.make(config.id, disable_env_checker=True, **kwargs)
+        env = _build(config.id, kwargs, drawing)
     except (gymnasium.error.Error, TypeError, ValueError, AttributeError, AssertionError) as error:
         hint = "; Fetch, Hand and Kitchen need mujoco<3.12" if isinstance(error, AssertionError) else ""
         what = f"{type(error).__name__} {error}".strip()
@@ -67,7 +68,17 @@ def make(config: Config) -> gymnasium.Env:
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         env.close()
         raise RobotError(f"{config.id} has actions {env.action_space}; o2o needs continuous ones, a Box")
-    return StatedRate(env, config.control_hz)
+    return StatedRate(check_api(env), config.control_hz)
+
+
+def _build(env_id: str, kwargs: dict, drawing: dict) -> gymnasium.Env:
+    """Returns the environment, without `drawing` if its constructor takes no such arguments."""
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **(drawing | kwargs))
+    except TypeError as error:
+        if not drawing or "render_mode" in kwargs or "render_mode" not in str(error):
+            raise
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
 
 
 class StatedRate(gymnasium.Wrapper):

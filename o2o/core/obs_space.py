@@ -66,11 +66,11 @@ def numeric_leaves(space: gymnasium.Space) -> tuple[dict[str, Leaf], list[str]]:
 
 
 def is_numeric(space: gymnasium.Space) -> bool:
-    """Whether a sample of the space becomes an array of fixed shape."""
+    """Whether a sample of the space becomes an array of fixed shape with at least one number."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Box):
-        return space.dtype.kind in "fiub"
+        return space.dtype.kind in "fiub" and 0 not in space.shape
     return has_categories(space) and encoded_shape(space)[0] <= MAX_ONE_HOT
 
 

@@ -134,7 +134,10 @@ def _action_limits(
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             continue
         if not (low < high).all():
-            raise UsageError(f"action limits from {source}: {low.tolist()} is not below {high.tolist()}")
+            raise UsageError(
+                f"action limits from {source}: {low.tolist()} is not below {high.tolist()}; set others with "
+                "--dataset.action-low and --dataset.action-high"
+            )
         logger.info("action limits come from %s", source)
         return low, high
     logger.warning("no source states action limits; the range of the actions in the data is used")

@@ -25,6 +25,7 @@ from o2o.core.success import success_of_step
 from o2o.hardware.end_effector import read_displacement
 from o2o.hardware.filter_chain import TOLERANCE, ActionContext, Filter, FilterChain
 from o2o.hardware.frozen_camera import FrozenCameraDetector
+from o2o.hardware.gym_api import read_reset, read_step
 from o2o.hardware.limits import (
     LimitOverrides,
     RobotLimits,
@@ -148,7 +149,7 @@ class Guard(gymnasium.Wrapper):
         with self._one_at_a_time, StopOnError(self):
             if self._watchdog:
                 self._watchdog.reset()
-            raw, info = self.env.reset(seed=seed, options=options)
+            raw, info = read_reset(self.env.reset(seed=seed, options=options))
             obs = self.start_episode(raw, time.monotonic() - float(info.get("age_s", 0.0)))
             self._feed_watchdog()  # holds are not reset: a robot without vision must not home forever
             return obs, info
@@ -175,8 +176,8 @@ class Guard(gymnasium.Wrapper):
                 self.wait_to_send()
                 self._check_watchdog()
                 sent = self.release(tick if held is None else held)
-                raw, reward, terminated, truncated, info = self.env.step(sent)
-                total += float(reward)
+                raw, reward, terminated, truncated, info = read_step(self.env.step(sent))
+                total += reward
                 executed.append(np.asarray(info.get("executed_action", sent), dtype=np.float64))
                 success = success or is_success(info)
                 if info.get("takeover", False):
@@ -199,7 +200,7 @@ class Guard(gymnasium.Wrapper):
             if self.reward_function is not None:
                 total = float(self.reward_function(_batch(before), _batch(obs), whole[None])[0])
             self.end_episode() if terminated or truncated else self._feed_watchdog()
-            return obs, total, bool(terminated), bool(truncated), info
+            return obs, total, terminated, truncated, info
 
     def _after_takeover(self, raw, executed: np.ndarray) -> np.ndarray | None:
         """Returns (A,) what holds the robot where a human has moved it to; None if that is unknown.
@@ -460,6 +461,14 @@ class Guard(gymnasium.Wrapper):
     def needs_manual_reset(self) -> bool:
         """Whether a person resets the scene before an episode; `metadata["resets_itself"]` denies it."""
         return not (self.simulated or self.env.metadata.get("resets_itself", False))
+
+    @property
+    def max_decisions(self) -> int | None:
+        """Decisions after which the robot itself truncates an episode; None if it states no such limit."""
+        ticks = self.env.spec.max_episode_steps if self.env.spec else None
+        if ticks:
+            return -(-ticks // self.action_repeat)
+        return self.env.metadata.get("max_decisions") or None
 
     @property
     def can_stop(self) -> bool:

@@ -1,5 +1,6 @@
 """Plays episodes with an agent on one or more robots, and returns what happened."""
 
+import logging
 import math
 import time
 from collections import Counter
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from o2o.training.uncertainty_guard import UncertaintyGuard
 
 Record = Callable[[int, list[PlanRecord]], None]  # takes the scene's seed and the plans of its episode
+LONG_EPISODE = 1000  # decisions without a time limit after which the length of an episode is logged
 MAX_LATE = 0.05  # fraction of late ticks above which the report says what makes decisions faster
+
+logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -288,6 +292,7 @@ class RobotRunner:
         self.frame_interval = frame_interval(robot.control_hz)
         self.row_type = row_type(stored, len(robot.low))
         self.running = False
+        self.unlimited = not (max_steps or robot.max_decisions)
 
     def start_episode(self, index: int, seed: int, num_films: int) -> None:
         """Resets the robot to scene `seed`, the `index`-th of all."""
@@ -301,6 +306,7 @@ class RobotRunner:
             self.operator.discard_labels()
         self.observed_s = time.perf_counter()
         self.rows, self.diagnostics, self.plan_records, self.frames = [], [], [], []
+        self.next_count = LONG_EPISODE
         self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
         self.prev_reward, self.first, self.running = 0.0, True, True
@@ -341,9 +347,23 @@ class RobotRunner:
         self.prev_reward = self.transform.reward(reward)
         self._set_obs(raw)
         self.running = not (terminated or truncated)
+        if self.running and self.unlimited and len(self.diagnostics) == self.next_count:
+            self._say_long()
         if not self.running and not stopped:
             self.robot.end_episode()
         return not self.running
+
+    def _say_long(self) -> None:
+        """Logs what ends an episode without a time limit, and then its length each time that it doubles."""
+        count, self.next_count = self.next_count, 2 * self.next_count
+        if count == LONG_EPISODE:
+            logger.warning(
+                "the episode has %s steps and no time limit: it goes on until the robot ends it; "
+                "--max-steps N limits every episode, Ctrl-C ends this one",
+                f"{count:,}",
+            )
+        else:
+            logger.info("the episode has %s steps", f"{count:,}")
 
     def add_filters(self, agent: Agent, limits: ExplorationLimits | None) -> None:
         """Adds the filters of the agent's side to the robot's, in their order."""

@@ -18,7 +18,7 @@ from o2o.data.formats import minari
 from o2o.data.load import DataConfig
 from o2o.hardware.guard import Guard
 from tests.support.paths import POINT_ROBOT, REAL_DATA
-from tests.support.robots import Slide
+from tests.support.robots import Sled, Slide
 
 ROBOT = POINT_ROBOT  # 2 numbers seen, 2 actions within 0.1, 10 Hz
 
@@ -227,3 +227,33 @@ def test_an_incomplete_recording_is_a_finding(tmp_path, capsys):
     check(CheckConfig(dataset=source))
     said = capsys.readouterr().out
     assert "incomplete: the metadata say 6 episodes, the files hold 5: 1 are missing" in said
+
+
+class Endless(Sled):
+    """Never ends an episode, and is not what Gymnasium's checker wants: its resets are not seeded."""
+
+    def step(self, action):
+        return *super().step(action)[:3], False, {}
+
+
+class Unrepeatable(Sled):
+    def reset(self, *, seed=None, options=None):
+        return np.random.default_rng().random(1, np.float32), {}
+
+
+def test_a_robot_without_a_time_limit_is_a_warning_unless_a_flag_sets_one(capsys):
+    check_robot(Guard(Endless()), "sled", steps=20)
+    out = capsys.readouterr().out
+    assert "warning      no episode ended in 20 steps" in out and "--max-steps N" in out
+    check_robot(Guard(Endless()), "sled", steps=20, max_steps=50)
+    check_robot(Guard(Sled()), "sled", steps=20)
+    assert "no episode ended" not in capsys.readouterr().out
+
+
+def test_what_only_gymnasium_wants_is_a_warning(capsys):
+    check_robot(Guard(Sled()), "sled", steps=20)  # its reset ignores the seed
+    out = capsys.readouterr().out
+    assert "warning      Gymnasium's checker objects, which o2o does not: Expects the random number" in out
+    assert out.endswith("no error found\n")
+    check_robot(Guard(Unrepeatable()), "sled", steps=5)
+    assert "reset(seed=0) twice gives two different observations" in capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_a_space_of_boxes_stays_and_another_becomes_a_flat_dict_of_boxes():
     assert arrays_space(spaces.Discrete(7)) == spaces.Box(0, 1, (7,), np.uint8)
 
 
-def test_a_vector_too_long_to_be_meant_is_left_out():
-    space = spaces.Dict(pixels=spaces.MultiDiscrete(np.full((84, 84), 256)), mode=spaces.Discrete(2))
-    assert numeric_leaves(space)[1] == ["pixels (MultiDiscrete)"]
+def test_a_vector_without_numbers_or_too_long_to_be_meant_is_left_out():
+    pixels = spaces.MultiDiscrete(np.full((84, 84), 256))
+    space = spaces.Dict(extra=spaces.Box(-1, 1, (0,)), mode=spaces.Discrete(2), pixels=pixels)
+    assert numeric_leaves(space)[1] == ["extra (Box)", "pixels (MultiDiscrete)"]

@@ -178,3 +178,42 @@ def test_an_environment_that_cannot_draw_still_connects():
         assert connected("o2o/Blind-v0").control_hz is None
     finally:
         del gymnasium.registry["o2o/Blind-v0"]
+
+
+def test_a_constructor_without_render_mode_is_built_without_it():
+    class Old(gymnasium.Env):
+        metadata = {"render_modes": ["human", "rgb_array"]}  # noqa: RUF012
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+        def __init__(self, gain=1):
+            self.gain = gain
+
+    gymnasium.register("o2o/Old-v0", entry_point=Old)
+    try:
+        assert connected("o2o/Old-v0", '{"gain": 3}').unwrapped.gain == 3
+        with pytest.raises(RobotError, match="unexpected keyword argument 'gian'"):
+            connected("o2o/Old-v0", '{"gian": 3}')
+        with pytest.raises(RobotError, match="unexpected keyword argument 'render_mode'"):
+            connected("o2o/Old-v0", '{"render_mode": "human"}')
+    finally:
+        del gymnasium.registry["o2o/Old-v0"]
+
+
+def test_an_environment_of_the_old_interface_is_named_inside_its_time_limit():
+    class FourValues(Odd):
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), 0.0, False, {}
+
+    gymnasium.register("o2o/Four-v0", entry_point=FourValues, max_episode_steps=9)
+    try:
+        robot = connected("o2o/Four-v0")
+        assert robot.max_decisions == 9
+        robot.reset(seed=0)
+        with pytest.raises(RobotError, match=r"step\(\) returned 4 values, as before gym 0.26"):
+            robot.step(np.zeros(1))
+    finally:
+        del gymnasium.registry["o2o/Four-v0"]

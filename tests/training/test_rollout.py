@@ -291,3 +291,21 @@ class Steps:
 
     def __len__(self) -> int:
         return self.length
+
+
+def test_an_episode_without_a_time_limit_is_announced_once_and_counted(monkeypatch, caplog):
+    monkeypatch.setattr(rollout, "LONG_EPISODE", 3)
+    with caplog.at_level("INFO", "o2o"):
+        play_counter(length=13)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
+    first, *others = [record.getMessage() for record in caplog.records]
+    assert first.startswith("the episode has 3 steps and no time limit") and "--max-steps N" in first
+    assert others == ["the episode has 6 steps", "the episode has 12 steps"]
+
+
+def test_an_episode_with_a_time_limit_is_not_announced(monkeypatch, caplog):
+    monkeypatch.setattr(rollout, "LONG_EPISODE", 3)
+    play_counter(length=13, max_steps=8)
+    monkeypatch.setattr(Counter, "metadata", {"max_decisions": 20})
+    play_counter(length=13)
+    assert not caplog.records

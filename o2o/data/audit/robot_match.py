@@ -67,8 +67,7 @@ def _check_limits(recording: Recording, transform: Transform, robot: Guard) -> I
 
 def _check_length(recording: Recording, robot: Guard, max_steps: int) -> Iterator[Finding]:
     """Yields a warning if episodes are longer than those that the robot will play."""
-    own = robot.spec.max_episode_steps if robot.spec else None
-    limits = [steps for steps in (max_steps, -(-own // robot.action_repeat) if own else 0) if steps]
+    limits = [steps for steps in (max_steps, robot.max_decisions) if steps]
     limit, episodes = min(limits, default=0), recording.episodes
     longer = sum(len(e) > limit for e in episodes)
     if not limit or not longer:
