@@ -51,8 +51,8 @@ class LoadConfig:
         truncated: Name of the flags of steps after which the episode was cut off, in such a file.
         success: Name of the table or attribute in such a file that says whether the task was done, at any
             step or for each episode.
-        control_hz: Control rate of the recording, in decisions per second; None: the rate in the file,
-            else the recipe's.
+        control_hz: Control rate of the recording, in decisions per second, at which a ROS bag is sampled;
+            None: the rate in the file or of a bag's commands, else the recipe's.
         resample_hz: Control rate to resample the recording to, in decisions per second; the recording's rate
             must be a whole multiple of it. None: no resampling.
         resample_action: How resampling merges several actions into one: their `mean` (for positions,
@@ -175,6 +175,7 @@ def _load(dataset: str, config: LoadConfig, seed: int, list_broken: bool) -> Rec
     budget = memory.budget_bytes(config.memory_budget)
     choice = parse_episodes(config.episodes, config.mask, config.skip_broken or list_broken)
     request = parse_request(config.obs, config.action, config.reward, budget, choice, _layout(config))
+    request = replace(request, control_hz=config.control_hz)
     if dataset in recipes or dataset.endswith(".py"):
         name = Path(dataset).stem if dataset.endswith(".py") else dataset
         recipe = load_recipe(dataset)

@@ -24,7 +24,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -32,7 +32,7 @@ import numpy as np
 
 from o2o.core.errors import O2OError
 from o2o.data.formats import registry
-from o2o.data.formats.lazy_array import NO_LAYOUT, FileLayout, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, FileLayout, ReadRequest
 from o2o.data.formats.recording import Recording
 from tests.stress import fuzz_runs
 
@@ -57,7 +57,7 @@ class Maker:
         undetected: damages that these checksums do not detect: fletcher32 of zeros is zero.
         damage: damages one file of the dataset, and returns (damage, file, description).
         read: reads the dataset and returns a digest of what was read.
-        layout: flags that state the layout of a file of no known format.
+        request: flags that the dataset needs: a layout, or the names of what is read.
     """
 
     make: Callable[[Path], Path]
@@ -68,13 +68,17 @@ class Maker:
         *args
     )
     read: Callable[[Path], str] = lambda path: read_digest(path)
-    layout: FileLayout = FileLayout()
+    request: ReadRequest = READ_ALL
 
 
 def by_flags(make: Callable[[Path], Path], **layout: str) -> Maker:
     """Returns the maker of a dataset of no known format, which is read with flags."""
-    stated = FileLayout(**layout)
-    return Maker(make, ("PIL",), read=lambda path: read_digest(path, stated), layout=stated)
+    return with_request(make, ("PIL",), ReadRequest(layout=FileLayout(**layout)))
+
+
+def with_request(make: Callable[[Path], Path], needs: tuple[str, ...], request: ReadRequest) -> Maker:
+    """Returns the maker of a dataset that is read with flags."""
+    return Maker(make, needs, read=lambda path: read_digest(path, request), request=request)
 
 
 def transitions(seed: int = 0) -> dict[str, np.ndarray]:
@@ -309,6 +313,34 @@ def npz_folder(folder: Path) -> Path:
     return folder
 
 
+OF_BAG = ReadRequest(action="/command.data")
+
+
+def mcap(folder: Path, compression: str = "ZSTD") -> Path:
+    """Writes two bags; only the first one is compressed with Zstandard."""
+    from tests.support.make_bag import arm, write_mcap
+
+    write_mcap(folder / "0.mcap", arm(4), compression, chunk_size=1500)
+    write_mcap(folder / "1.mcap", arm(4), "LZ4" if compression == "ZSTD" else compression, chunk_size=1500)
+    return folder
+
+
+def mcap_plain(folder: Path) -> Path:
+    from tests.support.make_bag import arm, write_mcap
+
+    return write_mcap(folder / "0.mcap", arm(4), "NONE", use_chunking=False)
+
+
+def rosbag1(folder: Path, compression: str = "lz4") -> Path:
+    from tests.support.make_bag import arm, write_rosbag1
+
+    return write_rosbag1(folder / "0.bag", arm(4), compression)
+
+
+def rosbag1_plain(folder: Path) -> Path:
+    return rosbag1(folder, "none")
+
+
 def available() -> list[str]:
     """Returns the names of the makers whose modules are installed."""
 
@@ -336,9 +368,9 @@ def content_digest(recording: Recording) -> str:
     return hashlib.sha256(digest.digest() + repr(stated).encode()).hexdigest()
 
 
-def read_digest(path: Path, layout: FileLayout = NO_LAYOUT) -> str:
+def read_digest(path: Path, request: ReadRequest = READ_ALL) -> str:
     """Reads a path and returns its `content_digest`."""
-    request = ReadRequest(budget_bytes=BUDGET_BYTES, layout=layout)
+    request = replace(request, budget_bytes=BUDGET_BYTES)
     return content_digest(registry.detect_format(path, request).read(path, request))
 
 
@@ -536,6 +568,10 @@ MAKERS: dict[str, Maker] = {
     "flags-ends": by_flags(ends, episodes_by="ends"),
     "flags-npz": by_flags(npz_ends, ends="done"),
     "flags-packed": by_flags(npz_folder, episodes_by="file"),
+    "mcap": with_request(mcap, ("mcap_ros2", "lz4", "zstandard"), OF_BAG),
+    "mcap-plain": with_request(mcap_plain, ("mcap_ros2",), OF_BAG),
+    "rosbag1": with_request(rosbag1, ("rosbags", "lz4"), OF_BAG),
+    "rosbag1-plain": with_request(rosbag1_plain, ("rosbags",), OF_BAG),
 }
 RUNS = {"run": Maker(fuzz_runs.make_run, damage=fuzz_runs.edit_run, read=fuzz_runs.run_command)}
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from o2o.data.formats.crc32c import crc32c
+from o2o.data.formats.lazy_array import FileLayout, ReadRequest
 from tests.stress import fuzz
 from tests.support.make_lerobot import CAMERA, make_lerobot, write_table, write_video
 from tests.support.make_minari import make_minari
@@ -467,6 +468,109 @@ def npz_header(folder: Path) -> Path:
     return folder
 
 
+def mcap_record(kind: int, content: bytes) -> bytes:
+    return struct.pack("<BQ", kind, len(content)) + content
+
+
+def mcap_text(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode()
+
+
+def write_raw_mcap(
+    folder: Path, chunks: list[tuple[str, int, bytes]], definition: str = "float64[] data"
+) -> Path:
+    """Writes an MCAP file with a topic `/command` and these chunks.
+
+    Args:
+        chunks: (compression, stated size, stored data).
+    """
+    schema = struct.pack("<H", 1) + mcap_text("a/C") + mcap_text("ros2msg") + mcap_text(definition)
+    channel = struct.pack("<HH", 1, 1) + mcap_text("/command") + mcap_text("cdr") + struct.pack("<I", 0)
+    with open(folder / "a.mcap", "wb") as file:
+        file.write(b"\x89MCAP0\r\n" + mcap_record(3, schema) + mcap_record(4, channel))
+        for compression, size, data in chunks:
+            head = struct.pack("<QQQI", 0, 0, size, 0) + mcap_text(compression)
+            file.write(mcap_record(6, head + struct.pack("<Q", len(data)) + data))
+        file.write(mcap_record(15, bytes(4)) + b"\x89MCAP0\r\n")
+    return folder / "a.mcap"
+
+
+def zstd_zeros(num_bytes: int) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdCompressor().compress(bytes(num_bytes))
+
+
+def mcap_chunk(folder: Path) -> Path:
+    return write_raw_mcap(folder, [("zstd", BOMB_BYTES, zstd_zeros(BOMB_BYTES))])
+
+
+def mcap_stated_size(folder: Path) -> Path:
+    """A chunk states fewer bytes than its frame of Zstandard does."""
+    return write_raw_mcap(folder, [("zstd", 1000, zstd_zeros(BOMB_BYTES))])
+
+
+def mcap_overrun(folder: Path) -> Path:
+    """A chunk expands to more than it states."""
+    import lz4.frame
+
+    return write_raw_mcap(folder, [("lz4", 1000, lz4.frame.compress(bytes(BOMB_BYTES)))])
+
+
+def mcap_messages(folder: Path) -> Path:
+    """There are a million messages without content."""
+    import zstandard
+
+    messages = mcap_record(5, struct.pack("<HIQQ", 1, 0, 0, 0)) * 30_000
+    data = zstandard.ZstdCompressor().compress(messages)
+    return write_raw_mcap(folder, [("zstd", len(messages), data)] * (BOMB_BYTES // (80 * 30_000) + 1))
+
+
+def mcap_topics(folder: Path) -> Path:
+    """There are many topics, of no type."""
+    path = write_raw_mcap(folder, [])
+    topics = [
+        mcap_record(4, struct.pack("<HH", 2, 0) + mcap_text(f"/{i}") + mcap_text("") + bytes(4))
+        for i in range(BOMB_BYTES // 1000)
+    ]
+    path.write_bytes(
+        path.read_bytes()[:-21] + b"".join(topics) + mcap_record(15, bytes(4)) + b"\x89MCAP0\r\n"
+    )
+    return path
+
+
+def mcap_png(folder: Path) -> Path:
+    """Images are small PNG files of many pixels."""
+    from tests.support.make_bag import arm, stamp, write_mcap
+
+    picture = {"header": stamp(), "format": "png", "data": png((2400, BOMB_BYTES // 24000))}
+    camera = (0.0, "/camera", "sensor_msgs/msg/CompressedImage", picture)
+    return write_mcap(folder / "a.mcap", [*arm(camera=False), camera])
+
+
+def mcap_steps(folder: Path) -> Path:
+    """A rate makes millions of steps of a few messages."""
+    from tests.support.make_bag import arm, write_mcap
+
+    return write_mcap(folder / "a.mcap", [*arm(camera=False), *arm(1, camera=False, start=2000)])
+
+
+def rosbag1_overrun(folder: Path) -> Path:
+    """A chunk of a bag of ROS 1 expands to more than it states."""
+    import bz2
+
+    def record(fields: dict[str, bytes], data: bytes) -> bytes:
+        parts = [f"{name}=".encode() + value for name, value in fields.items()]
+        head = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+        return struct.pack("<I", len(head)) + head + struct.pack("<I", len(data)) + data
+
+    first = record({"op": b"\3", "index_pos": struct.pack("<Q", 1)}, b"")
+    data = bz2.compress(bytes(BOMB_BYTES))
+    chunk = record({"op": b"\5", "compression": b"bz2", "size": struct.pack("<I", 1000)}, data)
+    (folder / "a.bag").write_bytes(b"#ROSBAG V2.0\n" + first + chunk)
+    return folder / "a.bag"
+
+
 BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what the error names)
     "d4rl chunk": (d4rl_chunk, r"a chunk of 'obs.state'"),
     "d4rl chunk of flags": (d4rl_flags_chunk, r"the column 'terminals'"),
@@ -508,6 +612,21 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "flags rows": (flags_rows, r"1 rows of '/runs/take_0/observations/images/wrist'"),
     "flags npz": (flags_npz, r"its vectors"),
     "npz header": (npz_header, rf"the header of an array has {BOMB_BYTES} bytes"),
+    "mcap chunk": (mcap_chunk, r"a chunk and the index of its messages"),
+    "mcap stated size": (mcap_stated_size, rf"it states {BOMB_BYTES} bytes, the bag 1000"),
+    "mcap overrun": (mcap_overrun, r"a chunk expands to more than the 1000 bytes"),
+    "mcap messages": (mcap_messages, r"the index of its messages"),
+    "mcap topics": (mcap_topics, r"more than 1000 topics"),
+    "mcap png": (mcap_png, r"an image of 'obs.camera'"),
+    "mcap steps": (mcap_steps, r"\d+ steps at 1000 Hz"),
+    "rosbag1 overrun": (rosbag1_overrun, r"a chunk expands to more than the 1000 bytes"),
     "fowm opcodes": (fowm_opcodes, r"the objects of the pickle"),
     "fowm text": (fowm_text, r"the objects of the pickle"),
+}
+
+BOMB_REQUESTS = {  # name -> flags with which it is read
+    "flags rows": ReadRequest(layout=FileLayout("group")),
+    "flags npz": ReadRequest(layout=FileLayout("file")),
+    **{name: ReadRequest(action="/command.data") for name in BOMBS if name.startswith("mcap")},
+    "mcap steps": ReadRequest(action="/command.data", control_hz=1000),
 }

@@ -84,6 +84,7 @@ class ReadRequest:
         budget_bytes: main memory that the data may take; None: no limit.
         episodes: which episodes to read.
         layout: layout of a file of no known format.
+        control_hz: rate in Hz that a file without one of its own is sampled at; None: that of its actions.
     """
 
     obs: Mapping[str, str] = field(default_factory=dict)
@@ -94,6 +95,7 @@ class ReadRequest:
     budget_bytes: float | None = None
     episodes: EpisodeChoice = ALL_EPISODES
     layout: FileLayout = NO_LAYOUT
+    control_hz: float | None = None
 
     def resolve_names(self, available: Iterable[str], path: Path) -> dict[str, str]:
         """Returns model name -> name in the file of the requested observations.

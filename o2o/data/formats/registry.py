@@ -8,6 +8,7 @@ from o2o.core.errors import DataError
 from o2o.core.files import check_dataset
 from o2o.data.formats import (
     aloha,
+    bags,
     by_flags,
     d4rl,
     describe_file,
@@ -51,12 +52,12 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (  # each path matches one at most
     *(minari, d4rl, robomimic, maniskill, aloha),
-    *(ogbench, replay_zarr, lerobot, rlds, fowm),
+    *(ogbench, replay_zarr, lerobot, rlds, fowm, bags),
 )
 
 BY_SUFFIX: dict[str, Format] = {  # broken files
     **{".hdf5": d4rl, ".h5": d4rl, ".npz": ogbench},
-    **{".zip": replay_zarr, ".pkl": fowm, ".pickle": fowm},
+    **{".zip": replay_zarr, ".pkl": fowm, ".pickle": fowm, ".mcap": bags, ".bag": bags},
 }
 
 

@@ -2,6 +2,7 @@
 
 import re
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -10,17 +11,17 @@ import pytest
 
 from o2o.core.errors import DataError
 from o2o.data.formats import registry
-from o2o.data.formats.lazy_array import NO_LAYOUT, FileLayout, ReadRequest
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from tests.stress import fuzz
-from tests.support.bombs import BOMB_BYTES, BOMBS
+from tests.support.bombs import BOMB_BYTES, BOMB_REQUESTS, BOMBS
 from tests.support.peak_memory import NOISE_BYTES, needs_peak, peak_bytes
 
 BUDGET_BYTES = 24 * 2**20
 
 
-def read_all(path: Path, layout: FileLayout = NO_LAYOUT) -> None:
+def read_all(path: Path, request: ReadRequest = READ_ALL) -> None:
     """Reads a dataset, and its images one by one."""
-    request = ReadRequest(budget_bytes=BUDGET_BYTES, layout=layout)
+    request = replace(request, budget_bytes=BUDGET_BYTES)
     recording = registry.detect_format(path, request).read(path, request)
     for episode in recording.episodes:
         for value in episode.obs.values():
@@ -32,13 +33,13 @@ def read_all(path: Path, layout: FileLayout = NO_LAYOUT) -> None:
 def read_bomb(name: str, folder: Path) -> tuple[int, list[str]]:
     """Makes a bomb and reads it; the peak of memory in bytes, and the errors."""
     path, errors = BOMBS[name][0](folder), []
-    layout = {"flags rows": FileLayout("group"), "flags npz": FileLayout("file")}.get(name, FileLayout())
+    request = BOMB_REQUESTS.get(name, READ_ALL)
     files = path.rglob("*") if path.is_dir() else [path]
     assert sum(file.stat().st_blocks * 512 for file in files) < BUDGET_BYTES / 4
 
     def read() -> None:
         try:
-            read_all(path, layout)
+            read_all(path, request)
         except DataError as error:
             errors.append(str(error))
 
@@ -64,4 +65,4 @@ def test_small_file_that_would_take_much_memory_is_refused(tmp_path, quiet_proce
 
 @pytest.mark.parametrize("name", fuzz.available())
 def test_ordinary_files_are_read_with_the_same_budget(tmp_path, name):
-    read_all(fuzz.MAKERS[name].make(tmp_path), fuzz.MAKERS[name].layout)
+    read_all(fuzz.MAKERS[name].make(tmp_path), fuzz.MAKERS[name].request)

@@ -19,9 +19,11 @@ EXPECTED = {
         "rlds": "RLDS",
         "ogbench": "OGBench",
         "zarr": "replay buffer (Zarr)",
+        "mcap": "ROS bag",
+        "rosbag1": "ROS bag",
     },
 }
-MADE = [name for name in fuzz.available() if fuzz.MAKERS[name].layout == FileLayout()]
+MADE = [name for name in fuzz.available() if fuzz.MAKERS[name].request.layout == FileLayout()]
 
 
 def matching_formats(path) -> list[str]:
@@ -37,7 +39,8 @@ def test_every_recording_matches_one_format_only(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in MADE if name.startswith(("d4rl", "robomimic", "fowm", "ogbench"))]
+    "name",
+    [n for n in MADE if n.startswith(("d4rl", "robomimic", "fowm", "ogbench", "mcap-plain", "rosbag1"))],
 )
 def test_the_name_of_a_file_does_not_matter(tmp_path, name):
     path = fuzz.MAKERS[name].make(tmp_path)
@@ -47,7 +50,9 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, name):
         assert matching_formats(path) == want
 
 
-@pytest.mark.parametrize("name", ["data.hdf5", "data.h5", "data.npz", "data.pkl", "data.pickle"])
+@pytest.mark.parametrize(
+    "name", ["data.hdf5", "data.h5", "data.npz", "data.pkl", "data.pickle", "a.mcap", "a.bag"]
+)
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(100), b"text"])
 def test_broken_file_matches_no_format_and_raises_a_one_line_error(tmp_path, name, content):
     path = tmp_path / name
@@ -67,7 +72,7 @@ def test_fuzzer_makes_every_format():
 def test_flags_of_a_layout_decide_alone(tmp_path, name):
     maker = fuzz.MAKERS[name]
     path = maker.make(tmp_path)
-    request = fuzz.ReadRequest(layout=maker.layout)
+    request = fuzz.ReadRequest(layout=maker.request.layout)
     assert registry.detect_format(path, request).NAME == "HDF5 or npz by flags"
 
 
