@@ -16,6 +16,7 @@ from o2o.core.run_folder import new_folder, write_run_info
 from o2o.core.run_log import read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
+from o2o.training.comparison_film import film_comparison
 from o2o.training.evaluate import Score
 from o2o.training.finetune import finetune
 from o2o.training.finetune_config import FinetuneConfig
@@ -48,10 +49,10 @@ def _demo(config: DemoConfig, folder: Path) -> None:
             patience=3,
         )
     )  # fmt: skip
-    acts = "--plan", "--film"  # the planner, also where the policy is the better actor
+    # "--plan": the planner, also where the policy is the better actor
     with (
         _evaluation(before, config, folder / "policy_offline.json", "--no-plan") as policy,
-        _evaluation(before, config, folder / "planner_offline.json", *acts, "before.mp4") as planner,
+        _evaluation(before, config, folder / "planner_offline.json", "--plan") as planner,
     ):  # on the other core, while fine-tuning runs
         after = finetune(
             FinetuneConfig(
@@ -63,7 +64,7 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         )  # fmt: skip
         rows = {"the data": Score.of(load(config.dataset, dataset_options, config.seed).episodes)}
         rows["policy alone"], rows["planner, offline"] = policy(), planner()
-    with _evaluation(after, config, folder / "planner_online.json", *acts, "after.mp4") as planner:
+    with _evaluation(after, config, folder / "planner_online.json", "--plan") as planner:
         rows["planner, online"] = planner()
     gains = {
         name: stats.paired_difference(
@@ -74,15 +75,18 @@ def _demo(config: DemoConfig, folder: Path) -> None:
     _draw(folder / "learning_curve.png", folder, rows)
     checkpoint.write_json(folder / "result.json", _result(config, rows, gains))
     print(_table(config, rows, gains))
+    with live_line("filming scenes before and after"):
+        successes = rows["planner, offline"].successes, rows["planner, online"].successes
+        line = film_comparison(folder / "before_after.mp4", (before, after), successes, config.device)
+    print(f"{line}\nlearning curve: {folder / 'learning_curve.png'}")
 
 
 @contextmanager
 def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterator[Callable[[], Score]]:
     """Starts `o2o evaluate` in its own process; the yielded function waits for its result."""
-    films = [str(out.parent / flag) if flag.endswith(".mp4") else flag for flag in flags]
     command, environment = child_process.command(
         *("o2o", "evaluate", "--checkpoint", str(run), "--out", str(out)),
-        *("--episodes", str(config.evaluate_episodes), "--device", config.device, "--threads", "1", *films),
+        *("--episodes", str(config.evaluate_episodes), "--device", config.device, "--threads", "1", *flags),
     )
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -24,6 +24,7 @@ def write_figure(path: Path, figure, dpi: int = 110) -> None:
 FILM_HZ = 25.0  # about as many frames a second as an eye needs
 UNKNOWN_HZ = 10.0  # control rate that a film assumes where none is stated
 MIN_WIDTH, BAR_HEIGHT, FONT_SIZE = 320, 24, 13  # of a frame with a caption, pixels
+GAP = 4  # between two films side by side, pixels
 
 
 def frame_interval(control_hz: float | None) -> int:
@@ -51,6 +52,17 @@ def add_caption(frame: np.ndarray, text: str) -> np.ndarray:
     image.paste(Image.fromarray(large))
     ImageDraw.Draw(image).text((8, height + 4), text, "white", ImageFont.load_default(FONT_SIZE))
     return np.asarray(image)
+
+
+def side_by_side(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns the frames of two episodes beside each other; the last frame of the shorter one stays.
+
+    Args:
+        left, right: (h, w, 3) uint8 frames, all of one height.
+    """
+    num = max(len(left), len(right))
+    pairs = zip(_extended(left, num - len(left)), _extended(right, num - len(right)), strict=True)
+    return [np.concatenate([a, np.full((len(a), GAP, 3), 255, np.uint8), b], 1) for a, b in pairs]
 
 
 def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float = 10) -> None:

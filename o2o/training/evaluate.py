@@ -239,15 +239,15 @@ def evaluate_during_run(
     return result
 
 
-def _captioned(number: int, result: EpisodeResult, control_hz: float | None) -> list[np.ndarray]:
-    """Returns the frames of an episode with its number, outcome, return so far and seconds."""
+def captioned(title: str, result: EpisodeResult, control_hz: float | None) -> list[np.ndarray]:
+    """Returns the frames of an episode with a title, its outcome, return so far and seconds."""
     outcome = "success" if result.episode.success else "no success"
     images = []
     for index, frame in enumerate(result.frames):
         total = result.episode.reward[: index * frame_interval(control_hz)].sum()
         seconds = index / film_rate(control_hz)
         images.append(
-            add_caption(frame, f"episode {number}   {outcome}   return {total:.4g}   {seconds:.1f} s")
+            add_caption(frame, f"{title}   {outcome}   return {round(total, 2):g}   {seconds:.1f} s")
         )
     return images
 
@@ -323,7 +323,8 @@ def _evaluate(config: EvaluateConfig) -> Score:
     if config.film:
         with live_line("writing the film"):
             films = [
-                _captioned(n, one, agent.transform.control_hz) for n, one in enumerate(episode_results, 1)
+                captioned(f"episode {n}", one, agent.transform.control_hz)
+                for n, one in enumerate(episode_results, 1)
             ]
             write_video(config.film, films, film_rate(agent.transform.control_hz))
         print(f"film: {config.film}")

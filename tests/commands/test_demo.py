@@ -1,7 +1,10 @@
 """The whole journey at its smallest: every file it promises is there."""
 
+import io
 import json
+from contextlib import redirect_stdout
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -45,13 +48,25 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "tiny", presets.Preset("for tests", TINY, updates_per_step=0.1))
         config = o2o.DemoConfig(preset="tiny", updates=2, episodes=2, evaluate_episodes=5, out=tmp / "out")
-        return o2o.demo(config)
+        with redirect_stdout(printed := io.StringIO()):
+            result = o2o.demo(config)
+    (result / "printed.txt").write_text(printed.getvalue())
+    return result
 
 
 def test_pictures_and_films_are_made(folder):
     assert (folder / "learning_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert all((folder / name).read_bytes()[4:8] == b"ftyp" for name in ("before.mp4", "after.mp4"))
+    (width, height), frames = film(folder / "before_after.mp4")
+    assert (width, height) == (2 * 320 + 4, 320 + 24) and frames  # two cameras with captions, side by side
+    assert (frames[0][:, 320:324] > 200).all()  # the line between them
     assert list((folder / "finetune" / "tensorboard").rglob("events*"))
+
+
+def film(path):
+    """Returns the size of a film and its frames."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    width, height = next(reader)["size"]
+    return (width, height), [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
 def test_the_result_holds_the_table_with_what_was_measured(folder):
@@ -64,6 +79,12 @@ def test_the_result_holds_the_table_with_what_was_measured(folder):
         gain = result["rows"]["planner, online"][key] - result["rows"]["planner, offline"][key]
         assert result["gain"][name]["mean"] == pytest.approx(gain)
         assert result["gain"][name]["low"] <= gain + 1e-9 and gain - 1e-9 <= result["gain"][name]["high"]
+
+
+def test_the_end_names_film_and_picture(folder):
+    end = (folder / "printed.txt").read_text().splitlines()[-3:]
+    assert end[0].startswith(f"film: {folder / 'before_after.mp4'} (")
+    assert end[1] == f"learning curve: {folder / 'learning_curve.png'}"
 
 
 def test_an_existing_folder_is_left_alone(folder):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import StorageError
-from o2o.core.video import add_caption, film_rate, frame_interval, write_video
+from o2o.core.video import add_caption, film_rate, frame_interval, side_by_side, write_video
 
 
 def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
@@ -48,3 +48,14 @@ def test_a_caption_is_drawn_below_the_image_which_keeps_its_pixels():
     np.testing.assert_array_equal(shown[: 5 * 48 : 5, ::5], image)
     assert (shown[5 * 48 :] == 255).all(-1).sum() > 100
     assert (shown != add_caption(image, "episode 1   success   return 3.5   1.3 s")).any()
+
+
+def test_two_films_stand_side_by_side_and_the_shorter_one_waits_at_its_last_frame():
+    left, right = frames(2, width=4), [frame + 100 for frame in frames(3, width=6)]
+    shown = side_by_side(left, right)
+    assert [frame.shape for frame in shown] == [(48, 4 + 4 + 6, 3)] * 3
+    assert [(frame[0, 0, 0], frame[0, 5, 0], frame[0, -1, 0]) for frame in shown] == [
+        (0, 255, 100),
+        (1, 255, 101),
+        (1, 255, 102),
+    ]

@@ -15,7 +15,7 @@ def test_captions_say_episode_outcome_return_so_far_and_seconds(monkeypatch):
     monkeypatch.setattr(evaluate, "add_caption", lambda frame, text: text)
     episode = replace(make_episode(6), reward=np.arange(1.0, 7.0, dtype=np.float32), success=True)
     result = SimpleNamespace(episode=episode, frames=[np.zeros((2, 2, 3), np.uint8)] * 4)
-    assert evaluate._captioned(3, result, 50.0) == [  # type: ignore[arg-type]
+    assert evaluate.captioned("episode 3", result, 50.0) == [  # type: ignore[arg-type]
         "episode 3   success   return 0   0.0 s",
         "episode 3   success   return 3   0.0 s",
         "episode 3   success   return 10   0.1 s",
