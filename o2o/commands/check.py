@@ -13,6 +13,7 @@ from o2o.core.errors import DataError
 from o2o.core.output_lock import lock_folder
 from o2o.core.run_folder import sigterm_interrupts
 from o2o.data.audit import plot, summary
+from o2o.data.audit.episodes import describe_faults
 from o2o.data.audit.finding import MAX_LISTED, Finding
 from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
@@ -56,8 +57,8 @@ def _load(config: CheckConfig) -> Recording:
     try:
         return load(config.dataset, config.dataset_options, list_broken=True)
     except BrokenEpisodesError as error:
-        for one in error.broken:
-            print(summary.format_line("error", one.fault))
+        for fault in describe_faults(error.broken):
+            print(summary.format_line("error", fault))
         raise
 
 
@@ -107,6 +108,7 @@ def _report(recording: Recording, report: list[summary.Fact], found: list[Findin
         "control_hz": recording.control_hz,
         "facts": report,
         "findings": [asdict(finding) for finding in found],
+        "broken": [asdict(one) for one in recording.broken],
         "episodes": [
             {"steps": len(e), "return": e.episode_return, "success": e.success, "terminated": e.terminated}
             for e in recording.episodes

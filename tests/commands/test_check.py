@@ -23,7 +23,7 @@ from tests.support.robots import Sled, Slide
 ROBOT = POINT_ROBOT  # 2 numbers seen, 2 actions within 0.1, 10 Hz
 
 
-def make_episodes() -> list[Episode]:
+def make_episodes(num: int = 6) -> list[Episode]:
     rng = np.random.default_rng(0)
 
     def episode(steps: int) -> Episode:
@@ -33,7 +33,7 @@ def make_episodes() -> list[Episode]:
             {"state": state}, action, rng.random(steps, np.float32), False, True, success=steps > 12
         )
 
-    return [episode(10 + number) for number in range(6)]
+    return [episode(10 + number) for number in range(num)]
 
 
 def write(folder: Path, episodes: list[Episode], limit: float = 0.1) -> str:
@@ -210,6 +210,18 @@ def test_every_broken_episode_is_a_finding(tmp_path, capsys):
     check(CheckConfig(dataset=source, dataset_options=DataConfig(skip_broken=True)))
     said = capsys.readouterr().out
     assert re.search(r"warning +\S*src episode 4: ", said) and said.endswith("no error found\n")
+
+
+def test_many_episodes_with_the_same_fault_are_one_finding(tmp_path, capsys):
+    source = break_episodes(write(tmp_path / "src", make_episodes(12)), 0, 1, 2, 3, 5, 7, 8)
+    with pytest.raises(DataError):
+        check(CheckConfig(dataset=source, out=tmp_path / "out"))
+    said = capsys.readouterr().out
+    assert said.count("is not finite") == 1
+    assert "episode 0: 'actions' is not finite" in said
+    assert "the same is true of 6 more episodes: 1 to 3, 5, 7 to 8" in said
+    report = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert [one["number"] for one in report["broken"]] == [0, 1, 2, 3, 5, 7, 8]
 
 
 def test_faults_are_listed_even_if_no_episode_is_good(tmp_path, capsys):

@@ -1,12 +1,14 @@
 """Checks whether episodes are duplicated, missing, or all without success."""
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from o2o.core.episode import Episode
-from o2o.data.audit.finding import Finding, error, list_first, note, warning
+from o2o.data.audit.finding import MAX_LISTED, Finding, error, list_first, note, warning
+from o2o.data.formats.episode_choice import BrokenEpisode
 from o2o.data.formats.recording import Recording
 
 
@@ -31,13 +33,13 @@ def check(recording: Recording) -> Iterator[Finding]:
 
 
 def check_files(recording: Recording, skip_broken: bool) -> Iterator[Finding]:
-    """Yields a finding for each broken episode, and one if the files lack episodes.
+    """Yields findings about broken episodes, one for many with the same fault, and about missing ones.
 
     Args:
         recording: see `o2o.data.load.load` with `list_broken`.
         skip_broken: the user has asked to leave broken episodes out, so they are no errors.
     """
-    yield from map(warning if skip_broken else error, (one.fault for one in recording.broken))
+    yield from map(warning if skip_broken else error, describe_faults(recording.broken))
     if recording.broken and not skip_broken:
         total = len(recording.broken) + len(recording.episodes)
         yield note(
@@ -49,6 +51,26 @@ def check_files(recording: Recording, skip_broken: bool) -> Iterator[Finding]:
             f"the recording is incomplete: {recording.missing}",
             "unless episodes were removed on purpose, fetch or copy it again",
         )
+
+
+def describe_faults(broken: Sequence[BrokenEpisode]) -> Iterator[str]:
+    """Yields the faults of broken episodes; faults of many that differ only in their numbers are one text."""
+    alike: dict[str, list[BrokenEpisode]] = {}
+    for one in broken:
+        alike.setdefault(re.sub(r"\d+", "0", one.fault), []).append(one)
+    for group in alike.values():
+        if len(group) <= MAX_LISTED:
+            yield from (one.fault for one in group)
+        else:
+            others = _format_numbers([one.number for one in group[1:]])
+            yield f"{group[0].fault}; the same is true of {len(group) - 1} more episodes: {others}"
+
+
+def _format_numbers(numbers: Sequence[int]) -> str:
+    """Formats rising numbers, such as `0 to 4, 7`."""
+    starts = [i for i, number in enumerate(numbers) if not i or number != numbers[i - 1] + 1]
+    spans = [(numbers[i], numbers[j - 1]) for i, j in zip(starts, [*starts[1:], len(numbers)], strict=True)]
+    return ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in spans)
 
 
 def find_copies(episodes: list[Episode]) -> list[tuple[int, int]]:

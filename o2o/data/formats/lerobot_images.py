@@ -90,7 +90,8 @@ def images_from_videos(
         values: column -> (N,), of which `timestamp` and `frame_index` are used.
         meta: metadata per episode.
         request: if it names observations, a missing file is an error; else it is logged and the result is
-            empty. If it skips broken episodes, those without a file are broken.
+            empty. If it skips broken episodes, those without a file are broken, unless most have none: then
+            the camera was not downloaded.
         reading: chosen episodes, of which broken ones are set aside.
     Raises:
         UsageError: PyAV is not installed.
@@ -103,7 +104,7 @@ def images_from_videos(
     clips = lerobot_clips.locate_clips(path, files, key, info, fps, lengths, meta)
     needed = {clips[number].path for number in reading.numbers}
     missing = sorted(map(str, needed - set(files)))
-    if missing and request.episodes.skip_broken and len(missing) < len(needed):
+    if missing and request.episodes.skip_broken and 2 * len(missing) <= len(needed):
         reading.each(lambda number: _check_video(clips[number].path, files, f"{path} episode {number}"))
     elif missing and request.obs:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

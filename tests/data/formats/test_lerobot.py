@@ -604,3 +604,12 @@ def test_an_episode_without_its_video_is_broken_if_broken_ones_are_skipped(tmp_p
     assert "episode_000001.mp4 is missing" in recording.broken[0].fault
     chosen = read(folder, parse_request([], episodes=parse_episodes("~1")))
     assert frames(chosen) == [ROWS[0], ROWS[2]]
+
+
+def test_a_camera_that_most_episodes_lack_was_not_downloaded_and_breaks_none(tmp_path, caplog):
+    folder = make_lerobot(tmp_path)
+    for number in (0, 2):
+        (folder / f"videos/chunk-000/{CAMERA}/episode_{number:06}.mp4").unlink()
+    recording = read(folder, SKIP)
+    assert len(recording.episodes) == 3 and CAMERA not in recording.episodes[1].obs
+    assert "is left out, since 2 of 3 of its videos are missing" in log_text(caplog)
