@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped f
 
 
 RUN_INFO = "run.json"  # first file in the folder of a run
+MAX_SAMPLE_STEPS = 2**32  # far above what o2o writes; sizes of tensors are computed from it
 MAX_NAMED, MAX_DIFFERENCES = 4, 6  # tensors in an error
 
 
@@ -79,6 +80,32 @@ class RobotMeta:
 
 
 @dataclass(frozen=True)
+class SampleMeta:
+    """Episodes of the recordings that a checkpoint carries, see `o2o.data.recorded_sample`.
+
+    Attributes:
+        steps: number of steps of each episode; the training episodes come first.
+        terminated, last_obs_known: of each episode, see `Episode`.
+        num_validation: number of validation episodes.
+        in_use: whether the run learned from them instead of the recordings.
+    """
+
+    steps: tuple[int, ...] = ()
+    terminated: tuple[bool, ...] = ()
+    last_obs_known: tuple[bool, ...] = ()
+    num_validation: int = 0
+    in_use: bool = False
+
+    def __post_init__(self):
+        count = len(self.steps)
+        lengths = {len(self.terminated), len(self.last_obs_known)}
+        if lengths != {count} or min(self.steps, default=1) < 1 or sum(self.steps) > MAX_SAMPLE_STEPS:
+            raise FieldError(self, "<steps>, <terminated> and <last_obs_known> do not describe episodes")
+        if not 0 <= self.num_validation <= max(count - 1, 0):
+            raise FieldError(self, f"<num_validation> is {self.num_validation} of {count} episodes")
+
+
+@dataclass(frozen=True)
 class RunMeta:
     """Metadata of a run's checkpoint.
 
@@ -89,6 +116,7 @@ class RunMeta:
         num_updates: gradient steps.
         dataset: the recordings.
         offline: state of the replay buffer of the recordings.
+        sample: episodes of the recordings that the checkpoint carries; empty in older ones.
         robot: the robot.
         preset: preset that defaults came from.
         plan: whether the planner acts.
@@ -107,6 +135,7 @@ class RunMeta:
     num_updates: int
     dataset: DatasetMeta
     offline: dict[str, Any]
+    sample: SampleMeta = field(default_factory=SampleMeta)
     robot: RobotMeta = field(default_factory=RobotMeta)
     preset: str = ""
     plan: bool = True

@@ -8,6 +8,7 @@ from o2o.agent.agent import Agent
 from o2o.core import checkpoint, memory, run_checkpoint
 from o2o.core.compute import should_compile, tune
 from o2o.core.episode import Episode
+from o2o.core.errors import DataError
 from o2o.core.progress import Progress
 from o2o.core.run_folder import (
     checkpoint_folder,
@@ -17,7 +18,7 @@ from o2o.core.run_folder import (
     write_run_info,
 )
 from o2o.core.run_log import RunLog, read_metrics
-from o2o.data import moved_recording, training_data
+from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import HomingCancelledError
@@ -78,7 +79,7 @@ def finetune(config: FinetuneConfig) -> Path:
 
 def _finetune(config: FinetuneConfig, folder: Path) -> None:
     tensors, meta, resumed = _load(config, folder)
-    meta["dataset"] = moved_recording.locate(meta["dataset"], config.dataset)
+    meta["dataset"] = _locate(config, meta)
     if config.dataset:
         config = replace(config, dataset=meta["dataset"]["dataset"])
     if config.dry_run:
@@ -99,7 +100,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     if is_async:
         learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, compile_updates)
     else:
-        learner = SyncLearner(Learner(config, folder, agent, meta), tensors, meta, resumed)
+        learner = SyncLearner(Learner(config, folder, agent, tensors, meta), tensors, meta, resumed)
     plan_store = (
         PlanStore(folder / "plans", memory.budget_bytes(config.plans_budget)) if config.record_plans else None
     )
@@ -220,6 +221,22 @@ def _load(config: FinetuneConfig, folder: Path) -> tuple[dict, dict, bool]:
         return *run_checkpoint.load(checkpoint_folder(config.checkpoint)), False
     with learner_lock(folder, print):
         return load_latest(folder, config.checkpoint)
+
+
+def _locate(config: FinetuneConfig, meta: dict) -> dict:
+    """Returns `dataset_info` with the place where the recording lies now, or as it is where none is needed.
+
+    Raises:
+        O2OError: see `moved_recording.locate`; the line says what does without the recording.
+    """
+    try:
+        return moved_recording.locate(meta["dataset"], config.dataset)
+    except DataError as error:
+        if config.dataset or config.dry_run or not recorded_sample.is_in(meta):
+            raise
+        if config.offline_ratio > 0:
+            raise DataError(f"{error}, and --offline-ratio 0 learns without it") from error
+        return meta["dataset"]
 
 
 def _logged_outcomes(log: RunLog) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ from o2o.core.run_folder import (
 )
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
-from o2o.data import training_data
+from o2o.data import recorded_sample
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.replay_buffer import MixedReplay, Replay
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
@@ -60,22 +60,27 @@ class Learner:
         num_rejections: How often weights were unfit to act since the process started.
     """
 
-    def __init__(self, config: LearnerConfig, folder: Path, agent: Agent, meta: dict):
+    def __init__(
+        self, config: LearnerConfig, folder: Path, agent: Agent, tensors: dict[str, Tensor], meta: dict
+    ):
         """Loads the recordings, and tries the agent's weights on them.
 
         Args:
             folder: run folder.
             agent: agent from a checkpoint.
-            meta: metadata of that checkpoint.
+            tensors, meta: contents of that checkpoint, whose sample stands in for missing recordings where
+                `offline_ratio` is 0.
         Raises:
             O2OError: the recordings are missing, changed or broken.
             DivergedError: the agent's weights are unfit to act.
         """
         self.config, self.folder, self.agent = config, folder, agent
         replay, spec = agent.config.replay, agent.transform.spec
-        self.data = training_data.reload(
-            meta["dataset"], replay, agent.transform, config.dataset, memory_budget=config.memory_budget
-        )
+        self.data, self._no_recordings = recorded_sample.reload(
+            tensors, meta, replay, agent.transform, config.dataset, config.memory_budget,
+            sample_suffices=config.offline_ratio == 0,
+        )  # fmt: skip
+        self._sample = recorded_sample.collect(self.data, in_use=bool(self._no_recordings))
         seed = derive(config.seed, "online")
         self.online = Replay(spec, replay.capacity, seed, replay, online=True)
         self.mix = MixedReplay(
@@ -93,7 +98,16 @@ class Learner:
         self._checkpointed = 0  # episodes in the last checkpoint
 
     def calibrate(self, log_line: Callable[[str], object]) -> None:
-        """Sets the penalty weight where it is `auto`, calibrates the OOD threshold, and logs both."""
+        """Sets the penalty weight where it is `auto`, calibrates the OOD threshold, and logs both.
+
+        It logs as well why a sample stands in for the recordings, where it does.
+        """
+        if self._no_recordings:
+            episodes = self.data.recording.episodes
+            log_line(
+                f"the checkpoint's sample of the recordings, {len(episodes)} episodes of "
+                f"{sum(map(len, episodes))} steps, stands in for them: {self._no_recordings}"
+            )
         if not self.agent.penalty_weight_known:
             set_auto_penalty_weight(self.agent, self.data, log_line)
         self.agent.set_penalty_weight(self.agent.penalty_weight, learning=True)
@@ -132,9 +146,10 @@ class Learner:
             raise UsageError(
                 f"the checkpoint has {self.pending_updates:g} pending updates, wanted at most {most:g}"
             )
-        restore_replays(
-            tensors, meta, offline=self.data.replay, **({"online": self.online} if resumed else {})
-        )
+        replays = {"online": self.online} if resumed else {}
+        if recorded_sample.is_in_use(meta) == bool(self._no_recordings):  # else it is the state of others
+            replays["offline"] = self.data.replay
+        restore_replays(tensors, meta, **replays)
         if not resumed:
             self.agent.learning_stream.seed(derive(self.config.seed, "finetune"))
             self.save_checkpoint()
@@ -204,7 +219,9 @@ class Learner:
         """Writes a checkpoint, and recalibrates the OOD threshold."""
         is_best = self.monitor.checkpoint_written()
         tensors, meta = collect_state(self.agent, offline=self.data.replay, online=self.online)
-        meta |= self.metadata | {"run": "finetune"}
+        sample_tensors, sample_meta = self._sample
+        tensors |= sample_tensors
+        meta |= self.metadata | sample_meta | {"run": "finetune"}
         meta |= {"episodes": self.num_episodes, "pending_updates": self.pending_updates}
         meta["rollback"] = self.monitor.state()
         if self.config.choose_actor and meta.get("plan"):

@@ -40,7 +40,7 @@ class LearnerConfig(MachineConfig):
         episodes: Number of episodes that the robot does in all.
         updates_per_step: Gradient steps for each step of the robot; FOWM uses 1.
         offline_ratio: Fraction of each batch that comes from the recordings, once the robot has collected
-            enough; FOWM uses 0.5.
+            enough; FOWM uses 0.5. With 0, a sample in the checkpoint stands in for missing recordings.
         max_online_oversampling: How many times as often a step of the robot is sampled as a recorded step, at
             most; until the robot has collected enough, its fraction of a batch is smaller for it. 0 keeps the
             fraction fixed, as FOWM does.

@@ -196,7 +196,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
     with learner_lock(folder, log_line):
         tensors, meta, resumed = load_latest(folder, Path(job["source"]))
         agent = Agent.from_state(tensors, meta, config.device, agent_config, job["compile"])
-        learner = Learner(config, folder, agent, meta)
+        learner = Learner(config, folder, agent, tensors, meta)
         weights = SharedWeights(acting_weights(agent), handle)
         learner.calibrate(log_line)
         outbox.send(

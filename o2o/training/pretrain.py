@@ -30,7 +30,7 @@ from o2o.core.run_folder import (
 )
 from o2o.core.run_log import RunLog, read_metrics
 from o2o.core.stats import auroc
-from o2o.data import moved_recording, training_data
+from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.formats.recording import RecordingInfo
 from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
@@ -152,9 +152,11 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     window = agent_config.batch_size, agent_config.window
     validation = data.validation.sample(*window) if len(data.validation) else None
 
+    sample_tensors, sample_meta = recorded_sample.collect(data)
+
     def state() -> tuple[dict, dict]:
         tensors, meta = collect_state(agent, offline=data.replay)
-        return tensors, meta | metadata | {"run": "pretrain"}
+        return tensors | sample_tensors, meta | metadata | sample_meta | {"run": "pretrain"}
 
     def write_checkpoint() -> None:
         save_checkpoint(folder, *state(), agent.num_updates, config.keep_checkpoints)

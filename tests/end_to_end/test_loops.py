@@ -457,6 +457,43 @@ def test_a_moved_recording_is_found_where_the_user_names_it(dataset, tmp_path):
         inspect.open(run, dataset=str(out / "online"))
 
 
+@pytest.mark.parametrize("learner", ["sync", "async"])
+def test_without_the_recording_fine_tuning_learns_from_the_sample_in_the_checkpoint(
+    dataset, tmp_path, learner, capsys
+):
+    place, auto = tmp_path / "point-v0", replace(TINY.planner, uncertainty="auto")
+    shutil.copytree(dataset, place)
+    agent = replace(TINY, planner=auto)
+    run = o2o.pretrain(pretrain_config(place, tmp_path / "run", agent=agent, updates=4))
+    place.rename(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"is not there; .*, and --offline-ratio 0 learns without it"):
+        o2o.finetune(finetune_config(run, tmp_path / "half", episodes=1))
+    changes = {"offline_ratio": 0.0, "ood_action": "hold", "learner": learner}
+    out = tmp_path / "online"
+    o2o.finetune(finetune_config(run, out, episodes=1, **changes))
+    line = "the checkpoint's sample of the recordings, 30 episodes of 360 steps, stands in for them"
+    assert line in capsys.readouterr().out
+    o2o.finetune(finetune_config(run, out, episodes=2, resume=True, **changes))  # from its own sample
+    assert run_checkpoint.load_meta(out / "checkpoint")["sample"]["in_use"]
+    second = o2o.finetune(finetune_config(out, tmp_path / "second", episodes=1, **changes))
+    (tmp_path / "gone").rename(place)
+    capsys.readouterr()
+    o2o.finetune(finetune_config(out, second, episodes=2, resume=True, **changes))
+    assert "stands in" not in capsys.readouterr().out
+    meta = run_checkpoint.load_meta(second / "checkpoint")
+    assert not meta["sample"]["in_use"] and meta["episodes"] == 2
+
+
+def test_a_checkpoint_without_a_sample_needs_its_recording(pretrained, tmp_path):
+    tensors, meta = checkpoint.load(pretrained / "checkpoint")
+    del meta["sample"]
+    meta["dataset"] |= {"dataset": str(tmp_path / "gone"), "from_run": ""}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("sample.")}
+    checkpoint.save(tmp_path / "old" / "checkpoint", tensors, meta)
+    with pytest.raises(DataError, match=r"gone \(sha256 .*is not there; --dataset PATH says where.* now$"):
+        o2o.finetune(finetune_config(tmp_path / "old", tmp_path / "out", episodes=1, offline_ratio=0.0))
+
+
 def test_a_run_that_moved_together_with_its_recording_goes_on(dataset, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     shutil.copytree(dataset, here / "point-v0")
