@@ -22,12 +22,21 @@ from o2o.core.tensorboard import EventFile
 
 METRICS = "metrics.jsonl"
 PHASES = ("offline", "online")  # in the order of a run; other names may come at any time
+ENV_STEPS = "env_steps"  # metric: environment steps so far, recordings counted
+BEFORE_AND_AFTER = {  # metric -> its name in the charts over environment steps, the first ones of TensorBoard
+    "evaluate/success": "Before and after/1 success in evaluations",
+    "evaluate/return": "Before and after/2 return in evaluations",
+    "success": "Before and after/3 success of training episodes",
+    "return": "Before and after/4 return of training episodes",
+}
 PLAIN_EVERY_S = 30.0  # between two progress lines if the output is no terminal
 PACKAGES = ("o2o", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "minari")
 
 
 class RunLog:
     """The log of a run: `metrics.jsonl`, `tensorboard/<phase>`, and lines on the terminal.
+
+    Metrics with the number of environment steps are shown over these steps, in `tensorboard/env_steps`.
 
     A line of metrics is on disk when `write` returns. Use it as a context manager, or call `close`.
 
@@ -51,6 +60,7 @@ class RunLog:
             raise UsageError(f"{path} exists; give --resume to continue it, or another --out")
         self._events: dict[str, EventFile] = {}
         self._purge: Callable[[str], int | None] = lambda phase: None
+        self._purge_env_steps: int | None = None
         self._shown_s = -math.inf
         self._line = ExitStack()
         with storage(path, 0):
@@ -74,16 +84,19 @@ class RunLog:
         """
         later = PHASES[PHASES.index(phase) + 1 :] if phase in PHASES else ()
         self._purge = lambda name: 0 if name in later else step + 1
-        size = 0
+        size, self._purge_env_steps = 0, 0
         for text, line in _lines(self.folder / METRICS):
             if line["phase"] in later or (line["phase"] == phase and line["step"] > step):
                 break
             size += len(text)
+            self._purge_env_steps = max(self._purge_env_steps, int(line.get(ENV_STEPS) or -1) + 1)
         with storage(self.folder / METRICS, 0):
             self._truncate(size)
 
     def write(self, step: int, phase: str, metrics: dict[str, Any]) -> None:
         """Writes one line of metrics: numbers, or tensors and arrays of one entry.
+
+        With the metric `env_steps`, those of `BEFORE_AND_AFTER` are charts over environment steps.
 
         Raises:
             StorageError: the disk is full or cannot be written; no incomplete line remains.
@@ -95,7 +108,7 @@ class RunLog:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"
         with storage(self.folder / METRICS, len(data)):
             self._append(data)
-            self._event_file(phase).write(step, now_s, values)
+            self._write_events(step, phase, now_s, values)
 
     def histogram(self, step: int, phase: str, name: str, values: np.ndarray) -> None:
         """Shows a histogram of values in TensorBoard, without a line of metrics.
@@ -143,15 +156,32 @@ class RunLog:
             events.close()
         self._events.clear()
 
+    def _write_events(self, step: int, phase: str, now_s: float, values: dict[str, float]) -> None:
+        env_steps = values.pop(ENV_STEPS, None)
+        if env_steps is not None:
+            moved = {shown: values.pop(name) for name, shown in BEFORE_AND_AFTER.items() if name in values}
+            self._event_file(ENV_STEPS).write(int(env_steps), now_s, moved)
+        self._event_file(phase).write(step, now_s, values)
+
     def _storage(self) -> AbstractContextManager:
         return storage(self.folder / "tensorboard", 0)
 
-    def _event_file(self, phase: str) -> EventFile:
-        if phase not in self._events:
-            known = {n for _, line in _lines(self.folder / METRICS) if line["phase"] == phase for n in line}
-            folder = self.folder / "tensorboard" / phase
-            self._events[phase] = EventFile(folder, self._purge(phase), known - {"phase", "step", "time"})
-        return self._events[phase]
+    def _event_file(self, name: str) -> EventFile:
+        """Returns the event file of a phase, or the one over environment steps."""
+        if name not in self._events:
+            lines = [line for _, line in _lines(self.folder / METRICS)]
+            if name == ENV_STEPS:
+                lines = [line for line in lines if ENV_STEPS in line]
+                known = {
+                    shown for metric, shown in BEFORE_AND_AFTER.items() if any(metric in a for a in lines)
+                }
+                purge_step = self._purge_env_steps
+            else:
+                known = {metric for line in lines if line["phase"] == name for metric in line}
+                known -= {"phase", "step", "time", ENV_STEPS}
+                purge_step = self._purge(name)
+            self._events[name] = EventFile(self.folder / "tensorboard" / name, purge_step, known)
+        return self._events[name]
 
     def _append(self, data: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)

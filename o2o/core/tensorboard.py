@@ -17,6 +17,10 @@ import numpy as np
 PAIR = r"^(validation/)?loss/{}$"  # a training loss and the same loss on validation episodes
 VALIDATION = "Does the model generalize to validation episodes?"
 SECTIONS = {  # section -> chart -> pattern of its tags
+    "Before and after, by environment steps": {
+        "Success rate by environment steps": r"^Before and after/. success",
+        "Return by environment steps": r"^Before and after/. return",
+    },
     "Does the robot improve?": {
         "Episode return": r"^(episode|evaluate)/return$",
         "Success rate": r"^(episode|evaluate)/success$",

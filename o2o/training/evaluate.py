@@ -19,7 +19,7 @@ from o2o.core.errors import RobotError
 from o2o.core.output_lock import lock_file
 from o2o.core.progress import live_line
 from o2o.core.run_folder import checkpoint_folder, new_folder, sigterm_interrupts
-from o2o.core.run_log import RunLog
+from o2o.core.run_log import ENV_STEPS, RunLog
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
 from o2o.core.video import add_caption, film_rate, frame_interval, write_video
@@ -209,11 +209,15 @@ def evaluate_during_run(
     film: bool,
     connected_robot: Guard | None = None,
     get_operator: GetOperator | None = None,
+    env_steps: int | None = None,
 ) -> Score:
     """Evaluates an agent that is being trained and logs the score; see `score`.
 
     From the first scene it also logs a film, the chart of one decision, and the disagreement of all
     candidates.
+
+    Args:
+        env_steps: environment steps so far, recordings counted, where the robot is in use.
     """
     plan_records: list[PlanRecord] = []
 
@@ -226,7 +230,8 @@ def evaluate_during_run(
         record=record_first_scene, get_operator=get_operator,
     )  # fmt: skip
     first = episode_results[0]
-    log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()})
+    counted = {} if env_steps is None else {ENV_STEPS: env_steps}
+    log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()} | counted)
     if first.frames:
         log.video(step, phase, "evaluate/film", first.frames, film_rate(agent.transform.control_hz))
     if plan_records:

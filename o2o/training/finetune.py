@@ -17,7 +17,7 @@ from o2o.core.run_folder import (
     stop_requested,
     write_run_info,
 )
-from o2o.core.run_log import RunLog, read_metrics
+from o2o.core.run_log import ENV_STEPS, RunLog, read_metrics
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
@@ -137,8 +137,12 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             warm_up(agent, config.plan)
         log.rewind("online", done if resumed else -1)
         num_logged = int(max(_logged_outcomes(log)["step"], default=0))
-        for number in range(num_logged, done):  # a kill came between the episode and its line
-            log.write(number + 1, "online", _outcome(online_dataset.read(number)))
+        env_steps = metadata["dataset"]["steps"]
+        for number in range(done):
+            episode = online_dataset.read(number)
+            env_steps += len(episode)
+            if number >= num_logged:  # a kill came between the episode and its line
+                log.write(number + 1, "online", _outcome(episode) | {ENV_STEPS: env_steps})
         get_operator = (lambda robot: operator) if operator and not robot.simulated else None
 
         def evaluate() -> None:
@@ -149,7 +153,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             with suppress(KeyboardInterrupt, HomingCancelledError):  # who stops it stops the run as well
                 result = evaluate_during_run(
                     log, done, "online", agent, choice, config.evaluate_episodes, plan,
-                    config.evaluate_film, robot, get_operator,
+                    config.evaluate_film, robot, get_operator, env_steps,
                 )  # fmt: skip
                 log.line(f"after {done} episodes, {'planner' if plan else 'policy'}: {result.summary()}")
 
@@ -175,9 +179,10 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
                 episode_metrics = {"length": len(episode), **result.metrics()}
                 if actors:
                     episode_metrics["planner_acted"] = float(actors.actors[done])
-            done += 1
+            done, env_steps = done + 1, env_steps + len(episode)
             learner_metrics, note = learner.episode_done(done, episode)
-            log.write(done, "online", _outcome(episode) | episode_metrics | learner_metrics)
+            outcome = _outcome(episode) | {ENV_STEPS: env_steps}
+            log.write(done, "online", outcome | episode_metrics | learner_metrics)
             log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {note}"))
             if done < config.episodes or learner.up_to_date:
                 evaluate()

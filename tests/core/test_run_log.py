@@ -184,6 +184,37 @@ def test_names_without_a_group_are_grouped_as_those_of_an_episode(tmp_path):
     assert read_metrics(tmp_path)[0]["return"] == 2.0
 
 
+def test_success_and_return_are_shown_over_environment_steps_and_not_over_episodes(tmp_path):
+    """In groups and names that TensorBoard sorts first."""
+    with RunLog(tmp_path) as run:
+        run.write(0, "online", {"evaluate/success": 0.5, "evaluate/length": 9, "env_steps": 1000})
+        run.write(1, "online", {"return": 2.0, "success": 1.0, "loss/q": 0.5, "env_steps": 1025})
+    folder = tmp_path / "tensorboard" / "env_steps"
+    assert scalars(folder, "Before and after/1 success in evaluations") == [(1000, 0.5)]
+    assert scalars(folder, "Before and after/4 return of training episodes") == [(1025, 2.0)]
+    assert set(shown(tmp_path / "tensorboard" / "online").Tags()["scalars"]) == {"evaluate/length", "loss/q"}
+    assert list(pages(folder)["Before and after, by environment steps"].values()) == [
+        ["^Before and after/. success"],
+        ["^Before and after/. return"],
+    ]
+    assert read_metrics(tmp_path)[1]["return"] == 2.0 and read_metrics(tmp_path)[1]["env_steps"] == 1025
+
+
+def test_a_resumed_run_purges_the_charts_over_environment_steps_by_their_own_step(tmp_path):
+    tag = "Before and after/4 return of training episodes"
+    with RunLog(tmp_path) as run:
+        for step in (1, 2, 3):
+            run.write(step, "online", {"return": step, "env_steps": 1000 + 25 * step})
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("online", 1)
+        run.write(2, "online", {"return": -2, "env_steps": 1060})
+    assert scalars(tmp_path / "tensorboard" / "env_steps", tag) == [(1025, 1), (1060, -2)]
+    with RunLog(tmp_path, resume=True) as run:
+        run.rewind("online", -1)
+        run.write(1, "online", {"return": 7, "env_steps": 900})
+    assert scalars(tmp_path / "tensorboard" / "env_steps", tag) == [(900, 7)]
+
+
 def test_the_dashboard_has_a_chart_for_every_scalar_that_was_written(tmp_path):
     folder = tmp_path / "tensorboard" / "online"
     with RunLog(tmp_path) as run:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import o2o
 from o2o.commands import dispatch
@@ -17,7 +18,7 @@ from o2o.training.finetune_config import NO_SAFE_START
 from o2o.training.regression_gate import Rollback, RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
 from tests.support.robots import Says
-from tests.support.tiny_runs import finetune_config, same
+from tests.support.tiny_runs import episodes_of, finetune_config, same
 
 
 def run(pretrained, out, **changes):
@@ -76,6 +77,22 @@ def test_planner_and_policy_take_turns_and_a_resumed_run_makes_the_same_choices(
     same(whole, part)
     better = checkpoint.load(whole / "checkpoint")[1]["plan"]
     assert output.count(f"the {'planner' if better else 'policy'} is the better actor") == 1
+
+
+def test_success_before_and_after_is_shown_over_recorded_and_played_steps_also_when_resumed(
+    pretrained, tmp_path
+):
+    changes = {"evaluate_every": 1, "evaluate_episodes": 1, "evaluate_film": False}
+    folder = run(pretrained, tmp_path / "run", episodes=1, **changes)
+    run(pretrained, folder, episodes=2, resume=True, **changes)
+    recorded = json.loads((folder / "run.json").read_text())["dataset"]["steps"]
+    played = recorded + np.cumsum([len(episode) for episode in episodes_of(folder)])
+    events = EventAccumulator(str(folder / "tensorboard" / "env_steps")).Reload()
+    evaluated = events.Scalars("Before and after/1 success in evaluations")
+    assert [event.step for event in evaluated] == [recorded, *played]
+    episodes = events.Scalars("Before and after/4 return of training episodes")
+    assert [event.step for event in episodes] == played.tolist()
+    assert recorded > 0
 
 
 def test_before_the_first_episode_the_policy_acts_and_fine_tuning_tries_the_planner(pretrained):
