@@ -331,6 +331,12 @@ def mcap_plain(folder: Path) -> Path:
     return write_mcap(folder / "0.mcap", arm(4), "NONE", use_chunking=False)
 
 
+def db3(folder: Path) -> Path:
+    from tests.support.make_bag import arm, write_sqlite
+
+    return write_sqlite(folder / "arm", arm(4))
+
+
 def rosbag1(folder: Path, compression: str = "lz4") -> Path:
     from tests.support.make_bag import arm, write_rosbag1
 
@@ -570,6 +576,7 @@ MAKERS: dict[str, Maker] = {
     "flags-packed": by_flags(npz_folder, episodes_by="file"),
     "mcap": with_request(mcap, ("mcap_ros2", "lz4", "zstandard"), OF_BAG),
     "mcap-plain": with_request(mcap_plain, ("mcap_ros2",), OF_BAG),
+    "db3": with_request(db3, ("rosbags",), OF_BAG),
     "rosbag1": with_request(rosbag1, ("rosbags", "lz4"), OF_BAG),
     "rosbag1-plain": with_request(rosbag1_plain, ("rosbags",), OF_BAG),
 }

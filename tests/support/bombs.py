@@ -539,6 +539,17 @@ def mcap_topics(folder: Path) -> Path:
     return path
 
 
+def mcap_message(folder: Path) -> Path:
+    """A message of 96 MB is a hole in the file."""
+    path = write_raw_mcap(folder, [])
+    data = path.read_bytes()[:-21]
+    with open(path, "wb") as file:
+        file.write(data + struct.pack("<BQ", 5, 22 + BOMB_BYTES) + struct.pack("<HIQQ", 1, 0, 0, 0))
+        file.seek(BOMB_BYTES, 1)
+        file.write(mcap_record(15, bytes(4)) + b"\x89MCAP0\r\n")
+    return path
+
+
 def mcap_png(folder: Path) -> Path:
     """Images are small PNG files of many pixels."""
     from tests.support.make_bag import arm, stamp, write_mcap
@@ -617,6 +628,7 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {  # name -> (maker, what
     "mcap overrun": (mcap_overrun, r"a chunk expands to more than the 1000 bytes"),
     "mcap messages": (mcap_messages, r"the index of its messages"),
     "mcap topics": (mcap_topics, r"more than 1000 topics"),
+    "mcap message": (mcap_message, r"a message of '/command'"),
     "mcap png": (mcap_png, r"an image of 'obs.camera'"),
     "mcap steps": (mcap_steps, r"\d+ steps at 1000 Hz"),
     "rosbag1 overrun": (rosbag1_overrun, r"a chunk expands to more than the 1000 bytes"),

@@ -1,4 +1,4 @@
-"""Writes small bags: of ROS 2 as MCAP files with mcap's own writer, and of ROS 1 with that of rosbags."""
+"""Writes small bags: MCAP files with mcap's own writer, bags of ROS 1 and SQLite files with rosbags."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -197,6 +197,21 @@ def write_rosbag1(path: Path, messages: Iterable[Message], compression: str = "l
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
             data = store.serialize_ros1(_build(store, kind, message), kind)
+            writer.write(connections[topic], nanoseconds(seconds), bytes(data))
+    return path
+
+
+def write_sqlite(path: Path, messages: Iterable[Message]) -> Path:
+    """Writes messages of standard types as a folder of ROS 2 with a `.db3` file; the folder is returned."""
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store, connections = get_typestore(Stores.ROS2_HUMBLE), {}
+    with Writer(path, version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        for seconds, topic, kind, message in messages:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            data = store.serialize_cdr(_build(store, kind, message), kind)
             writer.write(connections[topic], nanoseconds(seconds), bytes(data))
     return path
 

@@ -3,24 +3,32 @@
 import importlib
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from o2o.core.errors import DataError, UsageError
 from o2o.core.extras import install_command
 from o2o.core.files import open_regular
+from o2o.data.formats import sqlite_rows
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 from o2o.data.formats.ros_messages import MessageType, parse
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
 
 INDEX_BYTES = 80  # of memory that the place of a message takes, while the lists grow and are sorted
 CHECK_EVERY = 2**15  # messages, after which the budget is checked
 MAX_TOPICS, MAX_STEPS = 1000, 50_000  # of a bag, and fields of the messages of all of them
 MAX_NAME = 256  # characters of the name of a topic or type
+LARGE = 2**16  # bytes of a message, from which on the budget is checked
 PLAIN = ("", "none")  # names of no compression
+SQLITE = "sqlite"  # "compression" of messages that are rows of a table
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Chunk:
         path: file.
         start: first byte of the data in the file.
         stored_bytes: bytes in the file.
-        compression: `zstd`, `lz4`, `bz2`, or none, see `PLAIN`.
+        compression: `zstd`, `lz4`, `bz2`, or none, see `PLAIN`; `SQLITE` for a whole file.
         num_bytes: bytes of the decompressed data.
         crc: CRC-32 of these; 0: not stated.
     """
@@ -69,7 +77,7 @@ class Topic:
         serialization: `cdr` (ROS 2), `ros1`, or another one, which is not read.
         num_messages: number of its messages.
         times: (N,) int64 nanoseconds since 1970 at which they were recorded, sorted by `BagIndex.sort`.
-        places: (N, 3) int64 chunk, first byte in it, and bytes of each message.
+        places: (N, 3) int64 chunk, first byte in it or number of the row, and bytes of each message.
     """
 
     name: str
@@ -126,6 +134,16 @@ class Messages:
 
     chunks: list[Chunk]
     cache: ChunkCache
+    _open: dict[Path, "Connection"] = field(default_factory=dict)
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keeps the SQLite files open, for a thread that reads many messages."""
+        with ExitStack() as stack:
+            stack.callback(self._open.clear)
+            for path in [chunk.path for chunk in self.chunks if chunk.compression == SQLITE]:
+                self._open[path] = stack.enter_context(sqlite_rows.open_database(path))
+            yield
 
     def read(self, place: np.ndarray) -> bytes:
         """Returns the message at a place, (3,) int64 as in `Topic.places`.
@@ -137,7 +155,16 @@ class Messages:
         chunk = self.chunks[number]
         if chunk.compression in PLAIN:
             return _read_file(chunk.path, chunk.start + start, num_bytes)
+        if chunk.compression == SQLITE:
+            return self._read_row(chunk.path, start)
         return self.cache.read(chunk)[start : start + num_bytes]
+
+    def _read_row(self, path: Path, row: int) -> bytes:
+        if path in self._open:
+            with sqlite_rows.named_errors(path):
+                return sqlite_rows.read_blob(self._open[path], row)
+        with sqlite_rows.open_database(path) as database:
+            return sqlite_rows.read_blob(database, row)
 
 
 class BagIndex:
@@ -216,6 +243,9 @@ class BagIndex:
         """
         if not 0 <= time < 2**63:
             raise DataError(f"{self.path}: a message of {topic.name!r} has the time {time} ns")
+        if num_bytes > LARGE:
+            block = ReadBlock(2 * num_bytes, f"a message of {topic.name!r}")
+            self.request.check_budget(self.held_bytes, self.path, block)
         topic.add(time, chunk, start, num_bytes)
         self._num_messages += 1
         if self._num_messages % CHECK_EVERY == 0:

@@ -52,8 +52,9 @@ def read_tables(
         index.request.check_budget(held, index.path, ReadBlock(need, f"the values of {source.text!r}"))
         held += need
         tables[name].values = np.empty((len(unique), width), np.float32)
-    for topic, row, users in _in_file_order(tables):
-        _read_message(index, topic, row, users, names)
+    with index.messages.kept_open():
+        for topic, row, users in _in_file_order(tables):
+            _read_message(index, topic, row, users, names)
     result = {}
     for name, table in tables.items():
         _check_finite(index, table)

@@ -1,4 +1,4 @@
-"""Reads ROS bags: MCAP files of ROS 2, and `.bag` files of ROS 1, whose topics and fields flags name."""
+"""Reads ROS bags: MCAP and SQLite files of ROS 2, and `.bag` files of ROS 1; flags name topics and fields."""
 
 import logging
 from collections.abc import Mapping
@@ -19,6 +19,8 @@ from o2o.data.formats import (
     flat_table,
     mcap_file,
     rosbag1_file,
+    rosbag2_sqlite,
+    sqlite_rows,
     table_files,
 )
 from o2o.data.formats.bag_index import BagIndex, ChunkCache
@@ -30,7 +32,7 @@ from o2o.data.formats.recording import Recording, fingerprint
 
 NAME = "ROS bag"
 METADATA = "metadata.yaml"  # in the folder of one bag of ROS 2
-SUFFIXES = (".mcap", ".bag")
+SUFFIXES = (".mcap", ".db3", ".bag")
 
 logger = logging.getLogger("o2o")
 
@@ -38,7 +40,8 @@ logger = logging.getLogger("o2o")
 def matches(path: Path) -> bool:
     """Whether it is a bag, or a folder of bags."""
     if path.is_file():
-        return mcap_file.is_mcap(path) or rosbag1_file.is_rosbag1(path)
+        is_sqlite = path.suffix == ".db3" and sqlite_rows.is_sqlite(path)
+        return mcap_file.is_mcap(path) or rosbag1_file.is_rosbag1(path) or is_sqlite
     try:
         return path.is_dir() and bool(find_bags(path))
     except OSError:
@@ -56,7 +59,7 @@ def find_bags(path: Path) -> dict[Path, list[Path]]:
     entries = sorted(path.iterdir(), key=lambda entry: table_files.by_number(entry.name))
     files = [entry for entry in entries if entry.suffix in SUFFIXES and entry.is_file()]
     if (path / METADATA).is_file():
-        parts = [file for file in files if file.suffix == ".mcap"]
+        parts = [file for file in files if file.suffix != ".bag"]
         return {path: parts} if parts else {}
     bags: dict[Path, list[Path]] = {}
     for entry in entries:
@@ -171,8 +174,7 @@ class _Reader:
     def _index(self, path: Path, files: list[Path]) -> BagIndex:
         index = BagIndex(path, self._request, self._cache, self.held_bytes)
         for file in files:
-            is_ros1 = file.suffix == ".bag" or rosbag1_file.is_rosbag1(file)
-            (rosbag1_file if is_ros1 and not mcap_file.is_mcap(file) else mcap_file).add_file(file, index)
+            _module_of(file).add_file(file, index)
         index.sort()
         return index
 
@@ -232,6 +234,15 @@ class _Reader:
             tables["rewards"][ticks.reward < 0] = 0
             rewards = RowRange(tables["rewards"], 0, len(ticks.times))
         return episode_parts.arrange(observations, {}, tables["actions"], rewards, str(index.path))
+
+
+def _module_of(file: Path):
+    """Returns the module that reads a file, by its first bytes, or by its suffix if it is broken."""
+    if mcap_file.is_mcap(file):
+        return mcap_file
+    if rosbag1_file.is_rosbag1(file):
+        return rosbag1_file
+    return {".bag": rosbag1_file, ".db3": rosbag2_sqlite}.get(file.suffix, mcap_file)
 
 
 def _warn_about_holds(path: Path, obs: Mapping[str, Source], ticks: bag_ticks.Ticks) -> None:

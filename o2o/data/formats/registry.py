@@ -57,7 +57,7 @@ FORMATS: tuple[Format, ...] = (  # each path matches one at most
 
 BY_SUFFIX: dict[str, Format] = {  # broken files
     **{".hdf5": d4rl, ".h5": d4rl, ".npz": ogbench},
-    **{".zip": replay_zarr, ".pkl": fowm, ".pickle": fowm, ".mcap": bags, ".bag": bags},
+    **{".zip": replay_zarr, ".pkl": fowm, ".pickle": fowm, ".mcap": bags, ".db3": bags, ".bag": bags},
 }
 
 

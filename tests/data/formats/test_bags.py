@@ -1,16 +1,20 @@
 """Tests the reader of ROS bags: steps, fields, images, folders of bags, and broken files."""
 
+import sqlite3
 import struct
+import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
-from o2o.data.formats import bags, registry
+from o2o.data.formats import bags, registry, ros_definitions
 from o2o.data.formats.bags import read
 from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, ReadRequest, parse_request
+from o2o.data.formats.ros_messages import parse
 from o2o.data.load import LoadConfig, load
 from tests.support.make_bag import (
     arm,
@@ -21,6 +25,7 @@ from tests.support.make_bag import (
     stamp,
     write_mcap,
     write_rosbag1,
+    write_sqlite,
 )
 
 pytest.importorskip("mcap_ros2")
@@ -28,7 +33,7 @@ rosbags = pytest.importorskip("rosbags")
 
 OBS = ["joints=/joint_states.position", "camera=/camera/image_raw"]
 JOINTS, FLOATS, FLOAT = "sensor_msgs/msg/JointState", "std_msgs/msg/Float64MultiArray", "std_msgs/msg/Float32"
-WRITERS = {".mcap": write_mcap, ".bag": write_rosbag1}
+WRITERS = {".mcap": write_mcap, ".bag": write_rosbag1, "": write_sqlite}
 
 
 def request(obs=OBS, action="/command.data", reward="", hz: float | None = None, **more) -> ReadRequest:
@@ -157,17 +162,112 @@ def test_values_of_ros1_are_those_of_rosbags(tmp_path, compression):
     store = get_typestore(Stores.ROS1_NOETIC)
     with Reader(path) as reader:
         decoded = [(c.topic, t, store.deserialize_ros1(d, c.msgtype)) for c, t, d in reader.messages()]
-    commands = [(time, message.data) for topic, time, message in decoded if topic == "/command"]
+    commands = [(at, message.data) for topic, at, message in decoded if topic == "/command"]
     np.testing.assert_array_equal(episode.action, np.float32([data for _, data in commands])[:-1])
-    for row, (time, _) in enumerate(commands):
-        state = [message for topic, at, message in decoded if topic == "/joint_states" and at <= time][-1]
-        picture = [message for topic, at, message in decoded if topic == "/camera/image_raw" and at <= time][
-            -1
-        ]
+    for row, (stamp_ns, _) in enumerate(commands):
+        state = [message for topic, at, message in decoded if topic == "/joint_states" and at <= stamp_ns][-1]
+        picture = [
+            message for topic, at, message in decoded if topic == "/camera/image_raw" and at <= stamp_ns
+        ][-1]
         np.testing.assert_array_equal(episode.obs["joints"][row], np.float32(state.position))
         np.testing.assert_array_equal(episode.obs["effort"][row], np.float32(state.velocity))
         pixels = picture.data.reshape(6, -1)[:, :24].reshape(6, 8, 3)[..., ::-1]
         np.testing.assert_array_equal(episode.obs["camera"][row], pixels)
+
+
+def database(folder: Path, *statements: str) -> Path:
+    """Returns the `.db3` file of a bag, changed by statements of SQL."""
+    (path,) = write_sqlite(folder / "arm", arm()).glob("*.db3")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return path
+
+
+def test_bag_in_sqlite_without_definitions_is_read_with_those_of_ros(tmp_path):
+    path = database(tmp_path, "DROP TABLE message_definitions")
+    episode = read(path, request()).episodes[0]
+    assert episode.obs["joints"].tolist() == [[5 * i + 1, -5 * i - 1] for i in range(12)]
+    path = database(tmp_path / "b", "DROP TABLE message_definitions", "UPDATE topics SET type = 'a/msg/B'")
+    with pytest.raises(
+        UsageError, match=r"/command a/msg/B \(12 messages at 10 Hz: not readable, cdr without a def"
+    ):
+        read(path)
+
+
+COUNT = "WITH RECURSIVE a(x) AS (SELECT 200 UNION ALL SELECT x + 1 FROM a"
+NEVER = f"{COUNT}) SELECT x AS id, 1 AS topic_id, 1 AS timestamp"
+MANY = f"{COUNT} LIMIT 30000) "
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (
+            ["DROP TABLE messages", f"CREATE VIEW messages AS {NEVER}, x'00' AS data FROM a"],
+            "no table 'messages'",
+        ),
+        (["ALTER TABLE messages ADD more BLOB AS (zeroblob(999999999))"], "no table 'messages'"),
+        (["ALTER TABLE topics RENAME name TO other"], "no table 'topics' with id, name"),
+        (["UPDATE messages SET data = 'text'"], "message 0 is of no topic or time"),
+        (["UPDATE messages SET timestamp = 'soon'"], "message 0 is of no topic or time"),
+        (["UPDATE messages SET topic_id = 99"], "message 0 is of no topic or time"),
+        (["UPDATE messages SET data = x''"], "wanted the header of plain CDR"),
+        (["UPDATE topics SET name = 'a' || char(10) || id"], "has the name or type"),
+        (
+            [f"INSERT INTO topics {MANY} SELECT x, '/' || x, 'a/B', 'cdr', '', '' FROM a"],
+            "more than 1000 topics",
+        ),
+    ],
+)
+def test_hostile_tables_are_refused(tmp_path, statements, message):
+    path = database(tmp_path, *statements)
+    with pytest.raises(DataError, match=message) as caught:
+        read(path, request())
+    assert "\n" not in str(caught.value)
+
+
+def run_in_circles(path: Path, table: str, levels: int = 6, fan_out: int = 400) -> None:
+    """Puts pages above the first page of a table, each of which names the next one many times."""
+    data = bytearray(path.read_bytes())
+    size, num_pages = struct.unpack_from(">H", data, 16)[0], struct.unpack_from(">I", data, 28)[0]
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    pages = [root, *range(num_pages + 1, num_pages + levels + 1)]
+    data += data[(root - 1) * size : root * size] + bytes((levels - 1) * size)
+    for page, child in zip(pages[:1] + pages[2:], pages[2:] + pages[1:2], strict=True):
+        cells = [size - 5 * (i + 1) for i in range(fan_out)]
+        head = struct.pack(">BHHHBI", 5, 0, fan_out, cells[-1], 0, child)
+        content = (head + struct.pack(f">{fan_out}H", *cells)).ljust(cells[-1], b"\0")
+        data[(page - 1) * size : page * size] = content + struct.pack(">IB", child, 1) * fan_out
+    struct.pack_into(">I", data, 28, num_pages + levels)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("table", ["messages", "topics", "message_definitions"])
+def test_tables_that_run_in_circles_end(tmp_path, table):
+    path = database(tmp_path)
+    run_in_circles(path, table)
+    begin = time.monotonic()
+    with pytest.raises(DataError, match=r"arm.db3 (is (a )?broken|has more than|has too many)"):
+        read(path, request())
+    assert time.monotonic() - begin < 20
+
+
+def test_bag_in_sqlite_that_was_not_closed_is_refused(tmp_path):
+    path = database(tmp_path)
+    path.with_name(f"{path.name}-wal").write_bytes(b"rest")
+    with pytest.raises(DataError, match=r"was not closed: arm.db3-wal holds the rest"):
+        read(path, request())
+
+
+@pytest.mark.parametrize("name", ros_definitions.DEFINITIONS)
+def test_definitions_of_usual_types_are_those_of_ros(name):
+    from rosbags.typesys import Stores, get_typestore
+
+    full = name.replace("/", "/msg/")
+    text, _ = get_typestore(Stores.ROS2_HUMBLE).generate_msgdef(full, ros_version=2)
+    assert parse(full, ros_definitions.find(full), False).steps == parse(full, text, False).steps
 
 
 GRAY = np.arange(32 * 40, dtype=np.uint16).reshape(32, 40) * 50  # smaller ones are numbers, not images
@@ -292,6 +392,7 @@ def test_numbers_that_change_their_meaning_are_refused(tmp_path, position, messa
 def test_folder_of_bags_is_an_episode_each(tmp_path):
     write_rosbag1(tmp_path / "take_10.bag", arm(6))
     write_mcap(tmp_path / "take_2.mcap", arm(4))
+    write_sqlite(tmp_path / "take_3", arm(5))
     (tmp_path / "take_1").mkdir()
     (tmp_path / "take_1" / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     messages = arm(8)
@@ -300,8 +401,8 @@ def test_folder_of_bags_is_an_episode_each(tmp_path):
     (tmp_path / "notes.txt").write_text("three takes")
     assert registry.detect_format(tmp_path) is bags
     recording = read(tmp_path, request())
-    assert [len(episode) for episode in recording.episodes] == [7, 3, 5]
-    assert recording.numbers == (1, 2, 10) and "3, 4, 5" in recording.missing
+    assert [len(episode) for episode in recording.episodes] == [7, 3, 4, 5]
+    assert recording.numbers == (1, 2, 3, 10) and "4, 5, 6" in recording.missing
     assert recording.episodes[0].action[:, 0].tolist() == list(range(7))
     assert registry.detect_format(tmp_path / "take_1") is bags
     assert [len(episode) for episode in read(tmp_path / "take_1", request()).episodes] == [7]

@@ -21,6 +21,7 @@ EXPECTED = {
         "zarr": "replay buffer (Zarr)",
         "mcap": "ROS bag",
         "rosbag1": "ROS bag",
+        "db3": "ROS bag",
     },
 }
 MADE = [name for name in fuzz.available() if fuzz.MAKERS[name].request.layout == FileLayout()]
@@ -51,7 +52,7 @@ def test_the_name_of_a_file_does_not_matter(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["data.hdf5", "data.h5", "data.npz", "data.pkl", "data.pickle", "a.mcap", "a.bag"]
+    "name", ["data.hdf5", "data.h5", "data.npz", "data.pkl", "data.pickle", "a.mcap", "a.bag", "a.db3"]
 )
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(100), b"text"])
 def test_broken_file_matches_no_format_and_raises_a_one_line_error(tmp_path, name, content):
