@@ -16,11 +16,12 @@ from o2o.core.checkpoint import storage
 from o2o.core.episode import Episode
 from o2o.core.seeding import derive
 from o2o.core.timing import StageTimer
+from o2o.data.episode_recorder import record_episode
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import Guard, InterventionCallback
 from o2o.hardware.limits import command_types
-from o2o.hardware.teleop.operator import Operator, review_episode
+from o2o.hardware.teleop.operator import Operator
 from o2o.training.actor_choice import ActorChoice
 from o2o.training.learner import SyncLearner
 from o2o.training.learner_config import LearnerConfig
@@ -77,29 +78,26 @@ class EpisodeRunner:
         limits = exploration_limits(config.safe_start, self.learner.action_range, number)
         if number < config.safe_start.episodes:
             self.log_line(f"episode {number + 1}: {limits.summary(plan)}")
-        while True:
-            (result,) = play(
+        results: list[EpisodeResult] = []
+
+        def play_once() -> Episode:
+            results[:] = play(
                 self.agent, [self.robot], [scene], noise, plan, limits, self.max_steps,
                 write=self.online_dataset.write, record=record, stream=self.stream, operator=self.operator,
                 uncertainty_guard=self._uncertainty_guard(),
             )  # fmt: skip
-            self._stages.merge(result.stages)
-            self._interventions += result.interventions
-            episode: Episode | None = result.episode
-            if self.operator:
-                episode = review_episode(
-                    self.operator, episode, self.robot.needs_manual_reset, self.log_line,
-                    f"episode {number + 1}",
-                )  # fmt: skip
-            if episode is not None:
-                self.online_dataset.add(episode, scene)
-                if self.actors:
-                    self.actors.add(episode)
-                return replace(result, episode=episode)
-            self.online_dataset.discard()
-            if self.operator and self.operator.stop_requested:
-                return None
-            self.log_line(f"episode {number + 1} was discarded and is recorded again")
+            self._stages.merge(results[0].stages)
+            self._interventions += results[0].interventions
+            return results[0].episode
+
+        episode = record_episode(
+            play_once, self.online_dataset, self.robot, scene, self.operator, self.log_line
+        )
+        if episode is None:
+            return None
+        if self.actors:
+            self.actors.add(episode)
+        return replace(results[0], episode=episode)
 
     def timing_report(self) -> list[str]:
         """Returns lines on durations and on the guard's interventions, over all episodes so far."""

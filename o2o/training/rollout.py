@@ -1,6 +1,5 @@
 """Plays episodes with an agent on one or more robots, and returns what happened."""
 
-import logging
 import math
 import time
 from collections import Counter
@@ -15,14 +14,12 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.core.episode import Episode
-from o2o.core.errors import RobotError
 from o2o.core.progress import format_duration, is_terminal, live_line
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.core.video import frame_interval
-from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
+from o2o.data.episode_recorder import EpisodeRecorder
 from o2o.hardware.end_effector import Displacement, read_displacement
-from o2o.hardware.filter_chain import PAUSED, ActionContext
 from o2o.hardware.guard import Guard, StopOnError
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.rerun_viewer import Stream
@@ -32,10 +29,7 @@ if TYPE_CHECKING:
     from o2o.training.uncertainty_guard import UncertaintyGuard
 
 Record = Callable[[int, list[PlanRecord]], None]  # takes the scene's seed and the plans of its episode
-LONG_EPISODE = 1000  # decisions without a time limit after which the length of an episode is logged
 MAX_LATE = 0.05  # fraction of late ticks above which the report says what makes decisions faster
-
-logger = logging.getLogger("o2o")
 
 
 @dataclass(frozen=True)
@@ -267,8 +261,8 @@ def _diagnostics(agent: Agent, n: int) -> list[PlannerDiagnostics]:
     return [PlannerDiagnostics(v, p, f, d, plan.iterations) for v, p, f, d in table.tolist()]
 
 
-class RobotRunner:
-    """Runs the episodes of one robot."""
+class RobotRunner(EpisodeRecorder):
+    """Runs the episodes of one robot for an agent, in the units of both."""
 
     def __init__(
         self,
@@ -278,43 +272,26 @@ class RobotRunner:
         write: Callable[[np.ndarray], None] | None,
         record: Record | None,
     ):
-        self.robot, self.transform, self.max_steps = robot, transform, max_steps
-        self.write, self.record = write, record
+        super().__init__(robot, max_steps, write, None if write else transform.fields)
+        self.transform, self.record = transform, record
         self.stream: Stream | None = None
-        self.operator: Operator | None = None
         self.uncertainty_guard: UncertaintyGuard | None = None
-        self.stages = StageTimer()
         self.displacement = read_displacement(
             transform.shapes, transform.spec.action_dim, robot.metadata, robot.action_repeat
         )
-        spaces = {name: space for name, (_, space) in obs_boxes(robot.observation_space).items()}
-        stored = spaces if write else {name: spaces[name] for name in transform.fields}
         self.frame_interval = frame_interval(robot.control_hz)
-        self.row_type = row_type(stored, len(robot.low))
-        self.running = False
-        self.unlimited = not (max_steps or robot.max_decisions)
 
     def start_episode(self, index: int, seed: int, num_films: int) -> None:
         """Resets the robot to scene `seed`, the `index`-th of all."""
-        self.index, self.seed, self.keep_frames = index, seed, index < num_films
-        if self.operator:
-            self.operator.begin_episode()
+        self.index, self.keep_frames = index, index < num_films
         if self.uncertainty_guard:
             self.uncertainty_guard.start()
-        raw, _ = self.robot.reset(seed=seed)
-        if self.operator and not self.robot.needs_manual_reset:
-            self.operator.discard_labels()
-        self.observed_s = time.perf_counter()
-        self.rows, self.diagnostics, self.plan_records, self.frames = [], [], [], []
-        self.next_count = LONG_EPISODE
-        self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
+        self.diagnostics, self.plan_records, self.frames = [], [], []
         self.prev_action = np.zeros(len(self.transform.action_low), np.float32)
-        self.prev_reward, self.first, self.running = 0.0, True, True
-        self.was_paused = self.held_by_operator = False
-        if self.stream:
-            self.stream.episode(index, f"scene {seed}")
-        self._store(raw)
-        self._set_obs(raw)
+        self.prev_reward, self.first = 0.0, True
+        self.start(seed)
+        self.clipped_before, self.interventions_before = self.robot.num_clipped, +self.robot.interventions
+        self._set_obs(self.raw)
 
     def step(self, unit: np.ndarray, diagnostics: PlannerDiagnostics, plan_record: PlanRecord | None) -> bool:
         """Acts once; returns True when the episode is over."""
@@ -322,48 +299,12 @@ class RobotRunner:
             if self.record:
                 self.plan_records.append(replace(plan_record, t=np.array(len(self.diagnostics), np.int32)))
             self._show_plan(plan_record)
-        self.intended = self.transform.physical_action(unit)
-        if self.operator:
-            self._wait_while_paused()
-        raw, reward, terminated, truncated, info = self.robot.step(self.intended)
-        self._add_timing(info)
-        stopped = terminated or truncated  # then the guard has stopped the robot already
-        if self.operator:
-            reward, terminated, truncated, info = self._apply_label(reward, terminated, truncated, info)
-        truncated = not terminated and (truncated or len(self.rows) == self.max_steps)
-        self._store(
-            raw,
-            action=info["executed_action"],
-            previous_action=info.get("previous_executed_action", np.nan),
-            intended_action=self.intended,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            success=info["success"],
-            takeover=bool(info.get("takeover", False)),
-        )
+        is_over = self.act(self.transform.physical_action(unit))
         self.diagnostics.append(diagnostics)
         self.prev_action, self.first = self.transform.unit_action(self.rows[-1]["action"]), False
-        self.prev_reward = self.transform.reward(reward)
-        self._set_obs(raw)
-        self.running = not (terminated or truncated)
-        if self.running and self.unlimited and len(self.diagnostics) == self.next_count:
-            self._say_long()
-        if not self.running and not stopped:
-            self.robot.end_episode()
-        return not self.running
-
-    def _say_long(self) -> None:
-        """Logs what ends an episode without a time limit, and then its length each time that it doubles."""
-        count, self.next_count = self.next_count, 2 * self.next_count
-        if count == LONG_EPISODE:
-            logger.warning(
-                "the episode has %s steps and no time limit: it goes on until the robot ends it; "
-                "--max-steps N limits every episode, Ctrl-C ends this one",
-                f"{count:,}",
-            )
-        else:
-            logger.info("the episode has %s steps", f"{count:,}")
+        self.prev_reward = self.transform.reward(self.reward)
+        self._set_obs(self.raw)
+        return is_over
 
     def add_filters(self, agent: Agent, limits: ExplorationLimits | None) -> None:
         """Adds the filters of the agent's side to the robot's, in their order."""
@@ -386,62 +327,8 @@ class RobotRunner:
         self.robot.agent_filters = [
             *([safe_start] if limits and limits.action_range else []),
             *([out_of_distribution] if self.uncertainty_guard else []),
-            *([self._teleoperate] if self.operator else []),
+            *([self.teleoperate] if self.operator else []),
         ]
-
-    def _wait_while_paused(self) -> None:
-        """Applies the operator's commands, and waits while the robot is paused and has come to rest.
-
-        A pause begins with as many decisions as the robot needs to come to rest within its limits, and ends
-        with one that holds it, because what was planned before it is out of date.
-        """
-        operator = self.operator
-        assert operator is not None
-        operator.read_commands()
-        self.held_by_operator = self.was_paused
-        if self.was_paused and self.robot.at_rest:
-            self.robot.pause_watchdog()
-            operator.wait_until(lambda: not operator.paused)
-        self.was_paused = operator.paused
-
-    def _teleoperate(self, action, context):
-        """Returns the operator's action instead of the agent's, as a filter of the robot."""
-        operator = self.operator
-        assert operator is not None
-        if self.held_by_operator or operator.paused:
-            return _held(context), PAUSED
-        if not operator.takeover:
-            return action, None
-        move = operator.next_action(context.hold)
-        return _held(context) if move is None else move, "takeover"
-
-    def _apply_label(
-        self, reward: float, terminated: bool, truncated: bool, info: dict
-    ) -> tuple[float, bool, bool, dict]:
-        """Returns the step's reward, ending and info with the operator's label and takeover."""
-        operator = self.operator
-        assert operator is not None
-        info = {**info, "takeover": info.get("takeover", False) or operator.takeover}
-        operator.read_commands()
-        if not operator.episode_over:
-            return reward, terminated, truncated, info
-        succeeded = operator.label is True
-        if operator.label is not None:
-            operator.own_outcome = float(reward), bool(info["success"]), bool(terminated)
-        if succeeded and not info["success"]:
-            reward += operator.reward
-        success = info["success"] if operator.label is None else succeeded
-        return reward, terminated or succeeded, truncated or not succeeded, {**info, "success": success}
-
-    def _add_timing(self, info: dict) -> None:
-        """Adds the durations that a real-time robot reports."""
-        for name, seconds in info.get("stages", {}).items():
-            self.stages.add(name, seconds)
-        if "late_s" in info:
-            now_s = time.perf_counter()
-            self.stages.add("period", now_s - self.observed_s)
-            self.stages.tick(info["late_s"] > 0)
-            self.observed_s = now_s
 
     def result(self) -> EpisodeResult:
         """Returns the result of the episode that has ended."""
@@ -451,7 +338,7 @@ class RobotRunner:
         plan = replace(PlannerDiagnostics(*_column_means(planned)), iterations=_column_means(table)[-1])
         p95 = float(np.percentile(planned[:, 3], 95)) if len(planned) else plan.disagreement
         return EpisodeResult(
-            to_episode(self.rows), self.seed, plan, p95,
+            self.episode(), self.seed, plan, p95,
             self.robot.num_clipped - self.clipped_before, self.frames, self.displacement,
             self.robot.interventions - self.interventions_before, self.stages,
             self.uncertainty_guard.metrics() if self.uncertainty_guard else {},
@@ -463,15 +350,14 @@ class RobotRunner:
             self.record(self.seed, self.plan_records)
             self.plan_records = []
 
-    def _store(self, raw: dict[str, np.ndarray], **step) -> None:
-        with StopOnError(self.robot):  # a full disk stops the robot at once
-            self.rows.append(make_row(self.row_type, raw, seed=self.seed, **step, **self._simulated_time()))
-            if self.write:
-                self.write(self.rows[-1])
+    def store(self, raw: dict[str, np.ndarray], **step) -> None:
+        super().store(raw, **step)
+        with StopOnError(self.robot):
             if self.stream:
+                if len(self.rows) == 1:
+                    self.stream.episode(self.index, f"scene {self.seed}")
                 t, since_ns = len(self.rows) - 1, int(self.rows[-1]["time_ns"]) - int(self.rows[0]["time_ns"])
                 self.stream.step(t, raw, step.get("action"), step.get("reward"), since_ns / 1e9)
-            self.raw = raw
 
     def _show_plan(self, plan_record: PlanRecord) -> None:
         """Streams the candidates' values, and their paths where the robot states its displacement."""
@@ -492,12 +378,6 @@ class RobotRunner:
             float(plan_record.penalty_weight),
         )
 
-    def _simulated_time(self) -> dict[str, int]:
-        """Returns a simulator's own time since the reset; empty for other robots, whose wall clock counts."""
-        if not self.rows or not self.robot.simulated or self.robot.control_hz is None:
-            return {}
-        return {"time_ns": int(self.rows[0]["time_ns"]) + round(1e9 * len(self.rows) / self.robot.control_hz)}
-
     def _set_obs(self, raw: dict[str, np.ndarray]) -> None:
         batch = {name: np.asarray(raw[name])[None] for name in self.transform.fields}
         self.obs = {name: value[0] for name, value in self.transform.obs(batch).items()}
@@ -505,12 +385,6 @@ class RobotRunner:
             self.frames.append(self.robot.render())
             if self.stream:
                 self.stream.image(self.frames[-1])
-
-
-def _held(context: ActionContext) -> np.ndarray:
-    if context.hold is None:
-        raise RobotError("this robot cannot be held: it states no metadata['command']")
-    return context.hold
 
 
 def _column_means(table: np.ndarray) -> list[float]:

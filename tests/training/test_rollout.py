@@ -13,6 +13,7 @@ from o2o.agent.planner.mppi import Plan
 from o2o.core.errors import RobotError, StorageError, UsageError
 from o2o.core.timing import StageTimer
 from o2o.core.transform import ObsTransform, Transform
+from o2o.data import episode_recorder
 from o2o.data.step_record import to_episode
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, connect_robot
@@ -294,7 +295,7 @@ class Steps:
 
 
 def test_an_episode_without_a_time_limit_is_announced_once_and_counted(monkeypatch, caplog):
-    monkeypatch.setattr(rollout, "LONG_EPISODE", 3)
+    monkeypatch.setattr(episode_recorder, "LONG_EPISODE", 3)
     with caplog.at_level("INFO", "o2o"):
         play_counter(length=13)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
@@ -304,7 +305,7 @@ def test_an_episode_without_a_time_limit_is_announced_once_and_counted(monkeypat
 
 
 def test_an_episode_with_a_time_limit_is_not_announced(monkeypatch, caplog):
-    monkeypatch.setattr(rollout, "LONG_EPISODE", 3)
+    monkeypatch.setattr(episode_recorder, "LONG_EPISODE", 3)
     play_counter(length=13, max_steps=8)
     monkeypatch.setattr(Counter, "metadata", {"max_decisions": 20})
     play_counter(length=13)
