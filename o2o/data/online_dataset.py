@@ -65,9 +65,13 @@ class OnlineDataset:
         """Returns the number of episodes."""
         return self._num_episodes
 
-    def open_for(self, robot: Guard) -> None:
+    def open_for(self, robot: Guard, robot_info: dict | None = None, dataset_id: str = "online-v0") -> None:
         """Prepares for the episodes of a robot; the first call writes the robot's spaces and control rate.
 
+        Args:
+            robot: the robot, guarded.
+            robot_info: see `o2o.hardware.robot_choice`; stored so that later commands find the robot.
+            dataset_id: Minari's id of the dataset.
         Raises:
             UsageError: the folder holds another robot's episodes, or another process has it open.
             StorageError: the disk is full or cannot be written.
@@ -86,7 +90,8 @@ class OnlineDataset:
             self._metadata = {
                 **{"total_episodes": 0, "total_steps": 0, "dataset_size": 0.0},
                 **{"data_format": "hdf5", "jpeg_encoding": False, **spaces},
-                **{"dataset_id": "online-v0", "minari_version": minari.__version__},
+                **{"dataset_id": dataset_id, "minari_version": minari.__version__},
+                **({"robot": robot_info} if robot_info else {}),
                 **({} if robot.control_hz is None else {"control_hz": robot.control_hz}),
             }
             self._write_index()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from o2o.core import memory, plugins, recipe
 from o2o.core.config import from_dict, to_dict
-from o2o.core.errors import DataError, UsageError
+from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
@@ -231,8 +231,17 @@ def recipe_robot(recording: RecordingInfo) -> dict | None:
 
 
 def robot_info_for(choice: RobotChoice, recording: RecordingInfo) -> dict:
-    """Returns `robot_info` of the chosen robot, else of the recipe's; empty if neither names one."""
-    from_recipe = recipe_robot(recording)
-    if not choice.robot and from_recipe is None:
+    """Returns `robot_info` of the chosen robot, else of the recorded one; empty if that is unknown.
+
+    A robot that only the recording's file names, and that is not here or may not run, counts as unknown.
+    """
+    recorded = recipe_robot(recording)
+    if not choice.robot and recorded is None:
         return {}
-    return robot_info(choose_robot(choice, from_recipe))
+    try:
+        return robot_info(choose_robot(choice, recorded))
+    except (UsageError, RobotError) as error:
+        if choice.robot or recorded is not recording.robot:
+            raise
+        logger.warning("the robot of the recording is left out; --robot names another: %s", error)
+        return {}

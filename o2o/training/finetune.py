@@ -116,7 +116,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         stack.callback(robot.stop)  # before the stream waits for its viewer
         log = stack.enter_context(RunLog(folder, config.resume))
         stopped = stack.enter_context(stop_requested(robot.cancel_homing))
-        online_dataset.open_for(robot)
+        online_dataset.open_for(robot, metadata["robot"])
         log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
         operator = open_teleop(
             config.teleop, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped

@@ -11,10 +11,12 @@ import minari
 import numpy as np
 import pytest
 
+from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.data import journal
 from o2o.data.formats import minari as reader
+from o2o.data.load import DataConfig, load
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.guard import Guard
@@ -377,3 +379,39 @@ def test_no_flipped_bit_of_an_episode_is_read_as_data(three):
 def test_an_episode_file_is_complete_on_its_own(three):
     with h5py.File(three[0] / "data" / "episodes" / "000000.hdf5") as file:
         assert file.attrs["total_steps"] == 4 and file["observations/arm/_index_0"].shape == (5, 2)
+
+
+ROBOT_INFO = {"robot": "gym", "robot_options": {"id": "Mine-v0"}, "action_repeat": 1, "max_steps": 0}
+
+
+@pytest.fixture
+def with_robot(tmp_path) -> Path:
+    with closing(OnlineDataset(tmp_path / "mine-v3")) as online:
+        online.open_for(Guard(Robot()), ROBOT_INFO, "mine-v3")
+        add_episode(online, 4)
+    return tmp_path / "mine-v3"
+
+
+def test_the_dataset_states_its_robot_whose_texts_permit_nothing_to_run(with_robot):
+    assert minari.MinariDataset(with_robot / "data").spec.dataset_id == "mine-v3"
+    recording = load(str(with_robot), DataConfig())
+    assert recording.robot is not None
+    assert recording.robot == ROBOT_INFO and recording.info().robot == ROBOT_INFO
+    texts = [recording.robot["robot"], recording.robot["robot_options"]["id"]]
+    assert all(isinstance(text, trust.Saved) for text in texts)
+
+
+def test_a_converted_dataset_keeps_its_robot(with_robot, tmp_path, o2o):
+    assert o2o("data", "convert", with_robot, tmp_path / "other-v0")[0] == 0
+    assert load(str(tmp_path / "other-v0"), DataConfig()).robot == ROBOT_INFO
+
+
+@pytest.mark.parametrize("edited", ["gym", {"robot": 5}, {**ROBOT_INFO, "max_steps": "9"}])
+def test_of_an_edited_robot_only_what_has_its_type_is_read(with_robot, edited):
+    path = with_robot / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"robot": edited}))
+    robot = load(str(with_robot), DataConfig()).robot
+    if isinstance(edited, dict) and edited["robot"] == "gym":
+        assert robot == {name: value for name, value in ROBOT_INFO.items() if name != "max_steps"}
+    else:
+        assert robot is None

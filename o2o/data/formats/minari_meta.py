@@ -94,6 +94,11 @@ def _read_robot(value: Any) -> dict | None:
     if not isinstance(value, dict) or not isinstance(value.get("robot"), str):
         return None
     options = value.get("robot_options")
+    counts = {name: value.get(name) for name in ("action_repeat", "max_steps")}
     return trust.mark(
-        {"robot": value["robot"], "robot_options": options if isinstance(options, dict) else {}}
+        {
+            "robot": value["robot"],
+            "robot_options": options if isinstance(options, dict) else {},
+            **{name: count for name, count in counts.items() if type(count) is int and count >= 0},
+        }
     )
