@@ -84,6 +84,15 @@ COMMANDS = {
                "--dry-run", "--max-steps", "--action-repeat", "--out", "--film", "--record-plans",
                "--rerun", "--seed", "--device", "--threads"),
     ),
+    "record": Command(
+        "Records episodes on a robot as a dataset: by hand, by a policy, a script, or at random.",
+        ("o2o record --robot gym --robot.id Pendulum-v1 --operator random --episodes 10 --out my-v0",
+         "o2o record --robot ./arm.py --operator keys --episodes 20 --out door-v0",
+         "o2o record --resume --episodes 40 --out door-v0"),
+        required=("--operator",),
+        flags=("--robot", "--episodes", "--out", "--resume", "--checkpoint", "--plan", "--rehearse-resets",
+               "--teleop", "--limits.speed", "--max-steps", "--action-repeat", "--seed", "--device"),
+    ),
     "inspect": Command(
         "Writes one page about a run: its plans, uncertainty, values, data and checkpoints.",
         ("o2o inspect runs/lift-online", "o2o inspect runs/lift-online --only plans --out report"),

@@ -28,6 +28,7 @@ from o2o.commands.demo_config import DemoConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
+from o2o.commands.record_config import RecordConfig
 from o2o.commands.reproduce import ReproduceConfig
 from o2o.commands.runs import RunsConfig, ShowConfig
 from o2o.commands.serve_config import ServeConfig
@@ -338,6 +339,13 @@ def _evaluate(argv: list[str]) -> EvaluateConfig:
     return _of_checkpoint(EvaluateConfig(plan=meta.get("plan", True) or records_plans), argv, meta)
 
 
+def _record(argv: list[str]) -> RecordConfig:
+    if "--resume" in argv:
+        return _saved(argv, "record")
+    meta = _meta(argv)
+    return _with_robot(RecordConfig(plan=meta.get("plan", True)), argv, meta.get("robot"))
+
+
 def _compare(argv: list[str]) -> CompareConfig:
     if "--resume" in argv:
         return _saved(argv, "compare")
@@ -374,13 +382,14 @@ def _bench(argv: list[str]) -> BenchConfig:
 
 RUN_CONFIGS = {  # the commands whose runs have a `run.json`
     "demo": DemoConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "compare": CompareConfig,
-    "study": StudyConfig,
+    "study": StudyConfig, "record": RecordConfig,
 }  # fmt: skip
 DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,
     "finetune": _finetune,
     "evaluate": _evaluate,
+    "record": _record,
     "inspect": lambda argv: InspectConfig(run=MISSING),
     "runs": lambda argv: RunsConfig(),
     "show": lambda argv: ShowConfig(run=MISSING),
@@ -402,6 +411,7 @@ FUNCTIONS = {
     "pretrain": "training.pretrain.pretrain",
     "finetune": "training.finetune.finetune",
     "evaluate": "training.evaluate.evaluate",
+    "record": "commands.record.record",
     "inspect": "commands.inspect_run.report",
     "runs": "commands.runs.runs",
     "show": "commands.runs.show",

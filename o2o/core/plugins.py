@@ -9,7 +9,8 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -88,18 +89,46 @@ def load(kind: str, name: str) -> ModuleType:
         logger.warning("%s %r is %s, which hides %s", KINDS[kind], name, _show(source), _show(hidden[0]))
     else:
         logger.info("%s %r is %s", KINDS[kind], name, _show(source))
-    try:
+    with _named(f"{KINDS[kind]} {name!r}", source):
         if isinstance(source, EntryPoint):
             return source.load()
         if module_name.startswith("o2o.models."):
             return importlib.import_module(module_name)
         return _run(module_name, source, content)
+
+
+def load_script(name: str, what: str) -> ModuleType:
+    """Runs a Python file that is no plug-in, such as the operator of a recording, and returns its module.
+
+    Args:
+        name: path of the file.
+        what: kind of the file, for errors.
+    Raises:
+        UntrustedError: the path was read from a run, and the user has not permitted the file.
+        UsageError: there is no such file, or it does not run.
+    """
+    path = trust.locate(name)
+    if not path.is_file():
+        raise UsageError(not_found(f"{what} file", name, _python_files(path.parent)))
+    content = trust.read(path, name, what)
+    with _named(f"{what} {name!r}", path):
+        return _run(_module_name(what, path), path, content)
+
+
+@contextmanager
+def _named(what: str, source: Path | EntryPoint) -> Iterator[None]:
+    """Names the file in what goes wrong when it is run.
+
+    Raises:
+        UsageError: for any error but o2o's own; a user's file can fail in any way.
+    """
+    try:
+        yield
     except O2OError:
         raise
-    except Exception as error:  # a user's file can fail in any way; the cause stays attached
+    except Exception as error:  # the cause stays attached
         raise UsageError(
-            f"{KINDS[kind]} {name!r} ({_show(source)}{_line(source, error)}) does not load: "
-            f"{type(error).__name__}: {error}"
+            f"{what} ({_show(source)}{_line(source, error)}) does not load: {type(error).__name__}: {error}"
         ) from error
 
 

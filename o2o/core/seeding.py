@@ -1,22 +1,13 @@
-"""Derives seeds and keeps random streams that can be saved and resumed."""
+"""Keeps random streams that can be saved and resumed."""
 
-import hashlib
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from o2o.core.derive_seed import derive as derive  # most modules that need one import it from here
 from o2o.core.errors import UsageError
-
-
-def derive(seed: int, *names: object) -> int:
-    """Returns a seed in [0, 2^31) for one purpose: the same names give the same seed.
-
-    Names of purposes are part of every run's numbers, so they stay when the code around them is renamed.
-    """
-    text = "/".join(str(name) for name in (seed, *names))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class RandomStream:

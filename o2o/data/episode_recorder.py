@@ -139,11 +139,30 @@ class EpisodeRecorder:
         operator = self.operator
         assert operator is not None
         if self.held_by_operator or operator.paused:
-            return _held(context), PAUSED
+            return self._hold(context), PAUSED
         if not operator.takeover:
             return action, None
-        move = operator.next_action(context.hold)
-        return _held(context) if move is None else move, "takeover"
+        if not operator.drives:
+            move = operator.next_action(context.hold)
+            return self._hold(context) if move is None else move, "takeover"
+        hold = self._hold(context)
+        move = operator.next_action(hold)
+        self.intended = hold if move is None else move
+        return self.intended, "takeover"
+
+    def _hold(self, context: ActionContext) -> np.ndarray:
+        """Returns (A,) what holds the robot.
+
+        A simulator that states nothing, and that a person drives, gets the idle action.
+
+        Raises:
+            RobotError: the robot states nothing that would hold it.
+        """
+        if context.hold is not None:
+            return context.hold
+        if self.operator and self.operator.drives and self.robot.simulated:
+            return self.robot.idle_action
+        raise RobotError("this robot cannot be held: it states no metadata['command']")
 
     def _wait_while_paused(self) -> None:
         """Applies the operator's commands, and waits while the robot is paused and has come to rest.
@@ -231,7 +250,8 @@ def record_episode(
     while True:
         episode: Episode | None = play()
         if operator:
-            episode = review_episode(operator, episode, robot.needs_manual_reset, log, name)
+            wait = robot.needs_manual_reset or operator.drives
+            episode = review_episode(operator, episode, wait, log, name)
         if episode is not None:
             dataset.add(episode, scene)
             return episode
@@ -239,9 +259,3 @@ def record_episode(
         if operator and operator.stop_requested:
             return None
         log(f"{name} was discarded and is recorded again")
-
-
-def _held(context: ActionContext) -> np.ndarray:
-    if context.hold is None:
-        raise RobotError("this robot cannot be held: it states no metadata['command']")
-    return context.hold

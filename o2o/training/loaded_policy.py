@@ -102,7 +102,20 @@ def load(
     if num_robots is not None and (not _is_count(num_robots) or num_robots < 1):
         raise UsageError(f"num_robots is {num_robots!r}, wanted None or a number from 1 on")
     give(*trust)
-    folder = checkpoint_folder(Path(path))
+    agent, plan, _ = load_agent(path, plan, device)
+    warm_up(agent, plan)
+    return LoadedPolicy(agent, plan, num_robots)
+
+
+def load_agent(path: str | Path | None, plan: bool | None, device: str) -> tuple[Agent, bool, dict]:
+    """Returns the agent of a checkpoint, whether its planner is to act, and the metadata of the checkpoint.
+
+    Args:
+        path, plan, device: see `load`.
+    Raises:
+        UsageError: see `load`.
+    """
+    folder = checkpoint_folder(None if path is None else Path(path))
     tensors, meta = run_checkpoint.load(folder)
     agent = Agent.from_state(tensors, meta, device)
     plan = meta.get("plan", True) if plan is None else plan
@@ -110,10 +123,10 @@ def load(
     if plan and not agent.penalty_weight_known:
         raise UsageError(
             f"checkpoint {folder} has no penalty weight yet (--planner.uncertainty auto measures it at the "
-            "end of pretraining): finish its run with --resume, or load it with plan=False"
+            "end of pretraining): finish its run with --resume, or act with the policy alone (plan=False, "
+            "--no-plan)"
         )
-    warm_up(agent, plan)
-    return LoadedPolicy(agent, plan, num_robots)
+    return agent, plan, meta
 
 
 class LoadedPolicy:

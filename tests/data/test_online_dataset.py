@@ -55,7 +55,7 @@ def make_rows(steps: int, number: int = 0, ended: bool = True) -> list[np.ndarra
 
 def opened(folder: Path, space=SPACE) -> OnlineDataset:
     online, robot = OnlineDataset(folder), Guard(Robot())
-    robot.env.observation_space = space
+    robot.observation_space = space
     online.open_for(robot)
     return online
 
@@ -350,7 +350,7 @@ def test_another_robots_episodes_are_refused(three):
     online = OnlineDataset(three[0])
     with closing(online), pytest.raises(UsageError, match="a robot with another observation_space"):
         robot = Guard(Robot())
-        robot.env.observation_space = SPACE["camera"]
+        robot.observation_space = SPACE["camera"]
         online.open_for(robot)
 
 

@@ -42,7 +42,7 @@ def chain_reasons() -> list[str]:
 def agent_reasons() -> list[list[str]]:
     """The reasons of each filter of the agent, for an action that each of them changes."""
     runner = RobotRunner(Guard(Sled()), TRANSFORM, None, None, None)
-    operator = SimpleNamespace(paused=True, takeover=True, next_action=lambda hold: hold)
+    operator = SimpleNamespace(paused=True, takeover=True, drives=False, next_action=lambda hold: hold)
     response = OodResponse("hold", OodConfig(), can_hold=True)
     guard = UncertaintyGuard(threshold=None, response=response)  # type: ignore[arg-type]
     guard.update = lambda *_: setattr(guard, "_relative_disagreement", 9.0)  # type: ignore[method-assign]

@@ -43,6 +43,7 @@ class GamepadInput:
     """Reads the first gamepad that is attached; if it is detached, the next one."""
 
     names = NAMES
+    moves = "the sticks move the robot while LB (L1) is held, RB (R1) its gripper"
 
     def __init__(self, half_range: np.ndarray):
         """Opens the gamepad.

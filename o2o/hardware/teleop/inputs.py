@@ -35,6 +35,7 @@ def open_teleop(
     reward: float,
     real: bool,
     interrupted: Callable[[], bool] = lambda: False,
+    drives: bool = False,
 ) -> Operator | None:
     """Returns the operator that `--teleop` names; None if there is none.
 
@@ -45,6 +46,7 @@ def open_teleop(
         reward: reward of the step at which the operator labels success.
         real: whether the robot is a real one, not a simulation.
         interrupted: returns whether Ctrl-C was pressed.
+        drives: whether the operator moves the robot all the time.
     Raises:
         UsageError: there is no terminal for the keyboard, no gamepad, or the file cannot be opened; or only a
             run's file names it, and it does not exist.
@@ -59,7 +61,7 @@ def open_teleop(
         source = CombinedInput(pad, KeyboardInput(half_range)) if has_keyboard() else pad
     else:
         source = KeyboardInput(half_range) if name in ("auto", "keyboard") else FileInput(name)
-    return Operator(source, low, high, reward, interrupted)
+    return Operator(source, low, high, reward, interrupted, drives)
 
 
 def has_keyboard() -> bool:
@@ -71,6 +73,7 @@ class KeyboardInput:
     """Reads single keys from the terminal that the program runs in."""
 
     names: Mapping[str, str] = {command: key for key, command in KEYS.items()} | {"start": "space"}
+    moves = "the keys i k, j l and o m move the robot, c its gripper"
 
     def __init__(self, half_range: np.ndarray):
         """Switches the terminal to unbuffered input.
@@ -128,6 +131,7 @@ class FileInput:
         except OSError as error:
             raise UsageError(f"--teleop {path} cannot be opened: {error.strerror}") from error
         self.names = {command: f"`{command}`" for command in COMMANDS} | {"start": f"in {path}, `start`"}
+        self.moves = f"lines in {path}, such as `move 0.01 0 0 -`, move the robot"
         self._file.seek(0, os.SEEK_END)
         self._incomplete = b""
 
@@ -149,6 +153,7 @@ class CombinedInput:
             command: " or ".join(name[command] for name in names if command in name)
             for command in names[0] | names[1]
         }
+        self.moves = "; ".join(getattr(source, "moves", "") for source in self._sources)
 
     def read(self) -> list[str]:
         return [line for source in self._sources for line in source.read()]

@@ -57,6 +57,11 @@ class CommandSource(Protocol):
         """Returns command -> what a person presses or writes for it, for prompts."""
         ...
 
+    @property
+    def moves(self) -> str:
+        """Returns how a person moves the robot, as a sentence without a full stop."""
+        ...
+
     def read(self) -> list[str]:
         """Returns the lines since the last call, without waiting."""
         ...
@@ -73,6 +78,8 @@ class Operator:
         reward: reward of the step at which success is labeled.
         interrupted: returns whether Ctrl-C was pressed; while the robot waits for the operator, that counts
             as `stop`.
+        drives: whether the operator moves the robot all the time, as in a demonstration: every episode begins
+            as a takeover, which does not end.
         label: label of this episode: True or False once the operator has set it.
         own_outcome: (reward, success, terminated) that the robot itself gave at the step that a label ended;
             None if no label has ended the episode.
@@ -89,9 +96,10 @@ class Operator:
         high: np.ndarray,
         reward: float = 1.0,
         interrupted: Callable[[], bool] = lambda: False,
+        drives: bool = False,
     ):
         self.source, self.low, self.high, self.reward = source, low, high, reward
-        self.interrupted = interrupted
+        self.interrupted, self.drives = interrupted, drives
         self.stop_requested = False
         self.begin_episode()
 
@@ -99,7 +107,8 @@ class Operator:
         """Resets everything but `stop_requested`."""
         self.label: bool | None = None
         self.own_outcome: tuple[float, bool, bool] | None = None
-        self.paused = self.takeover = self.rerecord = False
+        self.paused = self.rerecord = False
+        self.takeover = self.drives
         self._answer: Literal["continue", "slow", "hold"] | None = None
         self._query_logged = False
         self._reset_move()
@@ -185,8 +194,13 @@ class Operator:
     def close(self) -> None:
         self.source.close()
 
+    def prompt(self, *commands: str) -> str:
+        """Returns what to press or write for commands, and what it does."""
+        names = getattr(self.source, "names", {})
+        return ", ".join(f"{names.get(command, command)} {PROMPT[command]}" for command in commands)
+
     def _set_takeover(self, takeover: bool) -> None:
-        if takeover != self.takeover:
+        if takeover != self.takeover and not self.drives:
             self.takeover = takeover
             self._reset_move()
             logger.info("the operator %s", "takes the robot over" if takeover else "gives the robot back")
@@ -260,11 +274,9 @@ def review_episode(
 
 def _wait_for_next(operator: Operator, episode: Episode, log: Callable[[str], object], name: str) -> None:
     """Waits until the operator starts the next episode, and confirms each label."""
-    names = getattr(operator.source, "names", {})
-    choices = ", ".join(f"{names.get(command, command)} {what}" for command, what in PROMPT.items())
     log(
         f"{name}: {len(episode)} steps, return {episode.episode_return:.3g}, {_label_text(operator.label)}. "
-        f"Reset the scene; then {choices}"
+        f"Reset the scene; then {operator.prompt(*PROMPT)}"
     )
     operator.paused, confirmed = True, operator.label
 
