@@ -481,7 +481,13 @@ def steered(tmp_path_factory) -> Path:
     )  # fmt: skip
     return o2o.pretrain(
         o2o.PretrainConfig(
-            dataset=str(folder / "data"), agent=TINY, updates=3, out=folder / "run", device="cpu", threads=1
+            dataset=str(folder / "data"),
+            agent=TINY,
+            updates=3,
+            allow_zero_rewards=True,
+            out=folder / "run",
+            device="cpu",
+            threads=1,
         )
     )
 
