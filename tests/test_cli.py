@@ -159,7 +159,7 @@ def test_a_checkpoint_plans_as_its_run_did_unless_a_flag_says_otherwise(pretrain
     def acts(command, run, *words) -> bool:
         return dispatch.DEFAULTS[command](["--checkpoint", str(run), *words]).plan
 
-    assert acts("evaluate", pretrained) and acts("finetune", pretrained)
+    assert acts("finetune", pretrained) and not acts("evaluate", pretrained)  # until episodes say more
     run = tmp_path / "online"
     code, _, err = o2o(
         "finetune",
@@ -584,6 +584,8 @@ def test_data_that_are_cut_off_or_missing_are_one_line(fails, tmp_path):
     path.write_bytes(path.read_bytes()[:9000])
     assert "is not a readable HDF5 file" in fails(3, "pretrain", "--dataset", path)
     assert "does not exist" in fails(3, "pretrain", "--dataset", tmp_path / "none.hdf5")
+    assert "is not a readable HDF5 file" in fails(3, "pretrain", "--dataset", tmp_path)  # the only file there
+    (tmp_path / "data.hdf5").unlink()
     assert "is not a dataset of a known format" in fails(3, "pretrain", "--dataset", tmp_path)
 
 

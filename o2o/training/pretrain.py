@@ -9,7 +9,7 @@ from pathlib import Path
 from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import fit_config
-from o2o.core import checkpoint, run_checkpoint
+from o2o.core import checkpoint, plugins, run_checkpoint, trust
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import SavedConfigError, from_dict
@@ -84,6 +84,8 @@ def _dataset_of_run(folder: Path, given: str) -> str:
     info = run_info.get("dataset")
     if info is None:  # `o2o compare` writes the settings of a run before it begins
         return given or run_info["config"].get("dataset", "")
+    if isinstance(given, trust.Saved) and given.endswith(".py"):  # so that an edited name is refused as code
+        plugins.load("datasets", given)
     try:
         from_dict(DatasetMeta, info)
     except SavedConfigError as error:

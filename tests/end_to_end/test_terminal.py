@@ -32,7 +32,7 @@ def test_pretrain_starts_with_at_most_three_lines_unless_asked_for_more(dataset,
 
 def test_evaluate_counts_episodes_and_successes_while_it_plays(pretrained):
     words = ["evaluate", "--checkpoint", str(pretrained), "--robot", POINT_ROBOT, "--episodes", "6",
-             "--teleop", "none", "--max-steps", "300"]  # fmt: skip
+             "--teleop", "none", "--max-steps", "300", "--plan"]  # fmt: skip
     code, shown = run_in_terminal([*O2O, *words], ENV, 500)
     assert code == 0, shown
     assert any("/6 episodes done" in line and "succeeded" in line for line in frames(shown))

@@ -279,7 +279,7 @@ def test_images_of_another_size_are_refused_with_the_flag_that_helps():
 
 
 @pytest.mark.parametrize(("change", "line"), [
-    ({"cell": "block", "deter_dim": 30}, "deter_dim is 30, wanted a multiple of Config.num_blocks, 8"),
+    ({"cell": "block", "deter_dim": 30}, "deter_dim is 30, wanted a multiple of RSSMConfig.num_blocks, 8"),
     ({"num_bins": 1}, "num_bins is 1"), ({"num_classes": 1}, "num_classes is 1"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(change, line):

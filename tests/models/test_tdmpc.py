@@ -166,9 +166,9 @@ def test_online_target_needs_no_target_encoder():
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ({"simnorm": 8}, "Config.latent_dim is 50, wanted a multiple of Config.simnorm, 8"),
-        ({"simnorm": 1}, "Config.simnorm is 1, wanted at least 2"),
-        ({"num_bins": 1}, "Config.num_bins is 1, wanted at least 2"),
+        ({"simnorm": 8}, "TDMPCConfig.latent_dim is 50, wanted a multiple of TDMPCConfig.simnorm, 8"),
+        ({"simnorm": 1}, "TDMPCConfig.simnorm is 1, wanted at least 2"),
+        ({"num_bins": 1}, "TDMPCConfig.num_bins is 1, wanted at least 2"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_in_one_line(field, message):

@@ -203,5 +203,5 @@ def test_a_compiler_can_trace_learning_and_imagined_steps():
 
 
 def test_heads_that_do_not_divide_the_tokens_are_refused():
-    with pytest.raises(UsageError, match=r"token_dim is 30, wanted an even multiple of Config.num_heads, 4"):
+    with pytest.raises(UsageError, match=r"token_dim is 30, .* multiple of TWMConfig.num_heads, 4"):
         Config(token_dim=30)

@@ -5,9 +5,10 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from o2o.core.errors import DataError
-from o2o.core.files import open_regular
+from o2o.core.files import check_regular, open_regular
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
@@ -33,6 +34,7 @@ def open_zip(path: Path, request: ReadRequest = READ_ALL, kind: str = "zip") -> 
         with open_regular(path) as file:
             num_bytes = _locate_directory(file)[1]
         request.check_budget(0, path, ReadBlock(PARSED_RATIO * num_bytes, "its list of members"))
+        check_regular(path)  # again, because it is opened again
         opened = zipfile.ZipFile(path)
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, struct.error) as error:
         raise DataError(
@@ -47,6 +49,11 @@ def open_zip(path: Path, request: ReadRequest = READ_ALL, kind: str = "zip") -> 
         if info.flag_bits & IS_ENCRYPTED:
             raise DataError(f"{path}: its member {info.filename!r} is encrypted")
     return opened
+
+
+def open_member(file: zipfile.ZipFile, member: zipfile.ZipInfo | str) -> IO[bytes]:
+    """Opens a member of an open zip file, for reading."""
+    return file.open(member)
 
 
 def has_members(path: Path, names: set[str]) -> bool:
