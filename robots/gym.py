@@ -85,8 +85,9 @@ class StatedRate(gymnasium.Wrapper):
     """States in `metadata` that the environment is simulated, and its control rate where it is known.
 
     The rate is the first of: the flag, `metadata["control_hz"]`, the attribute `control_hz` or
-    `control_freq`, 1 / `dt` of a MuJoCo environment (in others `dt` may be a step of the physics), and, of
-    environments without MuJoCo, `metadata["render_fps"]`.
+    `control_freq`, `config["policy_frequency"]` of highway-env, 1 / `control_timestep` as of dm_control,
+    1 / `dt` of a MuJoCo environment or of one inside it (in others `dt` may be a step of the physics), and,
+    of environments without MuJoCo, `metadata["render_fps"]`.
     """
 
     def __init__(self, env: gymnasium.Env, control_hz: float = 0.0):
@@ -100,23 +101,43 @@ def _control_hz(env: gymnasium.Env) -> float | None:
     bare, metadata = env.unwrapped, env.metadata
     if metadata.get("control_hz") is not None:
         return metadata["control_hz"]
-    for name in ("control_hz", "control_freq"):
-        if hz := _number(bare, name):
-            return hz
-    if _attribute(bare, "model", "opt", "timestep") is not None:
-        dt = _number(bare, "dt")
-        return round(1 / dt, 6) if dt else None
+    config = _attribute(bare, "config")
+    rates = [_attribute(bare, "control_hz"), _attribute(bare, "control_freq")]
+    rates += [config.get("policy_frequency")] if isinstance(config, dict) else []
+    if hz := next(filter(None, map(_number, rates)), None):
+        return hz
+    if period := _number(_called(_attribute(bare, "control_timestep"))) or _mujoco_period(bare):
+        return round(1 / period, 6)
     fps = metadata.get("render_fps")
-    return float(fps) if isinstance(fps, (int, float)) and 0 < fps < math.inf else None
+    is_stated = isinstance(fps, (int, float)) and 0 < fps < math.inf and not _has_mujoco(bare)
+    return float(fps) if is_stated else None
 
 
-def _number(thing, name: str) -> float | None:
-    """Returns an attribute that is a finite number above 0, else None."""
-    value = _attribute(thing, name)
+def _mujoco_period(bare: gymnasium.Env) -> float | None:
+    """Returns `dt` of a MuJoCo environment, or of one that it holds, as mazes hold their ant or ball."""
+    parts = [part for part in getattr(bare, "__dict__", {}).values() if isinstance(part, gymnasium.Env)]
+    periods = (_number(_attribute(part, "dt")) for part in (bare, *parts) if _has_mujoco(part))
+    return next(filter(None, periods), None)
+
+
+def _has_mujoco(env: gymnasium.Env) -> bool:
+    return _attribute(env, "model", "opt", "timestep") is not None
+
+
+def _number(value) -> float | None:
+    """Returns a value that is a finite number above 0, else None."""
     if isinstance(value, (int, float, np.number, np.ndarray)) and np.size(value) == 1:
         number = float(np.asarray(value).reshape(()))
         return number if 0 < number < math.inf else None
     return None
+
+
+def _called(value):
+    """Returns what a method without arguments returns, None if it fails; another value as it is."""
+    try:
+        return value() if callable(value) else value
+    except Exception:  # a stranger's code, as in `_attribute`
+        return None
 
 
 def _attribute(thing, *names: str):

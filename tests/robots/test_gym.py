@@ -49,7 +49,16 @@ class Mujoco(Odd):
 
 
 class MujocoWithoutDt(Mujoco):
-    dt = None  # as PointMaze, whose render_fps is half its rate
+    dt = None
+
+
+class Maze(MujocoWithoutDt):
+    """Holds the environment that moves, as AntMaze, whose render_fps is 50 and whose ant acts at 20 Hz."""
+
+    metadata = {"render_fps": 50}  # noqa: RUF012
+
+    def __init__(self):
+        self.camera, self.ant = Odd(), Mujoco()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +77,13 @@ class MujocoWithoutDt(Mujoco):
         (Mujoco, {}, 25),
         (Mujoco, {"dt": np.float64(0.05)}, 20),
         (MujocoWithoutDt, {}, None),
+        (Maze, {}, 25),
+        (Maze, {"dt": 0.05}, 20),
+        (Odd, {"config": {"policy_frequency": 5}, "metadata": {"render_fps": 10}}, 5),  # as highway-env
+        (Odd, {"config": {"policy_frequency": None}, "metadata": {"render_fps": 10}}, 10),
+        (Odd, {"control_timestep": lambda self: 0.05, "metadata": {"render_fps": 10}}, 20),  # as dm_control
+        (MujocoWithoutDt, {"control_timestep": 0.04}, 25),
+        (Mujoco, {"control_timestep": lambda self, unit: 1.0}, 25),
     ],
 )
 def test_the_rate_is_what_an_environment_states_and_nothing_odd_fails(kind, attributes, hz):
