@@ -1,6 +1,6 @@
 """Chooses the messages of a bag that make up each step of an episode."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Ticks:
     Attributes:
         times: (T,) int64 nanoseconds.
         obs: name -> (T,) number of the newest message not later than the time.
-        action: (T,) number of the command of each step.
+        action: (T,) number of the command of each step, of each topic that is part of the action.
         reward: (T,) number of the newest reward not later than the end of each step, -1 before the first;
             None without rewards.
         hz: control rate in Hz.
@@ -28,14 +28,14 @@ class Ticks:
 
     times: np.ndarray
     obs: Mapping[str, np.ndarray]
-    action: np.ndarray
+    action: list[np.ndarray]
     reward: np.ndarray | None
     hz: float
 
 
 def choose(
     obs: Mapping[str, np.ndarray],
-    action: np.ndarray,
+    action: Sequence[np.ndarray],
     reward: np.ndarray | None,
     index: BagIndex,
 ) -> Ticks:
@@ -45,42 +45,51 @@ def choose(
     last command or reward. With a rate, steps are that far apart, and the action of a step is the command in
     force just after it: half an interval of the commands, or half a step if that is shorter. For the command
     that answers an observation comes a little later, and the times of messages jitter. Without a rate, each
-    command makes a step at its own time.
+    command of the first topic makes a step at its own time.
 
     Args:
-        obs: name -> (N,) increasing int64 nanoseconds of the messages.
-        action: (N,) those of the commands.
+        obs: name -> (N,) increasing int64 nanoseconds of the messages; N is at least 1, here and below.
+        action: (N,) those of the commands, of each topic that is part of the action.
         reward: (N,) those of the rewards; None without rewards. None need be there before the first step.
         index: the bag; its request states the control rate in Hz, None: that of the commands.
     Raises:
-        DataError: a topic has no messages, there is no step, or the budget does not hold as many.
+        DataError: there are less than two steps, or more than the budget holds.
     """
     hz, label = index.request.control_hz, str(index.path)
-    topics = {**obs, "the action": action} | ({} if reward is None else {"the reward": reward})
-    empty = [name for name, times in topics.items() if not len(times)]
-    if empty:
-        raise DataError(f"{label}: there is no message for {', '.join(empty)}")
-    start = max(int(times[0]) for times in (*obs.values(), action))
+    topics = [*obs.values(), *action]
+    start = max(int(times[0]) for times in topics)
     if hz is None:
-        times, period = action[np.searchsorted(action, start) :], _own_period(action, label)
-        commands = np.arange(len(action) - len(times), len(action))
+        times, period = action[0][np.searchsorted(action[0], start) :], _own_period(action[0], label)
     else:
-        end = max(int(action[-1]), int(reward[-1]) if reward is not None else 0)
-        times, period = _grid(start, end, hz, index, len(topics)), 1e9 / hz
-        interval = float(np.median(np.diff(action))) if len(action) > 1 else period
-        commands = _newest(action, times + int(min(interval, period) / 2))
-    if not len(times):
-        raise DataError(f"{label}: its last command comes before every observation has a first message")
+        ends = [*action, *([] if reward is None else [reward])]
+        times, period = _grid(start, max(int(one[-1]) for one in ends), hz, index, len(topics)), 1e9 / hz
+    if len(times) < 2:
+        last = max(int(one[-1]) for one in action)
+        raise DataError(
+            f"{label} has {len(times)} steps: from {(last - start) / 1e9:.3f} s before the last command on, "
+            "every topic has had a message; wanted two steps"
+        )
+    commands = [_newest(one, times + _lead(one, period)) for one in action]
+    if hz is None:
+        commands[0] = np.arange(len(action[0]) - len(times), len(action[0]))
     rewards = None if reward is None else _newest(reward, times + round(period))
     rows = {name: _newest(stamps, times) for name, stamps in obs.items()}
     return Ticks(times, rows, commands, rewards, round(1e9 / period, 3))
+
+
+def _lead(action: np.ndarray, period: float) -> int:
+    """Returns for how many nanoseconds after a step a command may come that belongs to it."""
+    interval = float(np.median(np.diff(action))) if len(action) > 1 else period
+    return int(min(interval, period) / 2)
 
 
 def _own_period(action: np.ndarray, label: str) -> float:
     """Returns the median interval of the commands in nanoseconds."""
     period = float(np.median(np.diff(action))) if len(action) > 1 else 0.0
     if period < 1000:
-        raise DataError(f"{label}: its {len(action)} commands have no rate; state one: --dataset.control-hz")
+        raise DataError(
+            f"{label}: {len(action)} messages of the action have no rate; state one: --dataset.control-hz"
+        )
     return period
 
 

@@ -34,6 +34,8 @@ NAME = "ROS bag"
 METADATA = "metadata.yaml"  # in the folder of one bag of ROS 2
 SUFFIXES = (".mcap", ".db3", ".bag")
 
+Sources = tuple[list[Source], Source | None, dict[str, Source]]  # of action, reward, and observations
+
 logger = logging.getLogger("o2o")
 
 
@@ -74,7 +76,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     """Reads a bag as one episode, or a folder of bags as one episode each.
 
     A name is a topic or a topic with a field, such as `/joint_states.position`; see `bag_topics.find`. The
-    request must name the action; without observations, joints, images and messages of a few numbers are read.
+    request must name the action, or topics that form it, separated by commas; without observations, joints,
+    images and messages of a few numbers are read.
     Steps are chosen by `bag_ticks.choose`, by the time at which messages were recorded (log time), not by the
     stamps in their headers. Rewards are 0 without a topic for them. Images stay in the file.
 
@@ -155,17 +158,15 @@ class _Reader:
             DataError: the bag is broken.
         """
         index = self._index(path, files)
-        action, reward, obs = self._sources(index)
+        actions, reward, obs = self._sources(index)
         ticks = bag_ticks.choose(
             {name: source.topic.times for name, source in obs.items()},
-            action.topic.times,
+            [action.topic.times for action in actions],
             reward.topic.times if reward else None,
             index,
         )
-        if len(ticks.times) < 2:
-            raise DataError(f"{path}: its messages make one step, whose next observation is unknown")
         _warn_about_holds(path, obs, ticks)
-        columns = self._columns(index, (action, reward, obs), ticks)
+        columns = self._columns(index, (actions, reward, obs), ticks)
         self._hz.append(ticks.hz)
         self._times[number] = (ticks.times - ticks.times[0]) / 1e9
         self.held_bytes += self._times[number].nbytes
@@ -178,43 +179,54 @@ class _Reader:
         index.sort()
         return index
 
-    def _sources(self, index: BagIndex) -> tuple[Source, Source | None, dict[str, Source]]:
+    def _sources(self, index: BagIndex) -> Sources:
         """Returns the sources of the action, the reward, and each observation."""
         request = self._request
         if not request.action:
             raise UsageError(f"{index.path} is a bag, so --dataset.action must say what the action is: "
                              f"{bag_topics.describe(index)}")  # fmt: skip
-        action = bag_topics.find(index, request.action, "action")
+        names_of_action = request.action.split(",")
+        actions = [bag_topics.find(index, text, "action") for text in names_of_action]
         reward = bag_topics.find(index, request.reward, "reward") if request.reward else None
-        for source in filter(None, [action, reward]):
+        for source in filter(None, [*actions, reward]):
             if not source.paths:
                 raise UsageError(f"{index.path}: {source.text!r} is an image, wanted numbers")
         if request.obs or request.include:
-            names = {name: name for name in bag_topics.usual_names(index)}
+            roles = [(one.topic, path) for one in (*actions, reward) if one for path in one.paths]
+            names = {
+                name: name
+                for name, source in bag_topics.usual_names(index).items()
+                if not any(source.topic is topic and path in source.paths for topic, path in roles)
+            }
             asked = {text: bag_topics.find(index, text, "observation") for text in request.obs.values()}
             names |= {text: text for text in asked}
         else:
-            names = bag_topics.guess_obs(index, filter(None, [request.action, request.reward]))
+            names = bag_topics.guess_obs(index, filter(None, [*names_of_action, request.reward]))
         if not names:
             raise UsageError(f"{index.path}: no topic looks like an observation; name it with --dataset.obs: "
                              f"{bag_topics.describe_topics(index)}")  # fmt: skip
         chosen = request.resolve_names(names, index.path)
         found = {n: bag_topics.find(index, names[text], "observation") for n, text in chosen.items()}
-        empty = [s.text for s in (action, reward, *found.values()) if s and not s.topic.num_messages]
+        empty = [s.text for s in (*actions, reward, *found.values()) if s and not s.topic.num_messages]
         if empty:
             raise DataError(f"{index.path} has no message of {', '.join(empty)}")
-        return action, reward, found
+        unasked = {name for name, one in found.items() if one.text not in request.obs.values()}
+        for name in sorted(unasked):  # such as the efforts of joints that measure none
+            if found[name].paths and not sum(bag_topics.count_numbers(index, found[name]).values()):
+                logger.info("%s: %r has no numbers and is left out", index.path, found.pop(name).text)
+        return actions, reward, found
 
     def _columns(
         self,
         index: BagIndex,
-        sources: tuple[Source, Source | None, Mapping[str, Source]],
+        sources: Sources,
         ticks: bag_ticks.Ticks,
     ) -> dict[str, flat_table.Column]:
         """Returns the columns of an episode: numbers that are read, and images that are not."""
-        action, reward, obs = sources
+        actions, reward, obs = sources
         wanted = {f"obs.{name}": (one, ticks.obs[name]) for name, one in obs.items() if one.paths}
-        wanted["actions"] = (action, ticks.action)
+        parts = [f"actions {i}" for i in range(len(actions))]
+        wanted |= {part: (one, rows) for part, one, rows in zip(parts, actions, ticks.action, strict=True)}
         if reward is not None and ticks.reward is not None:
             wanted["rewards"] = (reward, np.maximum(ticks.reward, 0))
         tables = bag_vectors.read_tables(index, wanted, self._names, index.held_bytes)
@@ -233,7 +245,8 @@ class _Reader:
         if ticks.reward is not None:
             tables["rewards"][ticks.reward < 0] = 0
             rewards = RowRange(tables["rewards"], 0, len(ticks.times))
-        return episode_parts.arrange(observations, {}, tables["actions"], rewards, str(index.path))
+        action = np.concatenate([tables[part] for part in parts], axis=1)
+        return episode_parts.arrange(observations, {}, action, rewards, str(index.path))
 
 
 def _module_of(file: Path):

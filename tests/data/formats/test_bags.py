@@ -79,6 +79,49 @@ def test_late_command_belongs_to_the_observation_that_it_answers(tmp_path):
     assert episode.action[:, 0].tolist() == episode.obs["joints"][:-1, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_topics_that_form_the_action_follow_each_other(tmp_path):
+    grip = [(0.05 + i / 2, "/gripper/command", FLOAT, {"data": float(i)}) for i in range(3)]
+    path = write_mcap(tmp_path / "a.mcap", sorted([*arm(), *grip], key=lambda message: message[0]))
+    names = "/command.data,/gripper/command"
+    episode = read(path, request(OBS[:1], names)).episodes[0]  # from command 1 on, at 0.12 s
+    assert episode.action.tolist() == [[i, i + 0.5, i // 5] for i in range(1, 11)]
+    episode = read(path, request(OBS[:1], names, hz=10)).episodes[0]
+    assert episode.action.tolist() == [[i, i + 0.5, i // 5] for i in range(10)]
+    assert read(path, request([], names)).episodes[0].obs.keys() == {
+        "joint_states_position", "joint_states_velocity", "camera"
+    }  # fmt: skip
+
+
+def test_patterns_take_what_has_numbers(tmp_path):
+    path = write_mcap(tmp_path / "a.mcap", arm())
+    assert read(path, request(["/joint*"])).episodes[0].obs.keys() == {
+        "/joint_states.position", "/joint_states.velocity"
+    }  # fmt: skip
+    assert read(path, request(["*"])).episodes[0].obs.keys() == {  # and not the action
+        "/joint_states.position", "/joint_states.velocity", "/camera/image_raw"
+    }  # fmt: skip
+    obs = read(path, request(["/joint*", "-/joint_states.effort", "-*velocity"])).episodes[0].obs
+    assert obs.keys() == {"/joint_states.position"}
+    with pytest.raises(DataError, match=r"'obs./joint_states.effort' has shape \(12, 0\), so it is empty"):
+        read(path, request(["/joint_states.effort"]))
+
+
+@pytest.mark.parametrize(
+    ("num", "hz", "message"),
+    [
+        (1, None, "1 messages of the action have no rate; state one: --dataset.control-hz"),
+        (1, 10, r"has 1 steps: from 0.000 s before the last command on, every topic has had a message"),
+        (12, 0.1, r"has 1 steps: from 1.100 s before the last command on"),
+    ],
+)
+def test_bag_that_makes_no_two_steps_is_refused(tmp_path, num, hz, message):
+    commands = [m for m in arm() if m[1] == "/command"][:num]
+    messages = [m for m in arm() if m[1] != "/command"] + commands
+    path = write_mcap(tmp_path / "a.mcap", sorted(messages, key=lambda message: message[0]))
+    with pytest.raises(DataError, match=message):
+        read(path, request(hz=hz))
+
+
 def test_first_step_is_where_every_topic_has_a_message(tmp_path):
     messages = [m for m in arm() if m[1] != "/camera/image_raw" or m[0] > 0.3]  # the first image at 0.4 s
     episode = read(write_mcap(tmp_path / "a.mcap", messages), request()).episodes[0]
