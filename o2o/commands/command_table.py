@@ -93,6 +93,12 @@ COMMANDS = {
         flags=("--robot", "--episodes", "--out", "--resume", "--checkpoint", "--plan", "--rehearse-resets",
                "--teleop", "--limits.speed", "--max-steps", "--action-repeat", "--seed", "--device"),
     ),
+    "replay": Command(
+        "Sends the recorded actions of an episode to a robot and says how far it departs from them.",
+        ("o2o replay door-v0 --episode 3 --robot ./arm.py --limits.speed 0.5",),
+        required=("DATASET",),
+        flags=("--robot", "--episode", "--seed", "--teleop", "--limits.speed", "--action-repeat", *READING),
+    ),
     "inspect": Command(
         "Writes one page about a run: its plans, uncertainty, values, data and checkpoints.",
         ("o2o inspect runs/lift-online", "o2o inspect runs/lift-online --only plans --out report"),

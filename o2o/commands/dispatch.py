@@ -29,6 +29,7 @@ from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
 from o2o.commands.record_config import RecordConfig
+from o2o.commands.replay_config import ReplayConfig
 from o2o.commands.reproduce import ReproduceConfig
 from o2o.commands.runs import RunsConfig, ShowConfig
 from o2o.commands.serve_config import ServeConfig
@@ -390,6 +391,7 @@ DEFAULTS: dict[str, Callable] = {
     "finetune": _finetune,
     "evaluate": _evaluate,
     "record": _record,
+    "replay": lambda argv: _with_robot(ReplayConfig(), argv, None),
     "inspect": lambda argv: InspectConfig(run=MISSING),
     "runs": lambda argv: RunsConfig(),
     "show": lambda argv: ShowConfig(run=MISSING),
@@ -412,6 +414,7 @@ FUNCTIONS = {
     "finetune": "training.finetune.finetune",
     "evaluate": "training.evaluate.evaluate",
     "record": "commands.record.record",
+    "replay": "commands.replay_actions.replay",
     "inspect": "commands.inspect_run.report",
     "runs": "commands.runs.runs",
     "show": "commands.runs.show",

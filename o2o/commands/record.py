@@ -15,7 +15,7 @@ from o2o.core.derive_seed import derive
 from o2o.core.episode import Episode
 from o2o.core.progress import live_line
 from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
-from o2o.data.episode_recorder import EpisodeRecorder, record_episode
+from o2o.data.episode_recorder import EpisodeRecorder, record_episode, wait_for_person
 from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.clock import RateKeeper
 from o2o.hardware.guard import Guard, HomingCancelledError, StopOnError, connect
@@ -165,7 +165,7 @@ def _rehearse_resets(config: RecordConfig, robot: Guard, operator: Operator | No
     """Resets the robot as often as wanted, and prints how far the first observations differ."""
     firsts = []
     for number in range(config.rehearse_resets):
-        _wait_for_person(robot, operator, f"reset {number + 1} of {config.rehearse_resets}")
+        wait_for_person(robot, operator, f"reset {number + 1} of {config.rehearse_resets}", print)
         if operator and operator.stop_requested:
             return
         firsts.append(robot.reset(seed=derive(config.seed, "rehearsal", number))[0])
@@ -176,21 +176,12 @@ def _rehearse_resets(config: RecordConfig, robot: Guard, operator: Operator | No
         print(f"{len(firsts)} resets: {name} begins within {spread:.3g} of itself")
 
 
-def _wait_for_person(robot: Guard, operator: Operator | None, what: str) -> None:
-    """Waits until the person has prepared the scene of a robot that does not reset it, and starts."""
-    if operator is None or not (robot.needs_manual_reset or operator.drives):
-        return
-    print(f"{what}: prepare the scene; then {operator.prompt('start', 'stop')}")
-    operator.paused = True
-    operator.wait_until(lambda: not operator.paused)
-
-
 def _record_episodes(
     config: RecordConfig, dataset: OnlineDataset, robot: Guard, operator: Operator | None, play: Play,
     stopped: Callable[[], bool],
 ) -> None:  # fmt: skip
     if len(dataset) < config.episodes:
-        _wait_for_person(robot, operator, f"episode {len(dataset) + 1}")
+        wait_for_person(robot, operator, f"episode {len(dataset) + 1}", print)
     while len(dataset) < config.episodes and not stopped() and not (operator and operator.stop_requested):
         number = len(dataset)
         scene, seed = derive(config.seed, "scene", number), derive(config.seed, "act", number)

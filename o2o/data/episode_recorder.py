@@ -259,3 +259,19 @@ def record_episode(
         if operator and operator.stop_requested:
             return None
         log(f"{name} was discarded and is recorded again")
+
+
+def wait_for_person(robot: Guard, operator: Operator | None, what: str, log: Callable[[str], object]) -> None:
+    """Waits until the person has prepared the scene of a robot that does not reset it, and starts.
+
+    Args:
+        robot: the robot.
+        operator: the person; nothing is awaited of nobody.
+        what: what begins, such as `episode 1`.
+        log: called with one line for the person.
+    """
+    if operator is None or not (robot.needs_manual_reset or operator.drives):
+        return
+    log(f"{what}: prepare the scene; then {operator.prompt('start', 'stop')}")
+    operator.paused = True
+    operator.wait_until(lambda: not operator.paused)

@@ -93,7 +93,7 @@ def test_a_dataset_whose_robot_may_not_run_is_still_learned_from(o2o):
     assert o2o("record", *PENDULUM, "--operator", "random", "--episodes", 2, "--out", "my-v0")[0] == 0
     path = Path("my-v0/data/metadata.json")
     metadata = json.loads(path.read_text())
-    metadata["robot"] |= {"robot": "/not/here/arm.py", "robot_options": {}}
+    metadata["robot"] |= {"robot": "/not/here/unknown_arm.py", "robot_options": {}}
     path.write_text(json.dumps(metadata))
     code, _, error = o2o("pretrain", "--dataset", "my-v0", *SMALL, *TDMPC, "--out", "run")
     assert code == 0 and "the robot of the recording is left out" in error
