@@ -218,6 +218,29 @@ def test_values_of_ros1_are_those_of_rosbags(tmp_path, compression):
         np.testing.assert_array_equal(episode.obs["camera"][row], pixels)
 
 
+def test_mcap_file_of_ros1_is_read(tmp_path):
+    from mcap.writer import Writer
+    from rosbags.rosbag1 import Reader
+    from rosbags.typesys import Stores, get_typestore
+
+    store, channels = get_typestore(Stores.ROS1_NOETIC), {}
+    with Reader(write_rosbag1(tmp_path / "arm.bag", arm())) as bag, open(tmp_path / "arm.mcap", "wb") as file:
+        writer = Writer(file)
+        writer.start("ros1")
+        for connection, stamp_ns, data in bag.messages():
+            if connection.topic not in channels:
+                text, _ = store.generate_msgdef(connection.msgtype, ros_version=1)
+                name = connection.msgtype.replace("/msg/", "/")
+                schema = writer.register_schema(name, "ros1msg", text.encode())
+                channels[connection.topic] = writer.register_channel(connection.topic, "ros1", schema)
+            writer.add_message(channels[connection.topic], stamp_ns, data, stamp_ns)
+        writer.finish()
+    one, other = (read(tmp_path / name, request()).episodes[0] for name in ("arm.bag", "arm.mcap"))
+    assert one.action.tolist() == other.action.tolist()
+    for name in one.obs:
+        np.testing.assert_array_equal(one.obs[name], other.obs[name])
+
+
 def database(folder: Path, *statements: str) -> Path:
     """Returns the `.db3` file of a bag, changed by statements of SQL."""
     (path,) = write_sqlite(folder / "arm", arm()).glob("*.db3")
