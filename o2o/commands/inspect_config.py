@@ -13,6 +13,8 @@ from o2o.data.load import DataConfig, DataFlags
 
 # Name of a question -> its title on the page, in the order of the page.
 QUESTIONS = {
+    "performance": "How well does the robot do, and did it get better?",
+    "rank_checkpoints": "Which checkpoint should run on the robot?",
     "plans": "What did the penalty change?",
     "penalty_sweep": "What would other penalty weights have chosen?",
     "candidates": "Which candidate plans did the planner compare?",
@@ -23,7 +25,6 @@ QUESTIONS = {
     "model_error": "How far ahead does the model predict?",
     "value": "Do values match achieved returns?",
     "penalty_weight": "Which penalty weight do the data suggest?",
-    "rank_checkpoints": "Which checkpoint should run on the robot?",
 }
 # Former name of a question -> its name; both can be given.
 FORMER_NAMES = {

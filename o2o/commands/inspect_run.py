@@ -27,6 +27,8 @@ Answer = Callable[[Run, InspectConfig, Guard | None], Result]
 
 # Name of a question -> function that answers it.
 ANSWERS: dict[str, Answer] = {
+    "performance": lambda run, c, robot: inspect.performance(run),
+    "rank_checkpoints": lambda run, c, robot: inspect.rank_checkpoints(run),
     "plans": lambda run, c, robot: inspect.plans(run, c.episode),
     "penalty_sweep": lambda run, c, robot: inspect.penalty_sweep(run),
     "candidates": lambda run, c, robot: inspect.candidates(run, c.episode, robot=robot),
@@ -39,15 +41,12 @@ ANSWERS: dict[str, Answer] = {
     "model_error": lambda run, c, robot: inspect.model_error(run),
     "value": lambda run, c, robot: inspect.value(run),
     "penalty_weight": lambda run, c, robot: inspect.penalty_weight(run),
-    "rank_checkpoints": lambda run, c, robot: inspect.rank_checkpoints(run),
 }
-# Question at the top of the page -> results that can answer it; the first sentence of the first one is shown.
+# Question at the top of the page -> result, and the number of its sentence, that answers it.
 SUMMARY = {
-    "What did the penalty change?": ("plans", "penalty_sweep"),
-    "Where did the ensemble disagree?": ("uncertainty", "coverage"),
-    "Can disagreement be trusted on these data?": ("reliability", "ood_detection"),
-    "Which penalty weight do the data suggest?": ("penalty_weight",),
-    "Which checkpoint should run on the robot?": ("rank_checkpoints",),
+    "How well does the robot do?": ("performance", 0),
+    "Did it get better?": ("performance", 1),
+    "Which checkpoint should run on the robot?": ("rank_checkpoints", 0),
 }
 
 logger = logging.getLogger("o2o")
@@ -91,13 +90,16 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
             print(f"{title:<54} {time.monotonic() - begin_s:5.1f} s{reason}", flush=True)
     if not results:
         raise UsageError("no question could be answered, so no page is written; the reasons are above")
-    sections = [_section(name, results.get(name), failures) for name in config.questions]
+    sections = [_section(name, result) for name, result in results.items()]
+    if failures:
+        reasons = [f"{QUESTIONS[name]} {reason}." for name, reason in failures.items()]
+        sections.append(Section("Not answered", reasons))
     for name, result in results.items():
         if result.charts():
             with live_line(f"drawing {name}"):
                 write_figure(out / f"{name}.png", result.plot())
     checkpoint.write_json(out / METRICS, {name: result.metrics() for name, result in results.items()})
-    summary = _summary(results)
+    summary = _summary(results, failures)
     with live_line("writing the page"):
         write_page(out / PAGE, f"Inspection of {config.run}", summary, sections, _facts(run))
     for question, sentence in summary:
@@ -106,20 +108,22 @@ def _report(config: InspectConfig, run: Run, out: Path) -> Path:
     return out / PAGE
 
 
-def _section(name: str, result: Result | None, failures: dict[str, str]) -> Section:
-    if result is None:
-        return Section(QUESTIONS[name], [f"Not answered: {failures[name]}."])
-    return Section(QUESTIONS[name], result.text(), result.charts())
+def _section(name: str, result: Result) -> Section:
+    """Returns a section that shows its first sentence and folds the rest."""
+    if name == "performance":  # the top of the page has its sentences
+        return Section("Success over the run", charts=result.charts())
+    return Section(QUESTIONS[name], result.text(), result.charts(), folded=True)
 
 
-def _summary(results: dict[str, Result]) -> list[tuple[str, str]]:
+def _summary(results: dict[str, Result], failures: dict[str, str]) -> list[tuple[str, str]]:
     """Returns the questions and answers at the top of the page."""
-    summary = []
-    for question, names in SUMMARY.items():
-        sentences = [results[name].text()[0] for name in names if name in results]
-        if sentences:
-            summary.append((question, sentences[0]))
-    return summary
+    answers = {}
+    for question, (name, number) in SUMMARY.items():
+        if name in results:
+            answers[question] = results[name].text()[number]
+        elif name in failures:
+            answers[question] = f"Cannot tell: {failures[name]}."
+    return list(answers.items())
 
 
 def _simulator(run: Run, stack: ExitStack) -> Guard | None:

@@ -19,6 +19,26 @@ def success_interval(count: int, total: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def success_difference(
+    before: int, num_before: int, after: int, num_after: int
+) -> tuple[float, float, float]:
+    """Returns the difference of two success rates, after minus before, and its 95 % interval.
+
+    Args:
+        before, after: counts of successes.
+        num_before, num_after: counts of episodes, of independent scenes.
+    Source: Newcombe 1998, Statistics in Medicine 17, method 10, of two Wilson intervals.
+    """
+    first, last = before / num_before, after / num_after
+    (low, high), (last_low, last_high) = (
+        success_interval(before, num_before),
+        success_interval(after, num_after),
+    )
+    difference = last - first
+    down, up = float(np.hypot(last - last_low, high - first)), float(np.hypot(first - low, last_high - last))
+    return difference, difference - down, difference + up
+
+
 def mean_interval(values, num_resamples: int = 10_000) -> tuple[float, float]:
     """Returns the percentile bootstrap interval of a mean, from a fixed seed. Source: Efron 1979."""
     values = np.asarray(values, dtype=np.float64)

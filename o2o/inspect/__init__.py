@@ -19,6 +19,7 @@ from o2o.inspect.model_error import model_error
 from o2o.inspect.ood_detection import ood_detection
 from o2o.inspect.penalty_sweep import penalty_sweep
 from o2o.inspect.penalty_weight import penalty_weight
+from o2o.inspect.performance import performance
 from o2o.inspect.plans import plans, replan
 from o2o.inspect.probe import probe
 from o2o.inspect.reliability import reliability
@@ -56,6 +57,7 @@ __all__ = [
     "open",
     "penalty_sweep",
     "penalty_weight",
+    "performance",
     "plans",
     "probe",
     "rank_checkpoints",

@@ -229,8 +229,8 @@ class Candidates(Result):
         elite = record.elite
         chosen, policy, executed = path[[int(record.chosen)]], path[[-2]], path[[-1]]
         marks: list[Paths | Points] = [
-            Paths(path[:-2][~elite], values[~elite], "other candidates", 0.9),
-            Paths(path[:-2][elite], values[elite], f"{int(elite.sum())} elites", 2.0),
+            Paths(path[:-2][~elite], values[~elite], "other candidates (thin)", 0.9),
+            Paths(path[:-2][elite], values[elite], f"{int(elite.sum())} elites (thick)", 2.0),
         ]
         highlighted = (
             (executed, "executed path", DATA),
@@ -240,7 +240,7 @@ class Candidates(Result):
         for line, name, color in highlighted:
             if np.isfinite(line).all(-1).sum() > 1:
                 outline = Paths(line, width=4.4, color=OUTLINE)  # separates it from paths of any color
-                marks += [outline, Paths(line, name=name, width=2.6, color=color)]
+                marks += [outline, Paths(line, name=name, width=2.6, color=color, dash=color == DATA)]
         start = chosen[0, 0]
         z = {"z": start[2:]} if len(start) == 3 else {}
         return [*marks, Points(start[:1], start[1:2], color=CHOSEN, size=7.0, **z)]

@@ -24,10 +24,10 @@ from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, stored_checkpoints
 from o2o.core.seeding import RandomStream, derive
 from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
-from o2o.inspect.charts.chart import DATA, MODEL, MUTED, POLICY, Chart, Intervals, Rule
+from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import RecordedSteps, action_distance, evaluate_policies
-from o2o.inspect.own_evaluations import measured_success
+from o2o.inspect.own_evaluations import measured_success, phase_of
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run, select_episodes
 from o2o.inspect.value import value
@@ -164,7 +164,7 @@ class CheckpointRanking(Result):
                 "",
                 [
                     Rule(x=self.recorded_return, name="recorded episodes", color=DATA),
-                    Intervals(names, *ends, name=actor, color=POLICY),
+                    Intervals(names, *ends, name=actor, color=PLAN if self.planner_evaluated else POLICY),
                 ],
                 "Estimated from recordings alone, with 95 % intervals; the one with the highest lower end is "
                 "at the top. Checkpoints marked * take actions that the recordings do not cover, so their "
@@ -195,7 +195,7 @@ class CheckpointRanking(Result):
             "Success of each checkpoint in the run's own evaluations",
             "fraction of episodes that succeeded",
             "",
-            [Intervals(names, *self.success[order].T, name="evaluations", color=POLICY)],
+            [Intervals(names, *self.success[order].T, name="evaluations", color=PLAN)],
             "Measured in the same scenes, with 95 % intervals; the recommended checkpoint is at the top.",
         )
 
@@ -323,9 +323,7 @@ def rank_checkpoints(
         impossible=evaluation.impossible,
         bias=[result.bias_v for result in values],
         rank=[result.rank_v for result in values],
-        success=measured_success(
-            run.folder, "online" if run.meta.get("run") == "finetune" else "offline", list(folders)
-        ),
+        success=measured_success(run.folder, phase_of(run.meta), list(folders)),
         recorded_return=float(latest.returns()[0][first].mean()),
         num_episodes=len(first),
         planner_evaluated=planner_evaluated,

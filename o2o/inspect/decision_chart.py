@@ -5,7 +5,7 @@ import numpy as np
 from o2o.agent.plan_record import PlanRecord
 from o2o.core.transform import Transform
 from o2o.hardware.end_effector import Displacement
-from o2o.inspect.charts.chart import MODEL, MUTED, PLAN, POLICY, Chart, Paths, Points
+from o2o.inspect.charts.chart import CHOSEN, MUTED, POLICY, Chart, Paths, Points
 
 
 def decision_chart(
@@ -27,7 +27,7 @@ def decision_chart(
         [
             Points(disagreement[sampled], return_[sampled], "sampled", MUTED),
             Points(disagreement[by_policy], return_[by_policy], "policy", POLICY),
-            Points(disagreement[[chosen]], return_[[chosen]], "chosen", MODEL, size=9),
+            Points(disagreement[[chosen]], return_[[chosen]], "chosen", CHOSEN, size=9),
         ],
         f"Step {int(record.t)}; penalty weight (lambda) {float(record.penalty_weight):g}.",
     )  # fmt: skip
@@ -40,7 +40,7 @@ def decision_chart(
         "Paths of the candidates, top view", "x, m", "y, m",
         [
             Paths(paths, disagreement),
-            Paths(paths[[chosen]], name="chosen", color=PLAN, width=3.0),
+            Paths(paths[[chosen]], name="chosen", color=CHOSEN, width=3.0),
         ],
         "Paths are the sums of the commanded displacements. Color: disagreement, discounted sum.",
         value="disagreement", equal_aspect=True,

@@ -176,13 +176,14 @@ class PenaltySweep(Result):
                 "This run plans with penalty weight 0: disagreement changes nothing in any of the "
                 f"{num_states} states."
             )
+        change, chance = float(np.median(self.action_change[i])), float(np.median(self.random_change))
+        verdict = "less than" if change < chance else "at least as much as"
         return (
-            f"At this run's penalty weight of {self.run_weight:.3g}, the penalty changes the action by "
-            f"{100 * np.median(self.action_change[i]):.2g} % of its range (median of {num_states} states); "
-            f"two searches with different random numbers differ by "
-            f"{100 * np.median(self.random_change):.2g} %. In {100 * self.changed_fraction[i]:.0f} % of the "
-            f"states the change exceeds 95 % of the random changes. The penalty is "
-            f"{100 * np.median(self.penalty_fraction[i]):.0f} % of |value|."
+            f"At this run's penalty weight of {self.run_weight:.3g}, the penalty moves actions {verdict} two "
+            f"searches with different random numbers differ: by {100 * change:.2g} % of the action range "
+            f"against {100 * chance:.2g} % (medians of {num_states} states). In "
+            f"{100 * self.changed_fraction[i]:.0f} % of the states the change exceeds 95 % of the random "
+            f"changes. The penalty is {100 * np.median(self.penalty_fraction[i]):.0f} % of |value|."
         )
 
     def _disagreement_text(self) -> str:

@@ -77,7 +77,7 @@ class Uncertainty(Result):
             Line(t, self.disagreement, "executed action", DATA),
             Points(self.peaks, self.disagreement[self.peaks], "highest", MODEL, size=7),
             Rule(y=float(self.recorded[1]), name="median of the recordings"),
-            Rule(y=float(self.recorded[2]), name="95th percentile of the recordings", color=MODEL),
+            Rule(y=float(self.recorded[2]), name="95th percentile of the recordings", color=DATA),
         ]
         value = [
             Line(t, self.v, "value of the state", MODEL),
@@ -91,7 +91,7 @@ class Uncertainty(Result):
                 "ensemble disagreement",
                 disagreement,
                 "Standard deviation of the action's value over the ensemble, in units of the scaled return. "
-                "Only 5 % of the recorded steps lie above the red line.",
+                "Only 5 % of the recorded steps lie above the upper line.",
                 log_y=bool(self.disagreement.any()),
             ),
             Chart(

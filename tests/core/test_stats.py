@@ -26,6 +26,13 @@ def test_a_success_interval_of_no_trials_is_0_to_1_and_of_all_successes_includes
     assert stats.success_interval(7, 7)[1] == 1.0
 
 
+def test_the_difference_of_two_success_rates_has_newcombes_interval():
+    """56/70 against 48/80, the first example of Newcombe 1998, table II: method 10."""
+    difference, low, high = stats.success_difference(48, 80, 56, 70)
+    assert (round(difference, 4), round(low, 4), round(high, 4)) == (0.2, 0.0524, 0.3339)
+    assert stats.success_difference(0, 5, 5, 5)[1] > 0 and stats.success_difference(3, 5, 3, 5)[0] == 0
+
+
 def test_the_interval_of_equal_values_has_no_width():
     assert stats.mean_interval([3.0] * 5) == (3.0, 3.0)
 

@@ -392,6 +392,10 @@ def test_the_sufficient_weight_is_interpolated_between_tested_weights():
     assert result.sufficient_weight == pytest.approx(2 + 2 * (2 - 1) / 1.5)
     assert result.changed_fraction.tolist() == [0, 0.5, 1]
     effect, disagreement, *_, reranking = result.text()
+    assert "the penalty moves actions at least as much as two searches" in effect
+    assert "differ: by 12 % of the action range against 10 % (medians of 2 states)" in effect
+    weak = replace(result, random_change=np.array([0.2, 0.2])).text()[0]
+    assert "the penalty moves actions less than two searches with different random numbers differ" in weak
     assert "In 50 % of the states" in effect and "20 % of |value|" in effect
     assert "From a penalty weight of 3.3 on" in disagreement
     assert "8 recorded decisions" in reranking and "25 %" in reranking

@@ -38,8 +38,11 @@
       }
     }
   }, { rootMargin: "600px" });
-  const isFar = (plot) => plot.getBoundingClientRect().top > innerHeight + 600;
+  const isFar = (plot) => !plot.offsetWidth || plot.getBoundingClientRect().top > innerHeight + 600;
   for (const plot of plots) isFar(plot) ? observer.observe(plot) : draw(plot);
   dark.addEventListener("change", () => drawn.forEach(draw));
-  addEventListener("beforeprint", () => plots.filter((plot) => !drawn.has(plot)).forEach(draw));
+  addEventListener("beforeprint", () => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true; // paper cannot be unfolded
+    plots.filter((plot) => !drawn.has(plot)).forEach(draw);
+  });
 })();

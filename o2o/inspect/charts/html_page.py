@@ -52,12 +52,14 @@ class Section:
         text: paragraphs of plain text.
         charts: charts, two per row on wide screens.
         table: (header, rows); numbers have four digits, None is a dash.
+        folded: whether all but the heading and the first paragraph is shown on request only.
     """
 
     title: str
     text: Sequence[str] = ()
     charts: Sequence[Chart | Frames] = ()
     table: tuple[Sequence[str], Sequence[Sequence[Cell]]] | None = None
+    folded: bool = False
 
     def __post_init__(self):
         header, rows = self.table or ((), ())
@@ -79,7 +81,7 @@ def write_page(
         path: file of the page, usually `index.html`.
         title: heading of the page.
         summary: text at the top: paragraphs, or pairs of a question and its answer.
-        sections: sections with the details.
+        sections: sections with the details; with folded ones, the page has no table of contents.
         metadata: name -> text in the footer, such as the run and the dataset.
     Returns:
         The size of the page in bytes, nearly all of it plotly.js.
@@ -126,7 +128,7 @@ def _summary(items: Sequence[SummaryItem]) -> str:
 
 
 def _contents(sections: Sequence[Section]) -> str:
-    if len(sections) < 2:
+    if len(sections) < 2 or any(section.folded for section in sections):  # folded ones are a table themselves
         return ""
     names = enumerate((_text(section.title) for section in sections), 1)
     lines = "".join(f'<li><a href="#part-{number}">{name}</a></li>\n' for number, name in names)
@@ -134,13 +136,20 @@ def _contents(sections: Sequence[Section]) -> str:
 
 
 def _section(section: Section, number: int) -> str:
-    parts = [f'<section id="part-{number}">\n<h2>{_text(section.title)}</h2>\n']
-    parts += [f"<p>{_text(paragraph)}</p>\n" for paragraph in section.text]
+    texts = [f"<p>{_text(paragraph)}</p>\n" for paragraph in section.text]
+    details = []
     if section.charts:
-        parts += ['<div class="charts">\n', *map(_figure, section.charts), "</div>\n"]
+        details += ['<div class="charts">\n', *map(_figure, section.charts), "</div>\n"]
     if section.table:
-        parts.append(_table(*section.table))
-    return "".join([*parts, "</section>\n"])
+        details.append(_table(*section.table))
+    if section.folded:
+        hidden = [*texts[1:], *details]
+        texts = texts[:1]
+        details = (
+            ["<details><summary>Details and charts</summary>\n", *hidden, "</details>\n"] if hidden else []
+        )
+    head = f'<section id="part-{number}">\n<h2>{_text(section.title)}</h2>\n'
+    return "".join([head, *texts, *details, "</section>\n"])
 
 
 def _figure(chart: Chart | Frames) -> str:

@@ -119,10 +119,11 @@ def _paths(axes, chart: ChartSpec, mark: Paths, color: str, zorder: float):
     segments, value = mark.segments()
     kind: type = Line3DCollection if chart.is_3d else LineCollection
     style = {"color": color} if value is None else {"array": value, **_color_mapping(chart)}
+    style |= {"linestyle": (0, (1.6, 1.0)) if mark.dash else "-"}
     lines = kind(segments, linewidths=mark.width, alpha=0.9, capstyle="round", zorder=zorder, **style)
     axes.add_collection(lines, autolim=False)
     legend_color = color if value is None else COLORMAP[len(COLORMAP) // 2]
-    return Line2D([], [], color=legend_color, lw=max(mark.width, 1.2))
+    return Line2D([], [], color=legend_color, lw=mark.width, ls=style["linestyle"])
 
 
 def _background_image(axes, chart: ChartSpec, mark: BackgroundImage, color: str, zorder: float):

@@ -183,10 +183,13 @@ def _paths(chart: ChartSpec, mark: Paths, color: str) -> list:
     if value is None:
         return [_segment_trace(chart, mark, segments, None, color)]
     if chart.is_3d:
-        return [_legend_entry(chart, "lines"), _segment_trace(chart, mark, segments, value, color)]
+        return [
+            _legend_entry(chart, "lines", mark.width),
+            _segment_trace(chart, mark, segments, value, color),
+        ]
     low, high = chart.limits("value")
     level = np.clip((value - low) / (high - low) * NUM_LEVELS, 0, NUM_LEVELS - 1).astype(int)
-    traces = [_legend_entry(chart, "lines")]
+    traces = [_legend_entry(chart, "lines", mark.width)]
     for i in np.unique(level):
         segment_color = colormap_color((i + 0.5) / NUM_LEVELS)
         traces.append(_segment_trace(chart, mark, segments[level == i], value[level == i], segment_color))
@@ -200,13 +203,13 @@ def _paths(chart: ChartSpec, mark: Paths, color: str) -> list:
 def _segment_trace(chart: ChartSpec, mark: Paths, segments: np.ndarray, value: np.ndarray | None, color: str):
     """Returns one trace of lines (K, m, 2 or 3), all of one color unless the chart is three-dimensional."""
     x, y, *z = _join(segments)
-    hover = [_hover_coordinates(chart)]
+    hover, dash = [_hover_coordinates(chart)], "dash" if mark.dash else "solid"
     if z:
         lines = go.Scatter3d(x=compact(x), y=compact(y), z=compact(z[0]), line_width=2 * mark.width)
     else:
         x, y = chart.mask_hidden("x", x), chart.mask_hidden("y", y)
         lines = go.Scatter(x=compact(x), y=compact(y), line_width=1.3 * mark.width)
-    lines.update(mode="lines", opacity=MARK_OPACITY, line={"color": color})
+    lines.update(mode="lines", opacity=MARK_OPACITY, line={"color": color, "dash": dash})
     if value is not None:
         corners = compact(np.repeat(value, segments.shape[1] + 1))
         hover.append(_hover_value(chart, "line.color" if z else "customdata"))
@@ -214,11 +217,18 @@ def _segment_trace(chart: ChartSpec, mark: Paths, segments: np.ndarray, value: n
     return lines.update(hovertemplate=_hover_template(hover))
 
 
-def _legend_entry(chart: ChartSpec, mode: str):
+def _legend_entry(chart: ChartSpec, mode: str, width: float = 1.0):
     """Returns an empty trace: the legend entry of a mark that has many colors."""
     kind, z = (go.Scatter3d, {"z": [None]}) if chart.is_3d else (go.Scatter, {})
     color = colormap_color(0.5)
-    return kind(x=[None], y=[None], **z, mode=mode, marker={"color": color}, line={"color": color})
+    return kind(
+        x=[None],
+        y=[None],
+        **z,
+        mode=mode,
+        marker={"color": color},
+        line={"color": color, "width": 1.3 * width},
+    )
 
 
 def _join(segments: np.ndarray) -> np.ndarray:

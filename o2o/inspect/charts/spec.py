@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DATA, MODEL, POLICY = "#33415c", "#e4572e", "#17a398"  # recorded or measured; model predictions; the policy
-RANDOM, PLAN, MUTED = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner; secondary information
+RANDOM, PLAN, MUTED = "#f3a712", "#7d5ba6", "#adb7c6"  # random actions; the planner and how it did; secondary
 CHOSEN, OUTLINE = "#10151f", "#fdfdfd"  # the chosen plan; the outline that separates a line from an image
 PALETTE = (DATA, MODEL, POLICY, RANDOM, PLAN, MUTED)
 # From low (dark blue) to high (bright orange); lightness rises evenly, so grayscale prints stay readable.
@@ -177,6 +177,7 @@ class Paths:
         name: legend entry.
         width: line width in typographic points.
         color: "#rrggbb"; empty, the next color of the palette. Unused if `value` is given.
+        dash: whether the paths are dashed.
     """
 
     points: np.ndarray
@@ -184,6 +185,7 @@ class Paths:
     name: str = ""
     width: float = 1.0
     color: str = ""
+    dash: bool = False
 
     def __post_init__(self):
         shape = _set_array(self, "points", (None, None, None))

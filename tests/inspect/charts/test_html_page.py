@@ -178,6 +178,21 @@ def test_a_page_without_charts_is_small(tmp_path):
     assert "<nav" not in page and "<script>" not in page and "All is well." in page
 
 
+def test_a_folded_section_shows_its_first_sentence_and_the_page_no_contents(tmp_path):
+    sections = [
+        Section("One", ["seen", "hidden"], table=(["a"], [["cell"]]), folded=True),
+        Section("Two", ["b"]),
+    ]
+    write_page(tmp_path / "a.html", "Title", [], sections)
+    page = (tmp_path / "a.html").read_text()
+    before, inside = page.split("<details>")
+    assert "seen" in before and "hidden" not in before and "<nav" not in page
+    inside, after = inside.split("</details>")
+    assert "hidden" in inside and "cell" in inside and "Two" in after
+    write_page(tmp_path / "b.html", "Title", [], [Section("One", ["alone"], folded=True)])
+    assert "<details>" not in (tmp_path / "b.html").read_text()
+
+
 def test_a_row_of_another_length_raises():
     with pytest.raises(ValueError, match="section 'T': a row of 1 cells, wanted 2"):
         Section("T", table=(["a", "b"], [["only"]]))

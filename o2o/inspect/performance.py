@@ -1,0 +1,125 @@
+"""Measures how well the robot does and whether it got better, from the run's own evaluations and episodes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from o2o.core import stats
+from o2o.core.errors import UsageError
+from o2o.inspect.charts.chart import MUTED, PLAN, Chart, Line
+from o2o.inspect.own_evaluations import Evaluations, phase_of, read_evaluations
+from o2o.inspect.result import Result
+from o2o.inspect.run import Run
+
+WINDOW = 10  # robot episodes at the beginning and at the end, where a run has no evaluations
+
+
+@dataclass(frozen=True, eq=False)
+class Performance(Result):
+    """The success of a run over time.
+
+    Attributes:
+        evaluations: success in the run's own evaluations, oldest first; may be empty.
+        unit: `updates` or `episodes`, which `evaluations.step` counts.
+        played: (n,) bool, success of the robot's own episodes, in order; may be empty.
+    """
+
+    evaluations: Evaluations
+    unit: str
+    played: np.ndarray
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Returns (successes, episodes) at the beginning and at the end of the run."""
+        if len(self.evaluations.step):
+            n = self.evaluations.num_episodes
+            counts = np.rint(self.evaluations.success * n).astype(int)
+            return (int(counts[0]), n), (int(counts[-1]), n)
+        first, last = self.played[:WINDOW], self.played[-WINDOW:]
+        return (int(first.sum()), len(first)), (int(last.sum()), len(last))
+
+    def text(self) -> list[str]:
+        return [self._level_text(), self._gain_text()]
+
+    def charts(self) -> list[Chart]:
+        marks = []
+        if len(self.evaluations.step):
+            low, high = self.evaluations.intervals().T
+            success = self.evaluations.success
+            marks.append(Line(self.evaluations.step, success, "evaluations", PLAN, low=low, high=high))
+        if len(self.played) > WINDOW:
+            ends = np.arange(WINDOW, len(self.played) + 1)
+            mean = np.convolve(self.played, np.ones(WINDOW), "valid") / WINDOW
+            marks.append(Line(ends, mean, f"mean of {WINDOW} training episodes", MUTED, dash=True))
+        if not marks:
+            return []
+        caption = "The band is the 95 % interval of each evaluation."
+        return [
+            Chart(
+                "Success in evaluations and in training",
+                self.unit,
+                "fraction that succeeded",
+                marks,
+                caption,
+                y_range=(0.0, 1.02),
+            )
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        (before, num_before), (after, num_after) = self.ends
+        difference, low, high = stats.success_difference(before, num_before, after, num_after)
+        return {
+            "success_before": before / num_before,
+            "success_after": after / num_after,
+            "gain": difference,
+            "gain_low": low,
+            "gain_high": high,
+        }
+
+    def _level_text(self) -> str:
+        count, n = self.ends[1]
+        low, high = stats.success_interval(count, n)
+        what = (
+            f"in its latest evaluation, after {self.evaluations.step[-1]:,} {self.unit}"
+            if len(self.evaluations.step)
+            else "in its latest training episodes, which were not evaluations"
+        )
+        return f"It succeeds in {count} of {n} episodes, {count / n:.0%} ({low:.0%} to {high:.0%}), {what}."
+
+    def _gain_text(self) -> str:
+        (before, num_before), (after, num_after) = self.ends
+        if len(self.evaluations.step) == 1 or (
+            not len(self.evaluations.step) and len(self.played) < 2 * WINDOW
+        ):
+            return (
+                "Cannot tell: there is no measurement from before. `--evaluate-every 10` evaluates before "
+                "the first and after every tenth episode."
+            )
+        difference, low, high = stats.success_difference(before, num_before, after, num_after)
+        shown = f"from {before / num_before:.0%} to {after / num_after:.0%}"
+        interval = f"a difference of {difference:+.0%} ({low:+.0%} to {high:+.0%})"
+        if low > 0:
+            return f"Yes: its success rose {shown}, {interval}."
+        if high < 0:
+            return f"No, it got worse: its success fell {shown}, {interval}."
+        return f"Cannot tell: its success went {shown}, {interval}, which includes no change."
+
+
+def performance(run: Run) -> Performance:
+    """Reads how well the robot does, and whether it got better over the run.
+
+    Raises:
+        UsageError: the run has neither evaluations nor episodes of the robot.
+    """
+    evaluations = read_evaluations(run.folder, phase_of(run.meta))
+    played = np.array([bool(episode.success) for episode in run.robot_episodes], bool)
+    if not len(evaluations.step) and not len(played):
+        raise UsageError(
+            "the run was never measured on a robot; `o2o evaluate` measures it, and --evaluate-every does "
+            "during a run"
+        )
+    return Performance(
+        evaluations=evaluations,
+        unit="episodes" if phase_of(run.meta) == "online" else "updates",
+        played=played,
+    )
