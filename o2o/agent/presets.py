@@ -13,7 +13,7 @@ from o2o.agent.part_configs import (
 from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
-from o2o.data.load import DataConfig
+from o2o.data.load_config import DataConfig
 from o2o.data.replay_config import ReplayConfig
 from o2o.nn.model_config import EncoderConfig, RSSMConfig, TDMPCConfig, TWMConfig
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from o2o.core.config import at_least
-from o2o.data.load import check_name
+from o2o.data.load_config import check_name
 
 
 @dataclass(frozen=True)

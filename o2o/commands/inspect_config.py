@@ -9,7 +9,7 @@ import tyro
 from o2o.core.config import at_least
 from o2o.core.errors import UsageError
 from o2o.core.plugins import not_found
-from o2o.data.load import DataConfig, DataFlags
+from o2o.data.load_config import DataConfig, DataFlags
 
 # Name of a question -> its title on the page, in the order of the page.
 QUESTIONS = {

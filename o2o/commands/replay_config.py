@@ -7,7 +7,7 @@ import tyro
 
 from o2o.core.config import at_least
 from o2o.core.errors import UsageError
-from o2o.data.load import LoadConfig, check_name
+from o2o.data.load_config import LoadConfig, check_name
 from o2o.hardware.robot_choice import RobotChoice
 
 

@@ -16,7 +16,7 @@ from o2o.core.spec import ActionBounds
 from o2o.core.transform import ObsTransform, Transform
 from o2o.data.formats.lazy_array import names_are_exact
 from o2o.data.formats.recording import Recording
-from o2o.data.load import DataConfig
+from o2o.data.load_config import DataConfig
 
 SAMPLED_IMAGES = 200  # images on disk whose pixels are read for their range
 MIN_STD = 1e-3  # of the largest in a vector: normalization amplifies no nearly constant entry into noise

@@ -12,7 +12,7 @@ from o2o.core.memory import format_bytes
 from o2o.core.spec import Spec
 from o2o.data.fit_transform import READ_BYTES, RESIZE_BYTES
 from o2o.data.formats.lazy_array import LazyArray
-from o2o.data.load import DataConfig
+from o2o.data.load_config import DataConfig
 from o2o.data.replay_buffer import Allocate, row_bytes
 from o2o.data.replay_config import ReplayConfig
 

@@ -15,8 +15,9 @@ from o2o.core.transform import Transform
 from o2o.data import memory_plan, moved_recording
 from o2o.data.fit_transform import apply_transform, fit_transform
 from o2o.data.formats.recording import Recording, RecordingInfo, split
-from o2o.data.load import DataConfig, load
-from o2o.data.load import DataFlags as DataFlags
+from o2o.data.load import load
+from o2o.data.load_config import DataConfig
+from o2o.data.load_config import DataFlags as DataFlags
 from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, robot_info

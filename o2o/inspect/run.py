@@ -12,7 +12,8 @@ from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, folder_with_checkpoint
 from o2o.data import moved_recording, training_data
-from o2o.data.load import DataConfig, LoadConfig, load
+from o2o.data.load import load
+from o2o.data.load_config import DataConfig, LoadConfig
 from o2o.data.plan_store import PlanStore
 from o2o.data.replay_buffer import Replay
 from o2o.inspect.beliefs import Beliefs, beliefs

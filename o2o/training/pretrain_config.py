@@ -6,7 +6,7 @@ from pathlib import Path
 from o2o.agent.agent_config import AgentConfig, UnprefixedAgentConfig
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least
-from o2o.data.load import DataConfig, DataFlags, check_name
+from o2o.data.load_config import DataConfig, DataFlags, check_name
 from o2o.hardware.robot_choice import RobotChoice
 
 

@@ -14,7 +14,7 @@ from o2o.commands.bench.contenders import episodes
 from o2o.commands.bench.flops import timed
 from o2o.core.spec import Spec
 from o2o.data import training_data
-from o2o.data.load import DataConfig
+from o2o.data.load_config import DataConfig
 from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
 

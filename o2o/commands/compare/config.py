@@ -8,7 +8,7 @@ from o2o.agent import presets
 from o2o.core.compute import MachineConfig
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.errors import UsageError
-from o2o.data.load import check_name
+from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
 from o2o.training.pretrain_config import PretrainConfig
 

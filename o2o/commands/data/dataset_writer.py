@@ -21,7 +21,7 @@ from o2o.data.audit.summary import disk_bytes
 from o2o.data.formats import minari
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 from o2o.data.formats.recording import Recording
-from o2o.data.load import LoadConfig
+from o2o.data.load_config import LoadConfig
 
 LIMIT_BYTES = 100  # of memory per value of an observation while Minari writes its space as JSON
 

@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from o2o.core.config import FieldError
-from o2o.data.load import LoadConfig
+from o2o.data.load_config import LoadConfig
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 Output = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]

@@ -12,7 +12,8 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.transform import RATE_TOLERANCE
 from o2o.data.audit import summary
 from o2o.data.formats.recording import Recording
-from o2o.data.load import LoadConfig, load
+from o2o.data.load import load
+from o2o.data.load_config import LoadConfig
 
 logger = logging.getLogger("o2o")
 

@@ -19,7 +19,7 @@ from o2o.data.audit import (
 )
 from o2o.data.audit.finding import Finding, note
 from o2o.data.formats.recording import Recording
-from o2o.data.load import DataConfig
+from o2o.data.load_config import DataConfig
 from o2o.hardware.guard import Guard
 
 SEVERITIES = ("note", "warning", "error")
