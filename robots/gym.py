@@ -109,8 +109,9 @@ def _control_hz(env: gymnasium.Env) -> float | None:
     if period := _number(_called(_attribute(bare, "control_timestep"))) or _mujoco_period(bare):
         return round(1 / period, 6)
     fps = metadata.get("render_fps")
-    is_stated = isinstance(fps, (int, float)) and 0 < fps < math.inf and not _has_mujoco(bare)
-    return float(fps) if is_stated else None
+    if isinstance(fps, (int, float)) and 0 < fps < math.inf and not _has_mujoco(bare):
+        return float(fps)
+    return None
 
 
 def _mujoco_period(bare: gymnasium.Env) -> float | None:

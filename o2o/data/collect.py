@@ -66,6 +66,7 @@ def record(
             action_space=space,
             description=description,
             control_hz=robot.control_hz,
+            images=robot.images,
         )
 
 

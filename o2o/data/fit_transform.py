@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core import plugins
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
-from o2o.core.image_layout import LAYOUTS, NUMBERS, guess_layout
+from o2o.core.image_layout import LAYOUTS, NUMBERS, ImageFacts, guess_layout
 from o2o.core.recipe import RewardRule
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import ObsTransform, Transform
@@ -50,7 +50,7 @@ def fit_transform(
     low, high = _action_limits(recording, config, read_action_bounds)
     scale, shift = _reward_rule(recording, config, discount or derive_discount)
     result = Transform(
-        fields=_fields(episodes, config),
+        fields=_fields(episodes, config, recording.images),
         action_low=tuple(low.tolist()),
         action_high=tuple(high.tolist()),
         reward_scale=scale,
@@ -194,7 +194,9 @@ def _reward_rule(
     return return_range / (max(returns) - min(returns)), shift
 
 
-def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, ObsTransform]:
+def _fields(
+    episodes: list[Episode], config: DataConfig, stated: dict[str, ImageFacts]
+) -> dict[str, ObsTransform]:
     available = episodes[0].obs
     requested = [text.partition("=")[0] for text in config.obs] if names_are_exact(config.obs) else []
     layouts = _by_name(config.image_layout, "--dataset.image-layout", "AXES", requested or list(available))
@@ -206,9 +208,18 @@ def _fields(episodes: list[Episode], config: DataConfig) -> dict[str, ObsTransfo
     for name in requested or available:
         values = [e.obs[name] for e in episodes]
         shape, is_bytes = values[0].shape[1:], values[0].dtype == np.uint8
-        layout = _layout(name, shape, layouts[name]) if name in layouts else guess_layout(shape, is_bytes)
+        facts = stated.get(name, ImageFacts())
+        if name in layouts:
+            layout = _layout(name, shape, layouts[name])
+        else:
+            layout = _stated_layout(name, shape, facts) or guess_layout(shape, is_bytes)
         if layout:
-            low, high = (0.0, 0.0) if is_bytes else _pixel_range(name, values, ranges.get(name, ""), layout)
+            if is_bytes:
+                low, high = 0.0, 0.0
+            elif name not in ranges and facts.low < facts.high:
+                low, high = facts.low, facts.high
+            else:
+                low, high = _pixel_range(name, values, ranges.get(name, ""), layout)
             field = ObsTransform(shape, image=True, size=config.image_size, layout=layout, low=low, high=high)
         else:
             mean, std = _mean_and_std(values) if config.normalize else ((), ())
@@ -228,6 +239,15 @@ def _by_name(texts: tuple[str, ...], flag: str, wanted: str, known: list[str]) -
             raise UsageError(f"{flag}: {plugins.not_found('observation', name, known)}")
         result[name] = value
     return result
+
+
+def _stated_layout(name: str, shape: tuple[int, ...], facts: ImageFacts) -> str:
+    """Returns the layout that the file states; empty if it states none that fits."""
+    if len(facts.layout) == len(shape):
+        return facts.layout
+    if facts.layout:
+        logger.warning("the file states the axes %s of %r, which is %s: ignored", facts.layout, name, shape)
+    return ""
 
 
 def _layout(name: str, shape: tuple[int, ...], text: str) -> str:

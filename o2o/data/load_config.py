@@ -116,10 +116,11 @@ class DataConfig(LoadConfig):
         normalize: Normalize observation vectors to mean 0 and standard deviation 1; off as in FOWM.
         image_layout: Axes of images that the rule would take for others, each as `NAME=AXES`, such as
             `depth=HW` or `camera=CHW`; AXES is HW, HWC, CHW, FHWC or FCHW (F: stacked frames), or `numbers`
-            for no image. Without it the channels are the shorter one of the first and the last axis.
+            for no image. Without it: what the file states, else the channels are the shorter one of the first
+            and the last axis.
         image_range: Range of the pixels in images of other numbers than uint8, each as `NAME=LOW:HIGH`, such
-            as `depth=0:4` for meters; others are clipped. Without it: 0:1 or 0:255 for colors and whole
-            numbers that lie in it, else, as for depth, 0 to the largest one.
+            as `depth=0:4` for meters; others are clipped. Without it: what the file states, else 0:1 or 0:255
+            for colors and whole numbers that lie in it, else, as for depth, 0 to the largest one.
         image_size: Side of the square images that the model receives, in pixels; FOWM uses 84.
         holdout: Fraction of the episodes that are held out for validation; a tenth is customary.
         memory: Where the observations of the replay buffers are kept: `ram`, `disk` (memory-mapped files in

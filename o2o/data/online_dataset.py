@@ -93,6 +93,9 @@ class OnlineDataset:
                 **{"dataset_id": dataset_id, "minari_version": minari.__version__},
                 **({"robot": robot_info} if robot_info else {}),
                 **({} if robot.control_hz is None else {"control_hz": robot.control_hz}),
+                **(
+                    {"images": {n: one.to_plain() for n, one in robot.images.items()}} if robot.images else {}
+                ),
             }
             self._write_index()
             self._finished = FinishedEpisodes(self.folder)

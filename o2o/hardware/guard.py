@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from o2o.core import obs_space, trust
 from o2o.core.errors import O2OError, RobotError, UsageError
+from o2o.core.image_layout import ImageFacts, read_image_facts
 from o2o.core.recipe import RewardFunction
 from o2o.core.spec import flatten_obs
 from o2o.core.success import success_of_step
@@ -66,6 +67,7 @@ class Guard(gymnasium.Wrapper):
     Attributes:
         shapes: name -> shape of every observation.
         left_out: `NAME (KIND)` of observations that are left out.
+        images: name -> axes and range of an image that the robot states in `metadata["images"]`.
         real_time: whether the robot moves in real time: it is a `RealTimeRobot`, or states
             `metadata["real_time"]`.
         simulated: whether the robot states `metadata["simulated"]` and is not in real time: it may be built
@@ -98,6 +100,7 @@ class Guard(gymnasium.Wrapper):
             logger.info("observations that are not arrays are left out: %s", ", ".join(self.left_out))
         self.observation_space = obs_space.arrays_space(env.observation_space)
         self.shapes = {name: obs_space.encoded_shape(leaf.space) for name, leaf in self._leaves.items()}
+        self.images = _read_images(env, self.shapes)
         self.action_repeat = action_repeat
         self.num_clipped, self.interventions = 0, Counter()
         self.on_intervention: InterventionCallback | None = None
@@ -616,6 +619,28 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is no finite number")
     return number
+
+
+def _read_images(env: gymnasium.Env, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ImageFacts]:
+    """Returns what a robot states about its images.
+
+    Raises:
+        RobotError: it is not understood, or does not fit the observations.
+    """
+    try:
+        images = read_image_facts(env.metadata.get("images", {}))
+    except ValueError as error:
+        raise RobotError(f"the robot's metadata: {error}") from error
+    for name, facts in images.items():
+        if name not in shapes:
+            raise RobotError(
+                f"the robot's metadata state an image {name!r}; its observations are {', '.join(shapes)}"
+            )
+        if facts.layout and len(facts.layout) != len(shapes[name]):
+            raise RobotError(
+                f"the robot's metadata state the axes {facts.layout} of {name!r}, which is {shapes[name]}"
+            )
+    return images
 
 
 def connect(

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from o2o.core.image_layout import describe, guess_layout, num_channels, to_channels_first
+from o2o.core.image_layout import (
+    ImageFacts,
+    describe,
+    guess_layout,
+    layout_of_names,
+    num_channels,
+    read_image_facts,
+    to_channels_first,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +56,48 @@ def test_every_layout_is_brought_into_the_same_order(layout):
 
 def test_the_axes_are_described_in_words():
     assert describe((9, 84, 80), "CHW") == "9 channels x 84 rows x 80 columns"
+
+
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (["height", "width", "channels"], "HWC"),
+        (["channels", "height", "width"], "CHW"),
+        (["Rows", "Columns"], "HW"),
+        (["frames", "h", "w", "c"], "FHWC"),
+        (["width", "height", "channel"], ""),
+        (["x", "y", "z"], ""),
+        (["height", 3], ""),
+        ({"motors": ["a", "b"]}, ""),
+        (None, ""),
+    ],
+)
+def test_names_of_axes_state_a_layout(names, layout):
+    assert layout_of_names(names) == layout
+
+
+def test_facts_about_images_are_read_as_they_are_written():
+    facts = {
+        "depth": ImageFacts("HW", 0.0, 4.0),
+        "camera": ImageFacts("CHW"),
+        "far": ImageFacts("", 1.0, 2.0),
+    }
+    assert read_image_facts({name: one.to_plain() for name, one in facts.items()}) == facts
+
+
+@pytest.mark.parametrize(
+    ("stated", "line"),
+    [
+        (3, "images is 3, wanted NAME"),
+        ({"camera": "CHW"}, "wanted NAME: {'layout'"),
+        ({"camera": {"layout": "WHC"}}, "layout of image 'camera' is 'WHC', wanted one of HW, HWC"),
+        ({"camera": {"layout": ["HWC"]}}, "wanted one of HW, HWC"),
+        ({"depth": {"range": [4, 0]}}, r"range of image 'depth' is \[4, 0\], wanted \[LOW, HIGH\]"),
+        ({"depth": {"range": [0, float("nan")]}}, "wanted .LOW, HIGH. with LOW < HIGH"),
+        ({"depth": {"range": "near"}}, "wanted .LOW, HIGH."),
+        ({"depth": {"scale": 1}}, "has 'scale', wanted layout and range"),
+    ],
+)
+def test_what_states_no_facts_about_images_is_one_line(stated, line):
+    with pytest.raises(ValueError, match=line):
+        read_image_facts(stated)

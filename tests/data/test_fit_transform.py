@@ -9,6 +9,7 @@ import pytest
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
+from o2o.core.image_layout import ImageFacts
 from o2o.core.recipe import Recipe, RewardRule
 from o2o.core.transform import check_control_rate
 from o2o.data import fit_transform as module
@@ -227,6 +228,23 @@ def test_a_flag_overrules_what_the_axes_are_taken_for():
     assert field_of(images, image_layout=("camera=CHW",)).axes == "CHW"
     numbers = field_of(np.zeros((3, 40, 40), np.float32), image_layout=("camera=numbers",))
     assert not numbers.image and numbers.model_shape == (1600,)
+
+
+def test_what_the_file_states_comes_before_the_rule_and_after_the_flags(caplog):
+    def field_of(images: np.ndarray, facts: ImageFacts, **options):
+        recording = replace(with_images(images), images={"camera": facts})
+        return fit_transform(recording, DataConfig(**options)).fields["camera"]
+
+    square, small = np.zeros((3, 40, 40, 40), np.uint8), np.ones((3, 8, 9), np.float32)
+    assert field_of(square, ImageFacts("CHW")).axes == "CHW"
+    assert field_of(square, ImageFacts("CHW"), image_layout=("camera=HWC",)).axes == "HWC"
+    assert not field_of(small, ImageFacts()).image
+    depth = field_of(small, ImageFacts("HW", 0.0, 4.0))
+    assert depth.model_shape == (1, 84, 84) and (depth.low, depth.high) == (0, 4)
+    flagged = field_of(small, ImageFacts("HW", 0.0, 4.0), image_range=("camera=0:2",))
+    assert (flagged.low, flagged.high) == (0, 2)
+    assert field_of(square, ImageFacts("HW")).axes == "HWC"
+    assert "the file states the axes HW of 'camera', which is (40, 40, 40): ignored" in caplog.text
 
 
 @pytest.mark.parametrize(

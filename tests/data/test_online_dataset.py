@@ -14,6 +14,7 @@ import pytest
 from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.image_layout import ImageFacts
 from o2o.data import journal
 from o2o.data.formats import minari as reader
 from o2o.data.load import DataConfig, load
@@ -28,7 +29,7 @@ SPACE = gymnasium.spaces.Dict(
 
 
 class Robot(gymnasium.Env):
-    metadata = {"control_hz": 5}  # noqa: RUF012
+    metadata = {"control_hz": 5, "images": {"camera": {"layout": "CHW"}}}  # noqa: RUF012
     observation_space = SPACE
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
@@ -131,6 +132,7 @@ def test_o2o_reads_it_as_a_recorded_dataset(three):
     folder, added = three
     recording = reader.read(folder)
     assert recording.control_hz == 5 and len(recording.episodes) == 3
+    assert recording.images == {"camera": ImageFacts("CHW")}
     for have, want in zip(recording.episodes, added, strict=True):
         assert np.array_equal(have.action, want.action) and np.array_equal(have.reward, want.reward)
         assert np.array_equal(np.asarray(have.obs["camera"]), want.obs["camera"])

@@ -88,7 +88,9 @@ def to_arrow(value, plain: bool = False):
     flat = arrow.array(value.ravel())
     if plain:
         return arrow.array(value.tolist(), type=arrow.list_(flat.type))
-    return arrow.FixedSizeListArray.from_arrays(flat, value.shape[1])
+    for size in reversed(value.shape[1:]):
+        flat = arrow.FixedSizeListArray.from_arrays(flat, size)
+    return flat
 
 
 def write_table(path: Path, table: Mapping[str, Any], plain: bool = False, **options) -> Path:

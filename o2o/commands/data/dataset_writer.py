@@ -71,6 +71,7 @@ def write(folder: Path, recording: Recording, about: str, source: LoadConfig, jp
         description=about,
         control_hz=recording.control_hz,
         robot=recording.robot or (recipe_robot(recording.recipe) if recording.recipe else None),
+        images=recording.images,
         jpeg=jpeg,
     )
     steps = sum(map(len, recording.episodes))
@@ -152,7 +153,8 @@ def _with_dots(recording: Recording) -> Recording:
         replace(episode, obs={names[name]: value for name, value in episode.obs.items()})
         for episode in recording.episodes
     ]
-    return replace(recording, episodes=episodes)
+    images = {names.get(name, name): facts for name, facts in recording.images.items()}
+    return replace(recording, episodes=episodes, images=images)
 
 
 def _bounds(dtype: np.dtype) -> tuple[float, float]:

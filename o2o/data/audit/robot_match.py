@@ -7,6 +7,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.core.image_layout import NUMBERS
 from o2o.core.recipe import Recipe
 from o2o.core.transform import Transform, check_control_rate
 from o2o.data.audit.actions import action_range
@@ -29,6 +30,7 @@ def check(recording: Recording, transform: Transform, robot: Guard, max_steps: i
             f"the robot does not fit: {'; '.join(differences)}",
             "rename an observation with --dataset.obs NAME=NAME_IN_THE_FILE",
         )
+    yield from _check_images(transform, robot)
     if recording.control_hz is not None:
         try:
             check_control_rate(recording.control_hz, robot.control_hz)
@@ -37,6 +39,27 @@ def check(recording: Recording, transform: Transform, robot: Guard, max_steps: i
     if len(robot.low) == len(transform.action_low):
         yield from _check_limits(recording, transform, robot)
     yield from _check_length(recording, robot, max_steps)
+
+
+def _check_images(transform: Transform, robot: Guard) -> Iterator[Finding]:
+    """Yields an error for each image that the recording has in other axes or in another range."""
+    for name, facts in robot.images.items():
+        field = transform.fields.get(name)
+        if field is None or tuple(field.shape) != robot.shapes[name]:
+            continue
+        axes = field.axes if field.image else NUMBERS
+        if facts.layout and axes != facts.layout:
+            yield error(
+                f"observation {name!r} is taken for {axes}, the robot states {facts.layout}",
+                f"--dataset.image-layout {name}={facts.layout}",
+            )
+        have, want = (field.low, field.high), (facts.low, facts.high)
+        if field.image and not field.is_bytes and facts.low < facts.high and have != want:
+            yield error(
+                f"pixels of {name!r} are scaled from {have[0]:g} to {have[1]:g}, the robot states "
+                f"{want[0]:g} to {want[1]:g}",
+                f"--dataset.image-range {name}={want[0]:g}:{want[1]:g}",
+            )
 
 
 def _check_limits(recording: Recording, transform: Transform, robot: Guard) -> Iterator[Finding]:

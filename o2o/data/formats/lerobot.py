@@ -15,6 +15,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
+from o2o.core.image_layout import ImageFacts
 from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.last_step import find_outcomes, log_last_steps
@@ -88,6 +89,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
             frames = lerobot_images.images_from_videos(inside, info, rows, values, meta, request, reading)
             images |= {name: frames} if frames else {}
     episodes = _episodes(layout, values, images, rows, reading, broken_rows)
+    facts = lerobot_meta.array_facts(info)
     fps = lerobot_meta.frame_rate(info)
     if fps is None:
         logger.warning(
@@ -99,6 +101,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         path.absolute().name,
         fingerprint(path),
         control_hz=fps,
+        images={name: facts[inside] for name, inside in layout.obs.items() if inside in facts}
+        | dict.fromkeys(images, ImageFacts("HWC")),  # as they are decoded
         numbers=tuple(reading.numbers),
         broken=reading.finish(),
         missing=describe_missing(lerobot_meta.stated_episodes(info, meta), list(rows), "its metadata"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from o2o.core.errors import DataError
+from o2o.core.image_layout import ImageFacts, layout_of_names
 from o2o.data.formats import parquet
 from o2o.data.formats.json_file import read_text_bytes
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
@@ -60,6 +61,17 @@ def camera_shapes(info: Mapping) -> dict[str, tuple[int, ...]]:
             sizes = shape if isinstance(shape, list) and len(shape) == 3 else []
             result[name] = tuple(size for size in sizes if isinstance(size, int))
     return result
+
+
+def array_facts(info: Mapping) -> dict[str, ImageFacts]:
+    """Returns name -> stated axes of the columns of numbers that are images."""
+    features = info.get("features")
+    stated = {
+        name: layout_of_names(feature.get("names"))
+        for name, feature in (features.items() if isinstance(features, dict) else ())
+        if isinstance(feature, dict) and feature.get("dtype") not in ("video", "image")
+    }
+    return {name: ImageFacts(layout) for name, layout in stated.items() if layout}
 
 
 def frame_rate(info: Mapping) -> float | None:

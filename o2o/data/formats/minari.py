@@ -139,6 +139,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         action_high=np.asarray(box.high, np.float64) if is_box(box) else None,
         control_hz=metadata.control_hz,
         robot=metadata.robot,
+        images=metadata.images,
         numbers=tuple(reading.numbers),
         broken=reading.finish(),
         missing=missing,

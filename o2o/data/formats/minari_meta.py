@@ -10,6 +10,7 @@ import numpy as np
 
 from o2o.core import trust
 from o2o.core.errors import DataError
+from o2o.core.image_layout import ImageFacts, read_image_facts
 from o2o.data.formats import hdf5
 from o2o.data.formats.json_file import check_text, read_json
 from o2o.data.formats.lazy_array import ReadRequest
@@ -36,6 +37,7 @@ class MinariMetadata:
         control_hz: control rate in Hz, a key that only o2o writes; None if not stated.
         robot: robot that was recorded, a key that only o2o writes; None if not stated. Its texts are
             `trust.Saved`, since the file names it and not the user.
+        images: name -> what is stated about an image, a key that only o2o writes.
     """
 
     observation_space: gymnasium.Space
@@ -45,6 +47,7 @@ class MinariMetadata:
     num_steps: int | None
     control_hz: float | None
     robot: dict | None
+    images: dict[str, ImageFacts]
 
 
 def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
@@ -86,6 +89,7 @@ def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
         num_steps=int(data["total_steps"]) if "total_steps" in data else None,
         control_hz=None if hz is None else float(hz),
         robot=_read_robot(data.get("robot")),
+        images=read_image_facts(data.get("images", {})),
     )
 
 

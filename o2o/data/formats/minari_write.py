@@ -14,6 +14,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.image_layout import ImageFacts
 from o2o.core.obs_space import decode, encoded_shape, is_numeric
 from o2o.core.operating_system import sync_folder
 from o2o.data.formats import hdf5_output, image_codec
@@ -41,6 +42,7 @@ def write(
     description: str = "",
     control_hz: float | None = None,
     robot: dict | None = None,
+    images: dict[str, ImageFacts] | None = None,
     jpeg: bool = False,
 ) -> None:
     """Writes `folder/data/`, which Minari loads; either the whole dataset is written or nothing.
@@ -62,6 +64,7 @@ def write(
         control_hz: control rate in Hz; None if unknown.
         robot: robot that was recorded, as `robot` and `robot_options`, in the metadata key `robot`; None if
             unknown.
+        images: name -> what is known about an image, in the metadata key `images`.
         jpeg: whether to store images as JPEG where Minari does, which is far smaller and lossy.
     Raises:
         UsageError: the folder is not empty, or Minari refuses the id.
@@ -96,6 +99,8 @@ def write(
                 raise DataError(f"no episodes to write to {folder}")
             counts = {"total_episodes": len(counts), "total_steps": sum(counts)}
             metadata = _metadata(dataset_id, description, control_hz, robot)
+            if images:
+                metadata["images"] = {name: facts.to_plain() for name, facts in images.items()}
             storage.update_metadata({**counts, "dataset_size": storage.get_size(), **metadata})
             _sync(scratch)
             os.replace(scratch, folder)

@@ -9,6 +9,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
+from o2o.core.image_layout import ImageFacts
 from o2o.core.recipe import Recipe
 from o2o.data.formats.episode_choice import BrokenEpisode
 from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers import both from here
@@ -35,6 +36,7 @@ class Recording:
             reader read all, numbered from 0.
         broken: episodes that are left out because they are broken.
         robot: robot that was recorded, as `robot` and `robot_options`; None if the file does not state it.
+        images: name -> what the file states about an image.
         missing: sentence that says which episodes the file lacks; empty if it seems complete.
     """
 
@@ -52,6 +54,7 @@ class Recording:
     broken: tuple[BrokenEpisode, ...] = ()
     missing: str = ""
     robot: dict | None = None
+    images: dict[str, ImageFacts] = field(default_factory=dict)
 
     def info(self) -> "RecordingInfo":
         """Returns the metadata and episode lengths, without the steps."""

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import DataError, UsageError
+from o2o.core.image_layout import ImageFacts
+from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, parse_request
 from o2o.data.formats.lerobot import matches, read
+from o2o.data.load import DataConfig
 from tests.support.make_lerobot import (
     CAMERA,
     FPS,
@@ -289,12 +292,29 @@ def test_images_in_tables_are_decoded_when_indexed(tmp_path, version, where):
     assert isinstance(camera, LazyArray) and rows_of(camera[3:5]) == [12, 13] and rows_of(camera[5:]) == [14]
 
 
+@pytest.mark.parametrize(
+    ("names", "layout"), [(["channels", "height", "width"], "CHW"), (["height", "width", "channels"], "HWC")]
+)
+def test_names_of_axes_say_what_an_array_is(tmp_path, names, layout):
+    array = np.arange(15 * 5 * 6 * 7, dtype=np.float32).reshape(15, 5, 6, 7)
+    folder = make_lerobot(tmp_path, table={"observation.touch": array}, camera=False)
+    info = folder / "meta" / "info.json"
+    content = json.loads(info.read_text())
+    content["features"]["observation.touch"]["names"] = names
+    info.write_text(json.dumps(content))
+    recording = read(folder)
+    assert recording.images == {"observation.touch": ImageFacts(layout)}
+    field = fit_transform(recording, DataConfig(image_size=16)).fields["observation.touch"]
+    assert field.axes == layout and field.model_shape == ({"CHW": 5, "HWC": 7}[layout], 16, 16)
+
+
 def test_depth_of_16_bits_keeps_its_millimeters(tmp_path):
     millimeters = [np.full((12, 16), 1000 + 300 * row, np.uint16) for row in range(15)]
     stored = [{"bytes": png(pixels), "path": None} for pixels in millimeters]
     make_lerobot(tmp_path, table={"observation.depth": stored}, camera=False)
     episode = read(tmp_path).episodes[0]
     depth = episode.obs["observation.depth"]
+    assert read(tmp_path).images == {"observation.depth": ImageFacts("HWC")}
     assert depth.dtype == np.uint16 and depth.shape[1:] == (12, 16, 1)
     rows = states(read(tmp_path))[0]
     assert depth[:, 0, 0, 0].tolist() == [1000 + 300 * row for row in rows]

@@ -17,6 +17,7 @@ from minari.data_collector import EpisodeBuffer
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.image_layout import ImageFacts
 from o2o.data.formats import minari as reader
 from o2o.data.formats.episode_choice import parse_episodes
 from o2o.data.formats.lazy_array import LazyArray, make_lazy_array, parse_request
@@ -75,8 +76,10 @@ def test_images_and_nested_dicts_round_trip_exactly(tmp_path):
         observation_space=NESTED,
         action_space=ACTIONS,
         control_hz=20,
+        images={"depth": ImageFacts("HW", 0.0, 4.0)},
     )
     back = read(tmp_path / "d")
+    assert back.images == {"depth": ImageFacts("HW", 0.0, 4.0)}
     assert len(back.episodes) == 3 and back.control_hz == 20 and back.name == "d"
     for ours, theirs in zip(episodes, back.episodes, strict=True):
         assert_same(ours, theirs)
@@ -436,6 +439,7 @@ def test_episodes_with_both_flags_and_with_neither(tmp_path):
         ({"total_episodes": "many"}, "not a readable Minari dataset: invalid literal"),
         ({"data_format": "csv"}, "is stored as 'csv'; have hdf5, arrow and parquet"),
         ({"control_hz": -1}, "control_hz is -1, wanted a rate above 0"),
+        ({"images": {"camera": {"layout": "XYZ"}}}, "layout of image 'camera' is 'XYZ', wanted one of HW"),
         ({"action_space": None}, "does not state its action_space"),
         ({"observation_space": '{"type": "Blob"}'}, "not a readable Minari dataset"),
         ({"minari_version": None}, "not a readable Minari dataset: 'minari_version'"),
