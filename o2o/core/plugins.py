@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import importlib
-import importlib.abc
 import importlib.metadata
 import importlib.util
 import logging
@@ -17,6 +16,7 @@ from types import ModuleType
 
 from o2o.core import trust
 from o2o.core.errors import O2OError, UntrustedError, UsageError
+from o2o.core.source_loader import SourceLoader, permit_siblings
 
 KINDS = {"robots": "robot", "datasets": "dataset", "models": "model"}
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ def load(kind: str, name: str) -> ModuleType:
             return source.load()
         if module_name.startswith("o2o.models."):
             return importlib.import_module(module_name)
-        return _run(module_name, source, content)
+        return _run(module_name, source, content, name)
 
 
 def load_script(name: str, what: str) -> ModuleType:
@@ -112,7 +112,7 @@ def load_script(name: str, what: str) -> ModuleType:
         raise UsageError(not_found(f"{what} file", name, _python_files(path.parent)))
     content = trust.read(path, name, what)
     with _named(f"{what} {name!r}", path):
-        return _run(_module_name(what, path), path, content)
+        return _run(_module_name(what, path), path, content, name)
 
 
 @contextmanager
@@ -214,24 +214,11 @@ def _read(kind: str, name: str, source: Path | EntryPoint) -> bytes | None:
     return trust.read(source, name, KINDS[kind])
 
 
-class _Loader(importlib.abc.SourceLoader):
-    """Runs the content that was read of a file; no compiled copy in `__pycache__` takes its place."""
-
-    def __init__(self, path: Path, content: bytes):
-        self._path, self._content = str(path), content
-
-    def get_filename(self, fullname: str) -> str:
-        return self._path
-
-    def get_data(self, path: str) -> bytes:
-        if path != self._path:
-            raise FileNotFoundError(path)
-        return self._content
-
-
-def _run(module_name: str, path: Path, content: bytes | None) -> ModuleType:
-    """Runs a file and returns its module; `content` is that of a user's file."""
-    loader = None if content is None else _Loader(path, content)
+def _run(module_name: str, path: Path, content: bytes | None, name: str) -> ModuleType:
+    """Runs a file that was found by a name and returns its module; `content` is that of a user's file."""
+    loader = None if content is None else SourceLoader(path, content)
+    if loader:
+        permit_siblings(path, name)
     spec = importlib.util.spec_from_file_location(module_name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise ImportError(f"Python cannot load {path}")

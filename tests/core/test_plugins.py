@@ -149,6 +149,54 @@ def test_dataclass_in_a_file_finds_its_module(house):
     assert plugins.load("robots", "arm.py").Config().speed == 1.0
 
 
+def test_a_users_file_imports_what_lies_beside_it_at_once_and_later(house):
+    _, work = house
+    write(work / "my_units.py", "import my_numbers\nMM = my_numbers.THOUSANDTH\n")
+    write(work / "my_numbers.py", "THOUSANDTH = 0.001\n")
+    write(work / "my_late.py", "WHO = 'late'\n")
+    write(
+        work / "arm.py", "from my_units import MM\ndef make():\n    import my_late\n    return my_late.WHO\n"
+    )
+    arm = plugins.load("robots", "arm.py")
+    assert arm.MM == 0.001 and arm.make() == "late"
+
+
+def test_files_of_two_folders_import_each_its_own_namesake(house):
+    _, work = house
+    for side in ("left", "right"):
+        write(work / side / "my_driver.py", f"SIDE = {side!r}\n")
+        write(work / side / "arm.py", "from my_driver import SIDE\n")
+    sides = [plugins.load("robots", f"{side}/arm.py").SIDE for side in ("left", "right")]
+    assert sides == ["left", "right"]
+
+
+def test_what_is_installed_comes_before_what_lies_beside_a_file(house):
+    _, work = house
+    write(work / "colorsys.py", "MINE = True\n")  # a module of Python
+    write(work / "arm.py", "import colorsys\n")
+    assert not hasattr(plugins.load("robots", "arm.py").colorsys, "MINE")
+
+
+def test_a_changed_module_beside_a_saved_file_is_not_run(house):
+    """The user used the file before, and may run it; what it imports was changed since."""
+    _, work = house
+    write(work / "my_trusted.py", "WHO = 'mine'\n")
+    arm = write(work / "arm.py", "import my_trusted\n")
+    code = "from o2o.core import plugins, trust; plugins.load('robots', {})"
+    user, saved = (code.format(name) for name in (repr(str(arm)), f"trust.Saved({str(arm)!r})"))
+
+    def run(text):
+        command = [sys.executable, "-P", "-c", text]  # as `o2o`, without the current folder in the path
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert run(saved).returncode == 1 and run(user).returncode == 0 and run(saved).returncode == 0
+    write(work / "my_trusted.py", "print('evil')\n")
+    refused = run(saved)
+    assert refused.stdout == "" and refused.returncode == 1
+    assert "UntrustedError" in refused.stderr and "it has changed since you last used it" in refused.stderr
+    assert f"--trust {work / 'my_trusted.py'}" in refused.stderr
+
+
 def test_module_names_are_the_same_in_every_process():
     code = "from o2o.core import plugins; print(plugins.load('robots', 'sim').__name__)"
     run = [

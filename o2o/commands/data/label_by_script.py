@@ -11,6 +11,7 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.files import check_regular
+from o2o.core.source_loader import permit_siblings
 
 NAMES = ("reward", "success", "terminated")
 
@@ -27,6 +28,7 @@ def apply(path: Path, episodes: list[Episode]) -> list[Episode]:
     """
     with _located_errors(path, "the file"):
         check_regular(path)
+        permit_siblings(path.resolve(), str(path))
         functions = {name: f for name, f in runpy.run_path(str(path)).items() if name in NAMES}
     if not functions:
         raise UsageError(f"{path} has no function {', '.join(NAMES)}; wanted at least one of them")

@@ -305,6 +305,13 @@ def test_a_function_that_fails_is_one_line(tmp_path, text):
         label_by_script.apply(tmp_path / "none.py", make_episodes())
 
 
+def test_a_labelling_script_imports_what_lies_beside_it(tmp_path):
+    (tmp_path / "my_rule.py").write_text("def lifted(episode):\n    return True\n")
+    (tmp_path / "rule.py").write_text("from my_rule import lifted as success\n")
+    labelled = label_by_script.apply(tmp_path / "rule.py", make_episodes())
+    assert [episode.success for episode in labelled] == [True] * len(make_episodes())
+
+
 def test_labels_are_read_from_csv_and_json(tmp_path):
     want = [Label(0, True), Label(2, False, 0.5, 1), Label(2, reward=2.0)]
     (tmp_path / "a.csv").write_text("episode,success,reward,step\n0,yes,,\n2,0,0.5,1\n2,,2,\n")
