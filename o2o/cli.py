@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 
 from o2o.commands.command_table import COMMANDS
@@ -17,7 +18,7 @@ from o2o.commands.help_page import group_page
 from o2o.core.command_line import typed
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.plugins import not_found
-from o2o.core.text import printable
+from o2o.core.text import printable, shorten
 
 VERBOSE = ("-v", "--verbose")
 RED, YELLOW = "\x1b[31m", "\x1b[33m"
@@ -27,14 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     words = [word for word in argv if word not in VERBOSE]
+    verbose = len(words) < len(argv)
     try:
-        with _log_to_stderr(verbose=len(words) < len(argv)), typed(argv):
+        with _log_to_stderr(verbose), typed(argv):
             code = _run(words)
             sys.stdout.flush()
             return code
     except O2OError as error:
-        print(_colored(f"o2o: error: {printable(str(error))}", RED), file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("o2o: interrupted", file=sys.stderr)
         return 130
@@ -43,12 +44,26 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # of a flag, or of a file that names another one
-            print(f"o2o: error: a path is too long: {error.filename!r:.100}...", file=sys.stderr)
-            return 2
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        print(f"o2o: error: cannot write: {error}", file=sys.stderr)
-        return 6
+            return _fail(f"a path is too long: {error.filename!r:.100}...", 2)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            return _fail(f"cannot write: {error}", 6)
+        return _fail_unforeseen(error, verbose)
+    except (RuntimeError, MemoryError, OverflowError) as error:  # of torch and others, where resources end
+        return _fail_unforeseen(error, verbose)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    """Prints an error as one line and returns the exit code."""
+    print(_colored(f"o2o: error: {printable(shorten(message))}", RED), file=sys.stderr)
+    return exit_code
+
+
+def _fail_unforeseen(error: Exception, verbose: bool) -> int:
+    """Prints an error that no part of o2o has explained as one line, after its traceback if `verbose`."""
+    if verbose:
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or "no more is known"
+    return _fail(f"{type(error).__name__}: {text} (`o2o -v COMMAND` shows where)", 1)
 
 
 class _Handler(logging.Handler):

@@ -489,6 +489,110 @@ def test_a_path_that_is_too_long_is_one_line(fails, pretrained, name):
     assert fails(2, "evaluate", "--checkpoint", name).startswith("a path is too long: ")
 
 
+def test_a_value_of_thousands_of_letters_is_shortened(fails):
+    for words in (
+        ["pretrain", "--model", "x" * 5000],
+        ["pretrain", "--compile", "a/" * 3000],
+        ["pretrain", "--dataset.episodes", "x" * 5000],
+        ["finetune", "--preset", "x" * 5000],
+    ):
+        assert len(fails(2, *words)) < 3200
+
+
+@pytest.mark.parametrize("value", ["~/run", "~/missing/run"])
+def test_the_home_folder_is_found_in_every_path_flag(o2o, fails, dataset, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    where = tmp_path / value[2:]
+    words = ["--dataset", dataset, "--robot", ROBOT, *SMALL, *TDMPC]
+    assert o2o("pretrain", f"--out={value}", *words)[0] == 0 and (where / "run.json").is_file()
+    assert o2o("show", value)[0] == 0
+    line = fails(2, "evaluate", "--checkpoint", "~/none", "--robot", ROBOT)
+    assert line.startswith(f"{tmp_path}/none holds no checkpoint")
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_pattern_that_leaves_out_is_no_home_folder(fails, dataset):
+    line = fails(2, "check", "--dataset", dataset, "--dataset.obs=~/state")
+    assert "/state" in line and str(Path.home()) not in line
+
+
+def test_an_empty_path_and_a_nul_are_one_line(fails, dataset):
+    assert fails(2, "pretrain", "--out=", "--dataset", dataset) == "--out is empty, wanted a path"
+    assert fails(2, "evaluate", "--checkpoint", "") == "--checkpoint is empty, wanted a path"
+    assert fails(2, "pretrain", "--out", "a\0b") == "'a\\x00b' holds a NUL character"
+
+
+def test_the_folder_one_is_in_can_be_the_checkpoint_and_the_root_is_one_line(
+    o2o, fails, pretrained, monkeypatch
+):
+    monkeypatch.chdir(pretrained)
+    assert o2o("evaluate", "--checkpoint", ".", "--robot", ROBOT, "--episodes", "1")[0] == 0
+    assert fails(2, "evaluate", "--checkpoint", "/").startswith("/ is the root of the file system")
+
+
+def test_an_output_that_is_no_file_is_refused_before_the_robot_moves(fails, pretrained, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for flag in ("--out", "--film"):
+        line = fails(2, "evaluate", "--checkpoint", pretrained, "--robot", ROBOT, flag, tmp_path / "fifo")
+        assert line == f"{tmp_path}/fifo is a device or a FIFO, wanted a file or a new name"
+
+
+def test_a_file_that_is_no_recording_is_one_line_of_finetune(fails, pretrained, tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    line = fails(
+        3, "finetune", "--checkpoint", pretrained, "--robot", ROBOT, "--dataset", tmp_path / "notes.txt"
+    )
+    assert line == f"--dataset {tmp_path}/notes.txt is not a recording, nor a folder that holds one"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("CUDA error:\n  no device"), "RuntimeError: CUDA error: no device (`o2o -v"),
+        (MemoryError(), "MemoryError: no more is known (`o2o -v"),
+        (OverflowError("too large"), "OverflowError: too large (`o2o -v"),
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error (`o2o -v"),
+    ],
+)
+def test_errors_that_nobody_explains_are_one_line_and_a_traceback_on_demand(
+    fails, monkeypatch, capsys, error, line
+):
+    def broken(command):
+        raise error
+
+    monkeypatch.setattr(dispatch, "function", broken)
+    assert fails(1, "runs").startswith(line)
+    assert main(["-v", "runs"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_numbers_beyond_what_a_run_can_hold_are_refused(fails, dataset):
+    flag = "demo --episodes is"
+    assert fails(2, "demo", "--episodes", "9" * 30).startswith(flag.removeprefix("demo "))
+    assert fails(2, "bench", "--seconds", "1e308").startswith("--seconds is 1e+308, wanted a number within")
+    assert fails(2, "data", "split", dataset, "a", "b", "--seed=-1") == "--seed is -1, wanted at least 0"
+    line = fails(2, "evaluate", "--episodes", "1000000000000")
+    assert line == "--episodes is 1000000000000, wanted at most 1e+06"
+
+
+@pytest.mark.slow
+def test_no_number_flag_takes_nan_infinity_or_what_64_bits_do_not_hold(o2o, monkeypatch):
+    taken: list = []
+    monkeypatch.setattr(dispatch, "function", lambda command: taken.append)
+    positional = {
+        "inspect": "A", "show": "A", "reproduce": "A", "data info": "A", "data split": "ABC",
+        "data convert": "AB", "data relabel": "AB", "data merge": "AB",
+    }  # fmt: skip
+    for command, default in dispatch.DEFAULTS.items():
+        for flag in flag_tree(default([])).flags:
+            if flag.name.startswith("--") and {"INT", "FLOAT"} & set(re.split(r"\W+", flag.metavar)):
+                for value in ("nan", "inf", "-inf", "1e999", "9" * 400, ""):
+                    words = [*command.split(), *positional.get(command, ""), f"{flag.name}={value}"]
+                    code, _, err = o2o(*words)
+                    assert code == 2 and not taken and len(err.splitlines()) == 1, words
+
+
 def test_the_home_of_a_user_who_does_not_exist_is_a_missing_file(fails, pretrained):
     assert "~no-such-user/x does not exist" in fails(3, "pretrain", "--dataset", "~no-such-user/x")
     assert "'~no-such-user/x.py' not found" in fails(2, "pretrain", "--dataset", "~no-such-user/x.py")

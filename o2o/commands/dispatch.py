@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -58,6 +59,7 @@ def run(command: str, argv: list[str]) -> None:
     Raises:
         UsageError: a flag that does not exist, a value that does not fit, or code that only a file names.
     """
+    argv = [_at_home(word) for word in argv]
     trust.give(*_python_files(argv))
     if command in RUN_CONFIGS and _value(argv, "--config") and "--resume" not in argv:
         default = _from_config(argv, command)
@@ -77,6 +79,20 @@ def run(command: str, argv: list[str]) -> None:
                 function(command)(config)
 
 
+def _at_home(word: str) -> str:
+    """Returns a word with the home folder in place of `~/`, which a shell leaves in `--out=~/run`.
+
+    Raises:
+        UsageError: the word holds a NUL, which no path can.
+    """
+    if "\0" in word:
+        raise UsageError(f"{word!r:.60} holds a NUL character")
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not value.startswith("~/") or flag == "--dataset.obs":
+        return word
+    return trust.derive(word, f"{flag}{equals}{expand_user(value)}")
+
+
 def _parse(command: str, default, argv: list[str]):
     """Returns the config with the flags of `argv` in it.
 
@@ -93,6 +109,9 @@ def _parse(command: str, default, argv: list[str]):
             check_finite(config)
     except SystemExit:
         raise UsageError(_one_line(output.getvalue())) from None
+    for flag in flag_tree(default).flags:
+        if flag.metavar == "PATH" and _is_empty(argv, flag.name):
+            raise UsageError(f"{flag.name} is empty, wanted a path")
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], flag_tree(default).names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -163,6 +182,11 @@ def _value(argv: list[str], flag: str) -> str:
         if word.startswith(flag + "="):
             return trust.derive(word, word[len(flag) + 1 :])
     return ""
+
+
+def _is_empty(argv: list[str], flag: str) -> bool:
+    """Returns whether a flag is given, with an empty value."""
+    return f"{flag}=" in argv or (flag, "") in itertools.pairwise(argv)
 
 
 def _path(argv: list[str], flag: str) -> Path | None:

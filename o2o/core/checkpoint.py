@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from o2o.core import trust
 from o2o.core.errors import StorageError, UsageError
-from o2o.core.files import NotRegularError, read_bytes
+from o2o.core.files import NotRegularError, check_regular, read_bytes
 from o2o.core.operating_system import sync_folder
+from o2o.core.paths import beside
 
 if TYPE_CHECKING:  # importing torch takes a second, and `o2o -h` and mistyped flags need none of it
     import torch
@@ -181,11 +182,14 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file, all of it or nothing; when it returns, the file survives a power cut.
 
     Raises:
-        StorageError: the disk is full or cannot be written; an older file is untouched.
+        StorageError: the disk is full or cannot be written, or the path is a device, a FIFO or a folder; an
+            older file is untouched.
     """
     path = Path(path).absolute()
     partial = _partial(path)
     with storage(path, len(data)):
+        if path.exists():
+            check_regular(path)  # renaming would replace a device by a file
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write(partial, data)
@@ -228,11 +232,11 @@ def storage(path: Path, num_bytes: int) -> Iterator[None]:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
+    return beside(path, ".", ".partial")
 
 
 def _previous(path: Path) -> Path:
-    return path.with_name(f"{path.name}.previous")
+    return beside(path, after=".previous")
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ the command line replaces the path with the flag (`--planner.num-samples`).
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from o2o.core.errors import UsageError
 from o2o.core.files import read_text
+
+MAX_FLOAT = 3.4028235e38  # the largest float32
 
 
 class FieldError(UsageError):
@@ -90,22 +93,34 @@ def check_finite(config) -> None:
     """Checks every number of a config and of the configs inside it; in no field does infinity have a meaning.
 
     Raises:
-        FieldError: a number is NaN or infinite; the line names its field.
+        FieldError: a number is NaN, infinite, or too large for float32, in which models compute, or for a
+            whole number of 64 bits; the line names its field.
     """
-    for path, number in _floats(config):
-        if not math.isfinite(number):
+    for path, number in _numbers(config):
+        if isinstance(number, int):
+            if not _is_int(number):
+                raise FieldError(config, f"<{path}> is {_shown(number)}, wanted a whole number of 64 bits")
+        elif not math.isfinite(number):
             raise FieldError(config, f"<{path}> is {number}, wanted a finite number")
+        elif abs(number) > MAX_FLOAT:
+            raise FieldError(config, f"<{path}> is {number}, wanted a number within {MAX_FLOAT:.2g}")
 
 
-def _floats(value, path: str = "") -> Iterator[tuple[str, float]]:
-    """Yields (dotted path of the field, number) of every float, also of those in tuples and dicts."""
+def _numbers(value, path: str = "") -> Iterator[tuple[str, float | int]]:
+    """Yields (dotted path of the field, number) of every number, also in tuples, and of floats in dicts.
+
+    Whole numbers in a dict may have more bits, such as the states of random generators.
+    """
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _floats(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
-    elif isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _floats(item, path)
-    elif isinstance(value, float):
+            yield from _numbers(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
+    elif isinstance(value, dict):
+        numbers = itertools.chain.from_iterable(_numbers(item, path) for item in value.values())
+        yield from ((path, number) for path, number in numbers if isinstance(number, float))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _numbers(item, path)
+    elif isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
         yield path, value
 
 

@@ -20,10 +20,12 @@ from o2o.core import operating_system
 from o2o.core.checkpoint import storage
 from o2o.core.errors import UsageError
 from o2o.core.files import open_regular
+from o2o.core.paths import beside
 
 LOCK = ".lock"  # inside a locked folder
 FLAGS = operating_system.open_flags("O_RDWR", "O_CREAT", "O_CLOEXEC", "O_NOFOLLOW")  # a link leads anywhere
 MAX_BYTES, MAX_TEXT = 100_000, 200  # of a holder's file; characters of it in a message
+MAX_TRIES = 1000  # to make the file of a lock
 WAIT_S, TRIES = 0.05, 10  # for a holder that has the lock and has not written its name yet
 
 logger = logging.getLogger("o2o")
@@ -45,11 +47,15 @@ def lock_file(path: Path) -> AbstractContextManager[None]:
     The lock lies beside it, because a folder that appears as a whole must not exist before.
 
     Raises:
-        UsageError: another process holds it; the line names the process.
+        UsageError: another process holds it; the line names the process; or it is a device or a FIFO.
         StorageError: the folder around it cannot be written.
     """
     whole = Path(path).absolute()
-    return _hold(whole.with_name(f".{whole.name}{LOCK}"), path)
+    with storage(whole, 0):
+        is_odd = whole.exists() and not whole.is_dir() and not whole.is_file()
+    if is_odd:
+        raise UsageError(f"{path} is a device or a FIFO, wanted a file or a new name")
+    return _hold(beside(whole, ".", LOCK), path)
 
 
 def is_in_use(folder: Path) -> bool:
@@ -86,13 +92,17 @@ def _hold(lock: Path, output: Path) -> Iterator[None]:
 
 def _acquire(lock: Path, output: Path) -> int:
     """Returns the handle of the locked file."""
+    tries = 0
     while True:
+        tries += 1
         with storage(lock, 0):
             lock.parent.mkdir(parents=True, exist_ok=True)
             try:
                 handle = os.open(lock, FLAGS, 0o644)
-            except FileNotFoundError:  # an earlier holder has removed the folder in between
-                continue
+            except FileNotFoundError:
+                if tries == MAX_TRIES:  # it is a folder such as /proc, in which nothing can be made
+                    raise
+                continue  # an earlier holder has removed the folder in between
         try:
             operating_system.lock(handle)
         except BlockingIOError as error:

@@ -53,6 +53,8 @@ def _find(given: str, saved: dict) -> str:
                 f"(sha256 {_fingerprint(path)[:12]}, wanted {wanted[:12]})"
             )
         return str(path.resolve())
+    if not path.is_dir():
+        raise DataError(f"--dataset {given} is not a recording, nor a folder that holds one")
     inside = sorted(islice(_entries(path), MAX_SEARCHED), key=lambda entry: entry.name != name)
     found = next((one for one in inside if _is_recording(one) and _fingerprint(one) == wanted), None)
     if found is None:

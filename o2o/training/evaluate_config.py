@@ -6,9 +6,11 @@ from pathlib import Path
 from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.core import memory
 from o2o.core.compute import MachineConfig
-from o2o.core.config import at_least
+from o2o.core.config import at_least, at_most
 from o2o.core.run_folder import checkpoint_folder
 from o2o.hardware.robot_choice import RobotChoice
+
+MAX_EPISODES = 1_000_000  # whose scenes and results are held in memory
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
         at_least(self, episodes=1, seed=0, num_robots=1)
+        at_most(self, episodes=MAX_EPISODES)
         memory.check_budget(self, "plans_budget")
 
     def check_inputs(self) -> None:

@@ -396,3 +396,11 @@ def test_a_save_after_a_kill_between_its_renames_leaves_the_newest_as_the_previo
     save(tmp_path / "c", 3)
     assert checkpoint.load(tmp_path / "c")[1] == {"step": 3}
     assert checkpoint.load(tmp_path / "c.previous")[1] == {"step": 2}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(StorageError, match="it is a fifo, wanted a regular file"):
+        checkpoint.write_text(tmp_path / "fifo", "x")
+    assert (tmp_path / "fifo").is_fifo() and [path.name for path in tmp_path.iterdir()] == ["fifo"]

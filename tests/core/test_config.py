@@ -168,3 +168,31 @@ def test_a_field_without_a_default_must_be_there():
 
     with pytest.raises(SavedConfigError, match="saved Strict has no field 'two'"):
         from_dict(Strict, {"one": 1})
+
+
+@dataclass(frozen=True)
+class Numbers:
+    count: int = 0
+    rate: float = 0.0
+    sizes: tuple[int, ...] = ()
+    state: dict = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Numbers(count=2**63), "count is 9223372036854775808, wanted a whole number of 64 bits"),
+        (Numbers(count=-(10**400)), r"count is -10{55}\.\.\., wanted a whole number of 64 bits"),
+        (Numbers(sizes=(1, 10**30)), "sizes is .*, wanted a whole number of 64 bits"),
+        (Numbers(rate=1e39), r"rate is 1e\+39, wanted a number within 3.4e\+38"),
+        (Numbers(rate=-1e308), r"rate is -1e\+308, wanted a number within"),
+        (Numbers(state={"a": [math.inf]}), "state is inf, wanted a finite number"),
+    ],
+)
+def test_numbers_that_no_float32_or_64_bits_hold_are_refused(config, message):
+    with pytest.raises(FieldError, match=message):
+        check_finite(config)
+
+
+def test_the_largest_numbers_and_random_states_pass():
+    check_finite(Numbers(2**63 - 1, -3.4e38, (-(2**63),), {"state": 2**127}))

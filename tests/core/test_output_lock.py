@@ -154,3 +154,20 @@ def test_a_link_or_fifo_in_place_of_the_lock_is_refused_and_what_it_leads_to_is_
             lock_folder(tmp_path).__enter__()
         (tmp_path / LOCK).unlink(missing_ok=True)
     assert (tmp_path / "precious").read_text() == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_an_output_that_is_no_file_is_refused_and_stays(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="fifo is a device or a FIFO, wanted a file or a new name"):
+        lock_file(tmp_path / "fifo")
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_a_folder_in_which_no_lock_can_be_made_does_not_wait_for_ever(tmp_path, monkeypatch):
+    def never(*args):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "open", never)  # as in /proc
+    with pytest.raises(StorageError, match="cannot write"), lock_file(tmp_path / "out"):
+        pass

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from o2o.core.config import FieldError
+from o2o.core.config import FieldError, at_least
 from o2o.data.load_config import LoadConfig
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
@@ -102,6 +102,7 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self):
+        at_least(self, seed=0)
         if not 0 < self.share < 1:
             raise FieldError(self, f"<share> is {self.share:g}, wanted above 0 and below 1")
 

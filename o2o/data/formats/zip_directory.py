@@ -86,7 +86,7 @@ def _locate_directory(file) -> tuple[int, int]:
     """
     size = file.seek(0, 2)
     start = file.seek(max(size - END_BYTES - MAX_COMMENT, 0))
-    tail = file.read()
+    tail = file.read() or b""  # None of a file of the system that has nothing to read
     end = tail.rfind(END)
     if end < 0 or len(tail) < end + END_BYTES:
         raise zipfile.BadZipFile("it has no list of members at its end")

@@ -128,11 +128,11 @@ class FileInput:
             require_command_file("--teleop", path)
             path.touch()
             self._file = open_regular(path)
+            self._file.seek(0, os.SEEK_END)
         except OSError as error:
             raise UsageError(f"--teleop {path} cannot be opened: {error.strerror}") from error
         self.names = {command: f"`{command}`" for command in COMMANDS} | {"start": f"in {path}, `start`"}
         self.moves = f"lines in {path}, such as `move 0.01 0 0 -`, move the robot"
-        self._file.seek(0, os.SEEK_END)
         self._incomplete = b""
 
     def read(self) -> list[str]:
