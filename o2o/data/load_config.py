@@ -15,18 +15,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.paths import expand_user
 from o2o.data.formats.episode_choice import parse_episodes
 
-SUFFIXES = (
-    ".bag",
-    ".db3",
-    ".h5",
-    ".hdf5",
-    ".mcap",
-    ".npz",
-    ".pickle",
-    ".pkl",
-    ".zarr",
-    ".zip",
-)  # of datasets
+DATASET_SUFFIXES = ".bag", ".db3", ".h5", ".hdf5", ".mcap", ".npz", ".pickle", ".pkl", ".zarr", ".zip"
 
 
 @dataclass(frozen=True)
@@ -182,7 +171,7 @@ def find_path(dataset: str, recipes: list[str]) -> Path | None:
     path = expand_user(dataset)
     if path.exists():
         return path
-    if path.suffix in SUFFIXES or dataset.startswith((".", "/", "~")):
+    if path.suffix in DATASET_SUFFIXES or dataset.startswith((".", "/", "~")):
         raise DataError(f"dataset file {dataset} does not exist")
     stem, _, version = path.name.rpartition("-v")
     if stem and version.isdigit():
