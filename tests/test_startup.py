@@ -38,6 +38,7 @@ WRONG_VALUES = {
     "bench": "--rounds many", "check": "--steps many", "compare": "--seeds many", "demo": "--updates many",
     "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",
     "record": "--operator random --episodes many", "replay": "x --episode many",
+    "data show": "x --episode many",
     "pretrain": "--updates many", "robot serve": "--port many", "study": "--seeds many",
     "list": "robtos", "data info": "x --dataset.control-hz many", "data convert": "a b --jpge",
     "data relabel": "a b --success-reward many", "data split": "a b c --share many",
@@ -47,7 +48,7 @@ NAMES = ["pretrain", "pretrain --dataset sim-lfit", "compare --dataset sim-lfit 
          "pretrain --preset fown", "pretrain --model tdmcp", "check", "check --dataset no/such.hdf5",
          "finetune", "evaluate", "evaluate --checkpoint no/such/run", "demo --dataset sim-lfit",
          "record", "record --operator keyz", "record --operator policy", "record --resume --out no/such/run",
-         "replay", "replay no/such.hdf5",
+         "replay", "replay no/such.hdf5", "data show no/such.hdf5 --out x", "data show sim-lift --out x.gif",
          "inspect x --only sucess", "pretrain --config no/such/run.json"]  # fmt: skip
 
 

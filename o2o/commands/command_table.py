@@ -152,6 +152,13 @@ COMMANDS = {
         required=("SRC",),
         flags=READING,
     ),
+    "data show": Command(
+        "Draws episodes as a strip and a film: frames, states, actions and rewards.",
+        ("o2o data show door-v0 --episode 3 --out door",
+         "o2o data show sim-lift --episode 0 5 --out lift.png"),
+        required=("SRC", "--out"),
+        flags=("--episode", *READING),
+    ),
     "data convert": Command(
         "Converts any recording into a Minari dataset.",
         ("o2o data convert recording.hdf5 door-v0", "o2o data convert recording.hdf5 door-v0 --jpeg"),

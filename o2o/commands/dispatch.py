@@ -24,7 +24,14 @@ from o2o.agent.agent_config import AgentConfig, model_options_class, read_config
 from o2o.commands.bench.config import BenchConfig
 from o2o.commands.check_config import CheckConfig
 from o2o.commands.compare.config import CompareConfig, of_preset
-from o2o.commands.data.flags import ConvertConfig, InfoConfig, MergeConfig, RelabelConfig, SplitConfig
+from o2o.commands.data.flags import (
+    ConvertConfig,
+    InfoConfig,
+    MergeConfig,
+    RelabelConfig,
+    ShowDataConfig,
+    SplitConfig,
+)
 from o2o.commands.demo_config import DemoConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
@@ -424,6 +431,7 @@ DEFAULTS: dict[str, Callable] = {
     "study": _study,
     "check": _check,
     "data info": lambda argv: InfoConfig(MISSING),
+    "data show": lambda argv: ShowDataConfig(MISSING),
     "data convert": lambda argv: ConvertConfig(MISSING, MISSING),
     "data relabel": lambda argv: RelabelConfig(MISSING, MISSING),
     "data split": lambda argv: SplitConfig(MISSING, MISSING, MISSING),
@@ -448,6 +456,7 @@ FUNCTIONS = {
     "check": "commands.check.check",
     "bench": "commands.bench.measure.bench",
     "data info": "commands.data.info.info",
+    "data show": "commands.data.show.show",
     "data convert": "commands.data.convert.convert",
     "data relabel": "commands.data.relabel.relabel",
     "data split": "commands.data.split.split",

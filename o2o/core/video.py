@@ -1,7 +1,8 @@
 """Writes figures and short videos of episodes to files."""
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,22 +66,24 @@ def side_by_side(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> lis
     return [np.concatenate([a, np.full((len(a), GAP, 3), 255, np.uint8), b], 1) for a, b in pairs]
 
 
-def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float = 10) -> None:
+def write_video(path: Path, episodes: Iterable[Iterable[np.ndarray]], fps: float = 10) -> None:
     """Writes episodes one after the other as an H.264 .mp4; the last frame of each stays for half a second.
 
     Args:
         path: file of the video, ending in .mp4.
-        episodes: (h, w, 3) uint8 frames of each episode; episodes without frames are left out.
+        episodes: (h, w, 3) uint8 frames of each episode, which may be drawn one by one; episodes without
+            frames are left out.
         fps: frames per second.
     Raises:
         StorageError: the file cannot be written.
     """
     import imageio_ffmpeg
 
-    images = [np.ascontiguousarray(f) for frames in episodes for f in _extended(frames, int(fps / 2))]
-    if not images:
+    images = (np.ascontiguousarray(f) for frames in episodes for f in _extended(frames, int(fps / 2)))
+    first = next(images, None)
+    if first is None:
         return
-    height, width = images[0].shape[:2]
+    height, width = first.shape[:2]
     writer = imageio_ffmpeg.write_frames(
         str(path), (width, height),
         fps=fps,  # pyright: ignore[reportArgumentType]  # documented as a float, inferred from its default
@@ -89,7 +92,7 @@ def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer.send(None)
-        for image in images:
+        for image in itertools.chain([first], images):
             writer.send(image)
     except OSError as error:
         raise StorageError(f"video {path} cannot be written: {str(error).splitlines()[0]}") from error
@@ -99,5 +102,9 @@ def write_video(path: Path, episodes: Sequence[Sequence[np.ndarray]], fps: float
         raise StorageError(f"video {path} cannot be written: wanted a name ending in .mp4 and disk space")
 
 
-def _extended(frames: Sequence[np.ndarray], extra: int) -> list[np.ndarray]:
-    return [*frames, *[frames[-1]] * extra] if len(frames) else []
+def _extended(frames: Iterable[np.ndarray], extra: int) -> Iterator[np.ndarray]:
+    last = None
+    for last in frames:
+        yield last
+    if last is not None:
+        yield from itertools.repeat(last, extra)

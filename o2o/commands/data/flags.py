@@ -8,7 +8,8 @@ import tyro
 from tyro.conf import Positional, arg
 
 from o2o.core.config import FieldError, at_least
-from o2o.data.load_config import LoadConfig
+from o2o.core.errors import UsageError
+from o2o.data.load_config import LoadConfig, check_name
 
 Dataset = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
 Output = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
@@ -26,6 +27,40 @@ class InfoConfig:
 
     dataset: Dataset
     source: LoadFlags = field(default_factory=LoadConfig)
+
+
+@dataclass(frozen=True)
+class ShowDataConfig:
+    """Which episodes are shown, and in which files.
+
+    Attributes:
+        dataset: Recording to show: a recipe from `o2o list`, a Minari id, or a path.
+        source: How the recording is read.
+        episode: Numbers of the episodes, from 0.
+        out: File: a strip of frames and curves if it ends in .png, a film if it ends in .mp4; a name without
+            an ending gets both.
+    """
+
+    dataset: Dataset
+    source: LoadFlags = field(default_factory=LoadConfig)
+    episode: tuple[int, ...] = (0,)
+    out: Path | None = None
+
+    def check_inputs(self) -> None:
+        """Checks the names of dataset and file.
+
+        Raises:
+            O2OError: there is none, or it has another ending.
+        """
+        check_name(self.dataset)
+        if self.out is None:
+            raise UsageError(
+                "nothing to write: add --out FILE.png (a strip), FILE.mp4 (a film) or FILE (both)"
+            )
+        if self.out.suffix not in ("", ".png", ".mp4"):
+            raise UsageError(f"--out {self.out} ends in {self.out.suffix}; wanted .png, .mp4 or no ending")
+        if not self.episode:
+            raise UsageError("no episode is shown: give --episode N, or several numbers")
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,14 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
                 print(f"  {name} {when:<5} {numbers}" + (" ..." if row.size > NUM_SHOWN else ""))
 
 
-def frames(episode: Episode) -> list[np.ndarray]:
-    """Frames (h, w, 3) with the cameras of the first one's height side by side; empty without cameras."""
-    cameras = [np.asarray(v) for v in episode.obs.values() if v.dtype == np.uint8 and v.ndim == 4]
+def frames(episode: Episode, rows: slice = slice(None)) -> list[np.ndarray]:
+    """Frames (h, w, 3) with the cameras of the first one's height side by side; empty without cameras.
+
+    Args:
+        episode: as recorded.
+        rows: rows of the observations to read; all by default.
+    """
+    cameras = [np.asarray(v[rows]) for v in episode.obs.values() if v.dtype == np.uint8 and v.ndim == 4]
     cameras = [to_channels_first(c, guess_layout(c.shape[1:])).transpose(0, 2, 3, 1) for c in cameras]
     cameras = [np.repeat(c[..., :1], 3, axis=3) if c.shape[3] < 3 else c[..., :3] for c in cameras]
     same = [c for c in cameras if c.shape[1] == cameras[0].shape[1]]
