@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from o2o.agent import presets
 from o2o.commands.demo_config import DemoConfig
@@ -13,15 +14,19 @@ from o2o.core import checkpoint, child_process, stats
 from o2o.core.errors import RobotError
 from o2o.core.progress import format_duration, live_line
 from o2o.core.run_folder import new_folder, write_run_info
-from o2o.core.run_log import read_metrics
 from o2o.core.video import write_figure
 from o2o.data.load import load
+from o2o.inspect.charts.chart import CHOSEN, DATA, PLAN
+from o2o.inspect.own_evaluations import read_evaluations
 from o2o.training.comparison_film import film_comparison
 from o2o.training.evaluate import Score
 from o2o.training.finetune import finetune
 from o2o.training.finetune_config import FinetuneConfig
 from o2o.training.pretrain import pretrain
 from o2o.training.pretrain_config import PretrainConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def demo(config: DemoConfig) -> Path:
@@ -72,7 +77,7 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         )
         for name in ("successes", "returns")
     }
-    _draw(folder / "learning_curve.png", folder, rows)
+    write_figure(folder / "learning_curve.png", learning_curve(folder, rows), dpi=130)
     checkpoint.write_json(folder / "result.json", _result(config, rows, gains))
     print(_table(config, rows, gains))
     with live_line("filming scenes before and after"):
@@ -138,26 +143,29 @@ def _result(config: DemoConfig, rows: dict[str, Score], gains: dict) -> dict:
     }
 
 
-def _draw(path: Path, folder: Path, rows: dict[str, Score]) -> None:
-    """Draws success over offline updates and online episodes, beside the success rate of the recordings."""
+def learning_curve(folder: Path, rows: dict[str, Score]) -> "Figure":
+    """Draws success over offline updates and online episodes with 95 % intervals, beside the recordings."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     parts = (("pretrain", "offline gradient steps"), ("finetune", "online episodes"))
     for axes, (part, label) in zip(panels, parts, strict=True):
-        lines = [line for line in read_metrics(folder / part) if "evaluate/success" in line]
-        steps, values = [line["step"] for line in lines], [line["evaluate/success"] for line in lines]
-        axes.plot(steps, values, "o-", label="the better actor, 25 fixed scenes")
-        axes.axhline(rows["the data"].successes.mean(), color="grey", ls="--", label="the data")
+        phase = "offline" if part == "pretrain" else "online"
+        evaluations = read_evaluations(folder / part, phase)
+        low, high = evaluations.intervals().T
+        axes.plot(evaluations.step, evaluations.success, "o-", color=PLAN, label="the better actor")
+        axes.fill_between(evaluations.step, low, high, color=PLAN, alpha=0.15, lw=0, label="95 % interval")
+        axes.axhline(rows["the data"].successes.mean(), color=DATA, ls="--", label="the data")
         axes.set(xlabel=label, ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-    panels[1].axhline(rows["planner, online"].successes.mean(), color="C2", ls=":", label="after, all scenes")
-    panels[0].axhline(
-        rows["planner, offline"].successes.mean(), color="C1", ls=":", label="before, all scenes"
-    )
+    for axes, name in zip(panels, ("planner, offline", "planner, online"), strict=True):
+        scores = rows[name].successes
+        low, high = stats.success_interval(int(scores.sum()), len(scores))
+        axes.axhspan(low, high, color=CHOSEN, alpha=0.08, lw=0)
+        axes.axhline(scores.mean(), color=CHOSEN, ls=":", label=f"{name}, {len(scores)} scenes")
     panels[0].set(ylabel="success at any step", title="pretraining on recordings")
     panels[1].set(title="fine-tuning on the robot")
     for axes in panels:
         axes.legend(loc="best", fontsize=8)
-    write_figure(path, figure, dpi=130)
+    return figure

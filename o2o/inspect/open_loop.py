@@ -13,10 +13,11 @@ from o2o.core.errors import UsageError
 from o2o.core.seeding import RandomStream, derive
 from o2o.core.spec import is_image
 from o2o.core.video import write_figure
+from o2o.inspect.charts.chart import DATA, MODEL
 
 NUM_COLUMNS, NUM_LINES, LINES_PER_ROW = 10, 8, 4
 WIDTH, IMAGES_HEIGHT, LINE_HEIGHT = 12.0, 3.7, 1.6  # inches
-RECORDED, MODEL, CONTEXT = "#33415c", "#e4572e", "#eef1f5"  # colors
+CONTEXT = "#eef1f5"  # color of the observations that the model sees
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _draw(episode: Episode, prediction: Prediction):
     for part, entries in zip(parts[len(images) :], plots, strict=True):
         _show_lines(part, entries, prediction.num_context)
     legend = [
-        Line2D([], [], color=RECORDED, label="recorded"),
+        Line2D([], [], color=DATA, label="recorded"),
         Line2D([], [], color=MODEL, ls="--", label="model"),
         Line2D([], [], color=MODEL, label="end of the observations that the model sees"),
     ]
@@ -144,9 +145,7 @@ def _show_images(part, name: str, recorded: np.ndarray, predicted: np.ndarray, n
             if column == 0:
                 axes.set_ylabel(label)
             if row == 0:
-                axes.set_title(
-                    f"t = {t}", fontsize=9, color=RECORDED if column < num_context_columns else MODEL
-                )
+                axes.set_title(f"t = {t}", fontsize=9, color=DATA if column < num_context_columns else MODEL)
     separator = part.add_subplot(grid[:, num_context_columns])
     separator.axvline(0.5, color=MODEL, lw=2)
     separator.set(xlim=(0, 1))
@@ -161,7 +160,7 @@ def _show_lines(part, entries: dict[str, tuple[np.ndarray, np.ndarray]], num_con
     for axes, (title, (recorded, predicted)) in zip(panels, entries.items(), strict=False):
         axes.axvspan(0, num_context - 0.5, color=CONTEXT)
         axes.axvline(num_context - 0.5, color=MODEL, lw=1)
-        axes.plot(recorded, color=RECORDED, lw=1.4)
+        axes.plot(recorded, color=DATA, lw=1.4)
         axes.plot(predicted, color=MODEL, lw=1.4, ls="--")
         axes.set_title(title, fontsize=9)
         axes.set(xlim=(0, max(len(recorded) - 1, num_context)))

@@ -14,9 +14,14 @@ from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
+from o2o.commands import demo
 from o2o.core.errors import RobotError, UsageError
+from o2o.core.run_log import RunLog
+from o2o.core.stats import success_interval
 from o2o.hardware.guard import connect
+from o2o.inspect.charts.chart import DATA, PLAN
 from o2o.models import tdmpc
+from o2o.training.evaluate import Score
 
 TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
@@ -60,6 +65,26 @@ def test_pictures_and_films_are_made(folder):
     assert (width, height) == (2 * 320 + 4, 320 + 24) and frames  # two cameras with captions, side by side
     assert (frames[0][:, 320:324] > 200).all()  # the line between them
     assert list((folder / "finetune" / "tensorboard").rglob("events*"))
+
+
+def test_the_learning_curve_has_an_interval_at_each_evaluation_and_the_report_s_colors(tmp_path):
+    for part, phase in (("pretrain", "offline"), ("finetune", "online")):
+        with RunLog(tmp_path / part) as log:
+            for step, success in ((0, 0.4), (10, 0.8)):
+                log.write(step, phase, {"evaluate/success": success})
+        info = {"command": part, "config": {"evaluate_episodes": 25}}
+        (tmp_path / part / "run.json").write_text(json.dumps(info))
+    score = Score(np.array([True, False]), np.zeros(2), np.ones(2))
+    figure = demo.learning_curve(tmp_path, dict.fromkeys(ROWS, score))
+    for panel in figure.axes:
+        colors = {line.get_label(): line.get_color() for line in panel.get_lines()}
+        assert colors["the better actor"] == PLAN and colors["the data"] == DATA
+        (band,) = panel.collections
+        low, high = success_interval(10, 25)
+        heights = np.asarray(band.get_paths()[0].vertices, float)[:, 1]
+        assert heights.min() == pytest.approx(low) and low < 0.4 < high
+        assert heights.max() == pytest.approx(success_interval(20, 25)[1])
+        assert "planner, o" in panel.get_legend_handles_labels()[1][-1]
 
 
 def film(path):

@@ -9,9 +9,10 @@ from o2o.commands.compare.table import title
 from o2o.commands.compare.trial import Trial
 from o2o.core.run_log import METRICS, read_metrics
 from o2o.core.video import write_figure
+from o2o.inspect.charts.chart import DATA
 
-COLOURS = ("#33415c", "#e4572e", "#17a398", "#f3a712", "#7d5ba6", "#6a994e", "#c08497", "#5c9ead")
-DATA, SIGN = "#8d99ae", "#4a4e57"
+COLOURS = ("#e4572e", "#17a398", "#f3a712", "#7d5ba6", "#6a994e", "#c08497", "#5c9ead")
+SIGN = "#4a4e57"
 WIDTH, HEIGHT = 12.0, 6.4  # inches
 SMOOTH = 0.2  # share of the episodes in a running mean
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.commands.compare.plot import COLOURS, DATA, SIGN, tidy
+from o2o.commands.compare.plot import COLOURS, SIGN, tidy
 from o2o.commands.compare.trial import Trial
 from o2o.commands.study.result import WINDOW, curve, running_mean
 from o2o.commands.study.table import measures
 from o2o.core.video import write_figure
+from o2o.inspect.charts.chart import DATA
 
 WIDTH, HEIGHT = 12.0, 3.0  # inches; the height is that of one task
 LINES = {"policy": "--", "planner": "-"}
