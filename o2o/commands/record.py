@@ -86,7 +86,7 @@ def _record(config: RecordConfig, folder: Path) -> None:
             _record_episodes(config, dataset, robot, operator, play, stopped)
         _report(folder, dataset, robot)
         if len(dataset) < config.episodes:
-            print(f"stopped after {len(dataset)} episodes; continue with --resume --out {folder}")
+            print(f"stopped after {_episodes(dataset)}; continue with --resume --out {folder}")
             raise KeyboardInterrupt
 
 
@@ -170,7 +170,7 @@ def _rehearse_resets(config: RecordConfig, robot: Guard, operator: Operator | No
             return
         firsts.append(robot.reset(seed=derive(config.seed, "rehearsal", number))[0])
         robot.end_episode()
-    for name in firsts[0] if firsts else ():
+    for name in firsts[0] if len(firsts) > 1 else ():
         values = np.stack([obs[name] for obs in firsts]).astype(np.float64)
         spread = np.ptp(values, axis=0).max(initial=0.0)
         print(f"{len(firsts)} resets: {name} begins within {spread:.3g} of itself")
@@ -203,7 +203,9 @@ def _report(folder: Path, dataset: OnlineDataset, robot: Guard) -> None:
     changes = ", ".join(f"{reason} {count}" for reason, count in robot.interventions.most_common())
     print(f"changes by guard and person in decisions: {changes or 'none'}")
     counts = dataset.info()
-    print(
-        f"{folder}: {counts['episodes']} episodes, {counts['steps']:,} steps, Minari id {minari_id(folder)}"
-    )
+    print(f"{folder}: {_episodes(dataset)}, {counts['steps']:,} steps, Minari id {minari_id(folder)}")
     print(f"look at it with `o2o check --dataset {folder}`, learn with `o2o pretrain --dataset {folder}`")
+
+
+def _episodes(dataset: OnlineDataset) -> str:
+    return "one episode" if len(dataset) == 1 else f"{len(dataset)} episodes"

@@ -285,7 +285,8 @@ def test_resets_are_rehearsed_and_not_recorded(o2o):
 
 def test_a_recording_is_listed_as_a_run_and_never_overwritten(o2o, fails):
     words = ["record", *PENDULUM, "--operator", "random", "--episodes", 1, "--out", "my-v0"]
-    assert o2o(*words)[0] == 0
+    code, out, _ = o2o(*words)
+    assert code == 0 and "my-v0: one episode, 20 steps" in out
     assert "my-v0 is not empty; give --resume to continue it" in fails(2, *words)
     assert "<seed>: 0 -> 5" in fails(2, "record", "--resume", "--out", "my-v0", "--seed", 5).replace(
         "--seed", "<seed>"
