@@ -53,7 +53,7 @@ def pretrained(dataset, tmp_path_factory) -> Path:
 
 def test_the_first_page_names_every_command_and_exit_code(o2o):
     code, out, err = o2o("--help")
-    assert code == 0 and err == "" and len(out.splitlines()) <= 34
+    assert code == 0 and err == "" and len(out.splitlines()) <= 36
     assert all(f"  {command} " in out for command in COMMANDS)
     assert all(f"{number} " in out for number in (0, 2, 3, 4, 5, 6, 130))
     assert o2o()[0] == 2
@@ -128,7 +128,7 @@ def test_every_example_parses(pretrained, line, tmp_path):
     assert "--resume" not in flags or "--out" in flags
     if command == "list" or "--resume" in flags:
         return
-    flags = [str(pretrained) if before == "--checkpoint" else word
+    flags = [str(pretrained) if before == "--checkpoint" else POINT_ROBOT if word == "./arm.py" else word
              for before, word in zip(["", *flags], flags, strict=False)]  # fmt: skip
     config = dispatch._parse(command, dispatch.DEFAULTS[command](flags), flags)
     assert config != dispatch.DEFAULTS[command]([]) or not flags
@@ -211,7 +211,7 @@ UNKNOWN = {
     "finetune": "no checkpoint given: add --checkpoint",
     "evaluate": "no checkpoint given: add --checkpoint",
     "check": "nothing to check: add --dataset NAME or --robot NAME",
-    "data infos x": "command 'data infos' not found; did you mean 'data info'? have data info, data convert",
+    "data infos x": "command 'data infos' not found; did you mean 'data info'? have data info, data show",
     "data info": "Missing from o2o data info: SRC",
     "data convert sim-lift": "Missing from o2o data convert: DST",
     "data convert sim-lfit new": "dataset 'sim-lfit' not found; did you mean 'sim-lift'?",
@@ -712,7 +712,7 @@ def test_check_reads_a_dataset(o2o, dataset):
 
 def test_the_commands_on_data_are_in_order(o2o):
     verbs = [name.removeprefix("data ") for name in COMMANDS if name.startswith("data ")]
-    assert verbs == ["info", "convert", "relabel", "split", "merge"]
+    assert verbs == ["info", "show", "convert", "relabel", "split", "merge"]
     assert "--dataset.obs" in o2o("data", "convert", "--help-all")[1]
 
 
