@@ -14,6 +14,7 @@ from o2o.core import checkpoint, child_process, stats
 from o2o.core.errors import RobotError
 from o2o.core.progress import format_duration, live_line
 from o2o.core.run_folder import new_folder, write_run_info
+from o2o.core.text import count
 from o2o.core.video import write_figure
 from o2o.data.load import load
 from o2o.inspect.charts.chart import CHOSEN, DATA, PLAN
@@ -98,7 +99,7 @@ def _evaluation(run: Path, config: DemoConfig, out: Path, *flags: str) -> Iterat
     ) as process:
 
         def result() -> Score:
-            with live_line(f"evaluating in {config.evaluate_episodes} scenes"):
+            with live_line(f"evaluating in {count(config.evaluate_episodes, 'scene')}"):
                 _, errors = process.communicate()
             if process.returncode:
                 raise RobotError(f"the evaluation of {run} failed: {errors.strip().splitlines()[-1]}")

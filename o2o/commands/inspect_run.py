@@ -13,6 +13,7 @@ from o2o.core.compute import MachineConfig, tune
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.output_lock import lock_folder
 from o2o.core.progress import live_line
+from o2o.core.text import count
 from o2o.core.video import write_figure
 from o2o.hardware.guard import Guard
 from o2o.hardware.robot_choice import RobotChoice, choose_robot, connect_robot
@@ -145,9 +146,9 @@ def _facts(run: Run) -> dict[str, str]:
     split = "not used in training" if run.unseen else "used in training"
     return {
         "run": str(run.folder),
-        "system": f"{run.meta.get('preset') or agent.config.model}, {agent.num_updates} updates",
+        "system": f"{run.meta.get('preset') or agent.config.model}, {count(agent.num_updates, 'update')}",
         "dataset": f"{data['dataset']} (sha256 {data['fingerprint'][:12]})",
-        "evaluated on": f"{len(run.episodes)} episodes, {len(run.beliefs)} steps, {split}",
+        "evaluated on": f"{count(len(run.episodes), 'episode')}, {count(len(run.beliefs), 'step')}, {split}",
         "robot episodes": str(len(run.robot_episodes)),
         "penalty weight": f"{agent.penalty_weight:g}",
         "acts with": "planner" if run.uses_planner else "policy",

@@ -19,6 +19,7 @@ import numpy as np
 from o2o.core.checkpoint import write_bytes, write_text
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
+from o2o.core.text import count
 from o2o.data import journal
 from o2o.data.finished_episodes import FinishedEpisodes, episode_path
 from o2o.data.formats.recording import fingerprint
@@ -179,7 +180,7 @@ class OnlineDataset:
         steps = len(content.rows) - 1
         number = int(content.rows["episode"][0]) if steps >= 0 else self._num_episodes
         is_new = steps > 0 and number == self._num_episodes
-        messages = [f"recovered episode {number}: {steps} steps"] if is_new else []
+        messages = [f"recovered episode {number}: {count(steps, 'step')}"] if is_new else []
         messages += [content.fault] if content.fault else []
         if number > self._num_episodes or (messages and not self._metadata):
             raise DataError(f"{self._journal.path} holds episode {number}, but earlier episodes are missing")

@@ -17,6 +17,7 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.seeding import derive
+from o2o.core.text import count
 
 MEMORY = 0.95  # weight of an episode against the one after it
 PLANNER, POLICY = True, False
@@ -61,7 +62,7 @@ class ActorChoice:
         parts = []
         for actor, name in ((PLANNER, "the planner"), (POLICY, "the policy")):
             own = self._outcomes_of(actor)
-            text = f"{name} acted in {len(own)} episodes"
+            text = f"{name} acted in {count(len(own), 'episode')}"
             if own:
                 success, value = np.array(own, float).mean(0)
                 text += f" (success {success:.0%}, return {value:.3g})"

@@ -18,6 +18,7 @@ from o2o.core.run_folder import (
     write_run_info,
 )
 from o2o.core.run_log import ENV_STEPS, RunLog, read_metrics
+from o2o.core.text import count
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
@@ -117,7 +118,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         log = stack.enter_context(RunLog(folder, config.resume))
         stopped = stack.enter_context(stop_requested(robot.cancel_homing))
         online_dataset.open_for(robot, metadata["robot"])
-        log.line(f"fine-tuning on {choice.robot} for {config.episodes} episodes in {folder}")
+        log.line(f"fine-tuning on {choice.robot} for {count(config.episodes, 'episode')} in {folder}")
         operator = open_teleop(
             config.teleop, robot.low, robot.high, config.teleop_reward, not robot.simulated, stopped
         )  # fmt: skip
@@ -155,7 +156,9 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
                     log, done, "online", agent, choice, config.evaluate_episodes, plan,
                     config.evaluate_film, robot, get_operator, env_steps,
                 )  # fmt: skip
-                log.line(f"after {done} episodes, {'planner' if plan else 'policy'}: {result.summary()}")
+                log.line(
+                    f"after {count(done, 'episode')}, {'planner' if plan else 'policy'}: {result.summary()}"
+                )
 
         if not resumed:
             evaluate()
@@ -204,11 +207,11 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             advice = f"episodes and the last checkpoint are stored; continue with --resume --out {folder}"
             raise type(learner.failure)(f"{learner.failure}; {advice}")
         if done < config.episodes or (stopped() and not learner.up_to_date):
-            log.line(f"stopped after {done} episodes; continue with --resume --out {folder}")
+            log.line(f"stopped after {count(done, 'episode')}; continue with --resume --out {folder}")
             raise KeyboardInterrupt
         if not learner.up_to_date:
             evaluate()
-        log.line(f"fine-tuned for {done} episodes; checkpoint in {folder}")
+        log.line(f"fine-tuned for {count(done, 'episode')}; checkpoint in {folder}")
 
 
 def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:

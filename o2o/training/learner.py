@@ -23,6 +23,7 @@ from o2o.core.run_folder import (
 )
 from o2o.core.run_log import RunLog
 from o2o.core.seeding import derive
+from o2o.core.text import count
 from o2o.data import recorded_sample
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.replay_buffer import MixedReplay, Replay
@@ -105,8 +106,8 @@ class Learner:
         if self._no_recordings:
             episodes = self.data.recording.episodes
             log_line(
-                f"the checkpoint's sample of the recordings, {len(episodes)} episodes of "
-                f"{sum(map(len, episodes))} steps, stands in for them: {self._no_recordings}"
+                f"the checkpoint's sample of the recordings, {count(len(episodes), 'episode')} of "
+                f"{count(sum(map(len, episodes)), 'step')}, stands in for them: {self._no_recordings}"
             )
         if not self.agent.penalty_weight_known:
             set_auto_penalty_weight(self.agent, self.data, log_line)
@@ -199,7 +200,7 @@ class Learner:
             return ""
         self.num_rejections += 1
         self._rejections_in_a_row += 1
-        reason = f"the weights after {self.agent.num_updates} updates are not used: {problem}"
+        reason = f"the weights after {count(self.agent.num_updates, 'update')} are not used: {problem}"
         if self._rejections_in_a_row == MAX_REJECTIONS:
             raise DivergedError(
                 f"training diverged {MAX_REJECTIONS} times in a row: {reason}; "
@@ -207,7 +208,8 @@ class Learner:
             )
         self.agent.load_state(*run_checkpoint.load(self.folder / "checkpoint"))
         self.pending_updates = 0.0
-        return f"{reason}; learning continues from the checkpoint after {self.agent.num_updates} updates"
+        kept = count(self.agent.num_updates, "update")
+        return f"{reason}; learning continues from the checkpoint after {kept}"
 
     @property
     def checkpoint_due(self) -> bool:

@@ -24,6 +24,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import O2OError
 from o2o.core.operating_system import require_unix
 from o2o.core.run_log import RunLog
+from o2o.core.text import count
 from o2o.data.online_dataset import OnlineDataset
 from o2o.training.learner import ACTING_PARTS, acting_weights
 from o2o.training.learner_config import LearnerConfig
@@ -110,7 +111,7 @@ class AsyncLearner:
         version = self.weights.peek()
         if version is None:
             return {}, ""
-        return {}, f"learner at {version.num_updates} updates, {version.pending_updates} pending"
+        return {}, f"learner at {count(version.num_updates, 'update')}, {version.pending_updates} pending"
 
     def between_episodes(self, log: RunLog) -> None:
         """Restarts the learner if it died, and takes its latest weights; never waits."""
@@ -138,7 +139,7 @@ class AsyncLearner:
                 self._restart(log)
                 order = ""
             elif version and pending:
-                show(f"waiting for the learner: {version.num_updates} updates, {pending} pending")
+                show(f"waiting for the learner: {count(version.num_updates, 'update')}, {pending} pending")
         self._write_log(log)
         self._take_latest(log)
 
@@ -282,7 +283,7 @@ class AsyncLearner:
             state = {name: tensors[f"{part}.{name}"] for name in self.agent.parts[part].state_dict()}
             self.agent.parts[part].load_state_dict(state)
         self.agent.num_updates = version.num_updates
-        log.line(f"now acting with weights {version}, trained on {version.num_episodes} episodes")
+        log.line(f"now acting with weights {version}, trained on {count(version.num_episodes, 'episode')}")
 
     def _acting_with(self) -> str:
         return f"the robot continues with the weights of {self.agent.num_updates} updates"

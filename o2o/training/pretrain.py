@@ -30,6 +30,7 @@ from o2o.core.run_folder import (
 )
 from o2o.core.run_log import RunLog, read_metrics
 from o2o.core.stats import auroc
+from o2o.core.text import count
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.formats.recording import RecordingInfo
 from o2o.data.training_data import TrainingData
@@ -166,7 +167,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     write_run_info(folder, "pretrain", config, metadata)
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
-        size = f"{metadata['dataset']['episodes']} episodes, {metadata['dataset']['steps']} steps"
+        size = ", ".join(count(metadata["dataset"][f"{noun}s"], noun) for noun in ("episode", "step"))
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         progress = Progress(updates, "updates", agent.num_updates)
         metrics, validation_metrics, returns = {}, {}, _returns(folder)
@@ -212,11 +213,12 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
                 )
                 _log_disagreement(log, step, agent, validation)
                 actor = "planner" if metadata["plan"] else "policy"
-                log.line(f"after {step} updates, {actor}: {result.summary()}")
+                log.line(f"after {count(step, 'update')}, {actor}: {result.summary()}")
                 returns.append(result.metrics()["return"])
                 if config.patience and is_flat(returns, config.patience, data.mean_return):
                     log.line(
-                        f"stopping early: no better return in {config.patience} evaluations (--patience)"
+                        f"stopping early: no better return in {count(config.patience, 'evaluation')} "
+                        "(--patience)"
                     )
                     break
             if checkpoint_due and not last:
@@ -228,13 +230,15 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         num_updates = agent.num_updates
         if not interrupted and stopping.restore_best(agent, data.replay):
             log.line(
-                f"after {num_updates} updates: the weights after {agent.num_updates} are kept, which fit the "
-                "validation episodes best (--validation-patience)"
+                f"after {count(num_updates, 'update')}: the weights after {agent.num_updates} are kept, "
+                "which fit the validation episodes best (--validation-patience)"
             )
             set_auto_penalty_weight(agent, data, log.line)
         write_checkpoint()
         if interrupted:
-            log.line(f"stopped after {agent.num_updates} updates; continue with --resume --out {folder}")
+            log.line(
+                f"stopped after {count(agent.num_updates, 'update')}; continue with --resume --out {folder}"
+            )
             raise KeyboardInterrupt
         for warning in _warnings(validation_metrics):
             log.line(warning)
@@ -243,7 +247,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
             log.line(f"open-loop prediction of an episode beside the recording: {folder}/open_loop.png")
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
-        log.line(f"pretrained for {agent.num_updates} updates; checkpoint in {folder}")
+        log.line(f"pretrained for {count(agent.num_updates, 'update')}; checkpoint in {folder}")
 
 
 def _open_folder(config: PretrainConfig) -> AbstractContextManager[Path]:

@@ -18,6 +18,7 @@ import numpy as np
 from o2o.core.config import FieldError, at_least, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.stats import rank_sum_p_value
+from o2o.core.text import count
 
 LAST, BEFORE = (1, 2), (1, 2, 4, 8)  # windows: the last ones, and those before that they are compared with
 
@@ -194,7 +195,7 @@ class PerformanceMonitor:
         state = from_dict(MonitorState, data)
         if state.count != num_episodes:
             raise UsageError(
-                f"the checkpoint includes {num_episodes} episodes, its regression test {state.count}"
+                f"the checkpoint includes {count(num_episodes, 'episode')}, its regression test {state.count}"
             )
         self._outcomes = [Outcome(*outcome) for outcome in state.outcomes]
         self._before = self._outcomes[: state.before]
@@ -265,7 +266,9 @@ def _reason(
         return f"{np.mean([outcome.episode_return for outcome in outcomes]):.3g}"
 
     what = "successes" if by_success else "mean return"
-    checkpoint = f"the checkpoint after {best} episodes" if best else "the weights the run started with"
+    checkpoint = (
+        f"the checkpoint after {count(best, 'episode')}" if best else "the weights the run started with"
+    )
     percent = f"{100 * p_value:.1g} %" if p_value >= 1e-4 else "under 0.01 %"
     return (
         f"performance dropped: {what} {result(last)} in episodes {last[0].number} to {last[-1].number}, "

@@ -15,6 +15,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, record_plan
 from o2o.core.episode import Episode
 from o2o.core.progress import format_duration, is_terminal, live_line
+from o2o.core.text import count
 from o2o.core.timing import StageTimer
 from o2o.core.transform import Transform
 from o2o.core.video import frame_interval
@@ -103,7 +104,7 @@ def timing_report(stages: StageTimer, interventions: Counter[str], decisions: in
     if not stages.num_ticks:
         return []
     counts = ", ".join(f"{reason} {count}" for reason, count in interventions.most_common()) or "none"
-    lines = [stages.summary(), f"guard interventions in {decisions} decisions: {counts}"]
+    lines = [stages.summary(), f"guard interventions in {count(decisions, 'decision')}: {counts}"]
     if stages.num_late > MAX_LATE * stages.num_ticks:
         lines.append(
             "decisions came late: --planner.budget-ms N limits the time of a plan, and with --no-plan the "

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from o2o.core.checkpoint import fingerprint
 from o2o.core.errors import DivergedError, UsageError
+from o2o.core.text import count
 
 ALIGN = 64  # bytes, one cache line
 LATEST = 0  # word of the memory's header: the latest complete version
@@ -48,7 +49,7 @@ class Version:
     fingerprint: str
 
     def __str__(self) -> str:
-        return f"version {self.number} ({self.num_updates} updates, sha256 {self.fingerprint})"
+        return f"version {self.number} ({count(self.num_updates, 'update')}, sha256 {self.fingerprint})"
 
 
 class SharedWeights:
@@ -89,7 +90,9 @@ class SharedWeights:
             DivergedError: they are not finite, and are not published.
         """
         if not all_finite(tensors):
-            raise DivergedError(f"the weights after {num_updates} updates are not finite; they are not used")
+            raise DivergedError(
+                f"the weights after {count(num_updates, 'update')} are not finite; they are not used"
+            )
         header = self._header()
         number = int(header[LATEST]) + 1
         slot = self._slot(number)

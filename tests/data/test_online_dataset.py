@@ -180,7 +180,7 @@ def test_an_episode_that_did_not_end_is_kept_truncated(three, caplog):
     with open(folder / "journal", "rb+") as file:
         file.truncate((folder / "journal").stat().st_size - 5)
     with closing(OnlineDataset(folder)) as online:
-        assert logged(caplog) == ["recovered episode 3: 1 steps; the last record is incomplete"]
+        assert logged(caplog) == ["recovered episode 3: 1 step; the last record is incomplete"]
         same(online.read(3), to_episode(rows[:2]))
         assert online.read(3).truncated
     with closing(OnlineDataset(folder)) as online:

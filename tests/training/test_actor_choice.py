@@ -61,4 +61,4 @@ def test_the_summary_counts_only_episodes_that_were_chosen():
     choice = ActorChoice(0, 2, [episode(True, 9.0), episode(True, 9.0)])
     choice.add(episode(False, 1.0))
     name = "planner" if choice.actors[2] else "policy"
-    assert f"the {name} acted in 1 episodes (success 0%, return 1)" in choice.summary()
+    assert f"the {name} acted in 1 episode (success 0%, return 1)" in choice.summary()

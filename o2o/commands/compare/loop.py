@@ -18,6 +18,7 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
 from o2o.core.run_log import versions
 from o2o.core.seeding import derive
+from o2o.core.text import count
 from o2o.data.fit_transform import fit_transform
 from o2o.data.load import load
 from o2o.data.load_config import DataConfig
@@ -79,7 +80,7 @@ def run_and_report(
         O2OError: a run failed.
         KeyboardInterrupt: after Ctrl-C.
     """
-    print(f"{len(trials)} runs in {folder}; the output of each is in its log.txt", flush=True)
+    print(f"{count(len(trials), 'run')} in {folder}; the output of each is in its log.txt", flush=True)
     with stop_requested() as stopped:
         try:
             run_trials(trials, jobs, stopped, report)

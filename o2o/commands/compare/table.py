@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from o2o.core.progress import format_duration
+from o2o.core.text import count
 
 GAP = "-"
 HEAD = ("", "acts with", "runs", "success offline", "success online", "return offline", "return online",
@@ -33,15 +34,15 @@ def title(result: dict) -> str:
     config = result["config"]
     budget = "each preset's own number of updates"
     if config["updates"]:
-        budget = f"{config['updates']} updates"
+        budget = f"{count(config['updates'], 'update')}"
     if config["minutes"]:
         budget = f"{config['minutes']:g} minutes"
     first, last = config["first_seed"], config["first_seed"] + config["seeds"] - 1
     seeds = f"seeds {first} to {last}" if first < last else f"seed {first}"
-    online = f"{config['episodes']} episodes online" if config["episodes"] else "no robot"
+    online = f"{count(config['episodes'], 'episode')} online" if config["episodes"] else "no robot"
     return (
         f"{Path(config['dataset']).stem} on {Path(result['robot']).stem}, {seeds}: {budget} offline, "
-        f"then {online}; {config['evaluate_episodes']} scenes, the same for all"
+        f"then {online}; {count(config['evaluate_episodes'], 'scene')}, the same for all"
     )
 
 
@@ -58,7 +59,7 @@ def failures(presets: dict) -> list[str]:
 
 def _data(row: dict) -> tuple[str, ...]:
     return (
-        f"the data, {row['episodes']} episodes",
+        f"the data, {count(row['episodes'], 'episode')}",
         "",
         "",
         success_text(row),

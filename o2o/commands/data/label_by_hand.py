@@ -10,6 +10,7 @@ from o2o.commands.data.labels import Label
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.image_layout import guess_layout, to_channels_first
+from o2o.core.text import count
 from o2o.core.video import write_video
 from o2o.data.formats.recording import Recording
 
@@ -67,7 +68,7 @@ def show(episode: Episode, number: int, control_hz: float | None, films: Path) -
     success = {True: ", a success", False: ", no success", None: ""}[episode.success]
     ended = "terminated" if episode.terminated else "cut off"
     earned = f"return {episode.episode_return:.4g}"
-    print(f"\nepisode {number}: {len(episode)} steps{seconds}, {earned}, {ended}{success}")
+    print(f"\nepisode {number}: {count(len(episode), 'step')}{seconds}, {earned}, {ended}{success}")
     path = films / f"episode_{number:04d}.mp4"
     try:
         if not path.exists():

@@ -1,6 +1,7 @@
 """Formats a study as one Markdown table with notes."""
 
 from o2o.commands.compare.table import GAP, aligned, failures, return_text, success_text
+from o2o.core.text import count
 
 HEAD = ("task", "agent", "acts", "", "runs", "before", "after 10", "after 25", "at the end", "online mean",
         "worst drop", "updates/step", "CPU")  # fmt: skip
@@ -39,7 +40,7 @@ def measures(task: dict) -> tuple[str, ...]:
 
 def _data(name: str, data: dict, measure: str) -> tuple[str, ...]:
     score = _score(data, measure)
-    return (name, f"the data, {data['episodes']} episodes", "", measure, "", score, *[""] * 7)
+    return (name, f"the data, {count(data['episodes'], 'episode')}", "", measure, "", score, *[""] * 7)
 
 
 def _row(name: str, preset: str, row: dict, actor: str, measure: str, task: dict) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from o2o.core.episode import Episode
+from o2o.core.text import count
 from o2o.data.audit.finding import Finding, error, list_first, note, warning
 from o2o.data.formats.recording import Recording
 
@@ -40,8 +41,8 @@ def check(recording: Recording) -> Iterator[Finding]:
     short = np.flatnonzero(lengths < SHORT * median)
     if len(short):
         yield note(
-            f"{len(short)} episodes are shorter than a tenth of the median of {median:g} steps: "
-            f"{list_first(short)}"
+            f"{count(len(short), 'episode')} {'is' if len(short) == 1 else 'are'} shorter than a tenth of "
+            f"the median of {median:g} steps: {list_first(short)}"
         )
     unknown = sum(not e.last_obs_known for e in episodes)
     if unknown:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from o2o.core.text import count
 from o2o.data.formats import layout_guess, table_files
 from o2o.data.formats.table_files import Table
 
@@ -80,4 +81,4 @@ def _entries(path: Path) -> str:
     counts = Counter(file.suffix or "without suffix" for file in path.rglob("*") if file.is_file())
     if not counts:
         return "no files"
-    return ", ".join(f"{num} files {printable(suffix)}" for suffix, num in counts.most_common(5))
+    return ", ".join(f"{count(num, 'file')} {printable(suffix)}" for suffix, num in counts.most_common(5))

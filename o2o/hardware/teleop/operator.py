@@ -33,6 +33,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from o2o.core.episode import Episode
+from o2o.core.text import count
 
 COMMANDS = (
     *("continue", "failure", "gripper", "hold", "pause", "rerecord"),
@@ -275,8 +276,8 @@ def review_episode(
 def _wait_for_next(operator: Operator, episode: Episode, log: Callable[[str], object], name: str) -> None:
     """Waits until the operator starts the next episode, and confirms each label."""
     log(
-        f"{name}: {len(episode)} steps, return {episode.episode_return:.3g}, {_label_text(operator.label)}. "
-        f"Reset the scene; then {operator.prompt(*PROMPT)}"
+        f"{name}: {count(len(episode), 'step')}, return {episode.episode_return:.3g}, "
+        f"{_label_text(operator.label)}. Reset the scene; then {operator.prompt(*PROMPT)}"
     )
     operator.paused, confirmed = True, operator.label
 

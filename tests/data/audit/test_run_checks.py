@@ -169,7 +169,7 @@ def test_many_terminals_at_the_greatest_length_are_a_warning():
 def test_short_and_unfinished_episodes_are_noted():
     stub = make_episode(9, 3)
     long = [make_episode(seed, 100) for seed in range(4)]
-    assert_single(find([*long, stub]), "note", "1 episodes are shorter", "100 steps: 4")
+    assert_single(find([*long, stub]), "note", "1 episode is shorter", "100 steps: 4")
     unknown = replace(long[0], terminated=True, truncated=False, last_obs_known=False)
     assert_single(find([unknown, *long[1:]]), "note", "last observation of 1 of 4")
 

@@ -366,7 +366,7 @@ def test_files_without_tables_and_folders_of_other_files_are_described(tmp_path)
     (tmp_path / "logs" / "b").mkdir(parents=True)
     assert "it holds no files" in unknown(tmp_path / "logs")
     (tmp_path / "logs" / "b" / "a.csv").write_text("1,2")
-    assert "it holds 1 files .csv; of other files, HDF5 and npz can be read by flags" in unknown(
+    assert "it holds 1 file .csv; of other files, HDF5 and npz can be read by flags" in unknown(
         tmp_path / "logs"
     )
     np.savez(tmp_path / "object.npz", a=np.array([{}], object))
