@@ -10,6 +10,7 @@ import torch
 
 import o2o as package
 from o2o.cli import main
+from o2o.core import trust
 from o2o.hardware.guard import Guard
 from tests.support.tiny_runs import pretrain_config, record_point_dataset
 
@@ -27,8 +28,10 @@ def _home(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _fresh():
+    """Nothing of earlier tests decides: neither the state of the generator nor the files they permitted."""
     torch.manual_seed(0)
+    trust._given.clear()
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,6 @@ class EpisodeRecorder:
         self.row_type = row_type(kept, len(robot.low))
         self.running, self.was_paused, self.held_by_operator = False, False, False
         self.rows: list[np.ndarray] = []
-        self.unlimited = not (max_steps or robot.max_decisions)
 
     def start(self, seed: int) -> None:
         """Resets the robot to scene `seed`.
@@ -111,7 +110,7 @@ class EpisodeRecorder:
             takeover=bool(info.get("takeover", False)),
         )
         self.running = not (terminated or truncated)
-        if self.running and self.unlimited and len(self.rows) - 1 == self.next_count:
+        if self.running and len(self.rows) - 1 == self.next_count:
             self._say_long()
         if not self.running and not stopped:
             self.robot.end_episode()
@@ -199,6 +198,8 @@ class EpisodeRecorder:
 
     def _say_long(self) -> None:
         """Logs what ends an episode without a time limit, and then its length each time that it doubles."""
+        if self.max_steps or self.robot.max_decisions:
+            return
         count, self.next_count = self.next_count, 2 * self.next_count
         if count == LONG_EPISODE:
             logger.warning(

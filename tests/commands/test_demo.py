@@ -4,7 +4,7 @@ import io
 import json
 from contextlib import redirect_stdout
 
-import imageio_ffmpeg
+import av
 import numpy as np
 import pytest
 
@@ -89,9 +89,9 @@ def test_the_learning_curve_has_an_interval_at_each_evaluation_and_the_report_s_
 
 def film(path):
     """Returns the size of a film and its frames."""
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return (width, height), [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return frames[0].shape[1::-1], frames
 
 
 def test_the_result_holds_the_table_with_what_was_measured(folder):
