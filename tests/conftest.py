@@ -2,6 +2,8 @@
 
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +34,13 @@ def _fresh():
     """Nothing of earlier tests decides: neither the state of the generator nor the files they permitted."""
     torch.manual_seed(0)
     trust._given.clear()
+
+
+@pytest.fixture(scope="module")
+def quiet_process():
+    """A process for `peak_bytes`, because threads that other tests left in this one take memory, too."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")

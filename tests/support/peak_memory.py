@@ -18,7 +18,8 @@ needs_peak = pytest.mark.skipif(
 def peak_bytes(run: Callable[[], object]) -> int:
     """Returns the main memory that a call takes at most, beyond what the process has before it.
 
-    It is the lower one of two calls, because the first one may load libraries.
+    It is the lower one of two calls, because the first one may load libraries. Tests call it in the fixture
+    `quiet_process`.
     """
     return min(_peak_bytes(run), _peak_bytes(run))
 

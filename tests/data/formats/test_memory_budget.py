@@ -1,9 +1,7 @@
 """Tests that no file takes more memory than the budget, whatever its tables make of a few MB."""
 
 import re
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -44,13 +42,6 @@ def read_bomb(name: str, folder: Path) -> tuple[int, list[str]]:
             errors.append(str(error))
 
     return peak_bytes(read), errors
-
-
-@pytest.fixture(scope="module")
-def quiet_process():
-    """A process of its own, because threads that other tests left would take memory meanwhile."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        yield process
 
 
 @needs_peak
