@@ -41,6 +41,15 @@ def open_regular(path: Path) -> BufferedReader:
     return open(path, "rb", opener=_open_at_once)
 
 
+def begins_with(path: Path, start: bytes) -> bool:
+    """Whether a path is a regular file that begins with these bytes; never raises."""
+    try:
+        with open_regular(path) as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
 def read_bytes(path: Path) -> bytes:
     """Returns the content of a regular file.
 

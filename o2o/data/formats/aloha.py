@@ -1,7 +1,6 @@
 """Reads ALOHA's and ACT's recordings: a file `episode_N.hdf5` for each episode, alone or in a folder."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from o2o.core.errors import DataError
@@ -9,7 +8,7 @@ from o2o.data.formats import columns, episode_parts, flat_table, hdf5, table_fil
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording
 from o2o.data.formats.table_files import Table, TableFile
 
 NAME = "ALOHA"
@@ -69,18 +68,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     parts = episode_parts.open_parts(reading, open_part)
     episode_parts.check_memory(list(parts.values()), path, request)
     logger.info("%s states no control rate; ALOHA records at 50 Hz: --dataset.control-hz 50", path)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        episodes = episode_parts.read_parts(reading, parts, path)
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing="" if path.is_file() else describe_missing(None, list(names), str(path)),
-        )
+    missing = "" if path.is_file() else describe_missing(None, list(names), str(path))
+    return episode_parts.read_recording(reading, parts, path, missing)
 
 
 def _episode_files(path: Path) -> list[Path]:

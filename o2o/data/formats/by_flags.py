@@ -1,7 +1,6 @@
 """Reads HDF5 and npz files of any layout that flags describe."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +78,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
 
 def _read_parts(files: list[Path], layout: Guess, path: Path, request: ReadRequest) -> Recording:
     """Reads a file or group an episode."""
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+    with ExitStack() as stack:
         if len(files) == 1:  # stays open until its episodes are read, which may be many
             only = stack.enter_context(table_files.open_tables(files[0], request))
             files_of = _groups(only, layout)
@@ -101,17 +100,8 @@ def _read_parts(files: list[Path], layout: Guess, path: Path, request: ReadReque
 
         parts = episode_parts.open_parts(reading, open_part)
         episode_parts.check_memory(list(parts.values()), path, request)
-        digest = pool.submit(fingerprint, path)
-        episodes = episode_parts.read_parts(reading, parts, path)
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing=describe_missing(None, list(places), str(path)) if len(places) > 1 else "",
-        )
+        missing = describe_missing(None, list(places), str(path)) if len(places) > 1 else ""
+        return episode_parts.read_recording(reading, parts, path, missing)
 
 
 def _find_layout(files: list[Path], path: Path, request: ReadRequest) -> Guess:

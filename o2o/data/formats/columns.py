@@ -16,29 +16,43 @@ IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG")  # of JPEG and PNG files
 BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 
-@dataclass(frozen=True)
-class RowRange:
-    """The rows of a column from `start` up to, not including, `stop`."""
-
-    column: Column
-    start: int
-    stop: int
+class ComputedColumn:
+    """What a column of computed rows has besides its shape, its type and the rows themselves."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.stop - self.start, *self.column.shape[1:])
+    def nbytes(self: Column) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read_into(self: Column, array: np.ndarray, start: int, stop: int) -> None:
+        """Reads rows into an array, converted to its dtype."""
+        array[:] = self[start:stop]
+
+
+@dataclass(frozen=True)
+class SomeRows(ComputedColumn):
+    """Some of the rows of a column."""
+
+    column: Column
 
     @property
     def dtype(self) -> np.dtype:
         return self.column.dtype
 
     @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
     def chunk_bytes(self) -> int:
         return self.column.chunk_bytes if isinstance(self.column, StoredColumn) else 0
+
+
+@dataclass(frozen=True)
+class RowRange(SomeRows):
+    """The rows of a column from `start` up to, not including, `stop`."""
+
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stop - self.start, *self.column.shape[1:])
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -58,27 +72,14 @@ class RowRange:
 
 
 @dataclass(frozen=True)
-class PickedRows:
+class PickedRows(SomeRows):
     """Rows of a column by their increasing numbers."""
 
-    column: Column
     rows: np.ndarray
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.rows), *self.column.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.column.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def chunk_bytes(self) -> int:
-        return self.column.chunk_bytes if isinstance(self.column, StoredColumn) else 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,13 +87,9 @@ class PickedRows:
     def __getitem__(self, key) -> np.ndarray:
         return self.column[self.rows[key]]
 
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
-
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(ComputedColumn):
     """Columns (N, A) and (N, B) of the same rows as one column (N, A + B)."""
 
     columns: Sequence[Column]
@@ -106,10 +103,6 @@ class SideBySide:
         return np.result_type(*(column.dtype for column in self.columns))
 
     @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
     def chunk_bytes(self) -> int:
         chunks = [column.chunk_bytes for column in self.columns if isinstance(column, StoredColumn)]
         return self.nbytes + max(chunks, default=0)
@@ -120,13 +113,9 @@ class SideBySide:
     def __getitem__(self, key):
         return np.concatenate([column[key] for column in self.columns], axis=-1)
 
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
-
 
 @dataclass(frozen=True)
-class EncodedImages:
+class EncodedImages(ComputedColumn):
     """A column of JPEG or PNG files as a column of images, decoded each time they are indexed.
 
     Attributes:
@@ -146,10 +135,6 @@ class EncodedImages:
         return (len(self), *self.row_shape)
 
     @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
     def chunk_bytes(self) -> int:
         chunk = self.column.chunk_bytes if isinstance(self.column, StoredColumn) else 0
         return chunk + _row_bytes(self.column) + image_codec.decoding_bytes(self.row_shape)
@@ -166,16 +151,12 @@ class EncodedImages:
             images[index] = image_codec.decode(data, self.row_shape, f"{self.label} row {row}", self.dtype)
         return images
 
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Decodes rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
-
 
 def held_bytes(column: Column) -> int:
     """Returns the main memory that a column takes from its first use on, besides what is read of it."""
     if isinstance(column, SideBySide):
         return sum(map(held_bytes, column.columns))
-    inner = column.column if isinstance(column, RowRange | PickedRows | EncodedImages) else column
+    inner = column.column if isinstance(column, SomeRows | EncodedImages) else column
     return held_bytes(inner) if inner is not column else getattr(column, "held_bytes", 0)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from o2o.data.formats import columns, flat_table, hdf5, last_step
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import ReadRequest, largest, of_episodes
+from o2o.data.formats.recording import Recording, fingerprint
 
 logger = logging.getLogger("o2o")
 
@@ -139,6 +141,27 @@ def read_parts(reading: EpisodeReading, parts: Mapping[int, Part], path: Path) -
     if not episodes:
         raise DataError(f"{path} has no step with a known next observation, in {len(parts)} episodes")
     return episodes
+
+
+def read_recording(reading: EpisodeReading, parts: Mapping[int, Part], path: Path, missing: str) -> Recording:
+    """Returns the recording of these parts, hashed meanwhile; see `read_parts`.
+
+    Args:
+        reading, parts, path: see `read_parts`.
+        missing: see `Recording`.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(fingerprint, path)
+        episodes = read_parts(reading, parts, path)
+        return Recording(
+            list(episodes.values()),
+            path,
+            path.stem,
+            digest.result(),
+            numbers=tuple(episodes),
+            broken=reading.finish(),
+            missing=missing,
+        )
 
 
 def _reward_and_end(part: Part, path: Path) -> tuple[np.ndarray, bool]:

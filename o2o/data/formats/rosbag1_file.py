@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from o2o.core.errors import DataError
-from o2o.core.files import open_regular
+from o2o.core.files import begins_with, open_regular
 from o2o.data.formats.bag_index import BagIndex, Chunk, Topic
 from o2o.data.formats.errors import describe_read_error
 
@@ -22,11 +22,7 @@ Fields = dict[bytes, bytes]
 
 def is_rosbag1(path: Path) -> bool:
     """Whether a file begins like a bag of ROS 1; never raises."""
-    try:
-        with open_regular(path) as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return begins_with(path, MAGIC)
 
 
 def add_file(path: Path, index: BagIndex) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from o2o.core.errors import DataError, UsageError
-from o2o.core.files import open_regular
+from o2o.core.files import begins_with
 
 if TYPE_CHECKING:  # a Python can be built without it
     from sqlite3 import Connection
@@ -21,11 +21,7 @@ SETTINGS = ("trusted_schema=OFF", "query_only=ON", "cell_size_check=ON", "mmap_s
 
 def is_sqlite(path: Path) -> bool:
     """Whether a file begins like SQLite; never raises."""
-    try:
-        with open_regular(path) as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
+    return begins_with(path, MAGIC)
 
 
 @contextmanager
