@@ -71,6 +71,16 @@ class Score:
             "length": float(self.lengths.mean()),
         }
 
+    def intervals(self) -> dict[str, float]:
+        """Returns the ends of the 95 % interval of the return; one episode has none.
+
+        Those of success follow from the number of episodes.
+        """
+        if len(self.returns) == 1:
+            return {}
+        low, high = stats.mean_interval(self.returns)
+        return {"return_low": low, "return_high": high}
+
     def save(self, path: Path) -> None:
         """Writes the numbers of every episode as JSON."""
         checkpoint.write_json(path, {name: value.tolist() for name, value in vars(self).items()})
@@ -231,7 +241,8 @@ def evaluate_during_run(
     )  # fmt: skip
     first = episode_results[0]
     counted = {} if env_steps is None else {ENV_STEPS: env_steps}
-    log.write(step, phase, {f"evaluate/{name}": value for name, value in result.metrics().items()} | counted)
+    numbers = result.metrics() | result.intervals()
+    log.write(step, phase, {f"evaluate/{name}": value for name, value in numbers.items()} | counted)
     if first.frames:
         log.video(step, phase, "evaluate/film", first.frames, film_rate(agent.transform.control_hz))
     if plan_records:

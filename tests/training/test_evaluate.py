@@ -28,3 +28,6 @@ def test_one_episode_has_a_result_and_no_interval():
     assert one.summary() == "success in one episode, return 2.5"
     two = Score(np.array([True, False]), np.array([2.5, 1.5]), np.array([10, 10]))
     assert two.summary().startswith("success 1/2 = 50% [") and two.summary().endswith("95 % intervals")
+    assert one.intervals() == {} and two.intervals().keys() == {"return_low", "return_high"}
+    low, high = two.intervals().values()
+    assert f"[{low:.4g}, {high:.4g}]" in two.summary()
