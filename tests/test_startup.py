@@ -11,8 +11,8 @@ import o2o
 from o2o.commands import dispatch
 from o2o.commands.command_table import COMMANDS, GROUPS
 
-SLOW = ("av", "gymnasium", "h5py", "imageio_ffmpeg", "matplotlib", "minari", "mujoco", "PIL", "plotly",
-        "pyarrow", "safetensors", "tensorboard", "torch")  # fmt: skip
+SLOW = ("av", "gymnasium", "h5py", "huggingface_hub", "imageio_ffmpeg", "matplotlib", "minari", "mujoco",
+        "PIL", "plotly", "pyarrow", "safetensors", "tensorboard", "torch")  # fmt: skip
 ONE_PROCESS = f"""
 import sys
 from o2o.cli import main
@@ -34,6 +34,7 @@ def python(code: str, lines: str = "") -> str:
 
 # `data info` as every command of the table: its help, a wrong flag, and a wrong value of a flag it has
 WRONG_VALUES = {
+    "push": "no/such/run ada/door", "pull": "ada",
     "runs": "no/such/folder", "show": "no/such/run", "reproduce": "no/such/run",
     "bench": "--rounds many", "check": "--steps many", "compare": "--seeds many", "demo": "--updates many",
     "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",

@@ -121,6 +121,19 @@ COMMANDS = {
         required=("RUN",),
         flags=("--out", "--dry-run"),
     ),
+    "push": Command(
+        "Publishes a run on the Hugging Face Hub with a card, without code and secrets.",
+        ("o2o push runs/lift-online ada/lift --dry-run",
+         "o2o push runs/lift-online ada/lift --private --license mit"),
+        required=("RUN", "OWNER/NAME"),
+        flags=("--private", "--revision", "--license", "--data-license", "--before", "--after", "--dry-run"),
+    ),
+    "pull": Command(
+        "Fetches a run that `o2o push` published, and checks every file of it.",
+        ("o2o pull ada/lift", "o2o pull ada/lift --out runs/lift --revision v1"),
+        required=("OWNER/NAME",),
+        flags=("--out", "--revision", "--dry-run"),
+    ),
     "compare": Command(
         "Trains and evaluates several presets on one dataset and robot under one budget.",
         ("o2o compare --dataset sim-lift --presets small tdmpc2 --seeds 3",

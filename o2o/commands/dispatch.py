@@ -36,6 +36,8 @@ from o2o.commands.demo_config import DemoConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
+from o2o.commands.pull_config import PullConfig
+from o2o.commands.push_config import PushConfig
 from o2o.commands.record_config import RecordConfig
 from o2o.commands.replay_config import ReplayConfig
 from o2o.commands.reproduce import ReproduceConfig
@@ -427,6 +429,8 @@ DEFAULTS: dict[str, Callable] = {
     "runs": lambda argv: RunsConfig(),
     "show": lambda argv: ShowConfig(run=MISSING),
     "reproduce": lambda argv: ReproduceConfig(run=MISSING),
+    "push": lambda argv: PushConfig(MISSING, MISSING),
+    "pull": lambda argv: PullConfig(MISSING),
     "compare": _compare,
     "study": _study,
     "check": _check,
@@ -451,6 +455,8 @@ FUNCTIONS = {
     "runs": "commands.runs.runs",
     "show": "commands.runs.show",
     "reproduce": "commands.reproduce.reproduce",
+    "push": "commands.push.push",
+    "pull": "commands.pull.pull",
     "compare": "commands.compare.loop.compare",
     "study": "commands.study.loop.study",
     "check": "commands.check.check",

@@ -17,6 +17,10 @@ class UntrustedError(UsageError):
     """Code that only a checkpoint or a run names, and that the user has not permitted (exit code 2)."""
 
 
+class HubError(UsageError):
+    """A hub that cannot be reached, refuses, or sends other files than were pushed (exit code 2)."""
+
+
 class DataError(O2OError):
     """A dataset that is missing, broken, or disagrees with itself (exit code 3)."""
 
