@@ -40,7 +40,8 @@ WRONG_VALUES = {
     "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",
     "record": "--operator random --episodes many", "replay": "x --episode many",
     "data show": "x --episode many",
-    "pretrain": "--updates many", "robot serve": "--port many", "study": "--seeds many",
+    "pretrain": "--updates many", "robot serve": "--port many", "serve": "x --port many",
+    "study": "--seeds many",
     "list": "robtos", "data info": "x --dataset.control-hz many", "data convert": "a b --jpge",
     "data relabel": "a b --success-reward many", "data split": "a b c --share many",
     "data merge": "a b c --dataset.control-hz many",
@@ -50,7 +51,7 @@ NAMES = ["pretrain", "pretrain --dataset sim-lfit", "compare --dataset sim-lfit 
          "finetune", "evaluate", "evaluate --checkpoint no/such/run", "demo --dataset sim-lfit",
          "record", "record --operator keyz", "record --operator policy", "record --resume --out no/such/run",
          "replay", "replay no/such.hdf5", "data show no/such.hdf5 --out x", "data show sim-lift --out x.gif",
-         "inspect x --only sucess", "pretrain --config no/such/run.json"]  # fmt: skip
+         "inspect x --only sucess", "serve no/such/run", "pretrain --config no/such/run.json"]  # fmt: skip
 
 
 def test_help_pages_lists_and_mistyped_lines_import_nothing_slow():

@@ -1,5 +1,6 @@
 """Combines a world model, critic, policy, planner and loss weights into an agent that learns and acts."""
 
+import copy
 import math
 from dataclasses import replace
 from functools import partial
@@ -220,6 +221,16 @@ class Agent:
         self.stages = StageTimer()
         self.acting_stream.seed(seed)
 
+    def with_own_belief(self) -> "Agent":
+        """Returns an agent of the same networks and planner that acts by a belief of its own.
+
+        Both act in turn, never at the same time, for torch has one random state.
+        """
+        other = copy.copy(self)
+        other.acting_stream = RandomStream(0, self.device)
+        other.start(1, 0)
+        return other
+
     @property
     def penalty_weight(self) -> float:
         """Penalty weight (lambda) of the planner, units of return per unit of disagreement."""
@@ -285,6 +296,14 @@ class Agent:
                         action, self.policy.act(self.model.feature(self.belief)), max_policy_deviation
                     )
                 return action.cpu().numpy()
+
+    @torch.no_grad()
+    def estimate(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (N,) V of the belief and (N,) disagreement at actions (N, A) in [-1, 1]."""
+        with self.precision():
+            feature = self.model.feature(self.belief)
+            disagreement = self.critic.disagreement(feature, torch.as_tensor(action, device=self.device))
+            return self.critic.v(feature).float().cpu().numpy(), disagreement.float().cpu().numpy()
 
     # ---- saving
 

@@ -205,6 +205,14 @@ COMMANDS = {
         flags=("--robot", "--host", "--port", "--token-file", "--cert", "--key", "--show-state",
                "--camera-hz", "--observe-hz", "--watchdog-ms", "--max-delay-ms", "--control-file"),
     ),
+    "serve": Command(
+        "Serves the policy of a run over the network: an observation in, an action out.",
+        ("o2o serve runs/lift-online --port 8766",
+         "o2o serve runs/lift-online --host 0.0.0.0 --token-file token --cert arm.pem --key arm.key"),
+        required=("RUN",),
+        flags=("--acting", "--planner.budget-ms", "--host", "--port", "--token-file", "--cert", "--key",
+               "--max-clients", "--idle-s", "--device", "--threads"),
+    ),
     "bench": Command(
         "Measures the speed of updates, plans, replay and loading on this machine.",
         ("o2o bench", "o2o bench --checkpoint runs/lift --only state --threads 1"),

@@ -43,6 +43,7 @@ from o2o.commands.replay_config import ReplayConfig
 from o2o.commands.reproduce import ReproduceConfig
 from o2o.commands.runs import RunsConfig, ShowConfig
 from o2o.commands.serve_config import ServeConfig
+from o2o.commands.serve_policy_config import ServePolicyConfig
 from o2o.commands.study.config import StudyConfig
 from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
@@ -441,6 +442,7 @@ DEFAULTS: dict[str, Callable] = {
     "data split": lambda argv: SplitConfig(MISSING, MISSING, MISSING),
     "data merge": lambda argv: MergeConfig(),
     "robot serve": _serve,
+    "serve": lambda argv: ServePolicyConfig(run=MISSING),
     "bench": _bench,
 }
 # Name of a command -> its module below `o2o` and its function there, imported only when the command runs.
@@ -468,6 +470,7 @@ FUNCTIONS = {
     "data split": "commands.data.split.split",
     "data merge": "commands.data.merge.merge",
     "robot serve": "commands.serve.serve",
+    "serve": "commands.serve_policy.serve_policy",
 }
 
 

@@ -6,12 +6,13 @@ a motor: limits of velocity, acceleration and workspace are those of the loop th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from o2o.agent.agent import Agent
+from o2o.agent.agent_config import read_config
 from o2o.core import run_checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.run_folder import checkpoint_folder
@@ -107,17 +108,28 @@ def load(
     return LoadedPolicy(agent, plan, num_robots)
 
 
-def load_agent(path: str | Path | None, plan: bool | None, device: str) -> tuple[Agent, bool, dict]:
+def load_agent(
+    path: str | Path | None,
+    plan: bool | None,
+    device: str,
+    budget_ms: float | None = None,
+    compile: bool = False,
+) -> tuple[Agent, bool, dict]:
     """Returns the agent of a checkpoint, whether its planner is to act, and the metadata of the checkpoint.
 
     Args:
         path, plan, device: see `load`.
+        budget_ms: time limit of a plan, ms, 0: none; None: that of the run.
+        compile: see `Agent`.
     Raises:
         UsageError: see `load`.
     """
     folder = checkpoint_folder(None if path is None else Path(path))
     tensors, meta = run_checkpoint.load(folder)
-    agent = Agent.from_state(tensors, meta, device)
+    config = read_config(meta["config"])
+    if budget_ms is not None:
+        config = replace(config, planner=replace(config.planner, budget_ms=budget_ms))
+    agent = Agent.from_state(tensors, meta, device, config, compile)
     plan = meta.get("plan", True) if plan is None else plan
     agent.check_imagines(plan)
     if plan and not agent.penalty_weight_known:
@@ -204,6 +216,26 @@ class LoadedPolicy:
         action = np.clip(transform.physical_action(unit), self._low, self._high)
         self._executed, self._first = action, np.zeros(self._n, bool)
         return action if self._axis else action[0]
+
+    @property
+    def actor(self) -> str:
+        """Who chose the latest action: `planner` or `policy`, also where the planner found none in time."""
+        plan = self._agent.last_plan
+        return "planner" if plan and plan.iterations and bool(plan.usable.all()) else "policy"
+
+    def estimate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what the critic says of the latest decision.
+
+        Returns:
+            value: () or (N,) V of the state before the action, in units of the scaled reward's return.
+            disagreement: () or (N,) standard deviation of the Q-ensemble at the action, in the same unit.
+        Raises:
+            UsageError: nothing was decided yet.
+        """
+        if self._first is None or self._first.any():
+            raise UsageError("call act(obs, reward) before estimate()")
+        value, disagreement = self._agent.estimate(self._agent.transform.unit_action(self._executed))
+        return value.reshape(self._axis), disagreement.reshape(self._axis)
 
     def _checked_obs(self, obs) -> dict[str, np.ndarray]:
         """Returns name -> (N, *shape), after checking names, shapes, types and numbers."""

@@ -66,10 +66,15 @@ def served(robot=None, faults=None, **options):
         yield server, robot
 
 
-@contextmanager
 def served_process(*words: str, stdin=subprocess.DEVNULL):
     """(process, port) of `o2o robot serve`."""
-    command = [sys.executable, "-m", "o2o", "robot", "serve", "--port", "0", *words]
+    return serving_process("robot", "serve", *words, stdin=stdin)
+
+
+@contextmanager
+def serving_process(*words: str, stdin=subprocess.DEVNULL):
+    """(process, port) of a command that serves at a free port."""
+    command = [sys.executable, "-m", "o2o", *words, "--port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
     with subprocess.Popen(command, env=env, **pipes) as server:

@@ -1,10 +1,12 @@
-"""Defines the messages between a robot's server and its client, and opens the connections that carry them.
+"""Defines the messages of the servers of robots and policies, and opens the connections that carry them.
 
 One message is one binary WebSocket message, without compression:
 
     4 bytes   length of the header, big-endian
     header    a msgpack map: `kind`, `arrays` [[name, dtype, shape], ...], and the fields of that kind
     rest      the arrays' bytes, little-endian and C-ordered, one after the other
+
+The messages between a robot's server and its client, an agent:
 
 | kind      | from   | fields                                                         | arrays       |
 |-----------|--------|----------------------------------------------------------------|--------------|
@@ -20,6 +22,22 @@ One message is one binary WebSocket message, without compression:
 | `home`    | client | `request`                                                      |              |
 | `homed`   | server | `request`, `error`: empty, or one line                         |              |
 | `report`  | server | `text`: one line about a fault                                 |              |
+
+The messages between a policy's server and its client, a robot. Every message of the client has one answer:
+
+| kind      | from   | fields                                                         | arrays       |
+|-----------|--------|----------------------------------------------------------------|--------------|
+| `hello`   | client | `version`, `sent_s`                                            |              |
+| `policy`  | server | `version`, `name`, `actor`, `control_hz` or None, `reward`: its|              |
+|           |        | meaning, `obs` {name: {`dtype`, `shape`, `unit`}}, `action`    |              |
+|           |        | {`low`, `high`}                                                |              |
+| `reset`   | client | `seq`, `seed`                                                  |              |
+| `ready`   | server | `seq`                                                          |              |
+| `observe` | client | `seq`, `reward` of the previous action; if not None: `executed`| observations |
+|           |        | [A], `first` (an episode begins), `details`                    |              |
+| `act`     | server | `seq`, `actor` (planner or policy), `took_ms`; with `details`: | `action` (A,)|
+|           |        | `value`, `disagreement`                                        |              |
+| `error`   | server | `seq` or None, `error`: one line                               |              |
 
 A box is {`dtype`, `shape`, `low`, `high`}, where bounds are a number or a flat list. `*_s` are seconds:
 `sent_s` is a time of the client's clock, `heard_s` and `now_s` are times of the server's clock, so only
@@ -57,6 +75,8 @@ VERSION = 1
 DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
 FROM_CLIENT = ("hello", "act", "stop", "home")
 FROM_SERVER = ("spec", "observe", "done", "homed", "report")
+FROM_POLICY_CLIENT = ("hello", "reset", "observe")
+FROM_POLICY_SERVER = ("policy", "ready", "act", "error")
 MAX_HEADER = 1 << 16  # bytes of a header
 MAX_COMMAND = 1 << 17  # bytes of a message to the server
 MAX_MESSAGE = 1 << 25  # bytes of a message to the client: a dozen 640x480 cameras
@@ -66,6 +86,26 @@ SEND_TIMEOUT_S = 2  # time that the server waits for a client that does not read
 LOOPBACK = ("127.0.0.1", "::1", "localhost")  # addresses that stay on this machine
 
 logger = logging.getLogger("o2o")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a server lets its clients do, and how much of what they send it holds.
+
+    Attributes:
+        use: what other machines could do without a token, for the error.
+        token_option: where a client states the token, for the error.
+        max_bytes: largest message that a client may send.
+        max_queue: messages of a client that are held until they are read.
+    """
+
+    use: str
+    token_option: str
+    max_bytes: int
+    max_queue: int
+
+
+ROBOT_SERVICE = Service("move the robot", "--robot.token-file", MAX_COMMAND, 64)
 
 
 class ProtocolError(RobotError):
@@ -233,7 +273,7 @@ def _msgpack():
 
 
 def _missing_package(error: ImportError) -> RobotError:
-    return RobotError(f"remote robots need {error.name}: {install_command('remote')}")
+    return RobotError(f"servers and their clients need {error.name}: {install_command('remote')}")
 
 
 # ---- connections
@@ -343,6 +383,7 @@ def listen(
     token: str,
     refusal_reason: Callable[[], str],
     tls: ssl.SSLContext | None = None,
+    service: Service = ROBOT_SERVICE,
 ):
     """Returns a WebSocket server that is bound to its port, to be run with `serve_forever()`.
 
@@ -354,6 +395,7 @@ def listen(
         refusal_reason: returns one line why a client with the right token cannot be served now; empty if it
             can.
         tls: settings of TLS; None: unencrypted.
+        service: what is served.
     Raises:
         UsageError: it would listen beyond this machine without a token.
         RobotError: the port cannot be used, or a package is missing.
@@ -364,7 +406,7 @@ def listen(
     except ImportError as error:
         raise _missing_package(error) from error
     if not token and host not in LOOPBACK:
-        raise UsageError(f"serving at {host} lets other machines move the robot: add --token-file FILE")
+        raise UsageError(f"serving at {host} lets other machines {service.use}: add --token-file FILE")
     warn_if_unencrypted(host, tls, "--cert FILE and --key FILE")
     try:
         listener = Listener(host, port, tls)
@@ -376,7 +418,8 @@ def listen(
         sent = request.headers.get_all("Authorization")
         if token and not (len(sent) == 1 and _equal(sent[0], f"Bearer {token}")):
             log.warning("refused %s: wrong or no token", peer_name(connection))
-            return connection.respond(401, "wrong or no token; give the server's with --robot.token-file\n")
+            hint = f"give the server's with {service.token_option}"
+            return connection.respond(401, f"wrong or no token; {hint}\n")
         listener.admit(connection.socket)
         reason = refusal_reason()
         if reason:
@@ -413,8 +456,8 @@ def listen(
 
     return bind(
         handler, sock=listener, process_request=admit, origins=[None], compression=None, logger=_quiet(),
-        max_size=MAX_COMMAND, max_queue=64, open_timeout=HANDSHAKE_S, close_timeout=0.5, ping_interval=1,
-        ping_timeout=2, server_header=None, create_connection=Limited,
+        max_size=service.max_bytes, max_queue=service.max_queue, open_timeout=HANDSHAKE_S, close_timeout=0.5,
+        ping_interval=1, ping_timeout=2, server_header=None, create_connection=Limited,
     )  # fmt: skip
 
 
