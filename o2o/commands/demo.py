@@ -150,12 +150,15 @@ def learning_curve(folder: Path, rows: dict[str, Score]) -> "Figure":
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    parts = (("pretrain", "offline gradient steps"), ("finetune", "online episodes"))
-    for axes, (part, label) in zip(panels, parts, strict=True):
+    parts = (
+        ("pretrain", "offline gradient steps", "the pretrained agent"),
+        ("finetune", "online episodes", "the better actor so far"),
+    )
+    for axes, (part, label, actor) in zip(panels, parts, strict=True):
         phase = "offline" if part == "pretrain" else "online"
         evaluations = read_evaluations(folder / part, phase)
         low, high = evaluations.intervals().T
-        axes.plot(evaluations.step, evaluations.success, "o-", color=PLAN, label="the better actor")
+        axes.plot(evaluations.step, evaluations.success, "o-", color=PLAN, label=actor)
         axes.fill_between(evaluations.step, low, high, color=PLAN, alpha=0.15, lw=0, label="95 % interval")
         axes.axhline(rows["the data"].successes.mean(), color=DATA, ls="--", label="the data")
         axes.set(xlabel=label, ylim=(0, 1.02))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
@@ -132,9 +133,15 @@ def connect_robot(transform: Transform, choice: RobotChoice) -> "Guard":
         robot.close()
         raise
     if reward_function is not None:
-        logger.info("the rewards of robot %s are those of recipe %s", choice.robot, transform.reward_recipe)
+        _log_once(f"the rewards of robot {choice.robot} are those of recipe {transform.reward_recipe}")
         robot.reward_function = reward_function
     return robot
+
+
+@cache
+def _log_once(line: str) -> None:
+    """Logs a line that would repeat for each of many simulators."""
+    logger.info(line)
 
 
 def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:

@@ -1,5 +1,6 @@
 """Reads the success that a run measured in its own evaluations, for each of its checkpoints."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from o2o.core.errors import UsageError
 from o2o.core.run_folder import RUN_INFO, read_run_info
 from o2o.core.run_log import METRICS, read_metrics
 
+NUMBERS = ("success", "return", "return_low", "return_high")  # of an evaluation, in the metrics
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluations:
@@ -20,11 +23,13 @@ class Evaluations:
     Attributes:
         step: (n,) updates or episodes, rising.
         success: (n,) success, 0 to 1.
+        returns: (n, 3) mean return and the ends of its 95 % interval; NaN where they were not written.
         num_episodes: episodes of each evaluation; 0 if there is none.
     """
 
     step: np.ndarray
     success: np.ndarray
+    returns: np.ndarray
     num_episodes: int
 
     def intervals(self) -> np.ndarray:
@@ -46,7 +51,7 @@ def read_evaluations(folder: Path, phase: str) -> Evaluations:
         folder: folder of the run.
         phase: `offline` or `online`, the phase of the metrics.
     """
-    none = Evaluations(np.zeros(0, int), np.zeros(0), 0)
+    none = Evaluations(np.zeros(0, int), np.zeros(0), np.zeros((0, 3)), 0)
     if not all((folder / name).is_file() for name in (RUN_INFO, METRICS)):  # a checkpoint without its run
         return none
     try:
@@ -56,10 +61,14 @@ def read_evaluations(folder: Path, phase: str) -> Evaluations:
         return none
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         return none
-    name = "evaluate/success"
-    known = {line["step"]: line[name] for line in lines if line["phase"] == phase and name in line}
-    success = {step: value for step, value in sorted(known.items()) if 0 <= value <= 1}
-    return Evaluations(np.array(list(success), int), np.array(list(success.values()), float), count)
+    rows = {
+        line["step"]: [line.get(f"evaluate/{name}", math.nan) for name in NUMBERS]
+        for line in lines
+        if line["phase"] == phase and 0 <= line.get("evaluate/success", -1) <= 1
+    }
+    steps = sorted(rows)
+    numbers = np.array([rows[step] for step in steps], float).reshape(-1, len(NUMBERS))
+    return Evaluations(np.array(steps, int), numbers[:, 0], numbers[:, 1:], count)
 
 
 def measured_success(folder: Path, phase: str, progress: Sequence[int]) -> np.ndarray:

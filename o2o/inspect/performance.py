@@ -6,11 +6,16 @@ import numpy as np
 
 from o2o.core import stats
 from o2o.core.errors import UsageError
+from o2o.core.text import count
 from o2o.inspect.charts.chart import MUTED, PLAN, Chart, Line
 from o2o.inspect.own_evaluations import Evaluations, phase_of, read_evaluations
 from o2o.inspect.result import Result
 from o2o.inspect.run import Run
 
+NO_BEFORE = (
+    "Cannot tell: there is no measurement from before. --evaluate-every 10 evaluates before the first and "
+    "after every tenth episode."
+)
 WINDOW = 10  # robot episodes at the beginning and at the end, where a run has no evaluations
 
 
@@ -77,24 +82,22 @@ class Performance(Result):
         }
 
     def _level_text(self) -> str:
-        count, n = self.ends[1]
-        low, high = stats.success_interval(count, n)
+        successes, n = self.ends[1]
+        low, high = stats.success_interval(successes, n)
         what = (
             f"in its latest evaluation, after {self.evaluations.step[-1]:,} {self.unit}"
             if len(self.evaluations.step)
             else "in its latest training episodes, which were not evaluations"
         )
-        return f"It succeeds in {count} of {n} episodes, {count / n:.0%} ({low:.0%} to {high:.0%}), {what}."
+        rate = f"{successes / n:.0%} ({low:.0%} to {high:.0%})"
+        return f"It succeeds in {successes} of {n} episodes, {rate}, {what}."
 
     def _gain_text(self) -> str:
         (before, num_before), (after, num_after) = self.ends
         if len(self.evaluations.step) == 1 or (
             not len(self.evaluations.step) and len(self.played) < 2 * WINDOW
         ):
-            return (
-                "Cannot tell: there is no measurement from before. `--evaluate-every 10` evaluates before "
-                "the first and after every tenth episode."
-            )
+            return NO_BEFORE
         difference, low, high = stats.success_difference(before, num_before, after, num_after)
         shown = f"from {before / num_before:.0%} to {after / num_after:.0%}"
         interval = f"a difference of {difference:+.0%} ({low:+.0%} to {high:+.0%})"
@@ -105,21 +108,93 @@ class Performance(Result):
         return f"Cannot tell: its success went {shown}, {interval}, which includes no change."
 
 
-def performance(run: Run) -> Performance:
-    """Reads how well the robot does, and whether it got better over the run.
+@dataclass(frozen=True, eq=False)
+class ReturnPerformance(Result):
+    """The return of a run over time, for a robot that does not state success.
+
+    Attributes:
+        evaluations: mean return in the run's own evaluations, oldest first; may be empty.
+        unit: `updates` or `episodes`, which `evaluations.step` counts.
+        played: (n,) return of the robot's own episodes, in order; may be empty.
+    """
+
+    evaluations: Evaluations
+    unit: str
+    played: np.ndarray
+
+    @property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (mean, low, high) of the return at the beginning and at the end of the run."""
+        if len(self.evaluations.step):
+            return self.evaluations.returns[0], self.evaluations.returns[-1]
+        first, last = (
+            np.array([p.mean(), *stats.mean_interval(p)])
+            for p in (self.played[:WINDOW], self.played[-WINDOW:])
+        )
+        return first, last
+
+    def text(self) -> list[str]:
+        return [self._level_text(), self._gain_text()]
+
+    def charts(self) -> list[Chart]:
+        marks = []
+        if len(self.evaluations.step):
+            mean, low, high = self.evaluations.returns.T
+            marks.append(Line(self.evaluations.step, mean, "evaluations", PLAN, low=low, high=high))
+        if len(self.played) > WINDOW:
+            ends = np.arange(WINDOW, len(self.played) + 1)
+            mean = np.convolve(self.played, np.ones(WINDOW), "valid") / WINDOW
+            marks.append(Line(ends, mean, f"mean of {WINDOW} training episodes", MUTED, dash=True))
+        return [Chart("Return in evaluations and in training", self.unit, "return", marks)] if marks else []
+
+    def metrics(self) -> dict[str, float]:
+        (before, *_), (after, *_) = self.ends
+        return {"return_before": before, "return_after": after, "return_gain": after - before}
+
+    def _level_text(self) -> str:
+        if len(self.evaluations.step):
+            what = (
+                f"in its latest evaluation of {count(self.evaluations.num_episodes, 'episode')}, after "
+                f"{self.evaluations.step[-1]:,} {self.unit}"
+            )
+        else:
+            what = f"in its latest {count(len(self.played[-WINDOW:]), 'training episode')}"
+        return f"The robot does not state success. Its mean return is {_interval(self.ends[1])} {what}."
+
+    def _gain_text(self) -> str:
+        before, after = self.ends
+        if len(self.evaluations.step) == 1 or (
+            not len(self.evaluations.step) and len(self.played) < 2 * WINDOW
+        ):
+            return NO_BEFORE
+        shown = f"its mean return went from {_interval(before)} to {_interval(after)}"
+        if after[1] > before[2]:
+            return f"Yes: {shown}."
+        return f"No, it got worse: {shown}." if after[2] < before[1] else f"Cannot tell: {shown}."
+
+
+def _interval(ends: np.ndarray) -> str:
+    """Returns a mean and its 95 % interval as text, such as `4.5 (3.9 to 5.2)`; one episode has none."""
+    mean, low, high = ends
+    return f"{mean:.4g}" if np.isnan(low) else f"{mean:.4g} ({low:.4g} to {high:.4g})"
+
+
+def performance(run: Run) -> Performance | ReturnPerformance:
+    """Reads how well the robot does, and whether it got better over the run: by success, else by return.
 
     Raises:
         UsageError: the run has neither evaluations nor episodes of the robot.
     """
     evaluations = read_evaluations(run.folder, phase_of(run.meta))
-    played = np.array([bool(episode.success) for episode in run.robot_episodes], bool)
-    if not len(evaluations.step) and not len(played):
+    if not len(evaluations.step) and not run.robot_episodes:
         raise UsageError(
             "the run was never measured on a robot; `o2o evaluate` measures it, and --evaluate-every does "
             "during a run"
         )
-    return Performance(
-        evaluations=evaluations,
-        unit="episodes" if phase_of(run.meta) == "online" else "updates",
-        played=played,
-    )
+    unit = "episodes" if phase_of(run.meta) == "online" else "updates"
+    stated = any(episode.success is not None for episode in (*run.robot_episodes, *run.episodes))
+    if stated or evaluations.success.any() or np.isnan(evaluations.returns[:, 0]).any():
+        played = np.array([bool(episode.success) for episode in run.robot_episodes], bool)
+        return Performance(evaluations, unit, played)
+    returns = np.array([episode.episode_return for episode in run.robot_episodes], float)
+    return ReturnPerformance(evaluations, unit, returns)

@@ -76,9 +76,9 @@ def test_the_learning_curve_has_an_interval_at_each_evaluation_and_the_report_s_
         (tmp_path / part / "run.json").write_text(json.dumps(info))
     score = Score(np.array([True, False]), np.zeros(2), np.ones(2))
     figure = demo.learning_curve(tmp_path, dict.fromkeys(ROWS, score))
-    for panel in figure.axes:
+    for panel, actor in zip(figure.axes, ("the pretrained agent", "the better actor so far"), strict=True):
         colors = {line.get_label(): line.get_color() for line in panel.get_lines()}
-        assert colors["the better actor"] == PLAN and colors["the data"] == DATA
+        assert colors[actor] == PLAN and colors["the data"] == DATA
         (band,) = panel.collections
         low, high = success_interval(10, 25)
         heights = np.asarray(band.get_paths()[0].vertices, float)[:, 1]

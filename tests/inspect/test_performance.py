@@ -15,15 +15,29 @@ from tests.support.inspected import episode, make_run
 NO_BEFORE = "Cannot tell: there is no measurement from before."
 
 
-def measured(tmp_path, success, count=50, played=()):
-    """A run with this success in its evaluations, and these outcomes of the robot's episodes."""
+def measured(tmp_path, success, count=50, played=(), returns=()):
+    """A run with this success in its evaluations, and these outcomes of the robot's episodes.
+
+    With `returns`, of its evaluations, the robot does not state success; `played` are returns then.
+    """
     info = {"command": "finetune", "config": {"evaluate_episodes": count}}
     (tmp_path / "run.json").write_text(json.dumps(info))
     with RunLog(tmp_path) as log:
         for number, value in enumerate(success):
-            log.write(10 * number, "online", {"evaluate/success": value})
+            mean = returns[number] if returns else np.nan
+            known = {
+                "evaluate/return": mean,
+                "evaluate/return_low": mean - 1,
+                "evaluate/return_high": mean + 1,
+            }
+            log.write(10 * number, "online", {"evaluate/success": value, **known})
     robot = [replace(episode([0.0, 1.0]), success=bool(outcome)) for outcome in played]
-    run = make_run([episode([0.0, 1.0])], robot_episodes=robot)
+    recorded = replace(episode([0.0, 1.0]), success=None if returns is None or returns else True)
+    if recorded.success is None:
+        robot = [
+            replace(recorded, reward=np.full(len(recorded), r / len(recorded), np.float32)) for r in played
+        ]
+    run = make_run([recorded], robot_episodes=robot)
     return performance(replace(run, folder=tmp_path, meta={"run": "finetune"}))
 
 
@@ -65,3 +79,32 @@ def test_the_learning_curve_has_an_interval_at_each_evaluation(tmp_path):
 def test_a_run_that_was_never_measured_says_how_to(tmp_path):
     with pytest.raises(UsageError, match="`o2o evaluate` measures it"):
         measured(tmp_path, [])
+
+
+def test_the_return_is_the_answer_for_a_robot_that_does_not_state_success(tmp_path):
+    """`0 of 10 succeed` would be said of every such robot."""
+    result = measured(tmp_path, [0.0, 0.0], returns=[-3.0, 4.5])
+    level, gain = result.text()
+    assert level.startswith(
+        "The robot does not state success. Its mean return is 4.5 (3.5 to 5.5) in its latest"
+    )
+    assert gain == "Yes: its mean return went from -3 (-4 to -2) to 4.5 (3.5 to 5.5)."
+    (tmp_path / "close").mkdir()
+    assert (
+        measured(tmp_path / "close", [0.0, 0.0], returns=[4.0, 4.5])
+        .text()[1]
+        .startswith("Cannot tell: its mean")
+    )
+    (chart,) = result.charts()
+    assert chart.title.startswith("Return") and result.metrics()["return_gain"] == 7.5
+
+
+@pytest.mark.parametrize(
+    "played, begin",
+    [([1.0, 2.0] * 5 + [8.0, 9.0] * 5, "Yes: "), ([8.0] * 10 + [1.0] * 10, "No, it got worse: "),
+     ([1.0, 9.0] * 10, "Cannot tell: its mean return"), ([1.0] * 5, NO_BEFORE)],
+)  # fmt: skip
+def test_returns_of_training_episodes_are_compared_by_their_intervals(tmp_path, played, begin):
+    result = measured(tmp_path, [], played=played, returns=None)
+    assert result.text()[1].startswith(begin)
+    assert result.metrics()["return_after"] == pytest.approx(np.mean(played[-10:]))

@@ -6,6 +6,7 @@ looks the same without a network. `html_page.css` holds its style, and `html_pag
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -112,6 +113,11 @@ def _text(text: Cell) -> str:
     return escape(str(text))
 
 
+def _prose(text: str) -> str:
+    """Returns a sentence as HTML, with what it holds between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text))
+
+
 def _read_sibling(suffix: str) -> str:
     """Returns the text of the file with the same name and this suffix."""
     return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
@@ -121,9 +127,9 @@ def _summary(items: Sequence[SummaryItem]) -> str:
     parts = []
     for item in items:
         if isinstance(item, str):
-            parts.append(f'<p class="full-width">{_text(item)}</p>\n')
+            parts.append(f'<p class="full-width">{_prose(item)}</p>\n')
         else:
-            parts.append(f"<div><h2>{_text(item[0])}</h2><p>{_text(item[1])}</p></div>\n")
+            parts.append(f"<div><h2>{_text(item[0])}</h2><p>{_prose(item[1])}</p></div>\n")
     return f'<div class="summary">\n{"".join(parts)}</div>\n' if parts else ""
 
 
@@ -136,7 +142,7 @@ def _contents(sections: Sequence[Section]) -> str:
 
 
 def _section(section: Section, number: int) -> str:
-    texts = [f"<p>{_text(paragraph)}</p>\n" for paragraph in section.text]
+    texts = [f"<p>{_prose(paragraph)}</p>\n" for paragraph in section.text]
     details = []
     if section.charts:
         details += ['<div class="charts">\n', *map(_figure, section.charts), "</div>\n"]
@@ -165,7 +171,7 @@ def _figure(chart: Chart | Frames) -> str:
         f"<h3>{_text(chart.title)}</h3>",
         f'<div class="plot" style="height: {figure.layout["height"]}px"></div>',
         f'<script type="application/json">{data}</script>',
-        *([f"<figcaption>{_text(chart.caption)}</figcaption>"] if chart.caption else []),
+        *([f"<figcaption>{_prose(chart.caption)}</figcaption>"] if chart.caption else []),
     ]
     return "\n".join(["<figure>", *parts, "</figure>\n"])
 

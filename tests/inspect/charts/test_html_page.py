@@ -148,6 +148,16 @@ def test_text_is_never_markup(page, read):
         assert text in read.text
 
 
+def test_a_command_in_backticks_is_code_wherever_there_are_sentences(tmp_path):
+    chart = Chart("t", "x", "y", [Line(np.arange(2), np.arange(2), "a")], caption="see `o2o c`")
+    section = Section("One", ["use `o2o a <b>`, 5` long"], [chart])
+    write_page(tmp_path / "a.html", "Title", [("Which?", "`o2o q`"), "`o2o s`"], [section])
+    page = (tmp_path / "a.html").read_text()
+    for command in ("o2o a &lt;b&gt;", "o2o q", "o2o s", "o2o c"):
+        assert f"<code>{command}</code>" in page
+    assert ", 5` long" in page
+
+
 def test_titles_appear_once_and_above_the_chart(read):
     assert not any(figure["layout"].get("title") for figure in figures(read))
     assert read.text.count("the bars") == 1
