@@ -173,10 +173,11 @@ COMMANDS = {
         flags=("--episode", *READING),
     ),
     "data convert": Command(
-        "Converts any recording into a Minari dataset.",
-        ("o2o data convert recording.hdf5 door-v0", "o2o data convert recording.hdf5 door-v0 --jpeg"),
+        "Converts any recording into a Minari or a LeRobot dataset.",
+        ("o2o data convert recording.hdf5 door-v0", "o2o data convert recording.hdf5 door-v0 --jpeg",
+         "o2o data convert recording.hdf5 door-lerobot --to lerobot"),
         required=("SRC", "DST"),
-        flags=("--jpeg", "--drop-copies", *READING),
+        flags=("--to", "--jpeg", "--cameras", "--task", "--drop-copies", *READING),
     ),
     "data relabel": Command(
         "Writes a recording with new rewards, successes and terminations.",

@@ -1,4 +1,4 @@
-"""`o2o data convert`: writes any recording as a Minari dataset."""
+"""`o2o data convert`: writes any recording as a Minari or a LeRobot dataset."""
 
 from dataclasses import replace
 
@@ -23,4 +23,9 @@ def convert(config: ConvertConfig) -> None:
             kept = [episode for number, episode in enumerate(recording.episodes) if number not in extra]
             recording = replace(recording, episodes=kept)
             print(f"{len(extra)} copies left out")
-        dataset_writer.write(config.out, recording, f"from {recording.name}", config.source, config.jpeg)
+        if config.to == "lerobot":
+            task = config.task or recording.name
+            dataset_writer.write_lerobot(config.out, recording, task, config.source, config.cameras)
+        else:
+            about = f"from {recording.name}"
+            dataset_writer.write(config.out, recording, about, config.source, config.jpeg)

@@ -1,4 +1,4 @@
-"""Writes recordings as Minari datasets, for every command of `o2o data`."""
+"""Writes recordings as Minari or LeRobot datasets, for every command of `o2o data`."""
 
 import json
 import math
@@ -23,6 +23,7 @@ from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 from o2o.data.formats.recording import Recording
 from o2o.data.load_config import LoadConfig
 
+EPISODE_BYTES = 40  # of memory per number of an episode while LeRobot's statistics are computed
 LIMIT_BYTES = 100  # of memory per value of an observation while Minari writes its space as JSON
 
 
@@ -70,7 +71,7 @@ def write(folder: Path, recording: Recording, about: str, source: LoadConfig, jp
         action_space=spaces.Box(low, high, dtype=np.float32),
         description=about,
         control_hz=recording.control_hz,
-        robot=recording.robot or (recipe_robot(recording.recipe) if recording.recipe else None),
+        robot=_robot(recording),
         images=recording.images,
         jpeg=jpeg,
     )
@@ -81,11 +82,58 @@ def write(folder: Path, recording: Recording, about: str, source: LoadConfig, jp
     )
 
 
+def write_lerobot(folder: Path, recording: Recording, task: str, source: LoadConfig, cameras: str) -> None:
+    """Writes a recording as a LeRobot v3.0 dataset, whole or not at all, and prints what was written.
+
+    Args:
+        folder: new.
+        task: what the robot does, in words.
+        source: how the recording was read; its memory budget holds for writing, too.
+        cameras: how color images are stored, see `lerobot_features.IMAGE_CODECS`.
+    Raises:
+        UsageError: the folder exists, or the packages of the extra `lerobot` are missing.
+        DataError: the episodes differ in layout, the control rate is unknown, or the numbers of an episode
+            are too large for the memory budget.
+        StorageError: it cannot be written.
+    """
+    from o2o.data.formats import lerobot_write
+
+    if recording.control_hz is None:
+        raise DataError(
+            f"the control rate of {recording.path} is unknown, and LeRobot needs one: --dataset.control-hz"
+        )
+    rows = max(map(len, recording.episodes), default=0) + 1
+    numbers = [value for value in recording.episodes[0].obs.values() if value.dtype != np.uint8]
+    need = EPISODE_BYTES * rows * sum(math.prod(value.shape[1:]) for value in numbers)
+    _check_budget(folder, source, need, "the numbers of its longest episode")
+    low, high = limits(recording)
+    is_known = bool(np.isfinite([low, high]).any())
+    lerobot_write.write(
+        folder.absolute(), recording.episodes, task=task, control_hz=recording.control_hz, codec=cameras,
+        robot=_robot(recording), images=recording.images,
+        action_low=low if is_known else None, action_high=high if is_known else None,
+    )  # fmt: skip
+    steps = sum(map(len, recording.episodes))
+    print(
+        f"{folder}: {len(recording.episodes)} episodes, {steps:,} steps, {format_bytes(disk_bytes(folder))}, "
+        f"LeRobot {lerobot_write.VERSION}"
+    )
+
+
+def _robot(recording: Recording) -> dict | None:
+    """Returns the robot that a file or its recipe states."""
+    return recording.robot or (recipe_robot(recording.recipe) if recording.recipe else None)
+
+
 def _check_memory(folder: Path, recording: Recording, source: LoadConfig) -> None:
     """Checks that the budget holds Minari's metadata, which has two numbers for each pixel of an image."""
     values = sum(math.prod(value.shape[1:]) for value in recording.episodes[0].obs.values())
-    block = ReadBlock(LIMIT_BYTES * values, "the limits of each value in its metadata")
-    ReadRequest(budget_bytes=budget_bytes(source.memory_budget)).check_budget(0, folder, block)
+    _check_budget(folder, source, LIMIT_BYTES * values, "the limits of each value in its metadata")
+
+
+def _check_budget(folder: Path, source: LoadConfig, num_bytes: float, what: str) -> None:
+    request = ReadRequest(budget_bytes=budget_bytes(source.memory_budget))
+    request.check_budget(0, folder, ReadBlock(num_bytes, what))
 
 
 def _kept_space(recording: Recording) -> gymnasium.Space | None:

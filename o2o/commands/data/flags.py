@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -69,9 +69,14 @@ class ConvertConfig:
 
     Attributes:
         dataset: Recording to convert: a recipe from `o2o list`, a Minari id, or a path.
-        out: New folder for the Minari dataset; the dataset gets the folder's name.
+        out: New folder for the dataset; a Minari dataset gets the folder's name.
         source: How the recording is read.
-        jpeg: Store images as JPEG, which is much smaller and lossy; by default they are stored losslessly.
+        to: Format that is written: `minari`, or `lerobot`, which is LeRobot v3.0.
+        jpeg: Store the images of a Minari dataset as JPEG, which is much smaller and lossy; by default they
+            are stored losslessly.
+        cameras: Color images of a LeRobot dataset: `lossless` videos, equal to the bit; `h264` videos, which
+            are much smaller and lossy; or `png` images in the tables, equal to the bit.
+        task: What the robot does, in words, for a LeRobot dataset; by default the recording's name.
         drop_copies: Leave out episodes that repeat an earlier one.
     """
 
@@ -80,6 +85,21 @@ class ConvertConfig:
     source: LoadFlags = field(default_factory=LoadConfig)
     jpeg: bool = False
     drop_copies: bool = False
+    to: Literal["minari", "lerobot"] = "minari"
+    cameras: Literal["lossless", "h264", "png"] = "lossless"
+    task: str = ""
+
+    def check_inputs(self) -> None:
+        """Refuses flags of the other format.
+
+        Raises:
+            FieldError: `jpeg` is given for a LeRobot dataset, or `cameras` or `task` for a Minari one.
+        """
+        if self.to == "lerobot" and self.jpeg:
+            raise FieldError(self, "<jpeg> is for Minari datasets; with <to> lerobot give <cameras> h264")
+        for name in ("cameras", "task"):
+            if self.to == "minari" and getattr(self, name) != getattr(ConvertConfig, name):
+                raise FieldError(self, f"<{name}> is for LeRobot datasets: add <to> lerobot")
 
 
 @dataclass(frozen=True)

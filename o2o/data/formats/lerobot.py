@@ -8,7 +8,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.image_layout import ImageFacts
-from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, parquet
+from o2o.data.formats import lerobot_images, lerobot_layout, lerobot_meta, lerobot_origin, parquet
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.last_step import find_outcomes, log_last_steps
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest, gather, of_episodes
 from o2o.data.formats.lerobot_images import EpisodeImages, EpisodeRows
 from o2o.data.formats.lerobot_layout import INDEX_COLUMNS, Layout
+from o2o.data.formats.lerobot_origin import Origin
 from o2o.data.formats.parquet import Fault, Table
 from o2o.data.formats.recording import Recording, fingerprint
 
@@ -53,7 +54,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     observation after the last action was not recorded. The last step is kept, as terminated with
     `last_obs_known=False`, if `next.done` marks the end of the episode and `next.success` marks success
     (without that column: a last reward of 1 among rewards of 0 and 1), or if its reward is the outcome of the
-    episode (see `last_step`): then no step follows, and its reward is the important one.
+    episode (see `last_step`): then no step follows, and its reward is the important one. Where the columns
+    `next.terminated` and `next.truncated` are there, they alone say which frame has the last action, and how
+    the episode ends.
 
     Rule for names: observations are the columns called `observation.*` or `state`, and all cameras; the
     request may name other columns. Actions are `action` or `actions`, else the columns `action.*`
@@ -67,9 +70,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     info = lerobot_meta.read_info(path, request)
     unreadable: dict[Path, str] = {}
     table = parquet.open_table(_parquet_files(path), request, unreadable)
-    layout = lerobot_layout.resolve_layout(table, info, request, path)
+    origin = lerobot_origin.read_origin(path, request)
+    names = {column: one.name for column, one in origin.obs.items()}
+    layout = lerobot_layout.resolve_layout(table, info, request, path, names)
     faults: list[Fault] = []
-    values = _read_values(table, layout, request, path, faults)
+    values = _read_values(table, layout, request, path, faults, origin)
     held = sum(value.nbytes for value in values.values())
     request.check_budget(held, path, ReadBlock(INDEX_BYTES * len(table), "the order of the rows"))
     rows, meta = _episode_rows(table, values, path), lerobot_meta.read_episodes(path, request)
@@ -88,8 +93,8 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         elif inside not in values:
             frames = lerobot_images.images_from_videos(inside, info, rows, values, meta, request, reading)
             images |= {name: frames} if frames else {}
-    episodes = _episodes(layout, values, images, rows, reading, broken_rows)
-    facts = lerobot_meta.array_facts(info)
+    episodes = _episodes(layout, values, images, rows, reading, broken_rows, origin)
+    facts, (low, high) = lerobot_meta.array_facts(info), origin.bounds(episodes[0].action.shape[1])
     fps = lerobot_meta.frame_rate(info)
     if fps is None:
         logger.warning(
@@ -101,7 +106,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         path.absolute().name,
         fingerprint(path),
         control_hz=fps,
+        action_low=low,
+        action_high=high,
+        robot=origin.known_robot(),
         images={name: facts[inside] for name, inside in layout.obs.items() if inside in facts}
+        | {name: one for name, one in origin.image_facts().items() if name in layout.obs}
         | dict.fromkeys(images, ImageFacts("HWC")),  # as they are decoded
         numbers=tuple(reading.numbers),
         broken=reading.finish(),
@@ -118,11 +127,16 @@ def _parquet_files(path: Path) -> list[Path]:
 
 
 def _read_values(
-    table: Table, layout: Layout, request: ReadRequest, path: Path, faults: list[Fault]
+    table: Table, layout: Layout, request: ReadRequest, path: Path, faults: list[Fault], origin: Origin
 ) -> dict[str, np.ndarray]:
-    """Returns column -> (N, *shape) float32; index columns -> (N,) float64. What cannot be read is NaN."""
+    """Returns column -> (N, *shape) float32; index columns -> (N,) float64. What cannot be read is NaN.
+
+    Observations have the type that `origin` states, unless something of them cannot be read.
+    """
     index_columns = [name for name in INDEX_COLUMNS if name in table.columns_of("number")]
     kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(index_columns, np.float64)
+    types = {name: np.dtype(one.dtype) for name, one in origin.obs.items() if name in kinds}
+    kinds |= {name: np.float64 for name, one in types.items() if one.kind != "f" or one.itemsize > 4}
     shapes = table.row_shapes(list(kinds))
     needed = [*layout.action, layout.reward, "episode_index", "frame_index", *request.obs.values()]
     for name in kinds.keys() - shapes.keys():
@@ -133,7 +147,15 @@ def _read_values(
     row_bytes = sum(np.dtype(kind).itemsize * math.prod(shape) for shape, kind in columns.values())
     request.check_memory(len(table) * row_bytes, path)
     values = table.read_numbers(columns, faults)
+    values |= {name: _as_recorded(values[name], one) for name, one in types.items() if name in values}
     return values | {name: _to_scalars(values[name], name, path) for name in index_columns if name in values}
+
+
+def _as_recorded(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Returns numbers in their recorded type, or as they are where that type cannot hold one of them."""
+    if dtype.kind != "f" and not np.isfinite(value).all():
+        return value
+    return value.astype(dtype, copy=False)
 
 
 def _to_scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:
@@ -202,8 +224,10 @@ def _episodes(
     rows: EpisodeRows,
     reading: EpisodeReading,
     broken_rows: "_FaultyRows",
+    origin: Origin,
 ) -> list[Episode]:
     path = reading.path
+    types = {column: values[column].dtype for column in origin.obs if column in values}
     names = [name for name, inside in layout.obs.items() if name in images or inside in values]
     names_read = ([layout.obs[name] for name in names], [*layout.action, layout.reward])
     if not names:
@@ -218,32 +242,47 @@ def _episodes(
         _to_flags(values[name], name, path) if name in values else None
         for name in (layout.done, layout.success, layout.takeover)
     )
+    says = np.isfinite(values[layout.success]).reshape(num) if success is not None else np.zeros(num, bool)
+    ends = [_to_flags(values[name], name, path) for name in layout.ends if name in values]
+    ends = ends if len(ends) == len(lerobot_layout.ENDS) else []
     succeeded = _success_from_reward(reward) if success is None else success
     last = np.zeros(num, bool)
     last[[frames[-1] for frames in rows.values()]] = True
     outcome = find_outcomes(reward, last)
-    num_outcomes = 0
+    num_outcomes = num_final = 0  # rows that hold but the observation after the last action
 
-    def build(number: int) -> Episode | None:
-        nonlocal num_outcomes
+    def ending(number: int) -> _Ending:
+        nonlocal num_outcomes, num_final
         frames = rows[number]
+        stated = _stated_ending(ends, frames, f"{path} episode {number}") if ends else None
+        if stated:
+            num_final += stated.last_obs_known
+            return stated
         marked = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
         terminated = marked or bool(outcome[frames[-1]])
         num_outcomes += terminated and not marked
-        steps = len(frames) if terminated else len(frames) - 1
+        return _Ending(len(frames) - 1 + terminated, terminated, not terminated, not terminated)
+
+    def build(number: int) -> Episode | None:
+        frames, end = rows[number], ending(number)
+        steps = end.steps
         if not steps:
             return None
         broken_rows.check(number, names_read, steps, f"{path} episode {number}")
         obs = {
-            n: images[n][number] if n in images else _gather_floats(values[layout.obs[n]], frames)
-            for n in names
+            name: images[name][number]
+            if name in images
+            else _gather(values[layout.obs[name]], frames, types.get(layout.obs[name]))
+            for name in names
         }
         infos = {}
         if "timestamp" in values:
             infos["time_s"] = values["timestamp"][frames]
         if "task_index" in values and np.isfinite(values["task_index"][frames]).all():
             infos["task_index"] = values["task_index"][frames].astype(np.int64)
-        if terminated:  # the last frame is repeated as a stand-in for the unknown last observation
+        if (
+            not end.last_obs_known
+        ):  # the last frame is repeated as a stand-in for the unknown last observation
             repeated = np.append(np.arange(steps), steps - 1)
             obs = {name: gather(value, repeated) for name, value in obs.items()}
             infos = {name: value[repeated] for name, value in infos.items()}
@@ -251,15 +290,15 @@ def _episodes(
                 infos["time_s"][-1] += np.median(np.diff(infos["time_s"][:-1]))
         if takeover is not None:
             infos["takeover"] = np.append(False, takeover[frames[:steps]])
-        parts = [_gather_floats(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
+        parts = [_gather(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
         episode = Episode(
             obs=obs,
             action=parts[0] if len(parts) == 1 else np.concatenate(parts, 1),
             reward=reward[frames[:steps]],
-            terminated=terminated,
-            truncated=not terminated,
-            last_obs_known=not terminated,
-            success=None if success is None else bool(success[frames].any()),
+            terminated=end.terminated,
+            truncated=end.truncated,
+            last_obs_known=end.last_obs_known,
+            success=bool(success[frames].any()) if success is not None and says[frames].any() else None,
             infos=infos,
         )
         return episode.check(f"{path} episode {number}")
@@ -269,8 +308,23 @@ def _episodes(
     episodes = [episode for episode in built.values() if episode is not None]
     reading.numbers = [number for number, episode in built.items() if episode is not None]
     _log_notes(episodes, len(built), path)
-    log_last_steps(path, sum(len(rows[number]) for number in built), num_outcomes, episodes)
+    log_last_steps(path, sum(len(rows[number]) for number in built) - num_final, num_outcomes, episodes)
     return episodes
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How an episode ends.
+
+    Attributes:
+        steps: number of its actions.
+        terminated, truncated, last_obs_known: see `Episode`.
+    """
+
+    steps: int
+    terminated: bool
+    truncated: bool
+    last_obs_known: bool
 
 
 class _FaultyRows:
@@ -349,8 +403,28 @@ def _success_from_reward(reward: np.ndarray) -> np.ndarray:
     return (reward == 1) & bool(np.isin(reward[np.isfinite(reward)], (0, 1)).all())
 
 
-def _gather_floats(value: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns (L, *shape) float32 of these rows, (L, 1) of scalars; consecutive rows share memory."""
+def _stated_ending(ends: list[np.ndarray], frames: np.ndarray, label: str) -> "_Ending | None":
+    """Returns how the columns of endings say that an episode ends; None if they mark no frame of it.
+
+    Raises:
+        DataError: more than one frame follows the one that they mark.
+    """
+    terminated, truncated = (flags[frames] for flags in ends)
+    marks = np.flatnonzero(terminated | truncated)
+    if not len(marks):
+        return None
+    last = int(marks[-1])
+    rest = len(frames) - 1 - last
+    if rest > 1:
+        raise DataError(f"{label} has {rest} frames after the one that ends it, wanted 1, or none")
+    return _Ending(last + 1, bool(terminated[last]), bool(truncated[last]), rest == 1)
+
+
+def _gather(value: np.ndarray, rows: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """Returns (L, *shape) of these rows, float32 unless `dtype` is given; consecutive rows share memory.
+
+    Scalars become (L, 1).
+    """
     consecutive = len(rows) > 0 and bool((np.diff(rows) == 1).all())
     part = value[rows[0] : rows[-1] + 1] if consecutive else value[rows]
-    return part.astype(np.float32, copy=False).reshape(len(rows), *(part.shape[1:] or (1,)))
+    return part.astype(dtype or np.float32, copy=False).reshape(len(rows), *(part.shape[1:] or (1,)))

@@ -21,6 +21,7 @@ OBS_PREFIXES = (
 )  # first part of an observation's name
 ACTION, REWARD = ("action", "actions"), ("next.reward", "reward", "rewards")
 DONE, SUCCESS = ("next.done", "done"), ("next.success", "success")
+ENDS = ("next.terminated", "next.truncated")  # both, or neither counts
 TAKEOVER = ("complementary_info.is_intervention", "is_intervention")
 INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index", "timestamp")
 
@@ -36,6 +37,8 @@ class Layout:
         action: columns that are concatenated to the action.
         reward: column of the reward for the frame's action.
         done: column that is 1 at the last frame of an episode.
+        ends: columns that are 1 at the frame of the last action of an episode, where the task ended and where
+            the episode was cut off; none where one of them is missing.
         success: column that is 1 where the task succeeded.
         takeover: column that is 1 where a human gave the action.
     """
@@ -46,15 +49,23 @@ class Layout:
     done: str
     success: str
     takeover: str
+    ends: tuple[str, ...] = ()
 
     def columns(self, table: Table) -> list[str]:
         """Returns the numeric columns that are read, each once."""
         names = [*self.obs.values(), *self.action, self.reward, self.done, self.success, self.takeover]
+        names += self.ends
         return list(dict.fromkeys(name for name in names if name in table.columns_of("number")))
 
 
-def resolve_layout(table: Table, info: Mapping, request: ReadRequest, path: Path) -> Layout:
+def resolve_layout(
+    table: Table, info: Mapping, request: ReadRequest, path: Path, names: Mapping[str, str]
+) -> Layout:
     """Returns the requested columns and cameras, or the format's defaults.
+
+    Args:
+        names: column or camera -> name by which its observation is known, where that is another, in the order
+            of the observations.
 
     Raises:
         UsageError: a requested name is not in the dataset.
@@ -63,7 +74,12 @@ def resolve_layout(table: Table, info: Mapping, request: ReadRequest, path: Path
     numbers, images = table.columns_of("number"), table.columns_of("image")
     images += [name for name in lerobot_meta.camera_shapes(info) if name not in table.kinds]
     default = [name for name in numbers if re.split(r"[./]", name)[0] in OBS_PREFIXES] + images
-    obs = request.resolve_names([*numbers, *images] if request.obs else default, path)
+    order = {name: place for place, name in enumerate(names)}
+    available = sorted(
+        [*numbers, *images] if request.obs else default, key=lambda name: order.get(name, len(order))
+    )
+    inside = {names.get(name, name): name for name in available}
+    obs = {name: inside[known] for name, known in request.resolve_names(inside, path).items()}
     if not obs:
         raise DataError(
             f"{path} has no observations; name them with --dataset.obs, from {', '.join(numbers)}"
@@ -89,6 +105,7 @@ def resolve_layout(table: Table, info: Mapping, request: ReadRequest, path: Path
         done=first_present(DONE),
         success=first_present(SUCCESS),
         takeover=first_present(TAKEOVER),
+        ends=ENDS if all(name in numbers for name in ENDS) else (),
     )
     if len(action) > 1:
         logger.info("%s: the action is %s, concatenated", path, " + ".join(action))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from o2o.core import trust
 from o2o.core.errors import DataError
 from o2o.core.image_layout import ImageFacts, read_image_facts
 from o2o.data.formats import hdf5
 from o2o.data.formats.json_file import check_text, read_json
 from o2o.data.formats.lazy_array import ReadRequest
 from o2o.data.formats.minari_files import MAIN_FILE
+from o2o.data.formats.recording import read_robot
 
 if TYPE_CHECKING:
     import gymnasium
@@ -88,21 +88,6 @@ def read_metadata(folder: Path, request: ReadRequest) -> MinariMetadata:
         num_episodes=int(data["total_episodes"]),
         num_steps=int(data["total_steps"]) if "total_steps" in data else None,
         control_hz=None if hz is None else float(hz),
-        robot=_read_robot(data.get("robot")),
+        robot=read_robot(data.get("robot")),
         images=read_image_facts(data.get("images", {})),
-    )
-
-
-def _read_robot(value: Any) -> dict | None:
-    """Returns the robot with its texts marked; None for what is not one."""
-    if not isinstance(value, dict) or not isinstance(value.get("robot"), str):
-        return None
-    options = value.get("robot_options")
-    counts = {name: value.get(name) for name in ("action_repeat", "max_steps")}
-    return trust.mark(
-        {
-            "robot": value["robot"],
-            "robot_options": options if isinstance(options, dict) else {},
-            **{name: count for name, count in counts.items() if type(count) is int and count >= 0},
-        }
     )

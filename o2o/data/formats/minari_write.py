@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,17 +78,12 @@ def write(
         parse_dataset_id(dataset_id)
     except (ValueError, TypeError) as error:  # TypeError: an id without a version
         raise UsageError(f"Minari refuses the dataset id {dataset_id!r}; wanted name-v0") from error
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} already exists and is not empty; remove it or choose another folder")
     tables = flatten_space(observation_space, Hdf5Files.TUPLE_KEY)
     for name, (_, space) in tables.items():
         if not is_numeric(space):
             raise DataError(f"observation {name!r} has an unsupported space: {space}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent.resolve()))
-        try:
-            scratch.chmod(0o755)  # mkdtemp gives 0o700
+        with whole_folder(folder) as scratch:
             storage = _new_storage(scratch / "data", observation_space, action_space, jpeg)
             path = scratch / "data" / MAIN_FILE
             with hdf5_output.create(path, track_order=True, libver=HDF5_VERSION) as (file, output):
@@ -102,14 +98,36 @@ def write(
             if images:
                 metadata["images"] = {name: facts.to_plain() for name, facts in images.items()}
             storage.update_metadata({**counts, "dataset_size": storage.get_size(), **metadata})
-            _sync(scratch)
-            os.replace(scratch, folder)
-            sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # h5py raises both
         reason = getattr(error, "strerror", None) or error
         raise StorageError(f"cannot write the dataset {folder}: {reason}") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside a new one, which gets its name when the block ends without an error.
+
+    All files are on the disk before the rename. A block that fails leaves nothing; a process that is killed
+    leaves the hidden folder.
+
+    Args:
+        folder: missing or empty.
+    Raises:
+        UsageError: the folder is not empty.
+        OSError: it cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} already exists and is not empty; remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent.resolve()))
+    try:
+        scratch.chmod(0o755)  # mkdtemp gives 0o700
+        yield scratch
+        _sync(scratch)
+        os.replace(scratch, folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _new_storage(path: Path, observation_space: gymnasium.Space, action_space: spaces.Box, jpeg: bool):

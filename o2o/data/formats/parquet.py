@@ -30,7 +30,12 @@ SHAPE_ROWS = 64  # first rows of a file that are searched for the shape of a row
 logger = logging.getLogger("o2o")
 
 
-def _library():
+def pyarrow_library() -> Any:
+    """Returns the package `pyarrow`.
+
+    Raises:
+        UsageError: it is not installed; the line says how it is.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -44,7 +49,7 @@ def _library():
 @contextmanager
 def _open(path: Path) -> Iterator:
     """Yields an open `ParquetFile` and turns its errors into one line."""
-    arrow = _library()
+    arrow = pyarrow_library()
     try:
         check_regular(path)
         with arrow.parquet.ParquetFile(
@@ -210,7 +215,7 @@ def _read_schema(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _kind(type_) -> str:
-    types = _library().types
+    types = pyarrow_library().types
     if types.is_struct(type_):
         return "image" if any(field.name == "bytes" for field in type_) else "other"
     if types.is_binary(type_) or types.is_large_binary(type_):
@@ -222,7 +227,7 @@ def _kind(type_) -> str:
 
 def _element(type_) -> tuple[Any, int]:
     """Returns (type of the elements of nested lists, nesting depth)."""
-    types, depth = _library().types, 0
+    types, depth = pyarrow_library().types, 0
     while types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_):
         type_, depth = type_.value_type, depth + 1
     return type_, depth

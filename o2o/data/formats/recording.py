@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.image_layout import ImageFacts
@@ -118,3 +119,18 @@ def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Ite
     chosen = set(np.random.default_rng(seed).permutation(len(episodes))[:num].tolist())
     train = [e for i, e in enumerate(episodes) if i not in chosen]
     return train, [episodes[i] for i in sorted(chosen)]
+
+
+def read_robot(value: Any) -> dict | None:
+    """Returns the robot that a file states, with its texts marked `trust.Saved`; None for what is not one."""
+    if not isinstance(value, dict) or not isinstance(value.get("robot"), str):
+        return None
+    options = value.get("robot_options")
+    counts = {name: value.get(name) for name in ("action_repeat", "max_steps")}
+    return trust.mark(
+        {
+            "robot": value["robot"],
+            "robot_options": options if isinstance(options, dict) else {},
+            **{name: count for name, count in counts.items() if type(count) is int and count >= 0},
+        }
+    )

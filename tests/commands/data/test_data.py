@@ -133,6 +133,32 @@ def test_images_can_be_made_smaller_with_loss(tmp_path):
     assert 0 < np.abs(after - smooth).max() < 12
 
 
+def test_a_lerobot_dataset_is_read_like_its_source(source, tmp_path, capsys):
+    convert(ConvertConfig(source, tmp_path / "lerobot", to="lerobot", task="open the door"))
+    assert "6 episodes, 27 steps, " in (said := capsys.readouterr().out) and "LeRobot v3.0" in said
+    before, after = read(source), read(tmp_path / "lerobot")
+    for one, other in zip(before.episodes, after.episodes, strict=True):
+        assert_same(replace(one, infos={}), replace(other, infos={}))
+    assert (after.control_hz, after.robot, after.format) == (20, before.robot, "LeRobot")
+    np.testing.assert_array_equal(after.action_low, before.action_low)
+    convert(ConvertConfig(str(tmp_path / "lerobot"), tmp_path / "again"))
+    for one, other in zip(before.episodes, read(tmp_path / "again").episodes, strict=True):
+        assert_same(replace(one, infos={}), replace(other, infos={}))
+
+
+def test_a_lerobot_dataset_needs_a_rate_and_its_own_flags(source, tmp_path, o2o, fails):
+    bare = write(tmp_path / "bare", make_episodes(), control_hz=None)
+    words = ["data", "convert", bare, tmp_path / "lerobot", "--to", "lerobot"]
+    assert "--dataset.control-hz" in fails(3, *words)
+    assert o2o(*words, "--dataset.control-hz", 5)[0] == 0
+    assert "--jpeg is for Minari" in fails(
+        2, "data", "convert", source, tmp_path / "x", "--to", "lerobot", "--jpeg"
+    )
+    assert "add --to lerobot" in fails(2, "data", "convert", source, tmp_path / "x", "--cameras", "png")
+    line = fails(3, *words[:2], source, tmp_path / "x", "--to", "lerobot", "--dataset.memory-budget", "800B")
+    assert "memory" in line and not (tmp_path / "x").exists()
+
+
 def test_what_else_was_recorded_comes_along(tmp_path):
     time_s = np.array([1.5, 1.6, 1.7])
     source = write(tmp_path / "src", [make_episode(2, infos={"time_s": time_s}, last_obs_known=False)])
