@@ -91,7 +91,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class _Search:
+class Search:
     """State of the search between two iterations.
 
     Attributes:
@@ -143,17 +143,17 @@ class MPPI:
         """
         numbers = self._numbers(first.device)
         policy_action = policy.act(model.feature(state))
-        mean = self._start_mean(state, model, policy, memory, first)  # (H, N, A)
+        mean = self.start_mean(state, model, policy, memory, first)  # (H, N, A)
         search, history = None, []
         for number in numbers:
             if search is None:
-                search = self._begin(state, mean, model, critic, policy)
-            search = self._iterate(search, number, state, model, critic, policy)
+                search = self.begin(state, mean, model, critic, policy)
+            search = self.iterate(search, number, state, model, critic, policy)
             history.append((search.mean, search.std))
         if search is None or search.latest is None:
             unknown = torch.full_like(policy_action[:, 0], torch.nan)
             return Plan(policy_action, mean, unknown, unknown, unknown, unknown > 0, 0, 0.0)
-        plan, drawn = self._decide(search, search.latest, len(history), policy_action, explore)
+        plan, drawn = self.decide(search, search.latest, len(history), policy_action, explore)
         return replace(plan, trace=_trace(search.latest, drawn, history, policy_action)) if trace else plan
 
     def _numbers(self, device: torch.device) -> Iterable[int]:
@@ -163,13 +163,13 @@ class MPPI:
         finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
         return self.time_budget.until(time.perf_counter() + self.config.budget_ms / 1e3, finish)
 
-    def _begin(self, state: State, mean: Tensor, model, critic, policy) -> _Search:
+    def begin(self, state: State, mean: Tensor, model, critic, policy) -> Search:
         cfg = self.config
         plans = imagine_policy(model, state, policy, cfg.horizon, cfg.num_policy)
         plans = self.evaluator.add_penalty(plans, critic)
-        return _Search(mean, torch.full_like(mean, cfg.max_std), plans)
+        return Search(mean, torch.full_like(mean, cfg.max_std), plans)
 
-    def _iterate(self, search: _Search, number: int, state: State, model, critic, policy) -> _Search:
+    def iterate(self, search: Search, number: int, state: State, model, critic, policy) -> Search:
         """Samples candidates, values them, and moves the mean to the elites."""
         cfg, (steps, n, _) = self.config, search.mean.shape
         noise = torch.randn(steps, n, self._num_samples(number), self.action_dim, device=search.mean.device)
@@ -184,7 +184,7 @@ class MPPI:
         mean, std = self._refit(search.mean, elites.action, weight)
         kept = elites if cfg.method == "icem" else search.kept
         latest = Iteration(candidates, sampled.penalty.shape[1], elites, indices, value, weight)
-        return _Search(mean, std, kept, latest, search.evaluated + candidates.evaluated_fraction)
+        return Search(mean, std, kept, latest, search.evaluated + candidates.evaluated_fraction)
 
     def _num_samples(self, number: int) -> int:
         """Returns the number of samples of iteration `number`."""
@@ -193,8 +193,8 @@ class MPPI:
             return cfg.num_samples
         return max(min(cfg.num_elites, cfg.num_samples), round(cfg.num_samples * cfg.decay**number))
 
-    def _decide(
-        self, search: _Search, latest: Iteration, count: int, policy: Tensor, explore: float
+    def decide(
+        self, search: Search, latest: Iteration, count: int, policy: Tensor, explore: float
     ) -> tuple[Plan, Tensor]:
         """Returns a plan with the first action of one elite, and which elite (N,)."""
         drawn = draw(latest.weight) if self.config.selection == "draw" else latest.value.argmax(1)  # (N,)
@@ -212,7 +212,7 @@ class MPPI:
         plan = Plan(action.clamp(-1, 1), search.mean, value, penalty, disagreement, usable, count, evaluated)
         return plan, drawn
 
-    def _start_mean(self, state: State, model, policy, memory: Tensor | None, first: Tensor) -> Tensor:
+    def start_mean(self, state: State, model, policy, memory: Tensor | None, first: Tensor) -> Tensor:
         """Returns the mean (H, N, A) of the Gaussian that the first iteration samples from."""
         if self.config.center == "policy":
             return roll_out(model, state, self.config.horizon, lambda _, feature: policy.act(feature)).action

@@ -146,9 +146,9 @@ def test_the_best_elite_of_icem_never_gets_worse():
     planner = MPPI(1, PlannerConfig(method="icem", num_samples=40, num_policy=5, num_elites=10))
     state, mean = {"z": torch.zeros(1, 1)}, torch.zeros(5, 1, 1)
     torch.manual_seed(0)
-    search, best = planner._begin(state, mean, toy, toy, toy), -torch.inf
+    search, best = planner.begin(state, mean, toy, toy, toy), -torch.inf
     for number in range(6):
-        search = planner._iterate(search, number, state, toy, toy, toy)
+        search = planner.iterate(search, number, state, toy, toy, toy)
         assert search.latest is not None and search.latest.value.max() >= best
         best = search.latest.value.max()
 
