@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-EXTRAS := test,adroit,lerobot,zarr,umi,bags,hub,rerun,remote,gamepad,notebooks
+EXTRAS := test,adroit,lerobot,zarr,umi,bags,hub,rerun,remote,gamepad,notebooks,export
 
 .PHONY: help setup demo test test-slow lint clean
 .DEFAULT_GOAL := help

@@ -38,7 +38,7 @@ WRONG_VALUES = {
     "runs": "no/such/folder", "show": "no/such/run", "reproduce": "no/such/run",
     "bench": "--rounds many", "check": "--steps many", "compare": "--seeds many", "demo": "--updates many",
     "evaluate": "--episodes many", "finetune": "--episodes many", "inspect": "x --episode many",
-    "record": "--operator random --episodes many", "replay": "x --episode many",
+    "export": "x --planner many", "record": "--operator random --episodes many", "replay": "x --episode many",
     "data show": "x --episode many",
     "pretrain": "--updates many", "robot serve": "--port many", "serve": "x --port many",
     "study": "--seeds many",
@@ -51,7 +51,8 @@ NAMES = ["pretrain", "pretrain --dataset sim-lfit", "compare --dataset sim-lfit 
          "finetune", "evaluate", "evaluate --checkpoint no/such/run", "demo --dataset sim-lfit",
          "record", "record --operator keyz", "record --operator policy", "record --resume --out no/such/run",
          "replay", "replay no/such.hdf5", "data show no/such.hdf5 --out x", "data show sim-lift --out x.gif",
-         "inspect x --only sucess", "serve no/such/run", "pretrain --config no/such/run.json"]  # fmt: skip
+         "inspect x --only sucess", "serve no/such/run", "export x --to a.tflite",
+         "export no/such/run --to a.onnx", "pretrain --config no/such/run.json"]  # fmt: skip
 
 
 def test_help_pages_lists_and_mistyped_lines_import_nothing_slow():

@@ -99,6 +99,13 @@ COMMANDS = {
         required=("DATASET",),
         flags=("--robot", "--episode", "--seed", "--teleop", "--limits.speed", "--action-repeat", *READING),
     ),
+    "export": Command(
+        "Writes an agent as ONNX or torch.export files that run without o2o.",
+        ("o2o export runs/lift-online --to policy.onnx",
+         "o2o export runs/lift-online --to policy.onnx --planner"),
+        required=("RUN", "--to"),
+        flags=("--planner", "--overwrite"),
+    ),
     "inspect": Command(
         "Writes one page about a run: its plans, uncertainty, values, data and checkpoints.",
         ("o2o inspect runs/lift-online", "o2o inspect runs/lift-online --only plans --out report"),

@@ -33,6 +33,7 @@ from o2o.commands.data.flags import (
     SplitConfig,
 )
 from o2o.commands.demo_config import DemoConfig
+from o2o.commands.export_config import ExportConfig
 from o2o.commands.flags import flag_tree
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
@@ -426,6 +427,7 @@ DEFAULTS: dict[str, Callable] = {
     "evaluate": _evaluate,
     "record": _record,
     "replay": lambda argv: _with_robot(ReplayConfig(), argv, None),
+    "export": lambda argv: ExportConfig(run=MISSING),
     "inspect": lambda argv: InspectConfig(run=MISSING),
     "runs": lambda argv: RunsConfig(),
     "show": lambda argv: ShowConfig(run=MISSING),
@@ -453,6 +455,7 @@ FUNCTIONS = {
     "evaluate": "training.evaluate.evaluate",
     "record": "commands.record.record",
     "replay": "commands.replay_actions.replay",
+    "export": "commands.export_run.export_run",
     "inspect": "commands.inspect_run.report",
     "runs": "commands.runs.runs",
     "show": "commands.runs.show",

@@ -57,7 +57,11 @@ def windows(agent: Agent, seed: int, online: bool = False):
 
 def disagreeing(name: str) -> Agent:
     """An agent whose ensemble disagrees; an untrained one does not, its output is zero."""
-    agent = make(name)
+    return disagree(make(name))
+
+
+def disagree(agent: Agent) -> Agent:
+    """Changes the weights of an agent's Qs at random, and returns the agent."""
     with torch.no_grad(), RandomStream(1, agent.device).use():
         for weight in agent.critic.q_heads.parameters():
             weight.add_(0.5 * torch.randn_like(weight))
