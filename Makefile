@@ -3,7 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
-EXTRAS := test,adroit,lerobot,zarr,umi,bags,hub,rerun,remote,gamepad,notebooks,export
+DEMO_STAMP := .venv/.installed-demo
+EXTRAS := train,robot,test,adroit,lerobot,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
 
 .PHONY: help setup demo test test-slow lint clean
 .DEFAULT_GOAL := help
@@ -11,20 +12,30 @@ EXTRAS := test,adroit,lerobot,zarr,umi,bags,hub,rerun,remote,gamepad,notebooks,e
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install o2o and its tools into .venv, at the versions of constraints.txt
+setup: $(STAMP) ## install o2o and all its tools into .venv, at the versions of constraints.txt
 	@:
 
-$(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "o2o needs Python 3.11 or newer; give PYTHON=/path/to/python3"; exit 1; }
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
-	  || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
-	@echo "installing o2o into .venv, a few minutes the first time"
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
-	@$(BIN)/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("EGL"))' \
-	  || echo "libEGL is missing, cameras will not draw; on Debian: apt-get install libegl1 libgl1-mesa-dri"
+define install
+@echo "installing o2o[$(1)] into .venv, a few minutes the first time"
+@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+@$(BIN)/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("EGL"))' \
+  || echo "libEGL is missing, cameras will not draw; on Debian: apt-get install libegl1 libgl1-mesa-dri"
+endef
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(call install,$(EXTRAS))
+	@touch $@ $(DEMO_STAMP)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/pip
+	$(call install,train)
 	@touch $@
 
-demo: setup ## pretrain, fine-tune and evaluate a small simulated robot, start to end
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "o2o needs Python 3.11 or newer; give PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv .venv \
+	  || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+
+demo: $(DEMO_STAMP) ## install what it needs; pretrain, fine-tune and evaluate a simulated robot, start to end
 	@$(BIN)/o2o demo
 
 test: lint ## what must pass before a commit: lint and the fast tests

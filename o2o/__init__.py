@@ -38,11 +38,18 @@ _MODULES = {
 
 
 def __getattr__(name: str):
-    """Imports a public name on its first use, so that `import o2o` alone imports no torch."""
+    """Imports a public name on its first use, so that `import o2o` alone imports no torch.
+
+    Raises:
+        UsageError: the name needs an extra that is not installed.
+    """
     if name not in __all__:
         raise AttributeError(f"module 'o2o' has no attribute {name!r}")
     module = "core.errors" if name == "O2OError" else _MODULES[name.removesuffix("Config").lower()]
-    value = globals()[name] = getattr(importlib.import_module(f"o2o.{module}"), name)
+    from o2o.core.extras import needed_by
+
+    with needed_by(f"o2o.{name}"):
+        value = globals()[name] = getattr(importlib.import_module(f"o2o.{module}"), name)
     return value
 
 

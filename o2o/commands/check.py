@@ -18,9 +18,8 @@ from o2o.data.audit.finding import MAX_LISTED, Finding
 from o2o.data.audit.run_checks import check_recording
 from o2o.data.fit_transform import fit_transform
 from o2o.data.formats.episode_choice import BrokenEpisodesError
-from o2o.data.formats.recording import Recording
+from o2o.data.formats.recording import Recording, recipe_robot
 from o2o.data.load import load
-from o2o.data.training_data import recipe_robot
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.dead_time import STEP_TICKS, Paths, estimate_dead_time
 from o2o.hardware.guard import Guard, StopOnError, connect

@@ -49,6 +49,7 @@ from o2o.commands.study.config import StudyConfig
 from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
+from o2o.core.extras import needed_by
 from o2o.core.paths import expand_user
 from o2o.core.progress import live_line
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
@@ -68,8 +69,14 @@ def run(command: str, argv: list[str]) -> None:
         command: a name in `FUNCTIONS`.
         argv: its flags.
     Raises:
-        UsageError: a flag that does not exist, a value that does not fit, or code that only a file names.
+        UsageError: a flag that does not exist, a value that does not fit, code that only a file names, or a
+            package that is not installed.
     """
+    with needed_by(f"`o2o {command}`"):
+        _run(command, argv)
+
+
+def _run(command: str, argv: list[str]) -> None:
     argv = [_at_home(word) for word in argv]
     trust.give(*_python_files(argv))
     if command in RUN_CONFIGS and _value(argv, "--config") and "--resume" not in argv:

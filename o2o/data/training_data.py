@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from o2o.core import memory, plugins, recipe
+from o2o.core import memory, plugins
 from o2o.core.config import from_dict, to_dict
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.seeding import derive
@@ -14,7 +14,7 @@ from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform
 from o2o.data import memory_plan, moved_recording
 from o2o.data.fit_transform import apply_transform, fit_transform
-from o2o.data.formats.recording import Recording, RecordingInfo, split
+from o2o.data.formats.recording import Recording, RecordingInfo, recipe_robot, split
 from o2o.data.load import load
 from o2o.data.load_config import DataConfig
 from o2o.data.load_config import DataFlags as DataFlags
@@ -223,12 +223,6 @@ def check_reward_recipe(transform: Transform, recording: Recording) -> None:
             f"dataset {recording.name!r} has the rewards of {of_data}, the checkpoint was trained with those "
             f"of {of_agent}"
         )
-
-
-def recipe_robot(recording: RecordingInfo) -> dict | None:
-    """Returns the robot that the recipe names, else the file, with its options; None if neither does."""
-    of_recipe = recipe.recipe_robot(recording.recipe) if recording.recipe else None
-    return of_recipe or recording.robot
 
 
 def robot_info_for(choice: RobotChoice, recording: RecordingInfo) -> dict:

@@ -19,6 +19,7 @@ import numpy as np
 
 from o2o.core import obs_space, trust
 from o2o.core.errors import O2OError, RobotError, UsageError
+from o2o.core.extras import describe_missing
 from o2o.core.image_layout import ImageFacts, read_image_facts
 from o2o.core.recipe import RewardFunction
 from o2o.core.spec import flatten_obs
@@ -679,5 +680,6 @@ def connect(
             env.close()
         if isinstance(error, O2OError):
             raise
-        what = f"{type(error).__name__}: {error}"
-        raise RobotError(f"robot {name!r} could not be built: {what}") from error
+        missing = describe_missing(error)
+        what = f"needs {missing}" if missing else f"could not be built: {type(error).__name__}: {error}"
+        raise RobotError(f"robot {name!r} {what}") from error

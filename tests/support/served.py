@@ -66,15 +66,15 @@ def served(robot=None, faults=None, **options):
         yield server, robot
 
 
-def served_process(*words: str, stdin=subprocess.DEVNULL):
+def served_process(*words: str, **options):
     """(process, port) of `o2o robot serve`."""
-    return serving_process("robot", "serve", *words, stdin=stdin)
+    return serving_process("robot", "serve", *words, **options)
 
 
 @contextmanager
-def serving_process(*words: str, stdin=subprocess.DEVNULL):
-    """(process, port) of a command that serves at a free port."""
-    command = [sys.executable, "-m", "o2o", *words, "--port", "0"]
+def serving_process(*words: str, stdin=subprocess.DEVNULL, module: str = "o2o"):
+    """(process, port) of a command that serves at a free port; `module` runs it in place of o2o's own."""
+    command = [sys.executable, "-m", module, *words, "--port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
     with subprocess.Popen(command, env=env, **pipes) as server:

@@ -20,9 +20,9 @@ from o2o.core.run_log import versions
 from o2o.core.seeding import derive
 from o2o.core.text import count
 from o2o.data.fit_transform import fit_transform
+from o2o.data.formats.recording import recipe_robot
 from o2o.data.load import load
 from o2o.data.load_config import DataConfig
-from o2o.data.training_data import recipe_robot
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain_config import PretrainConfig
 

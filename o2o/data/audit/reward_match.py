@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from o2o.core.episode import Episode
 from o2o.data.audit.finding import Finding, note, warning
@@ -149,19 +148,26 @@ class _Neighbours:
         slack = (high - low) / 2 + self._slack
         return (reward < low - slack) | (reward > high + slack)
 
-    def _find(self, rows: torch.Tensor, number: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _find(self, rows: np.ndarray, number: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Finds neighbours; `number` (N,) are the episodes in which none is searched."""
-        distance = torch.cdist(rows, self._rows)
+        distance = _distances(rows, self._rows)
         if number is not None:
-            distance[torch.from_numpy(number[:, None] == self._number[None])] = torch.inf
-        nearest, index = distance.topk(min(NEIGHBOURS, len(self._rows)), largest=False)
-        return self._reward[index.numpy()], nearest[:, -1].numpy()
+            distance[number[:, None] == self._number[None]] = np.inf
+        count = min(NEIGHBOURS, len(self._rows))
+        index = np.argpartition(distance, count - 1, axis=1)[:, :count]
+        return self._reward[index], np.take_along_axis(distance, index, axis=1).max(1)
 
     def _vector(self, obs, rows) -> np.ndarray:
         return np.concatenate([np.asarray(obs[name])[rows] for name in self._names], axis=1)
 
-    def _normalize(self, vectors: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(((vectors - self._mean) / self._std).astype(np.float32))
+    def _normalize(self, vectors: np.ndarray) -> np.ndarray:
+        return ((vectors - self._mean) / self._std).astype(np.float32)
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the (N, M) Euclidean distances between the rows of (N, F) and (M, F)."""
+    squared = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
+    return np.sqrt(np.maximum(squared, 0))  # rounding can leave less than 0 between equal rows
 
 
 def _play(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from o2o.core import trust
+from o2o.core import recipe, trust
 from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.image_layout import ImageFacts
@@ -102,6 +102,12 @@ class RecordingInfo:
     reward_recipe: str = ""
     robot: dict | None = None
     has_rewards: bool = True
+
+
+def recipe_robot(recording: RecordingInfo) -> dict | None:
+    """Returns the robot that the recipe names, else the file, with its options; None if neither does."""
+    of_recipe = recipe.recipe_robot(recording.recipe) if recording.recipe else None
+    return of_recipe or recording.robot
 
 
 def split(episodes: Sequence[Item], holdout: float, seed: int) -> tuple[list[Item], list[Item]]:

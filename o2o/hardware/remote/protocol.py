@@ -400,6 +400,7 @@ def listen(
         UsageError: it would listen beyond this machine without a token.
         RobotError: the port cannot be used, or a package is missing.
     """
+    _msgpack()  # else only the first client would show that it is missing
     try:
         from websockets.sync.server import Server, ServerConnection
         from websockets.sync.server import serve as bind
