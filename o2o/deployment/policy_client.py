@@ -32,7 +32,7 @@ class PolicyClient:
     """Asks one policy server for actions; the server keeps a belief for each client.
 
     Attributes:
-        policy: what the server states: `obs` {name: {dtype, shape, unit}}, `action` {low, high},
+        policy: what the server states: `obs` {name: {dtype, shape, unit, layout}}, `action` {low, high},
             `control_hz`, `reward`, `actor`, `name`.
         answer: fields of the latest answer: `actor`, `took_ms`, and with details `value`, `disagreement`.
     """

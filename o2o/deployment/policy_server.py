@@ -128,7 +128,7 @@ class PolicyServer:
             TimeoutError: it sends nothing.
         """
         hello = self._receive(client, HELLO_TIMEOUT_S, ("hello",))
-        _send(client, ("policy", encode_policy(self._spec, self._name), {}))
+        _send(client, ("policy", encode_policy(self._spec, self._agent.transform, self._name), {}))
         if hello.fields.get("version") != protocol.VERSION:
             version = protocol.printable(str(hello.fields.get("version")), 20)
             raise ProtocolError(f"speaks version {version} of the protocol, this is {protocol.VERSION}")
@@ -161,14 +161,15 @@ def max_message(transform: Transform) -> int:
     return min(total, protocol.MAX_MESSAGE)
 
 
-def encode_policy(spec: PolicySpec, name: str) -> dict[str, Any]:
+def encode_policy(spec: PolicySpec, transform: Transform, name: str) -> dict[str, Any]:
     """Returns the fields of a `policy` message, as plain data."""
+    layouts = {name: field.axes if field.image else "" for name, field in transform.fields.items()}
     return {
         "version": protocol.VERSION, "name": name, "actor": "planner" if spec.planner else "policy",
         "control_hz": spec.control_hz, "reward": spec.reward,
         "obs": {
-            name: {"dtype": one.dtype, "shape": list(one.shape), "unit": one.unit}
-            for name, one in spec.obs.items()
+            key: {"dtype": one.dtype, "shape": list(one.shape), "unit": one.unit, "layout": layouts[key]}
+            for key, one in spec.obs.items()
         },
         "action": {"low": spec.action_low.tolist(), "high": spec.action_high.tolist()},
     }  # fmt: skip

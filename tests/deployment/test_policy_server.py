@@ -105,7 +105,7 @@ def test_reset_begins_an_episode_anew():
 def test_a_client_is_told_what_the_policy_wants_and_gives():
     with served_policy() as server, client_of(server) as client:
         assert client.policy["obs"] == {
-            "state": {"shape": [2], "dtype": "float32", "unit": "as recorded"},
+            "state": {"shape": [2], "dtype": "float32", "unit": "as recorded", "layout": ""},
         }
         assert client.policy["action"] == {"low": [-0.1, -0.2], "high": [0.1, 0.2]}
         assert (client.policy["control_hz"], client.policy["actor"]) == (10.0, "policy")

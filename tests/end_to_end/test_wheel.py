@@ -67,6 +67,15 @@ def test_wheel_holds_every_robot_and_dataset_with_its_files(built):
     assert tops == {"o2o", next(top for top in tops if top.endswith(".dist-info"))}
 
 
+def test_wheel_holds_the_lerobot_plugin_as_a_project_of_its_own(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        held = set(wheel.namelist())
+    folder = "o2o/deployment/lerobot_policy_o2o"
+    names = ("__init__", "__main__", "configuration_o2o", "modeling_o2o", "processor_o2o")
+    modules = {f"{folder}/src/lerobot_policy_o2o/{name}.py" for name in names}
+    assert modules | {f"{folder}/pyproject.toml", "o2o/deployment/policy_client.py"} <= held
+
+
 def test_wheel_states_its_license_and_command(built):
     with zipfile.ZipFile(built[1]) as wheel:
         texts = {name.partition("/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}

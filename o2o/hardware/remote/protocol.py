@@ -29,8 +29,8 @@ The messages between a policy's server and its client, a robot. Every message of
 |-----------|--------|----------------------------------------------------------------|--------------|
 | `hello`   | client | `version`, `sent_s`                                            |              |
 | `policy`  | server | `version`, `name`, `actor`, `control_hz` or None, `reward`: its|              |
-|           |        | meaning, `obs` {name: {`dtype`, `shape`, `unit`}}, `action`    |              |
-|           |        | {`low`, `high`}                                                |              |
+|           |        | meaning, `obs` {name: {`dtype`, `shape`, `unit`, `layout`: axes|              |
+|           |        | of an image}}, `action` {`low`, `high`}                        |              |
 | `reset`   | client | `seq`, `seed`                                                  |              |
 | `ready`   | server | `seq`                                                          |              |
 | `observe` | client | `seq`, `reward` of the previous action; if not None: `executed`| observations |
