@@ -15,12 +15,13 @@ from o2o.core.errors import HubError
 from o2o.core.operating_system import sync_folder
 from o2o.core.output_lock import lock_file
 from o2o.core.paths import beside
+from o2o.core.run_checkpoint import RUN_INFO
 from o2o.core.text import count, printable
 from o2o.deployment.hub import Hub, RemoteFile
 from o2o.deployment.run_files import ALLOWED, CARD, FILE_LIST, FileList, check_run, describe, read_list
 
 SOURCE = ".source"  # file of an incomplete folder: repository and commit
-MAX_LIST_BYTES = 100_000  # far above those of `files.json`
+MAX_LIST_BYTES, MAX_JSON_BYTES = 100_000, 2**26  # far above those of `files.json` and of the others
 
 
 def pull(config: PullConfig) -> Path | None:
@@ -63,6 +64,11 @@ def _wanted(hub: Hub, remote: Mapping[str, RemoteFile]) -> dict[str, RemoteFile]
     """
     if FILE_LIST not in remote or remote[FILE_LIST].size > MAX_LIST_BYTES:
         raise HubError(f"{hub.repo} is no run that `o2o push` published: it holds no {FILE_LIST}")
+    for name in (CARD, RUN_INFO, f"checkpoint/{checkpoint.META}"):
+        if name in remote and remote[name].size > MAX_JSON_BYTES:
+            raise HubError(
+                f"{name} of {hub.repo} has {remote[name].size:,} bytes, wanted at most {MAX_JSON_BYTES:,}"
+            )
     return {name: remote[name] for name in ALLOWED if name in remote}
 
 

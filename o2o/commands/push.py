@@ -45,6 +45,6 @@ def _card(config: PushConfig, run: PublishedRun, folder: Path) -> str:
     results = measured.of_files(config.before, config.after) or measured.of_run(run.source, run.meta)
     sizes = {name: (folder / name).stat().st_size for name in ALLOWED if name != CARD}
     facts = CardFacts(
-        config.repo, run.info, run.meta, results, config.license, config.data_license, sizes
+        config.repo, run.info, run.meta, results, config.license, config.data_license, sizes, run.is_simulated
     )  # fmt: skip
     return write_card(facts)

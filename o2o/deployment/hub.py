@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,7 +197,9 @@ class Hub:
         self._package.utils.disable_progress_bars()
         known = (httpx2.HTTPError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled)
         try:
-            yield
+            with warnings.catch_warnings():  # of a card's metadata, and of the package's own use of httpx2
+                warnings.simplefilter("ignore")
+                yield
         except (*known, ValueError, KeyError, TypeError, RuntimeError) as error:
             is_upload = isinstance(error, RuntimeError) and isinstance(error.__cause__, known)
             raise HubError(self._explain(error.__cause__ if is_upload else error)) from error

@@ -30,6 +30,7 @@ class CardFacts:
         license: license of the checkpoint, as the hub names it; empty: none is stated.
         data_license: license of the recordings; empty: that of their recipe.
         files: path -> bytes of the published files.
+        is_simulated: whether the robot is a simulator.
     """
 
     repo: str
@@ -39,6 +40,7 @@ class CardFacts:
     license: str
     data_license: str
     files: Mapping[str, int]
+    is_simulated: bool
 
     @property
     def task(self) -> str:
@@ -61,7 +63,7 @@ def write_card(facts: CardFacts) -> str:
         f"{_plain(_versions(facts.info).get('o2o') or '')}.\n",
         "## Results\n", *_results(facts.measured),
         "## Data\n", *_data(facts),
-        "## Robot\n", *_robot(facts.meta),
+        "## Robot\n", *_robot(facts.meta, facts.is_simulated),
         "## How it was made\n", *_made(facts),
         "## Use\n", *_use(facts.repo),
         "## Limits\n", *_limits(facts),
@@ -115,11 +117,11 @@ def _data(facts: CardFacts) -> list[str]:
     return [*lines, ""]
 
 
-def _robot(meta: Mapping[str, Any]) -> list[str]:
+def _robot(meta: Mapping[str, Any], is_simulated: bool) -> list[str]:
     robot, transform = meta.get("robot", {}), meta["transform"]
     hz, low, high = transform.get("control_hz"), transform["action_low"], transform["action_high"]
     name = _name(robot.get("robot", "")) or "none is named"
-    kind = " (a simulator)" if robot.get("simulated") else ""
+    kind = " (a simulator)" if is_simulated else ""
     rows = [f"- robot: {_plain(name)}{kind}"]
     rows += [f"- control rate: {f'{hz:g} Hz' if hz else UNKNOWN}"]
     rows += [f"- actions: {len(low)} numbers, from {_numbers(low)} to {_numbers(high)}, in the robot's unit"]
@@ -133,7 +135,13 @@ def _made(facts: CardFacts) -> list[str]:
     words, meta = facts.info.get("command_line") or [], facts.meta
     typed = shlex.join(["o2o", *words]).replace("'...'", "...") if words else "(Python code, no command)"
     acts = "the planner" if meta.get("plan", True) else "the policy alone"
-    acts += ", which did better in the robot's episodes so far" if meta.get("plan_chosen") else ""
+    if meta.get("plan_chosen"):
+        has_played = meta.get("episodes", -1) > 0
+        acts += (
+            ", which did better in the robot's episodes"
+            if has_played
+            else ", until episodes show which is better"
+        )
     versions = ", ".join(f"{name} {value}" for name, value in _versions(facts.info).items() if value)
     return [
         f"    {printable(typed)}\n",
@@ -158,9 +166,8 @@ def _use(repo: str) -> list[str]:
 
 
 def _limits(facts: CardFacts) -> list[str]:
-    simulated = facts.meta.get("robot", {}).get("simulated")
     episodes = facts.measured[-1].episodes if facts.measured else 0
-    where = "in simulation" if simulated else "on its robot"
+    where = "in simulation" if facts.is_simulated else "on its robot"
     shown = f"was measured {where} in {count(episodes, 'episode')}" if episodes else "was never measured"
     license_ = facts.license or "none is stated: ask the owner before you use it"
     return [

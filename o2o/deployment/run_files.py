@@ -77,11 +77,13 @@ class PublishedRun:
         source: folder of the run on this machine.
         info: content of `run.json`, cleaned.
         meta: meta of the checkpoint, cleaned.
+        is_simulated: whether its robot is a simulator.
     """
 
     source: Path
     info: dict
     meta: dict
+    is_simulated: bool
 
 
 def write_files(run: Path, folder: Path) -> PublishedRun:
@@ -104,7 +106,8 @@ def write_files(run: Path, folder: Path) -> PublishedRun:
     tensors, meta = run_checkpoint.load(run / "checkpoint")
     robot = meta.get("robot", {})
     is_simulated = robot.get("simulated", False) or robot.get("robot") in BUNDLED_SIMULATORS
-    published = PublishedRun(run, clean_info(info, is_simulated), clean_info(meta, is_simulated))
+    info, meta = clean_info(info, is_simulated), clean_info(meta, is_simulated)
+    published = PublishedRun(run, info, meta, is_simulated)
     checkpoint.save(folder / "checkpoint", tensors, published.meta)
     checkpoint.write_json(folder / RUN_INFO, published.info)
     lines = [json.dumps(checkpoint.without_nan(line)) + "\n" for line in metrics_of(run)]

@@ -15,7 +15,6 @@ from o2o.core import checkpoint
 from tests.support.fake_hub import FakeHub, commit_of, environment
 from tests.support.paths import POINT_ROBOT, ROOT
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
 TENSORS = "checkpoint/tensors.safetensors"
 
 
@@ -144,6 +143,12 @@ def test_a_run_that_o2o_did_not_write_is_refused_although_its_hashes_are_right(f
         2, "pull", "ada/point", "--out", tmp_path / "mine"
     )
     assert left(tmp_path) == {".mine.partial"}
+
+
+def test_metadata_of_gigabytes_are_not_fetched(fails, pushed, tmp_path, monkeypatch):
+    monkeypatch.setattr("o2o.commands.pull.MAX_JSON_BYTES", 1000)
+    line = fails(2, "pull", "ada/point", "--out", tmp_path / "mine")
+    assert "bytes, wanted at most 1,000" in line and not pushed.sent("resolve")
 
 
 def test_a_server_that_sends_more_than_it_says_is_cut(fails, pushed, tmp_path):

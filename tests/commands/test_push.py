@@ -13,7 +13,6 @@ from o2o.core import checkpoint
 from o2o.training.evaluate import Score
 from tests.support.fake_hub import TOKEN
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
 FILES = {"README.md", "files.json", "run.json", "metrics.jsonl", "checkpoint/meta.json",
          "checkpoint/tensors.safetensors"}  # fmt: skip
 
@@ -72,7 +71,8 @@ def test_the_card_says_task_data_success_settings_and_limits(o2o, hub, run):
     assert "| after 6 updates | 25% [5%, 70%] | -3.5 [-4.25, -1.125] | 4 |" in card
     assert "| after 12 updates | 75% [30%, 95%] | -3.5 [-4.25, -1.125] | 4 |" in card
     for fact in ("30 episodes", "cc0-1.0", "point_robot.py", "10 Hz", "preset: small",
-                 "`state`: vector", "carries 30 recorded episodes", "acts with: ",
+                 "`state`: vector", "measured on its robot in 4 episodes",
+                 "acts with: the policy alone, until episodes show", "carries 30 recorded episodes",
                  "License of the checkpoint: mit"):  # fmt: skip
         assert fact in card, fact
 
