@@ -27,6 +27,7 @@ for package in (o2o.core, o2o.data, o2o.hardware):
 for kind in ("robots", "datasets"):
     for name in plugins.names(kind):
         plugins.load(kind, name)
+import o2o.deployment.ros2_node, o2o.deployment.ros2_policy
 print(*sorted(lacking))
 """
 OF_TRAINING = [  # what holds tensors or plans, which only training and inspection use

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, fields
 
+from o2o.core.errors import UsageError
+
 FIELDS = ("position", "velocity", "effort")  # of a JointState
 
 
-class NodeError(Exception):
-    """A parameter or a message that does not fit, in one line."""
+class NodeError(UsageError):
+    """A parameter or a message that does not fit."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Tests the ROS 2 node against a fake of rclpy and a true policy server."""
 
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 
 from o2o.core.transform import ObsTransform, Transform
-from o2o.deployment import ros2_node
-from o2o.deployment.ros2_node import PolicyNode, import_ros, main
+from o2o.deployment.ros2_node import import_ros, main
+from o2o.deployment.ros2_policy import PolicyNode
 from o2o.deployment.ros2_settings import NodeError, Settings
 from o2o.training.loaded_policy import LoadedPolicy
 from tests.support import fake_rclpy
@@ -17,6 +18,7 @@ from tests.support.fake_rclpy import Float64, JointState, image_message
 from tests.support.preset_agents import tiny
 from tests.support.served import until, write_token
 from tests.support.served_policy import make_agent, served_policy
+from tests.support.without_training import Hidden
 
 STATES = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
 ACTION = "~/action"
@@ -334,7 +336,18 @@ def test_no_server_and_no_ros_are_one_line_each(capsys, monkeypatch):
     with fake_rclpy.installed({"address": "127.0.0.1:1", "observations": ["state=/a"]}, None):
         assert main([]) == 4
     assert capsys.readouterr().err.startswith("o2o: error: no policy server at 127.0.0.1:1")
-    assert ros2_node.main([]) == 2
+    assert main([]) == 2
     assert capsys.readouterr().err == (
         "o2o: error: the node needs rclpy: source the setup file of your ROS 2 first\n"
     )
+
+
+def test_a_missing_package_of_the_client_is_one_line(capsys, monkeypatch):
+    for name in ("o2o.deployment.policy_client", "o2o.deployment.ros2_policy"):
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "websockets"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hidden(("websockets",)), *sys.meta_path])
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("o2o: error: the node needs websockets, which is not installed: pip install")
