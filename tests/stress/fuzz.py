@@ -244,6 +244,25 @@ def lerobot_new(folder: Path) -> Path:
     return lerobot(folder, "v3.0")
 
 
+def lerobot_own(folder: Path) -> Path:
+    """What o2o itself writes: its own file, columns of endings, a video and images in the tables."""
+    from o2o.core.episode import Episode
+    from o2o.data.formats import lerobot_write
+
+    rng = np.random.default_rng(0)
+    episodes = []
+    for steps in (3, 4):
+        obs = {
+            "state": rng.random((steps + 1, 2)),
+            "front": rng.integers(0, 256, (steps + 1, 32, 48, 3), np.uint8),
+            "gray": rng.integers(0, 256, (steps + 1, 8, 8, 1), np.uint8),
+        }
+        action, reward = rng.random((steps, 2), np.float32), rng.random(steps, np.float32)
+        episodes.append(Episode(obs, action, reward, steps > 3, steps <= 3, success=True))
+    lerobot_write.write(folder / "own", episodes, task="lift", control_hz=10.0, robot={"robot": "sim"})
+    return folder / "own"
+
+
 def rlds(folder: Path) -> Path:
     from tests.support.make_rlds import make_rlds
 
@@ -568,6 +587,7 @@ MAKERS: dict[str, Maker] = {
     "minari-arrow": Maker(minari_arrow, ("PIL", "pyarrow")),
     "lerobot": Maker(lerobot, ("pyarrow", "av")),
     "lerobot-new": Maker(lerobot_new, ("pyarrow", "av")),
+    "lerobot-own": Maker(lerobot_own, ("pyarrow", "av")),
     "rlds": Maker(rlds, checked="*.tfrecord-*"),
     "aloha": Maker(aloha, ("PIL",)),
     "flags-group": by_flags(groups, episodes_by="group"),

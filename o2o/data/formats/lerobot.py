@@ -135,7 +135,8 @@ def _read_values(
     """
     index_columns = [name for name in INDEX_COLUMNS if name in table.columns_of("number")]
     kinds = dict.fromkeys(layout.columns(table), np.float32) | dict.fromkeys(index_columns, np.float64)
-    types = {name: np.dtype(one.dtype) for name, one in origin.obs.items() if name in kinds}
+    stated = [name for name in layout.obs.values() if name in origin.obs and name in kinds]
+    types = {name: np.dtype(origin.obs[name].dtype) for name in stated if name not in INDEX_COLUMNS}
     kinds |= {name: np.float64 for name, one in types.items() if one.kind != "f" or one.itemsize > 4}
     shapes = table.row_shapes(list(kinds))
     needed = [*layout.action, layout.reward, "episode_index", "frame_index", *request.obs.values()]
@@ -147,15 +148,14 @@ def _read_values(
     row_bytes = sum(np.dtype(kind).itemsize * math.prod(shape) for shape, kind in columns.values())
     request.check_memory(len(table) * row_bytes, path)
     values = table.read_numbers(columns, faults)
-    values |= {name: _as_recorded(values[name], one) for name, one in types.items() if name in values}
+    whole = {name: one for name, one in types.items() if name in values and np.isfinite(values[name]).all()}
+    wide = {
+        name: (shapes[name], one.type) for name, one in whole.items() if one.kind in "iu" and one.itemsize > 4
+    }
+    values |= table.read_numbers(wide) if wide else {}  # float64 does not hold every integer of 64 bits
+    with np.errstate(invalid="ignore", over="ignore"):  # of a type that was edited
+        values |= {name: values[name].astype(one, copy=False) for name, one in whole.items()}
     return values | {name: _to_scalars(values[name], name, path) for name in index_columns if name in values}
-
-
-def _as_recorded(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Returns numbers in their recorded type, or as they are where that type cannot hold one of them."""
-    if dtype.kind != "f" and not np.isfinite(value).all():
-        return value
-    return value.astype(dtype, copy=False)
 
 
 def _to_scalars(value: np.ndarray, name: str, path: Path) -> np.ndarray:

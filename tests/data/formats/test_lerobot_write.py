@@ -20,7 +20,8 @@ from tests.support.paths import ROOT
 
 VECTORS = {
     "state": (np.float32, (3,)), "arm/angle": (np.float64, (2,)), "grid.sum": (np.int16, (2, 3)),
-    "door": (np.bool_, (1,)), "mask": (np.uint8, (4, 5)), "observation.force": (np.float32, (1,)),
+    "door": (np.bool_, (1,)), "ticks": (np.int64, (2,)), "id": (np.uint64, (1,)), "half": (np.float16, (2,)),
+    "mask": (np.uint8, (4, 5)), "observation.force": (np.float32, (1,)),
 }  # fmt: skip
 IMAGES = {
     "front": (np.uint8, (36, 50, 3)), "gray": (np.uint8, (6, 8, 1)), "clear": (np.uint8, (6, 8, 4)),
@@ -33,7 +34,7 @@ ENDS = [(True, False, True), (False, True, True), (True, True, True), (True, Fal
 def values(rng, dtype, shape):
     if np.dtype(dtype).kind == "f":
         return rng.normal(size=shape).astype(dtype)
-    return rng.integers(0, 2 if dtype is np.bool_ else np.iinfo(dtype).max, shape).astype(dtype)
+    return rng.integers(0, 2 if dtype is np.bool_ else np.iinfo(dtype).max, shape, dtype)
 
 
 def episode(seed: int, kinds=VECTORS, ends=ENDS[1], steps=None, success: bool | None = True) -> Episode:
