@@ -22,14 +22,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core.errors import O2OError, RobotError
-from o2o.deployment.policy_server import answer_message, max_message
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import Guard
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.handshake import decode_spec
-from o2o.training.loaded_policy import LoadedPolicy
 from tests.support.served import remote, served, write_token
-from tests.support.served_policy import IMAGE, make_agent
 from tests.support.strangers import attack
 
 MODES = ("none", "silent", "slow")
@@ -180,45 +177,6 @@ def read_spec(rng: np.random.Generator) -> None:
     guard.close()
 
 
-def read_observation() -> Callable[[np.random.Generator], None]:
-    """Returns a function that damages an observation for a policy, and has it answered."""
-    policy = LoadedPolicy(make_agent(IMAGE), False, None)
-    policy.reset()
-    space = policy.spec
-
-    def read(rng: np.random.Generator) -> None:
-        arrays = {"camera": np.zeros((6, 8, 3), np.uint8), "state": np.ones(2, np.float32)}
-        fields = {"seq": 3, "reward": 1.0, "executed": [0.5], "first": False, "details": True, "seed": 1}
-        damage = rng.integers(3)
-        if damage == 0:
-            arrays[("camera", "state", "more")[rng.integers(3)]] = odd_array(rng)
-        if damage == 1:
-            fields[list(fields)[rng.integers(len(fields))]] = copy.deepcopy(VALUES[rng.integers(len(VALUES))])
-        kind = "reset" if rng.random() < 0.1 else "observe"
-        data = bytearray(protocol.encode(kind, fields, arrays))
-        if damage == 2:
-            for _ in range(rng.integers(1, 4)):
-                data[rng.integers(min(len(data), 150))] = rng.integers(256)
-        kinds = protocol.FROM_POLICY_CLIENT[1:]
-        message = protocol.decode(bytes(data), kinds, max_message(IMAGE))
-        answer, text, sent = answer_message(policy, message, time.monotonic())
-        if answer == "error":
-            raise RobotError(text["error"])
-        if answer == "act" and not (abs(sent["action"]) <= space.action_high).all():
-            raise ValueError(f"the answer is {sent['action']}")
-
-    return read
-
-
-def odd_array(rng: np.random.Generator) -> np.ndarray:
-    """Returns an array of any shape and type that can be sent, of ordinary and of odd numbers."""
-    dtype = np.dtype(protocol.DTYPES[rng.integers(len(protocol.DTYPES))])
-    shape = tuple(int(n) for n in rng.choice([0, 1, 2, 3, 4, 6, 8, 40], rng.integers(0, 5)))
-    value = rng.choice([0, 1, -1, 300, 1e300, np.nan, np.inf, -np.inf], shape)
-    with np.errstate(all="ignore"):
-        return np.asarray(value).astype(dtype)
-
-
 def fuzz(read: Callable[[np.random.Generator], None], rounds: int, rng: np.random.Generator) -> Counter:
     """Returns how often `read` accepted, refused in one line, or failed in another way, with its error."""
     counts: Counter = Counter()
@@ -253,6 +211,8 @@ def main() -> int:
     for mode in MODES if options.tries else ():
         flood(mode, options.rate, options.seconds, options.tries)
     rng, findings = np.random.default_rng(options.seed), 0
+    from tests.stress.observations import read_observation  # it imports torch, which no attack waits for
+
     reads = {"messages": read_message, "specs": read_spec, "observations": read_observation()}
     for what, read in reads.items():
         counts = fuzz(read, options.rounds, rng)

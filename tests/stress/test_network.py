@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from o2o.core.errors import RobotError
-from tests.stress.network import fuzz, read_message, read_observation, read_spec
+from tests.stress.network import fuzz, read_message, read_spec
+from tests.stress.observations import read_observation
 
 
 @pytest.mark.parametrize("read", [read_message, read_spec])
