@@ -104,7 +104,7 @@ class Hub:
             if self._package.get_token() is None:
                 raise HubError("no token of the hub: log in with `hf auth login`, or set HF_TOKEN")
             self._api.create_repo(self.repo, private=private or None, exist_ok=True)
-            if private and not self._api.model_info(self.repo).private:
+            if private and not self._api.model_info(self.repo, timeout=TIMEOUT_S).private:
                 raise HubError(f"{self.repo} is public, so nothing was sent: --private is for a new one")
             if self.revision:
                 self._api.create_branch(self.repo, branch=self.revision, exist_ok=True)
@@ -121,7 +121,9 @@ class Hub:
             HubError: there is no network, or the hub refuses.
         """
         with self._one_line():
-            info = self._api.model_info(self.repo, revision=self.revision or None, files_metadata=True)
+            info = self._api.model_info(
+                self.repo, revision=self.revision or None, files_metadata=True, timeout=TIMEOUT_S
+            )
             files = {}
             for one in info.siblings or ():
                 sha256 = one.lfs.sha256 if one.lfs else ""

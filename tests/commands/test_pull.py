@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -12,16 +13,25 @@ import pytest
 
 import o2o as package
 from o2o.core import checkpoint
+from o2o.deployment.run_files import ALLOWED, CARD, write_files
 from tests.support.fake_hub import FakeHub, commit_of, environment
 from tests.support.paths import POINT_ROBOT, ROOT
 
 TENSORS = "checkpoint/tensors.safetensors"
 
 
+@pytest.fixture(scope="module")
+def files(pretrained, tmp_path_factory) -> dict[str, bytes]:
+    """What `o2o push` sends of a run, with a short card."""
+    folder = tmp_path_factory.mktemp("files")
+    write_files(pretrained, folder)
+    (folder / CARD).write_text("# point\n")
+    return {name: (folder / name).read_bytes() for name in ALLOWED}
+
+
 @pytest.fixture
-def pushed(hub, o2o, pretrained) -> FakeHub:
-    assert o2o("push", pretrained, "ada/point")[0] == 0
-    hub.requests.clear()
+def pushed(hub, files) -> FakeHub:
+    hub.repos["ada/point"] = {"main": dict(files)}
     return hub
 
 
@@ -194,6 +204,14 @@ def test_a_refusal_is_one_line(fails, pushed, tmp_path, status, headers, line):
     pushed.refuse = {"/resolve/": (status, headers)}
     assert "ada/point" in fails(2, "pull", "ada/point", "--out", tmp_path / "mine")
     assert "mine" not in left(tmp_path)
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(fails, pushed, tmp_path, monkeypatch):
+    monkeypatch.setattr("o2o.deployment.hub.TIMEOUT_S", 0.1)
+    pushed.hangs = threading.Event()
+    line = fails(2, "pull", "ada/point", "--out", tmp_path / "mine")
+    pushed.hangs.set()
+    assert line.startswith(f"cannot reach the hub at {pushed.url}")
 
 
 def test_a_repository_of_something_else_and_no_network_are_one_line(fails, hub, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ class FakeHub(ThreadingHTTPServer):
         refuse: part of a path -> (status, headers) of the answer to every request with it.
         cut_after: path of a file -> bytes after which each answer with it is cut, one a request.
         changed: path of a file -> content that is sent in place of the right one.
+        hangs: event until which every request waits before it is answered.
         requests: (method, path, Range header) of every request.
     """
 
@@ -39,6 +40,7 @@ class FakeHub(ThreadingHTTPServer):
         self.refuse: dict[str, tuple[int, dict[str, str]]] = {}
         self.cut_after: dict[str, list[int]] = {}
         self.changed: dict[str, bytes] = {}
+        self.hangs: threading.Event | None = None
         self.requests: list[tuple[str, str, str]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -105,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bytes) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append((self.command, path, self.headers.get("Range") or ""))
+        if self.server.hangs:
+            self.server.hangs.wait(30)
         for part, (status, headers) in self.server.refuse.items():
             if part in path:
                 return self._send(status, b'{"error": "refused"}', headers)
