@@ -3,8 +3,7 @@
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,146 +13,9 @@ from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.guard import Guard, connect
 from o2o.hardware.latest_value import LatestValue
 
-lerobot = plugins.load("robots", "lerobot")
 xarm = plugins.load("robots", "xarm")
 
-JOINTS = ["shoulder_pan", "elbow_flex", "gripper"]
-
-
 pytestmark = pytest.mark.usefixtures("no_late_decisions")
-
-
-# ---- LeRobot
-
-
-@dataclass
-class Follower:
-    """LeRobot's `Robot`: features, `connect`, `get_observation`, `send_action` with a cap of its own."""
-
-    config: SimpleNamespace
-    is_calibrated: bool = True
-    is_connected: bool = False
-    at: dict = field(default_factory=lambda: dict.fromkeys((f"{joint}.pos" for joint in JOINTS), 10.0))
-    sent: list = field(default_factory=list)
-
-    @property
-    def action_features(self):
-        return {f"{joint}.pos": float for joint in JOINTS}
-
-    @property
-    def observation_features(self):
-        return {**self.action_features, "front": (4, 6, 3)}
-
-    def connect(self, calibrate=True):
-        assert not calibrate, "a calibration moves the arm"
-        if self.config.port == "/dev/nothing":
-            raise ConnectionError("could not open port")
-        self.is_connected = True
-
-    def disconnect(self):
-        self.is_connected = False
-
-    def get_observation(self):
-        assert self.is_connected
-        return {**self.at, "front": np.full((4, 6, 3), 7, np.uint8)}
-
-    def send_action(self, action):
-        did = {name: min(value, 50.0) for name, value in action.items()}
-        self.sent.append(did)
-        self.at = dict(did)
-        return did
-
-
-@pytest.fixture
-def followers(monkeypatch) -> list[Follower]:
-    """The robots that a fake LeRobot has made."""
-    made = []
-
-    class Registry:
-        @staticmethod
-        def get_known_choices():
-            def config(*, port, cameras, id=None, use_degrees=False):
-                return SimpleNamespace(port=port, cameras=cameras, id=id, use_degrees=use_degrees)
-
-            return {"so101_follower": config}
-
-    def make(config):
-        made.append(Follower(config))
-        return made[-1]
-
-    robots = ModuleType("lerobot.robots")
-    robots.__path__ = []
-    robots.RobotConfig, robots.make_robot_from_config = Registry, make  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lerobot", ModuleType("lerobot"))
-    monkeypatch.setitem(sys.modules, "lerobot.robots", robots)
-    return made
-
-
-def test_a_lerobot_arm_observes_joints_and_cameras_and_stores_what_was_sent(followers):
-    robot = connect("lerobot", lerobot.Config(control_hz=50, velocity=5000, acceleration=1e6))
-    obs, _ = robot.reset()
-    assert obs["state"].tolist() == [10, 10, 10] and obs["front"].shape == (4, 6, 3)
-    *_, info = robot.step([80.0, 20.0, -5.0])
-    assert info["executed_action"].tolist() == [50.0, 20.0, -5.0]  # LeRobot's own cap is what happened
-    robot.close()
-    assert not followers[0].is_connected
-
-
-def test_joints_move_no_faster_than_the_limit_from_where_they_are(followers):
-    robot = connect("lerobot", lerobot.Config(control_hz=50, velocity=100, acceleration=1e6))
-    robot.reset()
-    *_, info = robot.step([90.0, 10.0, 9.0])  # 100 units/s at 50 Hz: 2 a decision
-    assert info["executed_action"] == pytest.approx([12.0, 10.0, 9.0])
-    assert info["interventions"] == ["velocity"]
-
-
-def test_homing_is_a_slow_straight_line_and_stopping_holds(followers):
-    config = lerobot.Config(velocity=100, home=(0.0, 20.0, 10.0))
-    robot = connect("lerobot", config)
-    robot.reset()
-    (arm,) = followers
-    way = np.array([list(goal.values()) for goal in arm.sent])
-    assert way[-1].tolist() == [0, 20, 10] and np.abs(np.diff(way, axis=0)).max() <= 0.5 * 100 / 50 + 1e-9
-    robot.stop()
-    assert list(arm.sent[-1].values()) == [0, 20, 10]
-
-
-def test_a_stop_ends_the_homing_of_a_lerobot_arm(followers):
-    robot = connect("lerobot", lerobot.Config(velocity=20, home=(0.0, 20.0, 10.0)))  # takes a second
-    (arm,) = followers
-    begun, told, send = threading.Event(), [], arm.send_action
-    arm.send_action = lambda goal: (begun.set(), told.append(dict(goal)), send(goal))[2]
-    stopper = threading.Thread(target=lambda: (begun.wait(), robot.stop()))
-    stopper.start()
-    with pytest.raises(RobotError, match="stopped while it was homing"):
-        robot.reset()
-    stopper.join()
-    assert len(told) < 40  # of 50 steps, on a busy machine
-    assert told[-1] != {f"{joint}.pos": goal for joint, goal in zip(JOINTS, (0, 20, 10), strict=True)}
-
-
-def test_a_missing_unplugged_or_uncalibrated_lerobot_is_a_one_line_error(followers, monkeypatch):
-    with pytest.raises(
-        RobotError, match="cannot connect so101_follower at /dev/nothing: could not open port"
-    ):
-        connect("lerobot", lerobot.Config(port="/dev/nothing"))
-    with pytest.raises(UsageError, match=r"'so100' not found.*have so101_follower"):
-        connect("lerobot", lerobot.Config(type="so100"))
-    with pytest.raises(UsageError, match=r"does not accept these options.*use_radians"):
-        connect("lerobot", lerobot.Config(options='{"use_radians": true}'))
-    with pytest.raises(UsageError, match="not JSON"):
-        connect("lerobot", lerobot.Config(options="{"))
-    with pytest.raises(UsageError, match="low has 2 numbers, wanted 1 or 3"):
-        connect("lerobot", lerobot.Config(low=(1.0, 2.0)))
-    vendor = sys.modules["lerobot.robots"]
-    monkeypatch.setattr(
-        vendor, "make_robot_from_config", lambda config: Follower(config, is_calibrated=False)
-    )
-    with pytest.raises(RobotError, match="not calibrated: run `lerobot-calibrate`"):
-        connect("lerobot", lerobot.Config())
-    monkeypatch.setitem(sys.modules, "lerobot.robots", None)
-    with pytest.raises(RobotError, match="pip install lerobot"):
-        connect("lerobot", lerobot.Config())
 
 
 # ---- xArm
