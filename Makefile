@@ -44,10 +44,11 @@ test: lint ## what must pass before a commit: lint and the fast tests
 test-slow: setup ## the longer checks
 	@$(BIN)/pytest -q -m slow
 
-lint: setup ## style and types
+lint: setup ## style, types and the Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+	@$(BIN)/hadolint docs/docker/Dockerfile
 
 clean: ## remove what can be made again: .venv, build outputs and caches (never runs/)
 	@rm -rf .venv build dist .pytest_cache .ruff_cache

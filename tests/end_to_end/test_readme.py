@@ -17,8 +17,9 @@ from o2o.hardware.guard import connect
 from tests.support.paths import ROOT
 
 README = ROOT / "README.md"
-OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's
+OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's
     "--logdir", "--policy.type", "--policy.path", "--policy.address", "--address", "--ros-args",
+    "--build-arg", "--gpus",
 }  # fmt: skip
 
 
