@@ -11,6 +11,7 @@ function to `MAKERS`.
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import pickle
@@ -34,7 +35,6 @@ from o2o.core.errors import O2OError
 from o2o.data.formats import registry
 from o2o.data.formats.lazy_array import READ_ALL, FileLayout, ReadRequest
 from o2o.data.formats.recording import Recording
-from tests.stress import fuzz_runs
 
 LIMIT_S = 30.0  # time limit of one round, on a busy machine
 START_S = 60.0  # time limit of the imports of a worker
@@ -600,7 +600,15 @@ MAKERS: dict[str, Maker] = {
     "rosbag1": with_request(rosbag1, ("rosbags", "lz4"), OF_BAG),
     "rosbag1-plain": with_request(rosbag1_plain, ("rosbags",), OF_BAG),
 }
-RUNS = {"run": Maker(fuzz_runs.make_run, damage=fuzz_runs.edit_run, read=fuzz_runs.run_command)}
+
+
+def of_runs(function: str) -> Callable:
+    """Returns a function of `fuzz_runs`, which is imported when it is called: torch takes most of the seconds
+    of a worker, and no reader of a format needs it."""
+    return lambda *args: getattr(importlib.import_module("tests.stress.fuzz_runs"), function)(*args)
+
+
+RUNS = {"run": Maker(of_runs("make_run"), damage=of_runs("edit_run"), read=of_runs("run_command"))}
 
 
 def run_round(name: str, seed: int, intact: Path, want: str) -> tuple[str, str]:
