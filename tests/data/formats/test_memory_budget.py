@@ -41,7 +41,7 @@ def read_bomb(name: str, folder: Path) -> tuple[int, list[str]]:
         except DataError as error:
             errors.append(str(error))
 
-    return peak_bytes(read), errors
+    return peak_bytes(read, BUDGET_BYTES + NOISE_BYTES), errors
 
 
 @needs_peak
