@@ -95,7 +95,12 @@ def test_images_are_collected_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"), [("sim-reach", 0.3, 0.6), ("sim-push", 0.2, 0.5), ("sim-lift", 0.1, 0.4)]
+    ("name", "low", "high"),
+    [
+        ("sim-reach", 0.3, 0.6),
+        pytest.param("sim-push", 0.2, 0.5, marks=pytest.mark.slow),
+        pytest.param("sim-lift", 0.1, 0.4, marks=pytest.mark.slow),
+    ],
 )
 def test_success_rate_of_generated_data_is_moderate(name, low, high, tmp_path):
     recipe = plugins.load("datasets", name).RECIPE
