@@ -14,7 +14,7 @@ import o2o as package
 from o2o.cli import main
 from o2o.core import trust
 from o2o.hardware.guard import Guard
-from tests.support.tiny_runs import pretrain_config, record_point_dataset
+from tests.support.tiny_runs import leave_out_charts, pretrain_config, record_point_dataset
 
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # o2o does so, too, but a test may import MuJoCo first
@@ -41,6 +41,11 @@ def quiet_process():
     """A process for `peak_bytes`, because threads that other tests left in this one take memory, too."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         yield process
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+    leave_out_charts(monkeypatch)
 
 
 @pytest.fixture(scope="module")

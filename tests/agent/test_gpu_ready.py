@@ -57,7 +57,8 @@ def test_an_update_never_waits_for_the_device(pair):
 @pytest.mark.parametrize("method", ["mppi", "icem"])
 def test_a_plan_never_waits_for_the_device(pair, method):
     agent, batch = pair
-    planner, first = MPPI(2, PlannerConfig(method=method)), torch.zeros(6, dtype=torch.bool, device="meta")
+    planner = MPPI(2, PlannerConfig(horizon=2, iterations=2, method=method))
+    first = torch.zeros(6, dtype=torch.bool, device="meta")
     obs, zeros = {name: value[0] for name, value in batch.obs.items()}, torch.zeros(6, 2, device="meta")
     with torch.no_grad():
         state = agent.model.observe(agent.model.start(6), zeros, zeros[:, 0], obs, first)

@@ -19,7 +19,6 @@ import o2o as package
 from o2o.core import checkpoint
 from o2o.core.errors import StorageError, UsageError
 from o2o.core.run_folder import RUN_INFO
-from o2o.training import pretrain as pretraining
 from tests.support.disk_moments import before_each_write
 from tests.support.tiny_runs import finetune_config, pretrain_config
 
@@ -30,10 +29,7 @@ START, FEW = 9, 9  # the fast tests take the first moments, and then one of so m
 Run = Callable[..., Path]  # with the changes of the config
 
 
-@pytest.fixture(autouse=True)
-def _no_charts(monkeypatch):
-    monkeypatch.setattr(pretraining, "plot_prediction", lambda *_: False)
-    monkeypatch.setattr(pretraining.loss_curves, "plot_losses", lambda *_: False)
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.fixture(params=["pretrain", "finetune"])
@@ -43,7 +39,7 @@ def run(request, dataset, pretrained, tmp_path) -> Run:
     if request.param == "pretrain":
         sizes = {"updates": 4, "log_every": 2, "checkpoint_every": 2}
         return lambda **changes: package.pretrain(pretrain_config(dataset, out, **sizes | changes))
-    sizes = {"episodes": 2, "updates_per_step": 0.2, "checkpoint_every": 1}
+    sizes = {"episodes": 2, "updates_per_step": 0.2, "checkpoint_every": 1, "plan": False}
     return lambda **changes: package.finetune(finetune_config(pretrained, out, **sizes | changes))
 
 

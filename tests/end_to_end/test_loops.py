@@ -34,6 +34,8 @@ from o2o.training.regression_gate import RollbackConfig
 from tests.support.episodes import make_episode
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp_path):
     out = tmp_path / "parts"
@@ -166,11 +168,22 @@ def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, afte
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
+@pytest.fixture(scope="module")
+def killed_in_the_fourth(pretrained, tmp_path_factory) -> Path:
+    """The folder of a run that was killed in a gradient step of the fourth episode of five."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
+    return out
+
+
 @pytest.mark.parametrize("after", [0, 39])
-def test_a_kill_while_learning_changes_nothing(pretrained, finetuned, tmp_path, after):
+def test_a_kill_while_learning_changes_nothing(request, pretrained, finetuned, tmp_path, after):
     """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
     out = tmp_path / "run"
-    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
+    if after == 39:
+        shutil.copytree(request.getfixturevalue("killed_in_the_fourth"), out)
+    else:
+        killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     same(out, finetuned)
     for have, want in zip(episodes_of(out), episodes_of(finetuned), strict=True):
@@ -319,10 +332,11 @@ def test_no_more_checkpoints_are_kept_than_requested(dataset, pretrained, tmp_pa
         same(tmp_path / out, pretrained)
 
 
-def test_a_killed_run_keeps_the_same_checkpoints_as_one_that_was_not_killed(pretrained, finetuned, tmp_path):
+def test_a_killed_run_keeps_the_same_checkpoints_as_one_that_was_not_killed(
+    pretrained, finetuned, killed_in_the_fourth, tmp_path
+):
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
-    out = tmp_path / "run"
-    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
+    out = Path(shutil.copytree(killed_in_the_fourth, tmp_path / "run"))
     assert list(run_folder.stored_checkpoints(out)) == [0, 2]
     o2o.finetune(finetune_config(pretrained, out, resume=True))
     assert list(run_folder.stored_checkpoints(out)) == list(run_folder.stored_checkpoints(finetuned))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import o2o
 from o2o.agent.agent_config import AgentConfig
@@ -17,6 +18,7 @@ from o2o.data.formats import minari
 from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.guard import connect
 from o2o.models import tdmpc
+from o2o.training import pretrain as pretraining
 from tests.support.paths import POINT_ROBOT
 
 ROBOT = POINT_ROBOT
@@ -26,7 +28,7 @@ TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
-    planner=PlannerConfig(num_samples=16, num_policy=4, num_elites=4, iterations=2),
+    planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4, iterations=2),
     batch_size=16,
 )
 
@@ -44,6 +46,12 @@ def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfi
         checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2
     )
     return replace(config, **changes)
+
+
+def leave_out_charts(patch: pytest.MonkeyPatch) -> None:
+    """Leaves out the charts of pretraining, which take half of the time of a run that lasts a second."""
+    patch.setattr(pretraining, "plot_prediction", lambda *_: False)
+    patch.setattr(pretraining.loss_curves, "plot_losses", lambda *_: False)
 
 
 def same(a: Path, b: Path) -> None:

@@ -20,8 +20,9 @@ from o2o.commands.compare.trial import Cost, _Meter
 from o2o.commands.dispatch import DEFAULTS
 from o2o.core import stats
 from o2o.core.errors import UsageError
-from tests.support.tiny_runs import ROBOT
+from tests.support.tiny_runs import ROBOT, leave_out_charts
 
+pytestmark = pytest.mark.usefixtures("no_charts")
 TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "critic.hidden-dim=16",
         "policy.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8", "planner.num-policy=2",
         "planner.num-elites=4", "planner.iterations=1", "batch-size=8", "checkpoint-every=40"]  # fmt: skip
@@ -51,6 +52,7 @@ def compared(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess_run, "run", here)
+        leave_out_charts(patch)
         assert main(words(dataset, out, ("small", BAD, "small:window=3"))) == 1
     return out
 

@@ -23,8 +23,9 @@ from o2o.core.errors import UsageError
 from o2o.core.run_log import read_metrics
 from tests.commands.compare.test_loop import TINY, Killed, here
 from tests.support.paths import RECURRENT_MODEL
-from tests.support.tiny_runs import ROBOT
+from tests.support.tiny_runs import ROBOT, leave_out_charts
 
+pytestmark = pytest.mark.usefixtures("no_charts")
 CLONE = "bc:policy.hidden-dim=16,critic.hidden-dim=16,batch-size=8"
 SMALL = "small:" + ",".join(TINY)
 BUDGET = ["--updates", "8", "--seeds", "2", "--episodes", "12", "--evaluate-episodes", "3", "--device", "cpu"]
@@ -51,6 +52,7 @@ def studied(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess_run, "run", here)
+        leave_out_charts(patch)
         assert main(words(dataset, out)) == 0
     return out
 
