@@ -39,7 +39,7 @@ demo: $(DEMO_STAMP) ## install what it needs; pretrain, fine-tune and evaluate a
 	@$(BIN)/o2o demo
 
 test: lint ## what must pass before a commit: lint and the fast tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 test-slow: setup ## the longer checks
 	@$(BIN)/pytest -q -m slow

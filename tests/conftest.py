@@ -20,6 +20,24 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # o2o does so, too, but a test may import MuJoCo first
 
 
+TESTS = Path(__file__).parent
+# the files that take longest, by seconds of CPU, children included
+LONGEST = (
+    "agent/test_compile.py", "end_to_end/test_loops.py", "training/test_learner.py",
+    "training/test_finetune.py", "commands/study/test_loop.py", "commands/compare/test_loop.py",
+    "stress/test_fuzz.py", "data/formats/test_memory_budget.py", "end_to_end/test_terminal.py",
+    "end_to_end/test_presets.py", "end_to_end/test_foreign_runs.py", "end_to_end/test_interrupted_start.py",
+    "agent/test_gpu_ready.py", "inspect/test_penalty_weight.py", "agent/test_critic.py",
+    "robots/test_sim.py", "hardware/remote/test_server.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the longest files, so that at the end no process waits for another one."""
+    rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _home(tmp_path_factory):
     """Made data and the record of used files go to folders of the tests' own, as in processes they start."""
