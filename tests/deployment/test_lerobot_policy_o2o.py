@@ -17,7 +17,7 @@ from tests.support import fake_lerobot
 from tests.support.fake_lerobot import FeatureType, PolicyFeature, make_policy, make_pre_post_processors
 from tests.support.paths import ROOT
 from tests.support.preset_agents import tiny
-from tests.support.served import write_token
+from tests.support.served import until, write_token
 from tests.support.served_policy import IMAGE, make_agent, served_policy
 
 FOLDER = ROOT / "o2o" / "deployment" / "lerobot_policy_o2o"
@@ -130,6 +130,20 @@ def test_rows_of_a_batch_are_robots_with_a_belief_each(plugin):
             alone.reset(row)
             wanted = [alone.act({"state": x[row]}, 0.0) for x in both]
             np.testing.assert_allclose(actions[:, row], wanted, atol=1e-6)
+
+
+def test_an_episode_begins_though_the_server_has_closed_the_connection(plugin):
+    with served_policy() as server:
+        policy = make_policy(config_of(server), FEATURES)
+        batch = {"observation.state": torch.zeros(1, 2)}
+        policy.select_action(batch)
+        for connection in list(server._clients):  # as where it was idle
+            connection.close()
+        assert until(lambda: not server._clients)
+        with pytest.raises(Exception, match="lost the connection"):
+            policy.select_action(batch)  # in mid-episode the belief would be lost
+        policy.reset()
+        assert policy.select_action(batch).shape == (1, 2)
 
 
 @pytest.mark.parametrize(("shape", "layout"), [((40, 48, 3), "HWC"), ((3, 40, 48), "CHW"), ((40, 48), "HW")])

@@ -22,7 +22,7 @@ from tests.support.without_training import Hidden
 
 STATES = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
 ACTION = "~/action"
-PATIENT = {"control_hz": 0.2}  # so long that every answer comes in time, also on a busy machine
+PATIENT = {"control_hz": 0.2, "max_age_s": 10.0}  # every answer comes in time on a busy machine, too
 
 
 @contextmanager
@@ -97,7 +97,10 @@ def test_it_publishes_nothing_before_the_start_and_after_the_stop():
 def test_late_answers_are_not_published_and_stop_the_node(monkeypatch):
     agent = make_agent()
     observe = agent.model.observe
-    with served_policy(agent) as server, running(server, control_hz=20.0, patience=3) as (node, policy):
+    with (
+        served_policy(agent) as server,
+        running(server, control_hz=20.0, patience=3, max_age_s=10.0) as (node, policy),
+    ):
         node.call("~/start")
         monkeypatch.setattr(agent.model, "observe", lambda *args: (time.sleep(0.2), observe(*args))[1])
         node.send("/joint_states", joints(STATES[0]))

@@ -14,7 +14,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from .configuration_o2o import NOT_TRAINED_HERE, O2OConfig
-from .policy_client import PolicyClient
+from .policy_client import PolicyClient, PolicyError
 
 
 class O2OPolicy(PreTrainedPolicy):
@@ -91,8 +91,14 @@ class O2OPolicy(PreTrainedPolicy):
         """Returns the connections of so many robots, whose episodes have begun."""
         while len(self._clients) < count:
             self._clients.append(self._connect())
-        for client in self._clients[self._begun : count]:
-            client.reset(next(self._seeds))
+        for row in range(self._begun, count):
+            seed = next(self._seeds)
+            try:
+                self._clients[row].reset(seed)
+            except PolicyError:  # such as a server that closed the connection while a person reset the scene
+                self._clients[row].close()
+                self._clients[row] = self._connect()
+                self._clients[row].reset(seed)
         self._begun = max(self._begun, count)
         return self._clients[:count]
 
