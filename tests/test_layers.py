@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every `o2o...` module that a file imports, wherever in the file."""
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     found = set()
@@ -56,9 +58,10 @@ def imports(path: Path) -> set[str]:
             base = ".".join([*parents, *([node.module] if node.module else [])])
             for alias in node.names:
                 found.add(f"{base}.{alias.name}" if is_module(f"{base}.{alias.name}") else base)
-    return {name for name in found if name == "o2o" or name.startswith("o2o.")}
+    return frozenset(name for name in found if name == "o2o" or name.startswith("o2o."))
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()

@@ -503,7 +503,7 @@ def _target(critic: Critic, unroll: Unroll, batch) -> torch.Tensor:
 
 
 def spreads(config: CriticConfig) -> tuple[float, float]:
-    """Mean spread (on, off) the data of a critic after 400 updates on noisy rewards in a small region."""
+    """Mean spread (on, off) the data of a critic after 200 updates on noisy rewards in a small region."""
     torch.manual_seed(0)
     critic, size = Critic(4, 2, 0.0, config), 256
     batch = make_batch(Spec({"state": (3,)}, 2), steps=1, size=size)
@@ -511,7 +511,7 @@ def spreads(config: CriticConfig) -> tuple[float, float]:
     reward = feature[..., 1] - feature[..., 0] + action[..., 0] + 0.3 * torch.randn(1, size)
     batch = replace(batch, action=action, reward=reward)
     optimizer = torch.optim.Adam(critic.q_heads.parameters(), lr=3e-3)
-    for _ in range(400):
+    for _ in range(200):
         losses, _ = critic.losses(Unroll({}, feature, feature, {}), batch)
         optimizer.zero_grad()
         losses["q"].mean().backward()
