@@ -19,7 +19,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ b
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once():
-    config = replace(TINY, planner=replace(TINY.planner, num_policy=5, horizon=2))
+    config = replace(TINY, planner=replace(TINY.planner, num_policy=5))
     eager, compiled = (Agent(TRANSFORM, config, seed=0, compile=compile) for compile in (False, True))
     for number in range(5):
         stance = "default" if number < 2 else "fail_on_recompile"
