@@ -82,6 +82,8 @@ def test_a_file_of_torch_export_decides_as_the_agent_does():
     facts = {export.FACTS_FILE: ""}
     program = torch.export.load(io.BytesIO(content), extra_files=facts)
     assert list(json.loads(facts[export.FACTS_FILE])["inputs"]) == ["obs.state"]
+    weights = {name: value.numel() for name, value in program.state_dict.items()}
+    assert weights["module.policy.net.0.weight"] and not weights["module.critic.q_heads.weight1"]
     state = torch.linspace(-1, 1, 5)
     unit = agent.policy.act(
         agent.model.feature(agent.model.observe({}, None, None, {"state": state[None]}, None))
