@@ -242,7 +242,7 @@ def to_pt2(graph: Graph, facts: str) -> bytes:
     program, content = graph.program(), io.BytesIO()
     unused = {node.name for node in program.graph.nodes if node.op == "placeholder" and not node.users}
     signature = program.graph_signature
-    for node, weight in (signature.inputs_to_parameters | signature.inputs_to_buffers).items():
+    for node, weight in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
         if node in unused and weight in program.state_dict:  # of a critic or a decoder, for example
             program.state_dict[weight] = nn.Parameter(torch.empty(0), requires_grad=False)
     torch.export.save(program, content, extra_files={FACTS_FILE: facts})
