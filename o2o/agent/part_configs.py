@@ -96,14 +96,16 @@ class PolicyConfig:
         normalize_advantage: Whether the advantage is divided by its standard deviation over the batch, so
             that the weights do not depend on the unit of the reward; FOWM does not.
         max_weight: Largest weight of a step; IQL and FOWM use 100.
-        distribution: Distribution of actions: `fixed`, normal with unit variance (FOWM); `bounded`, normal
-            with a standard deviation of 0.1 to 1 (DreamerV3); `truncated`, normal with one of 0.1 to 2.1,
-            truncated at the action limits (DreamerV2).
+        distribution: Distribution of actions: `fixed`, normal with unit variance (FOWM); `laplace`, Laplace
+            with unit scale, so that the policy learns by the absolute error of its actions, as a clone of
+            human demonstrations should; `bounded`, normal with a standard deviation of 0.1 to 1 (DreamerV3);
+            `truncated`, normal with one of 0.1 to 2.1, truncated at the action limits (DreamerV2).
         noise_std: Standard deviation of the noise on exploring actions and on the planner's policy rollouts
-            if the distribution is fixed, unit actions; other distributions are sampled. FOWM uses 0.05.
+            if the distribution is `fixed` or `laplace`, unit actions; other distributions are sampled. FOWM
+            uses 0.05.
         noise_clip: Largest absolute value of that noise, unit actions; FOWM uses 0.3.
         input_noise: Standard deviation of the Gaussian noise on every entry of the feature while the policy
-            learns, in units of the feature; FOWM has none.
+            learns, as a fraction of the entry's own over the batch; FOWM has none.
         encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
             model has no loss of its own; it does not in FOWM.
     """

@@ -10,6 +10,7 @@ from o2o.agent.part_configs import PolicyConfig
 from o2o.core.episode import Batch
 from o2o.nn import distribution
 from o2o.nn.blocks import mlp
+from o2o.nn.choices import FIXED_SPREAD
 from o2o.nn.distribution import Normal
 from o2o.nn.world_model import Unroll
 
@@ -37,7 +38,7 @@ class AWRPolicy(nn.Module):
         actions = self.distribution(feature)
         if not explore:
             return actions.mean
-        if self.config.distribution == "fixed":
+        if self.config.distribution in FIXED_SPREAD:
             bound = self.config.noise_clip
             noise = (torch.randn_like(actions.mean) * self.config.noise_std).clamp(-bound, bound)
             return (actions.mean + float(explore) * noise).clamp(-1 + 1e-6, 1 - 1e-6)
@@ -54,7 +55,8 @@ class AWRPolicy(nn.Module):
         weight = self.weight(critic, feature, batch)
         seen = unroll.feature if self.config.encoder_gradient else feature
         if self.config.input_noise and torch.is_grad_enabled():  # a validation has no gradient, and no noise
-            seen = seen + self.config.input_noise * torch.randn_like(seen)
+            std = seen.detach().std((0, 1), correction=0)  # (F,)
+            seen = seen + self.config.input_noise * std * torch.randn_like(seen)
         return {"policy": -weight * self.distribution(seen).log_prob(batch.action)}
 
     @torch.no_grad()

@@ -22,11 +22,15 @@ def latent_activation(config: Config) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Encodes each observation entry into a latent, in (0, 1) or on simplices, and returns their mean."""
+    """Encodes each observation entry into a latent, in (0, 1) or on simplices, and returns their mean.
+
+    With `keep_vectors`, the vectors of the observation come before it, as they are.
+    """
 
     def __init__(self, spec: Spec, config: Config):
         super().__init__()
         self.names = list(spec.obs)
+        self.kept = [name for name in spec.obs if config.keep_vectors and name not in spec.images]
         self.parts = nn.ModuleDict()
         for name, shape in spec.obs.items():
             output = latent_activation(config)
@@ -37,28 +41,53 @@ class Encoder(nn.Module):
             self.parts[name.replace(".", "/")] = part
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """Encodes name -> (N, *shape) into (N, latent_dim)."""
+        """Encodes name -> (N, *shape) into (N, F)."""
         pairs = zip(self.names, self.parts.values(), strict=True)
         latents = [part(obs[name]) for name, part in pairs]
-        return torch.stack(latents).mean(0) if len(latents) > 1 else latents[0]
+        latent = torch.stack(latents).mean(0) if len(latents) > 1 else latents[0]
+        return torch.cat([*(obs[name] for name in self.kept), latent], -1) if self.kept else latent
+
+
+class Dynamics(nn.Sequential):
+    """Predicts the next state from state and action: kept vectors by their difference, the latent anew."""
+
+    def __init__(self, kept_dim: int, action_dim: int, config: Config):
+        feature_dim = kept_dim + config.latent_dim
+        super().__init__(
+            mlp(feature_dim + action_dim, config.hidden_dim, feature_dim),
+            nn.LayerNorm(config.latent_dim),
+            latent_activation(config),
+        )
+        self.kept_dim = kept_dim
+
+    def forward(self, joint: Tensor) -> Tensor:
+        """Returns the next state (N, F) of states and actions (N, F + A)."""
+        net, norm, activation = self
+        if not self.kept_dim:
+            return activation(norm(net(joint)))
+        difference, latent = net(joint).tensor_split([self.kept_dim], -1)
+        return torch.cat([joint[..., : self.kept_dim] + difference, activation(norm(latent))], -1)
 
 
 class Model(WorldModel):
-    """TD-MPC's world model. Its state is `{"z": (N, latent_dim)}`; the feature is z itself."""
+    """TD-MPC's world model. Its state is `{"z": (N, F)}`; the feature is z itself.
+
+    It is the latent (N, latent_dim), with `keep_vectors` after the vectors, which `decode` then returns.
+    """
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
-        self.feature_dim = config.latent_dim
         self.discount = discount
         self.images = spec.images
-        latent, hidden = config.latent_dim, config.hidden_dim
         self.encoder = Encoder(spec, config)
-        self.dynamics = nn.Sequential(
-            mlp(latent + spec.action_dim, hidden, latent), nn.LayerNorm(latent), latent_activation(config)
-        )
+        self.kept_dims = {name: spec.obs[name][0] for name in self.encoder.kept}
+        kept_dim = sum(self.kept_dims.values())
+        self.feature_dim = kept_dim + config.latent_dim
+        joint_dim, hidden = self.feature_dim + spec.action_dim, config.hidden_dim
+        self.dynamics = Dynamics(kept_dim, spec.action_dim, config)
         self.reward_encoding = make_encoding(config.num_bins, "symlog")
-        self.reward = zero_output(mlp(latent + spec.action_dim, hidden, self.reward_encoding.out_dim))
-        self.continues = mlp(latent + spec.action_dim, hidden, 1) if config.predict_end is True else None
+        self.reward = zero_output(mlp(joint_dim, hidden, self.reward_encoding.out_dim))
+        self.continues = mlp(joint_dim, hidden, 1) if config.predict_end is True else None
         self.target_encoder = None
         if config.target == "ema":
             self.target_encoder = TargetNetwork(self.encoder, config.target_rate, config.target_every)
@@ -79,6 +108,13 @@ class Model(WorldModel):
 
     def feature(self, state):
         return state["z"]
+
+    def decode(self, state):
+        if not self.kept_dims:
+            return None
+        sizes = list(self.kept_dims.values())
+        vectors = state["z"][:, : sum(sizes)].split(sizes, -1)
+        return dict(zip(self.kept_dims, vectors, strict=True))
 
     def unroll(self, batch: Batch) -> Unroll:
         """Rolls out open loop from `obs[0]`.

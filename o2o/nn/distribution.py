@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from o2o.nn.choices import Family
+from o2o.nn.choices import FIXED_SPREAD, Family
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -35,6 +35,28 @@ class Normal:
     def entropy(self) -> Tensor:
         """Returns the entropy (...), in nats."""
         return (self.std.log() + HALF_LOG_TAU + 0.5).sum(-1)
+
+
+class Laplace(Normal):
+    """Independent Laplace distributions: the log-density falls with the absolute error, not its square.
+
+    Fitted by it, the mean is the median of the actions that were recorded in a state, which few outliers
+    do not move. `std` is the standard deviation, sqrt(2) times the scale.
+    """
+
+    def sample(self) -> Tensor:
+        u = torch.rand_like(self.mean) - 0.5
+        return self.mean - self._scale * u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - 1e-6))
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        return (-(action - self.mean).abs() / self._scale - (2 * self._scale).log()).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (1 + (2 * self._scale).log()).sum(-1)
+
+    @property
+    def _scale(self) -> Tensor:
+        return self.std / math.sqrt(2)
 
 
 class TruncatedNormal(Normal):
@@ -70,14 +92,18 @@ def make_distribution(family: Family, out: Tensor) -> Normal:
     """Returns the distribution that the outputs of a network parametrize.
 
     Args:
-        family: `fixed`: tanh mean, unit variance (FOWM). `bounded`: tanh mean, std 0.1 to 1 (DreamerV3).
-            `truncated`: tanh mean, std 0.1 to 2.1, truncated at the limits (DreamerV2).
+        family: `fixed`: tanh mean, unit variance (FOWM). `laplace`: tanh mean, unit scale. `bounded`: tanh
+            mean, std 0.1 to 1 (DreamerV3). `truncated`: tanh mean, std 0.1 to 2.1, truncated at the limits
+            (DreamerV2).
         out: (..., num_outputs(family, A)).
     """
     out = out.float()
     if family == "fixed":
         mean = torch.tanh(out)
         return Normal(mean, torch.ones_like(mean))
+    if family == "laplace":
+        mean = torch.tanh(out)
+        return Laplace(mean, torch.full_like(mean, math.sqrt(2)))
     mean, raw = out.chunk(2, -1)
     if family == "bounded":
         return Normal(torch.tanh(mean), 0.9 * torch.sigmoid(raw + 2) + 0.1)
@@ -86,4 +112,4 @@ def make_distribution(family: Family, out: Tensor) -> Normal:
 
 def num_outputs(family: Family, action_dim: int) -> int:
     """Returns the number of network outputs for `action_dim` action entries."""
-    return action_dim if family == "fixed" else 2 * action_dim
+    return action_dim if family in FIXED_SPREAD else 2 * action_dim

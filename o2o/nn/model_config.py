@@ -33,6 +33,9 @@ class TDMPCConfig(ModelConfig):
             sigmoid, as in FOWM.
         num_bins: Number of bins of the two-hot reward, evenly from -10 to 10 in symlog; TD-MPC2 uses 101. 0:
             the reward is a plain number with a squared error, as in FOWM.
+        keep_vectors: Whether the state also holds the vectors of the observation as they are, and the
+            dynamics predict how they change. Critic, policy and planner then see every digit of them, which
+            latents between 0 and 1 lose; FOWM does not.
         target: Encoder that gives the target latents of the dynamics: `ema`, the target encoder (FOWM), or
             `online`, the encoder itself without gradient (TD-MPC2).
     """
@@ -46,6 +49,7 @@ class TDMPCConfig(ModelConfig):
     predict_end: bool | Literal["auto"] = False
     simnorm: int = 0
     num_bins: int = 0
+    keep_vectors: bool = False
     target: Literal["ema", "online"] = "ema"
 
     def __post_init__(self):

@@ -118,6 +118,16 @@ def test_input_noise_is_there_while_the_policy_learns_and_only_then():
         assert torch.equal(policy.act(feature), policy.distribution(feature).mean)
 
 
+def test_input_noise_has_the_given_fraction_of_each_entrys_standard_deviation():
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, input_noise=0.5))
+    seen = []
+    policy.net.register_forward_pre_hook(lambda net, args: seen.append(args[0]))
+    scale = torch.tensor([0.0, 0.01, 1.0, 2.0, 3.0, 4.0])
+    feature = 7 + scale * torch.randn(5, 2000, 6)
+    noisy_loss(policy, feature, make_batch(Spec({"state": (3,)}, 2), size=2000), 0)
+    torch.testing.assert_close((seen[0] - feature).std((0, 1)), 0.5 * scale, rtol=0.05, atol=1e-6)
+
+
 def test_input_noise_has_the_given_standard_deviation():
     policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, input_noise=0.5))
     seen = []

@@ -15,6 +15,7 @@ from tests.support.episodes import make_batch
 STATE = Spec({"state": (11,)}, 3)
 PIXELS = Spec({"camera": (3, 84, 84), "state": (4,)}, 4)
 FOWM = Config(hidden_dim=32)
+KEPT = Config(hidden_dim=32, keep_vectors=True)
 TDMPC2 = Config(latent_dim=48, hidden_dim=32, simnorm=8, num_bins=101, target="online")
 
 
@@ -55,7 +56,27 @@ def test_reward_starts_at_zero_and_latents_lie_in_the_unit_cube():
     assert 0 <= z.min() and z.max() <= 1 and 0 < state["z"].min() and state["z"].max() < 1
 
 
-@pytest.mark.parametrize("config", [FOWM, TDMPC2])
+def test_kept_vectors_are_decoded_as_they_were_observed_and_predicted_by_their_change():
+    spec = Spec({"b": (2,), "camera": (3, 84, 84), "a": (3,)}, 2)
+    model = Model(spec, 0.9, KEPT)
+    obs = {"b": 100 * torch.randn(4, 2), "camera": torch.rand(4, 3, 84, 84), "a": torch.randn(4, 3)}
+    state = model.observe(model.start(4), *[None] * 2, obs, None)
+    assert state["z"].shape == model.start(4)["z"].shape == (4, model.feature_dim) == (4, 55)
+    for name in ("a", "b"):
+        assert torch.equal(model.decode(state)[name], obs[name])
+    torch.nn.init.zeros_(model.dynamics[0][-1].weight), torch.nn.init.zeros_(model.dynamics[0][-1].bias)
+    following, *_ = model.step(state, torch.ones(4, 2))
+    assert torch.equal(model.decode(following)["b"], obs["b"])  # no change
+    assert Model(spec, 0.9, FOWM).decode(state) is None
+
+
+def test_kept_vectors_need_no_vector():
+    spec = Spec({"camera": (3, 84, 84)}, 2)
+    model = Model(spec, 0.9, KEPT)
+    assert model.feature_dim == 50 and model.decode(model.start(1)) is None
+
+
+@pytest.mark.parametrize("config", [FOWM, KEPT, TDMPC2])
 @pytest.mark.parametrize("spec", [STATE, PIXELS])
 def test_step_by_step_equals_unroll(spec, config):
     model = Model(spec, 0.9, config)

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Laplace as LaplaceReference
 from torch.distributions import Normal as Reference
 
-from o2o.nn.distribution import Normal, TruncatedNormal, make_distribution, num_outputs
+from o2o.nn.distribution import Laplace, Normal, TruncatedNormal, make_distribution, num_outputs
 
 
 def test_unit_gaussian_log_prob_at_its_mean():
@@ -15,7 +16,9 @@ def test_unit_gaussian_log_prob_at_its_mean():
     assert chances.log_prob(torch.full((1, 3), 2.0)).item() == pytest.approx(-2.7568156 - 6)
 
 
-@pytest.mark.parametrize(("shape", "std"), [("bounded", 0.8927174), ("truncated", 1.1), ("fixed", 1.0)])
+@pytest.mark.parametrize(
+    ("shape", "std"), [("bounded", 0.8927174), ("truncated", 1.1), ("fixed", 1.0), ("laplace", 2**0.5)]
+)
 def test_std_of_an_output_of_zeros(shape, std):
     chances = make_distribution(shape, torch.zeros(2, num_outputs(shape, 4)))
     assert chances.mean.tolist() == [[0.0] * 4] * 2
@@ -32,6 +35,19 @@ def test_normal_agrees_with_torch():
     ours, theirs = Normal(mean, std), Reference(mean, std)
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action).sum(-1))
     torch.testing.assert_close(ours.entropy(), theirs.entropy().sum(-1))
+
+
+def test_laplace_agrees_with_torch_and_learns_by_absolute_errors():
+    mean, std, action = torch.randn(5, 3).tanh(), torch.rand(5, 3) + 0.1, torch.randn(5, 3)
+    ours, theirs = Laplace(mean, std), LaplaceReference(mean, std / 2**0.5)
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action).sum(-1))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy().sum(-1))
+    samples = Laplace(torch.full((40_000, 1), 0.3), torch.full((40_000, 1), 0.5)).sample()
+    assert samples.mean().item() == pytest.approx(0.3, abs=0.02)
+    assert samples.std().item() == pytest.approx(0.5, abs=0.02)
+    chances = make_distribution("laplace", torch.zeros(1, 2))
+    errors = chances.log_prob(torch.zeros(1, 2)) - chances.log_prob(torch.tensor([[0.5, -0.25]]))
+    assert errors.item() == pytest.approx(0.75)
 
 
 PAIRS = [(0.0, 1.1), (0.9, 0.1), (-1.0, 0.5), (0.3, 2.1)]
