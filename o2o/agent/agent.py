@@ -141,6 +141,7 @@ class Agent:
         """Moves every target network, after the step on that batch."""
         self.model.track()
         self.critic.track()
+        self.policy.track()
         if self.imagination:
             self.imagination.track(batch)
 

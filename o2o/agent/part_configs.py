@@ -106,6 +106,8 @@ class PolicyConfig:
         noise_clip: Largest absolute value of that noise, unit actions; FOWM uses 0.3.
         input_noise: Standard deviation of the Gaussian noise on every entry of the feature while the policy
             learns, as a fraction of the entry's own over the batch; FOWM has none.
+        average_rate: Update rate of an exponential moving average of the policy's weights, which acts in
+            their place; 0: the weights themselves act, as in FOWM.
         encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
             model has no loss of its own; it does not in FOWM.
     """
@@ -118,11 +120,13 @@ class PolicyConfig:
     noise_std: float = 0.05
     noise_clip: float = 0.3
     input_noise: float = 0.0
+    average_rate: float = 0.0
     encoder_gradient: bool = False
 
     def __post_init__(self):
         at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
-        at_least(self, input_noise=0)
+        at_least(self, input_noise=0, average_rate=0)
+        at_most(self, average_rate=1)
 
 
 @dataclass(frozen=True)

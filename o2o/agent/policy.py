@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from o2o.agent.part_configs import PolicyConfig
 from o2o.core.episode import Batch
 from o2o.nn import distribution
-from o2o.nn.blocks import mlp
+from o2o.nn.blocks import TargetNetwork, mlp
 from o2o.nn.choices import FIXED_SPREAD
 from o2o.nn.distribution import Normal
 from o2o.nn.world_model import Unroll
 
 
 class AWRPolicy(nn.Module):
-    """Network that gives a distribution of actions."""
+    """Network that gives a distribution of actions; with `average_rate`, its averaged weights act."""
 
     def __init__(self, feature_dim: int, action_dim: int, config: PolicyConfig):
         super().__init__()
@@ -24,10 +24,21 @@ class AWRPolicy(nn.Module):
         self.net = mlp(
             feature_dim, config.hidden_dim, distribution.num_outputs(config.distribution, action_dim)
         )
+        self.average = TargetNetwork(self.net, config.average_rate, 1) if config.average_rate else None
 
-    def distribution(self, feature: Tensor) -> Normal:
-        """Returns the distribution of actions (..., A) at a feature (..., F)."""
-        return distribution.make_distribution(self.config.distribution, self.net(feature))
+    def distribution(self, feature: Tensor, average: bool = False) -> Normal:
+        """Returns the distribution of actions (..., A) at a feature (..., F).
+
+        Args:
+            average: by the averaged weights, if there are any.
+        """
+        net = self.average if average and self.average is not None else self.net
+        return distribution.make_distribution(self.config.distribution, net(feature))
+
+    def track(self) -> None:
+        """Moves the averaged weights; called after every optimizer step."""
+        if self.average is not None:
+            self.average.track(self.net)
 
     def act(self, feature: Tensor, explore: float = 0.0) -> Tensor:
         """Returns actions (..., A) in [-1, 1] at features (..., F).
@@ -35,7 +46,7 @@ class AWRPolicy(nn.Module):
         Args:
             explore: scale of the exploration noise, 0 to 1.
         """
-        actions = self.distribution(feature)
+        actions = self.distribution(feature, average=True)
         if not explore:
             return actions.mean
         if self.config.distribution in FIXED_SPREAD:

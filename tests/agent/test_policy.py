@@ -161,3 +161,19 @@ def test_without_the_options_the_loss_draws_no_random_number_of_its_own():
     critic = Critic(6, 2, 0.9, CriticConfig(hidden_dim=8))
     critic.pessimistic(feature, batch.action, target=True)
     assert torch.equal(states[0], torch.get_rng_state()) and not torch.equal(states[1], states[0])
+
+
+def test_averaged_weights_act_and_the_weights_themselves_learn():
+    feature, batch = torch.randn(5, 8, 6), make_batch(Spec({"state": (3,)}, 2))
+    policy = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, average_rate=0.25))
+    first = policy.act(feature)
+    with torch.no_grad():
+        policy.net[-1].bias += 4.0
+    assert torch.equal(policy.act(feature), first)
+    assert not torch.equal(policy.distribution(feature).mean, first)
+    policy.track()
+    moved = torch.atanh(policy.act(feature)) - torch.atanh(first)
+    torch.testing.assert_close(moved, torch.full_like(moved, 1.0), rtol=1e-3, atol=1e-3)  # 0.25 of 4
+    noisy_loss(policy, feature, batch, 0).sum().backward()
+    assert policy.net[-1].bias.grad is not None
+    assert all(weight.grad is None for weight in policy.average.parameters())
