@@ -167,11 +167,11 @@ def test_an_action_that_is_still_queued_at_the_tick_is_never_sent():
 
 def test_what_became_of_an_action_is_reported_a_step_later_or_waited_for_at_the_end():
     class Short(HalvingSlider):
-        metadata = {**Slider.metadata, "max_decisions": 3}  # noqa: RUF012
+        metadata = {**Slider.metadata, "max_decisions": 3, "control_hz": 5.0}  # noqa: RUF012
 
-    with connected(FaultConfig(latency_ms=40), robot=Short()) as (client, _, _):  # there, and back: 80 ms
+    with connected(FaultConfig(latency_ms=150), robot=Short()) as (client, _, _):  # there, and back: 300 ms
         infos = [client.step(MOVE)[-1] for _ in range(3)]
-        np.testing.assert_allclose(infos[0]["executed_action"], MOVE)  # 50 ms later, as far as is known
+        np.testing.assert_allclose(infos[0]["executed_action"], MOVE)  # 200 ms later, as far as is known
         assert infos[0]["unconfirmed"] and "previous_executed_action" not in infos[0]
         np.testing.assert_allclose(infos[1]["previous_executed_action"], MOVE / 2)
         np.testing.assert_allclose(infos[2]["executed_action"], MOVE / 2)
