@@ -122,7 +122,7 @@ class Critic(nn.Module):
 
 def disagreement(q: Tensor) -> Tensor:
     """Returns the standard deviation (...) of Q (E, ...) over the ensemble; zero for a single member."""
-    return q.std(0) if len(q) > 1 else torch.zeros_like(q[0])
+    return q.std(0) if len(q) > 1 and q.numel() else torch.zeros_like(q[0])  # torch warns of no entries
 
 
 def random_pair(num: int, device) -> Tensor:

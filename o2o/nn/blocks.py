@@ -124,7 +124,7 @@ class Ensemble(nn.Module):
             value = torch.stack([_head(flat, *member) for member in zip(*unstacked, strict=True)])
         else:
             value = _heads(flat, *weights)
-        return value.float().reshape(-1, *x.shape[:-1], self.out_dim)
+        return value.float().reshape(len(value), *x.shape[:-1], self.out_dim)  # x may hold no row
 
 
 def _orthogonal_stack(num_members: int, out_dim: int, in_dim: int) -> Tensor:

@@ -153,3 +153,9 @@ def test_bfloat16_products_leave_losses_actions_and_weights_in_float32():
     for plan in (True, False):
         action = rounded.act(obs, zeros, zeros[:, 0], np.array([True]), plan=plan)
         assert action.dtype == np.float32 and np.isfinite(action).all()
+
+
+def test_a_search_may_do_without_candidates_of_the_policy():
+    hub = agent(replace(TINY, planner=replace(TINY.planner, num_policy=0)))
+    action = act(hub)
+    assert action.shape == (2, 2) and np.isfinite(action).all()
