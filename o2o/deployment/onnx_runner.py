@@ -7,11 +7,11 @@ o2o: copy it into any other control loop.
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 DRAWS = {"normal": "standard_normal", "uniform": "random", "exponential": "standard_exponential"}
 
@@ -26,16 +26,18 @@ class OnnxAgent:
         path: file that `o2o export --to` wrote; the files of the planner's iterations lie beside it.
         seed: seed of the random numbers.
         threads: number of CPU threads.
+    Raises:
+        ValueError: there is no such file, or it is none that `o2o export` wrote as ONNX.
     """
 
     def __init__(self, path: str | Path, seed: int = 0, threads: int = 1):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        load = lambda file: onnxruntime.InferenceSession(str(file), options)  # noqa: E731
-        self.step = load(path)
-        self.facts = json.loads(self.step.get_modelmeta().custom_metadata_map["o2o"])
+        self.step = _open(Path(path), threads)
+        facts = self.step.get_modelmeta().custom_metadata_map.get("o2o")
+        if facts is None:
+            raise ValueError(f"{path} was not written by `o2o export`: it has no property 'o2o'")
+        self.facts = json.loads(facts)
         names = self.facts["iterations"]
-        sessions = {name: load(Path(path).parent / name) for name in set(names)}
+        sessions = {name: _open(Path(path).parent / name, threads) for name in set(names)}
         self.iterations, self.rng = [sessions[name] for name in names], np.random.default_rng(seed)
         self.reset()
 
@@ -50,7 +52,11 @@ class OnnxAgent:
             obs: name -> array, as recorded.
             reward: reward of the previous action.
             executed: (A,) what the robot did instead of the previous action; None: it did it.
+        Raises:
+            ValueError: an observation is missing or has another shape, or a number is not finite; what the
+                agent remembers is as it was before.
         """
+        self._check(obs, reward, executed)
         now, took = time.perf_counter(), 0.0
         end, before = now + budget_s, self.values.get("action") if executed is None else executed
         known = {"first": not self.values, "prev_reward": reward, "prev_action": before}
@@ -63,6 +69,28 @@ class OnnxAgent:
             self._run(iteration, {})
         return self.values["action"]
 
+    def _check(self, obs, reward, executed) -> None:
+        """
+        Raises:
+            ValueError: see `act`.
+        """
+        given = {name: np.asarray(value) for name, value in obs.items()}
+        for one in self.step.get_inputs():
+            name = one.name.removeprefix("obs.")
+            if name == one.name:
+                continue
+            wanted = f"wanted {tuple(one.shape)} {TYPES[one.type].__name__}"
+            if name not in given:
+                have = ", ".join(map(repr, given)) or "nothing"
+                raise ValueError(f"observation {name!r} is missing, {wanted}; there is {have}")
+            value = given[name]
+            is_number = value.dtype.kind in "fiub" and TYPES[one.type] in (value.dtype, np.float32)
+            if value.shape != tuple(one.shape) or not is_number:
+                raise ValueError(f"observation {name!r} is {value.shape} {value.dtype}, {wanted}")
+            _check_finite(f"observation {name!r}", value)
+        _check_finite("reward", reward)
+        _check_finite("executed", 0.0 if executed is None else executed)
+
     def _run(self, session, known: dict) -> None:
         """Runs a graph on what is known, on what earlier graphs returned, and on random numbers."""
         feed, known = {}, self.values | {n: value for n, value in known.items() if value is not None}
@@ -74,6 +102,32 @@ class OnnxAgent:
             feed[one.name] = np.asarray(value, TYPES[one.type])
         outputs = zip(session.get_outputs(), session.run(None, feed), strict=True)
         self.values |= {one.name.removeprefix("next."): value for one, value in outputs}
+
+
+def _open(path: Path, threads: int):
+    """Returns a session of onnxruntime.
+
+    Raises:
+        ValueError: there is no such file, or it is not ONNX.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as kinds  # type: ignore[attr-defined]
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options)
+    except (kinds.InvalidProtobuf, kinds.InvalidGraph, kinds.Fail) as error:
+        reason = str(error).partition("failed:")[2] or str(error)
+        raise ValueError(f"cannot read {path} as ONNX: {reason}") from error
+
+
+def _check_finite(name: str, value) -> None:
+    with np.errstate(over="ignore"):  # the graphs compute in float32
+        if not np.isfinite(np.asarray(value, np.float32)).all():
+            raise ValueError(f"{name} holds NaN or infinity")
 
 
 TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
@@ -95,8 +149,15 @@ def drive(agent: OnnxAgent, robot, episodes: int = 1) -> list[float]:
     return returns
 
 
-def main() -> None:
-    """Drives a served robot."""
+def run(argv: list[str] | None) -> None:
+    """Drives a served robot.
+
+    Raises:
+        UsageError: the file is not of `o2o export`, it does not fit the robot, or a package is missing.
+        RobotError: there is no robot at the address.
+    """
+    from o2o.core.errors import UsageError
+    from o2o.core.extras import needed_by
     from o2o.core.plugins import load
     from o2o.hardware.guard import connect
 
@@ -104,17 +165,38 @@ def main() -> None:
     parser.add_argument("file", help="policy.onnx that `o2o export` wrote")
     parser.add_argument("address", help="HOST:PORT of `o2o robot serve`")
     parser.add_argument("--token-file", help="file with the server's token", type=Path)
+    parser.add_argument("--cert", help="file with the server's certificate, PEM", type=Path)
     parser.add_argument("--episodes", help="episodes to play", type=int, default=1)
-    words = parser.parse_args()
-    agent = OnnxAgent(words.file)
-    config = load("robots", "remote").Config(address=words.address, token_file=words.token_file)
-    robot = connect("remote", config)
+    words = parser.parse_args(argv)
     try:
-        for number, total in enumerate(drive(agent, robot, words.episodes), 1):
-            print(f"episode {number}: return {total:.4g}")
-    finally:
-        robot.close()
+        with needed_by("the runner"):
+            agent = OnnxAgent(words.file)
+        options = {"address": words.address, "token_file": words.token_file, "cert": words.cert}
+        robot = connect("remote", load("robots", "remote").Config(**options))
+        try:
+            for number, total in enumerate(drive(agent, robot, words.episodes), 1):
+                print(f"episode {number}: return {total:.4g}")
+        finally:
+            robot.close()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Drives a served robot; returns the exit code: 0 done, 2 a wrong file, 4 no robot, 130 Ctrl-C."""
+    from o2o.core.errors import O2OError
+    from o2o.core.text import printable
+
+    try:
+        run(argv)
+        return 0
+    except O2OError as error:
+        print(f"o2o: error: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("o2o: interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,10 @@
 """Checks the runner of exported agents: it keeps a deadline, and drives a served robot without torch."""
 
+import math
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from o2o.agent.agent import Agent
 from o2o.core.transform import ObsTransform, Transform
 from o2o.deployment import export, onnx_runner
+from o2o.deployment.onnx_runner import OnnxAgent
 from o2o.hardware.guard import connect
 from tests.deployment.test_exported_agent import agent_of
 from tests.support.exported import eager
@@ -78,6 +82,56 @@ def test_it_drives_a_served_robot(runner, no_late_decisions):
     assert returns == [12.5, 12.5] and robot.homes == 2
     assert [reward for reward, _ in seen] == 2 * [0.0, 2.5, 2.5, 2.5, 2.5]
     assert [executed is None for _, executed in seen] == 2 * [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("obs", "reward", "executed", "words"),
+    [
+        ({"states": np.zeros(2)}, 0.0, None, "'state' is missing, wanted (2,) float32; there is 'states'"),
+        ({}, 0.0, None, "'state' is missing, wanted (2,) float32; there is nothing"),
+        ({"state": np.zeros(3)}, 0.0, None, "'state' is (3,) float64, wanted (2,) float32"),
+        ({"state": np.array(["a", "b"])}, 0.0, None, "'state' is (2,) <U1, wanted (2,) float32"),
+        ({"state": np.array([0, np.nan])}, 0.0, None, "'state' holds NaN or infinity"),
+        ({"state": np.array([0, 1e300])}, 0.0, None, "'state' holds NaN or infinity"),
+        ({"state": np.zeros(2)}, math.inf, None, "reward holds NaN"),
+        ({"state": np.zeros(2)}, 0.0, [0.0, math.nan], "executed holds NaN"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(runner, obs, reward, executed, words):
+    runner.rng = np.random.default_rng(0)
+    runner.act({"state": np.ones(2)})
+    before = dict(runner.values)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        runner.act(obs, reward, executed)
+    assert runner.values == before
+
+
+def test_an_image_of_floats_is_refused_where_bytes_were_recorded():
+    runner = OnnxAgent.__new__(OnnxAgent)
+    runner.step = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name="obs.eye", shape=[4, 4, 3], type="tensor(uint8)")]
+    )
+    with pytest.raises(ValueError, match=re.escape("'eye' is (4, 4, 3) float64, wanted (4, 4, 3) uint8")):
+        runner.act({"eye": np.full((4, 4, 3), 0.5)})
+
+
+def test_the_program_ends_what_does_not_fit_in_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "text.onnx").write_text("text")
+    for name, words in (("no.onnx", "there is no file"), ("text.onnx", "Protobuf parsing failed")):
+        assert onnx_runner.main([str(tmp_path / name), "127.0.0.1:1"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error and error.count(name) == 1
+    monkeypatch.setattr(onnx_runner, "OnnxAgent", lambda path: None)
+    for address, words, code in (("127.0.0.1:1", "no connection to", 4), ("lab", "wanted HOST:PORT", 2)):
+        assert onnx_runner.main(["policy.onnx", address]) == code
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and words in error
+
+
+def test_the_program_says_how_onnxruntime_is_installed(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert onnx_runner.main(["policy.onnx", "127.0.0.1:1"]) == 2
+    assert "the runner needs onnxruntime, which is not installed: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.slow
