@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 VERSION = 1
 MAX_MESSAGE = 1 << 25  # bytes
+DTYPES = ("uint8", "bool", "int32", "int64", "float32", "float64")
 
 
 class PolicyError(Exception):
@@ -76,6 +77,8 @@ class PolicyClient:
         Raises:
             PolicyError: the server refuses it, or is gone.
         """
+        if not 0 <= seed < 2**63:
+            raise PolicyError(f"seed is {seed}, wanted a whole number from 0 on")
         self._ask("ready", "reset", {"seed": int(seed)})
 
     def act(self, obs, reward=0.0, executed=None, first=None, details: bool = False) -> np.ndarray:
@@ -89,11 +92,16 @@ class PolicyClient:
             details: have the answer hold `value` and `disagreement`, in units of the scaled reward's return.
         Raises:
             LateError: there was no answer in time.
-            PolicyError: the observation does not fit, or the server is gone.
+            PolicyError: the observation does not fit, or cannot be sent; or the server is gone.
         """
-        done = None if executed is None else np.asarray(executed, float).tolist()
-        fields = {"reward": float(reward), "executed": done, "first": first, "details": details}
-        self.answer, arrays = self._ask("act", "observe", fields, obs)
+        try:
+            values = {name: numbers(name, value) for name, value in obs.items()}
+            done = None if executed is None else np.asarray(executed, float).tolist()
+            begins = None if first is None else bool(first)
+            fields = {"reward": float(reward), "executed": done, "first": begins, "details": bool(details)}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise PolicyError(f"what the robot observed cannot be sent: {error}") from error
+        self.answer, arrays = self._ask("act", "observe", fields, values)
         action = arrays.get("action")
         if action is None or action.shape != np.shape(self.policy["action"]["low"]):
             raise PolicyError(f"{self._address} sent no action of the stated shape")
@@ -132,6 +140,18 @@ class PolicyClient:
             raise PolicyError(f"lost the connection to {self._address}: {error}") from error
         except (ValueError, TypeError, KeyError, struct.error) as error:
             raise PolicyError(f"{self._address} sent no message of the protocol: {error}") from error
+
+
+def numbers(name: str, value) -> np.ndarray:
+    """Returns a value as an array of a type that can be sent; other numbers, such as uint16, as float64.
+
+    Raises:
+        TypeError: it holds something else than numbers.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name!r} is {array.dtype}, wanted numbers")
+    return array if array.dtype.name in DTYPES else array.astype(np.float64)
 
 
 def encode(kind: str, fields: dict, arrays: dict) -> bytes:

@@ -205,6 +205,40 @@ def test_what_does_not_fit_is_answered_in_one_line_and_the_client_goes_on():
         client.close()
 
 
+UNSENT = {
+    "text": ({"obs": {"state": "hello"}}, "'state' is <U5, wanted numbers"),
+    "objects": ({"obs": {"state": [None, 1.0]}}, "'state' is object, wanted numbers"),
+    "a nested map": ({"obs": {"state": {"x": np.zeros(2)}}}, "'state' is object, wanted numbers"),
+    "no map": ({"obs": np.zeros(2)}, "what the robot observed cannot be sent"),
+    "nothing": ({"obs": None}, "what the robot observed cannot be sent"),
+    "a reward of text": ({"reward": "high"}, "could not convert string to float: 'high'"),
+    "an executed action of text": ({"executed": "abc"}, "could not convert string to float: 'abc'"),
+}
+
+
+def test_what_cannot_be_sent_is_refused_by_the_client_and_keeps_its_connection():
+    with served_policy() as server, client_of(server) as client:
+        client.reset()
+        wanted = client.act({"state": STATES[0]})
+        for what, (changes, text) in UNSENT.items():
+            with pytest.raises(PolicyError) as error:
+                client.act(**{"obs": {"state": STATES[0]}, **changes})
+            assert text in str(error.value), what
+        for seed in (-1, 2**63, 2**70):
+            with pytest.raises(PolicyError, match=f"seed is {seed}, wanted a whole number from 0 on"):
+                client.reset(seed)
+        np.testing.assert_array_equal(client.act({"state": STATES[0]}, first=np.True_), wanted)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int16", "uint16", "uint64", ">f4"])
+def test_every_type_of_number_that_a_loaded_policy_takes_can_be_sent(dtype):
+    with served_policy() as server, client_of(server) as client:
+        client.reset()
+        wanted = client.act({"state": np.array([1.0, 2.0])})
+        client.reset()
+        np.testing.assert_array_equal(client.act({"state": np.array([1, 2], dtype)}), wanted)
+
+
 def test_a_long_text_of_a_client_is_cut_in_its_error():
     with served_policy() as server:
         client = greeted(server.port)
