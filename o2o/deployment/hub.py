@@ -29,6 +29,8 @@ REASONS = {
     401: "the hub does not accept the token: log in with `hf auth login`, or set HF_TOKEN",
     403: "the token may not do this: wanted one with the right to write there",
     404: "there is no such repository, or it is private and this token may not read it",
+    409: "the repository is being changed by somebody else: give the same command again",
+    412: "somebody else pushed there meanwhile, and nothing was sent: give the same command again",
     429: "too many requests: wait some minutes and give the same command again",
 }
 

@@ -119,6 +119,8 @@ def test_a_second_push_replaces_the_first(o2o, hub, run, pretrained):
         ("/commit/", 401, {}, "the hub does not accept the token"),
         ("/commit/", 403, {"X-Error-Message": "read-only token"}, "may not do this.*read-only token"),
         ("/api/repos/create", 429, {"Retry-After": "300"}, r"too many requests.*\(in 300 s\)"),
+        ("/commit/", 409, {}, "is being changed by somebody else: give the same command again"),
+        ("/commit/", 412, {}, "somebody else pushed there meanwhile, and nothing was sent"),
         ("/commit/", 502, {}, "the hub answers with 502"),
     ],
 )
