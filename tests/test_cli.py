@@ -301,7 +301,7 @@ def test_an_existing_run_is_not_overwritten(fails, dataset, pretrained):
 def test_a_folder_without_a_run_is_not_resumed(fails, tmp_path, pretrained):
     assert "holds no run yet; start it with" in fails(2, "pretrain", "--resume", "--out", tmp_path)
     (tmp_path / "run.json").write_text("[]")
-    assert "is no run to resume" in fails(2, "finetune", "--resume", "--out", tmp_path)
+    assert "is no run: run.json is not readable" in fails(2, "finetune", "--resume", "--out", tmp_path)
     line = fails(2, "finetune", "--resume", "--out", pretrained)
     assert "is a run of `o2o pretrain`, not of `o2o finetune`" in line
 

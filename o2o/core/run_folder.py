@@ -259,7 +259,7 @@ def read_run_info(folder: Path | None) -> dict:
             raise TypeError("it names no command and config")
         return {**run_info, "command": command, "config": config}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UsageError(f"{folder} is no run to resume: {RUN_INFO} is not readable ({error})") from error
+        raise UsageError(f"{folder} is no run: {RUN_INFO} is not readable ({error})") from error
 
 
 def check_resumable(saved: dict, config, resumable: set[str]) -> None:

@@ -115,7 +115,7 @@ def test_resuming_a_folder_without_a_run_says_how_to_start_it(tmp_path):
             read_run_info(folder)
     (tmp_path / "file").write_text("")
     for folder in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is no run to resume"):
+        with pytest.raises(UsageError, match=r"is no run: run\.json is not readable"):
             read_run_info(folder)
 
 
