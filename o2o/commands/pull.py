@@ -12,6 +12,7 @@ from o2o.commands.pull_config import PullConfig, check_new
 from o2o.core import checkpoint
 from o2o.core.checkpoint import storage
 from o2o.core.errors import HubError
+from o2o.core.files import read_bytes
 from o2o.core.operating_system import sync_folder
 from o2o.core.output_lock import lock_file
 from o2o.core.paths import beside
@@ -79,7 +80,7 @@ def _begin(out: Path, source: str) -> Path:
         if partial.is_symlink():
             partial.unlink()
         known = partial / SOURCE
-        if partial.exists() and not (known.is_file() and known.read_text(encoding="utf-8") == source):
+        if partial.exists() and not (known.is_file() and read_bytes(known) == source.encode()):
             shutil.rmtree(partial)
     checkpoint.write_text(partial / SOURCE, source)
     return partial

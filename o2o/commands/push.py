@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 from o2o.commands.push_config import PushConfig
 from o2o.core import checkpoint
+from o2o.core.files import read_text
 from o2o.core.text import printable
 from o2o.deployment import measured
 from o2o.deployment.hub import Hub
@@ -27,7 +28,7 @@ def push(config: PushConfig) -> None:
         sizes = {file: (folder / file).stat().st_size for file in ALLOWED}
         if config.dry_run:
             print("\n".join(f"{size:>14,}  {file}" for file, size in sizes.items()))
-            print(f"\n{printable_lines((folder / CARD).read_text(encoding='utf-8'))}")
+            print(f"\n{printable_lines(read_text(folder / CARD))}")
             print(f"dry run: nothing was sent to {hub.url}")
             return
         title = f"Push a run of o2o {run.info['command']}"

@@ -20,6 +20,7 @@ from typing import Any
 from o2o.core.checkpoint import storage
 from o2o.core.errors import HubError, UsageError
 from o2o.core.extras import install_command
+from o2o.core.files import open_regular, read_bytes
 from o2o.core.text import printable
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,94}/[A-Za-z0-9_][\w.-]{0,94}")
@@ -54,9 +55,9 @@ class RemoteFile:
         if path.stat().st_size != self.size:
             return False
         if self.sha256:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
-        content = path.read_bytes()
+        content = read_bytes(path)
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == self.git_sha1
 
 
@@ -175,8 +176,9 @@ class Hub:
             try:
                 with client.stream("GET", url, headers=headers, timeout=TIMEOUT_S) as response:
                     self._package.utils.hf_raise_for_status(response)
-                    mode = "ab" if response.status_code == 206 else "wb"
-                    with storage(path, size), path.open(mode) as file:
+                    if response.status_code != 206:  # the hub sends the file from its beginning
+                        path.unlink(missing_ok=True)
+                    with storage(path, size), path.open("ab") as file:
                         for block in response.iter_bytes():
                             if file.tell() + len(block) > size:
                                 raise HubError(f"{self.repo} sends more of {path.name} than its {size} bytes")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from o2o.core.files import read_text
 from o2o.deployment.policy_client import PolicyClient, PolicyError
 from o2o.deployment.ros2_messages import read_image, read_joints
 from o2o.deployment.ros2_settings import NodeError, Settings
@@ -69,7 +70,7 @@ class PolicyNode:
     def _connect(self) -> PolicyClient:
         settings = self._settings
         try:
-            token = Path(settings.token_file).read_text().strip() if settings.token_file else ""
+            token = read_text(Path(settings.token_file)).strip() if settings.token_file else ""
         except (OSError, UnicodeDecodeError) as error:
             raise NodeError(f"cannot read the token in {settings.token_file}: {error}") from error
         return PolicyClient(settings.address, token, settings.cert or None, ANSWER_S)

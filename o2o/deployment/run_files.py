@@ -14,6 +14,7 @@ from pathlib import Path
 from o2o.core import checkpoint, run_checkpoint
 from o2o.core.config import FieldError, at_least, read_json, to_dict
 from o2o.core.errors import UsageError
+from o2o.core.files import open_regular
 from o2o.core.run_checkpoint import RUN_INFO
 from o2o.core.run_folder import folder_with_checkpoint, read_run_info
 from o2o.core.run_log import METRICS, read_metrics
@@ -140,5 +141,5 @@ def check_run(folder: Path) -> dict:
 
 def describe(path: Path) -> ListedFile:
     """Returns size and sha256 of a file."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return ListedFile(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)

@@ -471,28 +471,41 @@ def test_a_moved_recording_is_found_where_the_user_names_it(dataset, tmp_path):
         inspect.open(run, dataset=str(out / "online"))
 
 
+WITHOUT_RECORDING = {"offline_ratio": 0.0, "ood_action": "hold"}
+
+
+def run_without_recording(dataset, folder):
+    """A run that was pretrained on the recording `folder/point-v0`, which then moved to `folder/gone`."""
+    place = folder / "point-v0"
+    shutil.copytree(dataset, place)
+    agent = replace(TINY, planner=replace(TINY.planner, uncertainty="auto"))
+    run = o2o.pretrain(pretrain_config(place, folder / "run", agent=agent, updates=4))
+    place.rename(folder / "gone")
+    return run
+
+
 @pytest.mark.parametrize("learner", ["sync", "async"])
 def test_without_the_recording_fine_tuning_learns_from_the_sample_in_the_checkpoint(
     dataset, tmp_path, learner, capsys
 ):
-    place, auto = tmp_path / "point-v0", replace(TINY.planner, uncertainty="auto")
-    shutil.copytree(dataset, place)
-    agent = replace(TINY, planner=auto)
-    run = o2o.pretrain(pretrain_config(place, tmp_path / "run", agent=agent, updates=4))
-    place.rename(tmp_path / "gone")
+    run = run_without_recording(dataset, tmp_path)
     with pytest.raises(DataError, match=r"is not there; .*, and --offline-ratio 0 learns without it"):
         o2o.finetune(finetune_config(run, tmp_path / "half", episodes=1))
-    changes = {"offline_ratio": 0.0, "ood_action": "hold", "learner": learner}
-    out = tmp_path / "online"
-    o2o.finetune(finetune_config(run, out, episodes=1, **changes))
+    o2o.finetune(finetune_config(run, tmp_path / "online", episodes=1, learner=learner, **WITHOUT_RECORDING))
     line = "the checkpoint's sample of the recordings, 30 episodes of 360 steps, stands in for them"
     assert line in capsys.readouterr().out
-    o2o.finetune(finetune_config(run, out, episodes=2, resume=True, **changes))  # from its own sample
+    assert run_checkpoint.load_meta(tmp_path / "online" / "checkpoint")["sample"]["in_use"]
+
+
+def test_runs_go_on_from_the_sample_and_from_the_recording_once_it_is_back(dataset, tmp_path, capsys):
+    run, out = run_without_recording(dataset, tmp_path), tmp_path / "online"
+    o2o.finetune(finetune_config(run, out, episodes=1, **WITHOUT_RECORDING))
+    o2o.finetune(finetune_config(run, out, episodes=2, resume=True, **WITHOUT_RECORDING))
     assert run_checkpoint.load_meta(out / "checkpoint")["sample"]["in_use"]
-    second = o2o.finetune(finetune_config(out, tmp_path / "second", episodes=1, **changes))
-    (tmp_path / "gone").rename(place)
+    second = o2o.finetune(finetune_config(out, tmp_path / "second", episodes=1, **WITHOUT_RECORDING))
+    (tmp_path / "gone").rename(tmp_path / "point-v0")
     capsys.readouterr()
-    o2o.finetune(finetune_config(out, second, episodes=2, resume=True, **changes))
+    o2o.finetune(finetune_config(out, second, episodes=2, resume=True, **WITHOUT_RECORDING))
     assert "stands in" not in capsys.readouterr().out
     meta = run_checkpoint.load_meta(second / "checkpoint")
     assert not meta["sample"]["in_use"] and meta["episodes"] == 2
