@@ -81,7 +81,7 @@ PRESETS = {
             model_options=TDMPCConfig(latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto"),
             critic=CriticConfig(hidden_dim=64, lambda_return="auto", target_rate="auto"),
             policy=PolicyConfig(
-                hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.1,
+                hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.4,
                 encoder_gradient=True,
             ),
             planner=replace(SEARCH, center="policy", max_std=0.2, selection="best"),
