@@ -10,7 +10,7 @@ import numpy as np
 from o2o.core import stats
 from o2o.core.run_log import PHASES
 from o2o.core.run_summary import WINDOW, metrics_of
-from o2o.inspect.own_evaluations import phase_of, read_evaluations
+from o2o.inspect.own_evaluations import Evaluations, phase_of, read_evaluations
 from o2o.training.evaluate import Score
 
 
@@ -72,26 +72,23 @@ def of_run(folder: Path, meta: Mapping[str, Any]) -> list[Measured]:
     Returns:
         The first and the last; one where there is no other; none where it was never measured.
     """
-    phase, lines = phase_of(meta), metrics_of(folder)
+    phase = phase_of(meta)
     evaluations = read_evaluations(folder, phase)
-    own = {line["step"]: line for line in lines if line["phase"] == phase and "evaluate/return" in line}
     unit = "episodes" if phase == PHASES[1] else "updates"
-    ends = [0, -1] if len(evaluations.step) > 1 else [-1] * len(evaluations.step)
-    if ends:
-        steps = [(int(evaluations.step[end]), float(evaluations.success[end])) for end in ends]
-        return [_evaluated(f"after {step:,} {unit}", success, evaluations.num_episodes, own.get(step, {}))
-                for step, success in steps]  # fmt: skip
-    return _played([line for line in lines if _is_episode(line)])
+    if len(evaluations.step):
+        ends = [0, -1] if len(evaluations.step) > 1 else [-1]
+        return [_evaluated(evaluations, end, unit) for end in ends]
+    return _played([line for line in metrics_of(folder) if _is_episode(line)])
 
 
 def _is_episode(line: Mapping[str, float]) -> bool:
     return bool(np.isfinite([line.get("success", np.nan), line.get("return", np.nan)]).all())
 
 
-def _evaluated(when: str, success: float, episodes: int, line: Mapping[str, float]) -> Measured:
-    names = ("return", "return_low", "return_high")
-    numbers = [float(line.get(f"evaluate/{name}", np.nan)) for name in names]
-    return Measured(when, round(success * episodes), episodes, *numbers)
+def _evaluated(evaluations: Evaluations, index: int, unit: str) -> Measured:
+    n = evaluations.num_episodes
+    successes, returns = round(float(evaluations.success[index]) * n), evaluations.returns[index]
+    return Measured(f"after {evaluations.step[index]:,} {unit}", successes, n, *map(float, returns))
 
 
 def _played(lines: Sequence[Mapping[str, float]]) -> list[Measured]:

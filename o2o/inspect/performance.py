@@ -1,5 +1,6 @@
 """Measures how well the robot does and whether it got better, from the run's own evaluations and episodes."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,18 +21,51 @@ WINDOW = 10  # robot episodes at the beginning and at the end, where a run has n
 
 
 @dataclass(frozen=True, eq=False)
-class Performance(Result):
-    """The success of a run over time.
+class _OverRun(Result):
+    """What a run measured over time, in its own evaluations and in its robot's episodes.
 
     Attributes:
-        evaluations: success in the run's own evaluations, oldest first; may be empty.
+        evaluations: success and return in the run's own evaluations, oldest first; may be empty.
         unit: `updates` or `episodes`, which `evaluations.step` counts.
-        played: (n,) bool, success of the robot's own episodes, in order; may be empty.
+        played: (n,) success (bool) or return of the robot's own episodes, in order; may be empty.
     """
 
     evaluations: Evaluations
     unit: str
     played: np.ndarray
+
+    @property
+    def has_before(self) -> bool:
+        """Returns whether there is a measurement from before that is another than the latest."""
+        if len(self.evaluations.step):
+            return len(self.evaluations.step) > 1
+        return len(self.played) >= 2 * WINDOW
+
+    def text(self) -> list[str]:
+        return [self._level_text(), self._gain_text() if self.has_before else NO_BEFORE]
+
+    @abstractmethod
+    def _level_text(self) -> str:
+        """Returns how well the robot does."""
+
+    @abstractmethod
+    def _gain_text(self) -> str:
+        """Returns whether it got better, where there is a measurement from before."""
+
+    def _lines(self, value: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Line]:
+        """Returns the lines of the evaluations, of (n,) values with their intervals, and of training."""
+        lines = []
+        if len(self.evaluations.step):
+            lines.append(Line(self.evaluations.step, value, "evaluations", PLAN, low=low, high=high))
+        if len(self.played) > WINDOW:
+            ends = np.arange(WINDOW, len(self.played) + 1)
+            mean = np.convolve(self.played, np.ones(WINDOW), "valid") / WINDOW
+            lines.append(Line(ends, mean, f"mean of {WINDOW} training episodes", MUTED, dash=True))
+        return lines
+
+
+class Performance(_OverRun):
+    """The success of a run over time."""
 
     @property
     def ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -43,19 +77,8 @@ class Performance(Result):
         first, last = self.played[:WINDOW], self.played[-WINDOW:]
         return (int(first.sum()), len(first)), (int(last.sum()), len(last))
 
-    def text(self) -> list[str]:
-        return [self._level_text(), self._gain_text()]
-
     def charts(self) -> list[Chart]:
-        marks = []
-        if len(self.evaluations.step):
-            low, high = self.evaluations.intervals().T
-            success = self.evaluations.success
-            marks.append(Line(self.evaluations.step, success, "evaluations", PLAN, low=low, high=high))
-        if len(self.played) > WINDOW:
-            ends = np.arange(WINDOW, len(self.played) + 1)
-            mean = np.convolve(self.played, np.ones(WINDOW), "valid") / WINDOW
-            marks.append(Line(ends, mean, f"mean of {WINDOW} training episodes", MUTED, dash=True))
+        marks = self._lines(self.evaluations.success, *self.evaluations.intervals().T)
         if not marks:
             return []
         caption = "The band is the 95 % interval of each evaluation."
@@ -94,10 +117,6 @@ class Performance(Result):
 
     def _gain_text(self) -> str:
         (before, num_before), (after, num_after) = self.ends
-        if len(self.evaluations.step) == 1 or (
-            not len(self.evaluations.step) and len(self.played) < 2 * WINDOW
-        ):
-            return NO_BEFORE
         difference, low, high = stats.success_difference(before, num_before, after, num_after)
         shown = f"from {before / num_before:.0%} to {after / num_after:.0%}"
         interval = f"a difference of {difference:+.0%} ({low:+.0%} to {high:+.0%})"
@@ -108,19 +127,8 @@ class Performance(Result):
         return f"Cannot tell: its success went {shown}, {interval}, which includes no change."
 
 
-@dataclass(frozen=True, eq=False)
-class ReturnPerformance(Result):
-    """The return of a run over time, for a robot that does not state success.
-
-    Attributes:
-        evaluations: mean return in the run's own evaluations, oldest first; may be empty.
-        unit: `updates` or `episodes`, which `evaluations.step` counts.
-        played: (n,) return of the robot's own episodes, in order; may be empty.
-    """
-
-    evaluations: Evaluations
-    unit: str
-    played: np.ndarray
+class ReturnPerformance(_OverRun):
+    """The return of a run over time, for a robot that does not state success."""
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -133,18 +141,8 @@ class ReturnPerformance(Result):
         )
         return first, last
 
-    def text(self) -> list[str]:
-        return [self._level_text(), self._gain_text()]
-
     def charts(self) -> list[Chart]:
-        marks = []
-        if len(self.evaluations.step):
-            mean, low, high = self.evaluations.returns.T
-            marks.append(Line(self.evaluations.step, mean, "evaluations", PLAN, low=low, high=high))
-        if len(self.played) > WINDOW:
-            ends = np.arange(WINDOW, len(self.played) + 1)
-            mean = np.convolve(self.played, np.ones(WINDOW), "valid") / WINDOW
-            marks.append(Line(ends, mean, f"mean of {WINDOW} training episodes", MUTED, dash=True))
+        marks = self._lines(*self.evaluations.returns.T)
         return [Chart("Return in evaluations and in training", self.unit, "return", marks)] if marks else []
 
     def metrics(self) -> dict[str, float]:
@@ -163,10 +161,6 @@ class ReturnPerformance(Result):
 
     def _gain_text(self) -> str:
         before, after = self.ends
-        if len(self.evaluations.step) == 1 or (
-            not len(self.evaluations.step) and len(self.played) < 2 * WINDOW
-        ):
-            return NO_BEFORE
         shown = f"its mean return went from {_interval(before)} to {_interval(after)}"
         if after[1] > before[2]:
             return f"Yes: {shown}."
