@@ -184,18 +184,9 @@ def run(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Drives a served robot; returns the exit code: 0 done, 2 a wrong file, 4 no robot, 130 Ctrl-C."""
-    from o2o.core.errors import O2OError
-    from o2o.core.text import printable
+    from o2o.core.command_line import run_program
 
-    try:
-        run(argv)
-        return 0
-    except O2OError as error:
-        print(f"o2o: error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("o2o: interrupted", file=sys.stderr)
-        return 130
+    return run_program(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ node keeps none.
 import sys
 from types import SimpleNamespace
 
-from o2o.core.errors import O2OError, RobotError
+from o2o.core.command_line import run_program
+from o2o.core.errors import RobotError
 from o2o.core.extras import needed_by
 from o2o.deployment.ros2_settings import NodeError, Settings
 
@@ -69,12 +70,7 @@ def run(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the node; returns the exit code: 0 done, 2 a wrong parameter, 4 no policy server."""
-    try:
-        run(argv)
-        return 0
-    except O2OError as error:
-        print(f"o2o: error: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_program(lambda: run(argv))
 
 
 if __name__ == "__main__":
