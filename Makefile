@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_STAMP := .venv/.installed-demo
-EXTRAS := train,robot,test,adroit,lerobot,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
+EXTRAS := train,robot,test,adroit,lerobot,rlds,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
 
 .PHONY: help setup demo test test-slow lint clean
 .DEFAULT_GOAL := help

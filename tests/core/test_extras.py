@@ -10,7 +10,9 @@ from o2o.core.errors import UsageError
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DISTRIBUTIONS = {"imageio_ffmpeg": "imageio-ffmpeg"}  # module -> its package, where their names differ
+DISTRIBUTIONS = {  # module -> its package, where their names differ
+    "google_crc32c": "google-crc32c", "imageio_ffmpeg": "imageio-ffmpeg",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("is_checkout", [True, False])

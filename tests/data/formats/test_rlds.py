@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -58,19 +59,10 @@ def test_crc32c_matches_the_published_values(data, crc):
     assert crc32c(data) == crc
 
 
-@pytest.mark.parametrize("size", [63, 64, 255, 256, 257, 4099, 70_001, 2**20, 2**20 + 3])
-def test_parallel_crc32c_equals_the_bytewise_one(size):
-    data = np.random.default_rng(size).bytes(size)
-    table = [0] * 256
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table[byte] = crc
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 255] ^ crc >> 8
-    assert crc32c(data) == crc ^ 0xFFFFFFFF
+def test_rlds_names_the_extra_that_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(UsageError, match=r"reading RLDS needs google_crc32c.*\[rlds\]"):
+        rlds.read(make_rlds(tmp_path))
 
 
 def test_episode_of_four_steps_has_three_actions_and_four_observations(tmp_path):
