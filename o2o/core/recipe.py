@@ -48,7 +48,8 @@ class Recipe:
             those of the robot, which then follow one rule. `obs` and `next_obs` are name -> (N, *shape), raw,
             before and after each decision; `action` is (N, A), executed, in physical units. None: the rewards
             are those of the file and of the robot.
-        success: function that tells whether a recorded episode succeeded; None where the file states it.
+        success: function that tells whether a recorded episode succeeded; None where the file states it. It
+            replaces what the file states where `reward_function` replaces its rewards.
         robot: robot that was recorded, a name for `--robot`.
         robot_options: options of that robot, such as `{"task": "lift"}`.
         num_episodes: expected number of episodes; another number gives a warning.

@@ -175,7 +175,12 @@ def _complete(recording: Recording, recipe_name: str, config: LoadConfig) -> Rec
         episodes = episodes[: config.max_episodes]
     if recipe is not None and recipe.success is not None:
         is_success = recipe.success
-        episodes = [replace(e, success=bool(is_success(e))) if e.success is None else e for e in episodes]
+        replaces = recipe.reward_function is not None and not config.reward  # another task than the file's
+        known = [e.success is not None and not replaces for e in episodes]
+        episodes = [
+            e if is_known else replace(e, success=bool(is_success(e)))
+            for e, is_known in zip(episodes, known, strict=True)
+        ]
     rates = (config.control_hz, recording.control_hz, recipe.control_hz if recipe else None)
     control_hz = next((hz for hz in rates if hz is not None), None)
     if config.resample_hz is not None:

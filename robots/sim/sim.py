@@ -10,7 +10,10 @@ the table at x = 0.4 m, y = 0; velocities are in m/s (decimetres per decision, t
 * `state`: gripper position (3), gripper velocity (3), opening (1: 0 closed to 1 open), then
   push and lift: cube position (3), cube minus gripper (3), cube velocity (3), cos and sin of four times
   the cube's yaw (2: a cube looks the same every quarter turn); then
-  reach: goal (3), goal minus gripper (3); push: goal on the table (2), goal minus cube (2).
+  reach: goal (3), goal minus gripper (3); push: goal on the table (2), goal minus cube (2). With
+  `--robot.obs shared` it is the same 24 entries for every task, in a scene that always has a cube: all of the
+  above up to the cube's yaw, goal (3), goal minus cube (3); the goal of lift is `LIFT_HEIGHT` above the first
+  place of the cube. `shared_reward` and `shared_success` compute every task's reward and success from them.
 * `camera`: (size, size, 3) uint8 image, in which the goal is visible.
 * `proprio`: gripper position, velocity and opening, as above; given with the camera instead of `state`.
 
@@ -39,7 +42,7 @@ from o2o.core.plugins import load, not_found
 from o2o.hardware.guard import RobotConfig
 
 TASKS = {"reach": ("ball",), "push": ("cube", "disc"), "lift": ("cube",)}  # objects on the table
-OBS = ("state", "camera", "both")
+OBS = ("state", "camera", "both", "shared")
 REWARDS = ("shaped", "success")
 
 NUM_DECISIONS = 25
@@ -75,8 +78,8 @@ class Config(RobotConfig):
     Attributes:
         task: `reach` (move the gripper to the ball), `push` (the cube onto the disc) or `lift` (the cube
             10 cm up; the shaped reward rises up to 12 cm).
-        obs: `state` (a vector of the full state), `camera` (an image and proprioception) or `both` (state
-            and image).
+        obs: `state` (a vector of the full state), `camera` (an image and proprioception), `both` (state
+            and image) or `shared` (a state that is the same for every task, with a cube in every scene).
         reward: `shaped` (rises towards the goal) or `success` (1 while the task is done, else 0).
         image_size: Side of the observed image, in pixels.
         render_size: Side of the images that `render()` returns, for videos, in pixels; at most 512.
@@ -138,10 +141,12 @@ class Arm(gymnasium.Env):
     def __init__(self, config: Config):
         self.mujoco = _import_mujoco()
         self.config, self.render_mode = config, "rgb_array"
-        self.model = self.mujoco.MjModel.from_xml_string(_scene(config.task))
+        self._shares = config.obs == "shared"
+        objects = {*TASKS[config.task], "cube"} if self._shares else set(TASKS[config.task])
+        self.model = self.mujoco.MjModel.from_xml_string(_scene(objects))
         self.data = self.mujoco.MjData(self.model)
         self.action_space = Box(-ACTION_HIGH, ACTION_HIGH, dtype=np.float32)
-        self._has_cube = "cube" in TASKS[config.task]
+        self._has_cube = "cube" in objects
         self._cube_body = self.model.body("cube").id if self._has_cube else 0
         self._num_substeps = round(1 / (CONTROL_HZ * NUM_WAYPOINTS * self.model.opt.timestep))
         self._camera: _Renderer | None = None
@@ -265,7 +270,8 @@ class Arm(gymnasium.Env):
         if self.model.nmocap:
             self.data.mocap_pos[0] = goal + (0 if self.config.task == "reach" else np.array([0, 0, 0.001]))
         self.mujoco.mj_forward(self.model, self.data)
-        self.goal = np.array(goal)
+        lifts = self._shares and self.config.task == "lift"
+        self.goal = cube + np.array([0, 0, LIFT_HEIGHT]) if lifts else np.array(goal)
 
     def _observe(self) -> dict[str, np.ndarray]:
         return self.render_cameras(self.data) | self.vector_obs()
@@ -291,9 +297,11 @@ class Arm(gymnasium.Env):
             yaw = 4 * math.atan2(rotation[3], rotation[0])
             cube = [self.cube - CENTER, self.cube - self.grip]
             entries += [np.concatenate(cube) / DECIMETER, self._cube_velocity, [math.cos(yaw), math.sin(yaw)]]
-        if self.config.task == "reach":
+        if self._shares:
+            entries += [(self.goal - CENTER) / DECIMETER, (self.goal - self.cube) / DECIMETER]
+        elif self.config.task == "reach":
             entries += [(self.goal - CENTER) / DECIMETER, (self.goal - self.grip) / DECIMETER]
-        if self.config.task == "push":
+        elif self.config.task == "push":
             entries += [(self.goal - CENTER)[:2] / DECIMETER, (self.goal - self.cube)[:2] / DECIMETER]
         return {"state": np.concatenate(entries).astype(np.float32).clip(-20, 20)}
 
@@ -304,16 +312,12 @@ class Arm(gymnasium.Env):
             spaces["camera"] = Box(0, 255, (size, size, 3), np.uint8)
         if self.config.obs == "camera":
             return Dict(spaces | {"proprio": Box(-20, 20, (7,), np.float32)})
-        dim = {"reach": 13, "push": 22, "lift": 18}[self.config.task]
+        dim = 24 if self._shares else {"reach": 13, "push": 22, "lift": 18}[self.config.task]
         return Dict(spaces | {"state": Box(-20, 20, (dim,), np.float32)})
 
     def _distance(self) -> float:
         """Returns the remaining distance to the goal, m."""
-        if self.config.task == "reach":
-            return float(np.linalg.norm(self.goal - self.grip))
-        if self.config.task == "push":
-            return float(np.linalg.norm((self.goal - self.cube)[:2]))
-        return max(0.0, LIFT_HEIGHT - float(self.cube[2] - CUBE_HALF))
+        return float(_distance(self.config.task, self.grip, self.cube, self.goal))
 
     def _success(self) -> bool:
         return self._distance() <= SUCCESS_WITHIN[self.config.task]
@@ -322,13 +326,50 @@ class Arm(gymnasium.Env):
         """Returns success; or closeness to the goal and, with a cube, to the cube, less a motion cost."""
         if self.config.reward == "success":
             return float(self._success())
-        cost = 0.01 * float(np.square(executed / ACTION_HIGH)[:3].sum())
-        if self.config.task == "reach":
-            return _closeness(self._distance()) - cost
-        touch = _closeness(float(np.linalg.norm(self.cube - self.grip)))
-        if self.config.task == "push":
-            return 0.2 * touch + 0.8 * _closeness(self._distance()) - cost
-        return 0.3 * touch + 0.7 * (1 - min(1.0, self._distance() / LIFT_HEIGHT)) - cost
+        return float(_shaped_reward(self.config.task, self.grip, self.cube, self.goal, executed))
+
+
+def _distance(task: str, grip, cube, goal) -> np.ndarray:
+    """Returns the remaining distances (...) to the goal, m, of positions (..., 3), m."""
+    if task == "lift":
+        return np.maximum(0.0, LIFT_HEIGHT - (cube[..., 2] - CUBE_HALF))
+    return np.linalg.norm(goal - grip if task == "reach" else (goal - cube)[..., :2], axis=-1)
+
+
+def _shaped_reward(task: str, grip, cube, goal, executed) -> np.ndarray:
+    """Returns the shaped rewards (...) of positions (..., 3), m, after actions (..., 4)."""
+    distance = _distance(task, grip, cube, goal)
+    cost = 0.01 * np.square(executed / ACTION_HIGH)[..., :3].sum(-1)
+    if task == "reach":
+        return _closeness(distance) - cost
+    touch = _closeness(np.linalg.norm(cube - grip, axis=-1))
+    if task == "push":
+        return 0.2 * touch + 0.8 * _closeness(distance) - cost
+    return 0.3 * touch + 0.7 * (1 - np.minimum(1.0, distance / LIFT_HEIGHT)) - cost
+
+
+def _shared_positions(state) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the positions (N, 3) of gripper, cube and goal, m, of shared states (N, 24)."""
+    entries = np.asarray(state, np.float64)
+    grip, cube, goal = (CENTER + DECIMETER * entries[:, first : first + 3] for first in (0, 7, 18))
+    return grip, cube, goal
+
+
+def shared_reward(task: str, next_obs, action) -> np.ndarray:
+    """Returns the shaped rewards (N,) of a task, from what `--robot.obs shared` observes of any task.
+
+    Args:
+        task: one of `TASKS`.
+        next_obs: `state` -> (N, 24), after each decision.
+        action: (N, 4) executed.
+    """
+    return _shaped_reward(task, *_shared_positions(next_obs["state"]), np.asarray(action, np.float64))
+
+
+def shared_success(task: str, episode) -> bool:
+    """Returns whether a recorded episode of any task, as `--robot.obs shared` observes it, does a task."""
+    distance = _distance(task, *_shared_positions(episode.obs["state"][1:]))
+    return bool((distance <= SUCCESS_WITHIN[task]).any())
 
 
 def joint_angles(grip) -> list[float]:
@@ -365,17 +406,17 @@ class _Renderer:
         self.renderer.close()
 
 
-def _closeness(distance: float) -> float:
+def _closeness(distance):
     """Returns 1 at distance 0, 0.24 at 0.1 m, and 0 far away."""
-    return 1 - math.tanh(distance / 0.1)
+    return 1 - np.tanh(distance / 0.1)
 
 
-def _scene(task: str) -> str:
-    """Returns the arm's XML with only the objects of the task on the table."""
+def _scene(objects: set[str]) -> str:
+    """Returns the arm's XML with only these objects on the table."""
     tree = ElementTree.parse(Path(__file__).with_name("arm.xml"))
     world = tree.getroot().find("worldbody")
     assert world is not None
-    for name in {"cube", "ball", "disc"} - set(TASKS[task]):
+    for name in {"cube", "ball", "disc"} - objects:
         for body in world.findall(f"body[@name='{name}']"):
             world.remove(body)
     return ElementTree.tostring(tree.getroot(), encoding="unicode")

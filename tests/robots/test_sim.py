@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from o2o.core import plugins
+from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.hardware.guard import connect
 
@@ -221,3 +222,26 @@ def test_guard_uses_the_arms_metadata():
     assert robot.control_hz == 10 and robot.num_clipped == 1
     np.testing.assert_allclose(info["executed_action"], [0.04, 0, 0, 0], atol=1e-6)
     robot.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_shared_states_give_the_rewards_and_the_success_of_the_robot(task):
+    arm = build(task=task, obs="shared")
+    seen, rewards, infos, _ = episode(arm, sim.expert, 5)
+    state = np.stack([obs["state"] for obs in seen])
+    executed = np.stack([info["executed_action"] for info in infos])
+    computed = sim.shared_reward(task, {"state": state[1:]}, executed)
+    np.testing.assert_allclose(computed, rewards, atol=2e-6)
+    assert sim.shared_success(task, Episode({"state": state}, executed, computed, False, True))
+    assert not sim.shared_success(
+        task, Episode({"state": state[:2]}, executed[:1], computed[:1], False, True)
+    )
+
+
+def test_shared_states_of_one_task_are_rewarded_by_the_rule_of_another():
+    seen, _, infos, _ = episode(build(task="push", obs="shared"), sim.expert, 5)
+    state = np.stack([obs["state"] for obs in seen])
+    executed = np.stack([info["executed_action"] for info in infos])
+    lift, push = (sim.shared_reward(task, {"state": state[1:]}, executed) for task in ("lift", "push"))
+    assert push.max() > 0.6 and lift.max() < 0.35  # the cube is touched, and never lifted
+    assert not sim.shared_success("lift", Episode({"state": state}, executed, lift, False, True))
