@@ -29,6 +29,8 @@ from o2o.core.transform import Transform
 from o2o.nn.contract_check import check_contract
 from o2o.nn.world_model import State, cannot_imagine
 
+TASK_LOSSES = {"reward", "discount", "q", "v"}  # of a model and a critic, that the rewards and endings define
+
 
 class Agent:
     """Agent that learns from batches, acts on observations, and can be saved bit-exactly.
@@ -174,12 +176,14 @@ class Agent:
         batch = batch.to(self.device)
         with RandomStream(0, self.device).use(), self.precision():
             weight = self.policy.weight(self.critic, self.model.unroll(batch).feature, batch)
-        return effective_fraction(weight, batch.valid)
+        return effective_fraction(weight, batch.valid & batch.reward_known)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Returns model and critic losses, policy losses, and priorities (B,).
 
-        Losses are reduced by the mean over (t, b) of rho^t * valid * weight * loss.
+        Losses are reduced by the mean over (t, b) of rho^t * valid * weight * loss. Windows of another task,
+        whose rewards are unknown, train the model's observations and dynamics alone; the other losses are
+        those of the other windows, and their priority is the mean one.
         """
         with self.precision():
             unroll = self.model.unroll(batch)
@@ -191,9 +195,17 @@ class Agent:
                 policy_losses |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
-        model_losses = {name: (loss * scale).mean() for name, loss in {**unroll.losses, **critic}.items()}
-        policy_losses = {name: (loss * scale).mean() for name, loss in policy_losses.items()}
-        return model_losses, policy_losses, (decay * td_error).sum(0)
+        known = batch.reward_known.float()  # (B,)
+        share = known.mean().clamp(min=1 / len(known))
+        of_task = scale * (known / share)
+        model_losses = {
+            name: (loss * (of_task if name in TASK_LOSSES else scale)).mean()
+            for name, loss in {**unroll.losses, **critic}.items()
+        }
+        policy_losses = {name: (loss * of_task).mean() for name, loss in policy_losses.items()}
+        priority = (decay * td_error).sum(0)
+        mean = (priority * known).mean() / share
+        return model_losses, policy_losses, torch.where(batch.reward_known, priority, mean)
 
     def precision(self) -> torch.autocast:
         """Returns a context in which products and convolutions have the precision of the config."""

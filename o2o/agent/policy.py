@@ -75,7 +75,7 @@ class AWRPolicy(nn.Module):
         """Returns the weights (T, B) of the recorded actions at features (T, B, F)."""
         advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
         if self.config.normalize_advantage:
-            advantage = advantage / valid_std(advantage, batch.valid)
+            advantage = advantage / valid_std(advantage, batch.valid & batch.reward_known)
         return awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
 
 

@@ -319,9 +319,9 @@ def _with_robot(config, argv: list[str], saved: dict | None):
     return choose_robot(replace(config, robot=name), saved)
 
 
-def _recorded_on(argv: list[str]) -> dict | None:
-    """Returns the robot of the recipe that `--dataset` names; None where it names none."""
-    dataset = _value(argv, "--dataset")
+def _recorded_on(argv: list[str], flag: str = "--dataset") -> dict | None:
+    """Returns the robot of the recipe that a flag names; None where it names none."""
+    dataset = _value(argv, flag)
     named = dataset in plugins.names("datasets")
     recipe = getattr(plugins.load("datasets", dataset), "RECIPE", None) if named else None
     return {"robot": recipe.robot, "robot_options": recipe.robot_options} if recipe else None
@@ -373,7 +373,8 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
         plan=meta.get("plan", preset.plan) or meta.get("plan_chosen", False),
         **({} if preset.safe_start else NO_SAFE_START),
     )
-    return _of_checkpoint(config, argv, meta)
+    robot = _recorded_on(argv, "--task-of") or meta.get("robot")
+    return _of_checkpoint(config, argv, {**meta, "robot": robot} if meta else meta)
 
 
 def _evaluate(argv: list[str]) -> EvaluateConfig:

@@ -30,6 +30,8 @@ class Episode:
         success: whether the task was done at any step; None where the recording does not say.
         infos: other recorded columns, name -> (T+1, ...), in Minari's alignment: row t+1 belongs to
             `action[t]`, row 0 to the reset. `time_s` is the clock in seconds. The model sees none of them.
+        reward_known: False for an episode of another task, whose rewards and ending mean nothing for this
+            one; it trains the model's observations and dynamics alone.
     """
 
     obs: dict[str, np.ndarray]
@@ -40,6 +42,7 @@ class Episode:
     last_obs_known: bool = True
     success: bool | None = None
     infos: dict[str, np.ndarray] = field(default_factory=dict)
+    reward_known: bool = True
 
     def __len__(self) -> int:
         return len(self.action)
@@ -98,6 +101,7 @@ class Batch:
         index: (B,) int64, the replay buffer's index, for setting priorities.
         online: (B,) bool, True for steps of the robot's own episodes, False for the dataset's.
         episode: (B,) int64, number of the window's episode, counted from 0 in the replay buffer's order.
+        reward_known: (B,) bool, False for windows of another task, whose rewards and endings mean nothing.
     """
 
     obs: "dict[str, Tensor]"
@@ -110,6 +114,7 @@ class Batch:
     index: "Tensor"
     online: "Tensor"
     episode: "Tensor"
+    reward_known: "Tensor"
 
     def to(self, device) -> "Batch":
         moved = {name: value.to(device) for name, value in vars(self).items() if name != "obs"}

@@ -39,6 +39,9 @@ class DatasetMeta:
         format: name of the format.
         transform: summary of the transform, for people.
         from_run: path of the dataset from the folder of the run; empty where it is no file or folder.
+        of_task: whether the recordings are of the `same` task as the run, of another one and `relabelled`
+            with the rewards of the run's, or of `other` rewards, which are not learned.
+        earlier: recordings of earlier tasks that are learned from as well, each with these fields.
     """
 
     dataset: str
@@ -52,9 +55,13 @@ class DatasetMeta:
         default_factory=dict
     )
     from_run: str = ""
+    of_task: Literal["same", "relabelled", "other"] = "same"
+    earlier: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self):
         at_least(self, seed=0, episodes=1, steps=1)
+        for one in self.earlier:
+            from_dict(DatasetMeta, one)
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class SampleMeta:
 
     Attributes:
         steps: number of steps of each episode; the training episodes come first.
-        terminated, last_obs_known: of each episode, see `Episode`.
+        terminated, last_obs_known, reward_known: of each episode, see `Episode`; no `reward_known`: all are.
         num_validation: number of validation episodes.
         in_use: whether the run learned from them instead of the recordings.
     """
@@ -93,14 +100,16 @@ class SampleMeta:
     steps: tuple[int, ...] = ()
     terminated: tuple[bool, ...] = ()
     last_obs_known: tuple[bool, ...] = ()
+    reward_known: tuple[bool, ...] = ()
     num_validation: int = 0
     in_use: bool = False
 
     def __post_init__(self):
         count = len(self.steps)
-        lengths = {len(self.terminated), len(self.last_obs_known)}
+        lengths = {len(self.terminated), len(self.last_obs_known), len(self.reward_known) or count}
         if lengths != {count} or min(self.steps, default=1) < 1 or sum(self.steps) > MAX_SAMPLE_STEPS:
-            raise FieldError(self, "<steps>, <terminated> and <last_obs_known> do not describe episodes")
+            names = "<steps>, <terminated>, <last_obs_known> and <reward_known>"
+            raise FieldError(self, f"{names} do not describe episodes")
         if not 0 <= self.num_validation <= max(count - 1, 0):
             raise FieldError(self, f"<num_validation> is {self.num_validation} of {count} episodes")
 
@@ -122,6 +131,7 @@ class RunMeta:
         plan: whether the planner acts.
         plan_chosen: whether the robot's episodes choose between planner and policy, so that `plan` is only
             what is known so far.
+        task: the task before this one, where the run was begun with `--task-of`; see `training.next_task`.
         penalty_weight: measured penalty weight; missing where it is given or not measured yet.
         online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
         episodes: the robot's episodes that were learned from.
@@ -140,6 +150,7 @@ class RunMeta:
     preset: str = ""
     plan: bool = True
     plan_chosen: bool = False
+    task: dict[str, Any] = field(default_factory=dict)
     penalty_weight: float = 0.0
     online: dict[str, Any] = field(default_factory=dict)
     episodes: int = -1
@@ -200,6 +211,8 @@ def follow_run(folder: Path, dataset: dict) -> None:
         folder: a checkpoint of the run, or its folder.
         dataset: `DatasetMeta` as plain data, changed in place; the path keeps its mark, see `trust`.
     """
+    for one in dataset.get("earlier", ()):
+        follow_run(folder, one)
     before, from_run = dataset["dataset"], dataset.get("from_run")
     if not from_run or not Path(before).is_absolute() or Path(before).exists():
         return

@@ -48,7 +48,7 @@ def fit_transform(
     check_consistent(recording)
     episodes = recording.episodes
     low, high = _action_limits(recording, config, read_action_bounds)
-    scale, shift = _reward_rule(recording, config, discount or derive_discount)
+    scale, shift = reward_rule(recording, config, discount or derive_discount)
     result = Transform(
         fields=_fields(episodes, config, recording.images),
         action_low=tuple(low.tolist()),
@@ -171,10 +171,14 @@ def discounted_returns(reward: np.ndarray, discount: float) -> np.ndarray:
     return returns
 
 
-def _reward_rule(
+def reward_rule(
     recording: Recording, config: DataConfig, discount: Callable[[int], float]
 ) -> tuple[float, float]:
-    """Returns (scale, shift) from the flags, else from the recipe."""
+    """Returns (scale, shift) of the rewards of a recording, from the flags, else from its recipe.
+
+    Raises:
+        DataError: see `fit_transform`.
+    """
     rule = recording.recipe.reward if recording.recipe else RewardRule()
     shift = rule.shift if config.reward_shift is None else config.reward_shift
     if config.reward_scale == "auto" and config.reward_return_range is None:
@@ -222,7 +226,7 @@ def _fields(
                 low, high = _pixel_range(name, values, ranges.get(name, ""), layout)
             field = ObsTransform(shape, image=True, size=config.image_size, layout=layout, low=low, high=high)
         else:
-            mean, std = _mean_and_std(values) if config.normalize else ((), ())
+            mean, std = mean_and_std(values) if config.normalize else ((), ())
             field = ObsTransform(shape, mean=mean, std=std)
         fields[name] = field
     return fields
@@ -296,7 +300,7 @@ def _sampled(values: list[np.ndarray]) -> Iterator[np.ndarray]:
             yield value[row]
 
 
-def _mean_and_std(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(values: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each entry over all steps of all episodes."""
     flat = [value.reshape(len(value), -1) for value in values]
     count = sum(map(len, flat))

@@ -20,10 +20,15 @@ def locate(saved: dict, given: str = "") -> dict:
     Args:
         saved: the `dataset_info` of a checkpoint.
         given: what the user names: the recording, or a folder that holds it; empty: the place in `saved`.
+            Of a run that learns from several recordings, it is where those lie that are missing.
     Raises:
         UsageError: what the user names has another content.
         DataError: the recording is not there.
     """
+    if saved.get("earlier"):
+        parts = [saved | {"earlier": ()}, *saved["earlier"]]
+        main, *earlier = (locate(part, given if is_missing(part) else "") for part in parts)
+        return main | {"earlier": earlier}
     if given and not isinstance(given, trust.Saved):  # a saved one is what an earlier command was given
         return saved | {"dataset": _find(given, saved)}
     place = Path(saved["dataset"])

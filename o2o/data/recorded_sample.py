@@ -42,6 +42,7 @@ def collect(data: TrainingData, in_use: bool = False) -> tuple[dict[str, Tensor]
         steps=tuple(map(len, episodes)),
         terminated=tuple(episode.terminated for episode in episodes),
         last_obs_known=tuple(episode.last_obs_known for episode in episodes),
+        reward_known=tuple(episode.reward_known for episode in episodes),
         num_validation=len(parts[1]),
         in_use=in_use,
     )
@@ -168,14 +169,17 @@ def _wanted(spec: Spec, sample: SampleMeta) -> dict[str, Tensor]:
 def _split(arrays: dict[str, np.ndarray], sample: SampleMeta) -> list[Episode]:
     """Returns the episodes whose steps follow each other in the arrays of `collect`."""
     episodes, row, step = [], 0, 0
-    for length, terminated, known in zip(sample.steps, sample.terminated, sample.last_obs_known, strict=True):
+    rewarded = sample.reward_known or (True,) * len(sample.steps)
+    ends = zip(sample.steps, sample.terminated, sample.last_obs_known, rewarded, strict=True)
+    for length, terminated, obs_known, reward_known in ends:
         obs = {
             name.removeprefix("obs."): value[row : row + length + 1]
             for name, value in arrays.items()
             if name.startswith("obs.")
         }
         action, reward = (arrays[name][step : step + length] for name in ("action", "reward"))
-        episodes.append(Episode(obs, action, reward, terminated, not terminated, known))
+        ending = terminated, not terminated, obs_known
+        episodes.append(Episode(obs, action, reward, *ending, reward_known=reward_known))
         row, step = row + length + 1, step + length
     return episodes
 

@@ -24,7 +24,7 @@ PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
 INITIAL_BYTES = 2**28  # allocated at first for online data; pages that are never written take no memory
 MIN_LEAF = 1e-250  # lower bound of a leaf that was sampled often
 MAX_ROWS = 2**40  # a handle is the lap of the ring buffer, times this, plus the row
-STEP, TERMINATED, NEXT_KNOWN = 1, 2, 4  # bits of a row's flags
+STEP, TERMINATED, NEXT_KNOWN, REWARD_KNOWN = 1, 2, 4, 8  # bits of a row's flags
 
 Allocate = Callable[[tuple[int, ...], type], np.ndarray]  # returns an array of a shape and type
 
@@ -137,8 +137,9 @@ class Replay:
         if self.config.full_windows:
             self._age[span] = np.minimum(np.arange(rows), 65535)
         flags = self._flags[span]
-        flags[:-1], flags[-1] = STEP | NEXT_KNOWN, 0
-        flags[-2] = STEP | TERMINATED * episode.terminated | NEXT_KNOWN * episode.last_obs_known
+        always = STEP | REWARD_KNOWN * episode.reward_known
+        flags[:-1], flags[-1] = always | NEXT_KNOWN, 0
+        flags[-2] = always | TERMINATED * episode.terminated | NEXT_KNOWN * episode.last_obs_known
         if self.config.visits:
             self._max_leaf = 1.0  # the leaf of a step that was never sampled
         if self._max_leaf is None:
@@ -162,6 +163,7 @@ class Replay:
             terminated,
             truncated=not terminated,
             last_obs_known=bool(last & NEXT_KNOWN),
+            reward_known=bool(last & REWARD_KNOWN),
         )
 
     def actions(self) -> Iterator[np.ndarray]:
@@ -208,6 +210,7 @@ class Replay:
             index=torch.from_numpy(handle),
             online=torch.full((batch_size,), self.online),
             episode=torch.from_numpy(self._episode_number(handle)),
+            reward_known=torch.from_numpy(flags[0] & REWARD_KNOWN != 0),
         )
 
     def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:

@@ -2,12 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from o2o.core import memory, plugins
 from o2o.core.config import from_dict, to_dict
+from o2o.core.episode import Episode
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.seeding import derive
 from o2o.core.spec import ActionBounds
@@ -51,7 +54,7 @@ class TrainingData:
 def read(
     dataset: str, config: DataConfig, replay: ReplayConfig, seed: int, transform: Transform | None = None,
     read_action_bounds: Callable[[], ActionBounds] | None = None, saved: dict | None = None,
-    discount: Callable[[int], float] | None = None,
+    discount: Callable[[int], float] | None = None, of_task: str = "same", earlier: Sequence[dict] = (),
 ) -> TrainingData:  # fmt: skip
     """Loads a dataset and puts its transformed episodes into the training and the validation replay buffer.
 
@@ -64,6 +67,9 @@ def read(
         read_action_bounds: reads the action limits from the robot, for data that state none.
         saved: `dataset_info` that the dataset must match.
         discount: see `fit_transform`.
+        of_task: see `run_checkpoint.DatasetMeta`; that of `saved` counts before it.
+        earlier: `dataset_info` of recordings of earlier tasks that are learned from as well, with the
+            transform of a checkpoint; those of `saved` count before them.
     Raises:
         O2OError: see `load`, `check_fingerprint`, `check_shapes`, `fit_transform` and `memory_plan.decide`.
     """
@@ -73,9 +79,13 @@ def read(
     recording = load(dataset, config, seed)
     if saved:
         check_fingerprint(saved, recording)
+        of_task, earlier = saved.get("of_task", of_task), saved.get("earlier", earlier)
     if transform:
         check_shapes(transform, recording)
         check_reward_recipe(transform, recording)
+        episodes = [as_task(episode, of_task) for episode in recording.episodes]
+        episodes += [episode for one in earlier for episode in _earlier_episodes(one, config, transform)]
+        recording = replace(recording, episodes=episodes)
     else:
         transform = fit_transform(recording, config, read_action_bounds, discount)
     info, episodes = replace(recording.info(), transform=_describe(transform)), recording.episodes
@@ -104,6 +114,32 @@ def read(
         raise DataError(f"{recording.path}: the images of all episodes are broken")
     kept = [episode for number, episode in enumerate(info.episodes) if number not in skipped]
     return TrainingData(replace(info, episodes=kept), transform, *replays)
+
+
+def as_task(episode: Episode, of_task: str) -> Episode:
+    """Returns an episode as it serves a task: one of another task ends without an end of this one.
+
+    Args:
+        of_task: see `run_checkpoint.DatasetMeta`.
+    """
+    if of_task == "same":
+        return episode
+    episode = replace(episode, terminated=False, truncated=True)
+    if of_task == "relabelled":
+        return episode
+    return replace(episode, reward=np.zeros_like(episode.reward), success=None, reward_known=False)
+
+
+def _earlier_episodes(info: dict, config: DataConfig, transform: Transform) -> list[Episode]:
+    """Returns the episodes of a recording of an earlier task, as they serve the task of the transform."""
+    memory_options = {name: getattr(config, name) for name in MEMORY_FIELDS}
+    options = from_dict(DataConfig, info["dataset_options"] | memory_options)
+    recording = load(info["dataset"], options, info["seed"])
+    check_fingerprint(info, recording)
+    check_shapes(transform, recording)
+    if info["of_task"] != "other":
+        check_reward_recipe(transform, recording)
+    return [as_task(episode, info["of_task"]) for episode in recording.episodes]
 
 
 def _describe(transform: Transform) -> dict:
@@ -150,6 +186,8 @@ def dataset_info(
 
 def from_folder(info: dict, folder: Path) -> dict:
     """Returns `dataset_info` with the path of the recording from the folder of a run."""
+    if info.get("earlier"):
+        info = info | {"earlier": [from_folder(one, folder) for one in info["earlier"]]}
     place = Path(info["dataset"])
     if not place.is_absolute() or place.suffix == ".py":
         return info

@@ -43,10 +43,13 @@ class WorldModel(nn.Module, ABC):
         feature_dim: F.
         imagines: whether `step` predicts. A model that only encodes raises `cannot_imagine` in `step`, and
             serves policies that learn from recorded steps alone.
+        task_heads: names of the modules that predict what a task defines, its rewards and endings; another
+            task may reset them. A name that a model lacks is passed over.
     """
 
     feature_dim: int
     imagines: bool = True
+    task_heads: tuple[str, ...] = ("reward", "continues")
 
     @abstractmethod
     def start(self, n: int) -> State:

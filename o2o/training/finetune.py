@@ -25,7 +25,7 @@ from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import HomingCancelledError
 from o2o.hardware.robot_choice import choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
-from o2o.training import planned_vs_executed
+from o2o.training import next_task, planned_vs_executed
 from o2o.training.actor_choice import ActorChoice
 from o2o.training.episode_runner import EpisodeRunner, log_interventions
 from o2o.training.evaluate import evaluate_during_run
@@ -79,9 +79,11 @@ def finetune(config: FinetuneConfig) -> Path:
 
 
 def _finetune(config: FinetuneConfig, folder: Path) -> None:
-    tensors, meta, resumed = _load(config, folder)
+    lines: list[str] = []  # until there is a log
+    source = next_task.prepare(config, folder, lines.append) if config.task_of else config.checkpoint
+    tensors, meta, resumed = _load(config, folder, source)
     meta["dataset"] = _locate(config, meta)
-    if config.dataset:
+    if config.dataset and not meta["dataset"].get("earlier"):
         config = replace(config, dataset=meta["dataset"]["dataset"])
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
@@ -98,8 +100,10 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         "preset": meta.get("preset", ""),
         "plan": config.plan,
     }
+    if meta.get("task"):
+        metadata["task"] = meta["task"]
     if is_async:
-        learner = AsyncLearner(config, folder, agent, config.agent, config.checkpoint, compile_updates)
+        learner = AsyncLearner(config, folder, agent, config.agent, source, compile_updates)
     else:
         learner = SyncLearner(Learner(config, folder, agent, tensors, meta), tensors, meta, resumed)
     plan_store = (
@@ -117,6 +121,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         stack.callback(robot.stop)  # before the stream waits for its viewer
         log = stack.enter_context(RunLog(folder, config.resume))
         stopped = stack.enter_context(stop_requested(robot.cancel_homing))
+        for line in lines:
+            log.line(line)
         online_dataset.open_for(robot, metadata["robot"])
         log.line(f"fine-tuning on {choice.robot} for {count(config.episodes, 'episode')} in {folder}")
         operator = open_teleop(
@@ -223,12 +229,12 @@ def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
     return new_folder(config.out, "finetune", config.robot or "robot")
 
 
-def _load(config: FinetuneConfig, folder: Path) -> tuple[dict, dict, bool]:
+def _load(config: FinetuneConfig, folder: Path, source: Path | None) -> tuple[dict, dict, bool]:
     """Returns tensors and meta of the first checkpoint, and whether it is the run's own."""
     if not config.resume:
-        return *run_checkpoint.load(checkpoint_folder(config.checkpoint)), False
+        return *run_checkpoint.load(checkpoint_folder(source)), False
     with learner_lock(folder, print):
-        return load_latest(folder, config.checkpoint)
+        return load_latest(folder, source)
 
 
 def _locate(config: FinetuneConfig, meta: dict) -> dict:

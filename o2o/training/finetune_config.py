@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.core import memory
 from o2o.core.config import FieldError, at_least
 from o2o.core.run_folder import checkpoint_folder
+from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
 from o2o.training.learner_config import LearnerConfig
 from o2o.training.regression_gate import RollbackConfig
@@ -27,6 +29,16 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     Attributes:
         checkpoint: Run folder of `o2o pretrain`, or of `o2o finetune` to start from its weights without its
             episodes (`--resume` continues with them).
+        task_of: Dataset of another task for the same robot: recipe, Minari id or path. The run then learns
+            that task, begins with the checkpoint's encoder and dynamics, and learns from the recordings of
+            both, see `o2o.training.next_task`. Empty: the checkpoint's task.
+        task_heads: Whether the heads of rewards, values and actions are those of the checkpoint (`keep`) or
+            begin anew (`reset`); `auto` keeps them where its reward head explains at least half of the
+            variance of the new task's rewards.
+        task_demos: Number of episodes of `--task-of` that are learned from; 0: its reward rule alone. None:
+            all.
+        task_updates: Gradient steps on the recordings before the robot moves; None: one for each recorded
+            step, from 1,000 to 4,000.
         preset: Preset that the default training lengths come from; empty uses the checkpoint's preset.
         agent: Agent; its sizes are fixed by the checkpoint, its planner and learning rates may change.
         out: Run folder; the default is `runs/finetune-ROBOT-TIME`.
@@ -48,6 +60,10 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     """
 
     checkpoint: Path | None = None
+    task_of: str = ""
+    task_heads: Literal["auto", "reset", "keep"] = "auto"
+    task_demos: int | None = None
+    task_updates: int | None = None
     preset: str = ""
     agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     out: Path | None = None
@@ -70,12 +86,21 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         if self.dry_run and self.resume:
             raise FieldError(self, "<dry_run> and <resume> exclude each other: a dry run is a run of its own")
         memory.check_budget(self, "plans_budget")
+        for name in ("task_demos", "task_updates"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise FieldError(self, f"<{name}> is {value}, wanted at least 0")
+        changed = self.task_heads != "auto" or (self.task_demos, self.task_updates) != (None, None)
+        if changed and not self.task_of:
+            raise FieldError(self, "<task_heads>, <task_demos> and <task_updates> need <task_of>")
 
     def check_inputs(self) -> None:
-        """Checks that a checkpoint is given.
+        """Checks that a checkpoint is given, and the name of the next task's dataset.
 
         Raises:
-            UsageError: see `checkpoint_folder`.
+            O2OError: see `checkpoint_folder` and `load_config.check_name`.
         """
         if not self.resume:
             checkpoint_folder(self.checkpoint)
+            if self.task_of:
+                check_name(self.task_of)

@@ -44,6 +44,7 @@ def make_batch(spec: Spec, steps: int = 5, size: int = 8, seed: int = 0) -> Batc
         index=torch.arange(size),
         online=torch.zeros(size, dtype=torch.bool),
         episode=torch.arange(size),
+        reward_known=torch.ones(size, dtype=torch.bool),
     )
 
 
