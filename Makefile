@@ -4,9 +4,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_STAMP := .venv/.installed-demo
+DOCS_STAMP := .venv/.installed-docs
 EXTRAS := train,robot,test,adroit,lerobot,rlds,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
+WITH_DOCS := $(EXTRAS),docs
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo docs test test-slow lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -38,6 +40,14 @@ $(BIN)/pip:
 demo: $(DEMO_STAMP) ## install what it needs; pretrain, fine-tune and evaluate a simulated robot, start to end
 	@$(BIN)/o2o demo
 
+$(DOCS_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	$(call install,$(WITH_DOCS))
+	@touch $@
+
+docs: $(DOCS_STAMP) ## install what it needs; build the manual into docs/_build/html
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "the manual is docs/_build/html/index.html"
+
 test: lint ## what must pass before a commit: lint and the fast tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
@@ -51,5 +61,5 @@ lint: setup ## style, types and the Dockerfile
 	@$(BIN)/hadolint docs/docker/Dockerfile
 
 clean: ## remove what can be made again: .venv, build outputs and caches (never runs/)
-	@rm -rf .venv build dist .pytest_cache .ruff_cache
+	@rm -rf .venv build dist docs/_build .pytest_cache .ruff_cache
 	@find o2o robots datasets tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,7 +34,7 @@ def demo(config: DemoConfig) -> Path:
     """Runs all stages, prints one table, and returns the folder with curves and videos.
 
     Raises:
-        O2OError: see the exit codes in the README.
+        O2OError: with the exit codes of docs/reference/exit-codes.md.
     """
     begin = time.monotonic()
     with new_folder(config.out, "demo", config.dataset, "remove it, or give another --out") as folder:

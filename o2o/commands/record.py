@@ -41,7 +41,7 @@ def record(config: RecordConfig) -> Path:
     which it was killed is kept, cut short.
 
     Raises:
-        O2OError: with the exit codes listed in the README.
+        O2OError: with the exit codes of docs/reference/exit-codes.md.
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, or at once where a person drives or the
             robot homes.
     """

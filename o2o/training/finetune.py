@@ -66,9 +66,9 @@ def finetune(config: FinetuneConfig) -> Path:
     are equal to the bit.
 
     Raises:
-        O2OError: with the exit codes listed in the README. With `--learner async`, this includes the error
-            that stopped the learner for good: after the current episode (`--on-learner-failure stop`), or
-            after the last one (`continue`).
+        O2OError: with the exit codes of docs/reference/exit-codes.md. With `--learner async`, this includes
+            the error that stopped the learner for good: after the current episode
+            (`--on-learner-failure stop`), or after the last one (`continue`).
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, or at once while the robot homes; with a
             checkpoint written.
     """

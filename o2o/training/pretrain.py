@@ -65,7 +65,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """Trains for `config.updates` steps and returns the run folder, which holds `checkpoint/`.
 
     Raises:
-        O2OError: with the exit codes listed in the README.
+        O2OError: with the exit codes of docs/reference/exit-codes.md.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
     config.check_inputs()

@@ -115,7 +115,7 @@ def test_the_image_copies_what_is_there_and_its_context_lets_through():
 
 def test_the_image_can_be_built_as_is_said():
     arguments = {rest.partition("=")[0] for word, rest in instructions() if word == "ARG"}
-    said = DOCKERFILE.read_text() + (ROOT / "README.md").read_text()
+    said = DOCKERFILE.read_text() + (ROOT / "docs/how-to/install.md").read_text()
     assert set(re.findall(r"--build-arg (\w+)", said)) == arguments - {"PYTHON"}
 
 

@@ -1,22 +1,19 @@
-"""Tests that the README and docs name existing flags and files, and that its robot runs as printed."""
+"""Tests that the README and the manual name existing flags and files, and that their robots run."""
 
 import re
 import sys
-import textwrap
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from o2o.agent import presets
 from o2o.commands import dispatch
-from o2o.commands.flags import flag_tree
-from o2o.core import plugins
 from o2o.core.errors import RobotError
 from o2o.hardware.guard import connect
+from tests.support.manual import flags_of, pages, read_page
 from tests.support.paths import ROOT
 
-README = ROOT / "README.md"
+every_page = pytest.mark.parametrize("path", pages())
 OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's
     "--logdir", "--policy.type", "--policy.path", "--policy.address", "--address", "--ros-args",
     "--build-arg", "--gpus",
@@ -43,17 +40,42 @@ class Driver:
 
 
 @pytest.fixture
-def robot(tmp_path, monkeypatch):
-    """The robot that the README prints, with a driver of this file."""
-    block = README.read_text().split("    # arm.py\n")[1].split("    o2o check")[0]
-    (tmp_path / "arm.py").write_text(textwrap.dedent(block))
+def printed(tmp_path, monkeypatch):
+    """A function that connects the robot which a page prints, with a driver of this file."""
     driver = ModuleType("my_driver")
     driver.open = Driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_driver", driver)
-    return connect(str(tmp_path / "arm.py"))
+
+    def connect_printed(page: str):
+        (text,) = [one.text for one in read_page(page).blocks if one.text.startswith("# arm.py")]
+        (tmp_path / "arm.py").write_text(text)
+        return connect(str(tmp_path / "arm.py"))
+
+    return connect_printed
 
 
-def test_the_real_robot_of_the_readme_moves_within_its_limits(robot, no_late_decisions):
+@pytest.fixture
+def robot(printed):
+    """The robot of the guide for authors of drivers."""
+    return printed("docs/how-to/write-a-driver.md")
+
+
+def test_the_short_robot_of_the_readme_moves_within_its_limits(printed, no_late_decisions):
+    robot = printed("README.md")
+    robot.reset()
+    obs, *_, info = robot.step([0.02, 0.0, 0.0])
+    assert info["executed_action"] == pytest.approx([0.01, 0, 0])  # 1 m/s² for 0.1 s
+    assert obs["state"] == pytest.approx([0.31, 0.0, 0.2])
+    robot.close()
+    assert robot.unwrapped.driver.calls
+
+
+def test_the_readme_fits_on_one_screen_and_a_bit():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 15_000 and text.count("\n") <= 125
+
+
+def test_the_real_robot_of_the_guide_moves_within_its_limits(robot, no_late_decisions):
     obs, _ = robot.reset()
     assert obs["state"] == pytest.approx([0.3, 0.0, 0.2])
     *_, info = robot.step([0.02, 0.0, 0.0])  # 1 m/s² for 0.1 s is 0.1 m/s: one centimetre
@@ -67,7 +89,7 @@ def test_the_real_robot_of_the_readme_moves_within_its_limits(robot, no_late_dec
     assert driver.port == "/dev/ttyUSB0" and driver.calls
 
 
-def test_the_real_robot_of_the_readme_ends_homing_when_it_is_stopped(robot):
+def test_the_real_robot_of_the_guide_ends_homing_when_it_is_stopped(robot):
     driver = robot.unwrapped.driver
     driver.place = lambda: robot.stop() or np.zeros(3)  # it would never arrive, and a person stops it
     with pytest.raises(RobotError, match="stopped while it was homing"):
@@ -76,21 +98,12 @@ def test_the_real_robot_of_the_readme_ends_homing_when_it_is_stopped(robot):
 
 
 def flags_of_all_commands() -> set[str]:
-    """Every flag of every command, with the options of every preset's model and of every bundled robot."""
-    command_lines = [(command, []) for command in dispatch.DEFAULTS]
-    command_lines += [("pretrain", ["--preset", name]) for name in presets.PRESETS]
-    command_lines += [
-        (command, ["--robot", name])
-        for command in ("check", "robot serve")
-        for name in plugins.names("robots")
-    ]
+    """Every flag of every command."""
     found = {"--help", "--help-all", "--version", "--config"}
-    for command, argv in command_lines:
-        found |= set(flag_tree(dispatch.DEFAULTS[command](argv)).names())
-    return found
+    return found.union(*map(flags_of, dispatch.DEFAULTS))
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "docs/safety.md", "CHANGELOG.md"])
+@every_page
 def test_every_flag_in_the_documents_exists(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if "pip install" not in line and "-m tests." not in line]
@@ -100,10 +113,10 @@ def test_every_flag_in_the_documents_exists(path):
     assert used <= flags | groups | OTHER_PROGRAMS, used - flags - groups - OTHER_PROGRAMS
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/measurements.md", "docs/safety.md"])
+@every_page
 def test_every_file_and_module_in_the_documents_exists(path):
     text = (ROOT / path).read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:o2o|tests|docs|datasets|robots|notebooks)/[\w./]*)`", text):
-        assert (ROOT / name).exists() or "x/" in name, name
+    for name in re.findall(r"`((?:o2o|tests|docs|datasets|robots|notebooks)/[\w./-]*)`", text):
+        assert (ROOT / name).exists() or "x/" in name or "NAME" in name, name
     for name in re.findall(r"-m (tests(?:\.\w+)+)", text):
         assert ROOT.joinpath(*name.split(".")).with_suffix(".py").is_file(), name

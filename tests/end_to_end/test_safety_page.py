@@ -1,4 +1,4 @@
-"""Tests that docs/safety.md names the filters, reasons and limits that exist, in their order."""
+"""Tests that docs/explanation/safety.md names the filters, reasons and limits that exist, in their order."""
 
 import re
 from dataclasses import fields
@@ -16,7 +16,7 @@ from o2o.training.uncertainty_guard import OodConfig, OodResponse, UncertaintyGu
 from tests.support.paths import ROOT
 from tests.support.robots import TRANSFORM, Sled
 
-SAFETY = (ROOT / "docs/safety.md").read_text(encoding="utf-8")
+SAFETY = (ROOT / "docs/explanation/safety.md").read_text(encoding="utf-8")
 
 
 def test_the_safety_page_lists_the_filters_and_their_reasons_in_their_order():

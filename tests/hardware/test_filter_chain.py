@@ -267,7 +267,7 @@ def test_no_arm_leaves_its_workspace_within_its_dead_time(now, command, plan_s, 
     ("ticks", "stated_s", "beyond_mm"), [(0, 0.0, 0), (1, 0.0, 20), (3, 0.0, 60), (1, 0.1, 0), (3, 0.3, 0)]
 )
 def test_a_dead_time_that_is_not_stated_leads_beyond_the_wall(now, ticks, stated_s, beyond_mm):
-    """The numbers are those of docs/safety.md: 0.2 m/s and 10 Hz."""
+    """The numbers are those of docs/explanation/safety.md: 0.2 m/s and 10 Hz."""
     guard = chain(
         meters=0.1, workspace=((-0.15,) * 2, (0.15,) * 2), dead_time_s=stated_s, velocity=(2.0, 2.0)
     )

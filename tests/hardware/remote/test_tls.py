@@ -18,6 +18,7 @@ from o2o.core.errors import RobotError, UsageError
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.tls import client_context, server_context
 from tests.support.certificates import make_certificate
+from tests.support.paths import ROOT
 from tests.support.served import Slider, remote, served, served_process, until, write_token
 from tests.support.strangers import attacked
 
@@ -101,9 +102,9 @@ def tapped(port: int, seen: list[bytes]):
         thread.join()
 
 
-def test_the_commands_of_the_readme_serve_and_drive_a_robot_with_tls(tmp_path, monkeypatch, fails, other):
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    made = re.findall(r"^ +(openssl req .*?-out arm\.pem|\(umask 077; .*?\))$", readme, re.M)
+def test_the_commands_of_the_tutorial_serve_and_drive_a_robot_with_tls(tmp_path, monkeypatch, fails, other):
+    tutorial = (ROOT / "docs/tutorials/rehearsal.md").read_text()
+    made = re.findall(r"^(openssl req .*?-out arm\.pem|\(umask 077; .*?\))$", tutorial, re.M)
     assert len(made) == 2
     monkeypatch.chdir(tmp_path)
     for command in made:

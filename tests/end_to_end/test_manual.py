@@ -1,0 +1,156 @@
+"""Tests that every command line, Python block and link of the README and the manual works."""
+
+import ast
+import importlib.util
+from functools import cache
+from itertools import pairwise
+
+import pytest
+
+from o2o.commands import dispatch
+from o2o.commands.command_table import COMMANDS, GROUPS
+from o2o.commands.flags import flag_tree
+from o2o.core import checkpoint
+from o2o.core.run_folder import write_run_info
+from tests.support.manual import GENERATED, command_of, flags_of, pages, read_page
+from tests.support.paths import ROOT
+
+every_page = pytest.mark.parametrize("name", pages())
+ROBOT = """from dataclasses import dataclass
+from o2o.hardware import RobotConfig
+
+@dataclass(frozen=True)
+class Config(RobotConfig):
+    port: str = ""
+
+def make(config): ...
+"""
+MODEL = (ROOT / "tests/support/recurrent_model.py").read_text()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A run that has learned nothing, which stands for every run that a page names."""
+    from o2o.agent.agent import Agent
+    from tests.support.tiny_agent import TINY, TRANSFORM
+
+    folder = tmp_path_factory.mktemp("manual") / "run"
+    tensors, meta = Agent(TRANSFORM, TINY).state()
+    dataset = {"dataset": "/nowhere", "dataset_options": {}, "seed": 0, "fingerprint": "0"}
+    meta |= {"run": "pretrain", "offline": {}, "dataset": {**dataset, "episodes": 1, "steps": 1}}
+    checkpoint.save(folder / "checkpoint", tensors, meta | {"preset": "small"})
+    return folder
+
+
+@pytest.fixture
+def folder(run, tmp_path, monkeypatch):
+    """The current folder; a function that adds to it what the words of a command line name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "robots").mkdir()
+    (tmp_path / "robots" / "R.py").write_text(ROBOT)
+
+    def add(command: str, words: list[str]) -> None:
+        for flag, word in pairwise(["", *words]):
+            path = tmp_path / word
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if word.endswith(".py"):
+                path.write_text(MODEL if flag == "--model" else ROBOT)
+            elif flag == "--checkpoint" and not path.exists():
+                path.symlink_to(run)
+            elif flag == "--out" and "--resume" in words:
+                argv = ["--checkpoint", str(run)] if command == "finetune" else []
+                write_run_info(path, command, dispatch.DEFAULTS[command](argv), {})
+
+    return add
+
+
+@pytest.mark.slow
+@every_page
+def test_every_command_line_is_taken_by_the_parser(name, folder):
+    for line in read_page(name).command_lines():
+        command, words = command_of(line)
+        if command in dispatch.DEFAULTS:
+            folder(command, words)
+            words = dispatch._without(words, "--config")
+            dispatch._parse(command, dispatch.DEFAULTS[command](words), words)
+
+
+@every_page
+def test_every_command_has_the_flags_that_it_is_given(name):
+    for line in read_page(name).command_lines() + read_page(name).spans:
+        command, words = command_of(line)
+        named = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if named and command in dispatch.DEFAULTS:
+            known = flags_of(command)
+            assert named <= known | {"--help-all", "--config"}, line
+        assert command in COMMANDS or command in ("", "COMMAND", "--help", "-h", *GROUPS), line
+
+
+@every_page
+def test_every_python_block_imports_what_exists(name):
+    for block in read_page(name).blocks:
+        if block.language != "python":
+            continue
+        for node in ast.walk(ast.parse(block.text)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("o2o"):
+                module = importlib.import_module(str(node.module))
+                assert not [one.name for one in node.names if not hasattr(module, one.name)], name
+
+
+# ---- pages that follow from the code
+
+
+@cache
+def generator():
+    """The module that writes them, loaded by path: `docs/` is no package."""
+    spec = importlib.util.spec_from_file_location("manual_generator", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def generated() -> set[str]:
+    """The names of the pages that `make docs` writes before it builds."""
+    make = generator()
+    names = {"commands": ["index", *(name.replace(" ", "-") for name in COMMANDS)],
+             "configs": ["index", *make.CONFIG_PAGES], "api": ["index", *make.API_PAGES]}  # fmt: skip
+    notebooks = {f"docs/tutorials/notebooks/{path.name}" for path in ROOT.glob("notebooks/*.ipynb")}
+    return notebooks | {f"docs/reference/{kind}/{name}.md" for kind in names for name in names[kind]}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_a_command_has_every_flag_of_its_parser(command):
+    page = generator().command_page(command)
+    tree = flag_tree(dispatch.DEFAULTS[command]([])) if command in dispatch.DEFAULTS else None
+    flags = [name for flag in tree.flags for name in flag.names] if tree else []
+    assert [name for name in flags if f"`{name}`" not in page] == []
+    assert COMMANDS[command].sentence in page
+
+
+def test_the_pages_of_configs_have_every_field_with_its_meaning():
+    pages_of_configs = generator().config_pages()
+    text = "\n".join(pages_of_configs.values())
+    for kind in generator().config_classes():
+        assert text.count(f"`{kind.__module__}.{kind.__name__}`") == 1
+    assert "## PlannerConfig" in pages_of_configs["agent"] and "## --robot xarm" in pages_of_configs["robots"]
+    assert [row for row in text.splitlines() if row.startswith("| `") and row.endswith("|  |")] == []
+
+
+# ---- links
+
+
+def exists(page: str, link: str) -> bool:
+    """Whether a link of a page leads to a page that is committed or generated, and to a heading of it."""
+    target, _, heading = link.partition("#")
+    path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+    place = path.relative_to(ROOT).as_posix()
+    if place.startswith(GENERATED):
+        return place in generated()
+    return path.exists() and (not heading or heading in read_page(place).anchors)
+
+
+@every_page
+def test_every_link_leads_somewhere(name):
+    links = [link for link in read_page(name).links if "://" not in link and not link.startswith("mailto:")]
+    assert [link for link in links if not exists(name, link)] == []
