@@ -216,12 +216,21 @@ def _saved(argv: list[str], command: str):
     """Returns the config of the run to resume.
 
     Raises:
-        UsageError: see `_config_of`.
+        UsageError: see `saved_config`.
     """
     folder = _path(argv, "--out")
     if _value(argv, "--config"):
         raise UsageError("--resume continues a run with its own settings: leave --config out")
-    return replace(_config_of(read_run_info(folder), folder, command), resume=True)
+    return replace(saved_config(folder, command), resume=True)
+
+
+def saved_config(folder: Path | None, command: str):
+    """Returns the config of a run, or of its `run.json` under any name.
+
+    Raises:
+        UsageError: there is no run, or see `_config_of`.
+    """
+    return _config_of(read_run_info(folder), folder, command)
 
 
 def _config_of(run_info: Mapping, source: Path | None, command: str):
@@ -243,7 +252,7 @@ def _config_of(run_info: Mapping, source: Path | None, command: str):
         nested = {"robot_options": type(default_config(robot)) if is_named else RobotConfig}
         agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
         plain = {name: value for name, value in data.items() if name != "agent"}
-        return replace(from_dict(RUN_CONFIGS[command], plain, nested), **agent)
+        config = replace(from_dict(RUN_CONFIGS[command], plain, nested), **agent)
     except SavedConfigError as error:
         if error.writer != "o2o":
             raise
@@ -252,6 +261,8 @@ def _config_of(run_info: Mapping, source: Path | None, command: str):
             f"which this version of o2o cannot resume: {error.problem}; "
             "start a new run with another --out, or use that version"
         ) from error
+    # a cluster belongs to the machine and not to the run, whose file could name anybody's
+    return replace(config, on="here", ray_address="", slurm=()) if hasattr(config, "on") else config
 
 
 def _new_run(config):
@@ -264,12 +275,12 @@ def _from_config(argv: list[str], command: str):
     """Returns the defaults of a command line with `--config`: the settings of that run, for a new one.
 
     Raises:
-        UsageError: see `_config_of`; or a flag that would change defaults which the run has fixed.
+        UsageError: see `saved_config`; or a flag that would change defaults which the run has fixed.
     """
     source = _path(argv, "--config")
     if _value(argv, "--preset"):
         raise UsageError("--config states every setting, so --preset would change none: leave one out")
-    config = _new_run(_config_of(read_run_info(source), source, command))
+    config = _new_run(saved_config(source, command))
     if hasattr(config, "agent"):
         config = replace(config, agent=_agent(config.agent, argv))
     name = _value(argv, "--robot")

@@ -1,9 +1,14 @@
-"""Builds the command that runs a module of o2o in a process of its own."""
+"""Runs a module of o2o in a process of its own."""
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from o2o.core.plugins import PACKAGE
+
+POLL_S = 0.2
 
 
 def command(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
@@ -15,3 +20,34 @@ def command(module: str, *words: str) -> tuple[list[str], dict[str, str]]:
     paths = [*(path for path in sys.path if path), str(PACKAGE.parent)]  # "" stands for the current folder
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return [sys.executable, "-P", "-m", module, *words], environment
+
+
+def run(
+    module: str, words: Sequence[str], log: Path, watch: Callable[[int], bool], folder: Path | None = None
+) -> int:
+    """Runs `python -m MODULE WORDS`, which ends with this process, and returns its exit code.
+
+    Args:
+        log: file to which its output is appended.
+        watch: called with the process id a few times a second; when it returns False, the process is stopped
+            as by Ctrl-C and has the time to write a checkpoint. When it raises, the process ends at once.
+        folder: current folder of the process; None: that of this one.
+    Returns:
+        The exit code, negative for a signal.
+    """
+    line, environment = command("o2o.core.exit_with_parent", module, *words)
+    with (
+        log.open("ab") as output,
+        subprocess.Popen(
+            line, env=environment, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=output,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which passes it on
+        ) as process,
+    ):  # fmt: skip
+        stopping = False
+        while True:
+            try:
+                return process.wait(POLL_S)
+            except subprocess.TimeoutExpired:
+                if not watch(process.pid) and not stopping:
+                    process.terminate()
+                    stopping = True

@@ -9,7 +9,7 @@ from o2o.core.plugins import PACKAGE
 EXTRAS = {  # module that may be missing -> the smallest extra that brings it
     "imageio_ffmpeg": "train", "matplotlib": "train", "plotly": "train", "safetensors": "train",
     "tensorboard": "train", "torch": "train", "mujoco": "robot", "msgpack": "remote", "websockets": "remote",
-    "onnxruntime": "export", "google_crc32c": "rlds",
+    "onnxruntime": "export", "google_crc32c": "rlds", "ray": "cluster", "submitit": "cluster",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ ELSEWHERE = {  # modules that may open files by other means -> why
     "commands/bench/measure.py": "reads /proc",
     "commands/bench/data.py": "reads /proc, and writes the files that it measures",
     "commands/compare/subprocess_run.py": "reads /proc and the log that it wrote",
+    "core/launch/task.py": "unpacks bytes, and appends to a log",
     "inspect/charts/html_page.py": "reads the package's own style sheet",
     "data/load.py": "reads the recipe that was found as a regular file",
     "data/formats/safe_pickle.py": "maps a file that it has opened before",

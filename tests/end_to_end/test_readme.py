@@ -14,9 +14,9 @@ from tests.support.manual import flags_of, pages, read_page
 from tests.support.paths import ROOT
 
 every_page = pytest.mark.parametrize("path", pages())
-OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's
+OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's, Ray's
     "--logdir", "--policy.type", "--policy.path", "--policy.address", "--address", "--ros-args",
-    "--build-arg", "--gpus",
+    "--build-arg", "--gpus", "--head",
 }  # fmt: skip
 
 

@@ -8,13 +8,29 @@ from o2o.agent import presets
 from o2o.core.compute import MachineConfig
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.errors import UsageError
+from o2o.core.launch.config import LauncherConfig
 from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
 from o2o.training.pretrain_config import PretrainConfig
 
 
 @dataclass(frozen=True)
-class CompareConfig(RobotChoice, MachineConfig):
+class JobsConfig(LauncherConfig):
+    """Where the runs are executed, and how many at a time.
+
+    Attributes:
+        jobs: Number of runs at a time.
+    """
+
+    jobs: int = 1
+
+    def __post_init__(self):
+        LauncherConfig.__post_init__(self)
+        at_least(self, jobs=1)
+
+
+@dataclass(frozen=True)
+class CompareConfig(RobotChoice, JobsConfig, MachineConfig):
     """Presets, budget, seeds and scenes of a comparison.
 
     Attributes:
@@ -30,7 +46,6 @@ class CompareConfig(RobotChoice, MachineConfig):
         seeds: Number of runs of each preset.
         first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
         it.
-        jobs: Number of runs at a time.
         updates: Number of offline gradient steps of each run; None uses each preset's own number.
         minutes: Minutes of offline training, instead of `--updates`; reading the data does not count.
         episodes: Number of online episodes of each run; 0 trains offline only.
@@ -45,7 +60,6 @@ class CompareConfig(RobotChoice, MachineConfig):
     flags: tuple[str, ...] = ()
     seeds: int = 3
     first_seed: int = 0
-    jobs: int = 1
     updates: int | None = None
     minutes: float | None = None
     episodes: int = 40
@@ -55,8 +69,9 @@ class CompareConfig(RobotChoice, MachineConfig):
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
+        JobsConfig.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, seeds=1, first_seed=0, jobs=1, episodes=0, evaluate_episodes=1)
+        at_least(self, seeds=1, first_seed=0, episodes=0, evaluate_episodes=1)
         if self.updates is not None and self.minutes is not None:
             raise FieldError(self, "<updates> and <minutes> exclude each other: give one budget for all")
         if self.updates is not None:

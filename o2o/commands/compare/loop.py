@@ -8,13 +8,15 @@ from pathlib import Path
 
 from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
-from o2o.commands.compare.config import CompareConfig, Reader, of_preset
+from o2o.commands.compare.config import CompareConfig, JobsConfig, Reader, of_preset
 from o2o.commands.compare.run_trials import run_trials
 from o2o.commands.compare.trial import Trial
 from o2o.core import checkpoint, trust
 from o2o.core.compute import should_compile
 from o2o.core.config import to_dict
 from o2o.core.errors import O2OError, UsageError
+from o2o.core.launch.config import LauncherConfig
+from o2o.core.launch.launcher import check_launcher, open_launcher
 from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
 from o2o.core.run_log import versions
 from o2o.core.seeding import derive
@@ -26,14 +28,9 @@ from o2o.data.load_config import DataConfig
 from o2o.hardware.robot_choice import RobotChoice, action_bounds_reader, choose_robot, connect_robot
 from o2o.training.pretrain_config import PretrainConfig
 
-RESUMABLE_FIELDS = {
-    "presets",
-    "seeds",
-    "jobs",
-    "out",
-    "resume",
-    "trust",
-}  # may change when a comparison is resumed
+LAUNCH_FIELDS = {"jobs", *(field.name for field in fields(LauncherConfig))}
+# may change when a comparison is resumed
+RESUMABLE_FIELDS = {"presets", "seeds", "out", "resume", "trust", *LAUNCH_FIELDS}
 UNLIMITED = 10**9  # updates, where minutes are the budget
 
 
@@ -52,6 +49,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     """
     systems = read_presets(config, read)
     config.check_inputs()
+    check_launcher(config)
     with _open_folder(config) as folder:
         _compare(config, folder.resolve(), systems)
     return folder.resolve()
@@ -65,27 +63,30 @@ def _compare(config: CompareConfig, folder: Path, systems: dict[str, PretrainCon
     def report() -> str:
         return table.text(_report(folder, config, choice.robot, data, trials))
 
-    run_and_report("compare", folder, trials, config.jobs, report)
+    run_and_report("compare", folder, trials, config, report)
 
 
 def run_and_report(
-    command: str, folder: Path, trials: Sequence[Trial], jobs: int, report: Callable[[], str]
+    command: str, folder: Path, trials: Sequence[Trial], config: JobsConfig, report: Callable[[], str]
 ) -> None:
     """Runs trials, writes the results after each, and prints the table at the end.
 
     Args:
         command: name of the command, for the line that says how to continue.
+        config: how many trials run at a time, and where.
         report: writes the results so far and returns the table.
     Raises:
+        UsageError: there is no such cluster.
         O2OError: a run failed.
         KeyboardInterrupt: after Ctrl-C.
     """
+    elsewhere = "" if config.on == "here" else f" --on {config.on}"
     print(f"{count(len(trials), 'run')} in {folder}; the output of each is in its log.txt", flush=True)
-    with stop_requested() as stopped:
+    with open_launcher(config) as launch, stop_requested() as stopped:
         try:
-            run_trials(trials, jobs, stopped, report)
+            run_trials(trials, config.jobs, stopped, report, launch)
         except KeyboardInterrupt:
-            print(f"stopped; continue with `o2o {command} --resume --out {folder}`", flush=True)
+            print(f"stopped; continue with `o2o {command} --resume --out {folder}{elsewhere}`", flush=True)
             raise
     print(f"\n{report()}\n\nresults are in {folder}")
     failed = sum(bool(trial.record().failed) for trial in trials)

@@ -1,39 +1,16 @@
-"""Runs an `o2o` command in its own process, watches and stops it, and explains how it ended."""
+"""Runs an `o2o` command in its own process, measures it, and explains how it ended."""
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from o2o.core import child_process
 
-POLL_S = 0.2
-
 
 def run(words: Sequence[str], log: Path, watch: Callable[[int], bool]) -> int:
-    """Runs `o2o WORDS` and returns its exit code, negative for a signal; its output is appended to `log`.
-
-    Args:
-        watch: called with the process id a few times a second; when it returns False, the command is stopped
-            as by Ctrl-C and has the time to write a checkpoint.
-    """
-    command, environment = child_process.command("o2o.commands.compare.subprocess_main", *words)
-    with (
-        log.open("ab") as output,
-        subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output,
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent, which passes it on
-        ) as process,
-    ):  # fmt: skip
-        stopping = False
-        while True:
-            try:
-                return process.wait(POLL_S)
-            except subprocess.TimeoutExpired:
-                if not stopping and not watch(process.pid):
-                    process.terminate()
-                    stopping = True
+    """Runs `o2o WORDS` and returns its exit code; see `child_process.run`."""
+    return child_process.run("o2o", words, log, watch)
 
 
 def peak_mb(pid: int) -> float:

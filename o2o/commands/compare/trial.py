@@ -14,13 +14,13 @@ from o2o.commands.compare import subprocess_run
 from o2o.core import checkpoint, plugins, run_checkpoint, trust
 from o2o.core.config import check_finite, read_json
 from o2o.core.errors import UsageError
+from o2o.core.launch.task import STOPPED
 from o2o.core.progress import format_duration
 from o2o.core.run_folder import CHECKPOINTS, RUN_INFO, write_run_info
 from o2o.training.evaluate import Score
 from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain_config import PretrainConfig
 
-STOPPED = 130  # exit code of a command that was stopped and wrote its checkpoint
 CHECKPOINT_EVERY = 5  # online episodes between two stored checkpoints, where `marks` needs them
 
 
@@ -157,7 +157,7 @@ def run(trial: Trial, stopped: Callable[[], bool]) -> Record:
             record = trial.save(_run_stage(trial, stage, record, stopped))
             if stopped():
                 raise KeyboardInterrupt
-            print(f"  {trial.label}, {_outcome(trial, stage, record)}", flush=True)
+            print(f"  {trial.label}, {outcome(trial, stage, record)}", flush=True)
         if record.failed:
             break
     return record
@@ -198,10 +198,19 @@ def _words(trial: Trial, stage: str) -> list[str]:
             *("--threads", str(config.threads), "--tune" if config.tune else "--no-tune"),
             *permitted,
         ]
-    if not (folder / RUN_INFO).exists():
-        first = config if stage == "pretrain" else _online(trial)
-        write_run_info(folder, stage, replace(first, out=folder), {})
+    if stage == "pretrain":
+        pretrain_folder(trial)
+    elif not (folder / RUN_INFO).exists():
+        write_run_info(folder, stage, replace(_online(trial), out=folder), {})
     return [stage, "--resume", "--out", str(folder), *permitted]
+
+
+def pretrain_folder(trial: Trial) -> Path:
+    """Returns the folder of the trial's pretraining, a run not yet begun if it is new."""
+    folder = trial.folder / "pretrain"
+    if not (folder / RUN_INFO).exists():
+        write_run_info(folder, "pretrain", replace(trial.config, out=folder), {})
+    return folder
 
 
 def _evaluated(trial: Trial, stage: str) -> tuple[Path, list[str]]:
@@ -242,7 +251,8 @@ def _facts(folder: Path) -> dict[str, int]:
     return {"updates": meta["num_updates"], "weights": weights}
 
 
-def _outcome(trial: Trial, stage: str, record: Record) -> str:
+def outcome(trial: Trial, stage: str, record: Record) -> str:
+    """Returns what a stage reached, or why it failed, in one line."""
     if record.failed:
         return f"failed: {record.failed}"
     cost, score = record.cost(stage), trial.score(stage)

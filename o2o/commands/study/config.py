@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from o2o.commands.compare.config import JobsConfig
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least
 
 
 @dataclass(frozen=True)
-class StudyConfig(MachineConfig):
+class StudyConfig(JobsConfig, MachineConfig):
     """Tasks, presets and seeds of a study.
 
     Attributes:
@@ -22,7 +23,6 @@ class StudyConfig(MachineConfig):
         seeds: Number of runs of each preset on each task; None: 3, and 1 with `--quick`.
         first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
             it.
-        jobs: Number of runs at a time.
         quick: Measure on two short tasks with a small budget.
         updates: Number of offline gradient steps of each run; None uses the task's.
         episodes: Number of online episodes of each run; None uses the task's.
@@ -38,7 +38,6 @@ class StudyConfig(MachineConfig):
     robot: str = ""
     seeds: int | None = None
     first_seed: int = 0
-    jobs: int = 1
     quick: bool = False
     updates: int | None = None
     episodes: int | None = None
@@ -47,7 +46,8 @@ class StudyConfig(MachineConfig):
     resume: bool = False
 
     def __post_init__(self):
-        super().__post_init__()
-        at_least(self, first_seed=0, jobs=1)
+        JobsConfig.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        at_least(self, first_seed=0)
         budget = ("seeds", "updates", "episodes", "evaluate_episodes")
         at_least(self, **{name: 1 for name in budget if getattr(self, name) is not None})

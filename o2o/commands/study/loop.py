@@ -14,10 +14,11 @@ from o2o.commands.study.tasks import QUICK_BUDGET, QUICK_TASKS, SUITE, Task, fin
 from o2o.core import checkpoint
 from o2o.core.config import to_dict
 from o2o.core.errors import DataError, RobotError, UsageError
+from o2o.core.launch.launcher import check_launcher
 from o2o.core.run_folder import new_folder, resumed_folder, write_run_info
 from o2o.core.run_log import versions
 
-RESUMABLE_FIELDS = {"tasks", "presets", "seeds", "jobs", "out", "resume", "trust"}
+RESUMABLE_FIELDS = {"tasks", *comparison.RESUMABLE_FIELDS}
 MARKS = (10, 25)  # online episodes before an evaluation, besides all of them
 
 
@@ -49,6 +50,7 @@ def study(config: StudyConfig, read: Reader = of_preset) -> Path:
         raise UsageError("a task is given twice: name each --tasks once")
     tasks = {name: _comparison(config, _budget(config, find(name))) for name in names}
     systems = {name: comparison.read_presets(one, read) for name, one in tasks.items()}
+    check_launcher(config)
     with _open_folder(config) as folder:
         folder = folder.resolve()
         prepared, skipped = _prepare(config, folder, tasks, systems)
@@ -56,7 +58,7 @@ def study(config: StudyConfig, read: Reader = of_preset) -> Path:
         trials = [trial for one in prepared.values() for trial in one.trials]
         trials.sort(key=lambda trial: trial.config.seed)
         comparison.run_and_report(
-            "study", folder, trials, config.jobs, lambda: _report(folder, config, prepared, skipped)
+            "study", folder, trials, config, lambda: _report(folder, config, prepared, skipped)
         )
     return folder
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from o2o.cli import main
-from o2o.commands.compare import subprocess_run
+from o2o.commands import trial_main
+from o2o.commands.compare import loop, subprocess_run
 from o2o.commands.compare.loop import CompareConfig, compare, of_preset
 from o2o.commands.compare.result import crossed
 from o2o.commands.compare.trial import Cost, _Meter
 from o2o.commands.dispatch import DEFAULTS
 from o2o.core import stats
-from o2o.core.errors import UsageError
+from o2o.core.errors import O2OError, UsageError
 from tests.support.tiny_runs import ROBOT, leave_out_charts
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -217,6 +218,56 @@ def test_a_comparison_grows_by_presets_and_seeds(dataset, tmp_path, in_process):
     assert (out / "small/seed-0/pretrain/run.json").read_bytes() == before
 
 
+# ---- elsewhere
+
+
+@contextlib.contextmanager
+def elsewhere(config):
+    """A launcher whose other machine is this process."""
+
+    def launch(task, stopped) -> int:
+        assert (task.module, task.threads, task.gpu) == ("o2o.commands.trial_main", 1, False)
+        log = Path(task.folder) / "launch.txt"
+        with log.open("a") as output, contextlib.redirect_stdout(output):
+            return trial_main.main(list(task.words))
+
+    yield launch if config.on == "ray" else None
+
+
+@pytest.fixture
+def on_ray(monkeypatch, in_process):
+    monkeypatch.setattr(loop, "open_launcher", elsewhere)
+    monkeypatch.setattr(loop, "check_launcher", lambda config: None)
+
+
+def test_a_trial_that_runs_elsewhere_has_the_same_result(dataset, compared, tmp_path, on_ray, capsys):
+    out = tmp_path / "out"
+    assert main(words(dataset, out, ("small",), "--seeds", "1", "--on", "ray", "--jobs", "2")) == 0
+    assert reached(out)["small"]["runs"] == reached(compared)["small"]["runs"][:1]
+    assert "small, seed 0, online: success" in capsys.readouterr().out
+    config = DEFAULTS["compare"](["--resume", "--out", str(out)])
+    assert (config.on, config.jobs) == ("here", 2)  # a cluster is of the machine, not of the run
+
+
+def test_a_trial_that_fails_elsewhere_says_why(dataset, tmp_path, on_ray, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(trial_main, "main", lambda words: 2)
+    assert main(words(dataset, out, ("small",), "--seeds", "1", "--on", "ray")) == 1
+    assert "launch: exit code 2; " in (out / "table.md").read_text()
+    assert "seed-0/launch.txt says more" in (out / "table.md").read_text()
+
+
+def test_a_trial_whose_worker_is_lost_says_so(dataset, tmp_path, on_ray, monkeypatch):
+    out = tmp_path / "out"
+
+    def lose(words):
+        raise O2OError("lost 4 times: node died")
+
+    monkeypatch.setattr(trial_main, "main", lose)
+    assert main(words(dataset, out, ("small",), "--seeds", "1", "--on", "ray")) == 1
+    assert "seed 0: launch: lost 4 times: node died" in (out / "table.md").read_text()
+
+
 # ---- time, memory and processes
 
 
@@ -283,6 +334,9 @@ MISTAKES = {
     "--evaluate-episodes 0": "evaluate-episodes is 0",
     "--device tpu": "device 'tpu' is not available here",
     "--robot nobody": "robot 'nobody' not found",
+    "--ray-address head:6379": "--ray-address is given, but --on is here, wanted ray",
+    "--on ray --ray-address head": "--ray-address is 'head', wanted HOST:PORT",
+    "--on slurm --slurm time": "--slurm has 'time', wanted NAME=VALUE",
     "--robot sim": "robot 'sim' does not fit",
     "--dataset sim-lfit": "did you mean 'sim-lift'?",
 }  # fmt: skip

@@ -64,3 +64,28 @@ def test_a_stop_begins_no_other_trial(monkeypatch, jobs):
     with pytest.raises(KeyboardInterrupt):
         run_trials(TRIALS, jobs, lambda: len(begun) >= 2, list)
     assert 2 <= len(begun) <= 2 + jobs
+
+
+def test_a_second_ctrl_c_ends_the_trials_at_once(monkeypatch):
+    begun, hurried = [], []
+
+    def run(trial, stopped):
+        begun.append(trial.name)
+        try:
+            while True:  # a child that takes its time to write a checkpoint
+                stopped()
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            hurried.append(trial.name)
+            raise
+
+    def wait_twice(futures):
+        while len(begun) < 2:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "as_completed", wait_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(TRIALS[:2], 2, never, list)
+    assert sorted(hurried) == ["preset-0", "preset-1"]

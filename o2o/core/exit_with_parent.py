@@ -1,11 +1,11 @@
-"""`python -m o2o.commands.compare.subprocess_main WORDS` is `o2o WORDS`, but it ends as soon as its parent
-does.
+"""`python -m o2o.core.exit_with_parent MODULE WORDS` is `python -m MODULE WORDS`, but ends with its parent.
 
 The parent holds the other end of standard input, which closes even if the parent is killed.
 """
 
 import os
 import runpy
+import sys
 import threading
 
 
@@ -18,4 +18,5 @@ def exit_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    runpy.run_module("o2o", run_name="__main__")
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
