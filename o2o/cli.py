@@ -17,6 +17,7 @@ from o2o.commands.command_table import COMMANDS
 from o2o.commands.help_page import group_page
 from o2o.core.command_line import typed
 from o2o.core.errors import O2OError, UsageError
+from o2o.core.launch import log_place
 from o2o.core.plugins import not_found
 from o2o.core.text import printable, shorten
 
@@ -53,8 +54,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    """Prints an error as one line and returns the exit code."""
-    print(_colored(f"o2o: error: {printable(shorten(message))}", RED), file=sys.stderr)
+    """Prints an error as one line and returns the exit code.
+
+    Of the processes that `torchrun` starts on a machine all find the same wrong flag, and the first one says
+    so; other errors name the process.
+    """
+    place = log_place()
+    if not (place.local_rank and exit_code == UsageError.exit_code):
+        name = f"process {place.rank}: " if place.rank else ""
+        print(_colored(f"o2o: error: {name}{printable(shorten(message))}", RED), file=sys.stderr)
     return exit_code
 
 
@@ -86,6 +94,8 @@ def _log_to_stderr(verbose: bool) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     handler.setLevel(logging.INFO if verbose or not _is_terminal() else logging.WARNING)
+    if log_place().rank and not verbose:  # the first process says the same
+        handler.setLevel(logging.ERROR)
     logger.propagate = False
     try:
         yield

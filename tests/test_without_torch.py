@@ -31,8 +31,9 @@ import o2o.deployment.ros2_node, o2o.deployment.ros2_policy
 print(*sorted(lacking))
 """
 OF_TRAINING = [  # what holds tensors or plans, which only training and inspection use
-    *("o2o.core.seeding", "o2o.data.memory_plan", "o2o.data.plan_store", "o2o.data.recorded_sample"),
-    *("o2o.data.replay_buffer", "o2o.data.training_data"),
+    *("o2o.core.batch_share", "o2o.core.process_group", "o2o.core.seeding", "o2o.data.memory_plan"),
+    *("o2o.data.plan_store", "o2o.data.recorded_sample", "o2o.data.replay_buffer"),
+    *("o2o.data.shared_replay", "o2o.data.training_data"),
 ]
 RUN = """
 import sys

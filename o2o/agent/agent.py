@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
 from o2o.agent.optimizer import Optimizer
 from o2o.agent.planner.mppi import MPPI, Plan, limit_policy_deviation
 from o2o.agent.policy import effective_fraction
-from o2o.core import plugins
+from o2o.core import batch_share, plugins
 from o2o.core.compute import compiled
 from o2o.core.config import to_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import UsageError
+from o2o.core.process_group import ProcessGroup
 from o2o.core.run_checkpoint import under
 from o2o.core.seeding import RandomStream, derive
 from o2o.core.timing import StageTimer
@@ -86,6 +88,7 @@ class Agent:
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
         self._objective = compiled(self.objective) if compile else self.objective
         self._gradient_step, self._plan = self.gradient_step, self.planner.plan
+        self.group = ProcessGroup()
         if compile and on_gpu:
             self._gradient_step = CapturedFunction(self.gradient_step)
         if compile and on_gpu and not config.planner.budget_ms:  # a CUDA graph cannot read the clock
@@ -98,6 +101,17 @@ class Agent:
         self.stages = StageTimer()
 
     # ---- learning
+
+    def learn_together(self, group: ProcessGroup) -> None:
+        """Shares every later update with a group: a batch is this process's share, of equal size in all.
+
+        The gradient is that of the joined batch, by torch's DistributedDataParallel, and so is every
+        statistic over it (`o2o.core.batch_share`); weights, optimizers and random streams stay equal. All
+        begin with the weights of the first process. Updates are not captured as a CUDA graph.
+        """
+        self.group, self._gradient_step = group, self.gradient_step
+        objective = _Objective(self.networks.parts, self._objective)
+        self._objective = nn.parallel.DistributedDataParallel(objective, static_graph=True)
 
     def update(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Makes one gradient step on a batch of windows of `config.window` transitions.
@@ -114,11 +128,11 @@ class Agent:
             with RandomStream(0, self.device).use(), self.precision():
                 check_contract(self.model, batch, self._model_path)
             self._contract_checked = True
-        with self.learning_stream.use():
+        with self.learning_stream.use(), batch_share.sharing(self.group, len(batch.weight)):
             metrics, priority = self._gradient_step(batch)
             self.track(batch)
         self.num_updates += 1
-        return metrics, priority
+        return self.group.mean(metrics), priority
 
     def gradient_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Makes the gradient step of `update`, without its target networks. Never waits for the device."""
@@ -196,7 +210,7 @@ class Agent:
         decay = self.decay * batch.valid
         scale = decay * batch.weight
         known = batch.reward_known.float()  # (B,)
-        share = known.mean().clamp(min=1 / len(known))
+        share = batch_share.mean(known).clamp(min=1 / (len(known) * self.group.size))
         of_task = scale * (known / share)
         model_losses = {
             name: (loss * (of_task if name in TASK_LOSSES else scale)).mean()
@@ -204,7 +218,7 @@ class Agent:
         }
         policy_losses = {name: (loss * of_task).mean() for name, loss in policy_losses.items()}
         priority = (decay * td_error).sum(0)
-        mean = (priority * known).mean() / share
+        mean = batch_share.mean(priority * known) / share
         return model_losses, policy_losses, torch.where(batch.reward_known, priority, mean)
 
     def precision(self) -> torch.autocast:
@@ -391,6 +405,17 @@ class Agent:
         agent = cls(transform, config, device, compile=compile)
         agent.load_state(tensors, meta)
         return agent
+
+
+class _Objective(nn.Module):
+    """The objective of an agent as a module, with the agent's networks, whose gradients are averaged."""
+
+    def __init__(self, parts: dict[str, nn.Module], objective: Callable):
+        super().__init__()
+        self.parts, self.objective = nn.ModuleDict(parts), objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        return self.objective(batch)
 
 
 def pick_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from o2o.agent.part_configs import ImaginationConfig
 from o2o.agent.planner.imagine import Rollout, roll_out
+from o2o.core import batch_share
 from o2o.core.episode import Batch
 from o2o.nn.blocks import TargetNetwork, mlp, zero_output
 from o2o.nn.distribution import Normal
@@ -113,13 +114,14 @@ class Imagination(nn.Module):
         entropy, floor = actions.entropy(), self.config.entropy_floor
         if floor is None:
             return weight * entropy
-        mean = (weight * entropy).sum() / weight.sum() / actions.mean.shape[-1]
+        total = batch_share.total((weight * entropy).sum())
+        mean = total / batch_share.total(weight.sum()) / actions.mean.shape[-1]
         return (mean - floor).clamp(max=0).expand_as(entropy)
 
     def _scale(self, returns: Tensor, valid: Tensor) -> Tensor:
         """Returns the scale () of returns (H, M). A validation, which has no gradient, does not move it."""
         if torch.is_grad_enabled():
-            known = torch.where(valid, returns, torch.nan).flatten()
+            known = batch_share.joined(torch.where(valid, returns, torch.nan).flatten())
             self.low.lerp_(known.nanquantile(0.05), SCALE_RATE)
             self.high.lerp_(known.nanquantile(0.95), SCALE_RATE)
         return (self.high - self.low).clamp(min=1)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent.part_configs import PolicyConfig
+from o2o.core import batch_share
 from o2o.core.episode import Batch
 from o2o.nn import distribution
 from o2o.nn.blocks import TargetNetwork, mlp
@@ -66,8 +67,9 @@ class AWRPolicy(nn.Module):
         weight = self.weight(critic, feature, batch)
         seen = unroll.feature if self.config.encoder_gradient else feature
         if self.config.input_noise and torch.is_grad_enabled():  # a validation has no gradient, and no noise
-            std = seen.detach().std((0, 1), correction=0)  # (F,)
-            seen = seen + self.config.input_noise * std * torch.randn_like(seen)
+            std = batch_share.std(seen, (0, 1))  # (F,)
+            noise = batch_share.draw_like(torch.randn_like, seen, 1)
+            seen = seen + self.config.input_noise * std * noise
         return {"policy": -weight * self.distribution(seen).log_prob(batch.action)}
 
     @torch.no_grad()
@@ -90,9 +92,10 @@ def effective_fraction(weight: Tensor, valid: Tensor) -> Tensor:
 
 def valid_std(value: Tensor, valid: Tensor) -> Tensor:
     """Returns the standard deviation of the valid entries of `value`; never zero."""
-    count = valid.sum()
-    mean = (value * valid).sum() / count
-    return (((value - mean).square() * valid).sum() / count).sqrt().clamp(min=torch.finfo(value.dtype).tiny)
+    count = batch_share.total(valid.sum())
+    mean = batch_share.total((value * valid).sum()) / count
+    variance = batch_share.total(((value - mean).square() * valid).sum()) / count
+    return variance.sqrt().clamp(min=torch.finfo(value.dtype).tiny)
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:

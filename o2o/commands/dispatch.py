@@ -50,6 +50,7 @@ from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.extras import needed_by
+from o2o.core.launch import check_command
 from o2o.core.paths import expand_user
 from o2o.core.progress import live_line
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
@@ -89,6 +90,7 @@ def _run(command: str, argv: list[str]) -> None:
     elif {"-h", "--help"} & set(argv):
         print(short_page(command, flag_tree(default)))
     else:
+        check_command(command)
         config = _parse(command, default, argv)
         with _flags_in_errors(config, argv):
             if hasattr(config, "check_inputs"):

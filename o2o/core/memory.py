@@ -14,6 +14,7 @@ import numpy as np
 
 from o2o.core.config import FieldError
 from o2o.core.errors import StorageError, UsageError
+from o2o.core.launch import log_place
 from o2o.core.paths import o2o_home
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
@@ -40,6 +41,8 @@ def format_bytes(num_bytes: float) -> str:
 def budget_bytes(text: str) -> float:
     """Returns the bytes of a size such as `4GB` or `512MiB`, or of a share such as `50%` of available memory.
 
+    The processes that `torchrun` has started on this machine divide such a share equally.
+
     Raises:
         UsageError: the text is neither; a number without a unit is refused.
     """
@@ -48,7 +51,7 @@ def budget_bytes(text: str) -> float:
     if not number or (unit == "%" and number > 100):
         raise UsageError(f"the memory budget is {text!r}, {WANTED}")
     if unit == "%":
-        return number / 100 * available_bytes()
+        return number / 100 * available_bytes() / log_place().local_world_size
     return number * (1024 if "I" in unit else 1000) ** (PREFIXES.find(unit[0]) + 1)
 
 

@@ -24,6 +24,7 @@ PRIORITY_MIN, PRIORITY_MAX = 1e-6, 1e4  # FOWM
 INITIAL_BYTES = 2**28  # allocated at first for online data; pages that are never written take no memory
 MIN_LEAF = 1e-250  # lower bound of a leaf that was sampled often
 MAX_ROWS = 2**40  # a handle is the lap of the ring buffer, times this, plus the row
+ALL = slice(None)
 STEP, TERMINATED, NEXT_KNOWN, REWARD_KNOWN = 1, 2, 4, 8  # bits of a row's flags
 
 Allocate = Callable[[tuple[int, ...], type], np.ndarray]  # returns an array of a shape and type
@@ -176,28 +177,40 @@ class Replay:
         for start, rows in self._episodes:
             yield self._reward[start : start + rows - 1]
 
-    def sample(self, batch_size: int, T: int) -> Batch:
+    def sample(self, batch_size: int, T: int, rows: slice = ALL) -> Batch:
         """Returns windows of T steps, sampled with replacement; importance weights are at most 1.
 
+        Args:
+            batch_size: number of windows that are sampled.
+            T: steps of a window.
+            rows: those of the sampled windows that are read and returned.
         Raises:
             UsageError: the buffer is empty.
         """
-        batch = self.sample_unscaled(batch_size, T)
-        return replace(batch, weight=batch.weight / batch.weight.max())
+        sampled, start, weight = self._sample(batch_size, T)
+        return self._read(sampled[rows], start[rows], (weight / weight.max())[rows], T)
 
     def sample_unscaled(self, batch_size: int, T: int) -> Batch:
         """Returns windows as `sample` does, but with unscaled weights (N p)^-weight_exponent."""
+        return self._read(*self._sample(batch_size, T), T)
+
+    def _sample(self, batch_size: int, T: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the sampled rows (B,), the first rows of their windows (B,) and unscaled weights (B,)."""
         if not self._num_steps:
             raise UsageError("the replay buffer is empty; there is nothing to learn from")
         sampled = self._tree.sample(self._rng.random(batch_size))  # (B,)
         start = self._window_start(sampled, T) if self.config.full_windows else sampled
-        offset = np.arange(T + 1)[:, None]
-        rows = start + np.minimum(offset, self._steps_left[start].astype(np.int64))  # (T+1, B)
-        flags = self._flags[rows[:-1]]  # (T, B)
         relative_p = self._tree.get(sampled) * (self._num_steps / self._tree.total)  # N p
         weight = relative_p**-self.config.weight_exponent
         if self.config.visits:
             self._count_visits(sampled)
+        return sampled, start, weight.astype(np.float32)
+
+    def _read(self, sampled: np.ndarray, start: np.ndarray, weight: np.ndarray, T: int) -> Batch:
+        """Returns the windows of T steps that begin at rows `start` (B,), with their weights (B,)."""
+        offset = np.arange(T + 1)[:, None]
+        rows = start + np.minimum(offset, self._steps_left[start].astype(np.int64))  # (T+1, B)
+        flags = self._flags[rows[:-1]]  # (T, B)
         handle = self._handle(sampled)
         return Batch(
             obs={name: torch.from_numpy(value.take(rows, 0)) for name, value in self._obs.items()},
@@ -206,9 +219,9 @@ class Replay:
             terminated=torch.from_numpy(flags & TERMINATED != 0),
             valid=torch.from_numpy(flags & STEP != 0),
             next_valid=torch.from_numpy(flags & NEXT_KNOWN != 0),
-            weight=torch.from_numpy(weight.astype(np.float32)),
+            weight=torch.from_numpy(weight),
             index=torch.from_numpy(handle),
-            online=torch.full((batch_size,), self.online),
+            online=torch.full((len(sampled),), self.online),
             episode=torch.from_numpy(self._episode_number(handle)),
             reward_known=torch.from_numpy(flags[0] & REWARD_KNOWN != 0),
         )

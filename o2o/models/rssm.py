@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from o2o.core.batch_share import total
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
 from o2o.nn.blocks import zero_output
@@ -84,7 +85,7 @@ def free_bits(kl: Tensor, floor: float, over: str, known: Tensor) -> Tensor:
     """Returns `kl` (T, B), at least `floor` in each element or in the mean of the `known` (T, B) ones."""
     if over == "element":
         return kl.clamp(min=floor)
-    mean = (kl * known).sum() / known.sum().clamp(min=1)
+    mean = total((kl * known).sum()) / total(known.sum()).clamp(min=1)
     return mean.clamp(min=floor).expand_as(kl)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from o2o.core.batch_share import draw_like
 from o2o.nn.layers import ELU, Linear, Mish, elu, linear, tanh
 
 Layers = TypeVar("Layers", bound=nn.Module)
@@ -189,7 +190,8 @@ def random_shift(image: Tensor, pad: int) -> Tensor:
         pad: largest shift, pixels.
     Source: Yarats et al. 2021 (DrQ-v2); whole pixels make its bilinear resampling a copy.
     """
-    offset = torch.randint(0, 2 * pad + 1, (2, len(image)), device=image.device)
+    offset = torch.empty(2, len(image), dtype=torch.int64, device=image.device)
+    offset = draw_like(lambda like: torch.randint_like(like, 2 * pad + 1), offset, 1)
     return shift(image, offset, pad)
 
 

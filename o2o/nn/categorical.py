@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from o2o.core.batch_share import draw_like
+
 
 def log_probs(logits: Tensor, unimix: float) -> Tensor:
     """Returns log-probabilities (..., classes), mixed with a uniform distribution. Source: DreamerV3."""
@@ -19,7 +21,8 @@ def log_probs(logits: Tensor, unimix: float) -> Tensor:
 def sample(log_p: Tensor) -> Tensor:
     """Returns one-hot samples (..., classes) with the gradient of the probabilities (straight-through)."""
     p = log_p.exp()
-    sampled = (p.detach() / torch.empty_like(p).exponential_()).argmax(-1)
+    noise = draw_like(lambda like: torch.empty_like(like).exponential_(), p, -3)
+    sampled = (p.detach() / noise).argmax(-1)
     return F.one_hot(sampled, p.shape[-1]) + (p - p.detach())  # exactly one-hot
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from o2o.core.batch_share import draw_like
 from o2o.nn.choices import FIXED_SPREAD, Family
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -25,7 +26,7 @@ class Normal:
 
     def sample(self) -> Tensor:
         """Returns (..., A) with gradient to mean and std; may lie slightly outside [-1, 1]."""
-        return self.mean + self.std * torch.randn_like(self.mean)
+        return self.mean + self.std * draw_like(torch.randn_like, self.mean, -2)
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Returns the log-density (...) of actions (..., A), in nats."""
@@ -45,7 +46,7 @@ class Laplace(Normal):
     """
 
     def sample(self) -> Tensor:
-        u = torch.rand_like(self.mean) - 0.5
+        u = draw_like(torch.rand_like, self.mean, -2) - 0.5
         return self.mean - self._scale * u.sign() * torch.log1p(-2 * u.abs().clamp(max=0.5 - 1e-6))
 
     def log_prob(self, action: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class TruncatedNormal(Normal):
 
     def sample(self) -> Tensor:
         low, high = self._cdf(-1.0), self._cdf(1.0)
-        u = low + (high - low) * torch.rand_like(self.mean)
+        u = low + (high - low) * draw_like(torch.rand_like, self.mean, -2)
         z = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
         action = self.mean + self.std * z
         return action + (action.clamp(-1 + 1e-6, 1 - 1e-6) - action).detach()  # keeps the gradient

@@ -1,22 +1,26 @@
 """Pretrains a world model, a critic and a policy on recordings, without a robot."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import fit_config
-from o2o.core import checkpoint, plugins, run_checkpoint, trust
+from o2o.core import checkpoint, launch, plugins, process_group, run_checkpoint, trust
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
-from o2o.core.config import SavedConfigError, from_dict
+from o2o.core.config import FieldError, SavedConfigError, from_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import DataError, UsageError
+from o2o.core.launch import Launch
+from o2o.core.process_group import ProcessGroup
 from o2o.core.progress import LongRunNotice, Progress, is_terminal
-from o2o.core.run_checkpoint import DatasetMeta
+from o2o.core.run_checkpoint import RUN_INFO, DatasetMeta
 from o2o.core.run_folder import (
     collect_state,
     finite_metrics,
@@ -29,10 +33,13 @@ from o2o.core.run_folder import (
     write_run_info,
 )
 from o2o.core.run_log import RunLog, read_metrics
+from o2o.core.spec import ActionBounds
 from o2o.core.stats import auroc
 from o2o.core.text import count
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.formats.recording import RecordingInfo
+from o2o.data.load import load
+from o2o.data.shared_replay import SharedReplay
 from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
 from o2o.inspect import loss_curves
@@ -64,15 +71,45 @@ logger = logging.getLogger("o2o")
 def pretrain(config: PretrainConfig) -> Path:
     """Trains for `config.updates` steps and returns the run folder, which holds `checkpoint/`.
 
+    Under `torchrun` it trains together with the other processes; only the first one writes the folder.
+
     Raises:
         O2OError: with the exit codes of docs/reference/exit-codes.md.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
     """
     config.check_inputs()
     tune(config)
-    with _open_folder(config) as folder:
-        _pretrain(config, folder)
+    place = launch.read_launch()
+    _check_launch(config, place)
+    device = process_group.choose_device(place, config.device)
+    group = process_group.join(place, device)
+    config = replace(config, resume=group.from_first(config.resume or _is_restarted(config, place)))
+    opened = _open_folder(config) if group.rank == 0 else nullcontext(Path(config.out or ""))
+    with opened as folder, process_group.lost_processes_explained():
+        _pretrain(config, folder, group, device)
     return folder
+
+
+def _check_launch(config: PretrainConfig, place: Launch) -> None:
+    """Checks that a run can be that of as many processes as have been started.
+
+    Raises:
+        FieldError: the batch cannot be divided, or a restart would not find the run.
+    """
+    batch_size, number = config.agent.batch_size, place.world_size
+    if batch_size % number:
+        below, above = batch_size // number * number, -(-batch_size // number) * number
+        near = f"{below} or {above}" if below else above
+        raise FieldError(
+            config.agent, f"<batch_size> is {batch_size} windows for {number} processes in all, wanted {near}"
+        )
+    if place.max_restarts and config.out is None:
+        raise FieldError(config, "<out> is missing: after a restart torchrun would begin another run")
+
+
+def _is_restarted(config: PretrainConfig, place: Launch) -> bool:
+    """Returns whether `torchrun` has started the processes anew, of a run that has begun."""
+    return place.restarts > 0 and (Path(config.out or "") / RUN_INFO).exists()
 
 
 def _dataset_of_run(folder: Path, given: str) -> str:
@@ -117,12 +154,13 @@ def updates_for(config: PretrainConfig, num_steps: int) -> int:
     return min(max(num_steps, MIN_UPDATES), MAX_UPDATES) if config.updates is None else config.updates
 
 
-def _pretrain(config: PretrainConfig, folder: Path) -> None:
+def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device: str) -> None:
     resumed = config.resume and checkpoint.exists(folder / "checkpoint")
     saved = run_checkpoint.load(folder / "checkpoint") if resumed else None
     if config.resume:
         config = replace(config, dataset=_dataset_of_run(folder, config.dataset))
-    read_action_bounds = action_bounds_reader(config) if config.robot else None
+    read_action_bounds = _bounds_reader(config, group) if config.robot else None
+    _fetch(config, group)
     data = training_data.read(
         config.dataset, config.dataset_options, config.agent.replay, config.seed,
         read_action_bounds=read_action_bounds, discount=config.agent.discount_for,
@@ -134,7 +172,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     updates = updates_for(config, sum(map(len, episodes)))
     config = replace(config, updates=updates)
     compile_updates = should_compile(config, updates)
-    agent = Agent(data.transform, agent_config, config.device, config.seed, compile_updates)
+    agent = Agent(data.transform, agent_config, device, config.seed, compile_updates)
     preset = presets.get(config.preset)
     agent.check_imagines(preset.plan)
     metadata = {
@@ -150,6 +188,12 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         training_data.check_fingerprint(saved[1]["dataset"], data.recording)
         agent.load_state(*saved)
         restore_replays(*saved, offline=data.replay)
+    replay = SharedReplay(data.replay, group)
+    if group.place.launched:
+        agent.learn_together(group)
+    if group.rank:
+        _follow(agent, replay, updates, group)
+        return
 
     robot = choose_robot(config, metadata["robot"]) if config.evaluate_every else config
     window = agent_config.batch_size, agent_config.window
@@ -164,7 +208,8 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
     def write_checkpoint() -> None:
         save_checkpoint(folder, *state(), agent.num_updates, config.keep_checkpoints)
 
-    write_run_info(folder, "pretrain", config, metadata)
+    together = {"world_size": group.size, "global_batch_size": agent_config.batch_size}
+    write_run_info(folder, "pretrain", config, metadata | together)
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
         log.rewind("offline", agent.num_updates)
         size = ", ".join(count(metadata["dataset"][f"{noun}s"], noun) for noun in ("episode", "step"))
@@ -177,8 +222,9 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         notice, loss = LongRunNotice(updates - agent.num_updates, "updates", "--updates"), ""
         if is_terminal():
             log.progress(progress.text(agent.num_updates))
-        while agent.num_updates < updates and not stopped():
-            metrics = agent.learn(data.replay)
+        is_done = False  # before all updates
+        while agent.num_updates < updates and not group.any(is_done or stopped()):
+            metrics = agent.learn(replay)
             step, last = agent.num_updates, agent.num_updates == updates
             if long_run := notice.after_update():
                 logger.warning("%s", long_run)
@@ -220,13 +266,13 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
                         f"stopping early: no better return in {count(config.patience, 'evaluation')} "
                         "(--patience)"
                     )
-                    break
+                    is_done = True
+                    continue
             if checkpoint_due and not last:
                 write_checkpoint()
-            if stopping.is_due:
-                break
+            is_done = stopping.is_due
         finite_metrics(metrics, f"update {agent.num_updates}")
-        interrupted = stopped() and agent.num_updates < updates and not stopping.is_due
+        interrupted = agent.num_updates < updates and not is_done
         num_updates = agent.num_updates
         if not interrupted and stopping.restore_best(agent, data.replay):
             log.line(
@@ -248,6 +294,32 @@ def _pretrain(config: PretrainConfig, folder: Path) -> None:
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
         log.line(f"pretrained for {count(agent.num_updates, 'update')}; checkpoint in {folder}")
+
+
+def _fetch(config: PretrainConfig, group: ProcessGroup) -> None:
+    """Has one process of each machine generate or download the dataset, if it is none of a path."""
+    if group.size > 1 and not Path(config.dataset).exists():
+        if group.place.local_rank == 0:
+            load(config.dataset, config.dataset_options, config.seed)
+        group.wait()
+
+
+def _bounds_reader(config: PretrainConfig, group: ProcessGroup) -> Callable[[], ActionBounds]:
+    """Returns a function that reads the robot's action bounds, which only the first process connects."""
+    read = action_bounds_reader(config)
+
+    def read_once() -> ActionBounds:
+        low, high = group.from_first([bound.tolist() for bound in read()] if group.rank == 0 else None)
+        return np.asarray(low), np.asarray(high)
+
+    return read if group.size == 1 else read_once
+
+
+def _follow(agent: Agent, replay: SharedReplay, updates: int, group: ProcessGroup) -> None:
+    """Learns with the first process of a group until it ends the run, which it alone logs and writes."""
+    with stop_requested() as stopped:
+        while agent.num_updates < updates and not group.any(stopped()):
+            agent.learn(replay)
 
 
 def _open_folder(config: PretrainConfig) -> AbstractContextManager[Path]:

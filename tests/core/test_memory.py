@@ -97,6 +97,14 @@ def test_budget_as_a_share(monkeypatch):
     assert memory.budget_bytes("50%") == 4e9 and memory.budget_bytes("100 %") == 8e9
 
 
+def test_the_processes_of_a_machine_divide_a_share(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8e9)
+    names = {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_PORT": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert memory.budget_bytes("50%") == 1e9 and memory.budget_bytes("3GB") == 3e9
+
+
 @pytest.mark.parametrize("text", ["4", "", "GB", "-4GB", "4XB", "4iB", "0GB", "101%", "lots", "4GB or so"])
 def test_a_budget_that_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="wanted a size such as 4GB or 800MB, or a share such as 50%"):

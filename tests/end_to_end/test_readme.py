@@ -14,9 +14,10 @@ from tests.support.manual import flags_of, pages, read_page
 from tests.support.paths import ROOT
 
 every_page = pytest.mark.parametrize("path", pages())
-OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's, Ray's
+OTHER_PROGRAMS = {  # TensorBoard's, LeRobot's and the plug-in's, ROS 2's, Docker's, Ray's, torchrun's
     "--logdir", "--policy.type", "--policy.path", "--policy.address", "--address", "--ros-args",
     "--build-arg", "--gpus", "--head",
+    "--standalone", "--nproc-per-node", "--nnodes", "--max-restarts", "--rdzv-backend", "--rdzv-endpoint",
 }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def test_wheel_states_its_license_and_command(built):
         texts = {name.partition("/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
         assert b"License-Expression: MIT" in wheel.read(texts["METADATA"])
         assert b"o2o contributors" in wheel.read(texts["licenses/LICENSE"])
-        assert b"o2o = o2o.cli:main" in wheel.read(texts["entry_points.txt"])
+        assert b"o2o = o2o.__main__:run" in wheel.read(texts["entry_points.txt"])
 
 
 def test_sdist_holds_what_a_checkout_needs(built):
