@@ -17,9 +17,9 @@ from o2o.commands.command_table import COMMANDS
 from o2o.commands.help_page import group_page
 from o2o.core.command_line import typed
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.launch import log_place
 from o2o.core.plugins import not_found
 from o2o.core.text import printable, shorten
+from o2o.core.torchrun import log_place
 
 VERBOSE = ("-v", "--verbose")
 RED, YELLOW = "\x1b[31m", "\x1b[33m"

@@ -50,10 +50,10 @@ from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.extras import needed_by
-from o2o.core.launch import check_command
 from o2o.core.paths import expand_user
 from o2o.core.progress import live_line
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
+from o2o.core.torchrun import check_command
 from o2o.hardware.robot_choice import choose_robot
 from o2o.hardware.robot_config import RobotConfig, default_config
 from o2o.training.evaluate_config import EvaluateConfig

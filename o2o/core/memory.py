@@ -14,8 +14,8 @@ import numpy as np
 
 from o2o.core.config import FieldError
 from o2o.core.errors import StorageError, UsageError
-from o2o.core.launch import log_place
 from o2o.core.paths import o2o_home
+from o2o.core.torchrun import log_place
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?(%|B|[KMGT]i?B)", re.IGNORECASE)
 PREFIXES = "KMGT"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.launch import Launch
+from o2o.core.torchrun import Place
 
 # While the first process evaluates or writes, the others wait in a collective; a process that has died ends
 # the wait at once, because its connections close.
 PATIENCE = timedelta(days=30)
-ALONE = Launch()
+ALONE = Place()
 
 
 class ProcessGroup:
@@ -29,7 +29,7 @@ class ProcessGroup:
         size: number of processes.
     """
 
-    def __init__(self, place: Launch = ALONE):
+    def __init__(self, place: Place = ALONE):
         self.place, self.rank, self.size = place, place.rank, place.world_size
 
     def any(self, flag: bool) -> bool:
@@ -77,35 +77,35 @@ class ProcessGroup:
         return slice(self.rank * own, (self.rank + 1) * own)
 
 
-def choose_device(launch: Launch, name: str) -> str:
+def choose_device(place: Place, name: str) -> str:
     """Returns the device of this process: on GPUs, the one with its number.
 
     Raises:
         UsageError: there are more processes than GPUs, or the name is that of one GPU.
     """
-    if name.startswith("cuda:") and launch.world_size > 1:
+    if name.startswith("cuda:") and place.world_size > 1:
         raise UsageError(f"--device is {name}, one GPU for all processes; wanted cuda, auto or cpu")
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     count = torch.cuda.device_count()
-    if launch.local_world_size > count:
+    if place.local_world_size > count:
         raise UsageError(
-            f"torchrun started {launch.local_world_size} processes on this machine, which has {count} "
+            f"torchrun started {place.local_world_size} processes on this machine, which has {count} "
             f"GPU{'s' * (count > 1)}: give --nproc-per-node {count}, or --device cpu"
         )
-    return f"cuda:{launch.local_rank}"
+    return f"cuda:{place.local_rank}"
 
 
-def join(launch: Launch, device: str) -> ProcessGroup:
+def join(place: Place, device: str) -> ProcessGroup:
     """Joins the group of this `torchrun`, over NCCL between GPUs and Gloo between CPUs.
 
     Args:
-        launch: place of this process; one that `torchrun` has not started is a group of its own.
+        place: place of this process; one that `torchrun` has not started is a group of its own.
         device: device that it computes on, from `choose_device`.
     Raises:
         O2OError: the other processes cannot be reached.
     """
-    if not launch.launched:
+    if not place.launched:
         return ProcessGroup()
     on_gpu = device.startswith("cuda")
     if on_gpu:
@@ -115,8 +115,8 @@ def join(launch: Launch, device: str) -> ProcessGroup:
             torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             text = str(error).splitlines()[0]
-            raise O2OError(f"process {launch.rank} cannot reach the other processes: {text}") from error
-    return ProcessGroup(launch)
+            raise O2OError(f"process {place.rank} cannot reach the other processes: {text}") from error
+    return ProcessGroup(place)
 
 
 @contextmanager

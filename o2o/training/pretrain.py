@@ -11,13 +11,12 @@ import numpy as np
 from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import fit_config
-from o2o.core import checkpoint, launch, plugins, process_group, run_checkpoint, trust
+from o2o.core import checkpoint, plugins, process_group, run_checkpoint, trust
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, SavedConfigError, from_dict
 from o2o.core.episode import Batch
 from o2o.core.errors import DataError, UsageError
-from o2o.core.launch import Launch
 from o2o.core.process_group import ProcessGroup
 from o2o.core.progress import LongRunNotice, Progress, is_terminal
 from o2o.core.run_checkpoint import RUN_INFO, DatasetMeta
@@ -36,6 +35,7 @@ from o2o.core.run_log import RunLog, read_metrics
 from o2o.core.spec import ActionBounds
 from o2o.core.stats import auroc
 from o2o.core.text import count
+from o2o.core.torchrun import Place, read_place
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.formats.recording import RecordingInfo
 from o2o.data.load import load
@@ -79,8 +79,8 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     config.check_inputs()
     tune(config)
-    place = launch.read_launch()
-    _check_launch(config, place)
+    place = read_place()
+    _check_place(config, place)
     device = process_group.choose_device(place, config.device)
     group = process_group.join(place, device)
     config = replace(config, resume=group.from_first(config.resume or _is_restarted(config, place)))
@@ -90,7 +90,7 @@ def pretrain(config: PretrainConfig) -> Path:
     return folder
 
 
-def _check_launch(config: PretrainConfig, place: Launch) -> None:
+def _check_place(config: PretrainConfig, place: Place) -> None:
     """Checks that a run can be that of as many processes as have been started.
 
     Raises:
@@ -107,7 +107,7 @@ def _check_launch(config: PretrainConfig, place: Launch) -> None:
         raise FieldError(config, "<out> is missing: after a restart torchrun would begin another run")
 
 
-def _is_restarted(config: PretrainConfig, place: Launch) -> bool:
+def _is_restarted(config: PretrainConfig, place: Place) -> bool:
     """Returns whether `torchrun` has started the processes anew, of a run that has begun."""
     return place.restarts > 0 and (Path(config.out or "") / RUN_INFO).exists()
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from o2o.core import batch_share
-from o2o.core.launch import Launch
 from o2o.core.process_group import ProcessGroup
+from o2o.core.torchrun import Place
 
-FIRST, SECOND = (ProcessGroup(Launch(rank, 2, rank, 2, launched=True)) for rank in range(2))
+FIRST, SECOND = (ProcessGroup(Place(rank, 2, rank, 2, launched=True)) for rank in range(2))
 
 
 @pytest.fixture

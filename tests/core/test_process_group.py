@@ -8,10 +8,10 @@ import torch
 from o2o.__main__ import run
 from o2o.core import process_group
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.launch import Launch
 from o2o.core.process_group import ProcessGroup
+from o2o.core.torchrun import Place
 
-LAST_OF_FOUR = Launch(3, 4, 3, 4, launched=True)
+LAST_OF_FOUR = Place(3, 4, 3, 4, launched=True)
 
 
 def test_a_group_of_one_agrees_with_itself():
@@ -24,7 +24,7 @@ def test_a_group_of_one_agrees_with_itself():
 
 def test_each_process_has_its_windows_of_a_batch():
     assert ProcessGroup(LAST_OF_FOUR).rows(8) == slice(6, 8)
-    assert ProcessGroup(Launch(0, 4)).rows(8) == slice(0, 2)
+    assert ProcessGroup(Place(0, 4)).rows(8) == slice(0, 2)
 
 
 def test_each_process_computes_on_its_own_gpu(monkeypatch):
@@ -32,7 +32,7 @@ def test_each_process_computes_on_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert process_group.choose_device(LAST_OF_FOUR, "auto") == "cuda:3"
-    assert process_group.choose_device(Launch(), "cuda") == "cuda:0"
+    assert process_group.choose_device(Place(), "cuda") == "cuda:0"
     with pytest.raises(UsageError, match="--device is cuda:1, one GPU for all processes; wanted cuda, auto"):
         process_group.choose_device(LAST_OF_FOUR, "cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

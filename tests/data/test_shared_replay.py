@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.core.launch import Launch
 from o2o.core.process_group import ProcessGroup
 from o2o.core.spec import Spec
+from o2o.core.torchrun import Place
 from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
 from o2o.data.shared_replay import SharedReplay
@@ -22,7 +22,7 @@ class Half(ProcessGroup):
     """One of two processes, to which the test says what all have gathered."""
 
     def __init__(self, rank: int):
-        super().__init__(Launch(rank, 2, rank, 2, launched=True))
+        super().__init__(Place(rank, 2, rank, 2, launched=True))
         self.gathered: list[torch.Tensor] = []
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:

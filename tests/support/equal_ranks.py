@@ -13,8 +13,8 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.core import process_group
 from o2o.core.episode import Batch
-from o2o.core.launch import read_launch
 from o2o.core.process_group import ProcessGroup
+from o2o.core.torchrun import read_place
 from tests.support.preset_agents import PIXELS, STATE, make, windows
 
 WINDOW = ("weight", "index", "online", "episode", "reward_known")
@@ -51,7 +51,7 @@ def differences(alone: Agent, together: Agent, group: ProcessGroup, updates: int
 
 def main(updates: str, fields: str, mode: str, *names: str) -> None:
     torch.set_num_threads(1)
-    group = process_group.join(read_launch(), "cpu")
+    group = process_group.join(read_place(), "cpu")
     for name in names:
         compile_it = mode == "compiled"
         alone = make(name, FIELDS[fields])

@@ -10,7 +10,7 @@ SEVERAL = "pretrain"  # the command that several processes run together
 
 
 @dataclass(frozen=True)
-class Launch:
+class Place:
     """Place of this process among those of one `torchrun`, on all machines.
 
     Attributes:
@@ -32,7 +32,7 @@ class Launch:
     launched: bool = False
 
 
-def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
+def read_place(environment: Mapping[str, str] = os.environ) -> Place:
     """Returns the place of this process, from the variables of `torchrun`.
 
     Raises:
@@ -43,7 +43,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     except ValueError:
         world_size = 1  # another program's variable
     if world_size < 2 and "TORCHELASTIC_RUN_ID" not in environment:
-        return Launch()
+        return Place()
     numbers = {}
     for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         text = environment.get(name, "")
@@ -53,28 +53,28 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
                 "with `torchrun --nproc-per-node N -m o2o pretrain`, or unset WORLD_SIZE"
             )
         numbers[name] = int(text)
-    return Launch(
+    return Place(
         numbers["RANK"], world_size, numbers["LOCAL_RANK"], numbers["LOCAL_WORLD_SIZE"],
         int(environment.get("TORCHELASTIC_RESTART_COUNT", "0")),
         int(environment.get("TORCHELASTIC_MAX_RESTARTS", "0")), launched=True,
     )  # fmt: skip
 
 
-def log_place() -> Launch:
-    """Returns `read_launch` for the lines that this process prints; never raises."""
+def log_place() -> Place:
+    """Returns `read_place` for the lines that this process prints; never raises."""
     try:
-        return read_launch()
+        return read_place()
     except UsageError:
-        return Launch()
+        return Place()
 
 
 def check_command(command: str) -> None:
     """Checks that a command may run in as many processes as have been started.
 
     Raises:
-        UsageError: several have been started, and the command is for one; or see `read_launch`.
+        UsageError: several have been started, and the command is for one; or see `read_place`.
     """
-    world_size = read_launch().world_size
+    world_size = read_place().world_size
     if world_size > 1 and command != SEVERAL:
         raise UsageError(
             f"`o2o {command}` runs in one process, and WORLD_SIZE is {world_size}: start it without torchrun "
