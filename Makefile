@@ -5,10 +5,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DEMO_STAMP := .venv/.installed-demo
 DOCS_STAMP := .venv/.installed-docs
+FILM := docs/_static/before-after.gif
 EXTRAS := train,robot,test,adroit,lerobot,rlds,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
 WITH_DOCS := $(EXTRAS),docs
 
-.PHONY: help setup demo docs test test-slow lint clean
+.PHONY: help setup demo docs film test test-slow lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +48,11 @@ $(DOCS_STAMP): pyproject.toml constraints.txt | $(STAMP)
 docs: $(DOCS_STAMP) ## install what it needs; build the manual into docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "the manual is docs/_build/html/index.html"
+
+film: $(DEMO_STAMP) ## the picture at the head of the manual, from the film of DEMO=runs/demo-...
+	@test -f "$(DEMO)/before_after.mp4" || { echo "run o2o demo first, and give its folder: make film DEMO=runs/demo-..."; exit 2; }
+	@"$$($(BIN)/python -c 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" -v error -y -i "$(DEMO)/before_after.mp4" \
+	  -vf "fps=8,scale=480:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=64[p];[b][p]paletteuse=dither=none" $(FILM)
 
 test: lint ## what must pass before a commit: lint and the fast tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal

@@ -93,7 +93,7 @@ PRESETS = {
         DataConfig(normalize=True, reward_scale="auto"),
         updates=None,
         updates_per_step=2.0,
-        plan_offline=False,  # its planner needs episodes to become the better actor, see docs/measurements.md
+        plan_offline=False,  # its planner needs episodes, see docs/results/default-preset.md
         threads=1,  # 16 ms an update, 13 with two threads; beside one busy program 16 and 57
     ),
     # Feng et al. 2023, cfgs/tasks: xArm lift and push share one configuration.
@@ -224,7 +224,8 @@ PRESETS["harmony"] = replace(
 # The floor: a clone of the recordings, which stays as it is online; its critic only rates actions. By default
 # it does not stop at the lowest validation loss (`--validation-patience`): on noisy scripted recordings that
 # comes after 100 to 300 updates, long before the clone is at its best.
-# Its error is absolute: with a squared one it opens fewer doors and pushes less, see docs/measurements.md.
+# Its error is absolute: with a squared one it opens fewer doors and pushes less, see
+# docs/results/cloning-the-door.md.
 PRESETS["bc"] = Preset(
     "behavior cloning with input noise, without a world model: the floor that others must beat",
     AgentConfig(

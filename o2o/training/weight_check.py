@@ -13,8 +13,8 @@ these holds for more than half of the trial:
 - A value is ten times the largest return that the rewards so far allow: |reward| / (1 - discount), with a
   reward of at least 1, since untrained networks predict values around that.
 
-In healthy runs of five presets on sim-lift (docs/measurements.md) no action was outside, no entry was exactly
-1, although up to 46 % were above 0.99, and no value exceeded 0.8 times the largest return.
+In healthy runs of five presets on sim-lift (docs/results/safe-start.md) no action was outside, no entry was
+exactly 1, although up to 46 % were above 0.99, and no value exceeded 0.8 times the largest return.
 """
 
 from collections.abc import Iterator

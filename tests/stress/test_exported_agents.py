@@ -17,7 +17,7 @@ PLANS = {
 }  # fmt: skip
 
 
-DIFFERS = pytest.mark.xfail(reason="some of its plans choose another elite, see docs/measurements.md")
+DIFFERS = pytest.mark.xfail(reason="some plans choose another elite, see docs/results/exported-agents.md")
 
 
 @pytest.mark.slow
