@@ -171,7 +171,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
     agent_config = fit_config(config.agent, max(map(len, episodes)), terminates)
     updates = updates_for(config, sum(map(len, episodes)))
     config = replace(config, updates=updates)
-    compile_updates = should_compile(config, updates)
+    compile_updates = _compiles(config, updates, group)
     agent = Agent(data.transform, agent_config, device, config.seed, compile_updates)
     preset = presets.get(config.preset)
     agent.check_imagines(preset.plan)
@@ -294,6 +294,11 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
         log.line(f"pretrained for {count(agent.num_updates, 'update')}; checkpoint in {folder}")
+
+
+def _compiles(config: PretrainConfig, updates: int, group: ProcessGroup) -> bool:
+    """Returns whether to compile: in several processes only if asked to, for that has not been measured."""
+    return should_compile(config, updates) and (group.size == 1 or config.compile == "yes")
 
 
 def _fetch(config: PretrainConfig, group: ProcessGroup) -> None:

@@ -8,6 +8,8 @@ import torch
 import o2o as package
 from o2o.core import process_group
 from o2o.core.process_group import ProcessGroup
+from o2o.core.torchrun import Place
+from o2o.training import pretrain as pretraining
 from tests.support.command_line import pretrain
 from tests.support.tiny_runs import pretrain_config, same
 
@@ -57,6 +59,14 @@ def test_a_restart_before_the_run_had_begun_begins_it(dataset, tmp_path, torchru
     torchrun(1, TORCHELASTIC_MAX_RESTARTS=1, TORCHELASTIC_RESTART_COUNT=1)
     run = package.pretrain(pretrain_config(dataset, tmp_path / "run", updates=1))
     assert (run / "checkpoint").is_dir()
+
+
+def test_several_processes_compile_only_if_asked_to(monkeypatch):
+    monkeypatch.setattr(pretraining, "should_compile", lambda config, updates: True)
+    auto, yes = package.PretrainConfig(compile="auto"), package.PretrainConfig(compile="yes")
+    two = ProcessGroup(Place(0, 2, 0, 2, launched=True))
+    assert pretraining._compiles(auto, 5000, ProcessGroup()) and not pretraining._compiles(auto, 5000, two)
+    assert pretraining._compiles(yes, 1, two)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(dataset, tmp_path, torchrun, fails):
