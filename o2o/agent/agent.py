@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent import networks
+from o2o.agent.action_chunk import next_action, start_chunk
 from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, read_config
 from o2o.agent.cuda_graph import CapturedFunction
 from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
@@ -97,6 +98,7 @@ class Agent:
         self.num_updates = 0
         self.belief: State = {}
         self.memory: Tensor | None = None
+        self.chunk: State = {}
         self.last_plan: Plan | None = None
         self.stages = StageTimer()
 
@@ -245,6 +247,7 @@ class Agent:
     def start(self, n: int, seed: int) -> None:
         """Starts an episode of n robots. The seed determines every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
+        self.chunk = start_chunk(n, self.policy.chunk_size, self.planner.action_dim, self.device)
         self.stages = StageTimer()
         self.acting_stream.seed(seed)
 
@@ -312,7 +315,9 @@ class Agent:
             with self.stages("plan"):
                 if not plan:
                     self.last_plan = None
-                    return self.policy.act(self.model.feature(self.belief), explore).cpu().numpy()
+                    predicted = self.policy.act_chunk(self.model.feature(self.belief), explore)
+                    action, self.chunk = next_action(self.chunk, predicted, action, begin)
+                    return action.cpu().numpy()
                 result = self._plan(
                     self.belief, self.model, self.critic, self.policy, self.memory, begin, explore, trace
                 )
@@ -345,6 +350,7 @@ class Agent:
         for name, stream in streams.items():
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
         tensors |= {f"belief.{name}": value for name, value in self.belief.items()}
+        tensors |= {f"chunk.{name}": value for name, value in self.chunk.items()}
         if self.memory is not None:
             tensors["memory.mean"] = self.memory
         file = self.config.model
@@ -376,6 +382,7 @@ class Agent:
         self.learning_stream.load_state(under(tensors, "stream.learning"))
         self.acting_stream.load_state(under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in under(tensors, "belief").items()}
+        self.chunk = {k: v.to(self.device) for k, v in under(tensors, "chunk").items()}
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]

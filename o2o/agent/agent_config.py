@@ -14,9 +14,11 @@ from o2o.agent.part_configs import (
 )
 from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.core import plugins
-from o2o.core.config import SavedConfigError, at_least, at_most, check_finite, from_dict
+from o2o.core.config import FieldError, SavedConfigError, at_least, at_most, check_finite, from_dict
 from o2o.data.replay_config import ReplayConfig
 from o2o.nn.model_config import BUNDLED, ModelConfig, TDMPCConfig
+
+CHUNK_S = 0.08  # duration of a policy's action chunk by `auto`
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class AgentConfig:
         check_finite(self)
         at_least(self, window=1, batch_size=1, discount=0, min_discount=0, rho=0, learning_rate=0)
         at_most(self, discount=1, min_discount=0.995, rho=1)
+        if (size := self.policy.chunk_size) != "auto" and size > self.window:
+            raise FieldError(self, f"<policy.chunk_size> is {size}, wanted at most <window>, {self.window}")
 
     def discount_for(self, max_length: int) -> float:
         """Returns the discount factor for data whose longest episode has `max_length` steps."""
@@ -79,21 +83,30 @@ UnprefixedAgentConfig = Annotated[AgentConfig, tyro.conf.arg(name="")]  # its fl
 FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of the checkpoint
 
 
-def fit_config(config: AgentConfig, max_length: int, terminates: bool = True) -> AgentConfig:
-    """Returns the config with the window, the discount and the model's endings fitted to data.
+def fit_config(
+    config: AgentConfig, max_length: int, terminates: bool = True, control_hz: float | None = None
+) -> AgentConfig:
+    """Returns the config with the window, the discount, the chunks and the model's endings fitted to data.
 
     Args:
-        config: the config; its discount is derived if it is 0, and a model's `predict_end` if it is `auto`.
+        config: the config; its discount is derived if it is 0, a model's `predict_end` and the policy's
+            `chunk_size` if they are `auto`. A window is then at least a chunk.
         max_length: steps of the longest episode, which bound the window.
         terminates: whether any episode terminates.
+        control_hz: control rate of the data, Hz; None where unknown, a chunk is then one action.
     """
+    chunk_size, window = config.policy.chunk_size, config.window
+    if chunk_size == "auto":
+        chunk_size = max(round(CHUNK_S * (control_hz or 0.0)), 1)
+        window = max(window, chunk_size)
     model = config.model_options
     if getattr(model, "predict_end", None) == "auto":
         model = replace(model, **{"predict_end": terminates})
     return replace(
         config,
         model_options=model,
-        window=min(config.window, max_length),
+        policy=replace(config.policy, chunk_size=min(chunk_size, max_length)),
+        window=min(window, max_length),
         discount=config.discount_for(max_length),
     )
 

@@ -108,6 +108,9 @@ class PolicyConfig:
             learns, as a fraction of the entry's own over the batch; FOWM has none.
         average_rate: Update rate of an exponential moving average of the policy's weights, which acts in
             their place; 0: the weights themselves act, as in FOWM.
+        chunk_size: Number of successive actions that the policy predicts at once and, where it acts without
+            the planner, executes before it predicts again (ACT's action chunks); at most `--window`. `auto`:
+            those of 80 ms, such as 8 at 100 Hz and 1 at 10 Hz. FOWM's policy predicts one.
         encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
             model has no loss of its own; it does not in FOWM.
     """
@@ -121,11 +124,14 @@ class PolicyConfig:
     noise_clip: float = 0.3
     input_noise: float = 0.0
     average_rate: float = 0.0
+    chunk_size: int | Literal["auto"] = 1
     encoder_gradient: bool = False
 
     def __post_init__(self):
         at_least(self, hidden_dim=1, inverse_temperature=0, max_weight=0, noise_std=0, noise_clip=0)
         at_least(self, input_noise=0, average_rate=0)
+        if self.chunk_size != "auto":
+            at_least(self, chunk_size=1)
         at_most(self, average_rate=1)
 
 

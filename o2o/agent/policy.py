@@ -6,6 +6,7 @@ Source: Peng et al. 2019 (AWR), in the form of Feng et al. 2023 (FOWM).
 import torch
 from torch import Tensor, nn
 
+from o2o.agent.action_chunk import future_actions
 from o2o.agent.part_configs import PolicyConfig
 from o2o.core import batch_share
 from o2o.core.episode import Batch
@@ -22,9 +23,9 @@ class AWRPolicy(nn.Module):
     def __init__(self, feature_dim: int, action_dim: int, config: PolicyConfig):
         super().__init__()
         self.config = config
-        self.net = mlp(
-            feature_dim, config.hidden_dim, distribution.num_outputs(config.distribution, action_dim)
-        )
+        self.chunk_size = config.chunk_size if config.chunk_size != "auto" else 1  # `fit_config` sets it
+        self.num_outputs = distribution.num_outputs(config.distribution, action_dim)
+        self.net = mlp(feature_dim, config.hidden_dim, self.chunk_size * self.num_outputs)
         self.average = TargetNetwork(self.net, config.average_rate, 1) if config.average_rate else None
 
     def distribution(self, feature: Tensor, average: bool = False) -> Normal:
@@ -33,8 +34,16 @@ class AWRPolicy(nn.Module):
         Args:
             average: by the averaged weights, if there are any.
         """
-        net = self.average if average and self.average is not None else self.net
-        return distribution.make_distribution(self.config.distribution, net(feature))
+        out = self._net(average)(feature)[..., : self.num_outputs]
+        return distribution.make_distribution(self.config.distribution, out)
+
+    def chunk_distribution(self, feature: Tensor, average: bool = False) -> Normal:
+        """Returns the distribution of the next `chunk_size` actions (..., K, A) at a feature (..., F)."""
+        out = self._net(average)(feature).unflatten(-1, (-1, self.num_outputs))
+        return distribution.make_distribution(self.config.distribution, out)
+
+    def _net(self, average: bool) -> nn.Module:
+        return self.average if average and self.average is not None else self.net
 
     def track(self) -> None:
         """Moves the averaged weights; called after every optimizer step."""
@@ -47,7 +56,13 @@ class AWRPolicy(nn.Module):
         Args:
             explore: scale of the exploration noise, 0 to 1.
         """
-        actions = self.distribution(feature, average=True)
+        return self._explore(self.distribution(feature, average=True), explore)
+
+    def act_chunk(self, feature: Tensor, explore: float = 0.0) -> Tensor:
+        """Returns the next `chunk_size` actions (..., K, A) at features (..., F), as `act` does."""
+        return self._explore(self.chunk_distribution(feature, average=True), explore)
+
+    def _explore(self, actions: Normal, explore: float) -> Tensor:
         if not explore:
             return actions.mean
         if self.config.distribution in FIXED_SPREAD:
@@ -59,6 +74,7 @@ class AWRPolicy(nn.Module):
     def losses(self, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """Returns `policy` (T, B), the weighted negative log-likelihood of the recorded actions.
 
+        Of a chunk it is the mean over those of its actions that the window holds.
         The weight carries no gradient, and without `encoder_gradient` the feature carries none. V is
         evaluated before the optimizer step (FOWM: after it; the difference is of the order of the learning
         rate).
@@ -70,7 +86,9 @@ class AWRPolicy(nn.Module):
             std = batch_share.std(seen, (0, 1))  # (F,)
             noise = batch_share.draw_like(torch.randn_like, seen, 1)
             seen = seen + self.config.input_noise * std * noise
-        return {"policy": -weight * self.distribution(seen).log_prob(batch.action)}
+        recorded, known = future_actions(batch, self.chunk_size)
+        log_prob = self.chunk_distribution(seen).log_prob(recorded) * known  # (T, B, K)
+        return {"policy": -weight * log_prob.sum(-1) / known.sum(-1).clamp(min=1)}
 
     @torch.no_grad()
     def weight(self, critic, feature: Tensor, batch: Batch) -> Tensor:

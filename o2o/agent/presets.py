@@ -238,6 +238,7 @@ PRESETS["bc"] = Preset(
             inverse_temperature=0.0,
             noise_std=0.0,
             input_noise=0.05,
+            chunk_size="auto",
             encoder_gradient=True,
         ),
         replay=UNIFORM,

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from o2o.agent.action_chunk import start_chunk
 from o2o.agent.agent import Agent
 from o2o.core.errors import UsageError
 from o2o.core.run_log import versions
@@ -167,6 +168,8 @@ def example_inputs(agent: Agent) -> Tensors:
         inputs[f"obs.{name}"] = torch.zeros(one.shape, dtype=dtype)
     inputs["prev_action"] = torch.zeros(len(transform.action_low))
     inputs |= {"prev_reward": torch.zeros(()), "first": torch.ones((), dtype=torch.bool)}
+    chunk = start_chunk(1, agent.policy.chunk_size, len(transform.action_low), torch.device("cpu"))
+    inputs |= {f"chunk.{name}": value for name, value in chunk.items()}
     return inputs | {f"belief.{name}": value for name, value in agent.model.start(1).items()}
 
 

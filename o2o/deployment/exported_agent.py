@@ -12,6 +12,7 @@ next iteration or the next decision, is an output `next.NAME` and an input `NAME
 | `first` () bool          | whether this observation begins an episode; the three above and state are then |
 |                          | ignored                                                                        |
 | `belief.NAME`            | state of the world model                                                       |
+| `chunk.NAME`             | the policy's action chunk, if it has more than one action                      |
 | `search.NAME`            | state of the planner's search                                                  |
 | `normal` `uniform`       | (n,) random numbers: standard normal, evenly from 0 to 1, exponential of rate 1 |
 | `exponential`            |                                                                                |
@@ -23,6 +24,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
+from o2o.agent.action_chunk import next_action
 from o2o.agent.agent import Agent
 from o2o.agent.planner.imagine import Imagined
 from o2o.agent.planner.mppi import MPPI, Search
@@ -74,9 +76,15 @@ class PolicyStep(ExportedModule):
             reward = torch.where(first, 0.0, self.units.reward(inputs["prev_reward"])[None])
             before, obs = under(inputs, "belief"), self.units.obs(inputs)
             belief = self.model.observe(before, action, reward, obs, first)
-            unit = self.policy.act(self.model.feature(belief))
+            feature, chunk = self.model.feature(belief), {}
+            if self.plan:
+                unit = self.policy.act(feature)
+            else:
+                predicted = self.policy.act_chunk(feature)
+                unit, chunk = next_action(under(inputs, "chunk"), predicted, action, first)
             outputs = {"action": self.units.physical_action(unit)}
             outputs |= {f"{NEXT}belief.{name}": value for name, value in belief.items()}
+            outputs |= {f"{NEXT}chunk.{name}": value for name, value in chunk.items()}
             if self.plan:
                 memory = inputs["search.mean"]
                 mean = self.planner.start_mean(belief, self.model, self.policy, memory, first)

@@ -168,7 +168,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
     _check_rewards(config, data.recording)
     episodes = data.recording.episodes
     terminates = any(episode.terminated for episode in episodes)
-    agent_config = fit_config(config.agent, max(map(len, episodes)), terminates)
+    agent_config = fit_config(config.agent, max(map(len, episodes)), terminates, data.transform.control_hz)
     updates = updates_for(config, sum(map(len, episodes)))
     config = replace(config, updates=updates)
     compile_updates = _compiles(config, updates, group)
