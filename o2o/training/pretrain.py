@@ -138,14 +138,28 @@ def _check_rewards(config: PretrainConfig, recording: RecordingInfo) -> None:
     Raises:
         DataError: all rewards are 0.
     """
-    agent = config.agent
-    is_clone = agent.discount == 0 and agent.policy.inverse_temperature == 0  # as of the preset `bc`
-    if recording.has_rewards or config.allow_zero_rewards or is_clone:
+    if recording.has_rewards or config.allow_zero_rewards or _is_clone(config):
         return
     raise DataError(
         f"all rewards of {config.dataset} are 0, so there is no value to learn; `o2o check --dataset "
         f"{config.dataset}` names the command that gives it rewards, --preset bc copies the recordings "
         "without, and --allow-zero-rewards pretrains all the same"
+    )
+
+
+def _is_clone(config: PretrainConfig) -> bool:
+    """Whether the policy is a plain copy of the recordings, as that of the preset `bc`."""
+    return config.agent.discount == 0 and config.agent.policy.inverse_temperature == 0
+
+
+def demonstrations_hint(config: PretrainConfig, recording: RecordingInfo) -> str | None:
+    """Returns a line about recordings that all succeed; None if they do not, or are cloned anyway."""
+    episodes = recording.episodes
+    if len(episodes) < 2 or not all(episode.success for episode in episodes) or _is_clone(config):
+        return None
+    return (
+        f"all {len(episodes)} episodes succeed, so their returns hardly tell better actions from worse ones; "
+        "a plain clone is often better on such demonstrations: compare with --preset bc"
     )
 
 
@@ -214,6 +228,8 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
         log.rewind("offline", agent.num_updates)
         size = ", ".join(count(metadata["dataset"][f"{noun}s"], noun) for noun in ("episode", "step"))
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
+        if hint := demonstrations_hint(config, data.recording):
+            log.line(hint)
         progress = Progress(updates, "updates", agent.num_updates)
         metrics, validation_metrics, returns = {}, {}, _returns(folder)
         stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))

@@ -1,11 +1,13 @@
-"""Tests pretraining as one of the processes of a `torchrun`, in one process."""
+"""Tests pretraining: its hints, and one of the processes of a `torchrun`, in one process."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import o2o as package
+from o2o.agent import presets
 from o2o.core import process_group
 from o2o.core.process_group import ProcessGroup
 from o2o.core.torchrun import Place
@@ -102,3 +104,15 @@ def test_one_process_of_a_machine_reports_a_wrong_flag(torchrun, o2o, fails, tmp
     assert fails(3, "pretrain", "--dataset", tmp_path / "missing.hdf5").startswith("process 1: ")
     torchrun(2, RANK=1, LOCAL_RANK=0)  # the first of a second machine
     assert fails(2, "pretrain", "--no-such-flag").startswith("process 1: `o2o pretrain` has no flag")
+
+
+@pytest.mark.parametrize(
+    ("preset", "success", "hinted"),
+    [("small", [True] * 3, True), ("small", [True, False], False), ("small", [None] * 3, False),
+     ("small", [True], False), ("bc", [True] * 3, False)],
+)  # fmt: skip
+def test_demonstrations_that_all_succeed_are_worth_a_comparison_with_a_clone(preset, success, hinted):
+    config = SimpleNamespace(agent=presets.get(preset).agent)
+    recording = SimpleNamespace(episodes=[SimpleNamespace(success=one) for one in success])
+    hint = pretraining.demonstrations_hint(config, recording)  # type: ignore[arg-type]
+    assert bool(hint) == hinted and (not hint or ("all 3 episodes succeed" in hint and "--preset bc" in hint))
