@@ -16,7 +16,7 @@ from o2o.data.online_dataset import OnlineDataset
 from o2o.data.step_record import make_row, obs_boxes, row_type, to_episode
 from o2o.hardware.filter_chain import PAUSED, ActionContext
 from o2o.hardware.guard import Guard, StopOnError
-from o2o.hardware.teleop.operator import Operator, review_episode
+from o2o.hardware.teleop.operator import Operator, as_failure, review_episode
 
 LONG_EPISODE = 1000  # decisions without a time limit after which the length of an episode is logged
 
@@ -253,6 +253,8 @@ def record_episode(
         if operator:
             wait = robot.needs_manual_reset or operator.drives
             episode = review_episode(operator, episode, wait, log, name)
+            if episode is not None and robot.judge is not None and operator.label is False:
+                episode = as_failure(episode)  # a person overrules the judge of all its steps
         if episode is not None:
             dataset.add(episode, scene)
             return episode

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -52,6 +52,17 @@ logger = logging.getLogger("o2o")
 InterventionCallback = Callable[[list[str], np.ndarray, np.ndarray], None]
 
 
+class SuccessJudge(Protocol):
+    """Interface of what judges success from observations, such as a success classifier."""
+
+    def start(self) -> None:
+        """Begins an episode."""
+
+    def step(self, obs: Mapping[str, np.ndarray]) -> bool:
+        """Returns whether the episode counts as successful at its next observation."""
+        ...
+
+
 class Guard(gymnasium.Wrapper):
     """Keeps a robot inside its limits and stops it on any error.
 
@@ -79,6 +90,7 @@ class Guard(gymnasium.Wrapper):
         on_intervention: called at each of these interventions; None: nothing is called.
         reward_function: gives the reward of each decision instead of the robot, see `Recipe`; None: the robot
             does.
+        judge: gives reward and success of each observation instead of the robot; None: the robot does.
         agent_filters: filters of the agent's loop, which run before those of the robot.
         control_hz: decisions per second, after `action_repeat`; None if the robot does not state it.
     """
@@ -106,6 +118,7 @@ class Guard(gymnasium.Wrapper):
         self.num_clipped, self.interventions = 0, Counter()
         self.on_intervention: InterventionCallback | None = None
         self.reward_function: RewardFunction | None = None
+        self.judge: SuccessJudge | None = None
         self.agent_filters: Sequence[Filter] = ()
         self._robot = env.unwrapped if isinstance(env.unwrapped, RealTimeRobot) else None
         self.real_time = self._robot is not None or bool(env.metadata.get("real_time", False))
@@ -155,6 +168,8 @@ class Guard(gymnasium.Wrapper):
                 self._watchdog.reset()
             raw, info = read_reset(self.env.reset(seed=seed, options=options))
             obs = self.start_episode(raw, time.monotonic() - float(info.get("age_s", 0.0)))
+            if self.judge is not None:
+                self.judge.start()
             self._feed_watchdog()  # holds are not reset: a robot without vision must not home forever
             return obs, info
 
@@ -203,6 +218,9 @@ class Guard(gymnasium.Wrapper):
             obs = self.receive(raw, time.monotonic() - float(info.get("age_s", 0.0)))
             if self.reward_function is not None:
                 total = float(self.reward_function(_batch(before), _batch(obs), whole[None])[0])
+            if self.judge is not None:
+                info["success"] = self.judge.step(obs)
+                total = float(info["success"])
             self.end_episode() if terminated or truncated else self._feed_watchdog()
             return obs, total, terminated, truncated, info
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint, memory, run_checkpoint
 from o2o.core.compute import should_compile, tune
+from o2o.core.config import to_dict
 from o2o.core.episode import Episode
-from o2o.core.errors import DataError
+from o2o.core.errors import DataError, UsageError
 from o2o.core.progress import Progress
 from o2o.core.run_folder import (
     checkpoint_folder,
@@ -25,6 +26,8 @@ from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import HomingCancelledError
 from o2o.hardware.robot_choice import choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
+from o2o.nn import success_classifier
+from o2o.nn.success_classifier import SuccessClassifier
 from o2o.training import next_task, planned_vs_executed
 from o2o.training.actor_choice import ActorChoice
 from o2o.training.episode_runner import EpisodeRunner, log_interventions
@@ -102,6 +105,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     }
     if meta.get("task"):
         metadata["task"] = meta["task"]
+    judged = {}  # what only `run.json` states
     if is_async:
         learner = AsyncLearner(config, folder, agent, config.agent, source, compile_updates)
     else:
@@ -116,7 +120,12 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         ExitStack() as stack,
     ):
         metadata["robot"]["simulated"] = robot.simulated  # so that `o2o inspect` never moves a real robot
-        write_run_info(folder, "finetune", replace(config, agent=agent.config), metadata)
+        if config.reward == "classifier":
+            robot.judge = classifier = open_classifier(config, folder, meta["dataset"]["dataset"])
+            classifier.check(robot.shapes, f"robot {choice.robot!r}")
+            lines += [f"success classifier: {line}" for line in classifier.info.summary()[:2]]
+            judged = {"success_classifier": to_dict(classifier.info)}
+        write_run_info(folder, "finetune", replace(config, agent=agent.config), metadata | judged)
         stream = stack.enter_context(show(config.rerun, str(folder)))
         stack.callback(robot.stop)  # before the stream waits for its viewer
         log = stack.enter_context(RunLog(folder, config.resume))
@@ -235,6 +244,35 @@ def _load(config: FinetuneConfig, folder: Path, source: Path | None) -> tuple[di
         return *run_checkpoint.load(checkpoint_folder(source)), False
     with learner_lock(folder, print):
         return load_latest(folder, source)
+
+
+def open_classifier(config: FinetuneConfig, folder: Path, dataset: str) -> SuccessClassifier:
+    """Returns the success classifier of a run, after its first use copied into the folder of the run.
+
+    Args:
+        config: names the classifier, and how often it may judge failures successful.
+        folder: folder of the run.
+        dataset: place of the recordings, beside which the classifier lies by default.
+    Raises:
+        UsageError: there is none, it is not what o2o wrote, or it judges too many failures successful.
+    """
+    own = folder / "classifier"
+    source = own if checkpoint.exists(own) else config.classifier or Path(f"{dataset}.classifier")
+    if not checkpoint.exists(source):
+        raise UsageError(
+            f"there is no success classifier in {source}; --classifier names one, which "
+            "`o2o data relabel --learn` makes"
+        )
+    classifier = success_classifier.load(source)
+    if classifier.info.false_rate > config.max_false_positives:
+        raise UsageError(
+            f"the success classifier in {source} judges {classifier.info.num_false} of "
+            f"{classifier.info.num_failures} held-out failures successful, above --max-false-positives "
+            f"{config.max_false_positives:g}: label more episodes, or allow it with that flag"
+        )
+    if source != own:
+        classifier.save(own)
+    return classifier
 
 
 def _locate(config: FinetuneConfig, meta: dict) -> dict:

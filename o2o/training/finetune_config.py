@@ -6,7 +6,7 @@ from typing import Literal
 
 from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.core import memory
-from o2o.core.config import FieldError, at_least
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.run_folder import checkpoint_folder
 from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
@@ -39,6 +39,13 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
             all.
         task_updates: Gradient steps on the recordings before the robot moves; None: one for each recorded
             step, from 1,000 to 4,000.
+        reward: Who rewards the robot's steps: the `robot` (or the recipe), or a `classifier` that judges
+            success from observations: 1 while an episode counts as successful, else 0. An operator's label
+            overrules it.
+        classifier: Folder of a success classifier of `o2o data relabel --learn`; by default the one beside
+            the recording, `RECORDING.classifier`. The run keeps a copy in `OUT/classifier`.
+        max_false_positives: Largest share of its held-out failures that the classifier may have judged
+            successful, 0 to 1.
         preset: Preset that the default training lengths come from; empty uses the checkpoint's preset.
         agent: Agent; its sizes are fixed by the checkpoint, its planner and learning rates may change.
         out: Run folder; the default is `runs/finetune-ROBOT-TIME`.
@@ -64,6 +71,9 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     task_heads: Literal["auto", "reset", "keep"] = "auto"
     task_demos: int | None = None
     task_updates: int | None = None
+    reward: Literal["robot", "classifier"] = "robot"
+    classifier: Path | None = None
+    max_false_positives: float = 0.1
     preset: str = ""
     agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     out: Path | None = None
@@ -86,6 +96,10 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         if self.dry_run and self.resume:
             raise FieldError(self, "<dry_run> and <resume> exclude each other: a dry run is a run of its own")
         memory.check_budget(self, "plans_budget")
+        at_least(self, max_false_positives=0)
+        at_most(self, max_false_positives=1)
+        if self.classifier and self.reward != "classifier":
+            raise FieldError(self, "<classifier> needs <reward> classifier")
         for name in ("task_demos", "task_updates"):
             value = getattr(self, name)
             if value is not None and value < 0:

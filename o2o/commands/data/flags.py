@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from o2o.core.config import FieldError, at_least
+from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.errors import UsageError
 from o2o.data.load_config import LoadConfig, check_name
 
@@ -118,6 +118,11 @@ class RelabelConfig:
         interactive: Show each episode (a video, or its states) and ask in the terminal whether it succeeded.
         Each
             answer is saved at once in `DST.labels.json`; run the command again to continue.
+        learn: Train a success classifier on the episodes whose success is known, `--by` and `--interactive`
+            included, and write the rewards that it gives: 1 while an episode counts as successful, else 0. A
+            label of a person overrules it. The classifier goes to `DST.classifier`.
+        max_false_positives: Largest share of held-out failures that the classifier may judge successful, 0
+            to 1; with more, nothing is written.
         success_reward: Reward of the last step of a successful episode; all other steps get 0. None keeps the
             rewards.
         terminate: Mark an episode as terminated if it succeeded, and only then.
@@ -129,9 +134,17 @@ class RelabelConfig:
     source: LoadFlags = field(default_factory=LoadConfig)
     by: Path | None = None
     interactive: bool = False
+    learn: bool = False
+    max_false_positives: float = 0.1
     success_reward: float | None = None
     terminate: bool = False
     jpeg: bool = False
+
+    def __post_init__(self):
+        at_least(self, max_false_positives=0)
+        at_most(self, max_false_positives=1)
+        if self.learn and self.success_reward is not None:
+            raise FieldError(self, "<learn> and <success_reward> both give the rewards: leave one out")
 
 
 @dataclass(frozen=True)

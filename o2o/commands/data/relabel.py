@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, labels
+from o2o.commands.data import dataset_writer, label_by_hand, label_by_script, labels, learned_rewards
 from o2o.commands.data.flags import RelabelConfig
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
@@ -13,22 +13,25 @@ from o2o.data.load import load
 
 
 def relabel(config: RelabelConfig) -> None:
-    """Writes the recording with new labels: `by`, then `interactive`, `success_reward` and `terminate`.
+    """Writes the recording with new labels.
+
+    They are those of `by`, then `interactive`, then `learn` or `success_reward`, then `terminate`.
 
     Raises:
         UsageError: no source of labels is given, or it is invalid, or the folder exists
             or is being written.
-        DataError: an episode's success is needed and unknown.
+        DataError: an episode's success is needed and unknown, or a success classifier errs too often.
         StorageError: it cannot be written.
     """
     if (
         config.by is None
         and not config.interactive
+        and not config.learn
         and config.success_reward is None
         and not config.terminate
     ):
         raise UsageError(
-            "no labels given: add --by FILE, --interactive, --success-reward NUMBER or --terminate"
+            "no labels given: add --by FILE, --interactive, --learn, --success-reward NUMBER or --terminate"
         )
     with dataset_writer.reserve(config.out):
         _relabel(config)
@@ -50,6 +53,8 @@ def _relabel(config: RelabelConfig) -> None:
         if not label_by_hand.ask(recording, saved, films, input):
             return
         episodes = labels.apply(episodes, labels.read(saved, recording.fingerprint))
+    if config.learn:
+        episodes = learned_rewards.apply(config, replace(recording, episodes=episodes))
     if config.success_reward is not None or config.terminate:
         _check_known(episodes)
     if config.success_reward is not None:

@@ -309,6 +309,15 @@ def _with_label(episode: Episode, operator: Operator) -> Episode:
     return _with_outcome(episode, float(episode.reward[-1]) + paid, success, success)
 
 
+def as_failure(episode: Episode) -> Episode:
+    """Returns an episode that a person labels as a failure, without the rewards of a judge of its steps."""
+    cleared = replace(episode, reward=np.zeros_like(episode.reward))
+    infos = dict(episode.infos)
+    if "success" in infos:
+        infos["success"] = np.zeros_like(infos["success"])
+    return _with_outcome(replace(cleared, infos=infos), 0.0, False, False)
+
+
 def _with_outcome(episode: Episode, reward: float, success: bool, terminated: bool) -> Episode:
     """Returns the episode with another outcome of its last step."""
     rewards, infos = episode.reward.copy(), dict(episode.infos)
