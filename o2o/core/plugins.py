@@ -1,6 +1,7 @@
 """Finds and loads robots, datasets and models by name: bundled files, other packages', the user's."""
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -150,11 +151,17 @@ def _sources(kind: str) -> dict[str, list[Path | EntryPoint]]:
     bundled, own = bundled_folders(kind), Path(kind).resolve()
     for folder in bundled:
         _add_files(folder, sources)
-    for point in importlib.metadata.entry_points(group=f"o2o.{kind}"):
+    for point in _entry_points(kind, tuple(sys.path)):
         sources.setdefault(point.name, []).append(point)
     if own not in bundled and own.is_dir():  # last: the current folder may be somebody else's
         _add_files(own, sources)
     return sources
+
+
+@functools.cache
+def _entry_points(kind: str, search_path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Returns other packages' entry points; kept, because the files of all packages are read for them."""
+    return tuple(importlib.metadata.entry_points(group=f"o2o.{kind}"))
 
 
 def _add_files(folder: Path, sources: dict[str, list[Path | EntryPoint]]) -> None:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import logging
 import subprocess
 import sys
@@ -99,6 +100,16 @@ def test_entry_point_of_another_package_is_found_after_the_bundled_and_before_th
     write(work / "robots" / "theirs.py", "WHO = 'mine'\n")
     assert plugins.load("robots", "theirs").WHO == "theirs"
     assert plugins.load("robots", "sim").WHO == "bundled"
+
+
+def test_the_files_of_other_packages_are_read_once_for_all_lookups(house, monkeypatch):
+    package, reads = house[1] / "lib", []
+    package.mkdir()
+    monkeypatch.syspath_prepend(str(package))  # so that no earlier test has read them
+    real = importlib.metadata.entry_points
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **key: reads.append(key) or real(**key))
+    assert plugins.names("robots") and plugins.find("robots", "sim") and plugins.load("robots", "sim")
+    assert reads == [{"group": "o2o.robots"}]
 
 
 def test_an_unknown_name_lists_the_nearest_and_the_known_names(house):
