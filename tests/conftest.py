@@ -14,6 +14,8 @@ import o2o as package
 from o2o.cli import main
 from o2o.core import trust
 from o2o.hardware.guard import Guard
+from o2o.training import learner_process
+from tests.support import forked
 from tests.support.tiny_runs import leave_out_charts, pretrain_config, record_point_dataset
 
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
@@ -47,6 +49,14 @@ def _home(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _forked_learners():
+    """Forks the learners that a test itself starts; those of a process it starts are no forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner_process, "subprocess", forked)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fresh():
     """Nothing of earlier tests decides: neither the state of the generator nor the files they permitted."""
@@ -57,7 +67,7 @@ def _fresh():
 @pytest.fixture(scope="module")
 def quiet_process():
     """A process for `peak_bytes`, because threads that other tests left in this one take memory, too."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, get_context("forkserver")) as process:
         yield process
 
 

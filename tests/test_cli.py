@@ -27,6 +27,7 @@ from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.output_lock import lock_file, lock_folder
 from o2o.core.run_log import read_metrics
+from tests.support import forked
 from tests.support.command_line import SMALL, TDMPC, pretrain
 from tests.support.paths import POINT_ROBOT, RECURRENT_MODEL, SUPPORT
 from tests.support.tiny_runs import record_point_dataset
@@ -355,7 +356,7 @@ def test_a_run_that_another_process_writes_can_be_read(o2o, pretrained, tmp_path
 def test_a_second_pretraining_is_refused_until_the_first_is_killed(fails, o2o, dataset, tmp_path):
     out = tmp_path / "run"
     words = [str(word) for word in pretrain(dataset, out, "--updates", 100_000)]
-    first = subprocess.Popen([sys.executable, "-m", "o2o", *words], stdout=subprocess.DEVNULL)
+    first = forked.Popen([sys.executable, "-m", "o2o", *words], stdout=subprocess.DEVNULL)
     try:
         while not (out / ".lock").exists() or not (out / ".lock").read_bytes():
             assert first.poll() is None

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ import pytest
 import o2o as package
 from o2o.core import checkpoint
 from o2o.deployment.run_files import ALLOWED, CARD, write_files
+from tests.support import forked
 from tests.support.fake_hub import FakeHub, commit_of, environment
 from tests.support.paths import POINT_ROBOT, ROOT
 
@@ -229,7 +229,7 @@ def test_a_pull_that_is_killed_leaves_no_folder_and_is_continued(o2o, pushed, tm
     pushed.cut_after[TENSORS] = [3000, *[0] * 1000]
     out = tmp_path / "mine"
     code = "import sys; import o2o.deployment.hub as hub; hub.WAIT_S = 60.0; from o2o.cli import main; main()"
-    process = subprocess.Popen(
+    process = forked.Popen(
         [sys.executable, "-c", code, "pull", "ada/point", "--out", str(out)],
         env=os.environ | environment(pushed, tmp_path), cwd=ROOT,
     )  # fmt: skip

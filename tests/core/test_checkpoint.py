@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from o2o.core import checkpoint
 from o2o.core.errors import StorageError, UsageError
+from tests.support import forked
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3)}
 
@@ -241,8 +241,8 @@ while True:
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_kill_9_while_saving_leaves_a_readable_checkpoint(tmp_path, kills):
     for wait_s in np.random.default_rng(0).uniform(0, 0.03, kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
+        process = forked.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path / "c")], stdout=forked.PIPE, text=True
         )
         assert process.stdout is not None
         with process, process.stdout:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import closing, suppress
@@ -31,6 +30,7 @@ from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import connect
 from o2o.training.regression_gate import RollbackConfig
+from tests.support import forked
 from tests.support.episodes import make_episode
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
@@ -164,7 +164,7 @@ o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[
 def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, after: int) -> None:
     """Runs five episodes of 12 steps; the run kills itself in the call after `after` calls."""
     script = DYING.format(module=module, owner=owner, name=name, after=after)
-    done = subprocess.run([sys.executable, "-c", script, str(pretrained), str(out)], capture_output=True)
+    done = forked.run([sys.executable, "-c", script, str(pretrained), str(out)])
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
 
@@ -240,7 +240,7 @@ def test_ctrl_c_writes_a_checkpoint_and_logs_how_to_continue(dataset, tmp_path):
     command = [sys.executable, "-m", "o2o", "pretrain", "--dataset", str(dataset), "--robot", ROBOT,
                "--updates", "100000", "--log-every", "1", "--out", str(out), "--device", "cpu",
                "--compile", "no"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = forked.Popen(command, stdout=forked.PIPE, stderr=forked.STDOUT, text=True)
     while not read_if_exists(out / "metrics.jsonl") and process.poll() is None:  # before, nobody heeds Ctrl-C
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -17,6 +17,7 @@ from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import connect
 from o2o.hardware.remote.fault_injection import FaultConfig
 from o2o.hardware.remote.server import RobotServer, ServerConfig
+from tests.support import forked
 
 
 class Slider(RealTimeRobot):
@@ -77,7 +78,8 @@ def serving_process(*words: str, stdin=subprocess.DEVNULL, module: str = "o2o"):
     command = [sys.executable, "-m", module, *words, "--port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": stdin, "text": True}
-    with subprocess.Popen(command, env=env, **pipes) as server:
+    start = forked.Popen if module == "o2o" else subprocess.Popen
+    with start(command, env=env, **pipes) as server:
         try:
             message = []
             for line in server.stdout:

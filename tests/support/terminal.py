@@ -3,16 +3,10 @@
 import os
 import pty
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 
-# makes the terminal that of the process, as a shell does, and becomes the command
-TAKE_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
+from tests.support.forked import Popen
+
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -23,8 +17,8 @@ def run_in_terminal(
     ours, theirs = pty.openpty()
     inherited = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     environment = {**inherited, "TERM": "xterm", "COLUMNS": str(columns), **(env or {})}
-    process = subprocess.Popen(
-        [sys.executable, "-c", TAKE_TERMINAL, *words],
+    process = Popen(
+        words,
         stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)

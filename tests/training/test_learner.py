@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -33,6 +32,7 @@ from o2o.training.learner_process import AsyncLearner
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
 from o2o.training.shared_weights import SharedWeights
+from tests.support import forked
 from tests.support.paths import TIRING_ROBOT
 from tests.support.tiny_runs import TINY, episodes_of
 
@@ -229,10 +229,13 @@ DYING = """
 
 
 def test_a_learner_whose_robot_is_killed_ends_by_itself_and_the_run_can_be_resumed(source, tmp_path):
-    """Killed within the third episode: the learner finishes two, the third is recovered with 7 steps."""
+    """Killed within the third episode: the learner finishes two, the third is recovered with 7 steps.
+
+    It is the learner that starts as it does for a user, not forked.
+    """
     out = tmp_path / "run"
     command = [sys.executable, "-c", textwrap.dedent(DYING), str(source), str(out)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = forked.run(command, stderr=forked.STDOUT)
     assert done.returncode == -signal.SIGKILL, done.stdout.decode()
     with learner_lock(out, print):  # waits for it
         assert learned(out) == (2, BEFORE + 2 * STEPS, 0.0)

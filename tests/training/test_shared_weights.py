@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -13,6 +12,7 @@ import torch
 from o2o.core.checkpoint import fingerprint
 from o2o.core.errors import DivergedError, UsageError
 from o2o.training.shared_weights import SharedWeights
+from tests.support import forked
 
 
 def make_tensors(number: float) -> dict[str, torch.Tensor]:
@@ -134,7 +134,7 @@ def test_a_hammering_writer_in_another_process_never_makes_a_torn_read():
     like = {name: torch.zeros(20_000) for name in "abcd"}
     reader = SharedWeights(like)
     command = [sys.executable, "-c", textwrap.dedent(HAMMER), str(reader.handle)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reader.handle]) as process:
+    with forked.Popen(command, stdout=forked.PIPE, pass_fds=[reader.handle]) as process:
         assert process.stdout is not None and process.stdout.readline()
         seen, until_s = [], time.monotonic() + 200
         while len(set(seen)) < 200 and time.monotonic() < until_s:

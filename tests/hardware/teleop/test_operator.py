@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import subprocess
 import sys
 import termios
 import threading
@@ -31,6 +30,7 @@ from o2o.hardware.teleop import operator as operator_module
 from o2o.hardware.teleop.inputs import KEYS, CombinedInput, FileInput, KeyboardInput, open_teleop
 from o2o.hardware.teleop.operator import COMMANDS, Operator, review_episode
 from o2o.training.rollout import play
+from tests.support import forked
 from tests.support.paths import STEERED_ROBOT
 from tests.support.robots import Script, Sled
 from tests.support.served import until
@@ -499,9 +499,9 @@ class Terminal:
         self.ours, self.theirs = pty.openpty()
         self.before = termios.tcgetattr(self.theirs)
         self.output = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-c", IN_TERMINAL, *argv], stdin=self.theirs, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        self.process = forked.Popen(
+            [sys.executable, "-u", "-c", IN_TERMINAL, *argv], stdin=self.theirs, stdout=forked.PIPE,
+            stderr=forked.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self._reading = threading.Thread(target=self._read, daemon=True)
         self._reading.start()
