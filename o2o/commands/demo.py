@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+EVALUATION_SCENES = 25  # of a run's own evaluations, on the learning curve
+
+
 def demo(config: DemoConfig) -> Path:
     """Runs all stages, prints one table, and returns the folder with curves and videos.
 
@@ -51,8 +54,8 @@ def _demo(config: DemoConfig, folder: Path) -> None:
         PretrainConfig(
             dataset=config.dataset, preset=config.preset, agent=preset.agent, dataset_options=dataset_options,
             updates=config.updates, seed=config.seed, device=config.device, threads=preset.threads,
-            out=folder / "pretrain", evaluate_every=250, evaluate_episodes=25, evaluate_film=False,
-            patience=3,
+            out=folder / "pretrain", evaluate_every=250, evaluate_episodes=EVALUATION_SCENES,
+            evaluate_film=False, patience=3,
         )
     )  # fmt: skip
     # "--plan": the planner, also where the policy is the better actor
@@ -64,8 +67,8 @@ def _demo(config: DemoConfig, folder: Path) -> None:
             FinetuneConfig(
                 checkpoint=before, preset=config.preset, updates_per_step=preset.updates_per_step,
                 episodes=config.episodes, seed=config.seed, device=config.device, threads=preset.threads,
-                out=folder / "finetune", evaluate_every=-(-config.episodes // 3), evaluate_episodes=25,
-                evaluate_film=False,
+                out=folder / "finetune", evaluate_every=-(-config.episodes // 3),
+                evaluate_episodes=EVALUATION_SCENES, evaluate_film=False,
             )
         )  # fmt: skip
         rows = {"the data": Score.of(load(config.dataset, dataset_options, config.seed).episodes)}

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import PlannerConfig
 from o2o.agent.policy import PolicyConfig
 from o2o.commands import demo
+from o2o.core import plugins
 from o2o.core.errors import RobotError, UsageError
 from o2o.core.run_log import RunLog
 from o2o.core.stats import success_interval
@@ -22,6 +24,7 @@ from o2o.hardware.guard import connect
 from o2o.inspect.charts.chart import DATA, PLAN
 from o2o.models import tdmpc
 from o2o.training.evaluate import Score
+from tests.support import forked
 
 TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
@@ -51,8 +54,16 @@ def folder(tmp_path_factory):
         pytest.skip(f"no pictures can be drawn here: {why}")
     tmp = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "subprocess", forked)
+        patch.setattr(demo, "EVALUATION_SCENES", 2)
+        patch.setenv("O2O_HOME", str(tmp / "home"))  # for the recipe makes fewer episodes here
+        recipe = plugins.load("datasets", "sim-lift")
+        patch.setattr(recipe, "NUM_EPISODES", 12)
+        patch.setattr(recipe, "RECIPE", replace(recipe.RECIPE, num_episodes=12))
         patch.setitem(presets.PRESETS, "tiny", presets.Preset("for tests", TINY, updates_per_step=0.1))
-        config = o2o.DemoConfig(preset="tiny", updates=2, episodes=2, evaluate_episodes=5, out=tmp / "out")
+        config = o2o.DemoConfig(
+            preset="tiny", recordings=12, updates=2, episodes=2, evaluate_episodes=5, out=tmp / "out"
+        )
         with redirect_stdout(printed := io.StringIO()):
             result = o2o.demo(config)
     (result / "printed.txt").write_text(printed.getvalue())
