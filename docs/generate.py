@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-import shutil
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,20 +54,31 @@ API_PAGES = {  # page -> (title, modules)
 
 
 def write_all(docs: Path) -> None:
-    """Writes every generated page below the folder of the manual, replacing the former ones."""
+    """Writes every generated page below the folder of the manual, and removes those of former commands.
+
+    A page that has not changed is left alone, so that Sphinx reads only what changed.
+    """
     reference = docs / "reference"
     for folder, pages in (
         (reference / "commands", command_pages()),
         (reference / "configs", config_pages()),
         (reference / "api", api_pages()),
     ):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for name, text in pages.items():
-            (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    notebooks = docs / "tutorials" / "notebooks"
-    shutil.rmtree(notebooks, ignore_errors=True)
-    shutil.copytree(ROOT / "notebooks", notebooks, ignore=shutil.ignore_patterns(".*"))
+        _write(folder, {f"{name}.md": text for name, text in pages.items()})
+    notebooks = {path.name: path.read_text(encoding="utf-8") for path in ROOT.glob("notebooks/*.ipynb")}
+    _write(docs / "tutorials" / "notebooks", notebooks)
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
+    """Makes `texts`, name -> text, the content of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
 
 
 # ---- commands

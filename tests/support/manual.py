@@ -93,8 +93,18 @@ def command_of(line: str) -> tuple[str, list[str]]:
 @cache
 def flags_of(command: str) -> set[str]:
     """Returns every flag of a command, with the options of every bundled model and robot."""
-    default = flag_tree(dispatch.DEFAULTS[command]([])).names()
-    lines = [["--model", name] for name in plugins.names("models") if command == "pretrain"]
-    lines += [["--robot", name] for name in plugins.names("robots") if "--robot" in default]
-    trees = [flag_tree(dispatch.DEFAULTS[command](words)) for words in lines]
-    return {*default, *(name for tree in trees for name in tree.names())}
+    found = set(flag_tree(dispatch.DEFAULTS[command]([])).names())
+    if command == "pretrain":
+        return found | robot_flags() | _flags("pretrain", "--model", "models")
+    return found | robot_flags() if "--robot" in found else found
+
+
+@cache
+def robot_flags() -> set[str]:
+    """Returns the options of every bundled robot, which are the same in each command."""
+    return _flags("check", "--robot", "robots")
+
+
+def _flags(command: str, flag: str, kind: str) -> set[str]:
+    trees = [flag_tree(dispatch.DEFAULTS[command]([flag, name])) for name in plugins.names(kind)]
+    return {name for tree in trees for name in tree.names() if name.startswith(f"{flag}.")}
