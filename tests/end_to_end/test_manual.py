@@ -1,6 +1,8 @@
 """Tests that every command line, Python block and link of the README and the manual works."""
 
 import importlib.util
+import re
+import subprocess
 import sys
 from functools import cache
 from itertools import pairwise
@@ -162,6 +164,19 @@ def test_the_pages_of_configs_have_every_field_with_its_meaning():
         assert text.count(f"`{kind.__module__}.{kind.__name__}`") == 1
     assert "## PlannerConfig" in pages_of_configs["agent"] and "## --robot xarm" in pages_of_configs["robots"]
     assert [row for row in text.splitlines() if row.startswith("| `") and row.endswith("|  |")] == []
+
+
+@pytest.mark.slow
+def test_the_manual_builds_without_a_warning_and_loads_nothing_from_a_server(tmp_path):
+    pytest.importorskip("furo", reason="the manual needs the extra docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = re.compile(r"""(?:<(?:script|img|iframe|source)[^>]*src|<link[^>]*href)="(?:https?:)?//""")
+    for path in tmp_path.rglob("*.html"):
+        assert not loaded.search(path.read_text(encoding="utf-8")), path
+    for path in tmp_path.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//|@import", path.read_text(encoding="utf-8")), path
 
 
 # ---- links

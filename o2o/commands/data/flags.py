@@ -111,13 +111,11 @@ class RelabelConfig:
         out: New folder for the relabelled dataset.
         source: How the recording is read.
         by: Source of the labels. Either a Python file with any of the functions `reward(episode)` (one
-        number per
-            action), `success(episode)` and `terminated(episode)`, or a .csv or .json file whose rows have an
-            `episode` (from 0), its `success`, its `reward`, or both, and the reward's `step` if it is not
-            the last.
+            number per action), `success(episode)` and `terminated(episode)`, or a .csv or .json file whose
+            rows have an `episode` (from 0), its `success`, its `reward`, or both, and the reward's `step` if
+            it is not the last.
         interactive: Show each episode (a video, or its states) and ask in the terminal whether it succeeded.
-        Each
-            answer is saved at once in `DST.labels.json`; run the command again to continue.
+            Each answer is saved at once in `DST.labels.json`; run the command again to continue.
         learn: Train a success classifier on the episodes whose success is known, `--by` and `--interactive`
             included, and write the rewards that it gives: 1 while an episode counts as successful, else 0. A
             label of a person overrules it. The classifier goes to `DST.classifier`.
