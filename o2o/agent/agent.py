@@ -97,6 +97,7 @@ class Agent:
         self.penalty_weight_known = config.planner.uncertainty != "auto"
         self.num_updates = 0
         self.belief: State = {}
+        self.frames: dict[str, Tensor] = {}  # latest images of a camera of which the model sees several
         self.memory: Tensor | None = None
         self.chunk: State = {}
         self.last_plan: Plan | None = None
@@ -248,6 +249,7 @@ class Agent:
         """Starts an episode of n robots. The seed determines every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
         self.chunk = start_chunk(n, self.policy.chunk_size, self.planner.action_dim, self.device)
+        self.frames = {}
         self.stages = StageTimer()
         self.acting_stream.seed(seed)
 
@@ -309,6 +311,10 @@ class Agent:
         action = torch.as_tensor(prev_action, dtype=torch.float32, device=self.device)
         reward = torch.as_tensor(prev_reward, dtype=torch.float32, device=self.device)
         begin = torch.as_tensor(first, dtype=torch.bool, device=self.device)
+        for name, count in self.transform.frames.items():
+            tensors[name] = self.frames[name] = stack_frames(
+                self.frames.get(name), tensors[name], begin, count
+            )
         with self.acting_stream.use(), self.precision():
             with self.stages("encode"):  # on a GPU, only the launch
                 self.belief = self.model.observe(self.belief, action, reward, tensors, begin)
@@ -351,6 +357,7 @@ class Agent:
             tensors |= {f"stream.{name}.{key}": value for key, value in stream.state().items()}
         tensors |= {f"belief.{name}": value for name, value in self.belief.items()}
         tensors |= {f"chunk.{name}": value for name, value in self.chunk.items()}
+        tensors |= {f"frames.{name}": value for name, value in self.frames.items()}
         if self.memory is not None:
             tensors["memory.mean"] = self.memory
         file = self.config.model
@@ -383,6 +390,7 @@ class Agent:
         self.acting_stream.load_state(under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in under(tensors, "belief").items()}
         self.chunk = {k: v.to(self.device) for k, v in under(tensors, "chunk").items()}
+        self.frames = {k: v.to(self.device) for k, v in under(tensors, "frames").items()}
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
@@ -423,6 +431,20 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         return self.objective(batch)
+
+
+def stack_frames(known: Tensor | None, image: Tensor, first: Tensor, count: int) -> Tensor:
+    """Returns the latest images (N, count * C, h, w) of a camera, the newest last.
+
+    Args:
+        known: what it returned a step ago; None before the first one.
+        image: (N, C, h, w) newest image.
+        first: (N,) bool, rows that start an episode, before which the scene is taken to have stood still.
+        count: number of images.
+    """
+    still = image.repeat(1, count, 1, 1)
+    moving = still if known is None else torch.cat([known[:, image.shape[1] :], image], 1)
+    return torch.where(first[:, None, None, None], still, moving)
 
 
 def pick_device(name: str) -> torch.device:

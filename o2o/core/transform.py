@@ -34,6 +34,7 @@ class ObsTransform:
         layout: axes of an image, see `o2o.core.image_layout`; empty: guessed from the shape.
         low: recorded value that the model sees as 0, in an image of other numbers than uint8.
         high: recorded value that it sees as 255; those beyond are clipped. low = high: the images are uint8.
+        frames: number of latest images that the model sees together, as channels, the latest last.
     """
 
     shape: tuple[int, ...]
@@ -44,13 +45,14 @@ class ObsTransform:
     layout: str = ""
     low: float = 0.0
     high: float = 0.0
+    frames: int = 1
 
     def __post_init__(self):
         if any(size < 0 for size in self.shape) or (self.image and 0 in self.shape):
             raise FieldError(self, f"<shape> is {self.shape}, wanted sizes")
         if self.layout not in ("", *LAYOUTS) or (self.image and len(self.axes) != len(self.shape)):
             raise FieldError(self, f"<layout> is {self.layout!r}, which is none of an image {self.shape}")
-        at_least(self, size=1)
+        at_least(self, size=1, frames=1)
         check_finite(self)
         lengths = {len(self.mean), len(self.std)}
         if lengths not in ({0}, {int(np.prod(self.shape))}) or min(self.std, default=1) <= 0:
@@ -72,15 +74,28 @@ class ObsTransform:
     def model_shape(self) -> tuple[int, ...]:
         if not self.image:
             return (int(np.prod(self.shape)),)
-        return (num_channels(self.shape, self.axes), self.size, self.size)
+        return (self.frames * num_channels(self.shape, self.axes), self.size, self.size)
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Returns whether images of another size or layout become the same model input shape."""
         layout = guess_layout(tuple(shape))
-        return self.image and bool(layout) and num_channels(shape, layout) == self.model_shape[0]
+        return (
+            self.image and bool(layout) and self.frames * num_channels(shape, layout) == self.model_shape[0]
+        )
+
+    def stack(self, images: np.ndarray) -> np.ndarray:
+        """Returns (T, frames * C, h, w) of the converted images (T, C, h, w) of an episode.
+
+        Before its first image an episode is taken to have stood still.
+        """
+        if self.frames == 1:
+            return images
+        rows = np.arange(len(images))
+        ages = reversed(range(self.frames))
+        return np.concatenate([images[np.maximum(rows - age, 0)] for age in ages], 1)
 
     def __call__(self, value: np.ndarray) -> np.ndarray:
-        """Converts (N, *shape) as recorded to (N, *model_shape).
+        """Converts (N, *shape) as recorded to (N, *model_shape), one image where the model sees `frames`.
 
         Raises:
             RobotError: an image that is not uint8 though the recorded ones are; recordings are checked for
@@ -156,6 +171,11 @@ class Transform:
         """Converts name -> (N, *shape) to name -> (N, *model_shape); names without a field are dropped."""
         return {name: field(raw[name]) for name, field in self.fields.items()}
 
+    @property
+    def frames(self) -> dict[str, int]:
+        """Returns name -> number of frames of each image of which the model sees several."""
+        return {name: field.frames for name, field in self.fields.items() if field.frames > 1}
+
     def unit_action(self, action: np.ndarray) -> np.ndarray:
         """Converts (..., A) physical actions to (..., A) float32 in [-1, 1], clipped."""
         low, high = np.asarray(self.action_low), np.asarray(self.action_high)
@@ -181,7 +201,8 @@ class Transform:
         """Converts a recorded episode to the model's form."""
         reward = self.reward(raw.reward.astype(np.float64)).astype(np.float32)
         action = self.unit_action(raw.action)
-        return replace(raw, obs=self.obs(raw.obs), action=action, reward=reward, infos={})
+        obs = {name: self.fields[name].stack(value) for name, value in self.obs(raw.obs).items()}
+        return replace(raw, obs=obs, action=action, reward=reward, infos={})
 
     def mismatches(self, shapes: dict[str, tuple[int, ...]], action_dim: int) -> list[str]:
         """Lists what in a robot or a recording does not fit this model, a phrase each; empty if it fits."""

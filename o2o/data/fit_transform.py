@@ -69,13 +69,13 @@ def apply_transform(episode: Episode, transform: Transform) -> Episode:
     images = {name: field for name, field in transform.fields.items() if field.image}
     vectors = {name: field for name, field in transform.fields.items() if not field.image}
     result = replace(transform, fields=vectors).episode(episode)
-    obs = result.obs | {name: _resize(episode.obs[name], field) for name, field in images.items()}
+    obs = result.obs | {n: field.stack(_resize(episode.obs[n], field)) for n, field in images.items()}
     return replace(result, obs={name: obs[name] for name in transform.fields})
 
 
 def _resize(images: np.ndarray, field: ObsTransform) -> np.ndarray:
     """Converts (T+1, *shape) raw images, in memory or on disk, to (T+1, *model_shape) in memory."""
-    result = np.empty((len(images), *field.model_shape), np.uint8)
+    result = np.empty((len(images), *replace(field, frames=1).model_shape), np.uint8)
     frame_bytes = int(np.prod(images.shape[1:])) * images.dtype.itemsize
     num_read, num_resized = max(READ_BYTES // frame_bytes, 1), max(RESIZE_BYTES // frame_bytes, 1)
     for start in range(0, len(images), num_read):
@@ -224,7 +224,10 @@ def _fields(
                 low, high = facts.low, facts.high
             else:
                 low, high = _pixel_range(name, values, ranges.get(name, ""), layout)
-            field = ObsTransform(shape, image=True, size=config.image_size, layout=layout, low=low, high=high)
+            field = ObsTransform(
+                shape, image=True, size=config.image_size, layout=layout, low=low, high=high,
+                frames=config.frame_stack,
+            )  # fmt: skip
         else:
             mean, std = mean_and_std(values) if config.normalize else ((), ())
             field = ObsTransform(shape, mean=mean, std=std)

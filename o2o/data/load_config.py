@@ -111,6 +111,8 @@ class DataConfig(LoadConfig):
             as `depth=0:4` for meters; others are clipped. Without it: what the file states, else 0:1 or 0:255
             for colors and whole numbers that lie in it, else, as for depth, 0 to the largest one.
         image_size: Side of the square images that the model receives, in pixels; FOWM uses 84.
+        frame_stack: Number of latest images of each camera that the model sees together; the replay buffers
+            take as many times the memory. 1 suffices where velocities are observed.
         holdout: Fraction of the episodes that are held out for validation; a tenth is customary.
         memory: Where the observations of the replay buffers are kept: `ram`, `disk` (memory-mapped files in
             `$O2O_HOME/scratch`, deleted when the process ends), or `auto`: `ram` if everything fits the
@@ -126,12 +128,13 @@ class DataConfig(LoadConfig):
     image_layout: tuple[str, ...] = ()
     image_range: tuple[str, ...] = ()
     image_size: int = 84
+    frame_stack: int = 1
     holdout: float = 0.1
     memory: Literal["auto", "ram", "disk"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()
-        at_least(self, image_size=16)
+        at_least(self, image_size=16, frame_stack=1)
         if self.reward_return_range is not None:
             at_least(self, reward_return_range=1e-6)
         if self.reward_scale not in (None, "auto") and self.reward_return_range is not None:

@@ -30,7 +30,7 @@ from o2o.deployment.onnx_operations import OnnxOperations
 
 FACTS, FACTS_FILE = "o2o", "o2o.json"
 FORMAT = 1  # of the facts
-HANDED_ON = ("belief", "search")  # first parts of the names of inputs that an earlier graph returned
+HANDED_ON = ("belief", "frames", "search")  # first parts of the names of what an earlier graph returned
 CHATTY = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
@@ -170,6 +170,9 @@ def example_inputs(agent: Agent) -> Tensors:
     inputs |= {"prev_reward": torch.zeros(()), "first": torch.ones((), dtype=torch.bool)}
     chunk = start_chunk(1, agent.policy.chunk_size, len(transform.action_low), torch.device("cpu"))
     inputs |= {f"chunk.{name}": value for name, value in chunk.items()}
+    for name in transform.frames:
+        shape = 1, *transform.fields[name].model_shape
+        inputs[f"frames.{name}"] = torch.zeros(shape, dtype=torch.uint8)
     return inputs | {f"belief.{name}": value for name, value in agent.model.start(1).items()}
 
 

@@ -13,6 +13,7 @@ next iteration or the next decision, is an output `next.NAME` and an input `NAME
 |                          | ignored                                                                        |
 | `belief.NAME`            | state of the world model                                                       |
 | `chunk.NAME`             | the policy's action chunk, if it has more than one action                      |
+| `frames.NAME`            | latest images of a camera, with `--dataset.frame-stack`                        |
 | `search.NAME`            | state of the planner's search                                                  |
 | `normal` `uniform`       | (n,) random numbers: standard normal, evenly from 0 to 1, exponential of rate 1 |
 | `exponential`            |                                                                                |
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent.action_chunk import next_action
-from o2o.agent.agent import Agent
+from o2o.agent.agent import Agent, stack_frames
 from o2o.agent.planner.imagine import Imagined
 from o2o.agent.planner.mppi import MPPI, Search
 from o2o.core.run_checkpoint import under
@@ -45,7 +46,7 @@ class ExportedModule(nn.Module):
 
     def __init__(self, agent: Agent):
         super().__init__()
-        self.units = RobotUnits(agent.transform)
+        self.units, self.num_frames = RobotUnits(agent.transform), agent.transform.frames
         self.model, self.critic, self.policy = agent.model, agent.critic, agent.policy
         # pruning follows the data and finds the same elites, so a graph, whose shapes are fixed, does without
         self.planner = MPPI(agent.planner.action_dim, replace(agent.config.planner, prune=False))
@@ -75,7 +76,11 @@ class PolicyStep(ExportedModule):
             action = torch.where(first[:, None], 0.0, self.units.unit_action(inputs["prev_action"]))
             reward = torch.where(first, 0.0, self.units.reward(inputs["prev_reward"])[None])
             before, obs = under(inputs, "belief"), self.units.obs(inputs)
-            belief = self.model.observe(before, action, reward, obs, first)
+            frames = {
+                name: stack_frames(inputs[f"frames.{name}"], obs[name], first, count)
+                for name, count in self.num_frames.items()
+            }
+            belief = self.model.observe(before, action, reward, obs | frames, first)
             feature, chunk = self.model.feature(belief), {}
             if self.plan:
                 unit = self.policy.act(feature)
@@ -84,6 +89,7 @@ class PolicyStep(ExportedModule):
                 unit, chunk = next_action(under(inputs, "chunk"), predicted, action, first)
             outputs = {"action": self.units.physical_action(unit)}
             outputs |= {f"{NEXT}belief.{name}": value for name, value in belief.items()}
+            outputs |= {f"{NEXT}frames.{name}": value for name, value in frames.items()}
             outputs |= {f"{NEXT}chunk.{name}": value for name, value in chunk.items()}
             if self.plan:
                 memory = inputs["search.mean"]

@@ -115,14 +115,15 @@ def timing_report(stages: StageTimer, interventions: Counter[str], decisions: in
 
 def warm_up(agent: Agent, plan: bool) -> None:
     """Acts on zeros, so that one-time work (caches, compilation) is done before the robot moves."""
-    spec = agent.transform.spec
-    obs = {
-        name: np.zeros((1, *shape), np.uint8 if name in spec.images else np.float32)
-        for name, shape in spec.obs.items()
+    transform = agent.transform
+    raw = {
+        name: np.zeros((1, *field.shape), np.uint8 if field.is_bytes else np.float32)
+        for name, field in transform.fields.items()
     }
+    obs, num_actions = transform.obs(raw), len(transform.action_low)
     agent.start(1, 0)
     for first in (True, False, False):
-        agent.act(obs, np.zeros((1, spec.action_dim)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
+        agent.act(obs, np.zeros((1, num_actions)), np.zeros(1), np.array([first]), explore=1.0, plan=plan)
 
 
 def play(

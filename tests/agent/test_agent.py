@@ -9,6 +9,7 @@ import torch
 from o2o.agent.agent import Agent, read_config
 from o2o.core.config import to_dict
 from o2o.core.errors import UsageError
+from o2o.core.transform import ObsTransform, Transform
 from o2o.models import tdmpc
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.tiny_agent import TINY, agent, batch
@@ -159,3 +160,21 @@ def test_a_search_may_do_without_candidates_of_the_policy():
     hub = agent(replace(TINY, planner=replace(TINY.planner, num_policy=0)))
     action = act(hub)
     assert action.shape == (2, 2) and np.isfinite(action).all()
+
+
+def test_an_agent_acts_on_the_frames_that_an_episode_holds():
+    camera = ObsTransform((8, 8, 1), image=True, size=64, frames=3)
+    agent = Agent(Transform({"camera": camera}, (-1.0,), (1.0,)), TINY, "cpu")
+    images = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 1), dtype=np.uint8)
+    stacked = torch.as_tensor(camera.stack(camera(images)))
+    agent.start(1, 0)
+    for t in range(4):
+        obs = agent.transform.obs({"camera": images[t : t + 1]})
+        agent.act(obs, np.zeros((1, 1)), np.zeros(1), np.array([t == 0]), plan=False)
+        seen = {"camera": stacked[t : t + 1]}
+        expected = agent.model.observe({}, torch.zeros(1, 1), torch.zeros(1), seen, torch.ones(1).bool())["z"]
+        assert torch.equal(agent.belief["z"], expected)
+    assert agent.state()[0]["frames.camera"].equal(stacked[3:4])
+    first = np.array([True])
+    agent.act(agent.transform.obs({"camera": images[:1]}), np.zeros((1, 1)), np.zeros(1), first, plan=False)
+    assert agent.frames["camera"].equal(stacked[:1])

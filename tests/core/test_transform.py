@@ -1,6 +1,7 @@
 """Checks how actions, images, rewards and names are converted between robot and model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,3 +173,23 @@ def test_a_saved_transform_that_cannot_be_is_refused_in_one_line(changes):
 def test_a_saved_transform_without_fields_is_refused():
     with pytest.raises(UsageError, match="the saved Transform has no field 'fields'"):
         Transform.from_json({"action_low": [0.0], "action_high": [1.0]})
+
+
+def test_stacked_frames_are_those_before_with_the_first_repeated():
+    field = ObsTransform((4, 4, 1), image=True, size=4, frames=3)
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
+    stacked = field.stack(images)
+    assert stacked[:, :, 0, 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    assert field.model_shape == stacked.shape[1:] == (3, 4, 4)
+    assert field.accepts((8, 8, 1)) and not field.accepts((8, 8, 3))
+
+
+def test_an_episode_holds_stacked_frames():
+    camera = replace(TRANSFORM.fields["camera"], frames=2)
+    transform = replace(TRANSFORM, fields={"camera": camera})
+    images = np.random.default_rng(0).integers(0, 255, (3, 6, 8, 3), dtype=np.uint8)
+    episode = Episode({"camera": images}, np.zeros((2, 2)), np.zeros(2), False, True)
+    obs = transform.episode(episode).obs["camera"]
+    one = TRANSFORM.fields["camera"](images)
+    np.testing.assert_array_equal(obs[2], np.concatenate([one[1], one[2]]))
+    assert transform.frames == {"camera": 2} and TRANSFORM.frames == {}
