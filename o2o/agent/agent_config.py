@@ -84,24 +84,28 @@ FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of th
 
 
 def fit_config(
-    config: AgentConfig, max_length: int, terminates: bool = True, control_hz: float | None = None
-) -> AgentConfig:
-    """Returns the config with the window, the discount, the chunks and the model's endings fitted to data.
+    config: AgentConfig, max_length: int, terminates: bool = True, control_hz: float | None = None,
+    images: bool = False,
+) -> AgentConfig:  # fmt: skip
+    """Returns the config with the window, the discount, the chunks and the model's options fitted to data.
 
     Args:
-        config: the config; its discount is derived if it is 0, a model's `predict_end` and the policy's
+        config: the config; its discount is derived if it is 0, the model's options and the policy's
             `chunk_size` if they are `auto`. A window is then at least a chunk.
         max_length: steps of the longest episode, which bound the window.
         terminates: whether any episode terminates.
         control_hz: control rate of the data, Hz; None where unknown, a chunk is then one action.
+        images: whether the observation has an image.
     """
     chunk_size, window = config.policy.chunk_size, config.window
     if chunk_size == "auto":
         chunk_size = max(round(CHUNK_S * (control_hz or 0.0)), 1)
         window = max(window, chunk_size)
     model = config.model_options
-    if getattr(model, "predict_end", None) == "auto":
-        model = replace(model, **{"predict_end": terminates})
+    fusion = "concat" if images else "mean"
+    for name, value in {"predict_end": terminates, "keep_vectors": images, "fusion": fusion}.items():
+        if getattr(model, name, None) == "auto":
+            model = replace(model, **{name: value})
     return replace(
         config,
         model_options=model,
@@ -109,6 +113,14 @@ def fit_config(
         window=min(window, max_length),
         discount=config.discount_for(max_length),
     )
+
+
+def fitted_flags(config: AgentConfig, fitted: AgentConfig) -> str:
+    """Returns the flags of the model's options that were `auto`, with the values that they were fitted to."""
+    pairs = vars(config.model_options).items()
+    names = [name for name, value in pairs if value == "auto"]
+    texts = [f"--model.{n.replace('_', '-')} {getattr(fitted.model_options, n)}" for n in names]
+    return " ".join(texts) or "no option of the model"
 
 
 def model_options_class(name: str) -> type[ModelConfig]:

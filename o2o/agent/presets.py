@@ -78,7 +78,10 @@ PRESETS = {
         "FOWM at laptop size, with scales from the data and plans near the policy",
         replace(
             FOWM,
-            model_options=TDMPCConfig(latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto"),
+            model_options=TDMPCConfig(
+                latent_dim=32, hidden_dim=64, encoder_dim=64, predict_end="auto", channels=16,
+                convolutions="keypoints", keep_vectors="auto", fusion="auto",
+            ),
             critic=CriticConfig(hidden_dim=64, lambda_return="auto", target_rate="auto"),
             policy=PolicyConfig(
                 hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.4,
@@ -90,7 +93,7 @@ PRESETS = {
             min_discount=0.9,
             learning_rate=5e-4,
         ),
-        DataConfig(normalize=True, reward_scale="auto"),
+        DataConfig(normalize=True, reward_scale="auto", image_size=64),
         updates=None,
         updates_per_step=2.0,
         plan_offline=False,  # its planner needs episodes, see docs/results/default-preset.md

@@ -25,7 +25,9 @@ class Model(WorldModel):
         self.vectors = [name for name in spec.obs if name not in spec.images]
         self.images = list(spec.images)
         self.encoders = nn.ModuleList(
-            ImageEncoder(spec.obs[name], config.channels, config.latent_dim, nn.Identity())
+            ImageEncoder(
+                spec.obs[name], config.channels, config.latent_dim, nn.Identity(), config.convolutions
+            )
             for name in self.images
         )
         sizes = [spec.obs[name][0] for name in self.vectors]

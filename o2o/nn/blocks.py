@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from o2o.core.batch_share import draw_like
+from o2o.nn.choices import Convolutions
 from o2o.nn.layers import ELU, Linear, Mish, elu, linear, tanh
 
 Layers = TypeVar("Layers", bound=nn.Module)
@@ -65,20 +66,43 @@ def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int, output: nn.Module
     )
 
 
+# name -> kernel size and stride of each convolution of an image encoder
+CONVOLUTIONS: dict[Convolutions, tuple[tuple[int, int], ...]] = {
+    "deep": ((7, 2), (5, 2), (3, 2), (3, 2)),  # FOWM
+    "keypoints": ((5, 2),),
+}
+
+
+class SpatialSoftmax(nn.Module):
+    """Returns where each channel is bright, (N, C, h, w) to (N, 2C): all x, then all y, from -1 to 1.
+
+    Source: Levine et al. 2016, the expected position under the softmax of a channel over the image.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = x.flatten(2).softmax(-1).unflatten(-1, x.shape[2:])  # (N, C, h, w)
+        rows, columns = (torch.linspace(-1, 1, size, device=x.device) for size in x.shape[2:])
+        return torch.cat([weight.sum(2) @ columns, weight.sum(3) @ rows], 1)
+
+
 class ImageEncoder(nn.Module):
-    """Encoder of images, (N, C, h, w) uint8 to (N, out_dim): four strided convolutions, then `output`.
+    """Encoder of images, (N, C, h, w) uint8 to (N, out_dim): convolutions, a linear layer, then `output`.
 
     Inside, the memory format is channels last, which is faster for convolutions. Source: FOWM.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: int, out_dim: int, output: nn.Module):
+    def __init__(
+        self, shape: tuple[int, ...], channels: int, out_dim: int, output: nn.Module,
+        convolutions: Convolutions = "deep",
+    ):  # fmt: skip
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(shape[0], channels, 7, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 5, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, stride=2), nn.ReLU(), nn.Flatten(),
-        )  # fmt: skip
+        layers: list[nn.Module] = []
+        for kernel, stride in CONVOLUTIONS[convolutions]:
+            layers += [nn.Conv2d(channels if layers else shape[0], channels, kernel, stride), nn.ReLU()]
+        if convolutions == "keypoints":
+            self.conv = nn.Sequential(*layers[:-1], SpatialSoftmax())
+        else:
+            self.conv = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
             flat = self.conv(torch.zeros(1, *shape)).shape[1]
         self.head = nn.Sequential(Linear(flat, out_dim), nn.LayerNorm(out_dim), output)
@@ -88,6 +112,40 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
         return self.head(self.conv(image.float() / 255))
+
+
+class ImageDecoder(nn.Module):
+    """Decoder of images, (N, in_dim) to (N, C, h, w) of at most 32 by 32: an MLP, for a camera at rest.
+
+    A small object is lost in the mean squared error of all pixels, and a camera's brightness sets its unit.
+    So the squared error of each pixel is divided by the pixel's variance in the batch, which makes 1 the
+    error of the mean image.
+    """
+
+    MAX_SIZE, HIDDEN_DIM = 32, 128
+    MIN_VARIANCE = 0.1  # of the mean over all pixels: the noise of constant pixels is not amplified
+
+    def __init__(self, in_dim: int, image_shape: tuple[int, ...]):
+        super().__init__()
+        channels, *sizes = image_shape
+        self.image_size, self.ratio = tuple(sizes), math.ceil(max(sizes) / self.MAX_SIZE)
+        self.shape = channels, *(size // self.ratio for size in sizes)
+        self.net = zero_output(mlp(in_dim, self.HIDDEN_DIM, math.prod(self.shape)))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decodes (N, in_dim) into (N, C, h, w); 0 is black, 1 white."""
+        return self.net(latent).unflatten(-1, self.shape) + 0.5
+
+    def enlarged(self, latent: Tensor) -> Tensor:
+        """Decodes (N, in_dim) into images of the size of the observation, in [0, 1]."""
+        return F.interpolate(self(latent).clamp(0, 1), self.image_size, mode="bilinear")
+
+    def error(self, latent: Tensor, image: Tensor) -> Tensor:
+        """Returns the (N,) mean error of latents (N, in_dim) against uint8 images of the observation."""
+        target = F.avg_pool2d(image.float(), self.ratio) / 255
+        variance = target.var(0, correction=0)  # (C, h, w)
+        floor = (self.MIN_VARIANCE * variance.mean()).clamp(min=1e-5)
+        return ((self(latent).float() - target).square() / variance.clamp(min=floor)).flatten(1).mean(1)
 
 
 class Ensemble(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from o2o.core.config import FieldError, at_least, at_most
-from o2o.nn.choices import Style
+from o2o.nn.choices import Convolutions, Style
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class TDMPCConfig(ModelConfig):
         hidden_dim: Width of the dynamics and reward MLPs; FOWM uses 512.
         encoder_dim: Hidden width of the vector encoder; FOWM uses 256.
         channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
+        convolutions: Convolutions of the image encoder: `deep`, four that halve the image (FOWM), or
+            `keypoints`, one of which each channel gives the place in the image where it is bright.
         target_rate: Update rate (tau) of the target encoder, an EMA of the encoder; FOWM uses 0.01.
         target_every: Gradient steps between two updates of the target encoder; FOWM uses 2.
         predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not. `auto`:
@@ -35,7 +37,13 @@ class TDMPCConfig(ModelConfig):
             the reward is a plain number with a squared error, as in FOWM.
         keep_vectors: Whether the state also holds the vectors of the observation as they are, and the
             dynamics predict how they change. Critic, policy and planner then see every digit of them, which
-            latents between 0 and 1 lose; FOWM does not.
+            latents between 0 and 1 lose; FOWM does not. `auto`: if the observation has an image.
+        fusion: How the latents of several observations become one: their `mean` (FOWM), in which a camera's
+            is lost among others, or `concat`, one after the other. `auto`: `concat` if one is an image.
+        decoder: Whether the latent also learns to reconstruct the images, reduced to at most 32 by 32 pixels,
+            with the weight `--balance.obs`; without images it has no effect. FOWM does not.
+        contrast: Whether a predicted latent also learns to tell its own next observation from those of the
+            other windows in the batch, with the weight `--balance.consistency`; FOWM does not.
         target: Encoder that gives the target latents of the dynamics: `ema`, the target encoder (FOWM), or
             `online`, the encoder itself without gradient (TD-MPC2).
     """
@@ -44,12 +52,16 @@ class TDMPCConfig(ModelConfig):
     hidden_dim: int = 512
     encoder_dim: int = 256
     channels: int = 32
+    convolutions: Convolutions = "deep"
     target_rate: float = 0.01
     target_every: int = 2
     predict_end: bool | Literal["auto"] = False
     simnorm: int = 0
     num_bins: int = 0
-    keep_vectors: bool = False
+    keep_vectors: bool | Literal["auto"] = False
+    fusion: Literal["mean", "concat", "auto"] = "mean"
+    decoder: bool = False
+    contrast: bool = False
     target: Literal["ema", "online"] = "ema"
 
     def __post_init__(self):
@@ -176,10 +188,12 @@ class EncoderConfig(ModelConfig):
     Attributes:
         latent_dim: Number of entries that each image is encoded into; vectors are passed on as they are.
         channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
+        convolutions: Convolutions of the image encoder, see the model `tdmpc`.
     """
 
     latent_dim: int = 64
     channels: int = 32
+    convolutions: Convolutions = "deep"
 
     def __post_init__(self):
         at_least(self, latent_dim=1, channels=1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent
-from o2o.agent.agent_config import fit_config
+from o2o.agent.agent_config import fit_config, fitted_flags
 from o2o.core import checkpoint, plugins, process_group, run_checkpoint, trust
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
@@ -182,7 +182,9 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
     _check_rewards(config, data.recording)
     episodes = data.recording.episodes
     terminates = any(episode.terminated for episode in episodes)
-    agent_config = fit_config(config.agent, max(map(len, episodes)), terminates, data.transform.control_hz)
+    images, control_hz = data.transform.spec.images, data.transform.control_hz
+    longest = max(map(len, episodes))
+    agent_config = fit_config(config.agent, longest, terminates, control_hz, bool(images))
     updates = updates_for(config, sum(map(len, episodes)))
     config = replace(config, updates=updates)
     compile_updates = _compiles(config, updates, group)
@@ -230,6 +232,8 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
         log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
         if hint := demonstrations_hint(config, data.recording):
             log.line(hint)
+        if images:
+            log.line(f"fitted to the cameras {', '.join(images)}: {fitted_flags(config.agent, agent_config)}")
         progress = Progress(updates, "updates", agent.num_updates)
         metrics, validation_metrics, returns = {}, {}, _returns(folder)
         stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))

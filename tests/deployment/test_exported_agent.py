@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from o2o.agent.agent import Agent
+from o2o.agent.agent_config import fit_config
 from o2o.agent.presets import PRESETS
 from o2o.core.transform import ObsTransform, Transform
 from o2o.deployment.export import Graph, make_graphs
@@ -20,7 +21,7 @@ FIELDS = {
 def agent_of(preset: str, fields=FIELDS, **planner) -> Agent:
     """A tiny agent of a preset whose ensemble disagrees, in a robot's units."""
     transform = Transform(fields, (-0.1, 0.0), (0.3, 5.0), reward_scale=0.5, reward_shift=-1.0)
-    config = tiny(preset)
+    config = fit_config(tiny(preset), 100, images=True)
     return disagree(Agent(transform, replace(config, planner=replace(config.planner, **planner))))
 
 
@@ -34,6 +35,12 @@ def modules(monkeypatch):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_policy_of_every_preset_decides_as_the_agent_does(modules, preset):
     agent = agent_of(preset)
+    runner = eager(modules(agent, False))
+    assert compare(agent, runner, random_episodes(agent, (4, 3)), plan=False).action < 1e-5
+
+
+def test_stacked_frames_are_handed_on(modules):
+    agent = agent_of("small", FIELDS | {"camera": replace(FIELDS["camera"], frames=2)})
     runner = eager(modules(agent, False))
     assert compare(agent, runner, random_episodes(agent, (4, 3)), plan=False).action < 1e-5
 

@@ -10,12 +10,13 @@ import torch
 import o2o
 from o2o.agent import presets
 from o2o.agent.agent import Agent
-from o2o.agent.agent_config import AgentConfig, fit_config
+from o2o.agent.agent_config import AgentConfig, fit_config, fitted_flags
 from o2o.agent.plan_record import record_plan
 from o2o.core import plugins, run_checkpoint
 from o2o.core.config import from_dict, to_dict
 from o2o.core.run_log import read_metrics
 from o2o.core.transform import ObsTransform, Transform
+from o2o.nn.model_config import TDMPCConfig
 from o2o.nn.world_model import ModelConfig
 from tests.support.paths import RECURRENT_MODEL
 from tests.support.preset_agents import PIXELS, STATE, act, disagreeing, make, tiny, windows
@@ -192,6 +193,16 @@ def test_every_world_model_can_be_dreamt_in(model, gradient):
 def test_windows_are_no_wider_than_the_longest_episode():
     assert fit_config(presets.get("dreamerv3").agent, 25).window == 25
     assert fit_config(presets.get("dreamerv3").agent, 500).window == 64
+
+
+@pytest.mark.parametrize(("images", "kept", "fusion"), [(True, True, "concat"), (False, False, "mean")])
+def test_the_default_preset_fits_its_encoder_to_cameras(images, kept, fusion):
+    fitted = fit_config(presets.get("small").agent, 25, images=images).model_options
+    assert isinstance(fitted, TDMPCConfig)
+    assert (fitted.keep_vectors, fitted.fusion, fitted.convolutions) == (kept, fusion, "keypoints")
+    flags = fitted_flags(presets.get("small").agent, replace(AgentConfig(), model_options=fitted))
+    assert flags == f"--model.predict-end True --model.keep-vectors {kept} --model.fusion {fusion}"
+    assert fit_config(presets.get("fowm").agent, 25, images=images).model_options == TDMPCConfig()
 
 
 @pytest.mark.parametrize(

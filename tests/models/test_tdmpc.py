@@ -1,5 +1,8 @@
 """Tests TD-MPC's world model: sizes, initialization, losses, rollouts (G5, G37, G38, G41)."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +10,9 @@ from o2o.agent.critic import Critic, CriticConfig
 from o2o.agent.policy import AWRPolicy, PolicyConfig
 from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
-from o2o.models.tdmpc import Config, Model
-from o2o.nn.blocks import SimNorm, random_shift, shift
+from o2o.inspect.probe import ridge
+from o2o.models.tdmpc import Config, Contrast, Model
+from o2o.nn.blocks import ImageDecoder, SimNorm, SpatialSoftmax, random_shift, shift
 from o2o.nn.two_hot import TwoHot
 from tests.support.episodes import make_batch
 
@@ -120,6 +124,104 @@ def test_shift_by_the_pad_is_the_identity_and_zero_is_the_corner():
     padded = torch.nn.functional.pad(image.float(), (4, 4, 4, 4), mode="replicate").byte()
     assert shift(image, torch.zeros(2, 2, dtype=torch.long), 4).equal(padded[:, :, :84, :84])
     assert random_shift(image, 4).shape == image.shape
+
+
+SMALL_PIXELS = Spec({"camera": (3, 64, 64), "state": (4,)}, 4)
+SEEING = Config(
+    latent_dim=16, hidden_dim=32, encoder_dim=16, channels=8, convolutions="keypoints", keep_vectors=True,
+    decoder=True, contrast=True,
+)  # fmt: skip
+
+
+def test_the_decoder_starts_at_gray_and_its_error_of_the_mean_image_is_one():
+    image = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    image[1, :, :, :32] = 255  # the left half varies
+    decoder = ImageDecoder(5, (1, 64, 64))
+    error = decoder.error(torch.randn(2, 5), image)
+    variance = torch.tensor(
+        [0.25, 0.1 * 0.125]
+    )  # of the left half, and a tenth of the mean for the right one
+    torch.testing.assert_close(error, (0.25 / variance).mean().expand(2))
+    assert decoder(torch.zeros(1, 5)).eq(0.5).all()
+    assert [ImageDecoder(5, (1, size, size)).shape[1] for size in (32, 48, 64, 84)] == [32, 24, 32, 28]
+
+
+def test_the_latent_learns_to_reconstruct_the_image_that_was_not_shifted():
+    model = Model(SMALL_PIXELS, 0.9, SEEING)
+    batch = make_batch(SMALL_PIXELS, steps=3)
+    losses = model.unroll(batch).losses
+    assert losses["obs"].shape == (3, 8) and losses["obs"][1:].eq(0).all()
+    gray = ImageDecoder(1, (3, 64, 64)).error(torch.zeros(8, 1), batch.obs["camera"][0])
+    torch.testing.assert_close(losses["obs"][0], gray)  # it starts at gray, whatever the latent
+    model.decoders["camera"].net[-1].weight.data.normal_()
+    model.unroll(batch).losses["obs"].mean().backward()
+    gradient = model.encoder.parts["camera"].conv[0].weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+    decoded = model.decode({"z": torch.rand(2, model.feature_dim)})
+    assert decoded["camera"].shape == (2, 3, 64, 64) and decoded["state"].shape == (2, 4)
+    assert 0 <= decoded["camera"].min() and decoded["camera"].max() <= 1
+
+
+def test_latents_that_are_joined_keep_each_camera_apart():
+    spec = Spec({"front": (3, 64, 64), "wrist": (3, 64, 64), "state": (4,)}, 4)
+    batch = make_batch(spec, steps=2)
+    joined = replace(SEEING, fusion="concat", contrast=False, decoder=False)
+    model = Model(spec, 0.9, joined)
+    assert model.feature_dim == 4 + 2 * 16  # the kept vector is not encoded again
+    obs = {name: value[0] for name, value in batch.obs.items()}
+    z = model.encoder(obs)
+    other = model.encoder(obs | {"wrist": obs["wrist"].flip(-1)})
+    assert z[:, :20].equal(other[:, :20]) and not z[:, 20:].equal(other[:, 20:])
+    assert model.unroll(batch).feature.shape == (2, 8, 36)
+    assert Model(spec, 0.9, replace(joined, keep_vectors=False)).feature_dim == 3 * 16
+    assert Model(STATE, 0.9, replace(joined, keep_vectors=True)).feature_dim == 11 + 16
+
+
+@pytest.mark.parametrize("name", ["arm.camera", "arm/camera"])
+def test_decoded_images_have_the_names_of_the_observations(name):
+    model = Model(Spec({name: (3, 64, 64)}, 2), 0.9, Config(decoder=True))
+    assert list(model.decode({"z": torch.zeros(1, 50)}) or {}) == [name]
+
+
+def test_a_model_of_vectors_has_no_decoder():
+    model = Model(STATE, 0.9, Config(decoder=True))
+    assert model.decode(model.start(1)) is None and "obs" not in model.unroll(make_batch(STATE)).losses
+
+
+def test_contrast_falls_from_chance_to_zero_where_latents_tell_windows_apart():
+    torch.manual_seed(0)
+    contrast, same = Contrast(16), torch.rand(1, 1, 16).expand(2, 8, 16)
+    torch.testing.assert_close(contrast(same, same), torch.ones(2, 8))  # ln 8 / ln 8
+    apart = torch.rand(2, 64, 16)
+    assert contrast(apart, apart).mean() < 0.6 < 1.0 < contrast(apart, apart.roll(1, 1)).mean()
+
+
+def test_unknown_next_observations_are_not_contrasted():
+    model = Model(SMALL_PIXELS, 0.9, SEEING)
+    batch = make_batch(SMALL_PIXELS, steps=2)
+    batch.next_valid[1, :4] = False
+    loss = model.unroll(batch).losses["consistency"]
+    assert loss[1, :4].eq(0).all() and loss[1, 4:].gt(0).all()
+
+
+def test_a_keypoint_is_where_a_channel_is_bright():
+    x = torch.full((2, 1, 5, 9), -100.0)
+    x[0, 0, 4, 2] = x[1, 0, 0, 8] = 100.0
+    torch.testing.assert_close(SpatialSoftmax()(x), torch.tensor([[-0.5, 1.0], [1.0, -1.0]]))
+    torch.testing.assert_close(SpatialSoftmax()(torch.zeros(1, 3, 4, 6)), torch.zeros(1, 6))
+
+
+def test_keypoints_locate_a_small_object_before_any_training():
+    torch.manual_seed(0)
+    position = torch.randint(4, 56, (200, 2))
+    images = torch.full((200, 3, 64, 64), 90, dtype=torch.uint8)
+    for image, (row, column) in zip(images, position.tolist(), strict=True):
+        image[0, row : row + 4, column : column + 4] = 250
+    with torch.no_grad():
+        latent = Model(SMALL_PIXELS, 0.9, SEEING).encoder.parts["camera"](images).double().numpy()
+    mean, weight, offset = ridge(latent[:150], position[:150].double().numpy())
+    error = (latent[150:] - mean) @ weight + offset - position[150:].numpy()
+    assert np.abs(error).mean() < 2.0  # pixels
 
 
 def test_predicted_end_discounts_the_plan():
