@@ -12,7 +12,8 @@ from o2o.commands import dispatch
 from o2o.commands.command_table import COMMANDS, GROUPS
 
 SLOW = ("av", "gymnasium", "h5py", "huggingface_hub", "imageio_ffmpeg", "matplotlib", "minari", "mujoco",
-        "PIL", "plotly", "pyarrow", "safetensors", "tensorboard", "torch")  # fmt: skip
+        "optuna", "PIL", "plotly", "pyarrow", "ray", "safetensors", "submitit", "tensorboard",
+        "torch")  # fmt: skip
 ONE_PROCESS = f"""
 import sys
 from o2o.cli import main
@@ -41,7 +42,7 @@ WRONG_VALUES = {
     "export": "x --planner many", "record": "--operator random --episodes many", "replay": "x --episode many",
     "data show": "x --episode many",
     "pretrain": "--updates many", "robot serve": "--port many", "serve": "x --port many",
-    "study": "--seeds many",
+    "study": "--seeds many", "sweep": "--seeds many",
     "list": "robtos", "data info": "x --dataset.control-hz many", "data convert": "a b --jpge",
     "data relabel": "a b --success-reward many", "data split": "a b c --share many",
     "data merge": "a b c --dataset.control-hz many",

@@ -158,6 +158,15 @@ COMMANDS = {
                "--ray-address", "--slurm", "--quick", "--robot", "--updates", "--episodes",
                "--evaluate-episodes", "--out", "--resume", "--device", "--threads"),
     ),
+    "sweep": Command(
+        "Searches the values of a preset's flags that succeed most often.",
+        ("o2o sweep --dataset sim-lift --vary planner.uncertainty=0..20 critic.expectile=0.7,0.9",
+         "o2o sweep --resume --out runs/sweep"),
+        required=("--dataset", "--vary"),
+        flags=("--preset", "--flags", "--trials", "--seeds", "--seed", "--prune", "--robot", "--jobs", "--on",
+               "--ray-address", "--slurm", "--updates", "--episodes", "--evaluate-episodes", "--out",
+               "--resume", "--device", "--threads"),
+    ),
     "check": Command(
         "Checks a dataset or a robot for faults before it is trained on.",
         ("o2o check --dataset recording.hdf5 --out report",

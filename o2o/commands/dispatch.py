@@ -46,6 +46,7 @@ from o2o.commands.runs import RunsConfig, ShowConfig
 from o2o.commands.serve_config import ServeConfig
 from o2o.commands.serve_policy_config import ServePolicyConfig
 from o2o.commands.study.config import StudyConfig
+from o2o.commands.sweep.config import SweepConfig
 from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
@@ -413,8 +414,14 @@ def _study(argv: list[str]) -> StudyConfig:
     return _saved(argv, "study") if "--resume" in argv else StudyConfig()
 
 
+def _sweep(argv: list[str]) -> SweepConfig:
+    if "--resume" in argv:
+        return _saved(argv, "sweep")
+    return _with_robot(SweepConfig(), argv, _recorded_on(argv))
+
+
 def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
-    """Returns the pretraining config of a preset with flags, for `o2o compare` and `o2o study`."""
+    """Returns the pretraining config of a preset with flags, for `o2o compare`, `study` and `sweep`."""
     argv = ["--preset", preset, *flags]
     trust.give(*_python_files(argv))
     config = _parse("pretrain", _pretrain(argv), argv)
@@ -439,7 +446,7 @@ def _bench(argv: list[str]) -> BenchConfig:
 
 RUN_CONFIGS = {  # the commands whose runs have a `run.json`
     "demo": DemoConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "compare": CompareConfig,
-    "study": StudyConfig, "record": RecordConfig,
+    "study": StudyConfig, "sweep": SweepConfig, "record": RecordConfig,
 }  # fmt: skip
 DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
@@ -457,6 +464,7 @@ DEFAULTS: dict[str, Callable] = {
     "pull": lambda argv: PullConfig(MISSING),
     "compare": _compare,
     "study": _study,
+    "sweep": _sweep,
     "check": _check,
     "data info": lambda argv: InfoConfig(MISSING),
     "data show": lambda argv: ShowDataConfig(MISSING),
@@ -485,6 +493,7 @@ FUNCTIONS = {
     "pull": "commands.pull.pull",
     "compare": "commands.compare.loop.compare",
     "study": "commands.study.loop.study",
+    "sweep": "commands.sweep.loop.sweep",
     "check": "commands.check.check",
     "bench": "commands.bench.measure.bench",
     "data info": "commands.data.info.info",
@@ -502,5 +511,6 @@ def function(command: str) -> Callable:
     """Imports the function of a command and returns it; some read other commands' settings."""
     module, _, name = FUNCTIONS[command].rpartition(".")
     run_command = getattr(importlib.import_module(f"o2o.{module}"), name)
-    readers = {"compare": _preset_config, "study": _preset_config, "reproduce": _run_again}
+    trials = dict.fromkeys(("compare", "study", "sweep"), _preset_config)
+    readers = {**trials, "reproduce": _run_again}
     return functools.partial(run_command, read=readers[command]) if command in readers else run_command

@@ -10,7 +10,8 @@ from o2o.commands.command_table import COMMANDS, EXIT_CODES, GROUPS, Command
 if TYPE_CHECKING:
     from o2o.commands.flags import Flag, FlagTree
 
-WITH_CONFIG = "demo", "pretrain", "finetune", "record", "compare", "study"  # whose runs have a `run.json`
+# whose runs have a `run.json`
+WITH_CONFIG = "demo", "pretrain", "finetune", "record", "compare", "study", "sweep"
 NAMES_WIDTH = 30  # columns for the names of flags
 MAX_WIDTH = 100
 

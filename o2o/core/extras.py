@@ -10,6 +10,7 @@ EXTRAS = {  # module that may be missing -> the smallest extra that brings it
     "imageio_ffmpeg": "train", "matplotlib": "train", "plotly": "train", "safetensors": "train",
     "tensorboard": "train", "torch": "train", "mujoco": "robot", "msgpack": "remote", "websockets": "remote",
     "onnxruntime": "export", "google_crc32c": "rlds", "ray": "cluster", "submitit": "cluster",
+    "optuna": "sweep",
 }  # fmt: skip
 
 

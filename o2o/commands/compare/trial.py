@@ -84,6 +84,7 @@ class Trial:
             only what the preset acts with is evaluated, before and after.
         safe_start: whether the preset's safe start and rollback stay on.
         task: name of the task, where there are several.
+        evaluate_every: number of online episodes between two evaluations while fine-tuning; 0: none.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Trial:
     marks: tuple[int, ...] = ()
     safe_start: bool = False
     task: str = ""
+    evaluate_every: int = 0
 
     @property
     def label(self) -> str:
@@ -234,6 +236,9 @@ def _online(trial: Trial) -> FinetuneConfig:
     if trial.marks:
         kept = trial.episodes // CHECKPOINT_EVERY + 2
         settings = {**settings, "checkpoint_every": CHECKPOINT_EVERY, "keep_checkpoints": kept}
+    if trial.evaluate_every:
+        scenes = config.evaluate_episodes
+        settings = {**settings, "evaluate_every": trial.evaluate_every, "evaluate_episodes": scenes}
     meta = run_checkpoint.load(source / "checkpoint")[1]
     return FinetuneConfig(
         checkpoint=source, preset=config.preset, agent=read_config(meta["config"]), episodes=trial.episodes,
