@@ -1,4 +1,4 @@
-"""Steps one group of parameters: gradient clipping, Adam or LaProp, weight decay and warm-up."""
+"""Steps one group of parameters: gradient clipping, Adam or LaProp, weight decay, and the learning rate."""
 
 # torch's own optimizers use these `_foreach` functions, one call for all tensors of a group
 # pyright: reportPrivateImportUsage=false
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from o2o.agent.part_configs import OptimizerConfig
 from o2o.core.run_checkpoint import describe_difference
 
+LEAST_RATE = 0.01  # of the learning rate, after its decay
 MIN_NORM = 1e-3  # least norm of a parameter in adaptive gradient clipping; DreamerV3
 
 
@@ -27,7 +28,9 @@ class Optimizer:
         self.parameters: list[Tensor] = list(parameters)
         self.learning_rate, self.config = learning_rate, config
         device = self.parameters[0].device
-        rate = torch.tensor(learning_rate, device=device) if config.warmup else learning_rate
+        self.decay = config.decay if config.decay != "auto" else 0  # `fit_config` sets it
+        changes = config.warmup or self.decay
+        rate = torch.tensor(learning_rate, device=device) if changes else learning_rate
         if config.method == "laprop":
             self.rule = LaProp(self.parameters, rate, config.eps)
         else:
@@ -45,8 +48,8 @@ class Optimizer:
             clip_adaptively(self.parameters, self.config.agc)
         if self.config.weight_decay:
             torch._foreach_mul_(self.parameters, 1 - self.config.weight_decay)
-        if self.config.warmup:
-            self._warm_up()
+        if self.config.warmup or self.decay:
+            self._set_rate()
         self.rule.step()
         return norm
 
@@ -79,12 +82,16 @@ class Optimizer:
             parameter = self.parameters[int(i)]
             self.rule.state[parameter][key] = value.to(parameter.device, copy=True)
 
-    def _warm_up(self) -> None:
+    def _set_rate(self) -> None:
         """Sets the learning rate of step n = 1, 2, ... DreamerV3 counts from 0, so its first step is zero."""
         (group,) = self.rule.param_groups
         taken = [entry["step"] for entry in self.rule.state.values()]
         n = torch.stack(taken).max() + 1 if taken else torch.ones_like(group["lr"])
-        group["lr"].copy_(self.learning_rate * (n / self.config.warmup).clamp(max=1))
+        rate = self.learning_rate * (n / max(self.config.warmup, 1)).clamp(max=1)
+        if self.decay:
+            half_cosine = (1 + torch.cos(math.pi * (n / self.decay).clamp(max=1))) / 2
+            rate = rate * (LEAST_RATE + (1 - LEAST_RATE) * half_cosine)
+        group["lr"].copy_(rate)
 
 
 class LaProp(torch.optim.Optimizer):

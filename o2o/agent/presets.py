@@ -244,6 +244,7 @@ PRESETS["bc"] = Preset(
             chunk_size="auto",
             encoder_gradient=True,
         ),
+        optimizer=OptimizerConfig(decay="auto"),
         replay=UNIFORM,
         window=1,
         rho=1.0,

@@ -14,7 +14,7 @@ from o2o.agent.policy import AWRPolicy
 from o2o.core.config import FieldError
 from o2o.core.spec import Spec
 from o2o.core.transform import ObsTransform, Transform
-from o2o.deployment.export import Graph, make_graphs
+from o2o.deployment.export import Graph, describe, make_graphs
 from o2o.nn.world_model import Unroll
 from tests.support.episodes import make_batch
 from tests.support.exported import compare, eager, random_episodes
@@ -110,8 +110,10 @@ def test_an_agent_keeps_its_chunk_over_a_stop_and_resume():
 def test_an_exported_policy_executes_its_chunks_as_the_agent_does(monkeypatch):
     monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
     agent = agent_with_chunks(3)
-    difference = compare(agent, eager(make_graphs(agent, False)), random_episodes(agent, (7, 3)), plan=False)
-    assert difference.action < 1e-5
+    graphs = make_graphs(agent, False)
+    assert compare(agent, eager(graphs), random_episodes(agent, (7, 3)), plan=False).action < 1e-5
+    inputs = describe(graphs[0])["inputs"]
+    assert {inputs["chunk.actions"]["source"], inputs["chunk.left"]["source"]} == {"state"}
 
 
 def test_a_chunk_is_at_most_a_window():

@@ -1,4 +1,4 @@
-"""Tests optimizer steps: gradient clipping, LaProp, weight decay, warm-up (G39), and resuming."""
+"""Tests optimizer steps: gradient clipping, LaProp, weight decay, the learning rate (G39), and resuming."""
 
 import math
 from dataclasses import replace
@@ -151,7 +151,18 @@ def test_rate_rises_in_equal_steps_and_then_stays(config):
 # ---- going on
 
 
-@pytest.mark.parametrize("config", [OptimizerConfig(), replace(PLAIN, warmup=9), LAPROP, ALL])
+@pytest.mark.parametrize("config", [PLAIN, LAPROP])
+def test_the_rate_falls_along_half_a_cosine_and_stays_at_a_hundredth(config):
+    optimizer, rates = one(0.0, 1.0, replace(config, decay=4)), []
+    for _ in range(6):
+        before = optimizer.parameters[0].item()
+        optimizer.step()
+        rates.append(before - optimizer.parameters[0].item())  # a constant gradient moves by the rate
+    fraction = [(1 + math.cos(math.pi * n / 4)) / 2 for n in (1, 2, 3)] + [0, 0, 0]
+    assert rates == pytest.approx([0.1 * (0.01 + 0.99 * one) for one in fraction], rel=1e-4)
+
+
+@pytest.mark.parametrize("config", [OptimizerConfig(), replace(PLAIN, warmup=9, decay=20), LAPROP, ALL])
 def test_resumed_optimiser_takes_the_steps_of_an_unstopped_one(config):
     straight, first = (Optimizer(parameters(), 0.01, config) for _ in range(2))
     run(straight, range(8))
@@ -172,7 +183,9 @@ def test_steps_never_wait_for_the_device():
     assert {value.device.type for value in [*norms, *optimizer.state().values()]} == {"meta"}
 
 
-@pytest.mark.parametrize("wrong", [{"eps": 0.0}, {"agc": -1.0}, {"warmup": -1}, {"weight_decay": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"eps": 0.0}, {"agc": -1.0}, {"warmup": -1}, {"decay": -1}, {"weight_decay": 1.5}]
+)
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match=rf"{next(iter(wrong))} is .*wanted at"):
         OptimizerConfig(**wrong)
