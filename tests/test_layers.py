@@ -16,6 +16,7 @@ FLOORS = {
     "training": 6,
     "inspect": 5,
     "agent": 4,
+    "fleet": 4,
     "data": 3,
     "models": 3,
     "hardware": 2,

@@ -54,9 +54,13 @@ def save(folder: Path, tensors: dict[str, Tensor], meta: dict) -> None:
     """
     import safetensors.torch
 
+    save_bytes(folder, safetensors.torch.save(_plain(tensors)), meta)
+
+
+def save_bytes(folder: Path, data: bytes, meta: dict) -> None:
+    """Writes a checkpoint as `save` does, from the bytes of a safetensors file; it imports no torch."""
     folder = Path(folder).absolute()
     partial, previous = _partial(folder), _previous(folder)
-    data = safetensors.torch.save(_plain(tensors))
     text = json.dumps(meta, default=_jsonable)
     meta_file = {"format": FORMAT, "checksum": _checksum(data, text), "meta": json.loads(text)}
     meta_data = json.dumps(meta_file, indent=1).encode()

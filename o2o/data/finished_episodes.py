@@ -70,7 +70,14 @@ class FinishedEpisodes:
         Raises:
             DataError: its file is missing or damaged.
         """
-        path = episode_path(self.folder, number)
+        return self.read_file(episode_path(self.folder, number))
+
+    def read_file(self, path: Path) -> Episode:
+        """Returns the episode in a file that another dataset of the same robot may have written.
+
+        Raises:
+            DataError: it is missing, damaged, or of another robot.
+        """
         try:
             with hdf5.open_file(path) as file:
                 tables = file.tables()

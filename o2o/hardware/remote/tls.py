@@ -37,23 +37,24 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def client_context(cert: Path | None) -> ssl.SSLContext:
+def client_context(cert: Path | None, flag: str = "--robot.cert") -> ssl.SSLContext:
     """Returns the settings of a client that checks the server's certificate and host name.
 
     Args:
         cert: PEM file with the only certificates to trust: the server's own, or its authority's. None: those
             that this system trusts.
+        flag: the flag that names the file, for errors.
     Raises:
         UsageError: the file cannot be read, or holds no certificate.
     """
     if cert is None:
         context = ssl.create_default_context()
     else:
-        _check("--robot.cert", cert)
+        _check(flag, cert)
         try:
             context = ssl.create_default_context(cafile=os.fspath(cert))
         except ssl.SSLError as error:
-            raise UsageError(f"--robot.cert {cert} holds no certificate in PEM") from error
+            raise UsageError(f"{flag} {cert} holds no certificate in PEM") from error
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the server's own certificate may be given
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
