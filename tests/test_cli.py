@@ -71,7 +71,7 @@ def test_a_short_page_has_a_sentence_examples_and_at_most_25_flags(o2o, command)
     assert len(shown_flags(out)) <= 25
     assert o2o(*command.split(), "-h")[1] == out
     if "--planner.*" in out:
-        code, full, _ = o2o(command, "--help-all")
+        code, full, _ = o2o(*command.split(), "--help-all")
         assert code == 0 and "  --planner.horizon " in full and "  --planner.horizon " not in out
 
 

@@ -39,6 +39,14 @@ GROUPS = {
         "Inspects, converts, labels, splits and merges recordings.",
         ("o2o data info sim-lift", "o2o data convert recording.hdf5 door-v0"),
     ),
+    "learner": Command(
+        "Learns from the episodes of several robots.",
+        ("o2o learner serve --checkpoint runs/lift --out runs/fleet --port 18222",),
+    ),
+    "fleet": Command(
+        "Shows a fleet of robots with one learner.",
+        ("o2o fleet status runs/fleet",),
+    ),
     "robot": Command(
         "Serves a robot over the network.",
         ("o2o robot serve --robot sim --port 8765",),
@@ -66,13 +74,30 @@ COMMANDS = {
     "finetune": Command(
         "Fine-tunes a pretrained agent on its robot.",
         ("o2o finetune --checkpoint runs/lift --episodes 40 --out runs/lift-online",
+         "o2o finetune --checkpoint runs/lift --learner http://127.0.0.1:18222 --name arm-3",
          "o2o finetune --resume --out runs/lift-online"),
-        required=("--checkpoint",),
+        one_of=("--checkpoint", "--learner"),
         flags=("--robot", "--episodes", "--out", "--resume", "--dry-run", "--plan",
                "--planner.uncertainty", "--ood-action", "--safe-start.noise-episodes",
                "--safe-start.planner-episodes", "--limits.speed", "--teleop", "--updates-per-step",
-               "--learner", "--max-steps", "--action-repeat", "--evaluate-every", "--evaluate-episodes",
-               "--record-plans", "--rerun", "--seed", "--device", "--threads"),
+               "--name", "--max-steps", "--action-repeat", "--evaluate-every",
+               "--evaluate-episodes", "--record-plans", "--rerun", "--seed", "--device"),
+    ),
+    "learner serve": Command(
+        "Learns from the episodes of several robots, which it gives its weights to.",
+        ("o2o learner serve --checkpoint runs/lift --out runs/fleet --port 18222",
+         "o2o learner serve --checkpoint runs/lift --out runs/fleet --host 0.0.0.0 --token-file token"),
+        required=("--checkpoint", "--out"),
+        flags=("--host", "--port", "--token-file", "--cert", "--key", "--episodes", "--updates-per-step",
+               "--offline-ratio", "--max-pending-updates", "--max-backlog", "--rollback.window",
+               "--checkpoint-every", "--learning-rate", "--dataset", "--seed", "--device", "--threads"),
+    ),
+    "fleet status": Command(
+        "Shows the robots of a fleet, what they have delivered, and how its learner does.",
+        ("o2o fleet status runs/fleet",
+         "o2o fleet status https://lab.example:18222 --learner-token-file token"),
+        required=("FLEET",),
+        flags=("--learner-token-file", "--learner-cert"),
     ),
     "evaluate": Command(
         "Measures the success rate and return of a checkpoint in fixed scenes.",

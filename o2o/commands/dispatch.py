@@ -35,8 +35,10 @@ from o2o.commands.data.flags import (
 from o2o.commands.demo_config import DemoConfig
 from o2o.commands.export_config import ExportConfig
 from o2o.commands.flags import flag_tree
+from o2o.commands.fleet_status_config import FleetStatusConfig
 from o2o.commands.help_page import full_page, short_page
 from o2o.commands.inspect_config import InspectConfig
+from o2o.commands.learner_serve_config import LearnerServeConfig
 from o2o.commands.pull_config import PullConfig
 from o2o.commands.push_config import PushConfig
 from o2o.commands.record_config import RecordConfig
@@ -51,16 +53,23 @@ from o2o.core import plugins, run_checkpoint, trust
 from o2o.core.config import FieldError, SavedConfigError, check_finite, from_dict
 from o2o.core.errors import UsageError
 from o2o.core.extras import needed_by
-from o2o.core.paths import expand_user
+from o2o.core.paths import expand_user, o2o_home
 from o2o.core.progress import live_line
 from o2o.core.run_folder import RUN_INFO, checkpoint_folder, read_run_info
 from o2o.core.torchrun import check_command
+from o2o.fleet.client import GatewayClient
+from o2o.fleet.messages import is_url
 from o2o.hardware.robot_choice import choose_robot
 from o2o.hardware.robot_config import RobotConfig, default_config
 from o2o.training.evaluate_config import EvaluateConfig
 from o2o.training.finetune_config import NO_SAFE_START, FinetuneConfig
 from o2o.training.pretrain_config import PretrainConfig
 
+OF_LEARNER = (  # flags of `o2o finetune` that a robot of a fleet leaves to its learner
+    "--updates-per-step", "--offline-ratio", "--max-online-oversampling", "--dataset", "--memory-budget",
+    "--checkpoint-every", "--keep-checkpoints", "--learner-threads", "--learning-rate", "--batch-size",
+    "--preset",
+)  # fmt: skip
 CONVERSATIONS = ("data relabel", "robot serve")  # read lines from the terminal, so no line may move there
 
 
@@ -377,10 +386,13 @@ def _saved_agent(argv: list[str], meta: dict) -> AgentConfig:
 def _finetune(argv: list[str]) -> FinetuneConfig:
     if "--resume" in argv:
         return _saved(argv, "finetune")
+    if is_url(_value(argv, "--learner")) and not _asks_for_help(argv):
+        argv = _of_fleet(argv)
     meta = _meta(argv)
     name = _value(argv, "--preset") or meta.get("preset", "")
     preset = presets.get(name) if name else presets.Preset
     config = FinetuneConfig(
+        checkpoint=_path(argv, "--checkpoint"),
         preset=name,
         updates_per_step=preset.updates_per_step,
         threads=preset.threads,
@@ -389,6 +401,36 @@ def _finetune(argv: list[str]) -> FinetuneConfig:
     )
     robot = _recorded_on(argv, "--task-of") or meta.get("robot")
     return _of_checkpoint(config, argv, {**meta, "robot": robot} if meta else meta)
+
+
+def _of_fleet(argv: list[str]) -> list[str]:
+    """Returns the words of a robot of a fleet, with the checkpoint of its learner unless they name one.
+
+    Raises:
+        UsageError: a flag that only the learner can decide.
+        RobotError: the learner does not answer.
+    """
+    words = {word.partition("=")[0] for word in argv}
+    for flag in sorted(words):
+        if flag in OF_LEARNER or flag.startswith(("--rollback.", "--replay.")):
+            raise UsageError(f"{flag} is a matter of the learner: give it to `o2o learner serve`")
+    if "--checkpoint" in words:
+        return argv
+    token, cert = _path(argv, "--learner-token-file"), _path(argv, "--learner-cert")
+    with contextlib.closing(GatewayClient(_value(argv, "--learner"), token, cert)) as client:
+        return [*argv, "--checkpoint", str(client.fetch_checkpoint(o2o_home() / "learners"))]
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return bool({"-h", "--help", "--help-all"} & set(argv))
+
+
+def _learner_serve(argv: list[str]) -> LearnerServeConfig:
+    meta = _meta(argv)
+    preset = presets.get(meta["preset"]) if meta.get("preset") else presets.Preset
+    changes = {} if preset.safe_start else NO_SAFE_START
+    config = LearnerServeConfig(updates_per_step=preset.updates_per_step, threads=preset.threads, **changes)
+    return replace(config, agent=_agent(_saved_agent(argv, meta), argv)) if meta else config
 
 
 def _evaluate(argv: list[str]) -> EvaluateConfig:
@@ -452,6 +494,8 @@ DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,
     "finetune": _finetune,
+    "learner serve": _learner_serve,
+    "fleet status": lambda argv: FleetStatusConfig(MISSING),
     "evaluate": _evaluate,
     "record": _record,
     "replay": lambda argv: _with_robot(ReplayConfig(), argv, None),
@@ -481,6 +525,8 @@ FUNCTIONS = {
     "demo": "commands.demo.demo",
     "pretrain": "training.pretrain.pretrain",
     "finetune": "training.finetune.finetune",
+    "learner serve": "commands.learner_serve.serve",
+    "fleet status": "commands.fleet_status.status",
     "evaluate": "training.evaluate.evaluate",
     "record": "commands.record.record",
     "replay": "commands.replay_actions.replay",

@@ -71,8 +71,8 @@ def reasons_to_differ(info: Mapping, settings) -> list[str]:
         reasons.append(f"--device {settings.device}: a GPU rounds sums otherwise than a CPU or another GPU")
     if getattr(settings, "threads", 1) == 0:
         reasons.append("--threads was left to torch, and their number changes how sums are rounded")
-    if getattr(settings, "learner", "sync") == "async":
-        reasons.append("--learner async: the time decides which weights act")
+    if (learner := getattr(settings, "learner", "sync")) != "sync":
+        reasons.append(f"--learner {learner}: the time decides which weights act")
     planner = getattr(getattr(settings, "agent", None), "planner", None)
     if getattr(planner, "budget_ms", 0):
         reasons.append("--planner.budget-ms: the time decides how long the planner searches")

@@ -1,8 +1,7 @@
 """Answers the requests of a fleet's robots: a function of the request and of the files in the fleet's folder.
 
 A gateway holds nothing that is not on disk, so any number of them may serve one folder, in any processes, and
-each may be killed at any moment. `o2o.fleet.http_server` runs one in a process, and
-`o2o.deployment.fleet_on_ray` several as replicas of Ray Serve. It needs no torch.
+each may be killed at any moment. `o2o.fleet.http_server` serves one. It needs no torch.
 """
 
 import base64

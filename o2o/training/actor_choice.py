@@ -45,9 +45,9 @@ class ActorChoice:
         for episode in episodes:
             self.add(episode)
 
-    def add(self, episode: Episode) -> None:
-        """Adds the next episode of the run."""
-        self.actors.append(self.next)
+    def add(self, episode: Episode, actor: bool | None = None) -> None:
+        """Adds the next episode of the run; `actor` acted in it, or where it is None, the one chosen here."""
+        self.actors.append(self.next if actor is None else actor)
         self._outcomes.append((bool(episode.success), episode.episode_return))
         self.next = self._choose()
 

@@ -23,9 +23,8 @@ from o2o.hardware.guard import Guard, InterventionCallback
 from o2o.hardware.limits import command_types
 from o2o.hardware.teleop.operator import Operator
 from o2o.training.actor_choice import ActorChoice
-from o2o.training.learner import SyncLearner
 from o2o.training.learner_config import LearnerConfig
-from o2o.training.learner_process import AsyncLearner
+from o2o.training.online_learner import OnlineLearner
 from o2o.training.rerun_viewer import Stream
 from o2o.training.rollout import EpisodeResult, play, timing_report
 from o2o.training.safe_start import exploration_limits
@@ -55,7 +54,7 @@ class EpisodeRunner:
     agent: Agent
     robot: Guard
     online_dataset: OnlineDataset
-    learner: SyncLearner | AsyncLearner
+    learner: OnlineLearner
     plan: bool
     max_steps: int | None
     log_line: Callable[[str], object]

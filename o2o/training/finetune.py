@@ -8,6 +8,7 @@ from o2o.agent.agent import Agent
 from o2o.core import checkpoint, memory, run_checkpoint
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import to_dict
+from o2o.core.derive_seed import derive
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.progress import Progress
@@ -33,13 +34,16 @@ from o2o.training.actor_choice import ActorChoice
 from o2o.training.episode_runner import EpisodeRunner, log_interventions
 from o2o.training.evaluate import evaluate_during_run
 from o2o.training.finetune_config import FinetuneConfig
-from o2o.training.learner import RESUMABLE_FIELDS as LEARNER_FIELDS
 from o2o.training.learner import Learner, SyncLearner, learner_lock, load_latest
+from o2o.training.learner_config import RESUMABLE_FIELDS as LEARNER_FIELDS
 from o2o.training.learner_process import AsyncLearner
+from o2o.training.online_learner import OnlineLearner
+from o2o.training.remote_learner import RemoteLearner
 from o2o.training.rerun_viewer import show
 from o2o.training.reward_agreement import describe_disagreement
 from o2o.training.rollout import warm_up
 
+START = "start"  # the checkpoint that a robot of a fleet started from, which its learner has as well
 RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "out",
     "resume",
@@ -51,6 +55,9 @@ RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
     "rerun",
     "limits",
     "teleop",
+    "learner_token_file",
+    "learner_cert",
+    "spool_budget",
     *LEARNER_FIELDS,
 }
 
@@ -67,6 +74,8 @@ def finetune(config: FinetuneConfig) -> Path:
     that was never killed, because scenes, noise and batches come from seeds by episode. With `--learner
     async` scenes and noise do too, but which weights act in which episode depends on timing, so no two runs
     are equal to the bit.
+
+    With `--learner http://HOST:PORT` another machine learns, for several robots; see `RemoteLearner`.
 
     Raises:
         O2OError: with the exit codes of docs/reference/exit-codes.md. With `--learner async`, this includes
@@ -85,16 +94,16 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     lines: list[str] = []  # until there is a log
     source = next_task.prepare(config, folder, lines.append) if config.task_of else config.checkpoint
     tensors, meta, resumed = _load(config, folder, source)
-    meta["dataset"] = _locate(config, meta)
+    if not config.is_remote:  # its learner has the recordings
+        meta["dataset"] = _locate(config, meta)
     if config.dataset and not meta["dataset"].get("earlier"):
         config = replace(config, dataset=meta["dataset"]["dataset"])
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
     compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
-    is_async = config.learner == "async"
     # a robot in motion cannot wait for the compiler
-    compile_acting = config.compile == "yes" if is_async else compile_updates
+    compile_acting = compile_updates if config.learner == "sync" else config.compile == "yes"
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compile_acting)
     agent.check_imagines(config.plan)
     metadata = {
@@ -106,7 +115,13 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     if meta.get("task"):
         metadata["task"] = meta["task"]
     judged = {}  # what only `run.json` states
-    if is_async:
+    acting = config
+    if config.is_remote and not config.lockstep:  # or robots of one --seed would explore alike
+        acting = replace(config, seed=derive(config.seed, "robot", config.name))
+    learner: OnlineLearner
+    if config.is_remote:
+        learner = RemoteLearner(acting, folder, agent, folder / START)
+    elif config.learner == "async":
         learner = AsyncLearner(config, folder, agent, config.agent, source, compile_updates)
     else:
         learner = SyncLearner(Learner(config, folder, agent, tensors, meta), tensors, meta, resumed)
@@ -143,9 +158,9 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         actors = None
         if config.plan and config.choose_actor:
             past = map(online_dataset.read, range(len(online_dataset)))
-            actors = ActorChoice(config.seed, config.safe_start.episodes, past)
+            actors = ActorChoice(acting.seed, config.safe_start.episodes, past)
         runner = EpisodeRunner(
-            config, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
+            acting, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
             plan_store, stream, operator, actors,
         )  # fmt: skip
         done = learner.begin(metadata, online_dataset, log)
@@ -180,9 +195,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         progress = Progress(config.episodes, "episodes", done)
 
         def is_running() -> bool:
-            learner_failed = learner.failure and config.on_learner_failure == "stop"
             interrupted = stopped() or (operator is not None and operator.stop_requested)
-            return done < config.episodes and not learner_failed and not interrupted
+            return done < config.episodes and not learner.stops_run and not interrupted
 
         while is_running():
             if done < len(online_dataset):
@@ -226,7 +240,8 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
             raise KeyboardInterrupt
         if not learner.up_to_date:
             evaluate()
-        log.line(f"fine-tuned for {count(done, 'episode')}; checkpoint in {folder}")
+        where = f"the checkpoint is at {config.learner}" if config.is_remote else f"checkpoint in {folder}"
+        log.line(f"fine-tuned for {count(done, 'episode')}; {where}")
 
 
 def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
@@ -241,7 +256,13 @@ def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
 def _load(config: FinetuneConfig, folder: Path, source: Path | None) -> tuple[dict, dict, bool]:
     """Returns tensors and meta of the first checkpoint, and whether it is the run's own."""
     if not config.resume:
-        return *run_checkpoint.load(checkpoint_folder(source)), False
+        source = checkpoint_folder(source)
+        loaded = run_checkpoint.load(source)
+        if config.is_remote:
+            checkpoint.link(source, folder / START)
+        return *loaded, False
+    if config.is_remote:
+        return *run_checkpoint.load(folder / START), True
     with learner_lock(folder, print):
         return load_latest(folder, source)
 

@@ -9,6 +9,7 @@ from o2o.core import memory
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.run_folder import checkpoint_folder
 from o2o.data.load_config import check_name
+from o2o.fleet.messages import NAME
 from o2o.hardware.robot_choice import RobotChoice
 from o2o.training.learner_config import LearnerConfig
 from o2o.training.regression_gate import RollbackConfig
@@ -64,6 +65,13 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
             file that commands are written to, or `none`; `auto` uses the keyboard for a real robot in a
             terminal. The commands are listed in `o2o.hardware.teleop.operator`.
         teleop_reward: Reward of the step at which the operator labels success.
+        name: Name of this robot among those of the learner at `--learner http://HOST:PORT`, such as `arm-3`.
+        learner_token_file: File with the token of that learner; only this user may read it.
+        learner_cert: File with the certificates to trust, PEM, such as that learner's own; by default those
+            that this system trusts.
+        spool_budget: Disk space for finished episodes that the learner has not taken yet, such as `10GB`;
+            when it is full, the run ends after the episode.
+        lockstep: Wait after each episode until the learner has learned from it, as with `--learner sync`.
     """
 
     checkpoint: Path | None = None
@@ -88,6 +96,11 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
     evaluate_film: bool = True
     teleop: str = "auto"
     teleop_reward: float = 1.0
+    name: str = ""
+    learner_token_file: Path | None = None
+    learner_cert: Path | None = None
+    spool_budget: str = "10GB"
+    lockstep: bool = False
 
     def __post_init__(self):
         RobotChoice.__post_init__(self)
@@ -107,6 +120,24 @@ class FinetuneConfig(RobotChoice, LearnerConfig):
         changed = self.task_heads != "auto" or (self.task_demos, self.task_updates) != (None, None)
         if changed and not self.task_of:
             raise FieldError(self, "<task_heads>, <task_demos> and <task_updates> need <task_of>")
+        memory.check_budget(self, "spool_budget")
+        self._check_learner()
+
+    def _check_learner(self) -> None:
+        if self.is_remote:
+            if self.task_of or self.dry_run:
+                other = "task_of" if self.task_of else "dry_run"
+                raise FieldError(self, f"<{other}> and <learner> with an address exclude each other")
+            if not NAME.fullmatch(self.name):
+                wanted = "up to 64 letters, digits or ._-, such as arm-3"
+                raise FieldError(
+                    self, f"<name> is {self.name!r:.100}, <learner> with an address wants {wanted}"
+                )
+            return
+        flags = ("name", "learner_token_file", "learner_cert", "lockstep")
+        given = [f"<{flag}>" for flag in flags if getattr(self, flag)]
+        if given:
+            raise FieldError(self, f"{' and '.join(given)} need <learner> with an address, http://HOST:PORT")
 
     def check_inputs(self) -> None:
         """Checks that a checkpoint is given, and the name of the next task's dataset.

@@ -1,8 +1,9 @@
 """Learns during fine-tuning from the recordings and from the robot's own episodes."""
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.core import checkpoint, operating_system, run_checkpoint
-from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.progress import LongRunNotice, Progress, is_terminal, live_line
@@ -27,9 +27,10 @@ from o2o.core.text import count
 from o2o.data import recorded_sample
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.replay_buffer import MixedReplay, Replay
+from o2o.fleet.ledger import Entry
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.actor_choice import ActorChoice
-from o2o.training.learner_config import LearnerConfig
+from o2o.training.learner_config import LearningConfig
 from o2o.training.regression_gate import PerformanceMonitor
 from o2o.training.safe_start import ActionRange, fit_action_range
 from o2o.training.uncertainty_guard import OodThreshold, calibrate_threshold
@@ -38,11 +39,6 @@ from o2o.training.weight_check import WeightCheck
 BEST = "best"  # second name of the checkpoint that a rollback restores
 ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
 MAX_REJECTIONS = 3  # in a row, of weights that are unfit to act
-RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
-    *("dataset", "memory_budget", "checkpoint_every", "keep_checkpoints"),
-    *("learner", "learner_threads", "on_learner_failure", "episodes"),
-    *MACHINE_FIELDS,
-}
 
 logger = logging.getLogger("o2o")
 
@@ -58,12 +54,14 @@ class Learner:
         pending_updates: Updates still pending for the steps of those episodes.
         action_range: Range of the recorded actions.
         ood_threshold: Disagreement above which a decision is out-of-distribution; None where it is not used.
+        dropped_updates: Updates that were not made, because too many were pending.
         num_rejections: How often weights were unfit to act since the process started.
     """
 
     def __init__(
-        self, config: LearnerConfig, folder: Path, agent: Agent, tensors: dict[str, Tensor], meta: dict
-    ):
+        self, config: LearningConfig, folder: Path, agent: Agent, tensors: dict[str, Tensor], meta: dict,
+        entries: Sequence[Entry] | None = None, max_pending_updates: float = math.inf,
+    ):  # fmt: skip
         """Loads the recordings, and tries the agent's weights on them.
 
         Args:
@@ -71,6 +69,8 @@ class Learner:
             agent: agent from a checkpoint.
             tensors, meta: contents of that checkpoint, whose sample stands in for missing recordings where
                 `offline_ratio` is 0.
+            entries: what the robots of a fleet know of their episodes, by number; None: there is one robot.
+            max_pending_updates: updates that are pending at most; those beyond are dropped.
         Raises:
             O2OError: the recordings are missing, changed or broken.
             DivergedError: the agent's weights are unfit to act.
@@ -95,7 +95,9 @@ class Learner:
         self.monitor = PerformanceMonitor(config.rollback, config.episodes, config.safe_start.episodes)
         self.ood_threshold: OodThreshold | None = None
         self.num_episodes, self.pending_updates, self.metadata = 0, 0.0, {}
-        self.actors = ActorChoice(config.seed, config.safe_start.episodes)
+        self.dropped_updates, self._max_pending_updates = 0.0, max_pending_updates
+        self._entries = entries
+        self.actors = ActorChoice(config.seed, config.safe_start.episodes if entries is None else 0)
         self._checkpointed = 0  # episodes in the last checkpoint
 
     def calibrate(self, log_line: Callable[[str], object]) -> None:
@@ -140,7 +142,7 @@ class Learner:
         for number in range(self.num_episodes):
             episode = read(number)
             self.online.add(self.agent.transform.episode(episode))
-            self.actors.add(episode)
+            self._add_actor(number, episode)
             num_steps += len(episode)
         most = 1 + num_steps * self.config.updates_per_step
         if self.pending_updates > most:
@@ -161,11 +163,15 @@ class Learner:
         Returns:
             The reason of a rollback to the best checkpoint; empty where there was none.
         """
+        number = self.num_episodes
         self.online.add(self.agent.transform.episode(episode))
-        self.actors.add(episode)
-        self.pending_updates += len(episode) * self.config.updates_per_step
+        self._add_actor(number, episode)
+        pending = self.pending_updates + len(episode) * self.config.updates_per_step
+        self.pending_updates = min(pending, self._max_pending_updates)
+        self.dropped_updates += pending - self.pending_updates
         self.num_episodes += 1
-        rollback = self.monitor.add(bool(episode.success), episode.episode_return)
+        is_limited = None if self._entries is None else self._entries[number].safe_start
+        rollback = self.monitor.add(bool(episode.success), episode.episode_return, is_limited)
         if rollback:
             updates = self.agent.num_updates
             self.agent.load_state(*run_checkpoint.load(self.folder / BEST))
@@ -235,6 +241,12 @@ class Learner:
         self._checkpointed = self.num_episodes
         self._calibrate_threshold()
 
+    def _add_actor(self, number: int, episode: Episode) -> None:
+        if self._entries is None:
+            self.actors.add(episode)
+        elif not self._entries[number].safe_start:
+            self.actors.add(episode, self._entries[number].planner)
+
     def _calibrate_threshold(self) -> None:
         """Calibrates the OOD threshold for the agent as it is now, where it is used."""
         if self.config.ood_action != "continue":
@@ -245,13 +257,12 @@ class Learner:
 class SyncLearner:
     """Learns after each episode while the robot waits; the robot acts with the very weights that learn.
 
-    Attributes:
-        up_to_date: Whether the acting weights have learned from every episode; always True here.
-        failure: Why learning has stopped for good; always None here.
+    It is an `OnlineLearner`. Nothing fails apart from the run itself.
     """
 
     up_to_date = True
     failure: O2OError | None = None
+    stops_run = False
 
     @property
     def action_range(self) -> ActionRange:
@@ -321,6 +332,14 @@ def acting_weights(agent: Agent) -> dict[str, Tensor]:
         for part in ACTING_PARTS
         for name, value in agent.parts[part].state_dict().items()
     }
+
+
+def load_acting_weights(agent: Agent, tensors: Mapping[str, Tensor], num_updates: int) -> None:
+    """Replaces the weights of an agent that choose actions, from what `acting_weights` returned elsewhere."""
+    for part in ACTING_PARTS:
+        state = {name: tensors[f"{part}.{name}"] for name in agent.parts[part].state_dict()}
+        agent.parts[part].load_state_dict(state)
+    agent.num_updates = num_updates
 
 
 def load_latest(folder: Path, source: Path | None) -> tuple[dict[str, Tensor], dict, bool]:

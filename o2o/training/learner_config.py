@@ -1,10 +1,12 @@
-"""Defines how a fine-tuning run learns from the robot's episodes."""
+"""Defines how a learner learns from robots' episodes."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from o2o.core.compute import MAX_THREADS, MachineConfig
-from o2o.core.config import at_least, at_most
+from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
+from o2o.core.config import FieldError, at_least, at_most
+from o2o.fleet.messages import is_url
 from o2o.training.regression_gate import RollbackConfig
 from o2o.training.safe_start import SafeStartConfig
 
@@ -29,12 +31,17 @@ class OodConfig:
         at_most(self, quantile=1, speed=1)
 
 
+RESUMABLE_FIELDS = {  # fields that may change when a run is resumed
+    *("dataset", "memory_budget", "checkpoint_every", "keep_checkpoints"),
+    *("learner", "learner_threads", "on_learner_failure", "episodes"),
+    *MACHINE_FIELDS,
+}
 MAX_UPDATES_PER_STEP = 1000  # beyond it a run does not end
 
 
 @dataclass(frozen=True)
-class LearnerConfig(MachineConfig):
-    """How a fine-tuning run learns from the robot's episodes.
+class LearningConfig(MachineConfig):
+    """How a learner learns from robots' episodes, wherever it runs.
 
     Attributes:
         episodes: Number of episodes that the robot does in all.
@@ -58,11 +65,6 @@ class LearnerConfig(MachineConfig):
         checkpoint_every: Episodes between two checkpoints; finished episodes are stored in any case.
         keep_checkpoints: Number of checkpoints kept in `OUT/checkpoints`, spread over the run; each takes as
             much disk space as `OUT/checkpoint`. 0 keeps none.
-        learner: Where updates run: `sync` learns after each episode while the robot waits, and runs repeat to
-            the bit; `async` learns in a process of its own while the robot continues.
-        learner_threads: CPU threads of the async learner; `--threads` are those of the robot's process.
-        on_learner_failure: What the robot does when the async learner dies: `continue` with the weights it
-            has while the learner is restarted, up to three times, or `stop` the run after the episode.
     """
 
     episodes: int = 40
@@ -79,12 +81,41 @@ class LearnerConfig(MachineConfig):
     memory_budget: str = "50%"
     checkpoint_every: int = 5
     keep_checkpoints: int = 5
-    learner: Literal["sync", "async"] = "sync"
-    learner_threads: int = 1
-    on_learner_failure: Literal["continue", "stop"] = "continue"
 
     def __post_init__(self):
         MachineConfig.__post_init__(self)
         at_least(self, updates_per_step=0, seed=0, checkpoint_every=1, keep_checkpoints=0, offline_ratio=0)
-        at_least(self, learner_threads=0, episodes=1, max_online_oversampling=0)
-        at_most(self, offline_ratio=1, updates_per_step=MAX_UPDATES_PER_STEP, learner_threads=MAX_THREADS)
+        at_least(self, episodes=1, max_online_oversampling=0)
+        at_most(self, offline_ratio=1, updates_per_step=MAX_UPDATES_PER_STEP)
+
+
+@dataclass(frozen=True)
+class LearnerConfig(LearningConfig):
+    """How a fine-tuning run learns from its robot's episodes.
+
+    Attributes:
+        learner: Where updates run: `sync` learns after each episode while the robot waits, and runs repeat to
+            the bit; `async` learns in a process of its own while the robot continues; the address of
+            `o2o learner serve`, `http://HOST:PORT` or `https://HOST:PORT`, learns there for several robots.
+        learner_threads: CPU threads of the async learner; `--threads` are those of the robot's process.
+        on_learner_failure: What the robot does when the learner dies or refuses its episodes: `continue` with
+            the weights it has (the async learner is restarted, up to three times), or `stop` after the
+            episode.
+    """
+
+    learner: str = "sync"
+    learner_threads: int = 1
+    on_learner_failure: Literal["continue", "stop"] = "continue"
+
+    def __post_init__(self):
+        LearningConfig.__post_init__(self)
+        at_least(self, learner_threads=0)
+        at_most(self, learner_threads=MAX_THREADS)
+        if self.learner not in ("sync", "async") and not self.is_remote:
+            wanted = "sync, async, http://HOST:PORT or https://HOST:PORT"
+            raise FieldError(self, f"<learner> is {self.learner!r:.200}, wanted {wanted}")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the learner is one that `o2o learner serve` runs."""
+        return is_url(self.learner)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -85,6 +86,29 @@ class Outbox:
             os.write(self.handle, json.dumps(report).encode() + b"\n")
 
 
+class Commands(Protocol):
+    """Says what the loop is to do; see `Inbox`."""
+
+    num_episodes: int
+    order: str
+
+    def poll(self, wait_s: float = 0.0) -> None: ...
+
+
+class Reports(Protocol):
+    """Takes lines for the log, and metrics; see `Outbox`."""
+
+    def send(self, **report) -> None: ...
+
+
+class WeightWriter(Protocol):
+    """Takes each version of the weights; see `SharedWeights`."""
+
+    def write(
+        self, tensors: dict[str, Tensor], num_updates: int, num_episodes: int, pending_updates: int
+    ) -> object: ...
+
+
 class LearnerLoop:
     """Adds episodes as they come, learns, and publishes weights, metrics and checkpoints."""
 
@@ -92,12 +116,22 @@ class LearnerLoop:
         self,
         learner: Learner,
         read: Callable[[int], Episode],
-        weights: SharedWeights,
-        inbox: Inbox,
-        outbox: Outbox,
+        weights: WeightWriter,
+        inbox: Commands,
+        outbox: Reports,
+        publish_every_s: float = PUBLISH_EVERY_S,
     ):
+        """
+        Args:
+            learner: learner that has begun.
+            read: reads an online episode by its number.
+            weights: takes each version of the weights.
+            inbox: says how many episodes are finished, and when to end.
+            outbox: takes lines for the log, and metrics.
+            publish_every_s: time between two versions of the weights while updates are pending, s.
+        """
         self.learner, self.read, self.weights = learner, read, weights
-        self.inbox, self.outbox = inbox, outbox
+        self.inbox, self.outbox, self._publish_every_s = inbox, outbox, publish_every_s
         self._metrics: Mapping[str, Tensor] = {}
         self._published_s = time.monotonic()
         self._started: tuple[int, float] | None = None  # updates and time when episodes were last added
@@ -113,7 +147,7 @@ class LearnerLoop:
                 self._add_episodes()
             elif learner.pending_updates >= 1:
                 self._metrics = learner.learn()
-                if time.monotonic() - self._published_s > PUBLISH_EVERY_S:
+                if time.monotonic() - self._published_s > self._publish_every_s:
                     self._publish_weights()
             else:
                 self._report()

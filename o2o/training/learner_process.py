@@ -26,7 +26,7 @@ from o2o.core.operating_system import require_unix
 from o2o.core.run_log import RunLog
 from o2o.core.text import count
 from o2o.data.online_dataset import OnlineDataset
-from o2o.training.learner import ACTING_PARTS, acting_weights
+from o2o.training.learner import acting_weights, load_acting_weights
 from o2o.training.learner_config import LearnerConfig
 from o2o.training.safe_start import ActionRange
 from o2o.training.shared_weights import SharedWeights, all_finite
@@ -42,11 +42,7 @@ logger = logging.getLogger("o2o")
 class AsyncLearner:
     """Starts the learner's process, reports episodes to it, takes its weights, and restarts it if it dies.
 
-    Attributes:
-        up_to_date: Whether the acting weights have learned from every episode; always False here.
-        failure: Why learning has stopped for good; None while it continues.
-        action_range: Range of the recorded actions.
-        ood_threshold: Disagreement above which a decision is out-of-distribution; None where it is not used.
+    It is an `OnlineLearner`.
     """
 
     up_to_date = False
@@ -92,6 +88,11 @@ class AsyncLearner:
             self.process.kill()  # it has nothing to save yet
             self.close()
             raise
+
+    @property
+    def stops_run(self) -> bool:
+        """Whether the robot is to stop after the episode."""
+        return self.failure is not None and self.config.on_learner_failure == "stop"
 
     def begin(self, metadata: dict, online_dataset: OnlineDataset, log: RunLog) -> int:
         """Starts or continues the run; returns the number of episodes that the robot has done."""
@@ -279,10 +280,7 @@ class AsyncLearner:
             self._rejected = version.number
             log.line(f"weights {version} are not finite; {self._acting_with()}")
             return
-        for part in ACTING_PARTS:
-            state = {name: tensors[f"{part}.{name}"] for name in self.agent.parts[part].state_dict()}
-            self.agent.parts[part].load_state_dict(state)
-        self.agent.num_updates = version.num_updates
+        load_acting_weights(self.agent, tensors, version.num_updates)
         log.line(f"now acting with weights {version}, trained on {count(version.num_episodes, 'episode')}")
 
     def _acting_with(self) -> str:

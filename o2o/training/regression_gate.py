@@ -84,6 +84,7 @@ class MonitorState:
     Attributes:
         outcomes: number, success and return of each episode that counts.
         count, since: episodes so far, and those up to the last rollback.
+        num_limited: episodes so far that had exploration limits.
         best: see `PerformanceMonitor`.
         num_rollbacks: see `PerformanceMonitor`.
         best_score: success rate and mean return of the best checkpoint; None until it has a score.
@@ -93,6 +94,7 @@ class MonitorState:
     outcomes: tuple[tuple[int, bool, float], ...]
     count: int
     since: int
+    num_limited: int
     best: int
     num_rollbacks: int
     best_score: tuple[float, float] | None
@@ -100,7 +102,7 @@ class MonitorState:
 
     def __post_init__(self):
         check_finite(self)
-        at_least(self, count=0, since=0, best=0, num_rollbacks=0, before=0)
+        at_least(self, count=0, since=0, num_limited=0, best=0, num_rollbacks=0, before=0)
 
 
 class PerformanceMonitor:
@@ -129,7 +131,8 @@ class PerformanceMonitor:
         self.config, self.episodes, self.safe_start = config, episodes, safe_start
         self.best = self.num_rollbacks = 0
         self._best_score: tuple[float, float] | None = None  # None until the best checkpoint has a score
-        self._count, self._since = 0, safe_start  # episodes so far, and those up to the last rollback
+        self._count = self._since = 0  # episodes so far, and those up to the last rollback
+        self._num_limited = 0  # episodes so far that had exploration limits
         self._before = [Outcome(0, bool(success), float(value)) for success, value in before]
         self._outcomes = list(self._before)
         if self._before:
@@ -140,10 +143,16 @@ class PerformanceMonitor:
         """Whether the run still learns from new episodes."""
         return self.num_rollbacks < self.config.max_count
 
-    def add(self, success: bool, episode_return: float) -> Rollback | None:
-        """Adds an episode; returns the rollback to make, which counts as made, or None."""
+    def add(self, success: bool, episode_return: float, is_limited: bool | None = None) -> Rollback | None:
+        """Adds an episode; returns the rollback to make, which counts as made, or None.
+
+        Args:
+            is_limited: whether it had exploration limits; None: as the first `safe_start` episodes have.
+        """
         self._count += 1
-        if self._count > self.safe_start:
+        if self._count <= self.safe_start if is_limited is None else is_limited:
+            self._num_limited += 1
+        else:
             self._outcomes.append(Outcome(self._count, bool(success), float(episode_return)))
         if (
             not self.learning_enabled
@@ -180,7 +189,7 @@ class PerformanceMonitor:
         outcomes = [[o.number, o.success, o.episode_return] for o in self._outcomes]
         return {
             "outcomes": outcomes, "count": self._count, "since": self._since,
-            "best": self.best, "num_rollbacks": self.num_rollbacks,
+            "num_limited": self._num_limited, "best": self.best, "num_rollbacks": self.num_rollbacks,
             "best_score": None if self._best_score is None else list(self._best_score),
             "before": len(self._before),
         }  # fmt: skip
@@ -199,18 +208,18 @@ class PerformanceMonitor:
             )
         self._outcomes = [Outcome(*outcome) for outcome in state.outcomes]
         self._before = self._outcomes[: state.before]
-        self._count, self._since = state.count, state.since
+        self._count, self._since, self._num_limited = state.count, state.since, state.num_limited
         self.best, self.num_rollbacks = state.best, state.num_rollbacks
         self._best_score = state.best_score
 
     @property
     def _num_new(self) -> int:
         """Number of episodes since the safe start, or since the last rollback."""
-        return self._count - self._since
+        return sum(outcome.number > self._since for outcome in self._outcomes)
 
     def _is_test_due(self, number: int) -> bool:
         """Whether a test follows episode `number`: every half a window, once two windows are full."""
-        window, done = self.config.window, number - self.safe_start
+        window, done = self.config.window, number - self._num_limited
         if not window or done < window or done + len(self._before) < 2 * window:
             return False
         return done % (window // 2) == 0
@@ -219,7 +228,7 @@ class PerformanceMonitor:
         """Returns the number of episodes of a whole run that a test follows."""
         window, step = self.config.window, self.config.window // 2
         first = max(window, 2 * window - len(self._before))
-        return len(range(-(-first // step) * step, episodes - self.safe_start + 1, step))
+        return len(range(-(-first // step) * step, episodes - self._num_limited + 1, step))
 
     def _test(self) -> Rollback | None:
         window, count = self.config.window, len(self._outcomes)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from o2o.core.episode import Episode
-from o2o.training.actor_choice import ActorChoice
+from o2o.training.actor_choice import PLANNER, POLICY, ActorChoice
 
 SKIP = 5
 
@@ -62,3 +62,11 @@ def test_the_summary_counts_only_episodes_that_were_chosen():
     choice.add(episode(False, 1.0))
     name = "planner" if choice.actors[2] else "policy"
     assert f"the {name} acted in 1 episode (success 0%, return 1)" in choice.summary()
+
+
+def test_the_actor_that_a_robot_names_counts_in_place_of_the_one_chosen_here():
+    choice = ActorChoice(0, 0)
+    for _ in range(20):
+        choice.add(episode(True, 1.0), POLICY)
+        choice.add(episode(False, 0.0), PLANNER)
+    assert choice.actors == [POLICY, PLANNER] * 20 and not choice.better

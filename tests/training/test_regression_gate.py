@@ -213,3 +213,19 @@ def test_score_prefers_success_and_then_return():
 def test_an_invalid_rollback_config_is_refused(config, words):
     with pytest.raises(UsageError, match=words):
         RollbackConfig(**config)
+
+
+def test_episodes_with_exploration_limits_count_for_no_test_wherever_they_come():
+    """Robots that join a fleet later have their safe start in the middle of the series."""
+    late = PerformanceMonitor(RollbackConfig(), EPISODES)
+    early = PerformanceMonitor(RollbackConfig(), EPISODES)
+    found = [], []
+    for number in range(24):
+        value = 1.0 if number < 12 else 0.0
+        for monitor, rollbacks in zip((late, early), found, strict=True):
+            rollbacks.append(monitor.add(bool(value), value, is_limited=False) is not None)
+        if number == 6:
+            for _ in range(5):
+                assert late.add(False, -9.0, is_limited=True) is None
+    assert found[0] == found[1] and any(found[0])
+    assert late.state()["num_limited"] == 5
