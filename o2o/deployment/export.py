@@ -30,12 +30,7 @@ from o2o.deployment.onnx_operations import OnnxOperations
 
 FACTS, FACTS_FILE = "o2o", "o2o.json"
 FORMAT = 1  # of the facts
-HANDED_ON = (
-    "belief",
-    "chunk",
-    "frames",
-    "search",
-)  # first parts of the names of what an earlier graph returned
+HANDED_ON = ("belief", "chunk", "frames", "search")  # first parts of the names of what is handed on
 CHATTY = ("torch.onnx", "onnxscript", "onnx_ir")
 
 

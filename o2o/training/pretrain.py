@@ -159,7 +159,7 @@ def demonstrations_hint(config: PretrainConfig, recording: RecordingInfo) -> str
         return None
     return (
         f"all {len(episodes)} episodes succeed, so their returns hardly tell better actions from worse ones; "
-        "a plain clone is often better on such demonstrations: compare with --preset bc"
+        "compare with a plain clone, --preset bc"
     )
 
 
