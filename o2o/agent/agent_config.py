@@ -85,24 +85,22 @@ FROM_CHECKPOINT = AgentConfig(model="")  # stands for the unchanged config of th
 
 def fit_config(
     config: AgentConfig, max_length: int, terminates: bool = True, control_hz: float | None = None,
-    images: bool = False, updates: int = 0,
+    images: bool = False,
 ) -> AgentConfig:  # fmt: skip
     """Returns the config with the window, the discount, the chunks and the model's options fitted to data.
 
     Args:
         config: the config; its discount is derived if it is 0, the model's options and the policy's
-            `chunk_size` and the optimizer's `decay` if they are `auto`. A window is then at least a chunk.
+            `chunk_size` if they are `auto`. A window is then at least a chunk.
         max_length: steps of the longest episode, which bound the window.
         terminates: whether any episode terminates.
         control_hz: control rate of the data, Hz; None where unknown, a chunk is then one action.
         images: whether the observation has an image.
-        updates: gradient steps of the pretraining.
     """
     chunk_size, window = config.policy.chunk_size, config.window
     if chunk_size == "auto":
         chunk_size = max(round(CHUNK_S * (control_hz or 0.0)), 1)
         window = max(window, chunk_size)
-    decay = updates if config.optimizer.decay == "auto" else config.optimizer.decay
     model = config.model_options
     fusion = "concat" if images else "mean"
     for name, value in {"predict_end": terminates, "keep_vectors": images, "fusion": fusion}.items():
@@ -112,7 +110,6 @@ def fit_config(
         config,
         model_options=model,
         policy=replace(config.policy, chunk_size=min(chunk_size, max_length)),
-        optimizer=replace(config.optimizer, decay=decay),
         window=min(window, max_length),
         discount=config.discount_for(max_length),
     )

@@ -28,8 +28,7 @@ class Optimizer:
         self.parameters: list[Tensor] = list(parameters)
         self.learning_rate, self.config = learning_rate, config
         device = self.parameters[0].device
-        self.decay = config.decay if config.decay != "auto" else 0  # `fit_config` sets it
-        changes = config.warmup or self.decay
+        changes = config.warmup or config.decay
         rate = torch.tensor(learning_rate, device=device) if changes else learning_rate
         if config.method == "laprop":
             self.rule = LaProp(self.parameters, rate, config.eps)
@@ -48,7 +47,7 @@ class Optimizer:
             clip_adaptively(self.parameters, self.config.agc)
         if self.config.weight_decay:
             torch._foreach_mul_(self.parameters, 1 - self.config.weight_decay)
-        if self.config.warmup or self.decay:
+        if self.config.warmup or self.config.decay:
             self._set_rate()
         self.rule.step()
         return norm
@@ -88,8 +87,8 @@ class Optimizer:
         taken = [entry["step"] for entry in self.rule.state.values()]
         n = torch.stack(taken).max() + 1 if taken else torch.ones_like(group["lr"])
         rate = self.learning_rate * (n / max(self.config.warmup, 1)).clamp(max=1)
-        if self.decay:
-            half_cosine = (1 + torch.cos(math.pi * (n / self.decay).clamp(max=1))) / 2
+        if self.config.decay:
+            half_cosine = (1 + torch.cos(math.pi * (n / self.config.decay).clamp(max=1))) / 2
             rate = rate * (LEAST_RATE + (1 - LEAST_RATE) * half_cosine)
         group["lr"].copy_(rate)
 

@@ -26,7 +26,7 @@ class OptimizerConfig:
             DreamerV2 uses 1e-6.
         warmup: Steps over which the learning rate rises to its value; DreamerV3 uses 1000.
         decay: Steps over which the learning rate falls to a hundredth of its value, along half a cosine.
-            `auto`: those of the pretraining. 0: it does not fall.
+            0: it does not fall.
         clip_norm: Largest norm of the gradient of a group of parameters; TD-MPC uses 10, DreamerV2 100. 0: no
             limit.
     """
@@ -36,13 +36,11 @@ class OptimizerConfig:
     agc: float = 0.0
     weight_decay: float = 0.0
     warmup: int = 0
-    decay: int | Literal["auto"] = 0
+    decay: int = 0
     clip_norm: float = 10.0
 
     def __post_init__(self):
-        at_least(self, eps=1e-30, agc=0, weight_decay=0, warmup=0, clip_norm=0)
-        if self.decay != "auto":
-            at_least(self, decay=0)
+        at_least(self, eps=1e-30, agc=0, weight_decay=0, warmup=0, decay=0, clip_norm=0)
         at_most(self, weight_decay=1)
 
 

@@ -60,6 +60,8 @@ class AWRPolicy(nn.Module):
 
     def act_chunk(self, feature: Tensor, explore: float = 0.0) -> Tensor:
         """Returns the next `chunk_size` actions (..., K, A) at features (..., F), as `act` does."""
+        if self.chunk_size == 1:
+            return self.act(feature, explore)[..., None, :]
         return self._explore(self.chunk_distribution(feature, average=True), explore)
 
     def _explore(self, actions: Normal, explore: float) -> Tensor:

@@ -244,7 +244,7 @@ PRESETS["bc"] = Preset(
             chunk_size="auto",
             encoder_gradient=True,
         ),
-        optimizer=OptimizerConfig(decay="auto"),
+        optimizer=OptimizerConfig(decay=4000),  # as many as `updates`
         replay=UNIFORM,
         window=1,
         rho=1.0,

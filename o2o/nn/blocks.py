@@ -249,7 +249,7 @@ def random_shift(image: Tensor, pad: int) -> Tensor:
     Source: Yarats et al. 2021 (DrQ-v2); whole pixels make its bilinear resampling a copy.
     """
     offset = torch.empty(2, len(image), dtype=torch.int64, device=image.device)
-    offset = draw_like(lambda like: torch.randint_like(like, 2 * pad + 1), offset, 1)
+    offset = draw_like(lambda x: torch.randint(0, 2 * pad + 1, x.shape, device=x.device), offset, 1)
     return shift(image, offset, pad)
 
 

@@ -185,7 +185,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
     images, control_hz = data.transform.spec.images, data.transform.control_hz
     longest = max(map(len, episodes))
     updates = updates_for(config, sum(map(len, episodes)))
-    agent_config = fit_config(config.agent, longest, terminates, control_hz, bool(images), updates)
+    agent_config = fit_config(config.agent, longest, terminates, control_hz, bool(images))
     config = replace(config, updates=updates)
     compile_updates = _compiles(config, updates, group)
     agent = Agent(data.transform, agent_config, device, config.seed, compile_updates)

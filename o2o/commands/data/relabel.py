@@ -31,7 +31,8 @@ def relabel(config: RelabelConfig) -> None:
         and not config.terminate
     ):
         raise UsageError(
-            "no labels given: add --by FILE, --interactive, --learn, --success-reward NUMBER or --terminate"
+            "no labels given: add --by FILE, --interactive, --success-reward NUMBER or --terminate, or have "
+            "them judged with --learn"
         )
     with dataset_writer.reserve(config.out):
         _relabel(config)
