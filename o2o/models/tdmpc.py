@@ -6,6 +6,8 @@ contrast of predicted latents is van den Oord et al. 2018 (CPC), the decoder is 
 """
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +162,7 @@ class Model(WorldModel):
         sizes = list(self.kept_dims.values())
         vectors = state["z"][:, : sum(sizes)].split(sizes, -1)
         decoded = dict(zip(self.kept_dims, vectors, strict=True))
-        for name, decoder in zip(self.images, self.decoders.values(), strict=False):
+        for name, decoder in self._image_decoders():
             decoded[name] = decoder.enlarged(state["z"])
         return decoded or None
 
@@ -199,14 +201,18 @@ class Model(WorldModel):
             losses["consistency"] = self.contrast(*latents) * batch.next_valid
         return Unroll(losses, features, next_feature, {"z": features.detach().flatten(0, 1)})
 
+    def _image_decoders(self) -> list[tuple[str, ImageDecoder]]:
+        """Returns pairs of the name of an image and its decoder; none without `decoder`."""
+        decoders = cast(Iterable[ImageDecoder], self.decoders.values())
+        return list(zip(self.images, decoders, strict=False))
+
     def _reconstruction(self, feature: Tensor, batch: Batch) -> Tensor:
         """Returns the (T, B) error of images decoded from features (B, F) of the first observations.
 
         Only the first step has one: later features are predicted, and learn from the target latents. The
         images to reconstruct are not shifted, so that the latent says where things are in the room.
         """
-        decoders = zip(self.images, self.decoders.values(), strict=True)
-        errors = [decoder.error(feature, batch.obs[name][0]) for name, decoder in decoders]
+        errors = [decoder.error(feature, batch.obs[name][0]) for name, decoder in self._image_decoders()]
         first = torch.stack(errors).mean(0)
         return torch.cat([first[None], torch.zeros_like(batch.reward[1:])])
 
