@@ -53,10 +53,12 @@ class Agent:
         device: str = "cpu",
         seed: int = 0,
         compile: bool = False,
+        compile_after: int = 0,
     ):
         """
         Args:
             compile: make `update` and `act` faster with torch's compiler; costs a minute once.
+            compile_after: calls on a CPU that are made before they are compiled.
         Raises:
             UsageError: the sizes do not fit the memory, or the config asks a model to imagine that cannot.
         """
@@ -73,7 +75,9 @@ class Agent:
         self.balance, self.imagination = self.networks.balance, self.networks.imagination
         self._model_path, self._contract_checked = str(module.__file__), False
         self.check_imagines(config.imagination.steps > 0 or config.planner.uncertainty == "auto")
-        wrap = partial(compiled, dynamic=True) if compile else (lambda function: function)
+        on_gpu = self.device.type == "cuda"
+        after = 0 if on_gpu else compile_after  # a CUDA graph keeps the functions that it was captured with
+        wrap = partial(compiled, dynamic=True, after=after) if compile else (lambda function: function)
         self.planner = MPPI(spec.action_dim, config.planner, wrap)
         groups = {"model": [self.model, self.critic], "policy": [self.policy]}
         if self.imagination:
@@ -85,9 +89,8 @@ class Agent:
         if config.balance == "harmony":
             sigmas = self.balance.parameters()
             self.optimizers["balance"] = Optimizer(sigmas, SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER)
-        on_gpu = self.device.type == "cuda"
         self.decay = config.rho ** torch.arange(config.window, device=self.device)[:, None]  # (T, 1)
-        self._objective = compiled(self.objective) if compile else self.objective
+        self._objective = compiled(self.objective, after=after) if compile else self.objective
         self._gradient_step, self._plan = self.gradient_step, self.planner.plan
         self.group = ProcessGroup()
         if compile and on_gpu:
@@ -405,6 +408,7 @@ class Agent:
         device: str = "cpu",
         config: AgentConfig = FROM_CHECKPOINT,
         compile: bool = False,
+        compile_after: int = 0,
     ) -> "Agent":
         """Builds an agent from what `state` returned, optionally with another config, such as a planner's.
 
@@ -417,7 +421,7 @@ class Agent:
         transform, module = Transform.from_json(meta["transform"]), plugins.load("models", config.model)
         sketch = networks.sketch(module, transform.spec, config, max_parameters=len(tensors))
         networks.check_weights(sketch, tensors)
-        agent = cls(transform, config, device, compile=compile)
+        agent = cls(transform, config, device, compile=compile, compile_after=compile_after)
         agent.load_state(tensors, meta)
         return agent
 

@@ -38,7 +38,7 @@ RESUMABLE_FIELDS = {  # fields that may change when a fleet is continued
     *LEARNING_FIELDS,
 }
 POLL_S = 0.2
-CLOSE_S = 60.0  # for the last checkpoint
+CLOSE_S = 180.0  # for the last checkpoint, also of a learner that is compiling
 MAX_RESTARTS = 5  # of a learner that dies again before it has made an update
 RESTART_S = 1.0
 
@@ -68,6 +68,7 @@ def serve(config: LearnerServeConfig) -> None:
                 while not stopped():
                     process.restart_if_dead()
                     time.sleep(POLL_S)
+    process.check_ended()
     print(f"the learner has ended with a checkpoint in {folder}", flush=True)
 
 
@@ -112,11 +113,11 @@ class LearnerProcess:
         updates = state.num_updates if state else -1
         self._restarts = 1 if updates > self._updates else self._restarts + 1
         self._updates = max(updates, self._updates)
-        name = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if self._restarts > MAX_RESTARTS:
-            raise O2OError(f"the learner ended {MAX_RESTARTS} times without an update ({name})")
+            raise O2OError(f"the learner ended {MAX_RESTARTS} times without an update ({_ending(code)})")
         print(
-            f"the learner ended unexpectedly ({name}); it is restarted from its last checkpoint", flush=True
+            f"the learner ended unexpectedly ({_ending(code)}); it is restarted from its last checkpoint",
+            flush=True,
         )
         time.sleep(RESTART_S)
         self._start()
@@ -132,6 +133,22 @@ class LearnerProcess:
             self._process.kill()
             self._process.wait()
 
+    def check_ended(self) -> None:
+        """Checks that the learner, which is closed, has written its last checkpoint.
+
+        Raises:
+            O2OError: it failed or was killed instead.
+        """
+        code = self._process.returncode
+        state = read_state(self._folder / "learner.json", LearnerState)
+        if code > 0 and state and state.failure:
+            raise failure(code, state.failure)
+        if code:
+            raise O2OError(
+                f"the learner ended without a last checkpoint ({_ending(code)}); the same command continues "
+                f"from the one before, and from the episodes in {self._folder}"
+            )
+
     def _start(self) -> None:
         command, environment = child_process.command("o2o.training.fleet_learner")
         self._process = subprocess.Popen(
@@ -142,6 +159,10 @@ class LearnerProcess:
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(self._job).encode() + b"\n")
             self._process.stdin.flush()
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def failure(code: int, reason: str) -> O2OError:

@@ -84,24 +84,26 @@ def should_compile(config: MachineConfig, updates: int) -> bool:
     )
 
 
-def compiled(function: Callable, dynamic: bool = False) -> Callable:
+def compiled(function: Callable, dynamic: bool = False, after: int = 0) -> Callable:
     """Returns the function compiled by torch, with the same random numbers as the eager one.
 
     Where the compiler fails, calls run the eager function and the log gives the reason.
 
     Args:
         dynamic: whether sizes vary from call to call.
+        after: number of first calls that run the eager function, because few calls are not worth compiling.
     """
     import torch
     from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import, and few runs compile
 
-    is_compiled = False
+    is_compiled, eager_calls = False, after
     fast = torch.compile(function, dynamic=dynamic, options={"fallback_random": True})
 
     @functools.wraps(function)
     def call(*args):
-        nonlocal fast, is_compiled
-        if fast is function:
+        nonlocal fast, is_compiled, eager_calls
+        if fast is function or eager_calls > 0:
+            eager_calls -= 1
             return function(*args)
         try:
             with live_line("" if is_compiled else "compiling, about a minute, once"):

@@ -20,7 +20,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.agent_config import FROM_CHECKPOINT, read_config
 from o2o.core import trust
 from o2o.core.checkpoint import load_meta
-from o2o.core.compute import should_compile, tune
+from o2o.core.compute import WORTH_COMPILING, should_compile, tune
 from o2o.core.config import from_dict, to_dict
 from o2o.core.episode import Episode
 from o2o.core.errors import DivergedError, O2OError
@@ -155,7 +155,9 @@ def run(job: dict, inbox: Inbox) -> None:
         tensors, meta, resumed = load_latest(folder, folder / "start")
         agent_config = read_config(job["agent"]) if job["agent"] else FROM_CHECKPOINT
         compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
-        agent = Agent.from_state(tensors, meta, config.device, agent_config, compile_updates)
+        # a killed learner learns again at once, and compiles after as many updates as make it worth the time
+        compile_after = 0 if config.compile == "yes" else WORTH_COMPILING
+        agent = Agent.from_state(tensors, meta, config.device, agent_config, compile_updates, compile_after)
         ledger = Ledger(folder)
         learner = Learner(config, folder, agent, tensors, meta, ledger.entries, job["max_pending_updates"])
         learner.calibrate(log.line)

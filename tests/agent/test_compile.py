@@ -78,3 +78,18 @@ def test_where_the_compiler_fails_the_eager_function_goes_on(monkeypatch, tmp_pa
     assert square(torch.full((3,), 3.0)).tolist() == [9.0] * 3
     assert square(torch.full((3,), 2.0)).tolist() == [4.0] * 3
     assert caplog.text.count("stays uncompiled") == 1
+
+
+def test_an_agent_is_compiled_after_the_updates_that_are_not_worth_it(monkeypatch):
+    compiled_calls = []
+
+    def fake_compile(function, **_):
+        return lambda *args: compiled_calls.append(function) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    agent = Agent(TRANSFORM, TINY, seed=0, compile=True, compile_after=2)
+    counts = []
+    for number in range(4):
+        agent.update(batch(number))
+        counts.append(compiled_calls.count(agent.objective))
+    assert counts == [0, 0, 1, 2]
