@@ -26,8 +26,10 @@ def show(argv: list[str]) -> None:
         raise UsageError(not_found("kind", argv[0], kinds))
     for kind in argv[:1] or kinds:
         print(f"{kind}:")
-        for name, description in _descriptions(kind).items():
-            print(f"  {name:<16}{description}")
+        descriptions = _descriptions(kind)
+        width = max([14, *map(len, descriptions)]) + 2
+        for name, description in descriptions.items():
+            print(f"  {name:<{width}}{description}")
 
 
 def _descriptions(kind: str) -> dict[str, str]:
