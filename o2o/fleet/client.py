@@ -12,7 +12,7 @@ from typing import IO
 from o2o.core.checkpoint import write_bytes
 from o2o.core.config import from_dict
 from o2o.core.errors import RobotError, UsageError
-from o2o.core.files import open_regular
+from o2o.core.files import open_regular, read_bytes
 from o2o.core.text import printable, shorten
 from o2o.fleet.messages import (
     CHECKPOINT_FILES,
@@ -82,8 +82,7 @@ class GatewayClient:
         Raises:
             Refused, UnreachableError: see `_request`.
         """
-        with open(checkpoint / "meta.json", "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(read_bytes(checkpoint / "meta.json")).hexdigest()
         join = Join(VERSION, self._robot, self._run, digest, dataset)
         body = json.dumps(asdict(join)).encode()
         _, data, _ = self._request("POST", "/join", body, {}, MAX_JSON)

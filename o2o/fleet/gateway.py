@@ -21,6 +21,7 @@ from pathlib import Path
 from o2o.core.checkpoint import load_meta, storage, write_text
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
+from o2o.core.files import open_regular
 from o2o.core.text import count, printable, shorten
 from o2o.core.transform import Transform
 from o2o.data.finished_episodes import MALFORMED, FinishedEpisodes
@@ -385,7 +386,7 @@ def _shapes(metadata: dict) -> tuple[dict[str, tuple[int, ...]], int]:
 
 
 def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -170,8 +170,8 @@ class Learner:
         self.pending_updates = min(pending, self._max_pending_updates)
         self.dropped_updates += pending - self.pending_updates
         self.num_episodes += 1
-        is_limited = None if self._entries is None else self._entries[number].safe_start
-        rollback = self.monitor.add(bool(episode.success), episode.episode_return, is_limited)
+        limited = {} if self._entries is None else {"is_limited": self._entries[number].safe_start}
+        rollback = self.monitor.add(bool(episode.success), episode.episode_return, **limited)
         if rollback:
             updates = self.agent.num_updates
             self.agent.load_state(*run_checkpoint.load(self.folder / BEST))

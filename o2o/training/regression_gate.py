@@ -84,7 +84,8 @@ class MonitorState:
     Attributes:
         outcomes: number, success and return of each episode that counts.
         count, since: episodes so far, and those up to the last rollback.
-        num_limited: episodes so far that had exploration limits.
+        num_limited: episodes so far that had exploration limits; None in the states of older runs, where the
+            first ones had.
         best: see `PerformanceMonitor`.
         num_rollbacks: see `PerformanceMonitor`.
         best_score: success rate and mean return of the best checkpoint; None until it has a score.
@@ -94,15 +95,17 @@ class MonitorState:
     outcomes: tuple[tuple[int, bool, float], ...]
     count: int
     since: int
-    num_limited: int
     best: int
     num_rollbacks: int
     best_score: tuple[float, float] | None
     before: int
+    num_limited: int | None = None
 
     def __post_init__(self):
         check_finite(self)
-        at_least(self, count=0, since=0, num_limited=0, best=0, num_rollbacks=0, before=0)
+        at_least(self, count=0, since=0, best=0, num_rollbacks=0, before=0)
+        if self.num_limited is not None:
+            at_least(self, num_limited=0)
 
 
 class PerformanceMonitor:
@@ -208,7 +211,9 @@ class PerformanceMonitor:
             )
         self._outcomes = [Outcome(*outcome) for outcome in state.outcomes]
         self._before = self._outcomes[: state.before]
-        self._count, self._since, self._num_limited = state.count, state.since, state.num_limited
+        self._count, self._since = state.count, state.since
+        first = min(state.count, self.safe_start)
+        self._num_limited = first if state.num_limited is None else state.num_limited
         self.best, self.num_rollbacks = state.best, state.num_rollbacks
         self._best_score = state.best_score
 

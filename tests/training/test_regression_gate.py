@@ -229,3 +229,14 @@ def test_episodes_with_exploration_limits_count_for_no_test_wherever_they_come()
                 assert late.add(False, -9.0, is_limited=True) is None
     assert found[0] == found[1] and any(found[0])
     assert late.state()["num_limited"] == 5
+
+
+def test_a_state_from_before_robots_had_limits_of_their_own_is_restored():
+    monitor = PerformanceMonitor(RollbackConfig(window=2), episodes=20, safe_start=3)
+    for i in range(5):
+        monitor.add(True, float(i))
+    old = monitor.state()
+    restored = PerformanceMonitor(RollbackConfig(window=2), episodes=20, safe_start=3)
+    assert old.pop("num_limited") == 3
+    restored.load_state(old, 5)
+    assert restored.state() == monitor.state()

@@ -32,14 +32,15 @@ def check(address: str) -> str:
         UsageError: nothing answers there, it is no such address, or Ray is not installed.
     """
     os.environ |= NO_USAGE_REPORT
-    import ray  # type: ignore[import-not-found]  # noqa: F401, reports a missing package first
-
     address = address or os.environ.get("RAY_ADDRESS", "") or "local"
-    if address in ("auto", "local"):
-        return address
     host, _, port = address.rpartition(":")
-    if not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
+    is_given = address not in ("auto", "local")
+    if is_given and (not host or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536):
         raise UsageError(f"--ray-address is {address!r}, wanted HOST:PORT of the cluster's head, or auto")
+    import ray  # type: ignore[import-not-found]  # noqa: F401, reports a missing package before a dead head
+
+    if not is_given:
+        return address
     try:
         _knock(host, port)
     except OSError as error:
