@@ -13,6 +13,7 @@ from shutil import copyfileobj
 from ssl import SSLContext, SSLSocket
 
 from o2o.core.errors import RobotError
+from o2o.core.files import open_regular
 from o2o.fleet.messages import MAX_EPISODE, Request, Response
 from o2o.hardware.remote.listener import HANDSHAKE_S, Listener, ThrottledLog
 
@@ -141,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, response: Response) -> None:
         with ExitStack() as stack:
             body = response.body
-            source = BytesIO(body) if isinstance(body, bytes) else stack.enter_context(open(body, "rb"))
+            source = BytesIO(body) if isinstance(body, bytes) else stack.enter_context(open_regular(body))
             self.send_response(response.status)
             for name, value in {"Content-Type": response.kind, **response.headers}.items():
                 self.send_header(name, value)

@@ -21,6 +21,7 @@ from o2o.core import operating_system
 from o2o.core.checkpoint import storage
 from o2o.core.config import from_dict
 from o2o.core.errors import DataError, UsageError
+from o2o.core.files import open_regular
 from o2o.data.finished_episodes import episode_path
 
 LEDGER, LOCK = "ledger.jsonl", ".ledger.lock"
@@ -163,7 +164,7 @@ class Ledger:
     def _read_new(self) -> None:
         path = self.folder / LEDGER
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 file.seek(self._size)
                 data = file.read()
         except FileNotFoundError:
