@@ -150,7 +150,8 @@ class Ledger:
         data = json.dumps(asdict(entry)).encode() + b"\n"
         path = self.folder / LEDGER
         is_new = not path.exists()
-        with storage(path, len(data)), open(path, "r+b" if not is_new else "w+b", buffering=0) as file:
+        path.touch()
+        with storage(path, len(data)), open(path, "rb+", buffering=0) as file:
             file.truncate(self._size)  # of a line that a kill or a full disk cut off
             file.seek(self._size)
             if file.write(data) != len(data):
