@@ -150,13 +150,14 @@ class Ledger:
         data = json.dumps(asdict(entry)).encode() + b"\n"
         path = self.folder / LEDGER
         is_new = not path.exists()
-        path.touch()
-        with storage(path, len(data)), open(path, "rb+", buffering=0) as file:
-            file.truncate(self._size)  # of a line that a kill or a full disk cut off
-            file.seek(self._size)
-            if file.write(data) != len(data):
-                raise OSError(28, os.strerror(28))
-            os.fsync(file.fileno())
+        with storage(path, len(data)):
+            path.touch()
+            with open(path, "rb+", buffering=0) as file:
+                file.truncate(self._size)  # of a line that a kill or a full disk cut off
+                file.seek(self._size)
+                if file.write(data) != len(data):
+                    raise OSError(28, os.strerror(28))
+                os.fsync(file.fileno())
             if is_new:
                 operating_system.sync_folder(self.folder)
         self._take(entry)
