@@ -42,7 +42,7 @@ from o2o.data.load_config import DataConfig
 from o2o.data.training_data import TrainingData
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.finetune_config import FinetuneConfig
-from o2o.training.pretrain import MAX_UPDATES, MIN_UPDATES
+from o2o.training.pretrain import derive_updates
 
 START = "start"  # checkpoint of a run's folder that it begins from
 HEAD_PARTS = ("critic", "policy", "imagination", "balance")  # parts of an agent that belong to a task
@@ -100,8 +100,7 @@ def prepare(config: FinetuneConfig, folder: Path, log_line: Callable[[str], obje
     heads, r2, data = _choose_heads(config.task_heads, old, sources, log_line)
     num_updates = config.task_updates
     if num_updates is None:
-        num_steps = sum(map(len, data.recording.episodes))
-        num_updates = min(max(num_steps, MIN_UPDATES), MAX_UPDATES)
+        num_updates = derive_updates(sum(map(len, data.recording.episodes)))
     compile_updates, seed = should_compile(config, num_updates), derive(config.seed, "task")
     agent = Agent(data.transform, agent_config, config.device, seed, compile_updates)
     agent.load_state(*_weights(old, agent, heads))

@@ -165,7 +165,12 @@ def demonstrations_hint(config: PretrainConfig, recording: RecordingInfo) -> str
 
 def updates_for(config: PretrainConfig, num_steps: int) -> int:
     """Returns the number of gradient steps on data of `num_steps` recorded steps."""
-    return min(max(num_steps, MIN_UPDATES), MAX_UPDATES) if config.updates is None else config.updates
+    return derive_updates(num_steps) if config.updates is None else config.updates
+
+
+def derive_updates(num_steps: int) -> int:
+    """Returns the number of gradient steps on data of `num_steps` recorded steps, where none is given."""
+    return min(max(num_steps, MIN_UPDATES), MAX_UPDATES)
 
 
 def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device: str) -> None:
