@@ -1,7 +1,8 @@
 """Shows on a terminal what runs, how far it is and how long it still takes; elsewhere it shows nothing.
 
-The line moves twice a second, whatever the process computes. What is printed or logged meanwhile appears
-above it. Blocks nest: the line shows the texts of all open blocks, the outermost first.
+The line moves twice a second, whatever the process computes, and shows the last text of every block, however
+short that was. What is printed or logged meanwhile appears above it. Blocks nest: the line shows the texts of
+all open blocks, the outermost first.
 """
 
 import os
@@ -37,6 +38,8 @@ def live_line(text: str) -> Iterator[Callable[[str], None]]:
     finally:
         if len(_blocks) == 1:
             _stop()
+        elif block.text != block.drawn:
+            _live.refresh()
         _blocks.remove(block)
 
 
@@ -51,10 +54,10 @@ def is_terminal() -> bool:
 
 
 class _Block:
-    """An open block: its text, and when it began."""
+    """An open block: its text, the text that was last drawn, and when it began."""
 
     def __init__(self, text: str):
-        self.text, self.begin_s = text, time.monotonic()
+        self.text, self.drawn, self.begin_s = text, "", time.monotonic()
 
     def show(self, text: str) -> None:
         self.text = text
@@ -71,7 +74,9 @@ class _Line:
         from rich.text import Text
 
         now_s, blocks = time.monotonic(), list(_blocks)
-        texts = [block.text for block in blocks if block.text]
+        for block in blocks:
+            block.drawn = block.text
+        texts = [block.drawn for block in blocks if block.drawn]
         elapsed = format_duration(now_s - blocks[0].begin_s) if blocks else ""
         spinner = SPINNER[int(now_s * REFRESH_HZ) % len(SPINNER)]
         line = f"{spinner} {' | '.join(texts)}  ({elapsed})"

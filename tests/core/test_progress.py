@@ -8,27 +8,45 @@ from tests.support.terminal import frames, run_in_terminal
 
 BUSY = """
 import sys, time
-from o2o.core.progress import live_line
-with live_line("outer") as show, live_line("inner"):
-    end = time.monotonic() + 3.2
-    while time.monotonic() < end:
+from o2o.core import progress
+draw, drawn = progress._Line.__rich__, []
+progress._Line.__rich__ = lambda line: drawn.append(1) or draw(line)
+with progress.live_line("outer") as show, progress.live_line("inner"):
+    begin_s = time.monotonic()
+    while time.monotonic() < begin_s + 1.6 or len(drawn) < 4 and time.monotonic() < begin_s + 60:
         sum(range(10**5))
     print("a printed line", flush=True)
     print("a logged line", file=sys.stderr, flush=True)
     show("replaced")
-    time.sleep(1.1)
 print("the end")
+"""
+SHORT = """
+from o2o.core.progress import live_line
+with live_line("outer"):
+    for number in range(3):
+        with live_line("") as show:
+            show(f"first {number}")
+            show(f"last {number}")
 """
 
 
-def test_a_busy_process_moves_the_line_every_second_and_printed_lines_stay_whole():
+def test_a_busy_process_moves_the_line_and_printed_lines_stay_whole():
     code, shown = run_in_terminal([sys.executable, "-c", BUSY])
     lines = frames(shown)
     assert code == 0
     states = [line for line in lines if "outer | inner" in line]
-    assert len(set(states)) >= 4 and {"(0:01)", "(0:02)"} <= {state.split()[-1] for state in states}
-    assert any("replaced | inner" in line for line in lines)
+    times = [state.split()[-1] for state in states]
+    assert len(set(states)) >= 4 and times == sorted(times) and times[-1] >= "(0:02)"
+    assert any("replaced" in line for line in lines)
     assert {"a printed line", "a logged line"} <= set(lines) and lines[-1] == "the end"
+
+
+def test_the_last_text_of_a_short_block_is_drawn():
+    code, shown = run_in_terminal([sys.executable, "-c", SHORT])
+    assert code == 0
+    assert [line.split("| ")[-1].split("  ")[0] for line in frames(shown) if "last" in line] == [
+        f"last {number}" for number in range(3)
+    ]
 
 
 def test_without_a_terminal_nothing_is_shown(capsys):
