@@ -120,13 +120,12 @@ class LearnerProcess:
             flush=True,
         )
         time.sleep(RESTART_S)
+        self._close_input()
         self._start()
 
     def close(self) -> None:
         """Lets the learner write a checkpoint and end."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        self._close_input()
         try:
             self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
@@ -159,6 +158,11 @@ class LearnerProcess:
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(self._job).encode() + b"\n")
             self._process.stdin.flush()
+
+    def _close_input(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
 
 def _ending(code: int) -> str:

@@ -84,7 +84,7 @@ def serving_process(*words: str, stdin=subprocess.DEVNULL, module: str = "o2o"):
             message = []
             for line in server.stdout:
                 message.append(line)
-                match = re.search(r"serving .* at 127.0.0.1:(\d+)", line)
+                match = re.search(r"serving .* at (?:https?://)?127.0.0.1:(\d+)", line)
                 if match:
                     break
             else:
