@@ -25,7 +25,6 @@ from o2o.core.errors import DivergedError, O2OError, UsageError
 from o2o.core.run_folder import finite_metrics
 from o2o.core.run_log import read_metrics
 from o2o.data.online_dataset import OnlineDataset
-from o2o.training import learner_main
 from o2o.training.learner import ACTING_PARTS, acting_weights, learner_lock
 from o2o.training.learner_main import LearnerLoop
 from o2o.training.learner_process import AsyncLearner
@@ -273,7 +272,9 @@ def test_weights_that_are_not_finite_never_act(source, tmp_path, monkeypatch, ca
 
 
 def test_a_learner_that_diverges_publishes_nothing(source, tmp_path):
-    agent = replace(TINY, learning_rate=1e30)
+    """The first update diverges, so it does not matter how many are made before the metrics are looked at."""
+    balance = replace(TINY.balance_options, reward=1e38)  # the norm of the gradient is infinite in float32
+    agent = replace(TINY, balance_options=balance)
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"not finite.*--resume") as raised:
         o2o.finetune(config(source, out, agent=agent, on_learner_failure="stop"))
@@ -286,8 +287,7 @@ def test_a_learner_that_diverges_publishes_nothing(source, tmp_path):
 class Publishing:
     """A learner loop with one update pending that publishes right after it."""
 
-    def __init__(self, monkeypatch, metrics: dict, rejection: str):
-        monkeypatch.setattr(learner_main, "PUBLISH_EVERY_S", 0.0)
+    def __init__(self, metrics: dict, rejection: str):
         self.lines, self.published = [], []
         self.agent = SimpleNamespace(
             parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=7
@@ -313,18 +313,18 @@ class Publishing:
         outbox = SimpleNamespace(send=lambda line: self.lines.append(line))
         write = lambda tensors, updates, episodes, pending: self.published.append((updates, pending))  # noqa: E731
         weights = SimpleNamespace(write=write)
-        LearnerLoop(self.learner, None, weights, inbox, outbox).run()  # type: ignore[arg-type]
+        LearnerLoop(self.learner, None, weights, inbox, outbox, publish_every_s=0.0).run()  # type: ignore[arg-type]
 
 
-def test_losses_are_looked_at_before_weights_are_published(monkeypatch):
-    publishing = Publishing(monkeypatch, {"loss/q": torch.tensor(torch.nan)}, "")
+def test_losses_are_looked_at_before_weights_are_published():
+    publishing = Publishing({"loss/q": torch.tensor(torch.nan)}, "")
     with pytest.raises(DivergedError, match="loss/q is not finite"):
         publishing.run()
     assert publishing.published == [(7, 1)]  # the first weights alone
 
 
-def test_unfit_weights_are_not_published_and_a_line_says_so(monkeypatch):
-    publishing = Publishing(monkeypatch, {"loss/q": torch.tensor(1.0)}, "the weights are not used")
+def test_unfit_weights_are_not_published_and_a_line_says_so():
+    publishing = Publishing({"loss/q": torch.tensor(1.0)}, "the weights are not used")
     publishing.run()
     assert publishing.lines == ["the weights are not used"] and {n for n, _ in publishing.published} == {7, 5}
 

@@ -157,7 +157,7 @@ def test_a_server_that_cannot_open_files_for_a_while_goes_on(token, monkeypatch)
     monkeypatch.setattr(socket.socket, "accept", failing)
     with served(token_file=token) as (server, _):
         remote(server.port, token_file=token).close()
-        assert not failures
+        assert not failures and until(lambda: server._client is None)
         remote(server.port, token_file=token).close()
 
 
