@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from o2o.core import plugins
+from o2o.core.errors import RobotError
 from o2o.hardware import RealTimeRobot
 from o2o.hardware.guard import connect
 from o2o.hardware.remote.fault_injection import FaultConfig
@@ -99,6 +100,18 @@ def remote(port: int, **options):
     """Returns the client, guarded as every robot is."""
     module = plugins.load("robots", "remote")
     return connect("remote", module.Config(address=f"127.0.0.1:{port}", **options))
+
+
+def remote_when_free(port: int, **options):
+    """Returns the client, once the server has noticed that the last one left."""
+    for _ in range(600):
+        try:
+            return remote(port, **options)
+        except RobotError as error:
+            if "another client" not in str(error):
+                raise
+            time.sleep(0.1)
+    raise AssertionError("the server still serves the last client")
 
 
 def write_token(path: Path, token: str = "a-token-of-some-length") -> Path:

@@ -14,7 +14,7 @@ from o2o.core.errors import RobotError
 from o2o.hardware.remote import listener as listening
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.listener import Listener, ThrottledLog
-from tests.support.served import remote, served, until, write_token
+from tests.support.served import remote, remote_when_free, served, until, write_token
 from tests.support.strangers import REQUEST, attacked
 
 RATE = 80.0  # connections opened per second
@@ -57,11 +57,12 @@ def test_a_flood_does_not_slow_down_a_connected_client(token, mode):
         client = remote(server.port, token_file=token)
         client.reset()
         with attacked(server.port, mode, RATE):
-            sent, begin = len(robot.sent), time.monotonic()
-            infos = [client.step(np.array([0.0, 0.1]))[-1] for _ in range(40)]
-            took_s = time.monotonic() - begin
+            sent, infos, times_s = len(robot.sent), [], []
+            for _ in range(40):
+                infos.append(client.step(np.array([0.0, 0.1]))[-1])
+                times_s.append(time.monotonic())
         client.close()
-    assert took_s == pytest.approx(40 / 20, rel=0.2)
+    assert np.median(np.diff(times_s)) == pytest.approx(1 / 20, rel=0.2)
     assert sorted(info["age_s"] for info in infos)[30] < 0.15  # 0.05 on an idle machine
     assert len(robot.sent) - sent >= 28 and client.env.unwrapped.num_lost == 0
 
@@ -157,8 +158,8 @@ def test_a_server_that_cannot_open_files_for_a_while_goes_on(token, monkeypatch)
     monkeypatch.setattr(socket.socket, "accept", failing)
     with served(token_file=token) as (server, _):
         remote(server.port, token_file=token).close()
-        assert not failures and until(lambda: server._client is None)
-        remote(server.port, token_file=token).close()
+        assert not failures
+        remote_when_free(server.port, token_file=token).close()
 
 
 def test_a_connection_that_is_reset_at_once_does_not_end_the_server(token):

@@ -17,7 +17,16 @@ from o2o.hardware.guard import Guard
 from o2o.hardware.limits import LimitOverrides
 from o2o.hardware.remote import protocol
 from o2o.hardware.remote.fault_injection import DelayedSender, FaultConfig, FaultInjector
-from tests.support.served import Slider, remote, served, served_process, until, write_token
+from tests.support import forked
+from tests.support.served import (
+    Slider,
+    remote,
+    remote_when_free,
+    served,
+    served_process,
+    until,
+    write_token,
+)
 
 MOVE = np.array([0.01, 0.5])
 
@@ -115,7 +124,7 @@ def test_send_never_waits_and_the_latest_action_replaces_a_pending_one():
         begin = time.monotonic()
         for k in range(500):
             far.send(np.array([0.0, k / 500]))
-        assert time.monotonic() - begin < 0.5
+        assert time.monotonic() - begin < 5  # a period each would be 25 s
         assert until(lambda: robot.sent and np.isclose(robot.sent[-1][1], 499 / 500))
 
 
@@ -167,11 +176,13 @@ def test_an_action_that_is_still_queued_at_the_tick_is_never_sent():
 
 def test_what_became_of_an_action_is_reported_a_step_later_or_waited_for_at_the_end():
     class Short(HalvingSlider):
-        metadata = {**Slider.metadata, "max_decisions": 3, "control_hz": 5.0}  # noqa: RUF012
+        metadata = {**Slider.metadata, "max_decisions": 3, "control_hz": 4.0}  # noqa: RUF012
 
-    with connected(FaultConfig(latency_ms=150), robot=Short()) as (client, _, _):  # there, and back: 300 ms
-        infos = [client.step(MOVE)[-1] for _ in range(3)]
-        np.testing.assert_allclose(infos[0]["executed_action"], MOVE)  # 200 ms later, as far as is known
+    with connected(FaultConfig(latency_ms=140), robot=Short()) as (client, _, _):  # there, and back: 280 ms
+        infos = [client.step(MOVE)[-1]]
+        assert until(lambda: client.env.unwrapped._done)
+        infos += [client.step(MOVE)[-1] for _ in range(2)]
+        np.testing.assert_allclose(infos[0]["executed_action"], MOVE)  # 250 ms later, as far as is known
         assert infos[0]["unconfirmed"] and "previous_executed_action" not in infos[0]
         np.testing.assert_allclose(infos[1]["previous_executed_action"], MOVE / 2)
         np.testing.assert_allclose(infos[2]["executed_action"], MOVE / 2)
@@ -754,30 +765,34 @@ def place(obs) -> np.ndarray:
     return obs["proprio" if "proprio" in obs else "state"][:3] * 100
 
 
-def drive(client, steps: int) -> list[dict]:
-    infos = []
+def drive(client, steps: int) -> tuple[list[dict], list[float]]:
+    """Moves to and fro; returns each step's information, and when it ended, s."""
+    infos, times_s = [], []
     for k in range(steps):
         sign = 1 if k // 5 % 2 else -1
         *_, info = client.step(np.array([0.0, 0.02 * sign, 0.0, 0.0]))
         infos.append(info)
-    return infos
+        times_s.append(time.monotonic())
+    return infos, times_s
+
+
+def rests(far) -> bool:
+    """Whether the arm moves less than a millimeter in half a second."""
+    before = place(far.observe()[0])
+    time.sleep(0.5)
+    return bool(np.abs(place(far.observe()[0]) - before).max() < 1.0)
 
 
 def test_the_arm_in_another_process_keeps_the_rate_and_holds_without_actions():
     with served_process("--robot.task", "reach", "--show-state", stdin=subprocess.PIPE) as (server, port):
         client = remote(port)
         client.reset()
-        begin = time.monotonic()
-        infos = drive(client, 20)
-        took_s = time.monotonic() - begin
-        assert took_s == pytest.approx(2.0, rel=0.25)
-        assert sum(abs(info["executed_action"][1]) > 0.015 for info in infos) >= 15
+        infos, times_s = drive(client, 20)
+        assert np.median(np.diff(times_s)) == pytest.approx(0.1, rel=0.2)  # a busy machine skips some ticks
+        assert sum(abs(info["executed_action"][1]) > 0.015 for info in infos) >= 10
         far = client.env.unwrapped
         assert until(lambda: far._flags["holding"])  # the watchdog of the server
-        time.sleep(0.2)
-        before = place(far.observe()[0])
-        time.sleep(0.5)
-        assert np.abs(place(far.observe()[0]) - before).max() < 1.0  # mm
+        assert until(lambda: rests(far))
         server.stdin.write("estop\n")
         server.stdin.flush()
         assert until(lambda: far._flags["estop"])
@@ -806,17 +821,14 @@ while True:
 def test_the_arm_holds_when_its_client_is_killed_and_serves_the_next(tmp_path):
     with served_process("--robot.task", "reach", "--robot.image-size", "32") as (server, port):
         words = [sys.executable, "-c", CLIENT, f"127.0.0.1:{port}"]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as client:
+        with forked.Popen(words, stdout=forked.PIPE, text=True) as client:
             for _ in range(5):
                 assert client.stdout.readline() == "moved\n"
             client.kill()
-        time.sleep(0.5)
-        again = remote(port)
+        again = remote_when_free(port)
         far = again.env.unwrapped
-        assert set(far.observation_space) == {"camera", "proprio"} and far._flags["holding"]
-        before = place(far.observe()[0])
-        time.sleep(0.5)
-        assert np.abs(place(far.observe()[0]) - before).max() < 1.0  # mm
+        assert set(far.observation_space) == {"camera", "proprio"}
+        assert until(lambda: far._flags["holding"] and rests(far))
         again.reset()
         drive(again, 3)
         again.close()
