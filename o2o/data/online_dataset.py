@@ -11,6 +11,7 @@ written once and renamed into place, and the two files that index the episodes a
 
 import json
 import logging
+import uuid
 from pathlib import Path
 
 import h5py
@@ -236,7 +237,8 @@ class OnlineDataset:
 
 def _in_memory() -> h5py.File:
     """Returns an HDF5 file in memory, so that a full disk cannot leave one half written."""
-    return h5py.File("memory", "w", driver="core", backing_store=False, libver=LAYOUT)
+    name = uuid.uuid4().hex  # HDF5 opens a name once in a process, which may have several robots
+    return h5py.File(name, "w", driver="core", backing_store=False, libver=LAYOUT)
 
 
 def _bytes(file: h5py.File) -> bytes:

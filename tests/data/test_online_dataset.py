@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -152,6 +153,19 @@ def test_rows_are_numbered_through_the_run_when_it_is_reopened(three):
         add_episode(online, 2)
         sequence = np.concatenate([online.read(number).infos["sequence"] for number in range(4)])
     assert sequence.tolist() == list(range(5 + 2 + 4 + 3))
+
+
+def test_threads_write_the_datasets_of_several_robots_at_a_time(tmp_path):
+    def play(name: str) -> None:
+        with closing(opened(tmp_path / name / "online")) as online:
+            for _ in range(5):
+                add_episode(online, 2)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(play, "abcd"))
+    for name in "abcd":
+        with closing(OnlineDataset(tmp_path / name / "online")) as online:
+            assert len(online) == 5
 
 
 def test_nothing_is_created_before_the_robot_is_known(tmp_path):
