@@ -292,7 +292,7 @@ class Gateway:
         now_s = time.monotonic()
         with self._lock:
             recent = now_s - self._written_s.get(f"{robot} {run}", -1e9) < REPORT_EVERY_S
-        if recent:
+        if recent and not (report and report.finished):
             return
         path = robot_path(self.folder, robot)
         state = read_state(path, RobotState)
@@ -304,7 +304,7 @@ class Gateway:
                     raise Refused(409, f"another robot named {robot} is in the fleet; {advice}")
                 write_state(path, RobotState(run, time.time()))
                 state = None
-        plain = asdict(report) if report else state.report if state else {}
+        plain = asdict(report) if report else {**state.report, "finished": False} if state else {}
         write_state(path, RobotState(run, time.time(), plain))
         with self._lock:
             self._written_s[f"{robot} {run}"] = now_s

@@ -142,12 +142,14 @@ class Report:
         spooled: episodes that it has not delivered yet.
         spooled_bytes: size of their files.
         weights: number of gradient steps of the weights that act.
+        finished: whether the run has ended with everything delivered, so that its name is free.
     """
 
     episodes: int = 0
     spooled: int = 0
     spooled_bytes: int = 0
     weights: int = 0
+    finished: bool = False
 
     def __post_init__(self):
         at_least(self, episodes=0, spooled=0, spooled_bytes=0, weights=0)

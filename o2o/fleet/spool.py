@@ -17,6 +17,7 @@ from o2o.fleet.messages import Facts, Refused, Report
 
 POLL_S = 2.0  # between two questions for new weights
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 10.0  # after a failure; it doubles with each
+LAST_REPORT_S = 5.0  # for the report of a run that has ended
 FINAL = (401, 404, 405, 409, 426)  # statuses that no repetition changes
 UNREADABLE = 422
 
@@ -55,6 +56,7 @@ class Spool:
         self._latest: Weights | None = None
         self._etag = ""
         self._changed, self._closing = threading.Condition(), False
+        self._is_last = self._said_last = False  # whether the next report is the last one, and was sent
         self._due_s = {self._deliver: 0.0, self._fetch: 0.0}
         self._wait_s = dict.fromkeys(self._due_s, 0.0)  # after the last failure of each; 0: it succeeded
         self._thread = threading.Thread(target=self._run, name="o2o spool", daemon=True)
@@ -104,6 +106,15 @@ class Spool:
         """Waits until something changed, at most for some time."""
         with self._changed:
             self._changed.wait(seconds)
+
+    def report_end(self) -> None:
+        """Tells the gateway that the run has ended, if all is delivered; waits a while for the answer."""
+        with self._changed:
+            if self._sizes or self.failure:
+                return
+            self._is_last, self._due_s[self._fetch] = True, 0.0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._said_last or self.failure, LAST_REPORT_S)
 
     def close(self) -> None:
         """Ends the thread, without waiting long; what is not delivered stays on disk."""
@@ -172,12 +183,14 @@ class Spool:
         return 0.0
 
     def _fetch(self) -> float:
-        report = Report(self._finished, self.waiting, self.waiting_bytes, self._acting)
+        is_last = self._is_last
+        report = Report(self._finished, self.waiting, self.waiting_bytes, self._acting, is_last)
         answer = self._client.weights(self._etag, report)
-        if answer:
-            with self._changed:
+        with self._changed:
+            if answer:
                 self._latest, self._etag = Weights(*answer), answer[1]
-                self._changed.notify_all()
+            self._said_last = is_last
+            self._changed.notify_all()
         return POLL_S
 
     def _log(self, text: str) -> None:

@@ -61,11 +61,11 @@ class RobotState:
 
     run: str
     time_s: float
-    report: dict[str, int] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_leased(self) -> bool:
-        return abs(time.time() - self.time_s) < LEASE_S
+        return not self.report.get("finished") and abs(time.time() - self.time_s) < LEASE_S
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from o2o.fleet.state_files import LearnerState, RobotState, latest_weights, read
 
 LAST = 20  # episodes that the success rate of a robot is taken over
 RATE_S = 600.0  # time over which episodes an hour are counted
-SILENT_S = 15.0  # time without a request after which a robot counts as out of reach
+SILENT_S = 15.0  # time without a request after which a robot that has not finished counts as silent
 REFRESH_S = 5  # of the page
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{}">
@@ -109,14 +109,20 @@ def _summary(status: dict) -> list[str]:
 def _rows(status: dict) -> list[tuple[str, ...]]:
     rows = []
     for name, robot in status["robots"].items():
-        silent = " (out of reach)" if robot["age_s"] > SILENT_S else ""
         mean = "-" if robot["return"] is None else f"{robot['return']:.3g}"
         rows.append((
-            name, f"{format_duration(robot['age_s'])} ago{silent}", str(robot["delivered"]),
+            name, _last_heard(robot), str(robot["delivered"]),
             _percent(robot["success"]), mean, f"{robot['per_hour']:.0f}", str(robot.get("spooled", 0)),
             str(robot.get("weights", "-")),
         ))  # fmt: skip
     return rows
+
+
+def _last_heard(robot: dict) -> str:
+    age = format_duration(robot["age_s"])
+    if robot.get("finished"):
+        return f"finished {age} ago"
+    return f"silent for {age}" if robot["age_s"] > SILENT_S else f"{age} ago"
 
 
 def _percent(share: float | None) -> str:

@@ -140,6 +140,7 @@ class RemoteLearner:
             show(f"waiting for the learner to take {count(self._spool.waiting, 'episode')}; Ctrl-C ends")
             self._spool.wait(WAIT_S)
             self._write_log(log)
+        self._spool.report_end()
         self._take_latest(log)
         if self._spool.waiting:
             waiting = count(self._spool.waiting, "episode")

@@ -13,6 +13,7 @@ from o2o.fleet import messages
 from o2o.fleet.gateway import Gateway
 from o2o.fleet.ledger import Ledger
 from o2o.fleet.state_files import LearnerState, RobotState, read_state, robot_path, weights_path, write_state
+from o2o.fleet.status import fleet_status, status_lines
 from tests.support.fleets import OTHER_RUN, RUN, Arm, ask, join, make_fleet, publish, put, record
 
 TOKEN = "a-token-of-some-length"
@@ -250,3 +251,33 @@ def test_the_status_says_who_is_there_and_how_the_learner_does(joined, online):
     page = text(ask(joined, "GET", "/"))
     assert "arm-1" in page and "version 3, 30 updates" in page
     assert "<script" not in page and "http:" not in page and "https:" not in page
+
+
+def report_end(gateway: Gateway) -> None:
+    report = json.dumps({"episodes": 1, "weights": 7, "finished": True})
+    ask(gateway, "GET", "/weights", **{messages.ROBOT: "arm-1", messages.RUN: RUN, messages.REPORT: report})
+
+
+def last_heard(gateway: Gateway) -> str:
+    """Returns what the status says of when `arm-1` was last heard."""
+    (line,) = [line for line in status_lines(fleet_status(gateway.folder, gateway.ledger)) if "arm-1" in line]
+    return " ".join(line.split())
+
+
+def test_the_status_says_who_has_finished_and_who_is_silent(joined, online):
+    put(joined, online, 0)
+    assert last_heard(joined).startswith("arm-1 0:00 ago")
+    write_state(robot_path(joined.folder, "arm-1"), RobotState(RUN, time.time() - 75, {"spooled": 2}))
+    assert last_heard(joined).startswith("arm-1 silent for 1:15")
+    report_end(joined)  # within a second of the last request, whose state was written
+    assert last_heard(joined).startswith("arm-1 finished 0:00 ago")
+    join(joined, online)  # the run is resumed
+    joined._written_s.clear()
+    join(joined, online)
+    assert last_heard(joined).startswith("arm-1 0:00 ago")
+
+
+def test_the_name_of_a_robot_that_has_finished_is_free(joined, online):
+    assert join(joined, online, run=OTHER_RUN).status == 409
+    report_end(joined)
+    assert join(joined, online, run=OTHER_RUN).status == 200

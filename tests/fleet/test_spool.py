@@ -15,6 +15,7 @@ from o2o.fleet.http_server import GatewayServer
 from o2o.fleet.ledger import Ledger
 from o2o.fleet.messages import Facts, Response
 from o2o.fleet.spool import Spool
+from o2o.fleet.state_files import RobotState, read_state, robot_path
 from tests.support.fleets import OTHER_RUN, RUN, join, make_fleet, metadata, publish, record, served_gateway
 from tests.support.served import until
 
@@ -68,6 +69,25 @@ def test_finished_episodes_are_delivered_in_their_order_with_their_facts(gateway
     entries = Ledger(gateway.folder).entries
     assert [(e.episode, e.planner, e.safe_start, e.weights) for e in entries] == [
         (0, False, True, 0), (1, True, False, 10), (2, True, False, 20)]  # fmt: skip
+
+
+def test_a_run_that_has_ended_says_so_once_everything_is_delivered(gateway, online, monkeypatch):
+    def state() -> RobotState:
+        return read_state(robot_path(gateway.folder, "arm"), RobotState)
+
+    with served_gateway(gateway) as server, spooling(server.port, online) as spool:
+        spool.add(3)
+        assert until(lambda: spool.waiting == 0)
+        spool.report_end()
+        assert (state().report["episodes"], state().report["spooled"]) == (3, 0) and state().report[
+            "finished"
+        ]
+    with spooling(server.port, online, 2) as spool:  # nobody listens there any more
+        spool.add(3)
+        spool.report_end()  # an episode is left, so that the run is not over for the learner
+        monkeypatch.setattr(spools, "LAST_REPORT_S", 0.1)
+        spool._sizes.clear()
+        spool.report_end()
 
 
 def test_episodes_wait_while_the_gateway_is_away_and_are_delivered_when_it_is_back(gateway, online):
