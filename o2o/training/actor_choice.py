@@ -28,7 +28,6 @@ class ActorChoice:
 
     Attributes:
         actors: who acted in the episodes so far: True for the planner.
-        next: who is to act in the next episode.
     """
 
     def __init__(self, seed: int, skip: int, episodes: Iterable[Episode] = ()):
@@ -41,7 +40,6 @@ class ActorChoice:
         self._seed, self._skip = seed, skip
         self._outcomes: list[tuple[bool, float]] = []
         self.actors: list[bool] = []
-        self.next = self._choose()
         for episode in episodes:
             self.add(episode)
 
@@ -49,7 +47,16 @@ class ActorChoice:
         """Adds the next episode of the run; `actor` acted in it, or where it is None, the one chosen here."""
         self.actors.append(self.next if actor is None else actor)
         self._outcomes.append((bool(episode.success), episode.episode_return))
-        self.next = self._choose()
+
+    @property
+    def next(self) -> bool:
+        """Who is to act in the next episode: True for the planner. It looks at every episode so far."""
+        number = len(self._outcomes)
+        if number < self._skip:
+            return PLANNER
+        generator = np.random.default_rng(derive(self._seed, "actor", number))
+        planner, policy = (generator.normal(*self._estimate(actor)) for actor in (PLANNER, POLICY))
+        return bool(planner >= policy)
 
     @property
     def better(self) -> bool:
@@ -68,14 +75,6 @@ class ActorChoice:
                 text += f" (success {success:.0%}, return {value:.3g})"
             parts.append(text)
         return f"{', '.join(parts)}; {'the planner' if self.better else 'the policy'} is the better actor"
-
-    def _choose(self) -> bool:
-        number = len(self._outcomes)
-        if number < self._skip:
-            return PLANNER
-        generator = np.random.default_rng(derive(self._seed, "actor", number))
-        planner, policy = (generator.normal(*self._estimate(actor)) for actor in (PLANNER, POLICY))
-        return bool(planner >= policy)
 
     def _outcomes_of(self, actor: bool) -> list[tuple[bool, float]]:
         pairs = zip(self.actors, self._outcomes, strict=True)

@@ -64,6 +64,18 @@ def test_the_summary_counts_only_episodes_that_were_chosen():
     assert f"the {name} acted in 1 episode (success 0%, return 1)" in choice.summary()
 
 
+def test_episodes_whose_actor_is_named_are_added_without_a_choice(monkeypatch):
+    """A fleet's learner adds thousands of them when it starts, and a choice looks at all before it."""
+    looks = []
+    real = ActorChoice._estimate
+    monkeypatch.setattr(ActorChoice, "_estimate", lambda *args: looks.append(args) or real(*args))
+    choice = ActorChoice(0, 0)
+    for number in range(50):
+        choice.add(episode(number % 2 == 0, 1.0), number % 2 == 0)
+    assert looks == []
+    assert choice.better and len(looks) == 2
+
+
 def test_the_actor_that_a_robot_names_counts_in_place_of_the_one_chosen_here():
     choice = ActorChoice(0, 0)
     for _ in range(20):
