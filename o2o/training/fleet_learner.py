@@ -18,7 +18,7 @@ from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import FROM_CHECKPOINT, read_config
-from o2o.core import trust
+from o2o.core import checkpoint, trust
 from o2o.core.checkpoint import load_meta
 from o2o.core.compute import WORTH_COMPILING, should_compile, tune
 from o2o.core.config import from_dict, to_dict
@@ -43,7 +43,7 @@ from o2o.training.learner_main import Inbox, LearnerLoop
 from o2o.training.shared_weights import all_finite
 from o2o.training.weight_file import encode
 
-PUBLISH_EVERY_S = 5.0  # between two versions of the weights while updates are pending
+PUBLISH_EVERY_S = 5.0  # between two versions of the weights, which every robot fetches
 BEAT_EVERY_S = 2.0  # between two signs of life in the learner's state
 REFRESH_S = 0.2  # between two looks at the ledger while updates are pending
 
@@ -103,6 +103,7 @@ class FleetFolder:
         )
         data, info = encode(tensors, info)
         write_weights(self._folder, replace(info, sha256=hashlib.sha256(data).hexdigest()), data)
+        self._log_episodes()  # a checkpoint comes after weights, and what is logged beyond one is removed
         self.write_state()
 
     def send(self, **report) -> None:
@@ -110,7 +111,6 @@ class FleetFolder:
         if "line" in report:
             self._log.line(report["line"])
         if "metrics" in report:
-            self._log_episodes()
             metrics, number = report["metrics"], report["num_episodes"]
             self._updates_per_s = metrics.get("updates_per_s", 0.0)
             state = self.write_state()
@@ -152,6 +152,9 @@ def run(job: dict, inbox: Inbox) -> None:
     config, folder = from_dict(LearningConfig, job["config"]), Path(job["folder"])
     tune(config)
     with learner_lock(folder, print), RunLog(folder, resume=True) as log:
+        inbox.poll()
+        if inbox.order and checkpoint.exists(folder / "checkpoint"):
+            return  # the gateway has ended while another learner had the lock
         tensors, meta, resumed = load_latest(folder, folder / "start")
         agent_config = read_config(job["agent"]) if job["agent"] else FROM_CHECKPOINT
         compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
@@ -173,7 +176,7 @@ def run(job: dict, inbox: Inbox) -> None:
         log.rewind("online", learner.num_episodes if resumed else -1)
         start = load_meta(folder / "start")["num_updates"]
         fleet = FleetFolder(folder, ledger, learner, inbox, log, start)
-        LearnerLoop(learner, read, fleet, fleet, fleet, PUBLISH_EVERY_S).run()
+        LearnerLoop(learner, read, fleet, fleet, fleet, PUBLISH_EVERY_S, throttled=True).run()
 
 
 def _expected_updates(config: LearningConfig, dataset: dict) -> int:

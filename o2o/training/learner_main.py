@@ -120,6 +120,7 @@ class LearnerLoop:
         inbox: Commands,
         outbox: Reports,
         publish_every_s: float = PUBLISH_EVERY_S,
+        throttled: bool = False,
     ):
         """
         Args:
@@ -129,9 +130,12 @@ class LearnerLoop:
             inbox: says how many episodes are finished, and when to end.
             outbox: takes lines for the log, and metrics.
             publish_every_s: time between two versions of the weights while updates are pending, s.
+            throttled: whether that is the least time between any two; else there is also a version whenever
+                episodes come and whenever no update is pending.
         """
         self.learner, self.read, self.weights = learner, read, weights
         self.inbox, self.outbox, self._publish_every_s = inbox, outbox, publish_every_s
+        self._throttled, self._published = throttled, (-1, -1)  # updates and episodes of the last version
         self._metrics: Mapping[str, Tensor] = {}
         self._published_s = time.monotonic()
         self._started: tuple[int, float] | None = None  # updates and time when episodes were last added
@@ -147,10 +151,12 @@ class LearnerLoop:
                 self._add_episodes()
             elif learner.pending_updates >= 1:
                 self._metrics = learner.learn()
-                if time.monotonic() - self._published_s > self._publish_every_s:
+                if self._publish_due:
                     self._publish_weights()
             else:
                 self._report()
+                if self._published != self._state and self._publish_due:
+                    self._publish_weights()
                 if inbox.order:
                     break
                 inbox.poll(POLL_S)
@@ -174,7 +180,10 @@ class LearnerLoop:
         (updates, since_s), self._started = self._started, None
         learner = self.learner
         rate = (learner.agent.num_updates - updates) / max(time.monotonic() - since_s, 1e-9)
-        metrics = self._publish_weights()
+        if not self._throttled or learner.checkpoint_due or self._publish_due:
+            metrics = self._publish_weights()
+        else:
+            metrics = learner.finite(self._metrics)
         progress = {"updates": learner.agent.num_updates, "pending_updates": learner.pending_updates}
         progress["weight_rejections"] = learner.num_rejections
         if learner.checkpoint_due:
@@ -182,6 +191,14 @@ class LearnerLoop:
             self.outbox.send(**threshold_report(learner))
         metrics = metrics | progress | {"updates_per_s": rate}
         self.outbox.send(metrics=metrics, num_episodes=learner.num_episodes)
+
+    @property
+    def _state(self) -> tuple[int, int]:
+        return self.learner.agent.num_updates, self.learner.num_episodes
+
+    @property
+    def _publish_due(self) -> bool:
+        return time.monotonic() - self._published_s > self._publish_every_s
 
     def _publish_weights(self) -> dict[str, float]:
         """Publishes the weights, or those of the last checkpoint if these are unfit to act.
@@ -200,7 +217,7 @@ class LearnerLoop:
             self.outbox.send(line=rejection)
         weights, pending = acting_weights(learner.agent), int(learner.pending_updates)
         self.weights.write(weights, learner.agent.num_updates, learner.num_episodes, pending)
-        self._published_s = time.monotonic()
+        self._published, self._published_s = self._state, time.monotonic()
         return metrics
 
 

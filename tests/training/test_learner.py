@@ -329,6 +329,55 @@ def test_unfit_weights_are_not_published_and_a_line_says_so():
     assert publishing.lines == ["the weights are not used"] and {n for n, _ in publishing.published} == {7, 5}
 
 
+class Arrivals:
+    """A learner's loop that runs at made-up times, one tenth of a second for each look at new episodes.
+
+    Each episode has one update.
+    """
+
+    def __init__(self, monkeypatch, arrivals_s: list[float], **options):
+        self.now_s, self.arrivals_s, self.published = 0.0, arrivals_s, []
+        monkeypatch.setattr(
+            sys.modules[LearnerLoop.__module__], "time", SimpleNamespace(monotonic=lambda: self.now_s)
+        )
+        self.num_episodes, self.order = 0, ""
+        agent = SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=0)
+        self.learner = learner = SimpleNamespace(
+            agent=agent, num_episodes=0, pending_updates=0.0, num_rejections=0, checkpoint_due=False,
+            finite=dict, save_checkpoint=lambda: None, reject_unfit_weights=str, add=self.add,
+            learn=self.learn,
+        )  # fmt: skip
+        LearnerLoop(learner, lambda number: number, self, self, self, 5.0, **options).run()  # type: ignore[arg-type]
+
+    def add(self, number: int) -> str:
+        self.learner.num_episodes, self.learner.pending_updates = number + 1, 1.0
+        return ""
+
+    def learn(self) -> dict:
+        self.learner.pending_updates, self.learner.agent.num_updates = 0.0, self.learner.num_episodes
+        return {}
+
+    def poll(self, wait_s: float = 0.0) -> None:
+        self.now_s += 0.1
+        self.num_episodes = sum(arrival_s <= self.now_s for arrival_s in self.arrivals_s)
+        self.order = "finish" if self.now_s > self.arrivals_s[-1] + 6 else ""
+
+    def write(self, tensors: dict, num_updates: int, num_episodes: int, pending_updates: int) -> None:
+        self.published.append((round(self.now_s, 1), num_updates))
+
+    def send(self, **report) -> None:
+        pass
+
+
+def test_weights_that_many_robots_fetch_are_published_no_more_often_than_stated(monkeypatch):
+    arrivals_s = [1.0 + 0.5 * number for number in range(40)]  # two episodes a second, of several robots
+    throttled = Arrivals(monkeypatch, arrivals_s, throttled=True).published
+    times = [when_s for when_s, _ in throttled]
+    assert min(np.diff(times[:-1])) >= 5 and len(times) <= 7
+    assert throttled[-1][1] == 40  # all that was learned is published in the end
+    assert len(Arrivals(monkeypatch, arrivals_s).published) > 40
+
+
 def spoil_updates(monkeypatch, which) -> None:
     """Throws the policy far off after these updates, counted from 1, though weights and losses are finite."""
     real, numbers = Agent.learn, itertools.count(1)

@@ -178,7 +178,10 @@ ACTING = ("stream.acting", "memory.", "belief.")  # what only the process that a
 
 
 @pytest.mark.slow
-def test_in_lockstep_a_robot_and_its_learner_learn_what_the_synchronous_learner_learns(pretrained, tmp_path):
+def test_in_lockstep_a_robot_and_its_learner_learn_what_the_synchronous_learner_learns(
+    pretrained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fleet_learner, "PUBLISH_EVERY_S", 0.0)
     alone = finetune_config(pretrained, tmp_path / "alone", episodes=3)
     o2o.finetune(alone)
     with served_fleet(pretrained, tmp_path / "fleet") as fleet, learning(fleet, alone):
