@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from o2o.agent import networks
+from o2o.agent import direct_policy, networks
 from o2o.agent.action_chunk import next_action, start_chunk
 from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, read_config
 from o2o.agent.cuda_graph import CapturedFunction
+from o2o.agent.direct_policy import ActionErrors, DirectPolicy
 from o2o.agent.loss_balance import SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER
 from o2o.agent.optimizer import Optimizer
 from o2o.agent.planner.mppi import MPPI, Plan, limit_policy_deviation
-from o2o.agent.policy import effective_fraction
+from o2o.agent.policy import AWRPolicy, effective_fraction
 from o2o.core import batch_share, plugins
 from o2o.core.compute import compiled
 from o2o.core.config import to_dict
@@ -43,6 +44,8 @@ class Agent:
         num_updates: gradient steps so far.
         penalty_weight_known: whether the penalty weight is given or already measured on recordings.
         last_plan: the latest plan; None if the policy acted.
+        direct_acts: whether the policy on observed vectors acts in place of the one on the model's feature.
+        direct_learns: whether it learns.
         stages: durations of encoding (`encode`) and planning (`plan`) since `start`.
     """
 
@@ -73,6 +76,7 @@ class Agent:
         self.parts = {name: part.to(self.device) for name, part in self.networks.parts.items()}
         self.model, self.critic, self.policy = self.networks.model, self.networks.critic, self.networks.policy
         self.balance, self.imagination = self.networks.balance, self.networks.imagination
+        self.direct, self.direct_acts, self.direct_learns = self.networks.direct, False, True
         self._model_path, self._contract_checked = str(module.__file__), False
         self.check_imagines(config.imagination.steps > 0 or config.planner.uncertainty == "auto")
         on_gpu = self.device.type == "cuda"
@@ -86,6 +90,10 @@ class Agent:
             name: Optimizer(_trainable(parts), config.learning_rate, config.optimizer)
             for name, parts in groups.items()
         }
+        if self.direct:
+            self.optimizers["direct"] = Optimizer(
+                _trainable([self.direct]), direct_policy.LEARNING_RATE, direct_policy.OPTIMIZER
+            )
         if config.balance == "harmony":
             sigmas = self.balance.parameters()
             self.optimizers["balance"] = Optimizer(sigmas, SIGMA_LEARNING_RATE, SIGMA_OPTIMIZER)
@@ -213,6 +221,8 @@ class Agent:
                 anchor = self.imagination.anchor()
                 policy_losses = {name: anchor * loss for name, loss in policy_losses.items()}
                 policy_losses |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
+            if self.direct and self.direct_learns:
+                policy_losses |= self.direct.losses(self.policy, self.critic, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
         known = batch.reward_known.float()  # (B,)
@@ -232,7 +242,38 @@ class Agent:
         low = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=low)
 
+    @torch.no_grad()
+    def action_errors(self, batch: Batch) -> ActionErrors:
+        """Returns the errors of both policies at the first step of windows."""
+        assert self.direct
+        batch = batch.to(self.device)
+        with RandomStream(0, self.device).use(), self.precision():
+            unroll = self.model.unroll(batch)
+            weight = direct_policy.first_weight(self.policy, self.critic, unroll, batch)[0]
+            weight = weight * batch.reward_known
+            obs = {name: value[0] for name, value in batch.obs.items()}
+            actions = self.policy.act(unroll.feature[0]), self.direct.act_chunk(obs)[:, 0]
+        errors = [(action - batch.action[0]).square().mean(-1) for action in actions]  # (B,)
+        return ActionErrors(*((weight * error).sum().item() / weight.sum().item() for error in errors))
+
     # ---- acting
+
+    @property
+    def acting_policy(self) -> AWRPolicy | DirectPolicy:
+        """The policy that acts where no plan does."""
+        return self.direct if self.direct and self.direct_acts else self.policy
+
+    def policy_chunk(self, feature: Tensor, obs: dict[str, Tensor], explore: float = 0.0) -> Tensor:
+        """Returns the next actions (N, K, A) of the acting policy in [-1, 1].
+
+        Args:
+            feature: (N, F) feature of the belief.
+            obs: name -> (N, *shape) observation that the belief includes, as `Transform.obs` gives it.
+            explore: scale of the exploration noise, 0 to 1.
+        """
+        if self.direct and self.direct_acts:
+            return self.direct.act_chunk(obs, explore)
+        return self.policy.act_chunk(feature, explore)
 
     @property
     def imagines(self) -> bool:
@@ -251,7 +292,7 @@ class Agent:
     def start(self, n: int, seed: int) -> None:
         """Starts an episode of n robots. The seed determines every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
-        self.chunk = start_chunk(n, self.policy.chunk_size, self.planner.action_dim, self.device)
+        self.chunk = start_chunk(n, self.acting_policy.chunk_size, self.planner.action_dim, self.device)
         self.frames = {}
         self.stages = StageTimer()
         self.acting_stream.seed(seed)
@@ -324,7 +365,7 @@ class Agent:
             with self.stages("plan"):
                 if not plan:
                     self.last_plan = None
-                    predicted = self.policy.act_chunk(self.model.feature(self.belief), explore)
+                    predicted = self.policy_chunk(self.model.feature(self.belief), tensors, explore)
                     action, self.chunk = next_action(self.chunk, predicted, action, begin)
                     return action.cpu().numpy()
                 result = self._plan(
@@ -334,7 +375,9 @@ class Agent:
                 action = result.action
                 if max_policy_deviation < math.inf:
                     action = limit_policy_deviation(
-                        action, self.policy.act(self.model.feature(self.belief)), max_policy_deviation
+                        action,
+                        self.policy_chunk(self.model.feature(self.belief), tensors)[:, 0],
+                        max_policy_deviation,
                     )
                 return action.cpu().numpy()
 
@@ -369,6 +412,8 @@ class Agent:
             "config": to_dict(self.config) | {"model": model}, "transform": self.transform.to_json(),
             "num_updates": self.num_updates,
         }  # fmt: skip
+        if self.direct:
+            meta["direct_acts"] = self.direct_acts
         if self.config.planner.uncertainty == "auto" and self.penalty_weight_known:
             meta["penalty_weight"] = self.penalty_weight
         return tensors, meta
@@ -397,6 +442,7 @@ class Agent:
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
+        self.direct_acts = meta.get("direct_acts", False)
         if self.config.planner.uncertainty == "auto" and "penalty_weight" in meta:
             self.set_penalty_weight(meta["penalty_weight"])
 

@@ -69,8 +69,10 @@ class AgentConfig:
         check_finite(self)
         at_least(self, window=1, batch_size=1, discount=0, min_discount=0, rho=0, learning_rate=0)
         at_most(self, discount=1, min_discount=0.995, rho=1)
-        if (size := self.policy.chunk_size) != "auto" and size > self.window:
-            raise FieldError(self, f"<policy.chunk_size> is {size}, wanted at most <window>, {self.window}")
+        for name in ("chunk_size", "direct_chunk"):
+            size = getattr(self.policy, name)
+            if size != "auto" and size > self.window:
+                raise FieldError(self, f"<policy.{name}> is {size}, wanted at most <window>, {self.window}")
 
     def discount_for(self, max_length: int) -> float:
         """Returns the discount factor for data whose longest episode has `max_length` steps."""
@@ -90,8 +92,9 @@ def fit_config(
     """Returns the config with the window, the discount, the chunks and the model's options fitted to data.
 
     Args:
-        config: the config; its discount is derived if it is 0, the model's options and the policy's
-            `chunk_size` if they are `auto`. A window is then at least a chunk.
+        config: the config; its discount is derived if it is 0, the model's options and the policy's chunks
+            if they are `auto`. A window is then at least a chunk, and a batch has fewer windows if those of
+            `direct_chunk` lengthen them.
         max_length: steps of the longest episode, which bound the window.
         terminates: whether any episode terminates.
         control_hz: control rate of the data, Hz; None where unknown, a chunk is then one action.
@@ -99,8 +102,13 @@ def fit_config(
     """
     chunk_size, window = config.policy.chunk_size, config.window
     if chunk_size == "auto":
-        chunk_size = max(round(CHUNK_S * (control_hz or 0.0)), 1)
+        chunk_size = _chunk_of(control_hz)
         window = max(window, chunk_size)
+    direct_chunk, batch_size = config.policy.direct_chunk, config.batch_size
+    if direct_chunk == "auto":
+        direct_chunk = 0 if images else _chunk_of(control_hz)
+        if direct_chunk > window:  # a batch has about as many steps as before
+            batch_size, window = _multiple_of_8(batch_size * window / direct_chunk), direct_chunk
     model = config.model_options
     fusion = "concat" if images else "mean"
     for name, value in {"predict_end": terminates, "keep_vectors": images, "fusion": fusion}.items():
@@ -109,10 +117,23 @@ def fit_config(
     return replace(
         config,
         model_options=model,
-        policy=replace(config.policy, chunk_size=min(chunk_size, max_length)),
+        policy=replace(
+            config.policy,
+            chunk_size=min(chunk_size, max_length),
+            direct_chunk=min(direct_chunk, max_length),
+        ),
         window=min(window, max_length),
+        batch_size=batch_size,
         discount=config.discount_for(max_length),
     )
+
+
+def _multiple_of_8(number: float) -> int:
+    return max(round(number / 8) * 8, 8)
+
+
+def _chunk_of(control_hz: float | None) -> int:
+    return max(round(CHUNK_S * (control_hz or 0.0)), 1)
 
 
 def fitted_flags(config: AgentConfig, fitted: AgentConfig) -> str:

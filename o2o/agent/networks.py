@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import Critic
+from o2o.agent.direct_policy import DirectPolicy
 from o2o.agent.imagination import Imagination
 from o2o.agent.loss_balance import BALANCERS, Fixed, Harmony
 from o2o.agent.policy import AWRPolicy
@@ -39,6 +40,7 @@ class Networks:
     policy: AWRPolicy
     balance: Fixed | Harmony
     imagination: Imagination | None
+    direct: DirectPolicy | None = None
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -59,7 +61,9 @@ def build(module: ModuleType, spec: Spec, config: AgentConfig) -> Networks:
     if config.imagination.steps:
         sizes = model.feature_dim, config.discount
         imagination = Imagination(*sizes, config.planner.penalty_weight, config.imagination)
-    return Networks(model, critic, policy, BALANCERS[config.balance](config.balance_options), imagination)
+    balance, size = BALANCERS[config.balance](config.balance_options), config.policy.direct_chunk
+    direct = DirectPolicy(spec, size) if size and size != "auto" else None  # `fit_config` sets it
+    return Networks(model, critic, policy, balance, imagination, direct)
 
 
 def sketch(

@@ -76,7 +76,6 @@ class AWRPolicy(nn.Module):
     def losses(self, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """Returns `policy` (T, B), the weighted negative log-likelihood of the recorded actions.
 
-        Of a chunk it is the mean over those of its actions that the window holds.
         The weight carries no gradient, and without `encoder_gradient` the feature carries none. V is
         evaluated before the optimizer step (FOWM: after it; the difference is of the order of the learning
         rate).
@@ -84,13 +83,23 @@ class AWRPolicy(nn.Module):
         feature = unroll.feature.detach()
         weight = self.weight(critic, feature, batch)
         seen = unroll.feature if self.config.encoder_gradient else feature
+        return {"policy": self.regression(seen, *future_actions(batch, self.chunk_size), weight)}
+
+    def regression(self, seen: Tensor, recorded: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+        """Returns the weighted negative log-likelihoods (T, B) of recorded actions, the mean over a chunk.
+
+        Args:
+            seen: (T, B, F) feature.
+            recorded: (T, B, K, A) actions of the chunk that begins in each step.
+            known: (T, B, K) bool, which of them are recorded.
+            weight: (T, B).
+        """
         if self.config.input_noise and torch.is_grad_enabled():  # a validation has no gradient, and no noise
             std = batch_share.std(seen, (0, 1))  # (F,)
             noise = batch_share.draw_like(torch.randn_like, seen, 1)
             seen = seen + self.config.input_noise * std * noise
-        recorded, known = future_actions(batch, self.chunk_size)
         log_prob = self.chunk_distribution(seen).log_prob(recorded) * known  # (T, B, K)
-        return {"policy": -weight * log_prob.sum(-1) / known.sum(-1).clamp(min=1)}
+        return -weight * log_prob.sum(-1) / known.sum(-1).clamp(min=1)
 
     @torch.no_grad()
     def weight(self, critic, feature: Tensor, batch: Batch) -> Tensor:

@@ -48,6 +48,7 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.units, self.num_frames = RobotUnits(agent.transform), agent.transform.frames
         self.model, self.critic, self.policy = agent.model, agent.critic, agent.policy
+        self.direct = agent.direct if agent.direct_acts else None
         # pruning follows the data and finds the same elites, so a graph, whose shapes are fixed, does without
         self.planner = MPPI(agent.planner.action_dim, replace(agent.config.planner, prune=False))
         self.planner.evaluator.penalty_weight = agent.penalty_weight
@@ -85,7 +86,7 @@ class PolicyStep(ExportedModule):
             if self.plan:
                 unit = self.policy.act(feature)
             else:
-                predicted = self.policy.act_chunk(feature)
+                predicted = self.direct.act_chunk(obs) if self.direct else self.policy.act_chunk(feature)
                 unit, chunk = next_action(under(inputs, "chunk"), predicted, action, first)
             outputs = {"action": self.units.physical_action(unit)}
             outputs |= {f"{NEXT}belief.{name}": value for name, value in belief.items()}

@@ -28,7 +28,8 @@ class Beliefs:
         feature: (M, F) tensor, feature of the belief before the action; beliefs follow the executed actions.
         next_feature: (M, F) tensor, feature of the belief after the action.
         action: (M, A) tensor, recorded action in [-1, 1].
-        policy_action: (M, A) tensor, action of the policy at `feature`, in [-1, 1].
+        policy_action, next_policy_action: (M, A) tensors, what the acting policy would do before and after
+            the action, in [-1, 1].
         reward: (M,) scaled reward.
         terminated: (M,) bool, whether the episode terminated after the action.
         next_obs_known: (M,) bool, whether the next observation was recorded.
@@ -47,6 +48,7 @@ class Beliefs:
     next_feature: Tensor
     action: Tensor
     policy_action: Tensor
+    next_policy_action: Tensor
     reward: np.ndarray
     terminated: np.ndarray
     next_obs_known: np.ndarray
@@ -109,22 +111,26 @@ def beliefs(
     first = np.concatenate([[0], lengths.cumsum()])  # row of each episode's first step
     num = int(first[-1])
     starts = np.unique(np.linspace(0, num - 1, min(num_starts, num)).round().astype(int))
-    before: dict[int, Tensor] = {}
-    after: dict[int, Tensor] = {}
+    parts: dict[
+        int, tuple[Tensor, ...]
+    ] = {}  # of an episode: features and actions before and after each step
     states: dict[int, State] = {}
     order = np.argsort(lengths, kind="stable")
     with RandomStream(derive(seed, "walk"), agent.device).use(), agent.precision():
         for begin in range(0, len(order), NUM_PARALLEL):
             group = order[begin : begin + NUM_PARALLEL]
-            features, kept = _observe(agent, [episodes[i] for i in group], first[group], starts)
+            features, actions, kept = _observe(agent, [episodes[i] for i in group], first[group], starts)
             states |= kept
             for column, i in enumerate(group.tolist()):
-                before[i], after[i] = features[: lengths[i], column], features[1 : lengths[i] + 1, column]
-        feature, next_feature = (
-            torch.cat([part[i] for i in range(len(episodes))]) for part in (before, after)
+                length = lengths[i]
+                parts[i] = tuple(
+                    x[start : start + length, column] for x in (features, actions) for start in (0, 1)
+                )
+        feature, next_feature, policy, next_policy = (
+            torch.cat([parts[i][k] for i in range(len(episodes))]) for k in range(4)
         )
         action = torch.cat([torch.as_tensor(episode.action, device=agent.device) for episode in episodes])
-        policy, q, v, next_v = _predict(agent, feature, next_feature, action)
+        q, v, next_v = _predict(agent, feature, next_feature, action)
     last = np.zeros(num, bool)
     last[first[1:] - 1] = True
     ended, last_obs_known = (
@@ -139,6 +145,7 @@ def beliefs(
         next_feature=next_feature,
         action=action,
         policy_action=policy,
+        next_policy_action=next_policy,
         reward=np.concatenate([episode.reward for episode in episodes]).astype(np.float64),
         terminated=last & ended,
         next_obs_known=~last | last_obs_known,
@@ -165,14 +172,14 @@ def ensemble_disagreement(agent: Agent, feature: Tensor, action: Tensor) -> np.n
 
 def _observe(
     agent: Agent, episodes: Sequence[Episode], first: np.ndarray, starts: np.ndarray
-) -> tuple[Tensor, dict[int, State]]:
-    """Returns (T+1, N, F) features of N episodes and the model states at the starts.
+) -> tuple[Tensor, Tensor, dict[int, State]]:
+    """Returns (T+1, N, F) features of N episodes, the policy's (T+1, N, A) actions, and states at the starts.
 
     Episodes shorter than T repeat their last step.
     """
     n, start_rows = len(episodes), set(starts.tolist())
     lengths = [len(episode) for episode in episodes]
-    belief, features, states = agent.model.start(n), [], {}
+    belief, features, actions, states = agent.model.start(n), [], [], {}
     for t in range(max(lengths) + 1):
         at = [min(t, length) for length in lengths]
         obs = {
@@ -188,19 +195,25 @@ def _observe(
             torch.as_tensor(value, device=agent.device) for value in (action, reward, np.full(n, t == 0))
         )
         belief = agent.model.observe(belief, prev_action, prev_reward, obs, begin)
-        features.append(agent.model.feature(belief).float())
+        feature = agent.model.feature(belief)
+        features.append(feature.float())
+        actions.append(_policy_action(agent, feature, obs))
         for column, row in enumerate((first + t).tolist()):
             if t < lengths[column] and row in start_rows:
                 states[row] = index(belief, torch.tensor([column], device=agent.device))
-    return torch.stack(features), states
+    return torch.stack(features), torch.stack(actions), states
+
+
+def _policy_action(agent: Agent, feature: Tensor, obs: dict[str, Tensor]) -> Tensor:
+    """Returns the first action (N, A) of the acting policy at features (N, F) and their observations."""
+    if getattr(agent, "direct_acts", False):  # an agent of one policy need not say so
+        return agent.policy_chunk(feature, obs)[:, 0].float()
+    return agent.policy.act(feature).float()
 
 
 def _predict(agent: Agent, feature: Tensor, next_feature: Tensor, action: Tensor) -> tuple[Tensor, ...]:
-    """Returns policy action (M, A), q (E, M), v (M,) and v of the next belief (M,)."""
+    """Returns q (E, M), v (M,) and v of the next belief (M,)."""
     rows = zip(feature.split(MAX_ROWS), next_feature.split(MAX_ROWS), action.split(MAX_ROWS), strict=True)
-    parts = [
-        (agent.policy.act(f), agent.critic.q(f, a), agent.critic.v(f), agent.critic.v(after))
-        for f, after, a in rows
-    ]
-    policy, q, v, next_v = zip(*parts, strict=True)
-    return torch.cat(policy).float(), torch.cat(q, 1).float(), torch.cat(v).float(), torch.cat(next_v).float()
+    parts = [(agent.critic.q(f, a), agent.critic.v(f), agent.critic.v(after)) for f, after, a in rows]
+    q, v, next_v = zip(*parts, strict=True)
+    return torch.cat(q, 1).float(), torch.cat(v).float(), torch.cat(next_v).float()

@@ -376,8 +376,7 @@ def subsample(episodes: Sequence[Episode], max_steps: int) -> list[Episode]:
 def _policy_actions(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:
     """Returns the (M, A) actions of the policy before and after each step, from the agent's own beliefs."""
     steps = beliefs(agent, episodes, seed, num_starts=1)
-    with agent.precision():
-        return steps.policy_action, agent.policy.act(steps.next_feature).float()
+    return steps.policy_action, steps.next_policy_action
 
 
 def _planner_actions(agent: Agent, episodes: Sequence[Episode], seed: int) -> tuple[Tensor, Tensor]:

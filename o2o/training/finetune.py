@@ -158,7 +158,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         actors = None
         if config.plan and config.choose_actor:
             past = map(online_dataset.read, range(len(online_dataset)))
-            actors = ActorChoice(acting.seed, config.safe_start.episodes, past)
+            actors = ActorChoice(acting.seed, config.safe_start.episodes, past, agent.direct_acts)
         runner = EpisodeRunner(
             acting, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
             plan_store, stream, operator, actors,

@@ -37,7 +37,7 @@ from o2o.training.uncertainty_guard import OodThreshold, calibrate_threshold
 from o2o.training.weight_check import WeightCheck
 
 BEST = "best"  # second name of the checkpoint that a rollback restores
-ACTING_PARTS = ("model", "critic", "policy")  # parts of an agent that choose actions
+ACTING_PARTS = ("model", "critic", "policy", "direct")  # parts of an agent that choose actions
 MAX_REJECTIONS = 3  # in a row, of weights that are unfit to act
 
 logger = logging.getLogger("o2o")
@@ -76,6 +76,7 @@ class Learner:
             DivergedError: the agent's weights are unfit to act.
         """
         self.config, self.folder, self.agent = config, folder, agent
+        agent.direct_learns = agent.direct_acts
         replay, spec = agent.config.replay, agent.transform.spec
         self.data, self._no_recordings = recorded_sample.reload(
             tensors, meta, replay, agent.transform, config.dataset, config.memory_budget,
@@ -97,7 +98,8 @@ class Learner:
         self.num_episodes, self.pending_updates, self.metadata = 0, 0.0, {}
         self.dropped_updates, self._max_pending_updates = 0.0, max_pending_updates
         self._entries = entries
-        self.actors = ActorChoice(config.seed, config.safe_start.episodes if entries is None else 0)
+        first = config.safe_start.episodes if entries is None else 0
+        self.actors = ActorChoice(config.seed, first, policy_first=agent.direct_acts)
         self._checkpointed = 0  # episodes in the last checkpoint
 
     def calibrate(self, log_line: Callable[[str], object]) -> None:
@@ -330,13 +332,14 @@ def acting_weights(agent: Agent) -> dict[str, Tensor]:
     return {
         f"{part}.{name}": value
         for part in ACTING_PARTS
+        if part in agent.parts
         for name, value in agent.parts[part].state_dict().items()
     }
 
 
 def load_acting_weights(agent: Agent, tensors: Mapping[str, Tensor], num_updates: int) -> None:
     """Replaces the weights of an agent that choose actions, from what `acting_weights` returned elsewhere."""
-    for part in ACTING_PARTS:
+    for part in (part for part in ACTING_PARTS if part in agent.parts):
         state = {name: tensors[f"{part}.{name}"] for name in agent.parts[part].state_dict()}
         agent.parts[part].load_state_dict(state)
     agent.num_updates = num_updates

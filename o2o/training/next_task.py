@@ -42,10 +42,17 @@ from o2o.data.load_config import DataConfig
 from o2o.data.training_data import TrainingData
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.finetune_config import FinetuneConfig
+from o2o.training.policy_choice import choose_policy
 from o2o.training.pretrain import derive_updates
 
 START = "start"  # checkpoint of a run's folder that it begins from
-HEAD_PARTS = ("critic", "policy", "imagination", "balance")  # parts of an agent that belong to a task
+HEAD_PARTS = (
+    "critic",
+    "policy",
+    "direct",
+    "imagination",
+    "balance",
+)  # parts of an agent that belong to a task
 MIN_R2 = 0.5  # of an old reward head on the new rewards, from which on `auto` keeps the heads
 MIN_GROWTH = 5.0  # of an entry's deviation, from which on it is normalized anew
 NUM_BATCHES = 8  # of recorded windows on which that is measured
@@ -107,6 +114,7 @@ def prepare(config: FinetuneConfig, folder: Path, log_line: Callable[[str], obje
     _learn(agent, data, num_updates)
     if not agent.penalty_weight_known:
         set_auto_penalty_weight(agent, data, log_line)
+    choose_policy(agent, data.validation, log_line)
     tensors, state = collect_state(agent, offline=data.replay)
     sample_tensors, sample = recorded_sample.collect(data)
     state |= sample | _metadata(meta, sources, data, folder)

@@ -50,6 +50,7 @@ from o2o.inspect.run import MAX_STEPS, select_episodes
 from o2o.inspect.value import value_metrics, value_warning, weight_warning
 from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
+from o2o.training.policy_choice import choose_policy
 from o2o.training.pretrain_config import PretrainConfig
 
 MIN_UPDATES, MAX_UPDATES = 1000, 4000  # where they are derived from the number of recorded steps
@@ -271,6 +272,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
                 finite_metrics(metrics, f"update {step}")
             if evaluation_due or last:
                 set_auto_penalty_weight(agent, data, log.line)
+                choose_policy(agent, data.validation, log.line)
             if evaluation_due:
                 result = evaluate_during_run(
                     log,
@@ -305,6 +307,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
                 "which fit the validation episodes best (--validation-patience)"
             )
             set_auto_penalty_weight(agent, data, log.line)
+            choose_policy(agent, data.validation, log.line)
         write_checkpoint()
         if interrupted:
             log.line(

@@ -62,7 +62,7 @@ class RemoteLearner:
         )
         self._spool: Spool | None = None
         self._budget = memory.budget_bytes(config.spool_budget)
-        self._actors = ActorChoice(config.seed, config.safe_start.episodes)
+        self._actors = ActorChoice(config.seed, config.safe_start.episodes, policy_first=agent.direct_acts)
         self._acted: dict[int, int] = {}  # episode -> updates of the weights that acted in it
         self._info: WeightsInfo | None = None  # of the latest weights
 

@@ -93,7 +93,8 @@ def calibrate_threshold(
         for batch in rows.split(max(1, MAX_ROWS // num_candidates)):
             state = index(steps.state, batch)
             feature = agent.model.feature(state)
-            at_action.append(agent.critic.disagreement(feature, agent.policy.act(feature)))
+            action = steps.policy_action[torch.as_tensor(steps.starts[batch.cpu().numpy()])]
+            at_action.append(agent.critic.disagreement(feature, action))
             if planner:
                 first = torch.ones(len(batch), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy

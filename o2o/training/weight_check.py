@@ -97,7 +97,7 @@ class WeightCheck:
         steps = beliefs(agent, self._windows, num_starts=NUM_STATES)
         feature = steps.feature[steps.starts]
         with RandomStream(0, agent.device).use(), agent.precision():
-            action = agent.policy.act(feature)
+            action = steps.policy_action[torch.as_tensor(steps.starts)]
             values = [agent.critic.v(feature)[None], agent.critic.q(feature, action)]
             if agent.imagines:
                 values.append(_imagined_value(agent, steps.state)[None])

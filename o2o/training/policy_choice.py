@@ -1,0 +1,41 @@
+"""Chooses which of an agent's two policies acts, by their errors on held-out recordings."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from o2o.agent.agent import Agent
+from o2o.agent.direct_policy import ActionErrors
+from o2o.data.replay_buffer import Replay
+
+NUM_BATCHES = 8
+
+
+def choose_policy(agent: Agent, validation: Replay, log: Callable[[str], object]) -> None:
+    """Lets the policy on observed vectors act if it predicts held-out actions better, if there is one.
+
+    The errors are weighted as the policies learn, so that bad recorded actions count little. Without held-out
+    recordings the policy on the model's feature acts, since nothing speaks against it.
+
+    Args:
+        agent: the agent; its random streams stay unchanged.
+        validation: held-out recordings; what they sample later stays unchanged.
+        log: receives a line with both errors.
+    """
+    if agent.direct is None:
+        return
+    if not len(validation):
+        agent.direct_acts = False
+        return
+    errors = _errors(agent, validation)
+    agent.direct_acts = errors.direct < errors.feature
+    log(str(errors))
+
+
+def _errors(agent: Agent, validation: Replay) -> ActionErrors:
+    state, (size, window) = validation.state(), (agent.config.batch_size, agent.config.window)
+    errors = [agent.action_errors(validation.sample(size, window)) for _ in range(NUM_BATCHES)]
+    validation.load_state(*state)
+    return ActionErrors(
+        float(np.mean([one.feature for one in errors])), float(np.mean([one.direct for one in errors]))
+    )
