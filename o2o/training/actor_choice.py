@@ -5,6 +5,9 @@ judge: their success, or their return where none has succeeded. The mean result 
 distribution; both are sampled, and the actor with the higher sample acts, so the worse one acts ever less
 often. Older episodes count less, because both actors learn.
 
+Where the policy acts on observed vectors, the model's feature predicts actions worse than they do, and the
+planner sees the feature alone. The policy then acts first, and the planner has to earn its first episodes.
+
 The choice is a pure function of the run's seed and of the outcomes so far: a resumed run and its learner's
 process find the same choices without storing them.
 
@@ -21,6 +24,7 @@ from o2o.core.text import count
 
 MEMORY = 0.95  # weight of an episode against the one after it
 PLANNER, POLICY = True, False
+HANDICAP = 1.0  # standard deviations that the planner is expected below a policy that acts first
 
 
 class ActorChoice:
@@ -30,14 +34,18 @@ class ActorChoice:
         actors: who acted in the episodes so far: True for the planner.
     """
 
-    def __init__(self, seed: int, skip: int, episodes: Iterable[Episode] = ()):
+    def __init__(
+        self, seed: int, skip: int, episodes: Iterable[Episode] = (), policy_first: bool = False
+    ):  # fmt: skip
         """
         Args:
             seed: seed of the run.
             skip: number of first episodes in which the planner acts, limited, and which do not count.
             episodes: the run's episodes so far.
+            policy_first: the policy acts in these first episodes, which count, and is expected to be better.
         """
-        self._seed, self._skip = seed, skip
+        self._seed, self._first, self._policy_first = seed, skip, policy_first
+        self._skip = 0 if policy_first else skip
         self._outcomes: list[tuple[bool, float]] = []
         self.actors: list[bool] = []
         for episode in episodes:
@@ -52,15 +60,15 @@ class ActorChoice:
     def next(self) -> bool:
         """Who is to act in the next episode: True for the planner. It looks at every episode so far."""
         number = len(self._outcomes)
-        if number < self._skip:
-            return PLANNER
+        if number < self._first:
+            return POLICY if self._policy_first else PLANNER
         generator = np.random.default_rng(derive(self._seed, "actor", number))
         planner, policy = (generator.normal(*self._estimate(actor)) for actor in (PLANNER, POLICY))
         return bool(planner >= policy)
 
     @property
     def better(self) -> bool:
-        """The actor with the better mean result: True for the planner, also where nothing is known."""
+        """The actor of the better mean result, or the one expected: True for the planner, also if alike."""
         planner, policy = (self._estimate(actor)[0] for actor in (PLANNER, POLICY))
         return planner >= policy
 
@@ -83,11 +91,13 @@ class ActorChoice:
     def _estimate(self, actor: bool) -> tuple[float, float]:
         """Returns the mean result of an actor and its standard deviation.
 
-        Results are in standard deviations from the mean of all; one result of that mean is the prior.
+        Results are in standard deviations from the mean of all; one result of that mean, or of the planner
+        below it, is the prior.
         """
         successes, returns = np.array(self._outcomes[self._skip :], float).reshape(-1, 2).T
         result = successes if successes.any() else returns
         if len(result):
             result = (result - result.mean()) / (result.std() or 1.0)
         own = MEMORY ** np.arange(len(result))[::-1] * (np.array(self.actors[self._skip :], bool) == actor)
-        return float((own * result).sum() / (own.sum() + 1)), float((own.sum() + 1) ** -0.5)
+        prior = -HANDICAP if self._policy_first and actor == PLANNER else 0.0
+        return float(((own * result).sum() + prior) / (own.sum() + 1)), float((own.sum() + 1) ** -0.5)

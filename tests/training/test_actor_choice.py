@@ -57,6 +57,23 @@ def test_without_episodes_the_planner_is_the_better_one():
     assert ActorChoice(0, SKIP).better and ActorChoice(0, 0).better
 
 
+def play_policy_first(planner: float, policy: float, seed: int, episodes: int = 50) -> ActorChoice:
+    rng, choice = np.random.default_rng(seed), ActorChoice(seed, SKIP, policy_first=True)
+    for _ in range(episodes):
+        won = bool(rng.random() < (planner if choice.next else policy))
+        choice.add(episode(won, float(won)))
+    return choice
+
+
+def test_a_policy_that_acts_first_is_given_up_for_a_better_planner_alone():
+    assert not ActorChoice(0, SKIP, policy_first=True).better
+    runs = [play_policy_first(0.0, 0.8, seed) for seed in range(20)]
+    assert all(run.actors[:SKIP] == [POLICY] * SKIP for run in runs)
+    assert np.mean([run.actors for run in runs]) < 0.1 and not any(run.better for run in runs)
+    assert np.mean([play_policy_first(0.9, 0.2, seed).better for seed in range(20)]) > 0.85
+    assert "the policy acted in 5 episodes" in play_policy_first(0.0, 0.8, 0, SKIP).summary()
+
+
 def test_the_summary_counts_only_episodes_that_were_chosen():
     choice = ActorChoice(0, 2, [episode(True, 9.0), episode(True, 9.0)])
     choice.add(episode(False, 1.0))
