@@ -12,7 +12,7 @@ import tyro
 
 from o2o.core import plugins, trust
 from o2o.core.config import at_least, at_most, check_finite, from_dict, to_dict
-from o2o.core.errors import UsageError
+from o2o.core.errors import RobotError, UsageError
 from o2o.core.recipe import load_reward_function
 from o2o.core.spec import ActionBounds
 from o2o.core.transform import Transform, check_control_rate
@@ -157,3 +157,16 @@ def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
             return robot.low, robot.high
 
     return read
+
+
+def read_control_hz(choice: RobotChoice) -> float | None:
+    """Returns the decisions per second of the chosen robot; None where unknown or out of reach."""
+
+    from o2o.hardware.guard import connect
+
+    try:
+        with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
+            return robot.control_hz and robot.control_hz / (choice.action_repeat or 1)
+    except RobotError as error:
+        logger.info("the robot cannot say at which rate it is controlled: %s", error)
+        return None

@@ -41,7 +41,7 @@ from o2o.data.formats.recording import RecordingInfo
 from o2o.data.load import load
 from o2o.data.shared_replay import SharedReplay
 from o2o.data.training_data import TrainingData
-from o2o.hardware.robot_choice import action_bounds_reader, choose_robot
+from o2o.hardware.robot_choice import action_bounds_reader, choose_robot, read_control_hz
 from o2o.inspect import loss_curves
 from o2o.inspect.beliefs import beliefs
 from o2o.inspect.open_loop import plot_prediction
@@ -188,7 +188,7 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
     _check_rewards(config, data.recording)
     episodes = data.recording.episodes
     terminates = any(episode.terminated for episode in episodes)
-    images, control_hz = data.transform.spec.images, data.transform.control_hz
+    images, control_hz = data.transform.spec.images, _control_hz(config, data.transform.control_hz, group)
     longest = max(map(len, episodes))
     updates = updates_for(config, sum(map(len, episodes)))
     agent_config = fit_config(config.agent, longest, terminates, control_hz, bool(images))
@@ -346,6 +346,14 @@ def _bounds_reader(config: PretrainConfig, group: ProcessGroup) -> Callable[[], 
         return np.asarray(low), np.asarray(high)
 
     return read if group.size == 1 else read_once
+
+
+def _control_hz(config: PretrainConfig, recorded: float | None, group: ProcessGroup) -> float | None:
+    """Returns the rate of the recordings, else, where it matters, the robot's, Hz; None if unknown."""
+    policy = config.agent.policy
+    if recorded or not config.robot or "auto" not in (policy.chunk_size, policy.direct_chunk):
+        return recorded
+    return group.from_first(read_control_hz(config) if group.rank == 0 else None)
 
 
 def _follow(agent: Agent, replay: SharedReplay, updates: int, group: ProcessGroup) -> None:

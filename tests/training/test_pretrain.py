@@ -8,11 +8,16 @@ import torch
 
 import o2o as package
 from o2o.agent import presets
+from o2o.agent.agent_config import fit_config
 from o2o.core import process_group
+from o2o.core.errors import RobotError
 from o2o.core.process_group import ProcessGroup
 from o2o.core.torchrun import Place
+from o2o.hardware import guard, robot_choice
 from o2o.training import pretrain as pretraining
+from o2o.training.pretrain_config import PretrainConfig
 from tests.support.command_line import pretrain
+from tests.support.paths import POINT_ROBOT
 from tests.support.tiny_runs import pretrain_config, same
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -116,3 +121,23 @@ def test_demonstrations_that_all_succeed_are_worth_a_comparison_with_a_clone(pre
     recording = SimpleNamespace(episodes=[SimpleNamespace(success=one) for one in success])
     hint = pretraining.demonstrations_hint(config, recording)  # type: ignore[arg-type]
     assert bool(hint) == hinted and (not hint or ("all 3 episodes succeed" in hint and "--preset bc" in hint))
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded", "chunk"),
+    [({"robot": POINT_ROBOT}, None, 8), ({"robot": POINT_ROBOT, "action_repeat": 2}, None, 4),
+     ({"robot": POINT_ROBOT}, 50.0, 4), ({}, None, 1), ({"robot": "gone"}, None, 1)],
+)  # fmt: skip
+def test_chunks_of_recordings_without_a_rate_last_as_long_on_the_robot(options, recorded, chunk, monkeypatch):
+    def connected(robot, robot_options):
+        if robot == "gone":
+            raise RobotError("no answer")
+        return SimpleNamespace(control_hz=100.0, close=lambda: None)
+
+    monkeypatch.setattr(guard, "connect", connected)
+    monkeypatch.setattr(
+        robot_choice, "choose_robot", lambda choice, saved: SimpleNamespace(robot_options=None)
+    )
+    config = PretrainConfig(dataset="d", agent=presets.get("small").agent, **options)
+    rate = pretraining._control_hz(config, recorded, ProcessGroup())
+    assert fit_config(config.agent, 300, control_hz=rate).policy.direct_chunk == chunk
