@@ -1,16 +1,22 @@
 """Tests the choice between an agent's two policies by held-out recordings."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import o2o
 from o2o.agent.direct_policy import ActionErrors
+from o2o.core import checkpoint
+from o2o.core.run_log import read_metrics
 from o2o.core.spec import Spec
 from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
+from o2o.training import pretrain as pretraining
 from o2o.training.policy_choice import choose_policy
 from tests.support.episodes import make_episode
+from tests.support.tiny_runs import TINY, finetune_config, pretrain_config
 
 SPEC = Spec({"state": (3,)}, 2)
 
@@ -59,3 +65,19 @@ def test_an_agent_of_one_policy_has_no_choice(held_out):
     lines = []
     choose_policy(agent([], direct=None), held_out, lines.append)  # type: ignore[arg-type]
     assert not lines
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_the_robot_acts_first_by_the_chosen_policy_which_stays_as_the_recordings_made_it(
+    dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pretraining, "choose_policy", lambda agent, *_: setattr(agent, "direct_acts", True))
+    config = replace(TINY, policy=replace(TINY.policy, direct_chunk=2))
+    before = o2o.pretrain(pretrain_config(dataset, tmp_path / "before", agent=config))
+    after = o2o.finetune(finetune_config(before, tmp_path / "after", episodes=2))
+    (old, _), (new, meta) = (checkpoint.load(run / "checkpoint") for run in (before, after))
+    assert meta["direct_acts"] and not meta["plan"]
+    assert [line["planner_acted"] for line in read_metrics(after) if line["phase"] == "online"] == [0, 0]
+    assert any(not torch.equal(old[name], new[name]) for name in old if name.startswith("policy."))
+    weights = [name for name in old if name.startswith("direct.")]
+    assert weights and all(torch.equal(old[name], new[name]) for name in weights)
