@@ -229,7 +229,8 @@ class OnlineDataset:
         with _in_memory() as file:
             file.attrs.update({"id": self._num_episodes, "total_steps": len(episode), "seed": seed})
             for name, value in arrays.items():
-                rows = min(max(CHUNK_BYTES // max(value[0].nbytes, 1), 1), len(value))
+                chunks = max(-(-value.nbytes // CHUNK_BYTES), 1)
+                rows = max(-(-len(value) // chunks), 1)  # equal ones, because HDF5 stores the last one whole
                 storage = {"chunks": (rows, *value.shape[1:]), "fletcher32": True} if value.size else {}
                 file.create_dataset(name, data=value, **storage)
             return _bytes(file)

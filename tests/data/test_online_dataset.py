@@ -16,7 +16,8 @@ from o2o.core import trust
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.core.image_layout import ImageFacts
-from o2o.data import journal
+from o2o.data import journal, online_dataset
+from o2o.data.finished_episodes import episode_path
 from o2o.data.formats import minari as reader
 from o2o.data.load import DataConfig, load
 from o2o.data.online_dataset import OnlineDataset
@@ -390,6 +391,18 @@ def test_no_flipped_bit_of_an_episode_is_read_as_data(three):
             with pytest.raises(DataError, match=r"000002\.hdf5"):
                 online.read(2)
     assert refused > 40
+
+
+def test_an_episode_file_is_hardly_larger_than_its_arrays(tmp_path, monkeypatch):
+    monkeypatch.setattr(online_dataset, "CHUNK_BYTES", 5000)  # 55 of the 100 images of 90 bytes
+    with closing(opened(tmp_path / "online")) as online:
+        episode = add_episode(online, 99)
+        size = episode_path(online.folder, 0).stat().st_size
+        same(online.read(0), episode)
+    with h5py.File(episode_path(tmp_path / "online", 0)) as file:
+        assert file["observations/camera"].id.get_storage_size() == 100 * 90 + 2 * 4  # and checksums
+    arrays = [*episode.obs.values(), episode.action, episode.reward, *episode.infos.values()]
+    assert size < sum(array.nbytes for array in arrays) + 20_000
 
 
 def test_an_episode_file_is_complete_on_its_own(three):
