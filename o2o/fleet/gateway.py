@@ -260,10 +260,14 @@ class Gateway:
         """The fleet's dataset, once a robot has joined."""
         return FinishedEpisodes(self.folder / "online")
 
+    @cached_property
+    def _layout(self) -> tuple[dict[str, tuple[int, ...]], int]:
+        """The shapes of the fleet's dataset, read once: spaces of cameras are long texts."""
+        return _shapes(self._dataset.metadata)
+
     def _check_episode(self, episode: Episode) -> None:
-        shapes, action_dim = _shapes(self._dataset.metadata)
-        if episode.layout() != (shapes, action_dim):
-            raise DataError(f"it has {episode.layout()}, wanted {(shapes, action_dim)}")
+        if episode.layout() != self._layout:
+            raise DataError(f"it has {episode.layout()}, wanted {self._layout}")
         if len(episode) > self._max_steps:
             most = f"the learner takes {self._max_steps} at most"
             raise DataError(f"it has {count(len(episode), 'step')}, {most}")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from o2o.data.finished_episodes import episode_path
+from o2o.fleet import gateway as gateways
 from o2o.fleet import messages
 from o2o.fleet.gateway import Gateway
 from o2o.fleet.ledger import Ledger
@@ -56,6 +57,15 @@ def test_an_episode_is_in_the_ledger_with_what_it_holds_once_it_is_acknowledged(
     assert (entry.planner, entry.safe_start, entry.weights) == (True, False, 7)
     assert episode_path(joined.folder / "online", 0).read_bytes() == episode_path(online, 1).read_bytes()
     assert list((joined.folder / "incoming").iterdir()) == []
+
+
+def test_the_spaces_are_read_when_a_robot_joins_and_not_for_each_episode(joined, online, monkeypatch):
+    reads = []
+    real = gateways._shapes
+    monkeypatch.setattr(gateways, "_shapes", lambda metadata: reads.append(1) or real(metadata))
+    for number in range(3):
+        assert put(joined, online, number).status == 200
+    assert len(reads) == 1
 
 
 def test_a_repeated_delivery_is_acknowledged_without_effect(joined, online):
