@@ -6,10 +6,11 @@ STAMP := .venv/.installed
 DEMO_STAMP := .venv/.installed-demo
 DOCS_STAMP := .venv/.installed-docs
 FILM := docs/_static/before-after.gif
+BOOKS ?= notebooks/*.ipynb
 EXTRAS := train,robot,test,adroit,lerobot,rlds,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
 WITH_DOCS := $(EXTRAS),docs
 
-.PHONY: help setup demo docs film test test-slow lint clean
+.PHONY: help setup demo docs film notebooks test test-slow lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +54,9 @@ film: $(DEMO_STAMP) ## the picture at the head of the manual, from the film of D
 	@test -f "$(DEMO)/before_after.mp4" || { echo "run o2o demo first, and give its folder: make film DEMO=runs/demo-..."; exit 2; }
 	@"$$($(BIN)/python -c 'import imageio_ffmpeg; print(imageio_ffmpeg.get_ffmpeg_exe())')" -v error -y -i "$(DEMO)/before_after.mp4" \
 	  -vf "fps=8,scale=480:-1:flags=lanczos,split[a][b];[a]palettegen=max_colors=64[p];[b][p]paletteuse=dither=none" $(FILM)
+
+notebooks: setup ## run the notebooks, or BOOKS=notebooks/1-*, and store them with their outputs; some minutes each
+	@$(BIN)/python docs/run_notebooks.py $(BOOKS)
 
 test: lint ## what must pass before a commit: lint and the fast tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal

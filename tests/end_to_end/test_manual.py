@@ -1,6 +1,6 @@
 """Tests that every command line, Python block and link of the README and the manual works."""
 
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from o2o.commands.flags import flag_tree
 from o2o.core import checkpoint
 from o2o.core.run_folder import write_run_info
 from o2o.training.loaded_policy import LoadedPolicy
-from tests.support.manual import GENERATED, command_of, flags_of, pages, read_page
+from tests.support.manual import GENERATED, command_of, docs_module, flags_of, pages, read_page
 from tests.support.paths import ROOT
 
 every_page = pytest.mark.parametrize("name", pages())
@@ -130,18 +130,9 @@ def test_a_block_that_calls_what_does_not_exist_fails(checked_calls):
 
 
 @cache
-def generator():
-    """The module that writes them, loaded by path: `docs/` is no package."""
-    spec = importlib.util.spec_from_file_location("manual_generator", ROOT / "docs" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@cache
 def generated() -> set[str]:
     """The names of the pages that `make docs` writes before it builds."""
-    make = generator()
+    make = docs_module("generate")
     names = {"commands": ["index", *(name.replace(" ", "-") for name in COMMANDS)],
              "configs": ["index", *make.CONFIG_PAGES], "api": ["index", *make.API_PAGES]}  # fmt: skip
     notebooks = {f"docs/tutorials/notebooks/{path.name}" for path in ROOT.glob("notebooks/*.ipynb")}
@@ -150,7 +141,7 @@ def generated() -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_page_of_a_command_has_every_flag_of_its_parser(command):
-    page = generator().command_page(command)
+    page = docs_module("generate").command_page(command)
     tree = flag_tree(dispatch.DEFAULTS[command]([])) if command in dispatch.DEFAULTS else None
     flags = [name for flag in tree.flags for name in flag.names] if tree else []
     assert [name for name in flags if f"`{name}`" not in page] == []
@@ -158,9 +149,9 @@ def test_the_page_of_a_command_has_every_flag_of_its_parser(command):
 
 
 def test_the_pages_of_configs_have_every_field_with_its_meaning():
-    pages_of_configs = generator().config_pages()
+    pages_of_configs = docs_module("generate").config_pages()
     text = "\n".join(pages_of_configs.values())
-    for kind in generator().config_classes():
+    for kind in docs_module("generate").config_classes():
         assert text.count(f"`{kind.__module__}.{kind.__name__}`") == 1
     assert "## PlannerConfig" in pages_of_configs["agent"] and "## --robot xarm" in pages_of_configs["robots"]
     assert [row for row in text.splitlines() if row.startswith("| `") and row.endswith("|  |")] == []

@@ -1,9 +1,11 @@
 """Reads the pages of the manual: code blocks, command lines, links and headings."""
 
+import importlib.util
 import re
 import shlex
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
 from markdown_it import MarkdownIt
 
@@ -16,6 +18,15 @@ GENERATED = ("docs/_build", "docs/reference/commands", "docs/reference/configs",
              "docs/tutorials/notebooks")  # fmt: skip
 SHELL = ("", "bash", "sh", "console")  # languages of blocks of command lines; "" is an indented block
 GROUPS = ("data", "robot")
+
+
+@cache
+def docs_module(name: str) -> ModuleType:
+    """Returns a module of `docs/`, loaded by path: the folder is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
 
 
 @cache
