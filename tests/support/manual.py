@@ -119,3 +119,20 @@ def robot_flags() -> set[str]:
 def _flags(command: str, flag: str, kind: str) -> set[str]:
     trees = [flag_tree(dispatch.DEFAULTS[command]([flag, name])) for name in plugins.names(kind)]
     return {name for tree in trees for name in tree.names() if name.startswith(f"{flag}.")}
+
+
+@cache
+def first_column(page: str, heading: str = "") -> list[str]:
+    """Returns the names in the first column of the tables of a page, or of the tables below a heading."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if heading:
+        text = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
+        text = re.split(r"^#", text, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(.*?)`", row)]
+
+
+def is_in_glossary(metric: str) -> bool:
+    """Whether the glossary has a metric; a word in capitals, as in `loss/NAME`, stands for any."""
+    names = first_column("docs/reference/metrics.md")
+    return any(re.fullmatch(re.sub(r"[A-Z]+", r"[a-z0-9_]+", name), metric) for name in names)
