@@ -170,6 +170,13 @@ def test_the_manual_builds_without_a_warning_and_loads_nothing_from_a_server(tmp
         assert not re.search(r"url\([\"']?(?:https?:)?//|@import", path.read_text(encoding="utf-8")), path
 
 
+@pytest.mark.parametrize("name", [name for name in pages() if name.startswith("docs/results/")])
+def test_a_page_of_results_has_question_command_commit_answer_and_limits(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    parts = ["**Question.**", "```bash", "ommit", "**Answer.**", "**What it does not show.**"]
+    assert name == "docs/results/index.md" or [part for part in parts if part not in text] == []
+
+
 # ---- links
 
 
