@@ -180,6 +180,13 @@ def test_a_page_of_results_has_question_command_commit_answer_and_limits(name):
 # ---- links
 
 
+@pytest.mark.parametrize("folder", ["tutorials", "how-to", "reference", "explanation", "results"])
+def test_the_index_of_a_folder_links_all_its_pages(folder):
+    written = {path.name for path in (ROOT / "docs" / folder).glob("*.md")} - {"index.md"}
+    linked = {link.partition("#")[0] for link in read_page(f"docs/{folder}/index.md").links}
+    assert written - linked == set()
+
+
 def exists(page: str, link: str) -> bool:
     """Whether a link of a page leads to a page that is committed or generated, and to a heading of it."""
     target, _, heading = link.partition("#")
