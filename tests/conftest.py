@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,15 +78,32 @@ def no_charts(monkeypatch):
     leave_out_charts(monkeypatch)
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    """Thirty episodes of random actions of the point robot, as a Minari folder."""
-    return record_point_dataset(tmp_path_factory.mktemp("data") / "point-v0", 30)
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Iterator[Path]:
+    """Thirty episodes of random actions of the point robot, as a Minari folder; no test changes it."""
+    with _unchanged(record_point_dataset(tmp_path_factory.mktemp("data") / "point-v0", 30)) as folder:
+        yield folder
 
 
-@pytest.fixture(scope="module")
-def pretrained(dataset, tmp_path_factory) -> Path:
-    return package.pretrain(pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain"))
+@pytest.fixture(scope="session")
+def pretrained(dataset, tmp_path_factory) -> Iterator[Path]:
+    """A run of twelve updates on the dataset; no test changes it."""
+    config = pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain")
+    with _unchanged(package.pretrain(config)) as folder:
+        yield folder
+
+
+@contextmanager
+def _unchanged(folder: Path) -> Iterator[Path]:
+    """Checks at the end that a folder, which all tests of a process share, is as it was."""
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = files()
+    yield folder
+    after = files()
+    assert [path for path in before | after if before.get(path) != after.get(path)] == []
 
 
 @pytest.fixture
