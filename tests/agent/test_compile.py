@@ -11,21 +11,34 @@ from o2o.agent.agent import Agent
 from o2o.core import compute
 from o2o.nn import layers
 from tests.support.compiler import needs_compiler
+from tests.support.episodes import make_batch
 from tests.support.tiny_agent import TINY, TRANSFORM, batch
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights
 
 
-@needs_compiler
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])],  # C++ takes a minute
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
-def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once():
-    config = replace(TINY, planner=replace(TINY.planner, num_policy=5))
+def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once(backend, monkeypatch):
+    if backend != "inductor":
+        compile_with = torch.compile
+        monkeypatch.setattr(
+            torch,
+            "compile",
+            lambda function, dynamic, options: compile_with(function, dynamic=dynamic, backend=backend),
+        )
+    planner = replace(TINY.planner, num_policy=5, horizon=2)
+    config = replace(TINY, planner=planner, window=2)  # every step adds to what is compiled
     eager, compiled = (Agent(TRANSFORM, config, seed=0, compile=compile) for compile in (False, True))
     for number in range(5):
         stance = "default" if number < 2 else "fail_on_recompile"
         with torch.compiler.set_stance(stance):
-            want, want_priority = eager.update(batch(number))
-            have, have_priority = compiled.update(batch(number))
+            windows = make_batch(TRANSFORM.spec, steps=config.window, seed=number)
+            want, want_priority = eager.update(windows)
+            have, have_priority = compiled.update(windows)
         for name, value in want.items():
             torch.testing.assert_close(have[name], value, **TOLERANCE, msg=name)
         torch.testing.assert_close(have_priority, want_priority, **TOLERANCE)
