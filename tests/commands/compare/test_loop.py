@@ -150,18 +150,18 @@ def test_a_comparison_killed_between_any_two_stages_ends_with_the_same(
 
     def mortal(words, log, watch):
         calls.append(words)
-        if len(calls) % 3 == 0:
+        if len(calls) % 2 == 0:
             raise Killed
         return here(words, log, watch)
 
     monkeypatch.setattr(subprocess_run, "run", mortal)
     with pytest.raises(Killed):
-        main(words(dataset, out, ("small",)))
+        main(words(dataset, out, ("small",), "--seeds", "1"))
     for _ in range(8):
         with contextlib.suppress(Killed):
             assert main(["compare", "--resume", "--out", str(out)]) == 0
             break
-    assert reached(out)["small"] == reached(compared)["small"]
+    assert reached(out)["small"]["runs"] == reached(compared)["small"]["runs"][:1]
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def commands_with(word: str) -> list[str]:
 def test_a_failed_run_is_tried_again(dataset, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.setattr(subprocess_run, "run", lambda words, log, watch: -signal.SIGKILL)
-    assert main(words(dataset, out, ("small",))) == 1
+    assert main(words(dataset, out, ("small",), "--seeds", "1")) == 1
     assert "pretrain: killed by SIGKILL, possibly for lack of memory" in (out / "table.md").read_text()
     monkeypatch.setattr(subprocess_run, "run", here)
     assert main(["compare", "--resume", "--out", str(out)]) == 0
