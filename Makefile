@@ -10,7 +10,7 @@ BOOKS ?= notebooks/*.ipynb
 EXTRAS := train,robot,test,adroit,lerobot,rlds,zarr,umi,bags,hub,rerun,gamepad,notebooks,export
 WITH_DOCS := $(EXTRAS),docs
 
-.PHONY: help setup demo docs film notebooks test test-slow lint clean
+.PHONY: help setup demo docs film notebooks test fast-tests test-slow lint clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -58,7 +58,10 @@ film: $(DEMO_STAMP) ## the picture at the head of the manual, from the film of D
 notebooks: setup ## run the notebooks, or BOOKS=notebooks/1-*, and store them with their outputs; some minutes each
 	@$(BIN)/python docs/run_notebooks.py $(BOOKS)
 
-test: lint ## what must pass before a commit: lint and the fast tests
+test: setup ## what must pass before a commit: lint and the fast tests
+	@$(MAKE) --no-print-directory -j2 lint fast-tests
+
+fast-tests: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
 
 test-slow: setup ## the longer checks

@@ -36,6 +36,11 @@ LONGEST = (
 )  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than there are cores, because tests of robots wait for the clock."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with the longest files, so that at the end no process waits for another one."""
     rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
