@@ -109,8 +109,7 @@ class RemoteLearner:
             f"{count(delivered, 'episode')} of {len(online_dataset)}"
         )
         spool.start()
-        while self._info is None and not spool.failure:
-            self._take_latest(log)
+        while not (self._take_latest(log) or spool.failure):
             spool.wait(WAIT_S)
         if self.config.lockstep:
             self._wait_for_learning(log)
@@ -188,13 +187,17 @@ class RemoteLearner:
         for text in self._spool.take_lines() if self._spool else ():
             log.line(text)
 
-    def _take_latest(self, log: RunLog) -> None:
-        """Takes the latest weights over, unless they are older than the acting ones, or unfit to act."""
+    def _take_latest(self, log: RunLog) -> bool:
+        """Takes the latest weights over, unless they are older than the acting ones, or unfit to act.
+
+        Returns:
+            Whether any came.
+        """
         assert self._spool is not None
         self._write_log(log)
         latest = self._spool.take_weights()
         if latest is None:
-            return
+            return False
         try:
             info, tensors = decode(latest.data, acting_weights(self.agent))
             if not all_finite(tensors):
@@ -202,7 +205,7 @@ class RemoteLearner:
         except DataError as error:
             updates = count(self.agent.num_updates, "update")
             log.line(f"{error}; the robot continues with the weights of {updates}")
-            return
+            return True
         self._info = info
         if info.ood_threshold is not None:
             self.ood_threshold = from_dict(OodThreshold, info.ood_threshold)
@@ -213,6 +216,7 @@ class RemoteLearner:
                 f"{info.fingerprint}), trained on {count(info.num_episodes, 'episode')} of all robots"
             )
         self._spool.set_acting(self.agent.num_updates)
+        return True
 
 
 def _identity(folder: Path) -> str:

@@ -24,6 +24,7 @@ from o2o.training.weight_file import decode, encode
 from tests.support.fleets import make_fleet, record, served_gateway
 from tests.support.served import until
 from tests.support.served_fleet import learning, robot_config, served_fleet
+from tests.support.time_limit import time_limit
 from tests.support.tiny_agent import agent as make_agent
 from tests.support.tiny_runs import finetune_config
 
@@ -99,6 +100,21 @@ def test_a_robot_begins_with_the_latest_weights_and_delivers_what_is_lacking(gat
     assert "now acting with weights 1 (10 updates" in log.lines[1]
 
 
+def broken_agent():
+    agent = make_agent(seed=4)
+    torch.nn.init.constant_(next(iter(agent.parts["policy"].parameters())), torch.nan)
+    return agent
+
+
+def test_a_robot_begins_with_the_weights_it_has_where_the_learners_are_unfit(gateway, recorded, tmp_path):
+    log = Log()
+    publish(gateway, broken_agent(), number=2, num_updates=30)
+    with served_gateway(gateway) as server, time_limit(30):
+        remote, agent = begun(server, gateway, recorded, tmp_path, log)
+        with closing(remote):
+            assert equal(agent, make_agent(seed=2)) and "weights 2 are not finite" in log.lines[-1]
+
+
 def test_new_weights_act_from_the_next_episode_on_unless_they_are_older_or_unfit(gateway, recorded, tmp_path):
     log = Log()
     with served_gateway(gateway) as server:
@@ -112,9 +128,7 @@ def test_new_weights_act_from_the_next_episode_on_unless_they_are_older_or_unfit
 
             take(make_agent(seed=3), number=2, num_updates=9)
             assert equal(agent, make_agent(seed=1))  # older: the learner was restarted
-            broken = make_agent(seed=4)
-            torch.nn.init.constant_(next(iter(broken.parts["policy"].parameters())), torch.nan)
-            take(broken, number=3, num_updates=30)
+            take(broken_agent(), number=3, num_updates=30)
             assert equal(agent, make_agent(seed=1)) and "weights 3 are not finite" in log.lines[-1]
             take(make_agent(seed=5), number=4, num_updates=31)
             assert equal(agent, make_agent(seed=5)) and agent.num_updates == 31
