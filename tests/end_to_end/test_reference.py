@@ -3,10 +3,12 @@
 import re
 from dataclasses import fields
 
+import o2o
 from o2o.core import errors
 from o2o.hardware.limits import RobotLimits
 from tests.support.manual import first_column, is_in_glossary
 from tests.support.paths import ROOT
+from tests.support.tiny_runs import finetune_config
 
 METADATA = "docs/reference/robot-metadata.md"
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("o2o/**/*.py")))
@@ -34,6 +36,12 @@ def test_every_exit_code_is_on_its_page():
     codes = {0, 130} | {kind.exit_code for kind in kinds if issubclass(kind, errors.O2OError)}
     rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/exit-codes.md").read_text(), re.MULTILINE)
     assert sorted(map(int, rows)) == sorted(codes)
+
+
+def test_the_page_of_the_run_folder_has_every_file_of_a_run(pretrained, tmp_path):
+    tuned = o2o.finetune(finetune_config(pretrained, tmp_path / "run", episodes=1, record_plans=True))
+    listed = {name.partition("/")[0] for name in first_column("docs/reference/run-folder.md")}
+    assert {path.name for run in (pretrained, tuned) for path in run.iterdir()} <= listed
 
 
 def test_every_metric_of_the_glossary_is_in_the_code():
