@@ -82,7 +82,9 @@ class ActorChoice:
                 success, value = np.array(own, float).mean(0)
                 text += f" (success {success:.0%}, return {value:.3g})"
             parts.append(text)
-        return f"{', '.join(parts)}; {'the planner' if self.better else 'the policy'} is the better actor"
+        better, name = (PLANNER, "the planner") if self.better else (POLICY, "the policy")
+        verb = "is" if self._outcomes_of(better) else "is expected to be"
+        return f"{', '.join(parts)}; {name} {verb} the better actor"
 
     def _outcomes_of(self, actor: bool) -> list[tuple[bool, float]]:
         pairs = zip(self.actors, self._outcomes, strict=True)

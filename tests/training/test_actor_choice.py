@@ -74,6 +74,15 @@ def test_a_policy_that_acts_first_is_given_up_for_a_better_planner_alone():
     assert "the policy acted in 5 episodes" in play_policy_first(0.0, 0.8, 0, SKIP).summary()
 
 
+def test_an_actor_that_has_not_acted_is_only_expected_to_be_better():
+    choice = ActorChoice(0, 0)
+    choice.add(episode(True, 1.0), POLICY)
+    choice.add(episode(False, 0.0), POLICY)
+    assert choice.summary().endswith("; the planner is expected to be the better actor")
+    choice.add(episode(True, 1.0), PLANNER)
+    assert choice.summary().endswith("; the planner is the better actor")
+
+
 def test_the_summary_counts_only_episodes_that_were_chosen():
     choice = ActorChoice(0, 2, [episode(True, 9.0), episode(True, 9.0)])
     choice.add(episode(False, 1.0))
