@@ -111,12 +111,31 @@ def join(place: Place, device: str) -> ProcessGroup:
     if on_gpu:
         torch.cuda.set_device(device)
     if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         try:
-            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
+            torch.distributed.init_process_group(backend, timeout=PATIENCE, **_meeting_place(place))
         except (RuntimeError, ValueError) as error:
             text = str(error).splitlines()[0]
             raise O2OError(f"process {place.rank} cannot reach the other processes: {text}") from error
     return ProcessGroup(place)
+
+
+def _meeting_place(place: Place) -> dict[str, Any]:
+    """Returns where the processes of one machine meet: in a store with names of this start's own.
+
+    `torchrun` keeps one store over its restarts. A process that started early then found the address of one
+    that had died, and waited for it for ever. Processes of several machines count the restarts differently,
+    so they meet where torch lets them.
+    """
+    shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not shares_store or place.local_world_size != place.world_size:
+        return {}
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    store = TCPStore(host, port, place.world_size, is_master=False, timeout=PATIENCE)
+    own = PrefixStore(f"o2o/start_{place.restarts}", store)
+    return {"store": own, "rank": place.rank, "world_size": place.world_size}
 
 
 @contextmanager

@@ -48,6 +48,40 @@ def test_the_end_of_another_process_is_one_line():
         raise RuntimeError("out of memory")
 
 
+@pytest.fixture
+def torchrun(monkeypatch):
+    """The store of a `torchrun` that has started its processes twice, and what a group is made with."""
+    made = {}
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: made.update(how))
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    return store, made
+
+
+def test_processes_that_are_started_again_do_not_meet_those_that_died(torchrun):
+    """The store of torchrun keeps what the first ones wrote, such as their addresses."""
+    store, made = torchrun
+    addresses = []
+    for restarts in (0, 1):
+        process_group.join(Place(1, 2, 1, 2, restarts, 1, launched=True), "cpu")
+        assert (made["rank"], made["world_size"]) == (1, 2)
+        assert not made["store"].check(["address"])
+        made["store"].set("address", f"of start {restarts}")
+        addresses.append(store.get(f"o2o/start_{restarts}/address"))
+    assert addresses == [b"of start 0", b"of start 1"]
+
+
+def test_processes_of_several_machines_meet_where_torch_lets_them(torchrun, monkeypatch):
+    _, made = torchrun
+    process_group.join(Place(1, 4, 1, 2, launched=True), "cpu")
+    assert made.keys() == {"timeout"}
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
+    process_group.join(LAST_OF_FOUR, "cpu")
+    assert made.keys() == {"timeout"}
+
+
 def test_a_process_alone_ends_as_python_does(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["o2o", "--no-such-flag"])
     with pytest.raises(SystemExit) as ended:

@@ -59,7 +59,10 @@ def assert_close(run: Path, wanted: Path) -> None:
     assert [line["step"] for line in lines] == [line["step"] for line in wanted_lines]
     for line, other in zip(lines, wanted_lines, strict=True):
         numbers = [{n: v for n, v in one.items() if n not in ("phase", "time")} for one in (line, other)]
+        # of the policy on observed vectors, in which rounding grew a hundredfold in 50 updates
+        direct = [{n: one.pop(n) for n in list(one) if n.endswith("/direct")} for one in numbers]
         assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-5)
+        assert direct[0] == pytest.approx(direct[1], rel=1e-3)
 
 
 @pytest.fixture(scope="module")
