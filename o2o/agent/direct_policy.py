@@ -21,7 +21,8 @@ from o2o.core.spec import Spec
 from o2o.nn.world_model import Unroll
 
 # Those of the preset `bc`, but for the noise on exploring actions: the planner explores.
-CONFIG = PolicyConfig(hidden_dim=256, distribution="laplace", noise_std=0.0, input_noise=0.05)
+CONFIG = PolicyConfig(distribution="laplace", noise_std=0.0, input_noise=0.05)
+WIDTH, MAX_WIDTH = 4, 256  # times the width of the policy on the feature, and at most
 LEARNING_RATE = 1e-3
 OPTIMIZER = OptimizerConfig(decay=4000)
 
@@ -29,8 +30,12 @@ OPTIMIZER = OptimizerConfig(decay=4000)
 class DirectPolicy(nn.Module):
     """Policy on observed vectors, learned by the weighted regression of `AWRPolicy`, in chunks of actions."""
 
-    def __init__(self, spec: Spec, chunk_size: int):
+    def __init__(self, spec: Spec, chunk_size: int, width: int):
         """
+        Args:
+            spec: observations and actions.
+            chunk_size: number of actions in a chunk.
+            width: width of the hidden layers of the policy on the feature.
         Raises:
             UsageError: the observation has no vector.
         """
@@ -38,8 +43,9 @@ class DirectPolicy(nn.Module):
         self.names = [name for name in spec.obs if name not in spec.images]
         if not self.names:
             raise UsageError("--policy.direct-chunk needs a vector in the observation, it has only images")
+        config = replace(CONFIG, chunk_size=chunk_size, hidden_dim=min(WIDTH * width, MAX_WIDTH))
         size = sum(spec.obs[name][0] for name in self.names)
-        self.policy = AWRPolicy(size, spec.action_dim, replace(CONFIG, chunk_size=chunk_size))
+        self.policy = AWRPolicy(size, spec.action_dim, config)
 
     @property
     def chunk_size(self) -> int:

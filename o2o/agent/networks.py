@@ -62,7 +62,9 @@ def build(module: ModuleType, spec: Spec, config: AgentConfig) -> Networks:
         sizes = model.feature_dim, config.discount
         imagination = Imagination(*sizes, config.planner.penalty_weight, config.imagination)
     balance, size = BALANCERS[config.balance](config.balance_options), config.policy.direct_chunk
-    direct = DirectPolicy(spec, size) if size and size != "auto" else None  # `fit_config` sets it
+    direct = (
+        DirectPolicy(spec, size, config.policy.hidden_dim) if size and size != "auto" else None
+    )  # `fit_config` sets it
     return Networks(model, critic, policy, balance, imagination, direct)
 
 

@@ -155,7 +155,7 @@ def test_auto_chunks_last_80_ms_and_a_batch_keeps_its_steps(control_hz, images, 
 
 def test_what_it_cannot_see_or_learn_is_refused():
     with pytest.raises(UsageError, match="needs a vector in the observation, it has only images"):
-        DirectPolicy(Spec({"camera": (3, 8, 8)}, 2), 1)
+        DirectPolicy(Spec({"camera": (3, 8, 8)}, 2), 1, 64)
     with pytest.raises(FieldError, match=r"direct_chunk is 6, wanted at most \S*window, 5"):
         AgentConfig(policy=PolicyConfig(direct_chunk=6), window=5)
 
