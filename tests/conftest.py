@@ -27,7 +27,7 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
 TESTS = Path(__file__).parent
 # the files that take longest, by seconds of CPU, children included
 LONGEST = (
-    "agent/test_compile.py", "end_to_end/test_loops.py", "training/test_learner.py",
+    "commands/test_demo.py", "commands/test_inspect_run.py", "agent/test_compile.py", "end_to_end/test_loops.py", "training/test_learner.py",
     "training/test_finetune.py", "commands/study/test_loop.py", "commands/compare/test_loop.py",
     "stress/test_fuzz.py", "data/formats/test_memory_budget.py", "end_to_end/test_terminal.py",
     "end_to_end/test_presets.py", "end_to_end/test_foreign_runs.py", "end_to_end/test_interrupted_start.py",
@@ -42,7 +42,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the longest files, so that at the end no process waits for another one."""
+    """Starts with the longest files, so that at the end no process waits for another one.
+
+    The last files are shared between the processes, each of which then makes what a whole file needs.
+    """
     rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
