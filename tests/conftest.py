@@ -27,7 +27,8 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
 TESTS = Path(__file__).parent
 # the files that take longest, by seconds of CPU, children included
 LONGEST = (
-    "commands/test_demo.py", "commands/test_inspect_run.py", "agent/test_compile.py", "end_to_end/test_loops.py", "training/test_learner.py",
+    "commands/test_demo.py", "commands/test_inspect_run.py", "agent/test_compile.py",
+    "end_to_end/test_loops.py", "training/test_learner.py",
     "training/test_finetune.py", "commands/study/test_loop.py", "commands/compare/test_loop.py",
     "stress/test_fuzz.py", "data/formats/test_memory_budget.py", "end_to_end/test_terminal.py",
     "end_to_end/test_presets.py", "end_to_end/test_foreign_runs.py", "end_to_end/test_interrupted_start.py",
