@@ -190,6 +190,13 @@ class Replay:
         sampled, start, weight = self._sample(batch_size, T)
         return self._read(sampled[rows], start[rows], (weight / weight.max())[rows], T)
 
+    def peek(self, batch_size: int, T: int, number: int) -> Iterator[Batch]:
+        """Yields batches as `sample` draws them, after which sampling continues as if none had been drawn."""
+        state = self.state()
+        for _ in range(number):
+            yield self.sample(batch_size, T)
+        self.load_state(*state)
+
     def sample_unscaled(self, batch_size: int, T: int) -> Batch:
         """Returns windows as `sample` does, but with unscaled weights (N p)^-weight_exponent."""
         return self._read(*self._sample(batch_size, T), T)

@@ -46,13 +46,7 @@ from o2o.training.policy_choice import choose_policy
 from o2o.training.pretrain import derive_updates
 
 START = "start"  # checkpoint of a run's folder that it begins from
-HEAD_PARTS = (
-    "critic",
-    "policy",
-    "direct",
-    "imagination",
-    "balance",
-)  # parts of an agent that belong to a task
+HEAD_PARTS = "critic", "policy", "direct", "imagination", "balance"  # parts that belong to a task
 MIN_R2 = 0.5  # of an old reward head on the new rewards, from which on `auto` keeps the heads
 MIN_GROWTH = 5.0  # of an entry's deviation, from which on it is normalized anew
 NUM_BATCHES = 8  # of recorded windows on which that is measured
@@ -298,16 +292,14 @@ def reward_r2(agent: Agent, data: TrainingData) -> float:
     if not agent.imagines:
         return 0.0
     predicted, recorded = [], []
-    state = data.replay.state()
-    for _ in range(NUM_BATCHES):
-        batch = data.replay.sample(agent.config.batch_size, agent.config.window).to(agent.device)
+    for drawn in data.replay.peek(agent.config.batch_size, agent.config.window, NUM_BATCHES):
+        batch = drawn.to(agent.device)
         with RandomStream(0, agent.device).use(), agent.precision():
             starts = agent.model.unroll(batch).starts
             reward = agent.model.step(starts, batch.action.flatten(0, 1))[1].view(batch.reward.shape)
         known = batch.valid & batch.reward_known
         predicted.append(reward[known].double())
         recorded.append(batch.reward[known].double())
-    data.replay.load_state(*state)  # so that learning samples as if nothing had been measured
     target, error = torch.cat(recorded), torch.cat(recorded) - torch.cat(predicted)
     variance = float((target - target.mean()).square().mean()) if len(target) else 0.0
     return 1 - float(error.square().mean()) / variance if variance > 1e-12 else 0.0

@@ -33,9 +33,8 @@ def choose_policy(agent: Agent, validation: Replay, log: Callable[[str], object]
 
 
 def _errors(agent: Agent, validation: Replay) -> ActionErrors:
-    state, (size, window) = validation.state(), (agent.config.batch_size, agent.config.window)
-    errors = [agent.action_errors(validation.sample(size, window)) for _ in range(NUM_BATCHES)]
-    validation.load_state(*state)
+    batches = validation.peek(agent.config.batch_size, agent.config.window, NUM_BATCHES)
+    errors = [agent.action_errors(batch) for batch in batches]
     return ActionErrors(
         float(np.mean([one.feature for one in errors])), float(np.mean([one.direct for one in errors]))
     )
