@@ -150,10 +150,8 @@ def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
     The bounds are in physical units.
     """
 
-    from o2o.hardware.guard import connect
-
     def read() -> ActionBounds:
-        with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
+        with _connected(choice) as robot:
             return robot.low, robot.high
 
     return read
@@ -161,12 +159,16 @@ def action_bounds_reader(choice: RobotChoice) -> Callable[[], ActionBounds]:
 
 def read_control_hz(choice: RobotChoice) -> float | None:
     """Returns the decisions per second of the chosen robot; None where unknown or out of reach."""
-
-    from o2o.hardware.guard import connect
-
     try:
-        with closing(connect(choice.robot, choose_robot(choice, None).robot_options)) as robot:
+        with _connected(choice) as robot:
             return robot.control_hz and robot.control_hz / (choice.action_repeat or 1)
     except RobotError as error:
         logger.info("the robot cannot say at which rate it is controlled: %s", error)
         return None
+
+
+def _connected(choice: RobotChoice) -> "closing[Guard]":
+    """Returns the chosen robot, which a `with` statement closes."""
+    from o2o.hardware.guard import connect
+
+    return closing(connect(choice.robot, choose_robot(choice, None).robot_options))
