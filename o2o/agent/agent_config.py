@@ -108,7 +108,8 @@ def fit_config(
     if direct_chunk == "auto":
         direct_chunk = 0 if images else _chunk_of(control_hz)
         if direct_chunk > window:  # a batch has about as many steps as before
-            batch_size, window = _multiple_of_8(batch_size * window / direct_chunk), direct_chunk
+            batch_size = max(round(batch_size * window / direct_chunk / 8) * 8, 8)
+            window = direct_chunk
     model = config.model_options
     fusion = "concat" if images else "mean"
     for name, value in {"predict_end": terminates, "keep_vectors": images, "fusion": fusion}.items():
@@ -126,10 +127,6 @@ def fit_config(
         batch_size=batch_size,
         discount=config.discount_for(max_length),
     )
-
-
-def _multiple_of_8(number: float) -> int:
-    return max(round(number / 8) * 8, 8)
 
 
 def _chunk_of(control_hz: float | None) -> int:

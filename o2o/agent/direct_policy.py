@@ -20,7 +20,7 @@ from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
 from o2o.nn.world_model import Unroll
 
-# Those of the preset `bc`, but for the noise on exploring actions: the planner explores.
+# Those of the preset `bc`.
 CONFIG = PolicyConfig(distribution="laplace", noise_std=0.0, input_noise=0.05)
 WIDTH, MAX_WIDTH = 4, 256  # times the width of the policy on the feature, and at most
 LEARNING_RATE = 1e-3

@@ -82,6 +82,7 @@ def calibrate_threshold(
     steps = beliefs(
         agent, select_episodes(data.validation if validation else data.replay, NUM_STEPS), seed, NUM_STATES
     )
+    policy_action = steps.policy_action[steps.starts]
     rows = torch.arange(len(steps.starts), device=agent.device)
     planner = None
     if plan and agent.imagines:
@@ -93,8 +94,7 @@ def calibrate_threshold(
         for batch in rows.split(max(1, MAX_ROWS // num_candidates)):
             state = index(steps.state, batch)
             feature = agent.model.feature(state)
-            action = steps.policy_action[torch.as_tensor(steps.starts[batch.cpu().numpy()])]
-            at_action.append(agent.critic.disagreement(feature, action))
+            at_action.append(agent.critic.disagreement(feature, policy_action[batch]))
             if planner:
                 first = torch.ones(len(batch), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy

@@ -95,9 +95,8 @@ class WeightCheck:
     def _try(self, agent: Agent) -> tuple[Tensor, Tensor]:
         """Returns the policy's action (N, A) and the largest absolute value (N,) at the recorded states."""
         steps = beliefs(agent, self._windows, num_starts=NUM_STATES)
-        feature = steps.feature[steps.starts]
+        feature, action = steps.feature[steps.starts], steps.policy_action[steps.starts]
         with RandomStream(0, agent.device).use(), agent.precision():
-            action = steps.policy_action[torch.as_tensor(steps.starts)]
             values = [agent.critic.v(feature)[None], agent.critic.q(feature, action)]
             if agent.imagines:
                 values.append(_imagined_value(agent, steps.state)[None])
