@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from o2o.agent import presets
 from o2o.agent.agent import Agent
-from o2o.agent.agent_config import fit_config, fitted_flags
+from o2o.agent.agent_config import AgentConfig, fit_config, fitted_flags
 from o2o.core import checkpoint, plugins, process_group, run_checkpoint, trust
 from o2o.core.compute import RESUMABLE_FIELDS as MACHINE_FIELDS
 from o2o.core.compute import should_compile, tune
@@ -39,6 +40,7 @@ from o2o.core.torchrun import Place, read_place
 from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.formats.recording import RecordingInfo
 from o2o.data.load import load
+from o2o.data.replay_buffer import Replay
 from o2o.data.shared_replay import SharedReplay
 from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot, read_control_hz
@@ -186,15 +188,10 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
         read_action_bounds=read_action_bounds, discount=config.agent.discount_for,
     )  # fmt: skip
     _check_rewards(config, data.recording)
-    episodes = data.recording.episodes
-    terminates = any(episode.terminated for episode in episodes)
-    images, control_hz = data.transform.spec.images, _control_hz(config, data.transform.control_hz, group)
-    longest = max(map(len, episodes))
-    updates = updates_for(config, sum(map(len, episodes)))
-    agent_config = fit_config(config.agent, longest, terminates, control_hz, bool(images))
+    updates = updates_for(config, sum(map(len, data.recording.episodes)))
     config = replace(config, updates=updates)
-    compile_updates = _compiles(config, updates, group)
-    agent = Agent(data.transform, agent_config, device, config.seed, compile_updates)
+    agent_config = _fit_agent_config(config, data, group)
+    agent = Agent(data.transform, agent_config, device, config.seed, _compiles(config, updates, group))
     preset = presets.get(config.preset)
     agent.check_imagines(preset.plan)
     metadata = {
@@ -217,111 +214,165 @@ def _pretrain(config: PretrainConfig, folder: Path, group: ProcessGroup, device:
         _follow(agent, replay, updates, group)
         return
 
-    robot = choose_robot(config, metadata["robot"]) if config.evaluate_every else config
-    window = agent_config.batch_size, agent_config.window
-    validation = data.validation.sample(*window) if len(data.validation) else None
-
-    sample_tensors, sample_meta = recorded_sample.collect(data)
-
-    def state() -> tuple[dict, dict]:
-        tensors, meta = collect_state(agent, offline=data.replay)
-        return tensors | sample_tensors, meta | metadata | sample_meta | {"run": "pretrain"}
-
-    def write_checkpoint() -> None:
-        save_checkpoint(folder, *state(), agent.num_updates, config.keep_checkpoints)
-
+    run = _Run(config, folder, agent, data, metadata, updates)
     together = {"world_size": group.size, "global_batch_size": agent_config.batch_size}
     write_run_info(folder, "pretrain", config, metadata | together)
     with RunLog(folder, config.resume) as log, stop_requested() as stopped:
+        run.begin(log)
+        while agent.num_updates < updates and not group.any(run.is_done or stopped()):
+            run.updated(agent.learn(replay))
+        run.end()
+
+
+class _Run:
+    """What the first process does besides learning: it logs, validates, evaluates and writes checkpoints."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        folder: Path,
+        agent: Agent,
+        data: TrainingData,
+        metadata: dict,
+        updates: int,
+    ):
+        self.config, self.folder, self.agent, self.data = config, folder, agent, data
+        self.metadata, self.updates = metadata, updates
+        self.robot = choose_robot(config, metadata["robot"]) if config.evaluate_every else config
+        window = agent.config.batch_size, agent.config.window
+        self.validation = data.validation.sample(*window) if len(data.validation) else None
+        self.sample = recorded_sample.collect(data)
+        self.is_done = False  # before all updates
+        self.metrics: Mapping[str, Tensor] = {}  # of the last update
+        self.validation_metrics: dict[str, float] = {}
+        self.loss = ""
+
+    def begin(self, log: RunLog) -> None:
+        """Continues the log and says in it what is trained on which recordings."""
+        self.log, config, agent, updates = log, self.config, self.agent, self.updates
         log.rewind("offline", agent.num_updates)
-        size = ", ".join(count(metadata["dataset"][f"{noun}s"], noun) for noun in ("episode", "step"))
-        log.line(f"pretraining on {config.dataset} ({size}) in {folder}")
-        if hint := demonstrations_hint(config, data.recording):
+        dataset, images = self.metadata["dataset"], agent.transform.spec.images
+        size = ", ".join(count(dataset[f"{noun}s"], noun) for noun in ("episode", "step"))
+        log.line(f"pretraining on {config.dataset} ({size}) in {self.folder}")
+        if hint := demonstrations_hint(config, self.data.recording):
             log.line(hint)
         if images:
-            log.line(f"fitted to the cameras {', '.join(images)}: {fitted_flags(config.agent, agent_config)}")
-        progress = Progress(updates, "updates", agent.num_updates)
-        metrics, validation_metrics, returns = {}, {}, _returns(folder)
-        stopping = EarlyStopping(folder, config.validation_patience, read_metrics(folder))
-        if config.validation_patience and not validation:
+            log.line(f"fitted to the cameras {', '.join(images)}: {fitted_flags(config.agent, agent.config)}")
+        self.progress = Progress(updates, "updates", agent.num_updates)
+        history = read_metrics(self.folder)
+        self.returns = [line["evaluate/return"] for line in history if "evaluate/return" in line]
+        self.stopping = EarlyStopping(self.folder, config.validation_patience, history)
+        if config.validation_patience and not self.validation:
             log.line("no episode is held out: training cannot stop early (--validation-patience)")
-        notice, loss = LongRunNotice(updates - agent.num_updates, "updates", "--updates"), ""
+        self.notice = LongRunNotice(updates - agent.num_updates, "updates", "--updates")
         if is_terminal():
-            log.progress(progress.text(agent.num_updates))
-        is_done = False  # before all updates
-        while agent.num_updates < updates and not group.any(is_done or stopped()):
-            metrics = agent.learn(replay)
-            step, last = agent.num_updates, agent.num_updates == updates
-            if long_run := notice.after_update():
-                logger.warning("%s", long_run)
-            if is_terminal():
-                log.progress(progress.text(step, loss))
-            if step % config.log_every == 0 or last:
-                numbers = finite_metrics(metrics, f"update {step}")
-                validation_metrics = _validation_metrics(agent, validation)
-                if step % config.checkpoint_every == 0 or last:
-                    validation_metrics |= _value_metrics(agent, data)
-                log.write(step, "offline", numbers | validation_metrics)
-                loss = _loss(numbers)
-                log.progress(progress.text(step, loss))
-                if stopping.add(validation_metrics):
-                    stopping.save_best(*state())
-            evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)
-            checkpoint_due = step % config.checkpoint_every == 0
-            if evaluation_due or checkpoint_due:  # before a robot or a file gets these weights
-                finite_metrics(metrics, f"update {step}")
-            if evaluation_due or last:
-                set_auto_penalty_weight(agent, data, log.line)
-                choose_policy(agent, data.validation, log.line)
-            if evaluation_due:
-                result = evaluate_during_run(
-                    log,
-                    step,
-                    "offline",
-                    agent,
-                    robot,
-                    config.evaluate_episodes,
-                    metadata["plan"],
-                    config.evaluate_film,
-                )
-                _log_disagreement(log, step, agent, validation)
-                actor = "planner" if metadata["plan"] else "policy"
-                log.line(f"after {count(step, 'update')}, {actor}: {result.summary()}")
-                returns.append(result.metrics()["return"])
-                if config.patience and is_flat(returns, config.patience, data.mean_return):
-                    log.line(
-                        f"stopping early: no better return in {count(config.patience, 'evaluation')} "
-                        "(--patience)"
-                    )
-                    is_done = True
-                    continue
-            if checkpoint_due and not last:
-                write_checkpoint()
-            is_done = stopping.is_due
-        finite_metrics(metrics, f"update {agent.num_updates}")
-        interrupted = agent.num_updates < updates and not is_done
-        num_updates = agent.num_updates
-        if not interrupted and stopping.restore_best(agent, data.replay):
+            log.progress(self.progress.text(agent.num_updates))
+
+    def updated(self, metrics: Mapping[str, Tensor]) -> None:
+        """Does what is due after an update; `metrics` are its own."""
+        config, step, self.metrics = self.config, self.agent.num_updates, metrics
+        last = step == self.updates
+        if long_run := self.notice.after_update():
+            logger.warning("%s", long_run)
+        if is_terminal():
+            self.log.progress(self.progress.text(step, self.loss))
+        evaluation_due = config.evaluate_every and (step % config.evaluate_every == 0 or last)
+        checkpoint_due = step % config.checkpoint_every == 0
+        if step % config.log_every == 0 or last:
+            self._validate(step, with_values=checkpoint_due or last)
+        if evaluation_due or checkpoint_due:  # before a robot or a file gets these weights
+            finite_metrics(metrics, f"update {step}")
+        if evaluation_due or last:
+            self._choose_actor()
+        self.is_done = bool(evaluation_due) and self._evaluate(step)
+        if self.is_done:
+            return
+        if checkpoint_due and not last:
+            self._write_checkpoint()
+        self.is_done = self.stopping.is_due
+
+    def end(self) -> None:
+        """Writes the last checkpoint and the charts.
+
+        Raises:
+            KeyboardInterrupt: the run was stopped before its end.
+        """
+        log, agent, folder, num_updates = self.log, self.agent, self.folder, self.agent.num_updates
+        finite_metrics(self.metrics, f"update {num_updates}")
+        interrupted = num_updates < self.updates and not self.is_done
+        if not interrupted and self.stopping.restore_best(agent, self.data.replay):
             log.line(
                 f"after {count(num_updates, 'update')}: the weights after {agent.num_updates} are kept, "
                 "which fit the validation episodes best (--validation-patience)"
             )
-            set_auto_penalty_weight(agent, data, log.line)
-            choose_policy(agent, data.validation, log.line)
-        write_checkpoint()
+            self._choose_actor()
+        self._write_checkpoint()
+        trained = count(agent.num_updates, "update")
         if interrupted:
-            log.line(
-                f"stopped after {count(agent.num_updates, 'update')}; continue with --resume --out {folder}"
-            )
+            log.line(f"stopped after {trained}; continue with --resume --out {folder}")
             raise KeyboardInterrupt
-        for warning in _warnings(validation_metrics):
-            log.line(warning)
-        shown = data.validation if len(data.validation) else data.replay
-        if plot_prediction(agent, shown.episode(0), folder / "open_loop.png"):
+        for warning in (value_warning(self.validation_metrics), weight_warning(self.validation_metrics)):
+            if warning:
+                log.line(warning)
+        if plot_prediction(agent, self._shown.episode(0), folder / "open_loop.png"):
             log.line(f"open-loop prediction of an episode beside the recording: {folder}/open_loop.png")
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
-        log.line(f"pretrained for {count(agent.num_updates, 'update')}; checkpoint in {folder}")
+        log.line(f"pretrained for {trained}; checkpoint in {folder}")
+
+    @property
+    def _shown(self) -> Replay:
+        """The recordings that charts and values are of: the validation episodes, if there are any."""
+        return self.data.validation if len(self.data.validation) else self.data.replay
+
+    def _validate(self, step: int, with_values: bool) -> None:
+        """Logs the metrics of the last update and of the validation windows, the same ones each time."""
+        numbers = finite_metrics(self.metrics, f"update {step}")
+        metrics = _validation_metrics(self.agent, self.validation)
+        if with_values:
+            metrics |= _value_metrics(self.agent, self._shown)
+        self.log.write(step, "offline", numbers | metrics)
+        self.validation_metrics, self.loss = metrics, _loss(numbers)
+        self.log.progress(self.progress.text(step, self.loss))
+        if self.stopping.add(metrics):
+            self.stopping.save_best(*self._state())
+
+    def _choose_actor(self) -> None:
+        """Sets the weight of the planner's penalty, and which of the two policies acts."""
+        set_auto_penalty_weight(self.agent, self.data, self.log.line)
+        choose_policy(self.agent, self.data.validation, self.log.line)
+
+    def _evaluate(self, step: int) -> bool:
+        """Evaluates the agent; returns whether its return has stopped improving."""
+        config, log, plan = self.config, self.log, self.metadata["plan"]
+        result = evaluate_during_run(
+            log, step, "offline", self.agent, self.robot, config.evaluate_episodes, plan, config.evaluate_film
+        )
+        if self.validation is not None:
+            _log_disagreement(log, step, self.agent, self.validation)
+        log.line(f"after {count(step, 'update')}, {'planner' if plan else 'policy'}: {result.summary()}")
+        self.returns.append(result.metrics()["return"])
+        if not config.patience or not is_flat(self.returns, config.patience, self.data.mean_return):
+            return False
+        evaluations = count(config.patience, "evaluation")
+        log.line(f"stopping early: no better return in {evaluations} (--patience)")
+        return True
+
+    def _state(self) -> tuple[dict, dict]:
+        tensors, meta = collect_state(self.agent, offline=self.data.replay)
+        sample_tensors, sample_meta = self.sample
+        return tensors | sample_tensors, meta | self.metadata | sample_meta | {"run": "pretrain"}
+
+    def _write_checkpoint(self) -> None:
+        save_checkpoint(self.folder, *self._state(), self.agent.num_updates, self.config.keep_checkpoints)
+
+
+def _fit_agent_config(config: PretrainConfig, data: TrainingData, group: ProcessGroup) -> AgentConfig:
+    """Returns the agent's config with what the recordings and the robot determine."""
+    episodes, transform = data.recording.episodes, data.transform
+    control_hz = _control_hz(config, transform.control_hz, group)
+    terminates, longest = any(episode.terminated for episode in episodes), max(map(len, episodes))
+    return fit_config(config.agent, longest, terminates, control_hz, bool(transform.spec.images))
 
 
 def _compiles(config: PretrainConfig, updates: int, group: ProcessGroup) -> bool:
@@ -369,11 +420,6 @@ def _open_folder(config: PretrainConfig) -> AbstractContextManager[Path]:
     return new_folder(config.out, "pretrain", Path(config.dataset).stem)
 
 
-def _returns(folder: Path) -> list[float]:
-    """Returns the mean return of each evaluation so far."""
-    return [line["evaluate/return"] for line in read_metrics(folder) if "evaluate/return" in line]
-
-
 def is_flat(values: list[float], patience: int, floor: float) -> bool:
     """Whether the best value is older than the last `patience` values and above `floor`."""
     best = max(values[:-patience], default=floor)
@@ -402,20 +448,13 @@ def _validation_metrics(agent: Agent, batch: Batch | None) -> dict[str, float]:
     return {f"validation/{name}": float(value) for name, value in metrics.items()}
 
 
-def _value_metrics(agent: Agent, data: TrainingData) -> dict[str, float]:
+def _value_metrics(agent: Agent, replay: Replay) -> dict[str, float]:
     """Returns how the critic's values compare with recorded returns."""
-    source = data.validation if len(data.validation) else data.replay
-    metrics = value_metrics(beliefs(agent, select_episodes(source, MAX_STEPS), num_starts=1))
+    metrics = value_metrics(beliefs(agent, select_episodes(replay, MAX_STEPS), num_starts=1))
     return {f"validation/{name}": value for name, value in metrics.items()}
 
 
-def _warnings(metrics: Mapping[str, float]) -> list[str]:
-    """Returns lines about validation metrics at the end of a run that ask for the user's attention."""
-    return [line for line in (value_warning(metrics), weight_warning(metrics)) if line]
-
-
-def _log_disagreement(log: RunLog, step: int, agent: Agent, batch: Batch | None) -> None:
+def _log_disagreement(log: RunLog, step: int, agent: Agent, batch: Batch) -> None:
     """Logs histograms of the ensemble's disagreement about recorded and about random actions."""
-    if batch is not None:
-        for name, value in zip(("recorded", "random"), agent.disagreement_on(batch), strict=True):
-            log.histogram(step, "offline", f"disagreement/{name}", value.cpu().numpy())
+    for name, value in zip(("recorded", "random"), agent.disagreement_on(batch), strict=True):
+        log.histogram(step, "offline", f"disagreement/{name}", value.cpu().numpy())
