@@ -1,5 +1,6 @@
 """Fine-tunes a pretrained agent on its robot: plays episodes with the planner and learns from each."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from o2o.data import moved_recording, recorded_sample, training_data
 from o2o.data.online_dataset import OnlineDataset
 from o2o.data.plan_store import PlanStore
 from o2o.hardware.guard import HomingCancelledError
-from o2o.hardware.robot_choice import choose_replay, choose_robot, connect_robot, robot_info
+from o2o.hardware.robot_choice import RobotChoice, choose_replay, choose_robot, connect_robot, robot_info
 from o2o.hardware.teleop.inputs import open_teleop
 from o2o.nn import success_classifier
 from o2o.nn.success_classifier import SuccessClassifier
@@ -118,13 +119,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     acting = config
     if config.is_remote and not config.lockstep:  # or robots of one --seed would explore alike
         acting = replace(config, seed=derive(config.seed, "robot", config.name))
-    learner: OnlineLearner
-    if config.is_remote:
-        learner = RemoteLearner(acting, folder, agent, folder / START)
-    elif config.learner == "async":
-        learner = AsyncLearner(config, folder, agent, config.agent, source, compile_updates)
-    else:
-        learner = SyncLearner(Learner(config, folder, agent, tensors, meta), tensors, meta, resumed)
+    learner = _make_learner(acting, folder, agent, source, (tensors, meta, resumed), compile_updates)
     plan_store = (
         PlanStore(folder / "plans", memory.budget_bytes(config.plans_budget)) if config.record_plans else None
     )
@@ -155,93 +150,154 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
         if operator:
             stack.callback(operator.close)
         robot.on_intervention = stack.enter_context(log_interventions(folder / "guard.jsonl", online_dataset))
-        actors = None
-        if config.plan and config.choose_actor:
-            past = map(online_dataset.read, range(len(online_dataset)))
-            actors = ActorChoice(acting.seed, config.safe_start.episodes, past, agent.direct_acts)
+        actors = _choose_actors(acting, agent, online_dataset)
         runner = EpisodeRunner(
             acting, agent, robot, online_dataset, learner, config.plan, choice.max_steps or None, log.line,
             plan_store, stream, operator, actors,
         )  # fmt: skip
-        done = learner.begin(metadata, online_dataset, log)
-        if not robot.simulated:
-            warm_up(agent, config.plan)
-        log.rewind("online", done if resumed else -1)
+        run = _Run(config, choice, runner, log, stopped)
+        run.begin(metadata, resumed)
+        while run.continues and run.add_episode():
+            pass
+        run.end()
+
+
+class _Run:
+    """The robot's episodes in turn, and what is logged, evaluated and written between them."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        choice: RobotChoice,
+        runner: EpisodeRunner,
+        log: RunLog,
+        stopped: Callable[[], bool],
+    ):
+        self.config, self.choice, self.runner, self.log, self.stopped = config, choice, runner, log, stopped
+        self.learner, self.actors, self.online_dataset = runner.learner, runner.actors, runner.online_dataset
+
+    def begin(self, metadata: dict, resumed: bool) -> None:
+        """Starts or continues the run, and evaluates a new one before its first episode."""
+        config, log = self.config, self.log
+        self.done = self.learner.begin(metadata, self.online_dataset, log)
+        if not self.runner.robot.simulated:
+            warm_up(self.runner.agent, config.plan)
+        log.rewind("online", self.done if resumed else -1)
         num_logged = int(max(_logged_outcomes(log)["step"], default=0))
-        env_steps = metadata["dataset"]["steps"]
-        for number in range(done):
-            episode = online_dataset.read(number)
-            env_steps += len(episode)
+        self.env_steps = metadata["dataset"]["steps"]
+        for number in range(self.done):
+            episode = self.online_dataset.read(number)
+            self.env_steps += len(episode)
             if number >= num_logged:  # a kill came between the episode and its line
-                log.write(number + 1, "online", _outcome(episode) | {ENV_STEPS: env_steps})
-        get_operator = (lambda robot: operator) if operator and not robot.simulated else None
-
-        def evaluate() -> None:
-            """Evaluates the acting weights where an evaluation is due."""
-            if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
-                return
-            plan = actors.better if actors else config.plan
-            with suppress(KeyboardInterrupt, HomingCancelledError):  # who stops it stops the run as well
-                result = evaluate_during_run(
-                    log, done, "online", agent, choice, config.evaluate_episodes, plan,
-                    config.evaluate_film, robot, get_operator, env_steps,
-                )  # fmt: skip
-                log.line(
-                    f"after {count(done, 'episode')}, {'planner' if plan else 'policy'}: {result.summary()}"
-                )
-
+                log.write(number + 1, "online", _outcome(episode) | {ENV_STEPS: self.env_steps})
         if not resumed:
-            evaluate()
-        progress = Progress(config.episodes, "episodes", done)
+            self._evaluate()
+        self.progress = Progress(config.episodes, "episodes", self.done)
 
-        def is_running() -> bool:
-            interrupted = stopped() or (operator is not None and operator.stop_requested)
-            return done < config.episodes and not learner.stops_run and not interrupted
+    @property
+    def continues(self) -> bool:
+        """Whether another episode is to come."""
+        operator = self.runner.operator
+        interrupted = self.stopped() or (operator is not None and operator.stop_requested)
+        return self.done < self.config.episodes and not self.learner.stops_run and not interrupted
 
-        while is_running():
-            if done < len(online_dataset):
-                episode, episode_metrics = online_dataset.read(done), {}
-            else:
-                result = None
-                with suppress(HomingCancelledError):  # by Ctrl-C
-                    result = runner.run_episode()
-                if result is None:
-                    break
-                episode = result.episode
-                episode_metrics = {"length": len(episode), **result.metrics()}
-                if actors:
-                    episode_metrics["planner_acted"] = float(actors.actors[done])
-            done, env_steps = done + 1, env_steps + len(episode)
-            learner_metrics, note = learner.episode_done(done, episode)
-            outcome = _outcome(episode) | {ENV_STEPS: env_steps}
-            log.write(done, "online", outcome | episode_metrics | learner_metrics)
-            log.progress(progress.text(done, f"return {episode.episode_return:.3g}  {note}"))
-            if done < config.episodes or learner.up_to_date:
-                evaluate()
-            learner.between_episodes(log)
-        for line in runner.timing_report():
+    def add_episode(self) -> bool:
+        """Plays an episode, or reads a stored one, and learns from it; returns False if there is none."""
+        if self.done < len(self.online_dataset):
+            episode, episode_metrics = self.online_dataset.read(self.done), {}
+        else:
+            result = None
+            with suppress(HomingCancelledError):  # by Ctrl-C
+                result = self.runner.run_episode()
+            if result is None:
+                return False
+            episode = result.episode
+            episode_metrics = {"length": len(episode), **result.metrics()}
+            if self.actors:
+                episode_metrics["planner_acted"] = float(self.actors.actors[self.done])
+        self.done, self.env_steps = self.done + 1, self.env_steps + len(episode)
+        learner_metrics, note = self.learner.episode_done(self.done, episode)
+        outcome = _outcome(episode) | {ENV_STEPS: self.env_steps}
+        self.log.write(self.done, "online", outcome | episode_metrics | learner_metrics)
+        self.log.progress(self.progress.text(self.done, f"return {episode.episode_return:.3g}  {note}"))
+        if self.done < self.config.episodes or self.learner.up_to_date:
+            self._evaluate()
+        self.learner.between_episodes(self.log)
+        return True
+
+    def end(self) -> None:
+        """Logs what the episodes showed, and waits for the learner.
+
+        Raises:
+            O2OError: the learner failed for good.
+            KeyboardInterrupt: the run was stopped before its end.
+        """
+        config, log, learner, done = self.config, self.log, self.learner, self.done
+        for line in self.runner.timing_report():
             log.line(line)
-        if actors and done > config.safe_start.episodes:
-            log.line(actors.summary())
+        if self.actors and done > config.safe_start.episodes:
+            log.line(self.actors.summary())
         outcomes = _logged_outcomes(log)
-        disagreement = describe_disagreement(*(outcomes[name] for name in ("success", "return")))
+        disagreement = describe_disagreement(outcomes["success"], outcomes["return"])
         if disagreement:
             log.line(disagreement)
         if config.dry_run and done:
-            difference = planned_vs_executed.describe_difference(agent.transform, [online_dataset.read(0)])
+            episodes = [self.online_dataset.read(0)]
+            difference = planned_vs_executed.describe_difference(self.runner.agent.transform, episodes)
             log.line(f"dry run: no robot moved; intended and recorded actions differ by {difference}")
-        learner.finish(log, stopped, log.progress)
-        checkpoint.write_json(folder / "online.json", online_dataset.info())
+        learner.finish(log, self.stopped, log.progress)
+        checkpoint.write_json(log.folder / "online.json", self.online_dataset.info())
+        resume = f"continue with --resume --out {log.folder}"
         if learner.failure:
-            advice = f"episodes and the last checkpoint are stored; continue with --resume --out {folder}"
+            advice = f"episodes and the last checkpoint are stored; {resume}"
             raise type(learner.failure)(f"{learner.failure}; {advice}")
-        if done < config.episodes or (stopped() and not learner.up_to_date):
-            log.line(f"stopped after {count(done, 'episode')}; continue with --resume --out {folder}")
+        if done < config.episodes or (self.stopped() and not learner.up_to_date):
+            log.line(f"stopped after {count(done, 'episode')}; {resume}")
             raise KeyboardInterrupt
         if not learner.up_to_date:
-            evaluate()
-        where = f"the checkpoint is at {config.learner}" if config.is_remote else f"checkpoint in {folder}"
+            self._evaluate()
+        where = (
+            f"the checkpoint is at {config.learner}" if config.is_remote else f"checkpoint in {log.folder}"
+        )
         log.line(f"fine-tuned for {count(done, 'episode')}; {where}")
+
+    def _evaluate(self) -> None:
+        """Evaluates the acting weights where an evaluation is due."""
+        config, done, robot, operator = self.config, self.done, self.runner.robot, self.runner.operator
+        if not config.evaluate_every or (done % config.evaluate_every and done != config.episodes):
+            return
+        plan = self.actors.better if self.actors else config.plan
+        get_operator = (lambda robot: operator) if operator and not robot.simulated else None
+        with suppress(KeyboardInterrupt, HomingCancelledError):  # who stops it stops the run as well
+            result = evaluate_during_run(
+                self.log, done, "online", self.runner.agent, self.choice, config.evaluate_episodes, plan,
+                config.evaluate_film, robot, get_operator, self.env_steps,
+            )  # fmt: skip
+            actor = "planner" if plan else "policy"
+            self.log.line(f"after {count(done, 'episode')}, {actor}: {result.summary()}")
+
+
+def _make_learner(
+    config: FinetuneConfig,
+    folder: Path,
+    agent: Agent,
+    source: Path | None,
+    loaded: tuple[dict, dict, bool],
+    compile_updates: bool,
+) -> OnlineLearner:
+    if config.is_remote:
+        return RemoteLearner(config, folder, agent, folder / START)
+    if config.learner == "async":
+        return AsyncLearner(config, folder, agent, config.agent, source, compile_updates)
+    return SyncLearner(Learner(config, folder, agent, *loaded[:2]), *loaded)
+
+
+def _choose_actors(config: FinetuneConfig, agent: Agent, dataset: OnlineDataset) -> ActorChoice | None:
+    """Returns the choice between planner and policy after the run's episodes; None where one always acts."""
+    if not (config.plan and config.choose_actor):
+        return None
+    past = map(dataset.read, range(len(dataset)))
+    return ActorChoice(config.seed, config.safe_start.episodes, past, agent.direct_acts)
 
 
 def _open_folder(config: FinetuneConfig) -> AbstractContextManager[Path]:
