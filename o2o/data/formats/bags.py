@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from o2o.data.formats.bag_topics import Source
 from o2o.data.formats.columns import RowRange
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 
 NAME = "ROS bag"
 METADATA = "metadata.yaml"  # in the folder of one bag of ROS 2
@@ -104,19 +103,12 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     new_bytes = sum(flat_table.vector_bytes(part.columns) for part in parts.values())
     request.check_budget(reader.held_bytes + new_bytes, path)
     episode_parts.check_memory(list(parts.values()), path, request)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        episodes = reader.with_times(episode_parts.read_parts(reading, parts, path))
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            control_hz=reader.control_hz(path),
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing="" if len(bags) == 1 else describe_missing(None, list(names), str(path)),
-        )
+    missing = "" if len(bags) == 1 else describe_missing(None, list(names), str(path))
+    recording = read_hashed(
+        path, lambda: (reading, reader.with_times(episode_parts.read_parts(reading, parts, path))),
+        missing=missing,
+    )  # fmt: skip
+    return replace(recording, control_hz=reader.control_hz(path))
 
 
 class _Reader:

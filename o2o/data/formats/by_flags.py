@@ -16,7 +16,6 @@ from o2o.data.formats import (
     episode_parts,
     flat_table,
     hdf5,
-    last_step,
     layout_guess,
     table_files,
 )
@@ -24,7 +23,7 @@ from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.layout_guess import Guess
 from o2o.data.formats.lazy_array import NO_LAYOUT, READ_ALL, ReadBlock, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 from o2o.data.formats.table_files import Table, TableFile
 
 NAME = "HDF5 or npz by flags"
@@ -71,9 +70,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         raise UsageError(f"{path} has {len(files)} files; --dataset.episodes-by ends reads one file")
     with table_files.open_tables(files[0], request) as file:
         episodes = _episodes_by_ends(file, layout, path, request)
-        reading, chosen = flat_table.choose_episodes(episodes, request, path)
-        numbers, broken = tuple(reading.numbers), reading.finish()
-        return Recording(chosen, path, path.stem, fingerprint(path), numbers=numbers, broken=broken)
+        return read_hashed(path, lambda: flat_table.choose_episodes(episodes, request, path))
 
 
 def _read_parts(files: list[Path], layout: Guess, path: Path, request: ReadRequest) -> Recording:
@@ -325,16 +322,10 @@ def _cut(
     """Returns the episodes between the (N,) terminals and other ends."""
     terminal, end = cuts
     last = terminal | end | (np.arange(len(end)) == len(end) - 1)
-    outcome, has_next = np.zeros_like(last), bool(flat_table.with_prefix(found, "next_obs."))
+    has_next = bool(flat_table.with_prefix(found, "next_obs."))
     if isinstance(found["rewards"], np.ndarray):
         logger.warning("%s has no rewards; they are read as 0", path)
-    elif not has_next:
-        reward = flat_table.read_floats(found["rewards"], "rewards", str(path), check=False)
-        outcome = last_step.find_outcomes(reward, last)
-    episodes = flat_table.cut_episodes(found, terminal | outcome, end, str(path), check=False)
-    last_step.log_last_steps(path, len(last), int((outcome & ~terminal).sum()), episodes)
-    if not episodes:
-        raise DataError(f"{path} has no step with a known next observation; it has {len(last)} rows")
+    episodes, outcome = flat_table.cut_with_outcomes(found, terminal, end, path)
     if not layout.success:
         return episodes
     kept = (np.diff(np.flatnonzero(last), prepend=-1) > 1) | (terminal | outcome)[last] | has_next

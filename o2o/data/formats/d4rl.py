@@ -1,17 +1,16 @@
 """Reads D4RL's flat HDF5 files: one table of steps, cut into episodes by `terminals` and `timeouts`."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import describe_file, flat_table, hdf5, last_step
+from o2o.data.formats import describe_file, flat_table, hdf5
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 
 NAME = "D4RL"
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -52,13 +51,10 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the file.
         DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
-    with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
+    with hdf5.open_file(path, request) as file:
         columns = _columns(file, path, request)
         request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
-        digest = pool.submit(fingerprint, path)  # hashing and reading both release the interpreter lock
-        reading, episodes = _episodes(columns, request, path)
-        numbers, broken = tuple(reading.numbers), reading.finish()
-        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
+        return read_hashed(path, lambda: _episodes(columns, request, path))
 
 
 def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
@@ -87,7 +83,7 @@ def _columns(file: hdf5.Group, path: Path, request: ReadRequest) -> dict[str, fl
 
 def _episodes(
     columns: dict[str, flat_table.Column], request: ReadRequest, path: Path
-) -> tuple[EpisodeReading, list[Episode]]:
+) -> tuple[EpisodeReading, dict[int, Episode]]:
     terminal = flat_table.read_flags(columns["terminals"], "terminals", str(path))
     has_timeouts = "timeouts" in columns
     end = (
@@ -100,17 +96,10 @@ def _episodes(
         end = flat_table.find_jumps(columns)
     flat_table.check_episodes(request, columns, terminal | end, path)
     columns = flat_table.complete_next_obs(columns, terminal | end, path)
-    outcome = np.zeros_like(terminal)
-    if not next_obs:
-        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
-        outcome = last_step.find_outcomes(reward, terminal | end | (np.arange(len(end)) == len(end) - 1))
-    episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path), check=False)
-    if not episodes:
-        raise DataError(f"{path} has no step with a known next observation; it has {len(terminal)} rows")
-    last_step.log_last_steps(path, len(terminal), int((outcome & ~terminal).sum()), episodes)
+    episodes, _ = flat_table.cut_with_outcomes(columns, terminal, end, path, bool(next_obs))
     reading, chosen = flat_table.choose_episodes(episodes, request, path)
     if not next_obs and not marked:
-        _warn_about_resets(chosen, has_timeouts, path)
+        _warn_about_resets(list(chosen.values()), has_timeouts, path)
     return reading, chosen
 
 

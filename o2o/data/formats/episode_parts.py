@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from o2o.data.formats import columns, flat_table, hdf5, last_step
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import ReadRequest, largest, of_episodes
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 
 logger = logging.getLogger("o2o")
 
@@ -128,18 +127,36 @@ def read_parts(reading: EpisodeReading, parts: Mapping[int, Part], path: Path) -
     if any(isinstance(part.columns["rewards"], np.ndarray) for part in parts.values()):
         logger.warning("%s has no rewards in some or all episodes; they are read as 0", path)
     read = reading.each(lambda number: _reward_and_end(parts[number], path))
-    has_next = [bool(flat_table.with_prefix(parts[number].columns, "next_obs.")) for number in read]
-    rewards = [reward for reward, _ in read.values()]
-    ended = np.array([end for _, end in read.values()], bool)
-    outcomes = last_step.find_outcomes_of(rewards, has_next) if read else np.zeros(0, bool)
-    terminated = dict(zip(read, ended | outcomes, strict=True))
+    rewards = {number: reward for number, (reward, _) in read.items()}
+    return cut_parts(reading, parts, rewards, [end for _, end in read.values()], path)
+
+
+def cut_parts(
+    reading: EpisodeReading,
+    parts: Mapping[int, Part],
+    rewards: Mapping[int, np.ndarray],
+    ended: Sequence[bool],
+    path: Path,
+    noun: str = "episodes",
+) -> dict[int, Episode]:
+    """Returns number -> episode, of parts whose rewards and ends were read; see `read_parts`.
+
+    Args:
+        reading, parts, path: see `read_parts`.
+        rewards: number -> (T,) rewards.
+        ended: whether the last step of each of these is terminal.
+        noun: what the format calls its episodes, for errors.
+    """
+    has_next = [bool(flat_table.with_prefix(parts[number].columns, "next_obs.")) for number in rewards]
+    outcomes = last_step.find_outcomes_of(list(rewards.values()), has_next) if rewards else np.zeros(0, bool)
+    terminated = dict(zip(rewards, np.array(ended, bool) | outcomes, strict=True))
     cuts = reading.each(lambda number: _cut(parts[number], bool(terminated[number]), path))
     reading.finish()
     episodes = {number: cut[0] for number, cut in cuts.items() if cut}
-    num_outcomes = int((outcomes & ~ended).sum())
-    last_step.log_last_steps(path, sum(map(len, rewards)), num_outcomes, list(episodes.values()))
+    num_outcomes = int((outcomes & ~np.array(ended, bool)).sum())
+    last_step.log_last_steps(path, sum(map(len, rewards.values())), num_outcomes, list(episodes.values()))
     if not episodes:
-        raise DataError(f"{path} has no step with a known next observation, in {len(parts)} episodes")
+        raise DataError(f"{path} has no step with a known next observation, in {len(parts)} {noun}")
     return episodes
 
 
@@ -150,18 +167,7 @@ def read_recording(reading: EpisodeReading, parts: Mapping[int, Part], path: Pat
         reading, parts, path: see `read_parts`.
         missing: see `Recording`.
     """
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        episodes = read_parts(reading, parts, path)
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing=missing,
-        )
+    return read_hashed(path, lambda: (reading, read_parts(reading, parts, path)), missing=missing)
 
 
 def _reward_and_end(part: Part, path: Path) -> tuple[np.ndarray, bool]:

@@ -13,6 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.core.image_layout import guess_layout
 from o2o.core.plugins import not_found
+from o2o.data.formats import last_step
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
@@ -333,17 +334,43 @@ def cut_episodes(
     return result
 
 
+def cut_with_outcomes(
+    columns: Columns, terminal: np.ndarray, end: np.ndarray, path: Path, has_next: bool = False
+) -> tuple[list[Episode], np.ndarray]:
+    """Cuts a table as `cut_episodes` does, unchecked; a last reward may be the outcome (see `last_step`).
+
+    Args:
+        columns, terminal, end: see `cut_episodes`.
+        path: file, for the log and errors.
+        has_next: whether the file has next observations, although the columns have none.
+    Returns:
+        The episodes, and (N,) whether the reward of a step is the outcome of its episode.
+    Raises:
+        DataError: no step has a known next observation.
+    """
+    last = terminal | end | (np.arange(len(end)) == len(end) - 1)
+    outcome = np.zeros_like(last)
+    if not has_next and not with_prefix(columns, "next_obs."):
+        reward = read_floats(columns["rewards"], "rewards", str(path), check=False)
+        outcome = last_step.find_outcomes(reward, last)
+    episodes = cut_episodes(columns, terminal | outcome, end, str(path), check=False)
+    if not episodes:
+        raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
+    last_step.log_last_steps(path, len(end), int((outcome & ~terminal).sum()), episodes)
+    return episodes, outcome
+
+
 def choose_episodes(
     episodes: list[Episode], request: ReadRequest, path: Path
-) -> tuple[EpisodeReading, list[Episode]]:
-    """Returns the chosen ones of the episodes that `cut_episodes` returned unchecked, without broken ones.
+) -> tuple[EpisodeReading, dict[int, Episode]]:
+    """Returns number -> chosen one of the episodes that were cut unchecked, without broken ones.
 
     Raises:
         DataError: some are broken, and the request does not skip them.
         UsageError: see `EpisodeChoice.select`.
     """
     reading = EpisodeReading.of(path, request.episodes, range(len(episodes)))
-    chosen = list(reading.each(lambda number: episodes[number].check(f"{path} episode {number}")).values())
+    chosen = reading.each(lambda number: episodes[number].check(f"{path} episode {number}"))
     reading.finish()
     return reading, chosen
 

@@ -2,18 +2,19 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
-from o2o.data.formats import flat_table, last_step, safe_pickle
+from o2o.data.formats import flat_table, safe_pickle
+from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 
 NAME = "FOWM pickle"
 PLURALS = ("observations", "next_observations", "actions", "rewards", "dones", "masks")
@@ -56,23 +57,17 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         raise DataError(f"{path} holds a {type(content).__name__}, wanted a dict with 'observations'")
     columns = _columns(_tables(content, path), path, request)
     request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        terminal, end = _ends(columns, path)
-        flat_table.check_episodes(request, columns, terminal | end, path)
-        columns = flat_table.complete_next_obs(columns, terminal | end, path)
-        outcome = np.zeros_like(terminal)
-        if not flat_table.with_prefix(columns, "next_obs."):
-            reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
-            last = terminal | end | (np.arange(len(end)) == len(end) - 1)
-            outcome = last_step.find_outcomes(reward, last)
-        episodes = flat_table.cut_episodes(columns, terminal | outcome, end, str(path), check=False)
-        last_step.log_last_steps(path, len(end), int((outcome & ~terminal).sum()), episodes)
-        if not episodes:
-            raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
-        reading, episodes = flat_table.choose_episodes(episodes, request, path)
-        numbers, broken = tuple(reading.numbers), reading.finish()
-        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
+    return read_hashed(path, lambda: _episodes(columns, request, path))
+
+
+def _episodes(
+    columns: dict[str, flat_table.Column], request: ReadRequest, path: Path
+) -> tuple[EpisodeReading, dict[int, Episode]]:
+    terminal, end = _ends(columns, path)
+    flat_table.check_episodes(request, columns, terminal | end, path)
+    columns = flat_table.complete_next_obs(columns, terminal | end, path)
+    episodes, _ = flat_table.cut_with_outcomes(columns, terminal, end, path)
+    return flat_table.choose_episodes(episodes, request, path)
 
 
 def _columns(

@@ -3,7 +3,6 @@
 import logging
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from o2o.data.formats import flat_table, hdf5
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
 from o2o.data.formats.json_file import read_json
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, make_lazy_array, of_episodes
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 
 NAME = "ManiSkill"
 GROUP = re.compile(r"traj_(\d+)")
@@ -65,7 +64,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     """
     path = _file(path)
     metadata = _read_metadata(path, request)
-    with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
+    with hdf5.open_file(path, request) as file:
         numbers = sorted(int(name.removeprefix("traj_")) for name in filter(GROUP.fullmatch, file))
         missing = describe_missing(len(metadata.episodes) or None, numbers, "the entries of the JSON file")
         reading = EpisodeReading.of(path, request.episodes, numbers)
@@ -74,19 +73,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         blocks = [flat_table.read_block(trajectory.columns) for trajectory in trajectories]
         num_bytes = sum(flat_table.vector_bytes(trajectory.columns) for trajectory in trajectories)
         request.check_memory(num_bytes, path, largest([of_episodes(len(numbers)), *blocks]))
-        digest = pool.submit(fingerprint, path)
         _log_notes(path, trajectories, metadata)
-        episodes = reading.each(lambda number: _episode(opened[number], metadata))
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            control_hz=metadata.control_hz,
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing=missing,
-        )
+        return read_hashed(
+            path, lambda: (reading, reading.each(lambda number: _episode(opened[number], metadata))),
+            control_hz=metadata.control_hz, missing=missing,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

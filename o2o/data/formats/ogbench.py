@@ -1,7 +1,6 @@
 """Reads OGBench's npz files: one table of steps; the last action of a trajectory leads nowhere."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, last_step, npz
+from o2o.data.formats import flat_table, npz
 from o2o.data.formats.columns import PickedRows, held_bytes
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 from o2o.data.formats.zip_directory import has_members
 
 NAME = "OGBench"
@@ -52,18 +51,9 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     columns = _columns(path, request)
     held = sum(held_bytes(column) for column in columns.values())
     request.check_memory(flat_table.vector_bytes(columns) + held, path, flat_table.read_block(columns))
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        flags = {
-            name: flat_table.read_flags(columns.pop(name), name, str(path))
-            for name in FLAGS
-            if name in columns
-        }
-        reading, episodes = flat_table.choose_episodes(
-            _episodes(columns, flags, request, path), request, path
-        )
-        numbers, broken = tuple(reading.numbers), reading.finish()
-        return Recording(episodes, path, path.stem, digest.result(), numbers=numbers, broken=broken)
+    return read_hashed(
+        path, lambda: flat_table.choose_episodes(_episodes(columns, request, path), request, path)
+    )
 
 
 def _columns(path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
@@ -89,26 +79,19 @@ def _columns(path: Path, request: ReadRequest) -> dict[str, flat_table.Column]:
     return columns
 
 
-def _episodes(
-    columns: dict[str, flat_table.Column], flags: dict[str, np.ndarray], request: ReadRequest, path: Path
-) -> list[Episode]:
+def _episodes(columns: dict[str, flat_table.Column], request: ReadRequest, path: Path) -> list[Episode]:
+    found = [name for name in FLAGS if name in columns]
+    flags = {name: flat_table.read_flags(columns.pop(name), name, str(path)) for name in found}
     last = ~flags["valids"] if "valids" in flags else flags["terminals"].copy()
     last[-1] = True
     solved = ~flags["masks"] if "masks" in flags else np.zeros_like(last)
-    num_rows, has_next = len(last), bool(flat_table.with_prefix(columns, "next_obs."))
+    has_next = bool(flat_table.with_prefix(columns, "next_obs."))
     if "masks" in flags and not has_next:  # the observations after the ends of the task are known, too
         columns, last, solved = _with_next_rows(columns, last, solved, path)
     if has_next:
         columns = flat_table.complete_next_obs(columns, last, path)
-    outcome = np.zeros_like(last)
-    if not flat_table.with_prefix(columns, "next_obs."):
-        reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
-        outcome = last_step.find_outcomes(reward, last)
     flat_table.check_episodes(request, columns, last | solved, path)
-    episodes = flat_table.cut_episodes(columns, solved | outcome, last, str(path), check=False)
-    if not episodes:
-        raise DataError(f"{path} has no step with a known next observation; it has {num_rows} rows")
-    last_step.log_last_steps(path, num_rows, int((outcome & ~solved).sum()), episodes)
+    episodes, _ = flat_table.cut_with_outcomes(columns, solved, last, path)
     if "masks" in flags:
         return [replace(episode, success=episode.terminated) for episode in episodes]
     return episodes

@@ -1,6 +1,7 @@
 """Holds a dataset as it was recorded, and splits its episodes into training and validation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import UsageError
 from o2o.core.image_layout import ImageFacts
 from o2o.core.recipe import Recipe
-from o2o.data.formats.episode_choice import BrokenEpisode
+from o2o.data.formats.episode_choice import BrokenEpisode, EpisodeReading
 from o2o.data.formats.fingerprint import fingerprint as fingerprint  # readers import both from here
 
 Item = TypeVar("Item")
@@ -63,6 +64,26 @@ class Recording:
         return RecordingInfo(
             episodes, self.fingerprint, self.recipe, self.format, reward_recipe=self.reward_recipe,
             robot=self.robot, has_rewards=any(bool(e.reward.any()) for e in self.episodes),
+        )  # fmt: skip
+
+
+def read_hashed(
+    path: Path, read: Callable[[], tuple[EpisodeReading, Mapping[int, Episode]]], name: str = "", **facts
+) -> Recording:
+    """Returns the recording of the episodes that are read, whose content is hashed meanwhile.
+
+    Args:
+        path: file or folder.
+        read: returns the reading of the chosen episodes, and number -> episode of those that are not broken.
+        name: name of the recording; empty: that of the path.
+        facts: what else is known, by its name in `Recording`.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(fingerprint, path)  # hashing and reading both release the interpreter lock
+        reading, episodes = read()
+        return Recording(
+            list(episodes.values()), path, name or path.stem, digest.result(),
+            numbers=tuple(episodes), broken=reading.finish(), **facts,
         )  # fmt: skip
 
 

@@ -3,18 +3,17 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, last_step
+from o2o.data.formats import flat_table
 from o2o.data.formats.columns import PickedRows, RowRange, SideBySide
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.recording import Recording, read_hashed
 from o2o.data.formats.zarr_arrays import FolderStore, Store, ZarrArray, ZipStore, open_array
 from o2o.data.formats.zip_directory import has_members
 
@@ -58,18 +57,12 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
     arrays = _open_arrays(store, request)
     columns, ends = _columns(arrays, store, request)
     request.check_memory(flat_table.vector_bytes(columns), path, flat_table.read_block(columns))
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(fingerprint, path)
-        reading, episodes = _episodes(columns, ends, request, path)
-        return Recording(
-            episodes,
-            path,
-            path.name.removesuffix(".zip").removesuffix(".zarr"),
-            digest.result(),
-            control_hz=_control_hz(arrays.get(CLOCK), ends),
-            numbers=tuple(reading.numbers),
-            broken=reading.finish(),
-        )
+    return read_hashed(
+        path,
+        lambda: _episodes(columns, ends, request, path),
+        path.name.removesuffix(".zip").removesuffix(".zarr"),
+        control_hz=_control_hz(arrays.get(CLOCK), ends),
+    )
 
 
 def _open_arrays(store: Store, request: ReadRequest) -> dict[str, ZarrArray]:
@@ -175,16 +168,11 @@ def _warn_about_missing_chunks(array: ZarrArray) -> None:
 
 def _episodes(
     columns: dict[str, flat_table.Column], ends: np.ndarray, request: ReadRequest, path: Path
-) -> tuple[EpisodeReading, list[Episode]]:
+) -> tuple[EpisodeReading, dict[int, Episode]]:
     end = np.zeros(ends[-1], bool)
     end[ends - 1] = True
-    reward = flat_table.read_floats(columns["rewards"], "rewards", str(path), check=False)
-    outcome = last_step.find_outcomes(reward, end)
     flat_table.check_episodes(request, columns, end, path)
-    episodes = flat_table.cut_episodes(columns, outcome, end, str(path), check=False)
-    if not episodes:
-        raise DataError(f"{path} has no step with a known next observation; it has {len(end)} rows")
-    last_step.log_last_steps(path, len(end), int(outcome.sum()), episodes)
+    episodes, _ = flat_table.cut_with_outcomes(columns, np.zeros_like(end), end, path)
     return flat_table.choose_episodes(episodes, request, path)
 
 

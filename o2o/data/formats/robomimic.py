@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +10,10 @@ import numpy as np
 
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError
-from o2o.data.formats import flat_table, hdf5, last_step
+from o2o.data.formats import episode_parts, flat_table, hdf5
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
-from o2o.data.formats.lazy_array import READ_ALL, ReadRequest, largest, of_episodes
-from o2o.data.formats.recording import Recording, fingerprint
+from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
+from o2o.data.formats.recording import Recording, read_hashed
 
 NAME = "robomimic"
 OBS, NEXT_OBS = ("obs", "observations"), ("next_obs", "next_observations")  # robomimic's own name first
@@ -60,7 +59,7 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         UsageError: a requested name is not in the file.
         DataError: the file is not of this format, broken, larger than the budget, or inconsistent.
     """
-    with hdf5.open_file(path, request) as file, ThreadPoolExecutor(1) as pool:
+    with hdf5.open_file(path, request) as file:
         data = file.get("data")
         if not isinstance(data, hdf5.Group):
             raise DataError(f"{path}: 'data' is not a group of demonstrations")
@@ -70,22 +69,11 @@ def read(path: Path, request: ReadRequest = READ_ALL) -> Recording:
         if not demos:
             reading.finish()
         _log_notes(list(demos.values()), path)
-        columns = [demo.columns for demo in demos.values()]
-        blocks = [of_episodes(len(demos)), *map(flat_table.read_block, columns)]
-        num_bytes = sum(map(flat_table.vector_bytes, columns))
-        request.check_memory(num_bytes, path, largest(blocks))
-        digest = pool.submit(fingerprint, path)
-        episodes = _episodes(reading, demos, path)
-        return Recording(
-            list(episodes.values()),
-            path,
-            path.stem,
-            digest.result(),
-            control_hz=_control_hz(data, path),
-            numbers=tuple(episodes),
-            broken=reading.finish(),
-            missing=describe_missing(None, list(names), str(path)),
-        )
+        episode_parts.check_memory(list(demos.values()), path, request)
+        return read_hashed(
+            path, lambda: (reading, _episodes(reading, demos, path)),
+            control_hz=_control_hz(data, path), missing=describe_missing(None, list(names), str(path)),
+        )  # fmt: skip
 
 
 def _demo_names(data: hdf5.Group, path: Path) -> dict[int, str]:
@@ -154,20 +142,14 @@ def _sort_key(name: str) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class Demo:
-    """One demonstration whose values are not read yet.
+class Demo(episode_parts.Part):
+    """One demonstration whose values are not read yet, with `dones` among its columns if it has them.
 
     Attributes:
-        columns: columns of `flat_table`, and `dones` if the demonstration has them.
-        success: value of its attribute `success`; None without one.
         stated_steps: value of its attribute `num_samples`; None without one.
-        label: file and demonstration, for errors.
     """
 
-    columns: dict[str, flat_table.Column]
-    success: bool | None
     stated_steps: int | None
-    label: str
 
 
 def _read_demo(group: hdf5.Group, label: str, request: ReadRequest) -> Demo:
@@ -251,35 +233,17 @@ def _log_notes(demos: list[Demo], path: Path) -> None:
 def _episodes(reading: EpisodeReading, demos: dict[int, Demo], path: Path) -> dict[int, Episode]:
     """Returns number -> episode; demonstrations that turn out to be broken are set aside in `reading`."""
     read = reading.each(lambda number: _rewards_and_done(demos[number], path))
-    rewards = [reward for reward, _ in read.values()]
-    sparse = all(np.isin(reward, (0, 1)).all() for reward in rewards)
-    marks_success = sparse and any(reward.any() for reward in rewards)
+    rewards = {number: reward for number, (reward, _) in read.items()}
+    sparse = all(np.isin(reward, (0, 1)).all() for reward in rewards.values())
     ended = [done and reward[-1] > 0 for reward, done in read.values()]
     if not sparse and any(ended):
         logger.warning(
             "%s: rewards are dense, so a done with any last reward above 0 is read as a success", path
         )
-    has_next = [bool(flat_table.with_prefix(demos[number].columns, "next_obs.")) for number in read]
-    outcomes = last_step.find_outcomes_of(rewards, has_next) if read else np.zeros(0, bool)
-    terminated = dict(zip(read, outcomes | np.array(ended, bool), strict=True))
-
-    def cut(number: int) -> list[Episode]:
-        demo, (reward, _) = demos[number], read[number]
-        terminal = np.zeros(len(reward), bool)
-        terminal[-1] = terminated[number]
-        success = bool(reward.any()) if demo.success is None and marks_success else demo.success
-        with hdf5.name_episode(demo.label, path):
-            episodes = flat_table.cut_episodes(demo.columns, terminal, np.zeros_like(terminal), demo.label)
-        return [replace(episode, success=success) for episode in episodes]
-
-    cuts = reading.each(cut)
-    reading.finish()
-    episodes = {number: one for number, (one, *_) in ((n, cut) for n, cut in cuts.items() if cut)}
-    num_rows, num_outcomes = sum(map(len, rewards)), int((outcomes & ~np.array(ended, bool)).sum())
-    last_step.log_last_steps(path, num_rows, num_outcomes, list(episodes.values()))
-    if not episodes:
-        raise DataError(f"{path} has no step with a known next observation, in {len(demos)} demonstrations")
-    return episodes
+    if sparse and any(reward.any() for reward in rewards.values()):  # a reward of 1 is a success
+        unknown = [number for number in read if demos[number].success is None]
+        demos = demos | {n: replace(demos[n], success=bool(rewards[n].any())) for n in unknown}
+    return episode_parts.cut_parts(reading, demos, rewards, ended, path, "demonstrations")
 
 
 def _rewards_and_done(demo: Demo, path: Path) -> tuple[np.ndarray, bool]:
