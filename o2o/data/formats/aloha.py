@@ -5,8 +5,8 @@ from pathlib import Path
 
 from o2o.core.errors import DataError
 from o2o.data.formats import columns, episode_parts, flat_table, hdf5, table_files
+from o2o.data.formats.column import Column
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
-from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording
 from o2o.data.formats.table_files import Table, TableFile

@@ -1,6 +1,5 @@
 """Presents the images of a bag's topic, raw or compressed, as a column of images."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.data.formats import image_codec
 from o2o.data.formats.bag_index import BagIndex, Messages, Topic
+from o2o.data.formats.column import ColumnBase
 from o2o.data.formats.lazy_array import ReadBlock
 from o2o.data.formats.ros_messages import TEXT, VARIABLE, MessageType, texts_of
 
@@ -24,7 +24,7 @@ DEPTH_HEADER = 12  # bytes before the PNG file of a compressed depth image
 
 
 @dataclass(frozen=True, eq=False)
-class ImageColumn:
+class ImageColumn(ColumnBase):
     """Images of messages, read each time they are indexed.
 
     Attributes:
@@ -47,11 +47,7 @@ class ImageColumn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *self.row_shape)
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return (len(self.places), *self.row_shape)
 
     @property
     def chunk_bytes(self) -> int:
@@ -61,20 +57,12 @@ class ImageColumn:
     def held_bytes(self) -> int:
         return self.places.nbytes
 
-    def __len__(self) -> int:
-        return len(self.places)
-
     def __getitem__(self, key) -> np.ndarray:
         rows = np.arange(len(self))[key]
         images = np.empty((*np.shape(rows), *self.row_shape), self.dtype)
         for index in np.ndindex(np.shape(rows)):
             images[index] = self._decode(int(rows[index]))
         return images
-
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        for row in range(start, stop):
-            array[row - start] = self._decode(row)
 
     def _decode(self, row: int) -> np.ndarray:
         label = f"{self.label} at step {row}"

@@ -19,8 +19,8 @@ from o2o.data.formats import (
     layout_guess,
     table_files,
 )
+from o2o.data.formats.column import Column
 from o2o.data.formats.episode_choice import EpisodeReading, describe_missing
-from o2o.data.formats.flat_table import Column
 from o2o.data.formats.layout_guess import Guess
 from o2o.data.formats.lazy_array import NO_LAYOUT, READ_ALL, ReadBlock, ReadRequest
 from o2o.data.formats.recording import Recording, read_hashed

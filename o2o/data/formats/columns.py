@@ -1,6 +1,5 @@
 """Presents rows of a column, columns side by side, and encoded images as columns themselves."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,27 +8,15 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.data.formats import image_codec
-from o2o.data.formats.flat_table import Column, StoredColumn
+from o2o.data.formats.column import Column, ColumnBase, StoredColumn
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
 
 IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG")  # of JPEG and PNG files
 BYTES = (np.dtype(np.uint8), np.dtype(np.int8))
 
 
-class ComputedColumn:
-    """What a column of computed rows has besides its shape, its type and the rows themselves."""
-
-    @property
-    def nbytes(self: Column) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read_into(self: Column, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
-
-
 @dataclass(frozen=True)
-class SomeRows(ComputedColumn):
+class SomeRows(ColumnBase):
     """Some of the rows of a column."""
 
     column: Column
@@ -53,9 +40,6 @@ class RowRange(SomeRows):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.stop - self.start, *self.column.shape[1:])
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
     def __getitem__(self, key):
         if isinstance(key, slice):
@@ -81,22 +65,19 @@ class PickedRows(SomeRows):
     def shape(self) -> tuple[int, ...]:
         return (len(self.rows), *self.column.shape[1:])
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, key) -> np.ndarray:
         return self.column[self.rows[key]]
 
 
 @dataclass(frozen=True)
-class SideBySide(ComputedColumn):
+class SideBySide(ColumnBase):
     """Columns (N, A) and (N, B) of the same rows as one column (N, A + B)."""
 
     columns: Sequence[Column]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), sum(column.shape[1] for column in self.columns))
+        return (len(self.columns[0]), sum(column.shape[1] for column in self.columns))
 
     @property
     def dtype(self) -> np.dtype:
@@ -107,15 +88,12 @@ class SideBySide(ComputedColumn):
         chunks = [column.chunk_bytes for column in self.columns if isinstance(column, StoredColumn)]
         return self.nbytes + max(chunks, default=0)
 
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
     def __getitem__(self, key):
         return np.concatenate([column[key] for column in self.columns], axis=-1)
 
 
 @dataclass(frozen=True)
-class EncodedImages(ComputedColumn):
+class EncodedImages(ColumnBase):
     """A column of JPEG or PNG files as a column of images, decoded each time they are indexed.
 
     Attributes:
@@ -132,15 +110,12 @@ class EncodedImages(ComputedColumn):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *self.row_shape)
+        return (len(self.column), *self.row_shape)
 
     @property
     def chunk_bytes(self) -> int:
         chunk = self.column.chunk_bytes if isinstance(self.column, StoredColumn) else 0
         return chunk + _row_bytes(self.column) + image_codec.decoding_bytes(self.row_shape)
-
-    def __len__(self) -> int:
-        return len(self.column)
 
     def __getitem__(self, key) -> np.ndarray:
         rows = np.arange(len(self))[key]

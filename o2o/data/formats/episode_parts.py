@@ -10,8 +10,8 @@ import numpy as np
 from o2o.core.episode import Episode
 from o2o.core.errors import DataError, UsageError
 from o2o.data.formats import columns, flat_table, hdf5, last_step
+from o2o.data.formats.column import Column
 from o2o.data.formats.episode_choice import EpisodeReading
-from o2o.data.formats.flat_table import Column
 from o2o.data.formats.lazy_array import ReadRequest, largest, of_episodes
 from o2o.data.formats.recording import Recording, read_hashed
 

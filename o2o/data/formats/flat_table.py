@@ -5,7 +5,6 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.image_layout import guess_layout
 from o2o.core.plugins import not_found
 from o2o.data.formats import last_step
+from o2o.data.formats.column import Column, StoredColumn
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest, largest, make_lazy_array, of_episodes
 
@@ -28,40 +28,6 @@ MMAP_BYTES = 2**20  # smaller arrays use malloc: Linux allows a process 65,530 m
 
 
 logger = logging.getLogger("o2o")
-
-
-class Column(Protocol):
-    """A column of N rows of numbers whose values are not read yet."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: Any, /) -> Any: ...
-
-
-@runtime_checkable
-class StoredColumn(Column, Protocol):
-    """A column in a file, of which a part is read at once.
-
-    Attributes:
-        chunk_bytes: main memory that reading any row takes, besides the row.
-    """
-
-    @property
-    def chunk_bytes(self) -> int: ...
-
-    def read_into(self, array: np.ndarray, start: int, stop: int, /) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        ...
-
 
 Columns = Mapping[str, Column]  # "actions", "rewards", and observations as "obs.NAME" and "next_obs.NAME"
 

@@ -12,6 +12,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
 from o2o.data.formats import flat_table, safe_pickle
+from o2o.data.formats.column import ColumnBase
 from o2o.data.formats.episode_choice import EpisodeReading
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.recording import Recording, read_hashed
@@ -103,7 +104,7 @@ def _ends(columns: dict[str, flat_table.Column], path: Path) -> tuple[np.ndarray
 
 
 @dataclass(frozen=True)
-class StackedArrays:
+class StackedArrays(ColumnBase):
     """N arrays of one shape and dtype, presented as a single array without copying them."""
 
     arrays: Sequence[np.ndarray | safe_pickle.StoredArray]
@@ -115,13 +116,6 @@ class StackedArrays:
     @property
     def dtype(self) -> np.dtype:
         return self.arrays[0].dtype
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.arrays) * self.arrays[0].nbytes
-
-    def __len__(self) -> int:
-        return len(self.arrays)
 
     def __getitem__(self, key) -> np.ndarray:
         rows = np.arange(len(self.arrays))[key].tolist()

@@ -5,7 +5,6 @@ files, and by virtual tables, which are views of other tables. Only this module 
 looks at every link and every table before the HDF5 library follows it.
 """
 
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.core.files import check_inside, check_regular
 from o2o.data.formats import hdf5_chunks
+from o2o.data.formats.column import ColumnBase
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
@@ -207,7 +207,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class LazyTable:
+class LazyTable(ColumnBase):
     """A table whose rows are read when they are indexed, also after its file was closed.
 
     It keeps neither the table nor the file open: the HDF5 library holds 100 kB for each open table.
@@ -225,17 +225,6 @@ class LazyTable:
     shape: tuple[int, ...]
     dtype: np.dtype
     chunk_bytes: int
-
-    @property
-    def is_numeric(self) -> bool:
-        return self.dtype.kind in "fiub"
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, key) -> np.ndarray:
         with self._open() as table:

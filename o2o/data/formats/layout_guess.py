@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from o2o.data.formats import columns, table_files
-from o2o.data.formats.flat_table import Column
+from o2o.data.formats.column import Column
 from o2o.data.formats.table_files import Table, TableFile
 
 ACTION = ("action", "actions")

@@ -13,6 +13,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
+from o2o.data.formats.column import RangeColumn
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
 from o2o.data.formats.zip_directory import open_member, open_zip
@@ -42,7 +43,7 @@ def starts_with(path: Path, words: tuple[bytes, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class NpyTable:
+class NpyTable(RangeColumn):
     """An array in an npz file, whose values are read when it is indexed.
 
     Rows of a compressed array cannot be read alone, so the whole of it is read at first and kept.
@@ -67,42 +68,16 @@ class NpyTable:
     chunk_bytes = 0
 
     @property
-    def is_numeric(self) -> bool:
-        return self.dtype.kind in "fiub"
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
     def held_bytes(self) -> int:
         """Main memory that the array takes from its first use on."""
         return self.nbytes if self.offset is None else 0
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key) -> np.ndarray:
-        if self.offset is None:
-            return self._whole()[key]
-        if isinstance(key, slice):
-            start, stop, step = key.indices(len(self))
-            if step > 0:
-                return self._rows(start, max(start, stop))[::step]
-            return self._rows(0, len(self))[key]
-        rows = np.asarray(key)
-        if not rows.size:
-            return self._rows(0, 0)
-        first = int(rows.min())
-        return self._rows(first, int(rows.max()) + 1)[rows - first]
+        return self._whole()[key] if self.offset is None else super().__getitem__(key)
 
     def read_single(self) -> float:
         """Reads the number of an array without axes."""
         return float(self._whole() if self.offset is None else self._values(0, ()))
-
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
         row_bytes = self.nbytes // max(len(self), 1)

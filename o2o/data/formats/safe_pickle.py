@@ -20,6 +20,7 @@ import numpy as np
 
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
+from o2o.data.formats.column import ColumnBase
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
 
@@ -83,7 +84,7 @@ class ParsedArray:
 
 
 @dataclass(frozen=True)
-class StoredArray:
+class StoredArray(ColumnBase):
     """An array whose rows are read from the file when they are indexed."""
 
     path: Path
@@ -91,13 +92,6 @@ class StoredArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     fortran_order: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, key) -> np.ndarray:
         try:

@@ -16,6 +16,7 @@ import numpy as np
 from o2o.core.errors import DataError
 from o2o.core.files import open_regular
 from o2o.data.formats import zarr_codecs
+from o2o.data.formats.column import RangeColumn
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.json_file import check_text
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
@@ -111,7 +112,7 @@ class ZipStore:
 
 
 @dataclass(frozen=True)
-class ZarrArray:
+class ZarrArray(RangeColumn):
     """An array whose rows are read when they are indexed.
 
     Attributes:
@@ -139,34 +140,9 @@ class ZarrArray:
     filters: tuple[str, ...] = ()
 
     @property
-    def is_numeric(self) -> bool:
-        return self.dtype.kind in "fiub"
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    @property
     def chunk_bytes(self) -> int:
         """Main memory that reading any row takes, besides the row."""
         return COPIES * math.prod(self.chunks) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key) -> np.ndarray:
-        if isinstance(key, slice):
-            start, stop, step = key.indices(len(self))
-            if step > 0:
-                return self._rows(start, max(start, stop))[::step]
-            return self._rows(0, len(self))[key]
-        rows = np.arange(len(self))[key]
-        first = int(np.min(rows, initial=len(self)))
-        return self._rows(first, int(np.max(rows, initial=first - 1)) + 1)[rows - first]
-
-    def read_into(self, array: np.ndarray, start: int, stop: int) -> None:
-        """Reads rows into an array, converted to its dtype."""
-        array[:] = self[start:stop]
 
     def check_codec(self) -> None:
         """Checks that the array can be read.
