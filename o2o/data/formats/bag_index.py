@@ -1,13 +1,14 @@
 """Lists the topics of a bag, and where each of their messages lies; reads and decompresses them."""
 
 import importlib
+import struct
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -278,6 +279,25 @@ class BagIndex:
             if self._num_steps > MAX_STEPS:
                 raise DataError(f"{self.path}: the messages of its topics have more than {MAX_STEPS} fields")
         return self._types[key]
+
+
+@contextmanager
+def open_bag(path: Path, kind: str) -> Iterator[BinaryIO]:
+    """Opens the file of a bag, and turns what its records raise into one line.
+
+    Args:
+        path: file.
+        kind: what it is, for errors.
+    Raises:
+        DataError: it cannot be read, or a record in it is broken.
+    """
+    try:
+        with open_regular(path) as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {describe_read_error(error, path)}") from error
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
+        raise DataError(f"{path} is a broken {kind}: {' '.join(str(error).split())}") from error
 
 
 def _read_file(path: Path, start: int, num_bytes: int) -> bytes:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from o2o.core.errors import DataError
-from o2o.core.files import begins_with, open_regular
-from o2o.data.formats.bag_index import BagIndex, Chunk, Topic
-from o2o.data.formats.errors import describe_read_error
+from o2o.core.files import begins_with
+from o2o.data.formats.bag_index import BagIndex, Chunk, Topic, open_bag
 
 MAGIC = b"#ROSBAG V2.0\n"
 MESSAGE, BAG_HEADER, CHUNK, CONNECTION = 2, 3, 5, 7  # kinds of records
@@ -31,13 +30,8 @@ def add_file(path: Path, index: BagIndex) -> None:
     Raises:
         DataError: the file is broken or cut off, or larger than the budget.
     """
-    try:
-        with open_regular(path) as file:
-            _File(path, file, index).read()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {describe_read_error(error, path)}") from error
-    except (struct.error, UnicodeDecodeError, KeyError) as error:
-        raise DataError(f"{path} is a broken bag of ROS 1: {' '.join(str(error).split())}") from error
+    with open_bag(path, "bag of ROS 1") as file:
+        _File(path, file, index).read()
 
 
 class _File:
