@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from o2o.commands.record_config import RecordConfig
 from o2o.core.derive_seed import derive
 from o2o.core.episode import Episode
 from o2o.core.progress import live_line
-from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
+from o2o.core.run_folder import open_folder, stop_requested, write_run_info
 from o2o.data.episode_recorder import EpisodeRecorder, record_episode, wait_for_person
 from o2o.data.online_dataset import OnlineDataset
 from o2o.hardware.clock import RateKeeper
@@ -45,15 +45,9 @@ def record(config: RecordConfig) -> Path:
         KeyboardInterrupt: after Ctrl-C, at the end of the episode, or at once where a person drives or the
             robot homes.
     """
-    with _open_folder(config) as folder:
+    with open_folder(config, "record", config.robot or "robot", RESUMABLE_FIELDS) as folder:
         _record(config, folder)
     return folder
-
-
-def _open_folder(config: RecordConfig) -> AbstractContextManager[Path]:
-    if config.resume:
-        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
-    return new_folder(config.out, "record", config.robot or "robot")
 
 
 def _record(config: RecordConfig, folder: Path) -> None:

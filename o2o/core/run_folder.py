@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +84,19 @@ def resumed_folder(out: Path | None, config, resumable: set[str]) -> Iterator[Pa
     folder = Path(out or "")
     with lock_folder(folder), _end_recorded(folder):
         yield folder
+
+
+def open_folder(config, kind: str, name: str, resumable: set[str]) -> AbstractContextManager[Path]:
+    """Returns what yields the folder of a run, a new one or with `--resume` the one to resume.
+
+    Args:
+        config: options of the run, with `out` and `resume`.
+        kind, name: see `new_folder`.
+        resumable: see `check_resumable`.
+    """
+    if config.resume:
+        return resumed_folder(config.out, config, resumable)
+    return new_folder(config.out, kind, name)
 
 
 @contextmanager

@@ -24,10 +24,9 @@ from o2o.core.run_checkpoint import RUN_INFO, DatasetMeta
 from o2o.core.run_folder import (
     collect_state,
     finite_metrics,
-    new_folder,
+    open_folder,
     read_run_info,
     restore_replays,
-    resumed_folder,
     save_checkpoint,
     stop_requested,
     write_run_info,
@@ -87,7 +86,9 @@ def pretrain(config: PretrainConfig) -> Path:
     device = process_group.choose_device(place, config.device)
     group = process_group.join(place, device)
     config = replace(config, resume=group.from_first(config.resume or _is_restarted(config, place)))
-    opened = _open_folder(config) if group.rank == 0 else nullcontext(Path(config.out or ""))
+    opened: AbstractContextManager[Path] = nullcontext(Path(config.out or ""))
+    if group.rank == 0:
+        opened = open_folder(config, "pretrain", Path(config.dataset).stem, RESUMABLE_FIELDS)
     with opened as folder, process_group.lost_processes_explained():
         _pretrain(config, folder, group, device)
     return folder
@@ -412,12 +413,6 @@ def _follow(agent: Agent, replay: SharedReplay, updates: int, group: ProcessGrou
     with stop_requested() as stopped:
         while agent.num_updates < updates and not group.any(stopped()):
             agent.learn(replay)
-
-
-def _open_folder(config: PretrainConfig) -> AbstractContextManager[Path]:
-    if config.resume:
-        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
-    return new_folder(config.out, "pretrain", Path(config.dataset).stem)
 
 
 def is_flat(values: list[float], patience: int, floor: float) -> bool:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from o2o.core.config import to_dict
 from o2o.core.errors import O2OError, UsageError
 from o2o.core.launch.config import LauncherConfig
 from o2o.core.launch.launcher import check_launcher, open_launcher
-from o2o.core.run_folder import new_folder, resumed_folder, stop_requested, write_run_info
+from o2o.core.run_folder import open_folder, stop_requested, write_run_info
 from o2o.core.run_log import versions
 from o2o.core.seeding import derive
 from o2o.core.text import count
@@ -50,7 +49,7 @@ def compare(config: CompareConfig, read: Reader = of_preset) -> Path:
     systems = read_presets(config, read)
     config.check_inputs()
     check_launcher(config)
-    with _open_folder(config) as folder:
+    with open_folder(config, "compare", Path(config.dataset).stem, RESUMABLE_FIELDS) as folder:
         _compare(config, folder.resolve(), systems)
     return folder.resolve()
 
@@ -150,12 +149,6 @@ def data_and_robot(config: CompareConfig, how: DataConfig) -> tuple[dict, RobotC
     if recipe is not None and recipe.make is not None:  # made from a seed, so each seed has its own data
         outlines += [load(config.dataset, how, seed).info() for seed in _seeds(config)[1:]]
     return result.of_data([episode for outline in outlines for episode in outline.episodes]), choice
-
-
-def _open_folder(config: CompareConfig) -> AbstractContextManager[Path]:
-    if config.resume:
-        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
-    return new_folder(config.out, "compare", Path(config.dataset).stem)
 
 
 def make_trials(

@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from functools import partial
 
 from o2o.commands.compare.remote_trial import run_remote
 from o2o.commands.compare.trial import Trial, run
 from o2o.core.launch.task import Run
+
+Work = Callable[[Callable[[], bool]], object]
 
 
 def run_trials(
@@ -28,7 +31,6 @@ def run_trials(
         StorageError: the disk is full or cannot be written; trials under way are stopped.
         LauncherError: the cluster is gone.
     """
-    halted, hurried = threading.Event(), threading.Event()
 
     def run_one(number: int, trial: Trial, is_over: Callable[[], bool]) -> None:
         if is_over():
@@ -39,6 +41,27 @@ def run_trials(
         else:
             run(trial, is_over)
 
+    run_threads(
+        [partial(run_one, number, trial) for number, trial in enumerate(trials, 1)], jobs, stopped, report
+    )
+
+
+def run_threads(
+    works: Sequence[Work],
+    jobs: int,
+    stopped: Callable[[], bool],
+    report: Callable[[], object] = lambda: None,
+) -> None:
+    """Does several works at a time, until all are done or one fails.
+
+    Args:
+        works: each is called with what returns whether to end early.
+        jobs, stopped, report: see `run_trials`.
+    Raises:
+        BaseException: the first error of a work, once the others have ended.
+    """
+    halted, hurried = threading.Event(), threading.Event()
+
     def is_over() -> bool:
         """Asked by the threads; the exception ends their processes at once."""
         if hurried.is_set():
@@ -46,13 +69,13 @@ def run_trials(
         return stopped() or halted.is_set()
 
     if jobs == 1:
-        for number, trial in enumerate(trials, 1):
-            run_one(number, trial, stopped)
+        for work in works:
+            work(stopped)
             report()
         return
     error = None
     with ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(run_one, number, trial, is_over) for number, trial in enumerate(trials, 1)]
+        futures = [pool.submit(work, is_over) for work in works]
         try:
             for future in as_completed(futures):
                 if error := future.exception():

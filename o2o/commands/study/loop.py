@@ -1,7 +1,6 @@
 """Measures presets on a suite of tasks: policy and planner, before and after fine-tuning, over seeds."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from o2o.core import checkpoint
 from o2o.core.config import to_dict
 from o2o.core.errors import DataError, RobotError, UsageError
 from o2o.core.launch.launcher import check_launcher
-from o2o.core.run_folder import new_folder, resumed_folder, write_run_info
+from o2o.core.run_folder import open_folder, write_run_info
 from o2o.core.run_log import versions
 
 RESUMABLE_FIELDS = {"tasks", *comparison.RESUMABLE_FIELDS}
@@ -51,7 +50,7 @@ def study(config: StudyConfig, read: Reader = of_preset) -> Path:
     tasks = {name: _comparison(config, _budget(config, find(name))) for name in names}
     systems = {name: comparison.read_presets(one, read) for name, one in tasks.items()}
     check_launcher(config)
-    with _open_folder(config) as folder:
+    with open_folder(config, "study", "quick" if config.quick else "suite", RESUMABLE_FIELDS) as folder:
         folder = folder.resolve()
         prepared, skipped = _prepare(config, folder, tasks, systems)
         write_run_info(folder, "study", config, {})
@@ -110,12 +109,6 @@ def _prepare(
     if not prepared:
         raise UsageError("no task can run here; the reasons are above")
     return prepared, skipped
-
-
-def _open_folder(config: StudyConfig) -> AbstractContextManager[Path]:
-    if config.resume:
-        return resumed_folder(config.out, config, RESUMABLE_FIELDS)
-    return new_folder(config.out, "study", "quick" if config.quick else "suite")
 
 
 def _report(folder: Path, config: StudyConfig, prepared: dict[str, Prepared], skipped: dict[str, str]) -> str:

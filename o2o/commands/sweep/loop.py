@@ -4,7 +4,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from o2o.commands.compare import loop as comparing
 from o2o.commands.compare.config import CompareConfig, Reader, of_preset
 from o2o.commands.compare.remote_trial import run_remote
-from o2o.commands.compare.run_trials import run_trials
+from o2o.commands.compare.run_trials import run_threads, run_trials
 from o2o.commands.compare.trial import Record, Trial, run
 from o2o.commands.sweep import report
 from o2o.commands.sweep.config import SweepConfig
@@ -170,31 +169,15 @@ def run_sweep(sweep: Sweep, space: list[Parameter]) -> None:
 
 def _search(sweep: Sweep, search: Search, stopped: Callable[[], bool], launch: Run | None) -> None:
     """Runs trials until none is left, as many at a time as there are jobs."""
-    halted, hurried = threading.Event(), threading.Event()
 
-    def is_over() -> bool:
-        if hurried.is_set():
-            raise KeyboardInterrupt
-        return stopped() or halted.is_set()
-
-    def work() -> None:
+    def work(is_over: Callable[[], bool]) -> None:
         while True:
             with search.trial() as claim:
                 if claim is None:
                     return
                 run_claim(sweep, claim, is_over, launch)
 
-    with ThreadPoolExecutor(sweep.config.jobs) as pool:
-        futures = [pool.submit(work) for _ in range(sweep.config.jobs)]
-        try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            halted.set()
-            wait(futures)
-        except BaseException:  # a second Ctrl-C
-            hurried.set()
-            raise
-    for future in (*done, *futures):  # the first error before those of trials that it stopped
-        future.result()
+    run_threads([work] * sweep.config.jobs, sweep.config.jobs, stopped)
 
 
 class _Pruning:
