@@ -224,16 +224,17 @@ def _path(argv: list[str], flag: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _saved(argv: list[str], command: str):
-    """Returns the config of the run to resume.
+def _new_or_saved(command: str, new: Callable, argv: list[str]):
+    """Returns the defaults of a new run, or with `--resume` the config of the run to resume.
 
     Raises:
         UsageError: see `saved_config`.
     """
-    folder = _path(argv, "--out")
+    if "--resume" not in argv:
+        return new(argv)
     if _value(argv, "--config"):
         raise UsageError("--resume continues a run with its own settings: leave --config out")
-    return replace(saved_config(folder, command), resume=True)
+    return replace(saved_config(_path(argv, "--out"), command), resume=True)
 
 
 def saved_config(folder: Path | None, command: str):
@@ -351,8 +352,6 @@ def _recorded_on(argv: list[str], flag: str = "--dataset") -> dict | None:
 
 
 def _pretrain(argv: list[str]) -> PretrainConfig:
-    if "--resume" in argv:
-        return _saved(argv, "pretrain")
     config = of_preset(_value(argv, "--preset") or PretrainConfig.preset)
     config = replace(config, agent=_agent(config.agent, argv))
     return _with_robot(config, argv, _recorded_on(argv)) if _value(argv, "--robot") else config
@@ -384,9 +383,7 @@ def _saved_agent(argv: list[str], meta: dict) -> AgentConfig:
 
 
 def _finetune(argv: list[str]) -> FinetuneConfig:
-    if "--resume" in argv:
-        return _saved(argv, "finetune")
-    if is_url(_value(argv, "--learner")) and not _asks_for_help(argv):
+    if is_url(_value(argv, "--learner")) and not {"-h", "--help", "--help-all"} & set(argv):
         argv = _of_fleet(argv)
     meta = _meta(argv)
     name = _value(argv, "--preset") or meta.get("preset", "")
@@ -421,10 +418,6 @@ def _of_fleet(argv: list[str]) -> list[str]:
         return [*argv, "--checkpoint", str(client.fetch_checkpoint(o2o_home() / "learners"))]
 
 
-def _asks_for_help(argv: list[str]) -> bool:
-    return bool({"-h", "--help", "--help-all"} & set(argv))
-
-
 def _learner_serve(argv: list[str]) -> LearnerServeConfig:
     meta = _meta(argv)
     preset = presets.get(meta["preset"]) if meta.get("preset") else presets.Preset
@@ -440,26 +433,8 @@ def _evaluate(argv: list[str]) -> EvaluateConfig:
 
 
 def _record(argv: list[str]) -> RecordConfig:
-    if "--resume" in argv:
-        return _saved(argv, "record")
     meta = _meta(argv)
     return _with_robot(RecordConfig(plan=meta.get("plan", True)), argv, meta.get("robot"))
-
-
-def _compare(argv: list[str]) -> CompareConfig:
-    if "--resume" in argv:
-        return _saved(argv, "compare")
-    return _with_robot(CompareConfig(), argv, _recorded_on(argv))
-
-
-def _study(argv: list[str]) -> StudyConfig:
-    return _saved(argv, "study") if "--resume" in argv else StudyConfig()
-
-
-def _sweep(argv: list[str]) -> SweepConfig:
-    if "--resume" in argv:
-        return _saved(argv, "sweep")
-    return _with_robot(SweepConfig(), argv, _recorded_on(argv))
 
 
 def _preset_config(preset: str, flags: Sequence[str]) -> PretrainConfig:
@@ -506,9 +481,9 @@ DEFAULTS: dict[str, Callable] = {
     "reproduce": lambda argv: ReproduceConfig(run=MISSING),
     "push": lambda argv: PushConfig(MISSING, MISSING),
     "pull": lambda argv: PullConfig(MISSING),
-    "compare": _compare,
-    "study": _study,
-    "sweep": _sweep,
+    "compare": lambda argv: _with_robot(CompareConfig(), argv, _recorded_on(argv)),
+    "study": lambda argv: StudyConfig(),
+    "sweep": lambda argv: _with_robot(SweepConfig(), argv, _recorded_on(argv)),
     "check": _check,
     "data info": lambda argv: InfoConfig(MISSING),
     "data show": lambda argv: ShowDataConfig(MISSING),
@@ -520,6 +495,8 @@ DEFAULTS: dict[str, Callable] = {
     "serve": lambda argv: ServePolicyConfig(run=MISSING),
     "bench": _bench,
 }
+RESUMABLE = RUN_CONFIGS.keys() - {"demo"}
+DEFAULTS |= {command: functools.partial(_new_or_saved, command, DEFAULTS[command]) for command in RESUMABLE}
 # Name of a command -> its module below `o2o` and its function there, imported only when the command runs.
 FUNCTIONS = {
     "demo": "commands.demo.demo",
