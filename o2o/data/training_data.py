@@ -88,8 +88,16 @@ def read(
         recording = replace(recording, episodes=episodes)
     else:
         transform = fit_transform(recording, config, read_action_bounds, discount)
+    allocate = memory_plan.decide(recording.episodes, transform.spec, replay, config, budget)
+    return _fill_replays(recording, transform, config, replay, seed, allocate)
+
+
+def _fill_replays(
+    recording: Recording, transform: Transform, config: DataConfig, replay: ReplayConfig, seed: int,
+    allocate: memory_plan.Allocate,
+) -> TrainingData:  # fmt: skip
+    """Moves the episodes of a recording, of which nothing is left, into the two replay buffers."""
     info, episodes = replace(recording.info(), transform=_describe(transform)), recording.episodes
-    allocate = memory_plan.decide(episodes, transform.spec, replay, config, budget)
     parts = split(range(len(episodes)), config.holdout, seed)
     replays, replay_of = [], {}
     # these names seed the sampling; other names would change every sampled batch

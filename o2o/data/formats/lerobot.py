@@ -227,88 +227,14 @@ def _episodes(
     origin: Origin,
 ) -> list[Episode]:
     path = reading.path
-    types = {column: values[column].dtype for column in origin.obs if column in values}
-    names = [name for name, inside in layout.obs.items() if name in images or inside in values]
-    names_read = ([layout.obs[name] for name in names], [*layout.action, layout.reward])
-    if not names:
-        raise DataError(f"{path} has no observations whose files exist, of {', '.join(layout.obs.values())}")
-    num = len(values[layout.action[0]])
-    reward = (
-        _to_scalars(values[layout.reward], layout.reward, path)
-        if layout.reward
-        else np.zeros(num, np.float32)
-    )
-    done, success, takeover = (
-        _to_flags(values[name], name, path) if name in values else None
-        for name in (layout.done, layout.success, layout.takeover)
-    )
-    says = np.isfinite(values[layout.success]).reshape(num) if success is not None else np.zeros(num, bool)
-    ends = [_to_flags(values[name], name, path) for name in layout.ends if name in values]
-    ends = ends if len(ends) == len(lerobot_layout.ENDS) else []
-    succeeded = _success_from_reward(reward) if success is None else success
-    last = np.zeros(num, bool)
-    last[[frames[-1] for frames in rows.values()]] = True
-    outcome = find_outcomes(reward, last)
-    num_outcomes = num_final = 0  # rows that hold but the observation after the last action
-
-    def ending(number: int) -> _Ending:
-        nonlocal num_outcomes, num_final
-        frames = rows[number]
-        stated = _stated_ending(ends, frames, f"{path} episode {number}") if ends else None
-        if stated:
-            num_final += stated.last_obs_known
-            return stated
-        marked = bool(done is not None and done[frames[-1]] and succeeded[frames[-1]])
-        terminated = marked or bool(outcome[frames[-1]])
-        num_outcomes += terminated and not marked
-        return _Ending(len(frames) - 1 + terminated, terminated, not terminated, not terminated)
-
-    def build(number: int) -> Episode | None:
-        frames, end = rows[number], ending(number)
-        steps = end.steps
-        if not steps:
-            return None
-        broken_rows.check(number, names_read, steps, f"{path} episode {number}")
-        obs = {
-            name: images[name][number]
-            if name in images
-            else _gather(values[layout.obs[name]], frames, types.get(layout.obs[name]))
-            for name in names
-        }
-        infos = {}
-        if "timestamp" in values:
-            infos["time_s"] = values["timestamp"][frames]
-        if "task_index" in values and np.isfinite(values["task_index"][frames]).all():
-            infos["task_index"] = values["task_index"][frames].astype(np.int64)
-        if (
-            not end.last_obs_known
-        ):  # the last frame is repeated as a stand-in for the unknown last observation
-            repeated = np.append(np.arange(steps), steps - 1)
-            obs = {name: gather(value, repeated) for name, value in obs.items()}
-            infos = {name: value[repeated] for name, value in infos.items()}
-            if "time_s" in infos and steps > 1:
-                infos["time_s"][-1] += np.median(np.diff(infos["time_s"][:-1]))
-        if takeover is not None:
-            infos["takeover"] = np.append(False, takeover[frames[:steps]])
-        parts = [_gather(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
-        episode = Episode(
-            obs=obs,
-            action=parts[0] if len(parts) == 1 else np.concatenate(parts, 1),
-            reward=reward[frames[:steps]],
-            terminated=end.terminated,
-            truncated=end.truncated,
-            last_obs_known=end.last_obs_known,
-            success=bool(success[frames].any()) if success is not None and says[frames].any() else None,
-            infos=infos,
-        )
-        return episode.check(f"{path} episode {number}")
-
-    built = reading.each(build)
+    builder = _Builder(layout, values, images, rows, broken_rows, origin, path)
+    built = reading.each(builder.build)
     reading.finish()
     episodes = [episode for episode in built.values() if episode is not None]
     reading.numbers = [number for number, episode in built.items() if episode is not None]
     _log_notes(episodes, len(built), path)
-    log_last_steps(path, sum(len(rows[number]) for number in built) - num_final, num_outcomes, episodes)
+    num_rows = sum(len(rows[number]) for number in built) - builder.num_final
+    log_last_steps(path, num_rows, builder.num_outcomes, episodes)
     return episodes
 
 
@@ -325,6 +251,109 @@ class _Ending:
     terminated: bool
     truncated: bool
     last_obs_known: bool
+
+
+class _Builder:
+    """Builds episodes of the columns of a table; see `read`.
+
+    Attributes:
+        num_outcomes: episodes whose last step is kept for its reward alone.
+        num_final: rows that hold but the observation after the last action.
+    """
+
+    def __init__(
+        self, layout: Layout, values: Mapping[str, np.ndarray], images: Mapping[str, EpisodeImages],
+        rows: EpisodeRows, broken_rows: "_FaultyRows", origin: Origin, path: Path,
+    ):  # fmt: skip
+        self._layout, self._values, self._images, self._path = layout, values, images, path
+        self._rows, self._broken_rows = rows, broken_rows
+        self._types = {column: values[column].dtype for column in origin.obs if column in values}
+        self._names = [name for name, inside in layout.obs.items() if name in images or inside in values]
+        if not self._names:
+            listed = ", ".join(layout.obs.values())
+            raise DataError(f"{path} has no observations whose files exist, of {listed}")
+        num = len(values[layout.action[0]])
+        self._reward = np.zeros(num, np.float32)
+        if layout.reward:
+            self._reward = _to_scalars(values[layout.reward], layout.reward, path)
+        self._done, self._success, self._takeover = (
+            _to_flags(values[name], name, path) if name in values else None
+            for name in (layout.done, layout.success, layout.takeover)
+        )
+        ends = [_to_flags(values[name], name, path) for name in layout.ends if name in values]
+        self._ends = ends if len(ends) == len(lerobot_layout.ENDS) else []
+        self._succeeded = _success_from_reward(self._reward) if self._success is None else self._success
+        last = np.zeros(num, bool)
+        last[[frames[-1] for frames in rows.values()]] = True
+        self._outcome = find_outcomes(self._reward, last)
+        self.num_outcomes = self.num_final = 0
+
+    def build(self, number: int) -> Episode | None:
+        """Returns an episode; None if it has no step.
+
+        Raises:
+            DataError: a row of it is broken, or a number is not finite.
+        """
+        layout, values, label = self._layout, self._values, f"{self._path} episode {number}"
+        frames, end = self._rows[number], self._ending(number)
+        steps = end.steps
+        if not steps:
+            return None
+        names_read = ([layout.obs[name] for name in self._names], [*layout.action, layout.reward])
+        self._broken_rows.check(number, names_read, steps, label)
+        obs, infos = {name: self._observation(name, number) for name in self._names}, self._infos(frames)
+        if not end.last_obs_known:  # the last frame stands in for the unknown last observation
+            repeated = np.append(np.arange(steps), steps - 1)
+            obs = {name: gather(value, repeated) for name, value in obs.items()}
+            infos = {name: value[repeated] for name, value in infos.items()}
+            if "time_s" in infos and steps > 1:
+                infos["time_s"][-1] += np.median(np.diff(infos["time_s"][:-1]))
+        if self._takeover is not None:
+            infos["takeover"] = np.append(False, self._takeover[frames[:steps]])
+        parts = [_gather(values[name], frames[:steps]).reshape(steps, -1) for name in layout.action]
+        episode = Episode(
+            obs=obs,
+            action=parts[0] if len(parts) == 1 else np.concatenate(parts, 1),
+            reward=self._reward[frames[:steps]],
+            terminated=end.terminated,
+            truncated=end.truncated,
+            last_obs_known=end.last_obs_known,
+            success=self._stated_success(frames),
+            infos=infos,
+        )
+        return episode.check(label)
+
+    def _ending(self, number: int) -> _Ending:
+        frames = self._rows[number]
+        stated = _stated_ending(self._ends, frames, f"{self._path} episode {number}") if self._ends else None
+        if stated:
+            self.num_final += stated.last_obs_known
+            return stated
+        last = frames[-1]
+        marked = bool(self._done is not None and self._done[last] and self._succeeded[last])
+        terminated = marked or bool(self._outcome[last])
+        self.num_outcomes += terminated and not marked
+        return _Ending(len(frames) - 1 + terminated, terminated, not terminated, not terminated)
+
+    def _observation(self, name: str, number: int) -> np.ndarray:
+        if name in self._images:
+            return self._images[name][number]
+        inside = self._layout.obs[name]
+        return _gather(self._values[inside], self._rows[number], self._types.get(inside))
+
+    def _infos(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        values, infos = self._values, {}
+        if "timestamp" in values:
+            infos["time_s"] = values["timestamp"][frames]
+        if "task_index" in values and np.isfinite(values["task_index"][frames]).all():
+            infos["task_index"] = values["task_index"][frames].astype(np.int64)
+        return infos
+
+    def _stated_success(self, frames: np.ndarray) -> bool | None:
+        """Returns whether any frame says success; None where none says anything."""
+        if self._success is None or not np.isfinite(self._values[self._layout.success][frames]).any():
+            return None
+        return bool(self._success[frames].any())
 
 
 class _FaultyRows:
@@ -403,7 +432,7 @@ def _success_from_reward(reward: np.ndarray) -> np.ndarray:
     return (reward == 1) & bool(np.isin(reward[np.isfinite(reward)], (0, 1)).all())
 
 
-def _stated_ending(ends: list[np.ndarray], frames: np.ndarray, label: str) -> "_Ending | None":
+def _stated_ending(ends: list[np.ndarray], frames: np.ndarray, label: str) -> _Ending | None:
     """Returns how the columns of endings say that an episode ends; None if they mark no frame of it.
 
     Raises:
