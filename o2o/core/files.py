@@ -41,11 +41,11 @@ def open_regular(path: Path) -> BufferedReader:
     return open(path, "rb", opener=_open_at_once)
 
 
-def begins_with(path: Path, start: bytes) -> bool:
-    """Whether a path is a regular file that begins with these bytes; never raises."""
+def begins_with(path: Path, *starts: bytes) -> bool:
+    """Whether a path is a regular file that begins with one of these words; never raises."""
     try:
         with open_regular(path) as file:
-            return file.read(len(start)) == start
+            return file.read(max(map(len, starts))).startswith(starts)
     except OSError:
         return False
 

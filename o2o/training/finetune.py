@@ -102,7 +102,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> None:
     if config.dry_run:
         config = replace(choose_replay(config, meta["dataset"]), episodes=1, evaluate_every=0)
     choice = choose_robot(config, meta.get("robot"))
-    compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
+    compile_updates = should_compile(config, config.expected_updates(meta["dataset"]))
     # a robot in motion cannot wait for the compiler
     compile_acting = compile_updates if config.learner == "sync" else config.compile == "yes"
     agent = Agent.from_state(tensors, meta, config.device, config.agent, compile_acting)
@@ -376,8 +376,3 @@ def _logged_outcomes(log: RunLog) -> dict[str, list[float]]:
 
 def _outcome(episode: Episode) -> dict[str, float]:
     return {"return": episode.episode_return, "success": float(bool(episode.success))}
-
-
-def _expected_updates(config: FinetuneConfig, dataset: dict) -> int:
-    """Returns the number of updates if the robot's episodes are as long as the recorded ones."""
-    return round(config.episodes * config.updates_per_step * dataset["steps"] / dataset["episodes"])

@@ -8,7 +8,6 @@ its ledger, in the order of their arrival, and weights and state are files (`o2o
 """
 
 import hashlib
-import logging
 import sys
 import time
 from dataclasses import replace
@@ -39,7 +38,7 @@ from o2o.fleet.state_files import (
 )
 from o2o.training.learner import Learner, learner_lock, load_latest
 from o2o.training.learner_config import LearningConfig
-from o2o.training.learner_main import Inbox, LearnerLoop
+from o2o.training.learner_main import Inbox, LearnerLoop, log_to_stderr
 from o2o.training.shared_weights import all_finite
 from o2o.training.weight_file import encode
 
@@ -157,7 +156,7 @@ def run(job: dict, inbox: Inbox) -> None:
             return  # the gateway has ended while another learner had the lock
         tensors, meta, resumed = load_latest(folder, folder / "start")
         agent_config = read_config(job["agent"]) if job["agent"] else FROM_CHECKPOINT
-        compile_updates = should_compile(config, _expected_updates(config, meta["dataset"]))
+        compile_updates = should_compile(config, config.expected_updates(meta["dataset"]))
         # a killed learner learns again at once, and compiles after as many updates as make it worth the time
         compile_after = 0 if config.compile == "yes" else WORTH_COMPILING
         agent = Agent.from_state(tensors, meta, config.device, agent_config, compile_updates, compile_after)
@@ -179,15 +178,8 @@ def run(job: dict, inbox: Inbox) -> None:
         LearnerLoop(learner, read, fleet, fleet, fleet, PUBLISH_EVERY_S, throttled=True).run()
 
 
-def _expected_updates(config: LearningConfig, dataset: dict) -> int:
-    """Returns the number of updates if the robots' episodes are as long as the recorded ones."""
-    return round(config.episodes * config.updates_per_step * dataset["steps"] / dataset["episodes"])
-
-
 def main() -> int:
-    logger, handler = logging.getLogger("o2o"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("o2o: learner: %(message)s"))
-    logger.addHandler(handler)
+    log_to_stderr()
     inbox = Inbox()
     job = inbox.read_job()
     if not job:

@@ -88,6 +88,10 @@ class LearningConfig(MachineConfig):
         at_least(self, episodes=1, max_online_oversampling=0)
         at_most(self, offline_ratio=1, updates_per_step=MAX_UPDATES_PER_STEP)
 
+    def expected_updates(self, dataset: dict) -> int:
+        """Returns the number of updates if the robots' episodes are as long as those of a `dataset_info`."""
+        return round(self.episodes * self.updates_per_step * dataset["steps"] / dataset["episodes"])
+
 
 @dataclass(frozen=True)
 class LearnerConfig(LearningConfig):

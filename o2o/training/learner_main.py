@@ -265,10 +265,15 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
         LearnerLoop(learner, read, weights, inbox, outbox).run()
 
 
-def main() -> int:
+def log_to_stderr() -> None:
+    """Writes the log of a learner's process to standard error, where the robot's process writes its own."""
     logger, handler = logging.getLogger("o2o"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("o2o: learner: %(message)s"))
     logger.addHandler(handler)
+
+
+def main() -> int:
+    log_to_stderr()
     inbox, outbox = Inbox(), Outbox(int(sys.argv[1]))
     try:
         serve(inbox, outbox, int(sys.argv[2]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
-from o2o.core.files import open_regular
+from o2o.core.files import begins_with, open_regular
 from o2o.data.formats.column import RangeColumn
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
@@ -30,16 +30,7 @@ NPZ_ERRORS = (
 
 def is_npz(path: Path) -> bool:
     """Whether a file begins like an npz file, which is a zip file."""
-    return starts_with(path, MAGIC)
-
-
-def starts_with(path: Path, words: tuple[bytes, ...]) -> bool:
-    """Whether a file begins with one of several words; False for what cannot be read."""
-    try:
-        with open_regular(path) as file:
-            return file.read(max(map(len, words))).startswith(words)
-    except OSError:
-        return False
+    return begins_with(path, *MAGIC)
 
 
 @dataclass(frozen=True)

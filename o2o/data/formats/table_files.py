@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from o2o.core.errors import DataError
+from o2o.core.files import begins_with
 from o2o.core.success import read_success
 from o2o.data.formats import hdf5, npz
 from o2o.data.formats.lazy_array import READ_ALL, ReadBlock, ReadRequest
@@ -103,7 +104,7 @@ def is_table_file(path: Path) -> bool:
     """Whether a file begins like HDF5 or npz, or has the suffix of one."""
     if path.suffix.lower() in SUFFIXES:
         return path.is_file()
-    return npz.starts_with(path, (HDF5_MAGIC, *npz.MAGIC))
+    return begins_with(path, HDF5_MAGIC, *npz.MAGIC)
 
 
 def find_files(path: Path) -> list[Path]:
