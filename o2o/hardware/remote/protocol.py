@@ -402,7 +402,6 @@ def listen(
     """
     _msgpack()  # else only the first client would show that it is missing
     try:
-        from websockets.sync.server import Server, ServerConnection
         from websockets.sync.server import serve as bind
     except ImportError as error:
         raise _missing_package(error) from error
@@ -427,6 +426,17 @@ def listen(
             logger.warning("refused %s: %s", peer_name(connection), reason)
             return connection.respond(409, f"{reason}\n")
         return None
+
+    return bind(
+        handler, sock=listener, process_request=admit, origins=[None], compression=None, logger=_quiet(),
+        max_size=service.max_bytes, max_queue=service.max_queue, open_timeout=HANDSHAKE_S, close_timeout=0.5,
+        ping_interval=1, ping_timeout=2, server_header=None, create_connection=_connection_class(log),
+    )  # fmt: skip
+
+
+def _connection_class(log: ThrottledLog) -> type:
+    """Returns the class of the connections of a server, which says in `log` why it closes one at once."""
+    from websockets.sync.server import Server, ServerConnection
 
     class Limited(ServerConnection):
         """Limits the time to wait for a client that does not read, and does the handshake of TLS."""
@@ -455,11 +465,7 @@ def listen(
             if self.protocol.handshake_exc is not None:
                 log.warning("closed %s: no valid opening request", peer_name(self))
 
-    return bind(
-        handler, sock=listener, process_request=admit, origins=[None], compression=None, logger=_quiet(),
-        max_size=service.max_bytes, max_queue=service.max_queue, open_timeout=HANDSHAKE_S, close_timeout=0.5,
-        ping_interval=1, ping_timeout=2, server_header=None, create_connection=Limited,
-    )  # fmt: skip
+    return Limited
 
 
 def _equal(left: str, right: str) -> bool:
