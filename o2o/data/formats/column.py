@@ -74,6 +74,8 @@ class RangeColumn(ColumnBase):
             if step > 0:
                 return self._rows(start, max(start, stop))[::step]
             return self._rows(0, len(self))[key]
-        rows = np.arange(len(self))[key]
+        rows = np.asarray(key)
+        if rows.dtype.kind not in "iu" or not rows.size or rows.min() < 0 or rows.max() >= len(self):
+            rows = np.arange(len(self))[key]  # of a mask, of rows from the end, or an error
         first = int(np.min(rows, initial=len(self)))
         return self._rows(first, int(np.max(rows, initial=first - 1)) + 1)[rows - first]
