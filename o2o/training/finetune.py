@@ -166,13 +166,9 @@ class _Run:
     """The robot's episodes in turn, and what is logged, evaluated and written between them."""
 
     def __init__(
-        self,
-        config: FinetuneConfig,
-        choice: RobotChoice,
-        runner: EpisodeRunner,
-        log: RunLog,
+        self, config: FinetuneConfig, choice: RobotChoice, runner: EpisodeRunner, log: RunLog,
         stopped: Callable[[], bool],
-    ):
+    ):  # fmt: skip
         self.config, self.choice, self.runner, self.log, self.stopped = config, choice, runner, log, stopped
         self.learner, self.actors, self.online_dataset = runner.learner, runner.actors, runner.online_dataset
 
@@ -278,13 +274,9 @@ class _Run:
 
 
 def _make_learner(
-    config: FinetuneConfig,
-    folder: Path,
-    agent: Agent,
-    source: Path | None,
-    loaded: tuple[dict, dict, bool],
-    compile_updates: bool,
-) -> OnlineLearner:
+    config: FinetuneConfig, folder: Path, agent: Agent, source: Path | None,
+    loaded: tuple[dict, dict, bool], compile_updates: bool,
+) -> OnlineLearner:  # fmt: skip
     if config.is_remote:
         return RemoteLearner(config, folder, agent, folder / START)
     if config.learner == "async":

@@ -229,14 +229,9 @@ class _Run:
     """What the first process does besides learning: it logs, validates, evaluates and writes checkpoints."""
 
     def __init__(
-        self,
-        config: PretrainConfig,
-        folder: Path,
-        agent: Agent,
-        data: TrainingData,
-        metadata: dict,
+        self, config: PretrainConfig, folder: Path, agent: Agent, data: TrainingData, metadata: dict,
         updates: int,
-    ):
+    ):  # fmt: skip
         self.config, self.folder, self.agent, self.data = config, folder, agent, data
         self.metadata, self.updates = metadata, updates
         self.robot = choose_robot(config, metadata["robot"]) if config.evaluate_every else config

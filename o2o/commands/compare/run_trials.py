@@ -47,11 +47,9 @@ def run_trials(
 
 
 def run_threads(
-    works: Sequence[Work],
-    jobs: int,
-    stopped: Callable[[], bool],
+    works: Sequence[Work], jobs: int, stopped: Callable[[], bool],
     report: Callable[[], object] = lambda: None,
-) -> None:
+) -> None:  # fmt: skip
     """Does several works at a time, until all are done or one fails.
 
     Args:

@@ -132,13 +132,9 @@ def read_parts(reading: EpisodeReading, parts: Mapping[int, Part], path: Path) -
 
 
 def cut_parts(
-    reading: EpisodeReading,
-    parts: Mapping[int, Part],
-    rewards: Mapping[int, np.ndarray],
-    ended: Sequence[bool],
-    path: Path,
-    noun: str = "episodes",
-) -> dict[int, Episode]:
+    reading: EpisodeReading, parts: Mapping[int, Part], rewards: Mapping[int, np.ndarray],
+    ended: Sequence[bool], path: Path, noun: str = "episodes",
+) -> dict[int, Episode]:  # fmt: skip
     """Returns number -> episode, of parts whose rewards and ends were read; see `read_parts`.
 
     Args:

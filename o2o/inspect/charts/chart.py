@@ -32,28 +32,10 @@ from o2o.inspect.charts.spec import (
 )
 
 __all__ = [
-    "CHOSEN",
-    "COLORMAP",
-    "DATA",
-    "MODEL",
-    "MUTED",
-    "OUTLINE",
-    "PALETTE",
-    "PLAN",
-    "POLICY",
-    "RANDOM",
-    "BackgroundImage",
-    "Chart",
-    "Frames",
-    "Histogram",
-    "Intervals",
-    "Line",
-    "Mark",
-    "Paths",
-    "Points",
-    "Rule",
+    "CHOSEN", "COLORMAP", "DATA", "MODEL", "MUTED", "OUTLINE", "PALETTE", "PLAN", "POLICY", "RANDOM",
+    "BackgroundImage", "Chart", "Frames", "Histogram", "Intervals", "Line", "Mark", "Paths", "Points", "Rule",
     "to_matplotlib",
-]
+]  # fmt: skip
 
 
 class Chart(ChartSpec):
