@@ -12,6 +12,7 @@ WITH_DOCS := $(EXTRAS),docs
 
 .PHONY: help setup demo docs film notebooks test fast-tests test-slow lint clean
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE # or every process of the tests and of the demo compiles all modules again
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +62,11 @@ notebooks: setup ## run the notebooks, or BOOKS=notebooks/1-*, and store them wi
 test: setup ## what must pass before a commit: lint and the fast tests
 	@$(MAKE) --no-print-directory -j2 lint fast-tests
 
-fast-tests: setup
+fast-tests: setup | tests/__pycache__
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist worksteal
+
+tests/__pycache__: | $(STAMP) # compiles the modules once, or in a new checkout every worker would
+	@$(BIN)/pytest -q --collect-only >/dev/null || true
 
 test-slow: setup ## the longer checks
 	@$(BIN)/pytest -q -m slow
