@@ -9,19 +9,24 @@ import pytest
 from o2o.core import checkpoint
 from o2o.core.errors import UsageError
 from tests.stress import fuzz, fuzz_runs
+from tests.support import forked
 
-ROUNDS = 20
 SLOW = {"lerobot-own"}  # of a reader that another format covers
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-    for name in (*fuzz.available(), *fuzz.RUNS)
+    *[
+        pytest.param(name, 20, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in fuzz.available()
+    ],
+    *[pytest.param(name, 6, id=name) for name in fuzz.RUNS],  # a round starts a command
+    *[pytest.param(name, 20, id=f"{name}, 20 rounds", marks=[pytest.mark.slow]) for name in fuzz.RUNS],
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_damaged_files_are_refused_in_one_line(name):
-    results = list(fuzz.run_rounds(name, range(ROUNDS)))
-    assert [seed for seed, _, _ in results] == list(range(ROUNDS))
+@pytest.mark.parametrize(("name", "rounds"), NAMES)
+def test_damaged_files_are_refused_in_one_line(name, rounds, monkeypatch):
+    monkeypatch.setattr(fuzz, "subprocess", forked)
+    results = list(fuzz.run_rounds(name, range(rounds)))
+    assert [seed for seed, _, _ in results] == list(range(rounds))
     findings = [
         f"--seed {seed}: {outcome}: {text}" for seed, outcome, text in results if outcome in fuzz.FINDINGS
     ]
