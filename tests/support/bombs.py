@@ -4,6 +4,7 @@ Each function writes a dataset of a few MB into an empty folder and returns the 
 without a look at the tables of the file takes `BOMB_BYTES` or more, or at least much more than the file.
 """
 
+import functools
 import io
 import json
 import pickle
@@ -26,6 +27,7 @@ from tests.support.make_rlds import example, field, jpeg, make_features, make_rl
 BOMB_BYTES = 96 * 2**20
 
 
+@functools.cache
 def zeros(num_bytes: int) -> bytes:
     """Returns compressed zeros, made without taking their memory."""
     compressor = zlib.compressobj(9)
