@@ -13,6 +13,7 @@ import torch
 from o2o.agent import presets
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import AgentConfig, fit_config
+from o2o.agent.critic import CriticConfig
 from o2o.agent.planner.mppi import MPPI, PlannerConfig
 from o2o.core.transform import ObsTransform, Transform
 from tests.support.episodes import make_batch
@@ -24,12 +25,13 @@ FIELDS = {
 
 
 def few_steps(config: AgentConfig) -> AgentConfig:
-    """Windows of 5 observations and dreams of 3 steps, each of which asks as much as the others."""
+    """Windows of 5 observations, dreams of 3 steps and two Qs, each of which asks as much as the others."""
     steps = min(config.imagination.steps, 3)
-    return fit_config(replace(config, imagination=replace(config.imagination, steps=steps)), 5)
+    imagination, critic = replace(config.imagination, steps=steps), replace(config.critic, num_q=2)
+    return fit_config(replace(config, imagination=imagination, critic=critic), 5)
 
 
-SYSTEMS = {"fowm": AgentConfig()} | {
+SYSTEMS = {"fowm": replace(AgentConfig(), critic=CriticConfig(num_q=2))} | {
     name: few_steps(presets.get(name).agent)
     for name in ("tdmpc2", "dreamerv2", "dreamerv3", "twm", "harmony")
 }
@@ -63,16 +65,24 @@ def test_an_update_never_waits_for_the_device(pair):
     assert {value.device.type for value in tensors} == {"meta"}
 
 
-@pytest.mark.parametrize("method", ["mppi", "icem"])
-def test_a_plan_never_waits_for_the_device(pair, method):
-    agent, batch = pair
-    planner = MPPI(2, PlannerConfig(horizon=2, iterations=2, method=method))
+def test_a_plan_never_waits_for_the_device(pair):
+    plan_twice(*pair, "mppi")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_plan_by_icem_never_waits_for_the_device(name):
+    plan_twice(*make_pair("state", name), "icem")
+
+
+def plan_twice(agent, batch, method: str) -> None:
+    """Plans, and once more from the memory of the first plan, in two iterations."""
     first = torch.zeros(6, dtype=torch.bool, device="meta")
     obs, zeros = {name: value[0] for name, value in batch.obs.items()}, torch.zeros(6, 2, device="meta")
     with torch.no_grad():
         state = agent.model.observe(agent.model.start(6), zeros, zeros[:, 0], obs, first)
     memory = None
-    for _ in range(2):
+    for iterations in (1, 2):
+        planner = MPPI(2, PlannerConfig(horizon=2, iterations=iterations, method=method))
         plan = planner.plan(state, agent.model, agent.critic, agent.policy, memory, first, True)
         memory = plan.memory
     assert plan.action.device.type == memory.device.type == "meta"
