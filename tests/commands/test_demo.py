@@ -28,7 +28,7 @@ from tests.support import forked
 
 TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
-    critic=CriticConfig(hidden_dim=16),
+    critic=CriticConfig(hidden_dim=16, num_q=2),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=8, num_policy=2, num_elites=4, iterations=1),
     batch_size=8,

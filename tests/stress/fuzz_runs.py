@@ -69,7 +69,7 @@ def make_run(folder: Path) -> Path:
     sizes = ["--model.latent-dim", 8, "--model.hidden-dim", 16, "--model.encoder-dim", 16]
     sizes += ["--critic.hidden-dim", 16, "--policy.hidden-dim", 16, "--planner.num-samples", 16]
     sizes += ["--planner.num-elites", 4, "--planner.num-policy", 4, "--planner.iterations", 1]
-    sizes += ["--planner.horizon", 2]
+    sizes += ["--planner.horizon", 2, "--critic.num-q", 2]
     which = ["--robot", "gym", "--robot.id", robot.id, "--robot.kwargs", robot.kwargs]
     _run("pretrain", "--dataset", folder / "data", *which, *sizes, "--batch-size", 16, "--updates", 4,
          "--out", runs / "pretrain", *common)  # fmt: skip

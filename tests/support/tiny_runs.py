@@ -28,7 +28,7 @@ TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
     critic=CriticConfig(hidden_dim=16),
     policy=PolicyConfig(hidden_dim=16),
-    planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4, iterations=2),
+    planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4, iterations=1),
     batch_size=16,
 )
 

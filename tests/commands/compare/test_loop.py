@@ -25,8 +25,9 @@ from tests.support.tiny_runs import ROBOT, leave_out_charts
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "critic.hidden-dim=16",
-        "policy.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8", "planner.num-policy=2",
-        "planner.num-elites=4", "planner.iterations=1", "batch-size=8", "checkpoint-every=40"]  # fmt: skip
+        "critic.num-q=2", "policy.hidden-dim=16", "planner.horizon=2", "planner.num-samples=8",
+        "planner.num-policy=2", "planner.num-elites=4", "planner.iterations=1",
+        "batch-size=8", "checkpoint-every=40"]  # fmt: skip
 BUDGET = ["--updates", "8", "--seeds", "2", "--episodes", "2", "--evaluate-episodes", "3"]
 BAD = "small:learning-rate=1e30"
 
