@@ -10,26 +10,17 @@ import torch
 from o2o.agent.agent import Agent
 from o2o.core import compute
 from o2o.nn import layers
-from tests.support.compiler import needs_compiler
+from tests.support.compiler import BACKENDS, compile_by, needs_compiler
 from tests.support.episodes import make_batch
 from tests.support.tiny_agent import TINY, TRANSFORM, batch
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])],  # C++ takes a minute
-)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once(backend, monkeypatch):
-    if backend != "inductor":
-        compile_with = torch.compile
-        monkeypatch.setattr(
-            torch,
-            "compile",
-            lambda function, dynamic, options: compile_with(function, dynamic=dynamic, backend=backend),
-        )
+    compile_by(backend, monkeypatch)
     planner = replace(TINY.planner, num_policy=5, horizon=2)
     config = replace(TINY, planner=planner, window=2)  # every step adds to what is compiled
     eager, compiled = (Agent(TRANSFORM, config, seed=0, compile=compile) for compile in (False, True))

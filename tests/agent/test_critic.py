@@ -28,7 +28,7 @@ from o2o.core.spec import Spec
 from o2o.core.transform import Transform
 from o2o.nn.blocks import Ensemble, TargetNetwork
 from o2o.nn.world_model import Unroll
-from tests.support.compiler import needs_compiler
+from tests.support.compiler import BACKENDS, compile_by
 from tests.support.episodes import make_batch
 from tests.support.preset_agents import STATE, tiny, windows
 from tests.support.toy_nets import Nets
@@ -411,9 +411,10 @@ def test_every_preset_learns_with_them_and_resumes_exactly(name):
     assert same(before, priors(agent)) and same(before, priors(again))
 
 
-@needs_compiler
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
-def test_compiled_and_eager_agree_on_them():
+def test_compiled_and_eager_agree_on_them(backend, monkeypatch):
+    compile_by(backend, monkeypatch)
     critic, batch = Critic(6, 2, 0.9, replace(DIVERSE, num_bins=21)), make_batch(Spec({"state": (3,)}, 2))
     feature = torch.randn(5, 8, 6)
 
