@@ -344,10 +344,11 @@ def test_an_observation_of_an_undeclared_type_is_refused():
 # ---- kill -9
 
 
-def test_twenty_kills_of_a_running_loop_lose_no_step():
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_of_a_running_loop_lose_no_step(rounds):
     """Runs a short version of `python -m tests.stress.kill --rounds 1000`."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.stress.kill", "--rounds", "20"],
+        [sys.executable, "-m", "tests.stress.kill", "--rounds", str(rounds)],
         cwd=ROOT,
         capture_output=True,
         text=True,
