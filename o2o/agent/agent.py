@@ -44,7 +44,7 @@ class Agent:
         num_updates: gradient steps so far.
         penalty_weight_known: whether the penalty weight is given or already measured on recordings.
         last_plan: the latest plan; None if the policy acted.
-        direct_acts: whether the policy on observed vectors acts in place of the one on the model's feature.
+        direct_acts: whether the policy on the observation acts in place of the one on the model's feature.
         direct_learns: whether it learns.
         stages: durations of encoding (`encode`) and planning (`plan`) since `start`.
     """
@@ -249,12 +249,15 @@ class Agent:
         batch = batch.to(self.device)
         with RandomStream(0, self.device).use(), self.precision():
             unroll = self.model.unroll(batch)
-            weight = direct_policy.first_weight(self.policy, self.critic, unroll, batch)[0]
-            weight = weight * batch.reward_known
+            weight = self.direct.weight(self.policy, self.critic, unroll, batch) * batch.reward_known
             obs = {name: value[0] for name, value in batch.obs.items()}
             actions = self.policy.act(unroll.feature[0]), self.direct.act_chunk(obs)[:, 0]
         errors = [(action - batch.action[0]).square().mean(-1) for action in actions]  # (B,)
-        return ActionErrors(*((weight * error).sum().item() / weight.sum().item() for error in errors))
+        total = weight.sum().clamp(
+            min=torch.finfo(weight.dtype).tiny
+        )  # every weight may be too small to hold
+        feature, direct = ((weight * error).sum().div(total).item() for error in errors)
+        return ActionErrors(feature, direct, bool(self.direct.images))
 
     # ---- acting
 

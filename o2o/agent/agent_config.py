@@ -106,7 +106,7 @@ def fit_config(
         window = max(window, chunk_size)
     direct_chunk, batch_size = config.policy.direct_chunk, config.batch_size
     if direct_chunk == "auto":
-        direct_chunk = 0 if images else _chunk_of(control_hz)
+        direct_chunk = _chunk_of(control_hz)
         if direct_chunk > window:  # a batch has about as many steps as before
             batch_size = max(round(batch_size * window / direct_chunk / 8) * 8, 8)
             window = direct_chunk

@@ -1,9 +1,9 @@
-"""Learns a policy from the vectors of the observation as they are, beside the one on the model's feature.
+"""Learns a policy from the observation itself, beside the one on the model's feature.
 
 The feature is made for predicting rewards and the next feature, and loses what a precise task needs: with it,
-a hand never opened the door that a network on the same 39 numbers opens in most trials. Where the recordings
-are noisy, the feature is the better input. Which of the two predicts held-out actions better is known before
-the robot moves, so that one acts.
+a hand never opened the door that a network on the same 39 numbers opens in most trials, and an arm never
+lifted a cube that it saw by a camera. Where the recordings are noisy, the feature is the better input. Which
+of the two predicts held-out actions better is known before the robot moves, so that one acts.
 """
 
 from dataclasses import dataclass, replace
@@ -14,21 +14,27 @@ from torch.nn import functional as F
 
 from o2o.agent.action_chunk import future_actions
 from o2o.agent.part_configs import OptimizerConfig, PolicyConfig
-from o2o.agent.policy import AWRPolicy
+from o2o.agent.policy import AWRPolicy, awr_weight, valid_std
+from o2o.core import batch_share
 from o2o.core.episode import Batch
-from o2o.core.errors import UsageError
 from o2o.core.spec import Spec
+from o2o.nn.blocks import ImageEncoder, random_shift
 from o2o.nn.world_model import Unroll
 
 # Those of the preset `bc`.
 CONFIG = PolicyConfig(distribution="laplace", noise_std=0.0, input_noise=0.05)
 WIDTH, MAX_WIDTH = 4, 256  # times the width of the policy on the feature, and at most
+CHANNELS, LATENT_DIM = 16, 64  # of the convolutions and the output of each image's encoder
+MAX_WEIGHT = 20.0  # three standard deviations above the mean return
 LEARNING_RATE = 1e-3
 OPTIMIZER = OptimizerConfig(decay=4000)
 
 
 class DirectPolicy(nn.Module):
-    """Policy on observed vectors, learned by the weighted regression of `AWRPolicy`, in chunks of actions."""
+    """Policy on the observation, learned by weighted imitation, in chunks of actions.
+
+    It sees all vectors as they are, and each image by convolutions of its own.
+    """
 
     def __init__(self, spec: Spec, chunk_size: int, width: int):
         """
@@ -36,15 +42,16 @@ class DirectPolicy(nn.Module):
             spec: observations and actions.
             chunk_size: number of actions in a chunk.
             width: width of the hidden layers of the policy on the feature.
-        Raises:
-            UsageError: the observation has no vector.
         """
         super().__init__()
         self.names = [name for name in spec.obs if name not in spec.images]
-        if not self.names:
-            raise UsageError("--policy.direct-chunk needs a vector in the observation, it has only images")
+        self.images = list(spec.images)
+        self.encoders = nn.ModuleList(
+            ImageEncoder(spec.obs[name], CHANNELS, LATENT_DIM, nn.Identity(), "deep-keypoints")
+            for name in self.images
+        )
         config = replace(CONFIG, chunk_size=chunk_size, hidden_dim=min(WIDTH * width, MAX_WIDTH))
-        size = sum(spec.obs[name][0] for name in self.names)
+        size = sum(spec.obs[name][0] for name in self.names) + LATENT_DIM * len(self.images)
         self.policy = AWRPolicy(size, spec.action_dim, config)
 
     @property
@@ -54,27 +61,51 @@ class DirectPolicy(nn.Module):
 
     def act_chunk(self, obs: dict[str, Tensor], explore: float = 0.0) -> Tensor:
         """Returns the next `chunk_size` actions (N, K, A) in [-1, 1] at observations, name -> (N, *shape)."""
-        return self.policy.act_chunk(self._vectors(obs), explore)
+        return self.policy.act_chunk(self._encode(obs), explore)
 
     def losses(self, policy: AWRPolicy, critic, unroll: Unroll, batch: Batch) -> dict[str, Tensor]:
         """Returns `direct` (T, B): the loss of the actions from the first step of each window on, and zeros.
 
+        While it learns, each image is shifted at random.
+
         Args:
-            policy: the policy on the feature; its weights of recorded actions are used.
+            policy: the policy on the feature.
         """
+        obs = {name: value[0] for name, value in batch.obs.items()}
+        for name in self.images if torch.is_grad_enabled() else ():
+            obs[name] = random_shift(obs[name], obs[name].shape[-1] // 21)  # DrQ-v2: 4 pixels of 84
         recorded, known = future_actions(batch, self.chunk_size)
-        weight = first_weight(policy, critic, unroll, batch)
-        loss = self.policy.regression(self._vectors(batch.obs)[:1], recorded[:1], known[:1], weight)
+        weight = self.weight(policy, critic, unroll, batch)[None]
+        loss = self.policy.regression(self._encode(obs)[None], recorded[:1], known[:1], weight)
         return {"direct": F.pad(loss, (0, 0, 0, len(recorded) - 1))}
 
-    def _vectors(self, obs: dict[str, Tensor]) -> Tensor:
-        return torch.cat([obs[name] for name in self.names], -1)
+    def weight(self, policy: AWRPolicy, critic, unroll: Unroll, batch: Batch) -> Tensor:
+        """Returns the weights (B,) of the recorded actions at the first step of each window.
+
+        They are those of the policy on the feature, by the advantage; with images, by the return of the
+        whole episode. The advantages of a critic that learned from a camera had an arm lift a cube in 2 of
+        40 scenes, equal weights in 38.
+        """
+        if self.images:
+            return return_weight(batch, policy.config.inverse_temperature)
+        first = replace(batch, action=batch.action[:1], valid=batch.valid[:1])
+        return policy.weight(critic, unroll.feature[:1].detach(), first)[0]
+
+    def _encode(self, obs: dict[str, Tensor]) -> Tensor:
+        """Encodes name -> (N, *shape) into (N, F)."""
+        latents = [part(obs[name]) for name, part in zip(self.images, self.encoders, strict=True)]
+        return torch.cat([*(obs[name] for name in self.names), *latents], -1)
 
 
-def first_weight(policy: AWRPolicy, critic, unroll: Unroll, batch: Batch) -> Tensor:
-    """Returns the weights (1, B) of the recorded actions at the first step of each window."""
-    first = replace(batch, action=batch.action[:1], valid=batch.valid[:1])
-    return policy.weight(critic, unroll.feature[:1].detach(), first)
+def return_weight(batch: Batch, inverse_temperature: float) -> Tensor:
+    """Returns exp(beta * z), (B,), with the standardized return of the whole episode of each window.
+
+    Source: Peters and Schaal 2007, reward-weighted regression.
+    """
+    known, value = batch.reward_known, batch.episode_return
+    mean = batch_share.total((value * known).sum()) / batch_share.total(known.sum()).clamp(min=1)
+    standardized = (value - mean) * known / valid_std(value, known)
+    return awr_weight(standardized, inverse_temperature, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -83,15 +114,18 @@ class ActionErrors:
 
     Attributes:
         feature: error of the policy on the model's feature.
-        direct: error of the policy on observed vectors.
+        direct: error of the policy on the observation.
+        images: whether the observation has images.
     """
 
     feature: float
     direct: float
+    images: bool = False
 
     def __str__(self) -> str:
-        better = "observed vectors" if self.direct < self.feature else "the model's feature"
+        observed = "the images" if self.images else "observed vectors"
+        better = observed if self.direct < self.feature else "the model's feature"
         return (
             f"held-out actions: squared error {self.feature:.3g} by the policy on the model's feature, "
-            f"{self.direct:.3g} by that on observed vectors; the one on {better} acts where no plan does"
+            f"{self.direct:.3g} by that on {observed}; the one on {better} acts where no plan does"
         )

@@ -61,10 +61,9 @@ def build(module: ModuleType, spec: Spec, config: AgentConfig) -> Networks:
     if config.imagination.steps:
         sizes = model.feature_dim, config.discount
         imagination = Imagination(*sizes, config.planner.penalty_weight, config.imagination)
-    balance, size = BALANCERS[config.balance](config.balance_options), config.policy.direct_chunk
-    direct = (
-        DirectPolicy(spec, size, config.policy.hidden_dim) if size and size != "auto" else None
-    )  # `fit_config` sets it
+    balance, direct = BALANCERS[config.balance](config.balance_options), None
+    if (size := config.policy.direct_chunk) and size != "auto":  # `fit_config` sets it
+        direct = DirectPolicy(spec, size, config.policy.hidden_dim)
     return Networks(model, critic, policy, balance, imagination, direct)
 
 

@@ -114,11 +114,11 @@ class PolicyConfig:
         chunk_size: Number of successive actions that the policy predicts at once and, where it acts without
             the planner, executes before it predicts again (ACT's action chunks); at most `--window`. `auto`:
             those of 80 ms, such as 8 at 100 Hz and 1 at 10 Hz. FOWM's policy predicts one.
-        direct_chunk: Number of actions in the chunks of a second policy, which sees the vectors of the
-            observation as they are, not the model's feature, and acts in its place where it predicts held-out
-            recordings better; at most `--window`. `auto`: those of 80 ms, at the rate of the recordings or
-            else of `--robot`, for which a longer window takes the place of a larger batch; none where the
-            observation has an image. 0: there is no such policy, as in FOWM.
+        direct_chunk: Number of actions in the chunks of a second policy, which sees the vectors and images of
+            the observation as they are, not the model's feature, and acts in its place where it predicts
+            held-out recordings better; at most `--window`. `auto`: those of 80 ms, at the rate of the
+            recordings or else of `--robot`, for which a longer window takes the place of a larger batch. 0:
+            there is no such policy, as in FOWM.
         encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
             model has no loss of its own; it does not in FOWM.
     """

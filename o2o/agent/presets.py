@@ -233,7 +233,7 @@ PRESETS["bc"] = Preset(
     "behavior cloning with input noise, without a world model: the floor that others must beat",
     AgentConfig(
         model="encoder",
-        model_options=EncoderConfig(),
+        model_options=EncoderConfig(channels=16, convolutions="deep-keypoints"),
         critic=CriticConfig(hidden_dim=64),
         policy=PolicyConfig(
             distribution="laplace",

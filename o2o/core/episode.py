@@ -102,6 +102,7 @@ class Batch:
         online: (B,) bool, True for steps of the robot's own episodes, False for the dataset's.
         episode: (B,) int64, number of the window's episode, counted from 0 in the replay buffer's order.
         reward_known: (B,) bool, False for windows of another task, whose rewards and endings mean nothing.
+        episode_return: (B,) sum of the rewards of the window's whole episode; by default that of the window.
     """
 
     obs: "dict[str, Tensor]"
@@ -115,6 +116,11 @@ class Batch:
     online: "Tensor"
     episode: "Tensor"
     reward_known: "Tensor"
+    episode_return: "Tensor" = None  # pyright: ignore[reportAssignmentType]  # `__post_init__` sets it
+
+    def __post_init__(self):
+        if self.episode_return is None:
+            object.__setattr__(self, "episode_return", self.reward.sum(0))
 
     def to(self, device) -> "Batch":
         moved = {name: value.to(device) for name, value in vars(self).items() if name != "obs"}

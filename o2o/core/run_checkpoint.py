@@ -133,7 +133,7 @@ class RunMeta:
             what is known so far.
         task: the task before this one, where the run was begun with `--task-of`; see `training.next_task`.
         penalty_weight: measured penalty weight; missing where it is given or not measured yet.
-        direct_acts: whether the policy on observed vectors acts in place of the one on the model's feature.
+        direct_acts: whether the policy on the observation acts in place of the one on the model's feature.
         online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
         episodes: the robot's episodes that were learned from.
         pending_updates: gradient steps that are still pending for them.

@@ -87,6 +87,7 @@ class Replay:
         self._num_used = 0  # rows that were ever written
         self._num_added = 0  # episodes
         self._first_handles: np.ndarray | None = None  # handles of the episodes' first rows; None: outdated
+        self._returns: np.ndarray | None = None  # sum of each episode's rewards; None: outdated
         num_bytes, rows = sum(row_bytes(spec, config)), capacity
         if online:
             rows = min(capacity, max(INITIAL_BYTES // num_bytes, 1))
@@ -150,7 +151,7 @@ class Replay:
         self._head = start + rows
         self._num_used = max(self._num_used, self._head)
         self._num_steps += num_steps
-        self._num_added, self._first_handles = self._num_added + 1, None
+        self._num_added, self._first_handles, self._returns = self._num_added + 1, None, None
 
     def episode(self, number: int) -> Episode:
         """Returns the `number`-th oldest episode as it was added, except `success`, which is not stored."""
@@ -219,6 +220,7 @@ class Replay:
         rows = start + np.minimum(offset, self._steps_left[start].astype(np.int64))  # (T+1, B)
         flags = self._flags[rows[:-1]]  # (T, B)
         handle = self._handle(sampled)
+        number = self._episode_number(handle)
         return Batch(
             obs={name: torch.from_numpy(value.take(rows, 0)) for name, value in self._obs.items()},
             action=torch.from_numpy(self._action.take(rows[:-1], 0)),
@@ -229,8 +231,9 @@ class Replay:
             weight=torch.from_numpy(weight),
             index=torch.from_numpy(handle),
             online=torch.full((len(sampled),), self.online),
-            episode=torch.from_numpy(self._episode_number(handle)),
+            episode=torch.from_numpy(number),
             reward_known=torch.from_numpy(flags[0] & REWARD_KNOWN != 0),
+            episode_return=torch.from_numpy(self._episode_returns()[number - self._num_dropped]),
         )
 
     def update_priority(self, batch: Batch, priority: Tensor | np.ndarray) -> None:
@@ -315,8 +318,17 @@ class Replay:
         """Returns the (B,) numbers of the episodes of these rows, counted in the order they were added."""
         if self._first_handles is None:
             self._first_handles = self._handle(np.array([start for start, _ in self._episodes]))
-        num_dropped = self._num_added - len(self._episodes)
-        return num_dropped + np.searchsorted(self._first_handles, handle, "right") - 1
+        return self._num_dropped + np.searchsorted(self._first_handles, handle, "right") - 1
+
+    @property
+    def _num_dropped(self) -> int:
+        return self._num_added - len(self._episodes)
+
+    def _episode_returns(self) -> np.ndarray:
+        """Returns the sum of the rewards of each stored episode, oldest first, float32."""
+        if self._returns is None:
+            self._returns = np.array([rewards.sum() for rewards in self.rewards()], np.float32)
+        return self._returns
 
     def _make_room(self, rows: int) -> int:
         """Frees this many consecutive rows and returns the first of them."""

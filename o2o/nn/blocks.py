@@ -70,6 +70,7 @@ def vector_encoder(in_dim: int, hidden_dim: int, out_dim: int, output: nn.Module
 CONVOLUTIONS: dict[Convolutions, tuple[tuple[int, int], ...]] = {
     "deep": ((7, 2), (5, 2), (3, 2), (3, 2)),  # FOWM
     "keypoints": ((5, 2),),
+    "deep-keypoints": ((5, 2), (3, 1), (3, 1)),
 }
 
 
@@ -99,7 +100,7 @@ class ImageEncoder(nn.Module):
         layers: list[nn.Module] = []
         for kernel, stride in CONVOLUTIONS[convolutions]:
             layers += [nn.Conv2d(channels if layers else shape[0], channels, kernel, stride), nn.ReLU()]
-        if convolutions == "keypoints":
+        if convolutions.endswith("keypoints"):
             self.conv = nn.Sequential(*layers[:-1], SpatialSoftmax())
         else:
             self.conv = nn.Sequential(*layers, nn.Flatten())

@@ -5,4 +5,4 @@ from typing import Literal
 Style = Literal["elu", "silu"]
 Family = Literal["fixed", "laplace", "bounded", "truncated"]
 FIXED_SPREAD: tuple[Family, ...] = ("fixed", "laplace")  # their standard deviation is not learned
-Convolutions = Literal["deep", "keypoints"]
+Convolutions = Literal["deep", "keypoints", "deep-keypoints"]

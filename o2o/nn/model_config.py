@@ -26,7 +26,8 @@ class TDMPCConfig(ModelConfig):
         encoder_dim: Hidden width of the vector encoder; FOWM uses 256.
         channels: Channels of every convolution layer of the image encoder; FOWM uses 32.
         convolutions: Convolutions of the image encoder: `deep`, four that halve the image (FOWM), or
-            `keypoints`, one of which each channel gives the place in the image where it is bright.
+            `keypoints`, one of which each channel gives the place in the image where it is bright;
+            `deep-keypoints`, two before it.
         target_rate: Update rate (tau) of the target encoder, an EMA of the encoder; FOWM uses 0.01.
         target_every: Gradient steps between two updates of the target encoder; FOWM uses 2.
         predict_end: Also learn whether the episode goes on, and discount plans by it; FOWM does not. `auto`:

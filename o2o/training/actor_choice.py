@@ -5,7 +5,7 @@ judge: their success, or their return where none has succeeded. The mean result 
 distribution; both are sampled, and the actor with the higher sample acts, so the worse one acts ever less
 often. Older episodes count less, because both actors learn.
 
-Where the policy acts on observed vectors, the model's feature predicts actions worse than they do, and the
+Where the policy acts on the observation itself, the model's feature predicts actions worse than that, and the
 planner sees the feature alone. The policy then acts first, and the planner has to earn its first episodes.
 
 The choice is a pure function of the run's seed and of the outcomes so far: a resumed run and its learner's

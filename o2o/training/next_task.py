@@ -46,7 +46,7 @@ from o2o.training.policy_choice import choose_policy
 from o2o.training.pretrain import derive_updates
 
 START = "start"  # checkpoint of a run's folder that it begins from
-HEAD_PARTS = "critic", "policy", "direct", "imagination", "balance"  # parts that belong to a task
+HEAD_PARTS = "critic", "policy", "direct.policy", "imagination", "balance"  # what belongs to a task
 MIN_R2 = 0.5  # of an old reward head on the new rewards, from which on `auto` keeps the heads
 MIN_GROWTH = 5.0  # of an entry's deviation, from which on it is normalized anew
 NUM_BATCHES = 8  # of recorded windows on which that is measured

@@ -12,7 +12,7 @@ NUM_BATCHES = 8
 
 
 def choose_policy(agent: Agent, validation: Replay, log: Callable[[str], object]) -> None:
-    """Lets the policy on observed vectors act if it predicts held-out actions better, if there is one.
+    """Lets the policy on the observation act if it predicts held-out actions better, if there is one.
 
     The errors are weighted as the policies learn, so that bad recorded actions count little. Without held-out
     recordings the policy on the model's feature acts, since nothing speaks against it.

@@ -45,6 +45,7 @@ from o2o.data.training_data import TrainingData
 from o2o.hardware.robot_choice import action_bounds_reader, choose_robot, read_control_hz
 from o2o.inspect import loss_curves
 from o2o.inspect.beliefs import beliefs
+from o2o.inspect.occlusion import plot_occlusion
 from o2o.inspect.open_loop import plot_prediction
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.inspect.run import MAX_STEPS, select_episodes
@@ -312,6 +313,8 @@ class _Run:
                 log.line(warning)
         if plot_prediction(agent, self._shown.episode(0), folder / "open_loop.png"):
             log.line(f"open-loop prediction of an episode beside the recording: {folder}/open_loop.png")
+        if plot_occlusion(agent, self._shown.episode(0), folder / "occlusion.png"):
+            log.line(f"how much the policy needs each part of the images: {folder}/occlusion.png")
         if loss_curves.plot_losses(folder, folder / "losses.png"):
             log.line(f"weighted losses over the run: {folder}/losses.png")
         log.line(f"pretrained for {trained}; checkpoint in {folder}")

@@ -1,4 +1,4 @@
-"""Tests the policy on observed vectors: what it learns from, and when it acts."""
+"""Tests the policy on the observation: what it learns from, and when it acts."""
 
 from dataclasses import replace
 
@@ -8,25 +8,23 @@ import torch
 
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import AgentConfig, fit_config
-from o2o.agent.direct_policy import ActionErrors, DirectPolicy
+from o2o.agent.direct_policy import ActionErrors, DirectPolicy, return_weight
 from o2o.agent.part_configs import PolicyConfig
 from o2o.core.config import FieldError
 from o2o.core.episode import Episode
-from o2o.core.errors import UsageError
-from o2o.core.spec import Spec
 from o2o.core.transform import ObsTransform, Transform
 from o2o.deployment.export import Graph, make_graphs
 from o2o.inspect.beliefs import beliefs
 from tests.support.exported import compare, eager, random_episodes
-from tests.support.preset_agents import tiny, windows
+from tests.support.preset_agents import PIXELS, tiny, windows
 
 SCENE = {"state": ObsTransform((3,)), "goal": ObsTransform((2,))}
 
 
-def make(chunk: int = 2, seed: int = 0) -> Agent:
+def make(chunk: int = 2, seed: int = 0, fields: dict[str, ObsTransform] = SCENE) -> Agent:
     config = tiny("small")
     policy = replace(config.policy, direct_chunk=chunk)
-    return Agent(Transform(SCENE, (-1.0, -1.0), (1.0, 1.0)), replace(config, policy=policy), seed=seed)
+    return Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), replace(config, policy=policy), seed=seed)
 
 
 def learned(agent: Agent) -> DirectPolicy:
@@ -109,10 +107,10 @@ def test_a_checkpoint_keeps_who_acts():
     assert np.array_equal(act(resumed, 0.3, first=True, plan=False), act(agent, 0.3, first=True, plan=False))
 
 
-@pytest.mark.parametrize("acts", [False, True])
-def test_it_is_exported_where_it_acts(monkeypatch, acts):
+@pytest.mark.parametrize(("acts", "fields"), [(False, SCENE), (True, SCENE), (True, PIXELS)])
+def test_it_is_exported_where_it_acts(monkeypatch, acts, fields):
     monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
-    agent = make()
+    agent = make(fields=fields)
     agent.direct_acts = acts
     graphs = make_graphs(agent, False)
     assert ("chunk.left" in graphs[0].inputs) == acts
@@ -131,11 +129,14 @@ def test_its_error_and_that_of_the_other_policy_are_weighted_as_they_learn(monke
     weight[0, 3] = 0
     assert errors.direct == pytest.approx(float((weight[0] * square).sum() / weight.sum()), rel=1e-5)
     assert errors.feature != pytest.approx(errors.direct)
+    weight[:] = 0
+    assert agent.action_errors(batch) == ActionErrors(0.0, 0.0)
 
 
 def test_the_line_says_who_acts():
     assert str(ActionErrors(0.2, 0.1)).endswith("the one on observed vectors acts where no plan does")
     assert "0.1 by the policy on the model's feature, 0.2 by" in str(ActionErrors(0.1, 0.2))
+    assert str(ActionErrors(0.2, 0.1, images=True)).endswith("the one on the images acts where no plan does")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_the_line_says_who_acts():
         (10.0, False, (1, 5, 128)),
         (100.0, False, (8, 8, 80)),
         (None, False, (1, 5, 128)),
-        (100.0, True, (0, 5, 128)),
+        (100.0, True, (8, 8, 80)),
     ],
 )
 def test_auto_chunks_last_80_ms_and_a_batch_keeps_its_steps(control_hz, images, want):
@@ -153,11 +154,59 @@ def test_auto_chunks_last_80_ms_and_a_batch_keeps_its_steps(control_hz, images, 
     assert (fitted.policy.direct_chunk, fitted.window, fitted.batch_size) == want
 
 
-def test_what_it_cannot_see_or_learn_is_refused():
-    with pytest.raises(UsageError, match="needs a vector in the observation, it has only images"):
-        DirectPolicy(Spec({"camera": (3, 8, 8)}, 2), 1, 64)
+def test_a_chunk_longer_than_a_window_is_refused():
     with pytest.raises(FieldError, match=r"direct_chunk is 6, wanted at most \S*window, 5"):
         AgentConfig(policy=PolicyConfig(direct_chunk=6), window=5)
+
+
+TWO_CAMERAS = {"camera": PIXELS["camera"], "wrist": PIXELS["camera"]}
+
+
+@pytest.mark.parametrize("fields", [PIXELS, TWO_CAMERAS], ids=["camera and vector", "two cameras"])
+def test_it_learns_from_images_and_acts_by_each_of_them(fields):
+    agent = make(fields=fields)
+    batch, policy = windows(agent, 1), learned(agent)
+    before = [weight.clone() for weight in policy.encoders.parameters()]
+    agent.update(batch)
+    after = policy.encoders.parameters()
+    assert all(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+    obs = {name: value[0] for name, value in batch.obs.items()}
+    for name in policy.images:
+        black = obs | {name: torch.zeros_like(obs[name])}
+        with torch.no_grad():
+            assert (policy.act_chunk(obs) - policy.act_chunk(black)).abs().max() > 1e-4
+
+
+def test_images_are_imitated_by_the_return_of_their_episodes_and_not_by_a_critic(monkeypatch):
+    agent = make(fields=PIXELS)
+    returns = torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 99.0])
+    batch = replace(windows(agent, 1), episode_return=returns)
+    batch.reward_known[7] = False
+    monkeypatch.setattr(agent.policy, "weight", None)
+    with torch.no_grad():
+        unroll = agent.model.unroll(batch)
+        weight = learned(agent).weight(agent.policy, agent.critic, unroll, batch)
+    z = (returns[:7] - returns[:7].mean()) / returns[:7].std(correction=0)
+    torch.testing.assert_close(weight[:7], torch.exp(agent.config.policy.inverse_temperature * z))
+    alike = replace(batch, episode_return=torch.full((8,), 3.0))
+    assert torch.equal(return_weight(alike, 1.0), torch.ones(8))
+
+
+def test_images_are_shifted_while_it_learns_and_as_they_are_in_a_validation():
+    agent = make(fields=PIXELS)
+    batch = windows(agent, 1)
+    with torch.no_grad():
+        unroll = agent.model.unroll(batch)
+
+    def loss() -> torch.Tensor:
+        return learned(agent).losses(agent.policy, agent.critic, unroll, batch)["direct"].detach()
+
+    agent.policy.config = replace(agent.policy.config, input_noise=0.0)
+    direct = learned(agent).policy
+    direct.config = replace(direct.config, input_noise=0.0)
+    assert not torch.equal(loss(), loss())
+    with torch.no_grad():
+        assert torch.equal(loss(), loss())
 
 
 def test_what_inspection_calls_the_policy_is_the_one_that_acts():

@@ -260,6 +260,18 @@ def test_episodes_keep_their_numbers_when_older_ones_are_overwritten():
     assert numbers == {3: 2, 7: 3, 8: 4}
 
 
+def test_each_window_has_the_return_of_its_whole_episode():
+    replay = make_replay([3, 3, 3], capacity=12)
+    assert set(replay.sample(100, 1).episode_return.tolist()) == {304.5, 604.5, 904.5}
+    replay.add(make_episode(2, 700))  # over the first episode
+    batch = replay.sample(500, 1)
+    returns = dict(zip((starts(batch) // 100).tolist(), batch.episode_return.tolist(), strict=True))
+    assert returns == {2: 604.5, 3: 904.5, 7: 1402.0}
+    assert batch.episode_return.dtype == torch.float32
+    batch = episodes.make_batch(SPEC, 2)
+    assert torch.equal(batch.episode_return, batch.reward.sum(0))
+
+
 @pytest.mark.parametrize("config", [UNIFORM, FULL])
 def test_ring_buffer_is_consistent_after_many_laps(config, monkeypatch):
     monkeypatch.setattr("o2o.data.replay_buffer.INITIAL_BYTES", 100)  # it also has to grow

@@ -12,9 +12,11 @@ from o2o.agent.agent import Agent
 from o2o.core import checkpoint, run_checkpoint
 from o2o.core.errors import UsageError
 from o2o.core.run_checkpoint import under
+from o2o.core.transform import Transform
 from o2o.data.load import DataConfig, load
 from o2o.training import next_task
 from tests.support.paths import POINT_ROBOT
+from tests.support.preset_agents import PIXELS, tiny
 from tests.support.tiny_runs import episodes_of, finetune_config, record_point_dataset, same
 
 RECIPE = """
@@ -92,6 +94,16 @@ def test_heads_are_reset_or_kept_and_encoder_and_dynamics_stay(pretrained, tmp_p
         scale = json.loads((pretrained / "run.json").read_text())["dataset"]["transform"]["reward_scale"]
         assert (meta["transform"]["reward_scale"] == scale) or heads == "reset"
         assert bool(under(after, "optimizer.model")) == (heads == "keep")
+
+
+def test_the_second_policy_keeps_how_it_sees_and_forgets_what_it_did():
+    config = tiny("small")
+    config = replace(config, policy=replace(config.policy, direct_chunk=1))
+    old, new = (Agent(Transform(PIXELS, (-1.0,), (1.0,)), config, seed=seed) for seed in (0, 1))
+    tensors = next_task._weights(old, new, "reset")[0]
+    for name, source in {"direct.encoders": old, "direct.policy": new}.items():
+        want = under(source.state()[0], name)
+        assert want and all(want[key].equal(under(tensors, name)[key]) for key in want)
 
 
 def test_auto_keeps_the_heads_of_the_same_rewards_and_resets_those_of_others(
