@@ -15,7 +15,7 @@ def choose_policy(agent: Agent, validation: Replay, log: Callable[[str], object]
     """Lets the policy on the observation act if it predicts held-out actions better, if there is one.
 
     The errors are weighted as the policies learn, so that bad recorded actions count little. Without held-out
-    recordings the policy on the model's feature acts, since nothing speaks against it.
+    recordings the policy on the model's feature acts, or with images the other one, which was always better.
 
     Args:
         agent: the agent; its random streams stay unchanged.
@@ -25,7 +25,7 @@ def choose_policy(agent: Agent, validation: Replay, log: Callable[[str], object]
     if agent.direct is None:
         return
     if not len(validation):
-        agent.direct_acts = False
+        agent.direct_acts = bool(agent.direct.images)
         return
     errors = _errors(agent, validation)
     agent.direct_acts = errors.direct < errors.feature
@@ -36,5 +36,7 @@ def _errors(agent: Agent, validation: Replay) -> ActionErrors:
     batches = validation.peek(agent.config.batch_size, agent.config.window, NUM_BATCHES)
     errors = [agent.action_errors(batch) for batch in batches]
     return ActionErrors(
-        float(np.mean([one.feature for one in errors])), float(np.mean([one.direct for one in errors]))
+        float(np.mean([one.feature for one in errors])),
+        float(np.mean([one.direct for one in errors])),
+        errors[0].images,
     )

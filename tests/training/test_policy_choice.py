@@ -21,7 +21,10 @@ from tests.support.tiny_runs import TINY, finetune_config, pretrain_config
 SPEC = Spec({"state": (3,)}, 2)
 
 
-def agent(errors: list[ActionErrors], direct: object = True, acts: bool = False):
+VECTORS, CAMERA = SimpleNamespace(images=[]), SimpleNamespace(images=["camera"])
+
+
+def agent(errors: list[ActionErrors], direct: object = VECTORS, acts: bool = False):
     left = iter(errors * 8)
     config = SimpleNamespace(batch_size=4, window=3)
     return SimpleNamespace(config=config, direct=direct, direct_acts=acts, action_errors=lambda _: next(left))
@@ -50,15 +53,22 @@ def test_the_policy_of_lower_error_over_all_batches_acts(held_out, errors, acts)
     assert one.direct_acts == acts and len(lines) == 1
 
 
+def test_the_line_says_that_it_sees_images(held_out):
+    lines: list[str] = []
+    choose_policy(agent([ActionErrors(0.2, 0.1, True)]), held_out, lines.append)  # type: ignore[arg-type]
+    assert "0.1 by that on the images; the one on the images acts" in lines[0]
+
+
 def test_what_is_sampled_later_stays_unchanged(held_out):
     choose_policy(agent([ActionErrors(0.2, 0.1)]), held_out, lambda line: None)  # type: ignore[arg-type]
     assert torch.equal(held_out.sample(4, 3).action, recordings().sample(4, 3).action)
 
 
-def test_without_held_out_recordings_the_policy_on_the_feature_acts():
-    lines, one = [], agent([], acts=True)
+@pytest.mark.parametrize(("direct", "acts"), [(VECTORS, False), (CAMERA, True)])
+def test_without_held_out_recordings_the_policy_on_the_feature_acts_unless_there_is_a_camera(direct, acts):
+    lines, one = [], agent([], direct, acts=not acts)
     choose_policy(one, Replay(SPEC, 100, 0, ReplayConfig()), lines.append)  # type: ignore[arg-type]
-    assert not one.direct_acts and not lines
+    assert one.direct_acts == acts and not lines
 
 
 def test_an_agent_of_one_policy_has_no_choice(held_out):
