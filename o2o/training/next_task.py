@@ -255,11 +255,12 @@ def check_fits(name: str, transform: Transform, recording: Recording) -> None:
 
 
 def renormalize(transform: Transform, recording: Recording) -> Transform:
-    """Returns a transform whose normalization fits what moves in a new task only.
+    """Returns a transform whose normalization fits what differs in a new task.
 
     The encoder was trained on entries as they were normalized, so those stay. An entry that hardly moved
-    before, as a cube that nobody lifted, was divided by its tiny deviation: it gets mean and deviation of the
-    new recordings, if these are over `MIN_GROWTH` times as spread.
+    before, as the height of a cube that nobody lifted or of a goal on the table, was divided by its tiny
+    deviation: in the new task it would be hundreds of deviations away. It gets mean and deviation of old and
+    new recordings together, each weighing half, if that deviation is over `MIN_GROWTH` times the old one.
 
     Args:
         transform: transform of the checkpoint.
@@ -270,11 +271,13 @@ def renormalize(transform: Transform, recording: Recording) -> Transform:
         if not old.std:
             continue
         mean, std = mean_and_std([episode.obs[name] for episode in recording.episodes])
-        grown = np.array(std) > MIN_GROWTH * np.array(old.std)
+        center = (np.array(mean) + old.mean) / 2
+        spread = np.sqrt((np.square(std) + np.square(old.std)) / 2 + np.square(center - old.mean))
+        grown = spread > MIN_GROWTH * np.array(old.std)
         fields[name] = replace(
             old,
-            mean=tuple(np.where(grown, mean, old.mean).tolist()),
-            std=tuple(np.where(grown, std, old.std).tolist()),
+            mean=tuple(np.where(grown, center, old.mean).tolist()),
+            std=tuple(np.where(grown, spread, old.std).tolist()),
         )
     return replace(transform, fields=fields)
 

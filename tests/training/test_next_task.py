@@ -212,14 +212,28 @@ def test_a_run_killed_before_its_first_checkpoint_begins_with_the_prepared_agent
     assert checkpoint.fingerprint(checkpoint.load(start)[0]) == checkpoint.fingerprint(prepared)
 
 
-def test_an_entry_that_hardly_moved_before_is_normalized_by_the_new_recordings(dataset):
+def test_an_entry_that_hardly_moved_before_is_normalized_by_old_and_new_recordings(dataset):
     recording = load(str(dataset), DataConfig())
     transform = next_task.training_data.fit_transform(recording, DataConfig(normalize=True))
     field = transform.fields["state"]
-    still = replace(field, std=(field.std[0] / 10, field.std[1] / 2), mean=(9.0, 9.0))
+    (x, y), (x_std, y_std) = field.mean, field.std
+    # x stood still elsewhere, and moves now; y moved half as far
+    still = replace(field, std=(x_std / 100, y_std / 2), mean=(x + 3 * x_std, y))
     fitted = next_task.renormalize(replace(transform, fields={"state": still}), recording).fields["state"]
-    assert fitted.std == pytest.approx((field.std[0], field.std[1] / 2))
-    assert fitted.mean == pytest.approx((field.mean[0], 9.0))
+    spread = x_std * (0.5 + 0.5 / 100**2 + 1.5**2) ** 0.5
+    assert fitted.std == pytest.approx((spread, y_std / 2))
+    assert fitted.mean == pytest.approx((x + 1.5 * x_std, y))
+
+
+def test_a_goal_that_stands_elsewhere_in_each_task_is_one_deviation_away(dataset):
+    recording = load(str(dataset), DataConfig())
+    for episode in recording.episodes:
+        episode.obs["state"][:, 1] = 1.42
+    transform = next_task.training_data.fit_transform(recording, DataConfig(normalize=True))
+    old = replace(transform.fields["state"], mean=(transform.fields["state"].mean[0], 0.0))
+    fitted = next_task.renormalize(replace(transform, fields={"state": old}), recording).fields["state"]
+    scaled = [(value - fitted.mean[1]) / fitted.std[1] for value in (0.0, 1.42)]
+    assert scaled == pytest.approx([-1, 1], abs=1e-3)
 
 
 def test_what_does_not_fit_is_named_in_one_line(pretrained, fails, tmp_path, demos):
