@@ -253,9 +253,8 @@ class Agent:
             obs = {name: value[0] for name, value in batch.obs.items()}
             actions = self.policy.act(unroll.feature[0]), self.direct.act_chunk(obs)[:, 0]
         errors = [(action - batch.action[0]).square().mean(-1) for action in actions]  # (B,)
-        total = weight.sum().clamp(
-            min=torch.finfo(weight.dtype).tiny
-        )  # every weight may be too small to hold
+        tiny = torch.finfo(weight.dtype).tiny  # every weight may be too small to hold
+        total = weight.sum().clamp(min=tiny)
         feature, direct = ((weight * error).sum().div(total).item() for error in errors)
         return ActionErrors(feature, direct, bool(self.direct.images))
 
