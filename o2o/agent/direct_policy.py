@@ -14,11 +14,10 @@ from torch.nn import functional as F
 
 from o2o.agent.action_chunk import future_actions
 from o2o.agent.part_configs import OptimizerConfig, PolicyConfig
-from o2o.agent.policy import AWRPolicy, awr_weight, valid_std
-from o2o.core import batch_share
+from o2o.agent.policy import AWRPolicy, awr_weight, valid_moments
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
-from o2o.nn.blocks import ImageEncoder, random_shift
+from o2o.nn.blocks import image_encoders, join_observation, joined_dim, random_shift
 from o2o.nn.world_model import Unroll
 
 # Those of the preset `bc`.
@@ -44,15 +43,10 @@ class DirectPolicy(nn.Module):
             width: width of the hidden layers of the policy on the feature.
         """
         super().__init__()
-        self.names = [name for name in spec.obs if name not in spec.images]
-        self.images = list(spec.images)
-        self.encoders = nn.ModuleList(
-            ImageEncoder(spec.obs[name], CHANNELS, LATENT_DIM, nn.Identity(), "deep-keypoints")
-            for name in self.images
-        )
+        self.spec, self.images = spec, list(spec.images)
+        self.encoders = image_encoders(spec, CHANNELS, LATENT_DIM, "deep-keypoints")
         config = replace(CONFIG, chunk_size=chunk_size, hidden_dim=min(WIDTH * width, MAX_WIDTH))
-        size = sum(spec.obs[name][0] for name in self.names) + LATENT_DIM * len(self.images)
-        self.policy = AWRPolicy(size, spec.action_dim, config)
+        self.policy = AWRPolicy(joined_dim(spec, LATENT_DIM), spec.action_dim, config)
 
     @property
     def chunk_size(self) -> int:
@@ -92,9 +86,7 @@ class DirectPolicy(nn.Module):
         return policy.weight(critic, unroll.feature[:1].detach(), first)[0]
 
     def _encode(self, obs: dict[str, Tensor]) -> Tensor:
-        """Encodes name -> (N, *shape) into (N, F)."""
-        latents = [part(obs[name]) for name, part in zip(self.images, self.encoders, strict=True)]
-        return torch.cat([*(obs[name] for name in self.names), *latents], -1)
+        return join_observation(obs, self.spec, self.encoders)  # (N, F)
 
 
 def return_weight(batch: Batch, inverse_temperature: float) -> Tensor:
@@ -103,9 +95,8 @@ def return_weight(batch: Batch, inverse_temperature: float) -> Tensor:
     Source: Peters and Schaal 2007, reward-weighted regression.
     """
     known, value = batch.reward_known, batch.episode_return
-    mean = batch_share.total((value * known).sum()) / batch_share.total(known.sum()).clamp(min=1)
-    standardized = (value - mean) * known / valid_std(value, known)
-    return awr_weight(standardized, inverse_temperature, MAX_WEIGHT)
+    mean, std = valid_moments(value, known)
+    return awr_weight((value - mean) * known / std, inverse_temperature, MAX_WEIGHT)
 
 
 @dataclass(frozen=True)

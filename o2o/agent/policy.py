@@ -106,7 +106,7 @@ class AWRPolicy(nn.Module):
         """Returns the weights (T, B) of the recorded actions at features (T, B, F)."""
         advantage = critic.pessimistic(feature, batch.action, target=True) - critic.v(feature)
         if self.config.normalize_advantage:
-            advantage = advantage / valid_std(advantage, batch.valid & batch.reward_known)
+            advantage = advantage / valid_moments(advantage, batch.valid & batch.reward_known)[1]
         return awr_weight(advantage, self.config.inverse_temperature, self.config.max_weight)
 
 
@@ -119,12 +119,15 @@ def effective_fraction(weight: Tensor, valid: Tensor) -> Tensor:
     return used.sum().square() / (used.square().sum() * valid.sum())
 
 
-def valid_std(value: Tensor, valid: Tensor) -> Tensor:
-    """Returns the standard deviation of the valid entries of `value`; never zero."""
-    count = batch_share.total(valid.sum())
+def valid_moments(value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns mean and standard deviation of the valid entries of `value`; the deviation is never zero.
+
+    Where no entry is valid, as in a batch of another task's windows alone, they are 0 and tiny.
+    """
+    count = batch_share.total(valid.sum()).clamp(min=1)
     mean = batch_share.total((value * valid).sum()) / count
     variance = batch_share.total(((value - mean).square() * valid).sum()) / count
-    return variance.sqrt().clamp(min=torch.finfo(value.dtype).tiny)
+    return mean, variance.sqrt().clamp(min=torch.finfo(value.dtype).tiny)
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:

@@ -1,11 +1,11 @@
 """Encodes observations and predicts nothing: the world model of an agent that only imitates."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from o2o.core.episode import Batch
 from o2o.core.spec import Spec
-from o2o.nn.blocks import ImageEncoder, random_shift
+from o2o.nn.blocks import image_encoders, join_observation, joined_dim, random_shift
 from o2o.nn.model_config import EncoderConfig as Config
 from o2o.nn.world_model import State, Unroll, WorldModel, cannot_imagine
 
@@ -22,23 +22,16 @@ class Model(WorldModel):
 
     def __init__(self, spec: Spec, discount: float, config: Config):
         super().__init__()
-        self.vectors = [name for name in spec.obs if name not in spec.images]
-        self.images = list(spec.images)
-        self.encoders = nn.ModuleList(
-            ImageEncoder(
-                spec.obs[name], config.channels, config.latent_dim, nn.Identity(), config.convolutions
-            )
-            for name in self.images
-        )
-        sizes = [spec.obs[name][0] for name in self.vectors]
-        self.feature_dim = sum(sizes) + config.latent_dim * len(self.images)
+        self.spec = spec
+        self.encoders = image_encoders(spec, config.channels, config.latent_dim, config.convolutions)
+        self.feature_dim = joined_dim(spec, config.latent_dim)
         self.register_buffer("zero", torch.zeros(1, self.feature_dim), persistent=False)
 
     def start(self, n: int) -> State:
         return {"feature": self.zero.repeat(n, 1)}
 
     def observe(self, state, prev_action, prev_reward, obs, first) -> State:
-        return {"feature": self._encode(obs)}
+        return {"feature": join_observation(obs, self.spec, self.encoders)}
 
     def step(self, state, action):
         raise cannot_imagine("encoder")
@@ -50,13 +43,8 @@ class Model(WorldModel):
         """Encodes every observation of the windows; there are no losses. Each image is shifted at random."""
         steps, size = batch.reward.shape
         obs = {name: value.flatten(0, 1) for name, value in batch.obs.items()}
-        for name in self.images:
+        for name in self.spec.images:
             obs[name] = random_shift(obs[name], obs[name].shape[-1] // 21)  # DrQ-v2: 4 pixels of 84
-        feature = self._encode(obs).view(steps + 1, size, -1)  # (T+1, B, F)
+        feature = join_observation(obs, self.spec, self.encoders).view(steps + 1, size, -1)  # (T+1, B, F)
         starts = {"feature": feature[:-1].detach().flatten(0, 1)}
         return Unroll({}, feature[:-1], feature[1:].detach(), starts)
-
-    def _encode(self, obs: dict[str, Tensor]) -> Tensor:
-        """Encodes name -> (N, *shape) into (N, F)."""
-        latents = [part(obs[name]) for name, part in zip(self.images, self.encoders, strict=True)]
-        return torch.cat([*(obs[name] for name in self.vectors), *latents], -1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from o2o.core.batch_share import draw_like
+from o2o.core.spec import Spec
 from o2o.nn.choices import Convolutions
 from o2o.nn.layers import ELU, Linear, Mish, elu, linear, tanh
 
@@ -113,6 +114,26 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
         return self.head(self.conv(image.float() / 255))
+
+
+def image_encoders(spec: Spec, channels: int, latent_dim: int, convolutions: Convolutions) -> nn.ModuleList:
+    """Returns an encoder of each image, in the order of `spec.images`, into `latent_dim` entries."""
+    return nn.ModuleList(
+        ImageEncoder(spec.obs[name], channels, latent_dim, nn.Identity(), convolutions)
+        for name in spec.images
+    )
+
+
+def joined_dim(spec: Spec, latent_dim: int) -> int:
+    """Returns the number of entries of `join_observation` where each image has `latent_dim`."""
+    vectors = [shape[0] for name, shape in spec.obs.items() if name not in spec.images]
+    return sum(vectors) + latent_dim * len(spec.images)
+
+
+def join_observation(obs: dict[str, Tensor], spec: Spec, encoders: nn.ModuleList) -> Tensor:
+    """Joins all vectors, unchanged, and the latents of all images into (N, F); name -> (N, *shape)."""
+    latents = [encoder(obs[name]) for name, encoder in zip(spec.images, encoders, strict=True)]
+    return torch.cat([*(obs[name] for name in spec.obs if name not in spec.images), *latents], -1)
 
 
 class ImageDecoder(nn.Module):

@@ -192,6 +192,16 @@ def test_images_are_imitated_by_the_return_of_their_episodes_and_not_by_a_critic
     assert torch.equal(return_weight(alike, 1.0), torch.ones(8))
 
 
+@pytest.mark.parametrize("fields", [SCENE, PIXELS], ids=["vectors", "images"])
+def test_a_batch_of_another_task_alone_teaches_no_action_and_stays_finite(fields):
+    agent = make(fields=fields)
+    batch = windows(agent, 1)
+    assert agent.config.policy.normalize_advantage
+    batch.reward_known[:] = False
+    losses = agent._losses(batch)[1]
+    assert losses.keys() >= {"policy", "direct"} and not any(losses.values())
+
+
 def test_images_are_shifted_while_it_learns_and_as_they_are_in_a_validation():
     agent = make(fields=PIXELS)
     batch = windows(agent, 1)
