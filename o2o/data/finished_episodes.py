@@ -1,6 +1,7 @@
 """Reads the finished episodes of a run that `o2o.data.online_dataset` writes; reading takes no lock."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from o2o.core.files import read_bytes
 from o2o.data.formats import hdf5
 from o2o.data.step_record import obs_boxes
 
+MODEL_TABLES = ("actions", "rewards", "terminations", "infos/success")  # beside the observations
 MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError)
 
 
@@ -59,6 +61,7 @@ class FinishedEpisodes:
             self.metadata = json.loads(read_bytes(path))
             space = deserialize_space(self.metadata["observation_space"])
             self.hdf5_paths = {name: path for name, (path, _) in obs_boxes(space).items()}
+            self._needed = (*self.hdf5_paths.values(), *MODEL_TABLES)
             counts = from_dict(Counts, {name: self.metadata.get(name) for name in Counts.__annotations__})
             self.num_episodes = counts.total_episodes
         except MALFORMED as error:
@@ -72,15 +75,31 @@ class FinishedEpisodes:
         """
         return self.read_file(episode_path(self.folder, number))
 
+    def read_without_infos(self, number: int) -> Episode:
+        """Returns an episode as a model needs it, in half the time: `infos` is empty.
+
+        Raises:
+            DataError: its file is missing or damaged.
+        """
+        return self._read(episode_path(self.folder, number), has_infos=False)
+
     def read_file(self, path: Path) -> Episode:
         """Returns the episode in a file that another dataset of the same robot may have written.
 
         Raises:
             DataError: it is missing, damaged, or of another robot.
         """
+        return self._read(path, has_infos=True)
+
+    def _read(self, path: Path, has_infos: bool) -> Episode:
+        """Returns the episode in a file.
+
+        Raises:
+            DataError: it is missing, damaged, or of another robot.
+        """
         try:
             with hdf5.open_file(path) as file:
-                tables = file.tables()
+                tables = file.tables() if has_infos else _named_tables(file, self._needed)
 
                 def get(name: str) -> np.ndarray:
                     return tables[name][:]
@@ -88,19 +107,32 @@ class FinishedEpisodes:
                 infos = {
                     name.removeprefix("infos/"): get(name) for name in tables if name.startswith("infos/")
                 }
-                terminated = bool(get("terminations")[-1])
+                success, terminated = bool(infos["success"].any()), bool(get("terminations")[-1])
                 episode = Episode(
                     obs={name: get(path) for name, path in self.hdf5_paths.items()},
                     action=get("actions"),
                     reward=get("rewards").astype(np.float32),
                     terminated=terminated,
                     truncated=not terminated,
-                    success=bool(infos["success"].any()),
-                    infos=infos,
+                    success=success,
+                    infos=infos if has_infos else {},
                 )
         except (OSError, KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
             raise DataError(f"{path} is not a readable episode: {' '.join(str(error).split())}") from error
         return episode.check(str(path))
+
+
+def _named_tables(file: hdf5.Group, names: Iterable[str]) -> dict[str, hdf5.LazyTable]:
+    """Returns name -> table.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    tables = {name: table for name in names if isinstance(table := file.get(name), hdf5.LazyTable)}
+    missing = [name for name in names if name not in tables]
+    if missing:
+        raise KeyError(f"there is no table {missing[0]!r}")
+    return tables
 
 
 def episode_path(folder: Path, number: int) -> Path:

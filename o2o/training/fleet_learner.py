@@ -165,7 +165,7 @@ def run(job: dict, inbox: Inbox) -> None:
         learner.calibrate(log.line)
 
         def read(number: int) -> Episode:
-            return FinishedEpisodes(folder / "online").read(number)
+            return FinishedEpisodes(folder / "online").read_without_infos(number)
 
         dataset = meta["dataset"]
         if config.dataset and not dataset.get("earlier"):

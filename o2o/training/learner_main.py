@@ -242,7 +242,7 @@ def serve(inbox: Inbox, outbox: Outbox, handle: int) -> None:
         outbox.send(line=text)
 
     def read(number: int) -> Episode:
-        return FinishedEpisodes(folder / "online").read(number)
+        return FinishedEpisodes(folder / "online").read_without_infos(number)
 
     with learner_lock(folder, log_line):
         tensors, meta, resumed = load_latest(folder, Path(job["source"]))

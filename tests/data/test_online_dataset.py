@@ -4,6 +4,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -17,7 +18,7 @@ from o2o.core.episode import Episode
 from o2o.core.errors import DataError, StorageError, UsageError
 from o2o.core.image_layout import ImageFacts
 from o2o.data import journal, online_dataset
-from o2o.data.finished_episodes import episode_path
+from o2o.data.finished_episodes import FinishedEpisodes, episode_path
 from o2o.data.formats import minari as reader
 from o2o.data.load import DataConfig, load
 from o2o.data.online_dataset import OnlineDataset
@@ -106,6 +107,18 @@ def test_an_episode_is_read_as_it_was_added(three, caplog):
         assert len(online) == 3 and logged(caplog) == []
         for number, episode in enumerate(added):
             same(online.read(number), episode)
+
+
+def test_an_episode_is_read_without_its_infos(three):
+    folder, added = three
+    reader = FinishedEpisodes(folder)
+    for number, episode in enumerate(added):
+        same(reader.read_without_infos(number), replace(episode, infos={}))
+    path = episode_path(folder, 0)
+    with h5py.File(path, "r+") as file:
+        del file["rewards"]
+    with pytest.raises(DataError, match=r"000000\.hdf5 is not .*no table 'rewards'"):
+        reader.read_without_infos(0)
 
 
 @pytest.mark.parametrize("moved", [False, True])
