@@ -129,8 +129,8 @@ class Replay:
             raise UsageError(
                 f"an episode of {num_steps} steps does not fit into a replay buffer of {self.capacity} rows"
             )
-        start = self._make_room(rows)
-        span = slice(start, start + rows)
+        span = self._take_rows(rows)
+        start = span.start
         for name, value in episode.obs.items():
             self._obs[name][span] = value
         self._action[span][:-1], self._action[span.stop - 1] = episode.action, 0
@@ -147,11 +147,14 @@ class Replay:
         if self._max_leaf is None:
             self._max_leaf = float(self._tree.leaves[: self._num_used].max()) or 1.0
         self._tree.fill(start, start + num_steps, self._max_leaf)
-        self._episodes.append((start, rows))
-        self._head = start + rows
-        self._num_used = max(self._num_used, self._head)
-        self._num_steps += num_steps
-        self._num_added, self._first_handles, self._returns = self._num_added + 1, None, None
+
+    def skip(self, num_steps: int) -> None:
+        """Counts an episode without storing it, which episodes that are added later have to overwrite.
+
+        The buffer is then the same as if it had been added. It is overwritten once those after it fill
+        `capacity` rows.
+        """
+        self._take_rows(num_steps + 1)
 
     def episode(self, number: int) -> Episode:
         """Returns the `number`-th oldest episode as it was added, except `success`, which is not stored."""
@@ -329,6 +332,16 @@ class Replay:
         if self._returns is None:
             self._returns = np.array([rewards.sum() for rewards in self.rewards()], np.float32)
         return self._returns
+
+    def _take_rows(self, rows: int) -> slice:
+        """Gives the next rows to an episode, and returns them; what they hold is not set."""
+        start = self._make_room(rows)
+        self._episodes.append((start, rows))
+        self._head = start + rows
+        self._num_used = max(self._num_used, self._head)
+        self._num_steps += rows - 1
+        self._num_added, self._first_handles, self._returns = self._num_added + 1, None, None
+        return slice(start, start + rows)
 
     def _make_room(self, rows: int) -> int:
         """Frees this many consecutive rows and returns the first of them."""

@@ -53,8 +53,12 @@ class ActorChoice:
 
     def add(self, episode: Episode, actor: bool | None = None) -> None:
         """Adds the next episode of the run; `actor` acted in it, or where it is None, the one chosen here."""
-        self.actors.append(self.next if actor is None else actor)
-        self._outcomes.append((bool(episode.success), episode.episode_return))
+        self.add_outcome(bool(episode.success), episode.episode_return, self.next if actor is None else actor)
+
+    def add_outcome(self, success: bool, episode_return: float, actor: bool) -> None:
+        """Adds the outcome of the next episode of the run, in which `actor` acted."""
+        self.actors.append(actor)
+        self._outcomes.append((success, episode_return))
 
     @property
     def next(self) -> bool:

@@ -130,7 +130,8 @@ class Learner:
             tensors, meta: contents of the checkpoint.
             resumed: whether it is a checkpoint of this run.
             metadata: run metadata that later checkpoints store as well, as plain data.
-            read: reads an online episode by its number.
+            read: reads an online episode by its number; a fleet's that are no longer in the replay buffer
+                are not read again.
         """
         self.metadata = metadata
         if resumed:
@@ -140,13 +141,7 @@ class Learner:
                 self.monitor.load_state(meta["rollback"], self.num_episodes)
             if self.monitor.best == self.num_episodes:  # a kill may have come before it got its second name
                 checkpoint.link(self.folder / "checkpoint", self.folder / BEST)
-        num_steps = 0
-        for number in range(self.num_episodes):
-            episode = read(number)
-            self.online.add(self.agent.transform.episode(episode))
-            self._add_actor(number, episode)
-            num_steps += len(episode)
-        most = 1 + num_steps * self.config.updates_per_step
+        most = 1 + self._read_earlier(read) * self.config.updates_per_step
         if self.pending_updates > most:
             raise UsageError(
                 f"the checkpoint has {self.pending_updates:g} pending updates, wanted at most {most:g}"
@@ -243,11 +238,45 @@ class Learner:
         self._checkpointed = self.num_episodes
         self._calibrate_threshold()
 
+    def _read_earlier(self, read: Callable[[int], Episode]) -> int:
+        """Adds the episodes of a checkpoint to the replay buffer; returns the number of their steps."""
+        num_steps, num_overwritten = 0, self._num_overwritten()
+        for number in range(self.num_episodes):
+            if number < num_overwritten:
+                assert self._entries is not None
+                length = self._entries[number].steps
+                self.online.skip(length)
+                self._add_fleet_actor(number)
+            else:
+                episode = read(number)
+                length = len(episode)
+                self.online.add(self.agent.transform.episode(episode))
+                self._add_actor(number, episode)
+            num_steps += length
+        return num_steps
+
+    def _num_overwritten(self) -> int:
+        """Returns how many episodes the later ones have overwritten; 0 where their lengths are not known."""
+        if self._entries is None:
+            return 0
+        rows = 0
+        for entry in reversed(self._entries[: self.num_episodes]):
+            if rows >= self.online.capacity:
+                return entry.number + 1
+            rows += entry.steps + 1
+        return 0
+
     def _add_actor(self, number: int, episode: Episode) -> None:
         if self._entries is None:
             self.actors.add(episode)
-        elif not self._entries[number].safe_start:
-            self.actors.add(episode, self._entries[number].planner)
+        else:
+            self._add_fleet_actor(number)
+
+    def _add_fleet_actor(self, number: int) -> None:
+        assert self._entries is not None
+        entry = self._entries[number]
+        if not entry.safe_start:
+            self.actors.add_outcome(entry.success, entry.episode_return, entry.planner)
 
     def _calibrate_threshold(self) -> None:
         """Calibrates the OOD threshold for the agent as it is now, where it is used."""

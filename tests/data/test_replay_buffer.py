@@ -293,6 +293,24 @@ def test_ring_buffer_is_consistent_after_many_laps(config, monkeypatch):
             assert age + valid <= length
 
 
+@pytest.mark.parametrize("config", [UNIFORM, FULL])
+def test_skipped_episodes_leave_the_buffer_as_added_ones_do_once_they_are_overwritten(config):
+    steps = [int(number) for number in np.random.default_rng(0).integers(1, 15, 40)]
+    added, skipped = (Replay(SPEC, 50, 0, config, online=True) for _ in range(2))
+    for number, length in enumerate(steps):
+        added.add(make_episode(length, 100 * number))
+        if sum(n + 1 for n in steps[number + 1 :]) >= 50:
+            skipped.skip(length)
+        else:
+            skipped.add(make_episode(length, 100 * number))
+    assert 0 < skipped.num_episodes < 20
+    left, right = (replay.state() for replay in (added, skipped))
+    assert left[0]["leaf"].tolist() == right[0]["leaf"].tolist() and left[1] == right[1]
+    left, right = added.sample(64, 4), skipped.sample(64, 4)
+    for name in ("action", "reward", "valid", "index", "episode", "episode_return"):
+        assert torch.equal(getattr(left, name), getattr(right, name)), name
+
+
 def test_handles_of_dropped_steps_are_ignored():
     replay = make_replay([3, 3], capacity=9, config=ReplayConfig(1.0, 0.4))
     old = replay.sample(200, 1)
