@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import signal
@@ -29,7 +30,6 @@ from pathlib import Path
 
 import numpy as np
 
-from o2o.commands.learner_serve import MAX_RESTARTS
 from o2o.core import child_process
 from o2o.data.finished_episodes import episode_path
 from o2o.fleet.ledger import Ledger
@@ -50,6 +50,7 @@ class Server:
     Attributes:
         peak_mb: kind -> largest unique memory (USS) of gateway or learner, MB.
         cpu_s: process id -> CPU time so far, s, and the kind of process.
+        start_s: ages of the learner's processes when they began to learn, s; not of all.
     """
 
     def __init__(self, checkpoint: Path, folder: Path, token: Path, flags: Sequence[str]):
@@ -60,7 +61,9 @@ class Server:
         self._log = folder.with_name("server.log")
         self.peak_mb: Counter = Counter()
         self.cpu_s: dict[int, tuple[str, float]] = {}
-        self._killed, self._updates = 0, -1  # process, and updates of the learner, at the last kill
+        self.start_s: list[float] = []
+        self._learner_pid = self._learner_before = 0  # the one that runs, and the one that ran at a kill
+        self._seen_s, self._is_noted = 0.0, False
         self.start()
 
     def start(self) -> None:
@@ -68,7 +71,7 @@ class Server:
             self.process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        self._entries_at_start, self._kills_in_a_row = self.num_entries, 0
+        self._entries_at_start = self.num_entries
 
     def restart_if_dead(self) -> None:
         """Starts a server that was killed.
@@ -97,24 +100,31 @@ class Server:
             return {"gateway": self.process.pid, "learner": int(children.read_text().split()[0])}
         return {}
 
-    def kill(self, kind: str) -> bool:
-        """Kills the gateway if it has taken an episode, or the learner; returns whether it did.
+    def is_ready(self, kind: str, is_over: bool) -> bool:
+        """Whether the gateway has taken an episode since it started, or the learner has begun to learn.
 
-        A learner that is killed again and again without an update is given up by the server, so that a few
-        updates are awaited after some kills.
+        Args:
+            is_over: whether there are no more episodes to take: then the gateway is ready once it listens.
         """
-        pid = self.pids().get(kind, self._killed)
-        if pid == self._killed or (kind == "gateway" and self.num_entries == self._entries_at_start):
-            return False
-        if kind == "learner":
-            updates = self.learner.num_updates if self.learner else 0
-            self._kills_in_a_row = 1 if updates > self._updates else self._kills_in_a_row + 1
-            if self._kills_in_a_row >= MAX_RESTARTS:
-                return False
-            self._updates = max(updates, self._updates)
-        os.kill(pid, signal.SIGKILL)
-        self._killed = pid
-        return True
+        pids = self.pids()
+        if kind == "gateway":
+            return bool(pids) and (is_over or self.num_entries > self._entries_at_start)
+        pid, state = pids.get("learner", 0), self.learner
+        if pid != self._learner_pid or _is_alive(self._learner_before):  # which may still write its state
+            self._learner_pid, self._seen_s, self._is_noted = pid, time.time(), False
+        ready = bool(pid) and state is not None and state.time_s > self._seen_s
+        if ready and not self._is_noted:
+            self.start_s.append(_age_s(pid))
+            self._is_noted = True
+        return ready
+
+    def kill(self, kind: str) -> bool:
+        """Kills the gateway or the learner; returns whether it did."""
+        pids = self.pids()
+        if pids:
+            self._learner_before = pids["learner"]
+            os.kill(pids[kind], signal.SIGKILL)
+        return bool(pids)
 
     def measure(self) -> None:
         """Notes memory and CPU time of the processes, as Linux states them."""
@@ -174,42 +184,54 @@ class Robots:
         return bool(running)
 
 
-def rehearse(server: Server, robots: Robots, proxy: LossyProxy, plan: argparse.Namespace) -> Counter:
-    """Runs a fleet until every episode is delivered and learned from; returns how many kills were made.
+def rehearse(
+    server: Server, robots: Robots, proxy: LossyProxy, plan: argparse.Namespace
+) -> tuple[Counter, int]:
+    """Runs a fleet until every episode is delivered and learned from, and every kill is made.
 
+    Gateway and learner are killed in turn, each at a random time of `--gap-s` after it is ready. The
+    gateway's turn comes while a killed learner starts again, and ends that one, too. Robots are killed at
+    fixed times.
+
+    Returns:
+        (how many kills were made of each kind, how many of them after the robots had delivered everything).
     Raises:
         AssertionError: the server or a robot failed, or nothing is delivered any more.
     """
     total, span_s = plan.robots * plan.episodes, plan.episodes * plan.episode_s
-    kills: Counter = Counter()
-    due = sorted(
-        [((number + (place + 1) / 4) * span_s / plan.kills, kind) for number in range(plan.kills)
-         for place, kind in enumerate(KINDS)]
-    )  # fmt: skip
+    rng, kills = np.random.default_rng(0), Counter(dict.fromkeys(KINDS, 0))
+    due = [(kind, rng.uniform(0, plan.gap_s)) for _ in range(plan.kills) for kind in KINDS[:2]]
+    due_robots_s = [(number + 0.75) * span_s / plan.kills for number in range(plan.kills)]
     cuts_s = [(number + 0.5) * span_s / plan.cuts for number in range(plan.cuts)]
     begin_s = time.monotonic()
     grown_s, measured_s, known = begin_s, begin_s, 0
+    num_idle, ready_s = 0, math.inf  # when the next to be killed was ready
     while True:
         time.sleep(TICK_S)
         now_s = time.monotonic() - begin_s
         server.restart_if_dead()
         robots.restart_dead()
         proxy.cut = any(cut_s <= now_s < cut_s + plan.cut_s for cut_s in cuts_s)
-        waiting = []
-        for when_s, kind in due:
-            killed = now_s >= when_s and (robots.kill() if kind == "robot" else server.kill(kind))
-            kills[kind] += killed
-            waiting += [] if killed else [(when_s, kind)]
-        due = waiting
+        is_over = not robots.num_running
+        if due and server.is_ready(due[0][0], is_over):
+            ready_s = min(ready_s, now_s)
+            if now_s >= ready_s + due[0][1] and server.kill(due[0][0]):
+                kills[due.pop(0)[0]] += 1
+                num_idle += is_over
+                ready_s = math.inf
+        if due_robots_s and now_s >= due_robots_s[0] and robots.kill():
+            due_robots_s.pop(0)
+            kills["robot"] += 1
         if time.monotonic() - measured_s > MEASURE_S:
             server.measure()
             measured_s = time.monotonic()
         num_taken = server.learner.num_episodes if server.learner else 0
-        if server.num_entries + num_taken != known:
-            known, grown_s = server.num_entries + num_taken, time.monotonic()
-        assert time.monotonic() - grown_s < LIMIT_S, f"nothing was delivered for {LIMIT_S:.0f} s"
-        if not robots.num_running and num_taken == server.num_entries >= total:
-            return kills
+        state = server.num_entries + num_taken + kills.total()
+        if state != known:
+            known, grown_s = state, time.monotonic()
+        assert time.monotonic() - grown_s < LIMIT_S, f"nothing was delivered or killed for {LIMIT_S:.0f} s"
+        if is_over and num_taken == server.num_entries >= total and not due:
+            return kills, num_idle
 
 
 def audit(folder: Path, robots: Sequence[Path]) -> list[str]:
@@ -244,6 +266,20 @@ def learned_twice_or_never(folder: Path) -> list[str]:
     return [] if taken == wanted else [f"the learner took {len(taken)} episodes, or in another order"]
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, but that nobody has waited for, does not."""
+    try:
+        return bool(pid) and bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def _age_s(pid: int) -> float:
+    """Returns how long ago a process started, s."""
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return float(Path("/proc/uptime").read_text().split()[0]) - started / os.sysconf("SC_CLK_TCK")
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
@@ -270,6 +306,9 @@ def report(server: Server, proxy: LossyProxy, robots: Sequence[Path], seconds: f
         f"a robot sent {counts['up'] / len(robots) / 1e3:.0f} kB, {counts['up'] / max(size, 1):.2f} times "
         f"its episodes, and received {counts['down'] / len(robots) / 1e3:.0f} kB"
     )
+    if server.start_s:
+        p50, most = np.median(server.start_s), max(server.start_s)
+        yield f"the learner learned, {len(server.start_s)} times, after p50 {p50:.1f} s, at most {most:.1f} s"
     for kind in KINDS[:2]:
         cpu_s = sum(seconds for one, seconds in server.cpu_s.values() if one == kind)
         yield f"{kind}: at most {server.peak_mb[kind]:.0f} MB (USS), {cpu_s:.1f} s of CPU, starts included"
@@ -278,9 +317,12 @@ def report(server: Server, proxy: LossyProxy, robots: Sequence[Path], seconds: f
 def _checkpoint(folder: Path) -> Path:
     """Trains the point robot of the tests for a few updates; returns the run's folder."""
     import o2o
-    from tests.support.tiny_runs import pretrain_config, record_point_dataset
+    from o2o.agent.presets import PRESETS
+    from tests.support.tiny_runs import TINY, pretrain_config, record_point_dataset
 
-    return o2o.pretrain(pretrain_config(record_point_dataset(folder / "point-v0", 30), folder / "pretrain"))
+    agent = replace(TINY, replay=PRESETS["small"].agent.replay)
+    dataset = record_point_dataset(folder / "point-v0", 30)
+    return o2o.pretrain(pretrain_config(dataset, folder / "pretrain", agent=agent))
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -291,6 +333,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=50, help="actions of an episode")
     add("--episode-s", type=float, default=5.0, help="time that a robot takes for an episode, s")
     add("--kills", type=int, default=0, help="how often each of gateway, learner and a robot is killed")
+    add("--gap-s", type=float, default=6.0, help="most time from ready to killed, of gateway and learner, s")
     add("--cuts", type=int, default=0, help="how often the network is cut")
     add("--cut-s", type=float, default=60.0, help="how long it is cut, s")
     add("--rtt-ms", type=float, default=200.0, help="delay of the network, there and back, ms")
@@ -328,7 +371,7 @@ def main(words: Sequence[str] | None = None) -> int:
         names = [f"arm-{number}" for number in range(plan.robots)]
         begin_s = time.monotonic()
         robots = Robots([replace(job, name=name, folder=robots_home / name) for name in names])
-        kills = rehearse(server, robots, proxy, plan)
+        kills, num_idle = rehearse(server, robots, proxy, plan)
         seconds = time.monotonic() - begin_s
         server.measure()
         code = server.end()
@@ -339,6 +382,10 @@ def main(words: Sequence[str] | None = None) -> int:
         wrong += [f"the server ended with exit code {code}"] if code else []
         wrong += [f"only {kills[kind]} kills of the {kind}" for kind in KINDS if kills[kind] < plan.kills]
         print(f"kills: {dict(kills)}; cuts: {plan.cuts} of {plan.cut_s:.0f} s")
+        if num_idle:
+            print(
+                f"{num_idle} of the kills came after the robots had delivered everything: raise --episode-s"
+            )
         print("\n".join(wrong[:20]) or "every episode is in the ledger once, unchanged, and was taken once")
     return 1 if wrong else 0
 
