@@ -50,7 +50,7 @@ class Server:
     Attributes:
         peak_mb: kind -> largest unique memory (USS) of gateway or learner, MB.
         cpu_s: process id -> CPU time so far, s, and the kind of process.
-        start_s: ages of the learner's processes when they began to learn, s; not of all.
+        start_s: ages of the learner's processes when they were ready, s; not of all.
     """
 
     def __init__(self, checkpoint: Path, folder: Path, token: Path, flags: Sequence[str]):
@@ -308,7 +308,7 @@ def report(server: Server, proxy: LossyProxy, robots: Sequence[Path], seconds: f
     )
     if server.start_s:
         p50, most = np.median(server.start_s), max(server.start_s)
-        yield f"the learner learned, {len(server.start_s)} times, after p50 {p50:.1f} s, at most {most:.1f} s"
+        yield f"the learner was ready {len(server.start_s)} times, after p50 {p50:.1f} s, at most {most:.1f} s"
     for kind in KINDS[:2]:
         cpu_s = sum(seconds for one, seconds in server.cpu_s.values() if one == kind)
         yield f"{kind}: at most {server.peak_mb[kind]:.0f} MB (USS), {cpu_s:.1f} s of CPU, starts included"
