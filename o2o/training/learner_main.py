@@ -11,6 +11,7 @@ writes a checkpoint and ends.
 import contextlib
 import json
 import logging
+import math
 import os
 import select
 import signal
@@ -38,6 +39,7 @@ from o2o.training.shared_weights import SharedWeights
 NICE = 10  # of 19: the robot's process has priority
 PUBLISH_EVERY_S = 1.0  # between two versions of the weights while updates are pending
 POLL_S = 1.0  # wait for the next command, at a time
+MAX_AT_ONCE = 100  # episodes that are added before a checkpoint that is due is written
 
 
 class Inbox:
@@ -148,7 +150,7 @@ class LearnerLoop:
             inbox.poll()
             if learner.num_episodes < inbox.num_episodes:
                 self._report()
-                self._add_episodes()
+                self._add_episodes(MAX_AT_ONCE)
             elif learner.pending_updates >= 1:
                 self._metrics = learner.learn()
                 if self._publish_due:
@@ -164,9 +166,10 @@ class LearnerLoop:
         self._publish_weights()
         learner.save_checkpoint()
 
-    def _add_episodes(self) -> None:
+    def _add_episodes(self, most: float = math.inf) -> None:
         learner = self.learner
-        while learner.num_episodes < self.inbox.num_episodes:
+        end = learner.num_episodes + most
+        while learner.num_episodes < min(self.inbox.num_episodes, end):
             rollback = learner.add(self.read(learner.num_episodes))
             if rollback:
                 self.outbox.send(line=rollback)

@@ -208,6 +208,31 @@ def test_a_checkpoint_includes_the_episodes_reported_together_with_the_order_to_
     assert kept == [(3, 3.0 + 2 * STEPS)]
 
 
+def test_a_learner_that_is_far_behind_writes_checkpoints_while_it_catches_up():
+    """Else one that is killed before it has read all of them begins again with the first."""
+    kept, inbox = [0], SimpleNamespace(order="", num_episodes=250)
+    agent = SimpleNamespace(parts={part: torch.nn.Linear(1, 1) for part in ACTING_PARTS}, num_updates=0)
+
+    class Fake:
+        num_episodes, pending_updates, num_rejections, ood_threshold = 0, 0.0, 0, None
+        finite, reject_unfit_weights = staticmethod(dict), staticmethod(str)
+        checkpoint_due = property(lambda self: self.num_episodes > kept[-1])
+
+        def add(self, number: int) -> str:
+            self.num_episodes = number + 1
+            return ""
+
+        def save_checkpoint(self) -> None:
+            kept.append(self.num_episodes)
+            inbox.order = "finish" if self.num_episodes == 250 else ""
+
+    learner, outbox = Fake(), SimpleNamespace(send=lambda **_: None, write=lambda *_: None)
+    learner.agent = agent  # type: ignore[attr-defined]
+    inbox.poll = lambda wait_s=0.0: None
+    LearnerLoop(learner, lambda number: number, outbox, inbox, outbox).run()  # type: ignore[arg-type]
+    assert kept[:4] == [0, 100, 200, 250]
+
+
 DYING = """
     import os, signal, sys, time
     from pathlib import Path
