@@ -81,13 +81,19 @@ def run_and_report(
     """
     elsewhere = "" if config.on == "here" else f" --on {config.on}"
     print(f"{count(len(trials), 'run')} in {folder}; the output of each is in its log.txt", flush=True)
+    table = ""
+
+    def write() -> None:
+        nonlocal table
+        table = report()
+
     with open_launcher(config) as launch, stop_requested() as stopped:
         try:
-            run_trials(trials, config.jobs, stopped, report, launch)
+            run_trials(trials, config.jobs, stopped, write, launch)
         except KeyboardInterrupt:
             print(f"stopped; continue with `o2o {command} --resume --out {folder}{elsewhere}`", flush=True)
             raise
-    print(f"\n{report()}\n\nresults are in {folder}")
+    print(f"\n{table}\n\nresults are in {folder}")
     failed = sum(bool(trial.record().failed) for trial in trials)
     if failed:
         raise O2OError(f"{failed} of {len(trials)} runs failed; {folder}/table.md has the reasons")
