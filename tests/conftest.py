@@ -84,7 +84,10 @@ def quiet_process():
 
 @pytest.fixture
 def no_charts(monkeypatch):
+    """Leaves out the charts of pretraining, comparisons and studies; fixtures of a module draw theirs."""
     leave_out_charts(monkeypatch)
+    for command in ("compare", "study"):
+        monkeypatch.setattr(f"o2o.commands.{command}.plot.draw", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +101,10 @@ def dataset(tmp_path_factory) -> Iterator[Path]:
 def pretrained(dataset, tmp_path_factory) -> Iterator[Path]:
     """A run of twelve updates on the dataset; no test changes it."""
     config = pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain")
-    with _unchanged(package.pretrain(config)) as folder:
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_charts(patch)
+        run = package.pretrain(config)
+    with _unchanged(run) as folder:
         yield folder
 
 

@@ -27,7 +27,7 @@ from tests.support.tiny_runs import ROBOT, leave_out_charts
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 CLONE = "bc:policy.hidden-dim=16,critic.hidden-dim=16,critic.num-q=2,batch-size=8"
-SMALL = "small:" + ",".join(TINY)
+SMALL = "small:" + ",".join((*TINY, "window=2"))
 BUDGET = ["--updates", "8", "--seeds", "2", "--episodes", "12", "--evaluate-episodes", "3", "--device", "cpu"]
 RECIPE = '''"""Describes recordings of the point robot."""
 
