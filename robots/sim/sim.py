@@ -29,6 +29,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -123,7 +124,12 @@ def real_time_world(config: Config, show_state: bool):
 
 def expert(arm: "Arm") -> np.ndarray:
     """Returns (4,) the next action of the expert in `expert.py`, from the true state of an unwrapped arm."""
-    return load("robots", str(Path(__file__).with_name("expert.py"))).act(arm)
+    return _expert_module().act(arm)
+
+
+@cache  # a search for the file at every decision costs an eighth of the time of recording
+def _expert_module():
+    return load("robots", str(Path(__file__).with_name("expert.py")))
 
 
 class Arm(gymnasium.Env):
