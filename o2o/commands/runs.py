@@ -14,7 +14,7 @@ from o2o.core.errors import UsageError
 from o2o.core.progress import format_duration
 from o2o.core.run_folder import RUN_INFO
 from o2o.core.run_log import versions
-from o2o.core.run_summary import RunSummary, find, metrics_of, summarize
+from o2o.core.run_summary import RunSummary, find, metrics_of, saved_versions, summarize
 from o2o.core.text import printable
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -183,7 +183,7 @@ def _data(run: RunSummary) -> str:
 
 
 def _versions(info: Mapping) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _own_versions(info).items() if value)
+    return ", ".join(f"{name} {value}" for name, value in saved_versions(info).items() if value)
 
 
 def version_changes(info: Mapping) -> list[str]:
@@ -191,11 +191,6 @@ def version_changes(info: Mapping) -> list[str]:
     here = versions()
     return [
         f"{name} {before or 'missing'} -> {here[name] or 'missing'}"
-        for name, before in _own_versions(info).items()
+        for name, before in saved_versions(info).items()
         if name in here and before != here[name]
     ]
-
-
-def _own_versions(info: Mapping) -> dict:
-    own = info.get("versions")
-    return own if isinstance(own, dict) else {}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,8 @@ def summarize(folder: Path) -> RunSummary:
         start=started,
         duration_s=max(0.0, last_s - started.timestamp()) if known and last_s else None,
         state=_state(info, start, end, running),
-        data=_name(_text(info, "dataset", "dataset") or _text(info, "config", "dataset")),
-        robot=_name(_text(info, "robot", "robot") or _text(info, "config", "robot")),
+        data=short_name(_text(info, "dataset", "dataset") or _text(info, "config", "dataset")),
+        robot=short_name(_text(info, "robot", "robot") or _text(info, "config", "robot")),
         before=before,
         after=after,
         by_episodes=by_episodes,
@@ -151,9 +151,15 @@ def _text(info: Mapping, *path: str) -> str:
     return str(value) if isinstance(value, str) else ""
 
 
-def _name(text: str) -> str:
+def short_name(text: str) -> str:
     """Returns the last part of a path, and other names as they are."""
-    return Path(text).name if text.startswith(("/", ".", "~")) else text
+    return PurePath(text).name if text.startswith(("/", ".", "~")) else text
+
+
+def saved_versions(info: Mapping) -> dict:
+    """Returns name -> version of the packages that made a run, from its `run.json`; empty where unknown."""
+    versions = info.get("versions")
+    return versions if isinstance(versions, dict) else {}
 
 
 def _time(text) -> datetime | None:

@@ -3,13 +3,13 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from o2o.core.errors import O2OError
 from o2o.core.recipe import load_recipe
+from o2o.core.run_summary import saved_versions, short_name
 from o2o.core.text import count, printable
 from o2o.deployment.measured import Measured
 from o2o.deployment.privacy import ELSEWHERE
@@ -45,11 +45,11 @@ class CardFacts:
     @property
     def task(self) -> str:
         """Returns what the run learned, in the words of its robot and data."""
-        robot, options = _name(self.meta.get("robot", {}).get("robot", "")), self.meta.get("robot", {})
+        robot, options = short_name(self.meta.get("robot", {}).get("robot", "")), self.meta.get("robot", {})
         options = options.get("robot_options", {})
         of_robot = options.get("task") or options.get("id")
         what = f"`{_plain(of_robot)}` of robot `{robot}`" if of_robot else f"robot `{robot}`" if robot else ""
-        data = f"the recordings `{_name(self.meta['dataset']['dataset'])}`"
+        data = f"the recordings `{short_name(self.meta['dataset']['dataset'])}`"
         return f"{what}, learned from {data}" if what else data
 
 
@@ -60,7 +60,7 @@ def write_card(facts: CardFacts) -> str:
         f"# {facts.repo.partition('/')[2]}\n",
         f"A world model, a critic, a policy and a planner for {facts.task}, trained by "
         f"`o2o {_plain(facts.info['command'])}` of o2o "
-        f"{_plain(_versions(facts.info).get('o2o') or '')}.\n",
+        f"{_plain(saved_versions(facts.info).get('o2o') or '')}.\n",
         "## Results\n", *_results(facts.measured),
         "## Data\n", *_data(facts),
         "## Robot\n", *_robot(facts.meta, facts.is_simulated),
@@ -77,7 +77,7 @@ def _metadata(facts: CardFacts) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     name = facts.repo.partition("/")[2]
-    dataset = _name(facts.meta["dataset"]["dataset"])
+    dataset = short_name(facts.meta["dataset"]["dataset"])
     last = facts.measured[-1:]
     numbers = [("success_rate", one.success) for one in last] + [("return", one.mean_return) for one in last]
     results = [
@@ -107,7 +107,7 @@ def _data(facts: CardFacts) -> list[str]:
     steps = sample.get("steps", ())
     size = f"{count(data['episodes'], 'episode')}, {count(data['steps'], 'step')}"
     lines = [
-        f"- {_plain(_name(data['dataset']))}: {size}, {_plain(data.get('format') or UNKNOWN)}",
+        f"- {_plain(short_name(data['dataset']))}: {size}, {_plain(data.get('format') or UNKNOWN)}",
         f"- sha256 of the data: `{_plain(data['fingerprint'])}`",
         f"- license of the data: {_plain(facts.data_license or _recipe_license(data))}",
     ]
@@ -120,7 +120,7 @@ def _data(facts: CardFacts) -> list[str]:
 def _robot(meta: Mapping[str, Any], is_simulated: bool) -> list[str]:
     robot, transform = meta.get("robot", {}), meta["transform"]
     hz, low, high = transform.get("control_hz"), transform["action_low"], transform["action_high"]
-    name = _name(robot.get("robot", "")) or "none is named"
+    name = short_name(robot.get("robot", "")) or "none is named"
     kind = " (a simulator)" if is_simulated else ""
     rows = [f"- robot: {_plain(name)}{kind}"]
     rows += [f"- control rate: {f'{hz:g} Hz' if hz else UNKNOWN}"]
@@ -142,7 +142,7 @@ def _made(facts: CardFacts) -> list[str]:
             if has_played
             else ", until episodes show which is better"
         )
-    versions = ", ".join(f"{name} {value}" for name, value in _versions(facts.info).items() if value)
+    versions = ", ".join(f"{name} {value}" for name, value in saved_versions(facts.info).items() if value)
     return [
         f"    {printable(typed)}\n",
         f"- preset: {_plain(meta.get('preset') or UNKNOWN)}",
@@ -195,16 +195,6 @@ def _recipe_license(data: Mapping[str, Any]) -> str:
         except O2OError:
             continue
     return UNKNOWN
-
-
-def _versions(info: Mapping[str, Any]) -> Mapping[str, Any]:
-    versions = info.get("versions")
-    return versions if isinstance(versions, dict) else {}
-
-
-def _name(text: str) -> str:
-    """Returns the last part of a path, and other names as they are."""
-    return PurePath(text).name if text.startswith(("/", ".", "~")) else text
 
 
 def _numbers(values: Sequence[float]) -> str:
