@@ -1,6 +1,6 @@
 """Replays recorded episodes through an agent and keeps its beliefs and critic values at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,19 +181,9 @@ def _observe(
     lengths = [len(episode) for episode in episodes]
     belief, features, actions, states = agent.model.start(n), [], [], {}
     for t in range(max(lengths) + 1):
-        at = [min(t, length) for length in lengths]
-        obs = {
-            name: torch.as_tensor(
-                np.stack([e.obs[name][i] for e, i in zip(episodes, at, strict=True)]), device=agent.device
-            )
-            for name in agent.transform.fields
-        }
-        back = [max(i - 1, 0) for i in at]  # the model ignores action and reward at the first step
-        action = np.stack([e.action[i] for e, i in zip(episodes, back, strict=True)])
-        reward = np.array([e.reward[i] for e, i in zip(episodes, back, strict=True)], np.float32)
-        prev_action, prev_reward, begin = (
-            torch.as_tensor(value, device=agent.device) for value in (action, reward, np.full(n, t == 0))
-        )
+        seen, *before = padded_step(episodes, t, agent.transform.fields)
+        obs = {name: torch.as_tensor(value, device=agent.device) for name, value in seen.items()}
+        prev_action, prev_reward, begin = (torch.as_tensor(value, device=agent.device) for value in before)
         belief = agent.model.observe(belief, prev_action, prev_reward, obs, begin)
         feature = agent.model.feature(belief)
         features.append(feature.float())
@@ -202,6 +192,25 @@ def _observe(
             if t < lengths[column] and row in start_rows:
                 states[row] = index(belief, torch.tensor([column], device=agent.device))
     return torch.stack(features), torch.stack(actions), states
+
+
+def padded_step(
+    episodes: Sequence[Episode], t: int, names: Iterable[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what an agent gets at step t of N episodes; shorter episodes repeat their last step.
+
+    Args:
+        names: names of the observations.
+    Returns:
+        name -> (N, ...) observations, the (N, A) actions and (N,) float32 rewards before them, and (N,)
+        whether the episodes begin, where models ignore both.
+    """
+    at = [min(t, len(episode)) for episode in episodes]
+    back = [max(i - 1, 0) for i in at]
+    obs = {name: np.stack([e.obs[name][i] for e, i in zip(episodes, at, strict=True)]) for name in names}
+    action = np.stack([e.action[i] for e, i in zip(episodes, back, strict=True)])
+    reward = np.array([e.reward[i] for e, i in zip(episodes, back, strict=True)], np.float32)
+    return obs, action, reward, np.full(len(episodes), t == 0)
 
 
 def _policy_action(agent: Agent, feature: Tensor, obs: dict[str, Tensor]) -> Tensor:

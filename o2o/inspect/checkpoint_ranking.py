@@ -23,7 +23,7 @@ from o2o.core import run_checkpoint
 from o2o.core.episode import Episode
 from o2o.core.run_folder import checkpoint_folder, stored_checkpoints
 from o2o.core.seeding import RandomStream, derive
-from o2o.inspect.beliefs import NUM_PARALLEL, beliefs
+from o2o.inspect.beliefs import NUM_PARALLEL, beliefs, padded_step
 from o2o.inspect.charts.chart import DATA, MODEL, MUTED, PLAN, POLICY, Chart, Intervals, Rule
 from o2o.inspect.estimate import Estimate, few_episodes_warning, format_number
 from o2o.inspect.fitted_q import RecordedSteps, action_distance, evaluate_policies
@@ -392,15 +392,7 @@ def _planner_actions(agent: Agent, episodes: Sequence[Episode], seed: int) -> tu
         agent.start(len(group), derive(seed, "choice", begin))
         actions = []
         for t in range(max(map(len, group)) + 1):
-            at = [min(t, len(episode)) for episode in group]  # shorter episodes repeat their last step
-            back = [max(i - 1, 0) for i in at]
-            obs = {
-                name: np.stack([e.obs[name][i] for e, i in zip(group, at, strict=True)])
-                for name in agent.transform.fields
-            }
-            action = np.stack([e.action[i] for e, i in zip(group, back, strict=True)])
-            reward = np.array([e.reward[i] for e, i in zip(group, back, strict=True)], np.float32)
-            actions.append(agent.act(obs, action, reward, np.full(len(group), t == 0)))
+            actions.append(agent.act(*padded_step(group, t, agent.transform.fields)))
         for column, number in enumerate(numbers):
             actions_of[number] = np.stack(actions)[: lengths[number] + 1, column]
     each = [torch.as_tensor(actions_of[number], device=agent.device) for number in range(len(episodes))]
