@@ -14,11 +14,10 @@ class DemoConfig:
     Attributes:
         dataset: Recipe from `o2o list` that makes its data and names its robot.
         recordings: Number of recorded episodes to use. With all 200 of `sim-lift` the offline agent is so
-        good
-            that little is left to gain online.
+            good that little is left to gain online.
         preset: Preset of the agent; `o2o list presets` shows them.
         updates: Maximum number of offline gradient steps; pretraining ends earlier when the evaluation is
-        flat.
+            flat.
         episodes: Number of online episodes.
         evaluate_episodes: Number of fixed scenes behind each row of the table.
         seed: Seed of data, weights, batches and training scenes; the evaluation scenes do not depend on it.

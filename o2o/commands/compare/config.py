@@ -36,16 +36,14 @@ class CompareConfig(RobotChoice, JobsConfig, MachineConfig):
     Attributes:
         threads: Number of CPU threads; 0 uses each preset's own number.
         compile: Compile updates and plans with torch's compiler; `auto` does so from 5,000 updates on where
-        a C++
-            compiler is found, and not with `--minutes`.
+            a C++ compiler is found, and not with `--minutes`.
         dataset: Dataset to learn from: a recipe from `o2o list`, a Minari id, or a path.
         presets: Presets to compare: names from `o2o list presets`, or variants with flags of `o2o pretrain`
-        such as
-            `dreamerv2:balance=harmony,window=32`.
+            such as `dreamerv2:balance=harmony,window=32`.
         flags: Flags of `o2o pretrain` for every preset, such as `discount=0.98 dataset.normalize`.
         seeds: Number of runs of each preset.
         first_seed: Seed of the first run; the others follow in order. The evaluation scenes do not depend on
-        it.
+            it.
         updates: Number of offline gradient steps of each run; None uses each preset's own number.
         minutes: Minutes of offline training, instead of `--updates`; reading the data does not count.
         episodes: Number of online episodes of each run; 0 trains offline only.

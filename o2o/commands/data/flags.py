@@ -154,9 +154,8 @@ class SplitConfig:
         rest: New folder for the remaining episodes.
         part: New folder for the drawn share.
         source: How the recording is read.
-        share: Fraction of the episodes that go to PART. Training with `--dataset.holdout` of this value and
-        the
-            same seed holds out the same episodes.
+        share: Fraction of the episodes that go to PART. Training with `--dataset.holdout` of this value
+            and the same seed holds out the same episodes.
         seed: Seed of the draw.
     """
 

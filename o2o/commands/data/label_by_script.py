@@ -24,7 +24,7 @@ def apply(path: Path, episodes: list[Episode]) -> list[Episode]:
 
     Raises:
         UsageError: the file does not run or has none of these functions, or one fails or returns a wrong
-        shape.
+            shape.
     """
     with _located_errors(path, "the file"):
         check_regular(path)

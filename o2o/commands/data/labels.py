@@ -42,7 +42,7 @@ def read(path: Path, fingerprint: str = "") -> list[Label]:
         fingerprint: fingerprint of the recording to label; checked if the file states one.
     Raises:
         UsageError: the file is not readable or belongs to another recording, or a field is unknown or
-        invalid.
+            invalid.
     """
     try:
         if path.suffix == ".csv":
