@@ -308,7 +308,7 @@ def report(server: Server, proxy: LossyProxy, robots: Sequence[Path], seconds: f
     )
     if server.start_s:
         p50, most = np.median(server.start_s), max(server.start_s)
-        yield f"the learner was ready {len(server.start_s)} times, after p50 {p50:.1f} s, at most {most:.1f} s"
+        yield f"{len(server.start_s)} times the learner was ready after p50 {p50:.1f} s, at most {most:.1f} s"
     for kind in KINDS[:2]:
         cpu_s = sum(seconds for one, seconds in server.cpu_s.values() if one == kind)
         yield f"{kind}: at most {server.peak_mb[kind]:.0f} MB (USS), {cpu_s:.1f} s of CPU, starts included"
