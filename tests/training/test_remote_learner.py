@@ -1,6 +1,7 @@
 """Tests robots whose learner is elsewhere: they lose nothing, wait for nothing, and take only fit weights."""
 
-from contextlib import ExitStack, closing
+import threading
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 import o2o
 from o2o.core import checkpoint
 from o2o.core.errors import DataError, StorageError
+from o2o.core.seeding import RandomStream
 from o2o.data.online_dataset import OnlineDataset
 from o2o.fleet import spool
 from o2o.fleet.gateway import Gateway
@@ -37,6 +39,19 @@ def _quick(monkeypatch):
     monkeypatch.setattr(spool, "POLL_S", 0.02)
     monkeypatch.setattr(spool, "FIRST_WAIT_S", 0.05)
     monkeypatch.setattr(fleet_learner, "REFRESH_S", 0.01)
+
+
+@pytest.fixture
+def streams_in_turn(monkeypatch):
+    """Random streams of several threads take turns, because all use torch's one generator of the process."""
+    lock, use = threading.RLock(), RandomStream.use
+
+    @contextmanager
+    def use_alone(stream: RandomStream):
+        with lock, use(stream):
+            yield
+
+    monkeypatch.setattr(RandomStream, "use", use_alone)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +207,7 @@ ACTING = ("stream.acting", "memory.", "belief.")  # what only the process that a
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("streams_in_turn")
 def test_in_lockstep_a_robot_and_its_learner_learn_what_the_synchronous_learner_learns(
     pretrained, tmp_path, monkeypatch
 ):
