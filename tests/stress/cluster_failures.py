@@ -13,8 +13,8 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,6 +27,9 @@ from o2o.core import child_process
 
 PARTS = ("serial", "cluster", "killed", "sweep")
 POLL_S, LIMIT_S = 0.5, 1500.0
+# without ports a node waits 30 s for processes of its own to choose them, which a busy machine exceeds
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_gcs_server_request_timeout_seconds": "300"}
 TRIAL = "o2o.commands.trial_main"
 
 
@@ -76,19 +79,25 @@ def done(trial: Path) -> tuple[str, ...]:
     return ()
 
 
+def _ports() -> dict[str, int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+        return {name: one.getsockname()[1] for name, one in zip(PORTS, sockets, strict=True)}
+
+
 class Cluster:
     """A head and a second node, with one CPU each."""
 
     def __init__(self):
         from ray.cluster_utils import Cluster as RayCluster  # type: ignore[import-not-found]
 
-        options = {"num_cpus": 1, "include_dashboard": False}
+        options = {"num_cpus": 1, "include_dashboard": False, **_ports()}
         self._ray = RayCluster(initialize_head=True, connect=False, head_node_args=options)
         self.address = self._ray.address
         self._second = self.add()
 
     def add(self):
-        return self._ray.add_node(num_cpus=1, wait=False)
+        return self._ray.add_node(num_cpus=1, wait=False, **_ports())
 
     @property
     def raylet(self) -> int:
@@ -100,17 +109,26 @@ class Cluster:
 
 
 class Killer:
-    """Kills a worker whose trial has finished a stage, then the second node when its trial has, once each."""
+    """Kills a worker whose trial has finished a stage, then the second node when its trial has, once each.
 
-    def __init__(self, cluster: Cluster):
-        self._cluster, self.killed = cluster, Counter()
+    Attributes:
+        killed: kind -> how many were killed.
+        found: a line for each.
+    """
+
+    def __init__(self, cluster: Cluster, out: Path):
+        """
+        Args:
+            out: folder whose trials are meant.
+        """
+        self._cluster, self._out, self.killed = cluster, out, Counter()
         self.found: list[str] = []
 
     def step(self) -> None:
         """Kills what is due."""
         for worker in workers():
             stages = done(worker.trial)
-            if not stages:
+            if not stages or self._out not in worker.trial.parents:
                 continue
             if not self.killed["worker"] and worker.raylet != self._cluster.raylet:
                 os.kill(worker.pid, signal.SIGKILL)
@@ -123,7 +141,8 @@ class Killer:
 
     def _note(self, kind: str, worker: Worker, stages: Sequence[str]) -> None:
         self.killed[kind] += 1
-        self.found.append(f"killed a {kind} of {worker.trial.name}, which had done {', '.join(stages)}")
+        name = worker.trial.relative_to(self._out)
+        self.found.append(f"killed a {kind} that ran {name}, which had done {', '.join(stages)}")
 
 
 def run(log: Path, words: Sequence[object], killer: Killer | None = None) -> float:
@@ -179,12 +198,12 @@ def compare(plan: argparse.Namespace, part: str) -> Iterator[str]:
     words = ["compare", "--dataset", plan.dataset, "--presets", "small", "small:discount=0.9", "--seeds", 2]
     words += _budget(plan, out)
     if part == "serial":
-        _print(part, run(plan.out / f"{part}.log", words))
+        _print(part, run(plan.out / f"{part}.log", words), out)
         return
     with _cluster() as cluster:
-        killer = Killer(cluster) if part == "killed" else None
+        killer = Killer(cluster, out) if part == "killed" else None
         words += ["--jobs", 2, "--on", "ray", "--ray-address", cluster.address]
-        _print(part, run(plan.out / f"{part}.log", words, killer))
+        _print(part, run(plan.out / f"{part}.log", words, killer), out)
     yield from _missing(killer)
     serial = plan.out / "serial"
     yield from check(out, serial if serial.exists() else None)
@@ -196,9 +215,9 @@ def sweep(plan: argparse.Namespace) -> Iterator[str]:
     words = ["sweep", "--dataset", plan.dataset, "--vary", "planner.uncertainty=0..20", "--trials", 4]
     words += ["--seeds", 0, *_budget(plan, out)]
     with _cluster() as cluster:
-        killer = Killer(cluster)
+        killer = Killer(cluster, out)
         words += ["--jobs", 2, "--on", "ray", "--ray-address", cluster.address]
-        _print("sweep", run(plan.out / "sweep.log", words, killer))
+        _print("sweep", run(plan.out / "sweep.log", words, killer), out)
     yield from _missing(killer)
     yield from check(out)
     num = len(json.loads((out / "result.json").read_text())["trials"])
@@ -228,14 +247,11 @@ def _cluster() -> Iterator[Cluster]:
         cluster.close()
 
 
-def _print(part: str, seconds: float) -> None:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    load = os.getloadavg()[0]
-    print(
-        f"{part}: {seconds:.0f} s, load average {load:.1f}; "
-        f"CPU time of all parts so far {used.ru_utime + used.ru_stime:.0f} s",
-        flush=True,
-    )
+def _print(part: str, seconds: float, out: Path) -> None:
+    records = [json.loads(path.read_text()) for path in out.rglob("trial.json")]
+    cpu_s = sum(cost["cpu_s"] for record in records for cost in record["costs"].values())
+    load = f"{os.getloadavg()[0]:.1f}"
+    print(f"{part}: {seconds:.0f} s; stages used {cpu_s:.0f} s of CPU; load average {load}", flush=True)
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -252,6 +268,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     plan = parse(words)
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", **PATIENCE}
     plan.out = plan.out.resolve()
     plan.out.mkdir(parents=True, exist_ok=True)
     wrong = []
