@@ -139,8 +139,9 @@ def _parse(command: str, default, argv: list[str]):
             check_finite(config)
     except SystemExit:
         raise UsageError(_one_line(output.getvalue())) from None
-    for flag in flag_tree(default).flags:
-        if flag.metavar == "PATH" and _is_empty(argv, flag.name):
+    empty = _empty_flags(argv)
+    for flag in flag_tree(default).flags if empty else ():
+        if flag.metavar == "PATH" and flag.name in empty:
             raise UsageError(f"{flag.name} is empty, wanted a path")
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], flag_tree(default).names(), n=1)
@@ -214,9 +215,10 @@ def _value(argv: list[str], flag: str) -> str:
     return ""
 
 
-def _is_empty(argv: list[str], flag: str) -> bool:
-    """Returns whether a flag is given, with an empty value."""
-    return f"{flag}=" in argv or (flag, "") in itertools.pairwise(argv)
+def _empty_flags(argv: list[str]) -> set[str]:
+    """Returns the flags that are given with an empty value."""
+    joined = {word[:-1] for word in argv if word.endswith("=")}
+    return joined | {flag for flag, value in itertools.pairwise(argv) if not value}
 
 
 def _path(argv: list[str], flag: str) -> Path | None:
