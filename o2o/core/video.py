@@ -17,9 +17,14 @@ def write_figure(path: Path, figure, dpi: int = 110) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
+    write_bytes(path, figure_png(figure, dpi))
+
+
+def figure_png(figure, dpi: int = 110) -> bytes:
+    """Returns a matplotlib figure as a PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=dpi)
-    write_bytes(path, data.getvalue())
+    return data.getvalue()
 
 
 FILM_HZ = 25.0  # about as many frames a second as an eye needs

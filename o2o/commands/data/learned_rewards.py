@@ -12,6 +12,7 @@ from o2o.core.errors import DataError, UsageError
 from o2o.core.extras import needed_by
 from o2o.core.paths import beside
 from o2o.core.stats import success_interval
+from o2o.core.video import write_figure
 from o2o.data.formats.recording import Recording
 
 if TYPE_CHECKING:
@@ -74,4 +75,4 @@ def draw(classifier: "SuccessClassifier", path: Path) -> None:
         Line(probability, share, "held-out observations", DATA),
     ]
     chart = Chart("Reliability of the success classifier", "probability", "share of success", lines)
-    chart.to_matplotlib().savefig(path, dpi=110)
+    write_figure(path, chart.to_matplotlib())

@@ -5,10 +5,10 @@ chart.to_matplotlib()  # a matplotlib figure
 chart.to_plotly()  # a plotly figure
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from o2o.core.video import figure_png
 from o2o.inspect.charts.spec import (
     CHOSEN,
     COLORMAP,
@@ -63,7 +63,7 @@ class Chart(ChartSpec):
         return make_figure([self], [""], 0)
 
     def _repr_png_(self) -> bytes:
-        return _png(self.to_matplotlib())
+        return figure_png(self.to_matplotlib())
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Frames:
         return make_figure(self.charts, self.names, self.shown or 0)
 
     def _repr_png_(self) -> bytes:
-        return _png(self.to_matplotlib())
+        return figure_png(self.to_matplotlib())
 
 
 def to_matplotlib(charts: Sequence[Chart | Frames], columns: int = 2):
@@ -154,9 +154,3 @@ def _common_range(charts: Sequence[Chart], axis: str) -> tuple[float, float]:
     ends = [end for pair in limits for end in pair]
     low, high = min(ends), max(ends)
     return (low, high) if limits[0][0] < limits[0][1] else (high, low)
-
-
-def _png(figure) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
-    return data.getvalue()
