@@ -277,6 +277,10 @@ class Agent:
             return self.direct.act_chunk(obs, explore)
         return self.policy.act_chunk(feature, explore)
 
+    def nominal(self, action: Tensor) -> Tensor | None:
+        """Returns what `MPPI.plan` takes as `nominal` where the acting policy's actions are (N, A)."""
+        return action[None] if self.direct and self.direct_acts else None
+
     @property
     def imagines(self) -> bool:
         """Whether the model predicts; a model file may not derive from `WorldModel` and not say so."""
@@ -370,9 +374,10 @@ class Agent:
                     predicted = self.policy_chunk(self.model.feature(self.belief), tensors, explore)
                     action, self.chunk = next_action(self.chunk, predicted, action, begin)
                     return action.cpu().numpy()
-                result = self._plan(
-                    self.belief, self.model, self.critic, self.policy, self.memory, begin, explore, trace
-                )
+                nominal, networks = None, (self.model, self.critic, self.policy)
+                if self.direct and self.direct_acts:
+                    nominal = self.direct.act_chunk(tensors).transpose(0, 1)  # (K, N, A)
+                result = self._plan(self.belief, *networks, self.memory, begin, explore, trace, nominal)
                 self.last_plan, self.memory = result, result.memory
                 action = result.action
                 if max_policy_deviation < math.inf:

@@ -48,7 +48,7 @@ class ExportedModule(nn.Module):
         super().__init__()
         self.units, self.num_frames = RobotUnits(agent.transform), agent.transform.frames
         self.model, self.critic, self.policy = agent.model, agent.critic, agent.policy
-        self.direct = agent.direct if agent.direct_acts else None
+        self.direct, self.direct_acts = agent.direct, agent.direct_acts
         # pruning follows the data and finds the same elites, so a graph, whose shapes are fixed, does without
         self.planner = MPPI(agent.planner.action_dim, replace(agent.config.planner, prune=False))
         self.planner.evaluator.penalty_weight = agent.penalty_weight
@@ -81,12 +81,14 @@ class PolicyStep(ExportedModule):
                 name: stack_frames(inputs[f"frames.{name}"], obs[name], first, count)
                 for name, count in self.num_frames.items()
             }
-            belief = self.model.observe(before, action, reward, obs | frames, first)
+            obs |= frames
+            belief = self.model.observe(before, action, reward, obs, first)
             feature, chunk = self.model.feature(belief), {}
+            direct = self.direct.act_chunk(obs) if self.direct and self.direct_acts else None
+            predicted = self.policy.act_chunk(feature) if direct is None else direct
             if self.plan:
-                unit = self.policy.act(feature)
+                unit = predicted[:, 0]
             else:
-                predicted = self.direct.act_chunk(obs) if self.direct else self.policy.act_chunk(feature)
                 unit, chunk = next_action(under(inputs, "chunk"), predicted, action, first)
             outputs = {"action": self.units.physical_action(unit)}
             outputs |= {f"{NEXT}belief.{name}": value for name, value in belief.items()}
@@ -94,8 +96,9 @@ class PolicyStep(ExportedModule):
             outputs |= {f"{NEXT}chunk.{name}": value for name, value in chunk.items()}
             if self.plan:
                 memory = inputs["search.mean"]
-                mean = self.planner.start_mean(belief, self.model, self.policy, memory, first)
-                outputs |= _search_outputs(self.planner.begin(belief, mean, *self.parts))
+                nominal = None if direct is None else direct.transpose(0, 1)
+                mean = self.planner.start_mean(belief, self.model, self.policy, memory, first, nominal)
+                outputs |= _search_outputs(self.planner.begin(belief, mean, *self.parts, nominal))
                 outputs[f"{NEXT}search.policy_action"] = unit
             return outputs
 

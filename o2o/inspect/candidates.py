@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord
@@ -117,11 +118,9 @@ def _load_scene(
     raw_episode = run.robot_episodes[number] if from_robot else None
     episode = agent.transform.episode(raw_episode) if raw_episode else run.episodes[number]
     _check_step(t, len(episode))
-    state, steps = _beliefs_at(agent, episode, t, num_steps)
-    records = [
-        replace(record, t=np.array(step, np.int32))
-        for record, step in zip(replan(agent, state, seed=seed), steps, strict=True)
-    ]
+    state, policy_action, steps = _beliefs_at(agent, episode, t, num_steps)
+    plans = replan(agent, state, seed=seed, policy_action=policy_action)
+    records = [replace(record, t=np.array(step, np.int32)) for record, step in zip(plans, steps, strict=True)]
     return _Scene(
         records,
         f"the robot's episode {number}" if from_robot else f"recorded episode {number}",
@@ -154,15 +153,18 @@ def _load_recorded_scene(run: Run, number: int, t: int | None, num_steps: int) -
     return _Scene(picked, f"the robot's episode {number}", True, num_updates, obs, action, seed)
 
 
-def _beliefs_at(agent: Agent, episode: Episode, t: int | None, num_steps: int) -> tuple[State, list[int]]:
-    """Returns the agent's beliefs at step t, or at evenly spaced steps; and these steps."""
+def _beliefs_at(
+    agent: Agent, episode: Episode, t: int | None, num_steps: int
+) -> tuple[State, Tensor, list[int]]:
+    """Returns the agent's K beliefs and (K, A) actions at step t, or at evenly spaced steps; and these."""
     if t is None:
         steps = beliefs(agent, [episode], num_starts=num_steps)
-        return steps.state, steps.starts.tolist()
+        return steps.state, steps.policy_action[steps.starts], steps.starts.tolist()
     obs = {name: value[: t + 2] for name, value in episode.obs.items()}
     first_steps = replace(episode, obs=obs, action=episode.action[: t + 1], reward=episode.reward[: t + 1])
     steps = beliefs(agent, [first_steps], num_starts=t + 1)
-    return index(steps.state, steps.feature.new_tensor([t]).long()), [t]
+    row = steps.feature.new_tensor([t]).long()
+    return index(steps.state, row), steps.policy_action[row], [t]
 
 
 def _commanded_paths(

@@ -275,11 +275,14 @@ def penalty_sweep(
     executed = np.concatenate([
         b.action.cpu().numpy()[b.starts[rows]] for (b, _), rows in zip(sources, picked, strict=True)
     ])  # fmt: skip
-    unpenalized = replan(agent, state, 0.0, seed)
+    acting = torch.cat(
+        [b.policy_action[b.starts[rows]] for (b, _), rows in zip(sources, picked, strict=True)]
+    )
+    unpenalized = replan(agent, state, 0.0, seed, acting)
     grid = _grid(unpenalized) if penalty_weights is None else np.array(penalty_weights, float)
     weights = np.unique([0.0, agent.penalty_weight, *grid])
-    means = [_MeanPlan(unpenalized if not w else replan(agent, state, w, seed)) for w in weights]
-    repeated = _MeanPlan(replan(agent, state, 0.0, seed + 1))
+    means = [_MeanPlan(unpenalized if not w else replan(agent, state, w, seed, acting)) for w in weights]
+    repeated = _MeanPlan(replan(agent, state, 0.0, seed + 1, acting))
     action = np.stack([mean.action for mean in means])
     policy_action = np.stack([record.policy_action for record in unpenalized])
     recorded = _recorded_decisions(run)

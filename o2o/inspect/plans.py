@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from o2o.agent.agent import Agent
 from o2o.agent.plan_record import PlanRecord, record_plan
@@ -277,8 +278,9 @@ def action_distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def replan(
-    agent: Agent, state: State, penalty_weight: float | None = None, seed: int = 0
-) -> list[PlanRecord]:
+    agent: Agent, state: State, penalty_weight: float | None = None, seed: int = 0,
+    policy_action: Tensor | None = None,
+) -> list[PlanRecord]:  # fmt: skip
     """Plans in each of K states, without warm start and exploration, and with all configured iterations.
 
     Every penalty weight uses the same random numbers. The agent, its planner and its random streams stay
@@ -289,6 +291,8 @@ def replan(
         state: model state, leading axis K.
         penalty_weight: lambda, units of return per unit of disagreement; None, that of the agent.
         seed: seed of the sampled candidates and latents.
+        policy_action: (K, A) what the acting policy would do there, in [-1, 1]; None: the one on the model's
+            feature acts.
     """
     penalty_weight = agent.penalty_weight if penalty_weight is None else float(penalty_weight)
     config = replace(agent.planner.config, uncertainty=penalty_weight, budget_ms=0.0)
@@ -302,8 +306,11 @@ def replan(
             rows = torch.arange(begin, min(begin + block, num_states), device=agent.device)
             start = torch.ones(len(rows), dtype=torch.bool, device=agent.device)
             parts = agent.model, agent.critic, agent.policy
+            nominal = None if policy_action is None else agent.nominal(policy_action[rows])
             with agent.precision():
-                plan = planner.plan(index(state, rows), *parts, None, start, explore=False, trace=True)
+                plan = planner.plan(
+                    index(state, rows), *parts, None, start, explore=False, trace=True, nominal=nominal
+                )
             assert plan.trace is not None
             records += record_plan(agent, plan.trace, plan.action)
     return [replace(record, penalty_weight=np.array(penalty_weight, np.float32)) for record in records]

@@ -98,7 +98,9 @@ def calibrate_threshold(
             if planner:
                 first = torch.ones(len(batch), dtype=torch.bool, device=agent.device)
                 parts = state, agent.model, agent.critic, agent.policy
-                along_plan.append(planner.plan(*parts, None, first, explore=False).disagreement)
+                nominal = agent.nominal(policy_action[batch])
+                planned = planner.plan(*parts, None, first, explore=False, nominal=nominal)
+                along_plan.append(planned.disagreement)
     return OodThreshold(
         _quantile(at_action, quantile), _quantile(along_plan, quantile) if planner else None,
         quantile, len(rows), validation,

@@ -10,6 +10,7 @@ from o2o.agent.agent import Agent
 from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.direct_policy import ActionErrors, DirectPolicy, return_weight
 from o2o.agent.part_configs import PolicyConfig
+from o2o.agent.planner.mppi import MPPI
 from o2o.core.config import FieldError
 from o2o.core.episode import Episode
 from o2o.core.transform import ObsTransform, Transform
@@ -94,6 +95,28 @@ def test_the_planner_stays_near_it_while_its_deviation_is_limited():
     agent.start(1, 0)
     action = act(agent, 0.5, first=True, plan=True, max_policy_deviation=0.01)[0]
     np.testing.assert_allclose(action, direct_chunk(agent, 0.5)[0], atol=0.0101)
+
+
+def test_the_planner_searches_around_the_policy_that_acts():
+    agent = make()
+    agent.planner = MPPI(2, replace(agent.config.planner, max_std=1e-6, min_std=1e-6))
+    agent._plan = agent.planner.plan
+    assert agent.config.planner.center == "policy"
+    agent.start(1, 0)
+    feature_action = act(agent, 0.5, first=True, plan=False)[0]
+    for acts, want in ((False, feature_action), (True, direct_chunk(agent, 0.5)[0])):
+        agent.direct_acts = acts
+        agent.start(1, 0)
+        np.testing.assert_allclose(act(agent, 0.5, first=True)[0], want, atol=1e-4)
+        assert agent.last_plan is not None
+
+
+def test_its_planner_is_exported(monkeypatch):
+    monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
+    agent = make()
+    agent.direct_acts = True
+    found = compare(agent, eager(make_graphs(agent, True)), random_episodes(agent, (5,)), plan=True)
+    assert found.action < 1e-5 and found.elites == 1
 
 
 def test_a_checkpoint_keeps_who_acts():

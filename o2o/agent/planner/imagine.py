@@ -72,9 +72,28 @@ def imagine(model: WorldModel, state: State, action: Tensor) -> Imagined:
     return _candidates(model, state, len(action), action.shape[2], lambda step, feature: flat[step])
 
 
-def imagine_policy(model: WorldModel, state: State, policy, steps: int, size: int) -> Imagined:
-    """Rolls out the exploring policy, `size` times from each of N states."""
-    return _candidates(model, state, steps, size, lambda step, feature: policy.act(feature, explore=True))
+def imagine_policy(
+    model: WorldModel, state: State, policy, steps: int, size: int,
+    nominal: Tensor | None = None, std: float = 0.0,
+) -> Imagined:  # fmt: skip
+    """Rolls out the exploring policy, `size` times from each of N states.
+
+    Args:
+        nominal: (K, N, A) first actions, in place of the policy's.
+        std: standard deviation of the noise on these.
+    """
+    if nominal is not None:
+        nominal = nominal.repeat_interleave(size, 1)
+        nominal = (nominal + std * torch.randn_like(nominal)).clamp(-1, 1)
+    act = begin_with(nominal, lambda feature: policy.act(feature, explore=True))
+    return _candidates(model, state, steps, size, act)
+
+
+def begin_with(actions: Tensor | None, act: Callable[[Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
+    """Returns (step, feature (M, F)) -> action (M, A): first `actions` (K, M, A), then those of `act`."""
+    if actions is None:
+        return lambda step, feature: act(feature)
+    return lambda step, feature: actions[step] if step < len(actions) else act(feature)
 
 
 def roll_out(model: WorldModel, state: State, steps: int, act: Callable[[int, Tensor], Tensor]) -> Rollout:

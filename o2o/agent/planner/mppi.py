@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from o2o.agent.planner.imagine import Imagined, imagine, imagine_policy, roll_out
+from o2o.agent.planner.imagine import Imagined, begin_with, imagine, imagine_policy, roll_out
 from o2o.agent.planner.plan_value import PlanEvaluator, PlanValues
 from o2o.agent.planner.planner_config import PlannerConfig
 from o2o.agent.planner.time_budget import TimeBudget
@@ -127,7 +127,7 @@ class MPPI:
     @torch.no_grad()
     def plan(
         self, state: State, model, critic, policy, memory: Tensor | None, first: Tensor, explore: float,
-        trace: bool = False,
+        trace: bool = False, nominal: Tensor | None = None,
     ) -> Plan:  # fmt: skip
         """Plans for N robots at once.
 
@@ -140,14 +140,16 @@ class MPPI:
             first: (N,) bool; those robots start an episode and have no memory.
             explore: scale of the exploration noise, in units of the final standard deviation of the search.
             trace: record the search.
+            nominal: (K, N, A) next actions of the policy that acts, where it is not `policy`, which then
+                plans the steps after them.
         """
         numbers = self._numbers(first.device)
-        policy_action = policy.act(model.feature(state))
-        mean = self.start_mean(state, model, policy, memory, first)  # (H, N, A)
+        policy_action = policy.act(model.feature(state)) if nominal is None else nominal[0]
+        mean = self.start_mean(state, model, policy, memory, first, nominal)  # (H, N, A)
         search, history = None, []
         for number in numbers:
             if search is None:
-                search = self.begin(state, mean, model, critic, policy)
+                search = self.begin(state, mean, model, critic, policy, nominal)
             search = self.iterate(search, number, state, model, critic, policy)
             history.append((search.mean, search.std))
         if search is None or search.latest is None:
@@ -163,9 +165,11 @@ class MPPI:
         finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
         return self.time_budget.until(time.perf_counter() + self.config.budget_ms / 1e3, finish)
 
-    def begin(self, state: State, mean: Tensor, model, critic, policy) -> Search:
+    def begin(
+        self, state: State, mean: Tensor, model, critic, policy, nominal: Tensor | None = None
+    ) -> Search:  # fmt: skip
         cfg = self.config
-        plans = imagine_policy(model, state, policy, cfg.horizon, cfg.num_policy)
+        plans = imagine_policy(model, state, policy, cfg.horizon, cfg.num_policy, nominal, cfg.min_std)
         plans = self.evaluator.add_penalty(plans, critic)
         return Search(mean, torch.full_like(mean, cfg.max_std), plans)
 
@@ -212,10 +216,13 @@ class MPPI:
         plan = Plan(action.clamp(-1, 1), search.mean, value, penalty, disagreement, usable, count, evaluated)
         return plan, drawn
 
-    def start_mean(self, state: State, model, policy, memory: Tensor | None, first: Tensor) -> Tensor:
+    def start_mean(
+        self, state: State, model, policy, memory: Tensor | None, first: Tensor, nominal: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """Returns the mean (H, N, A) of the Gaussian that the first iteration samples from."""
         if self.config.center == "policy":
-            return roll_out(model, state, self.config.horizon, lambda _, feature: policy.act(feature)).action
+            act = begin_with(nominal, policy.act)
+            return roll_out(model, state, self.config.horizon, act).action
         return self._warm_start(memory, first)
 
     def _warm_start(self, memory: Tensor | None, first: Tensor) -> Tensor:
