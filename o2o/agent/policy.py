@@ -16,6 +16,8 @@ from o2o.nn.choices import FIXED_SPREAD
 from o2o.nn.distribution import Normal
 from o2o.nn.world_model import Unroll
 
+ROUNDING = 1e-5  # of a mean of float32
+
 
 class AWRPolicy(nn.Module):
     """Network that gives a distribution of actions; with `average_rate`, its averaged weights act."""
@@ -82,6 +84,8 @@ class AWRPolicy(nn.Module):
         """
         feature = unroll.feature.detach()
         weight = self.weight(critic, feature, batch)
+        if self.config.filter_online:
+            weight = weight * ~(batch.online & returns_below_mean(batch))
         seen = unroll.feature if self.config.encoder_gradient else feature
         return {"policy": self.regression(seen, *future_actions(batch, self.chunk_size), weight)}
 
@@ -128,6 +132,12 @@ def valid_moments(value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     mean = batch_share.total((value * valid).sum()) / count
     variance = batch_share.total(((value - mean).square() * valid).sum()) / count
     return mean, variance.sqrt().clamp(min=torch.finfo(value.dtype).tiny)
+
+
+def returns_below_mean(batch: Batch) -> Tensor:
+    """Returns (B,) bool: windows of episodes whose return is below the mean over those of known reward."""
+    mean = valid_moments(batch.episode_return, batch.reward_known)[0]
+    return batch.episode_return < mean - ROUNDING * mean.abs()  # equal returns may have a mean above them
 
 
 def awr_weight(advantage: Tensor, inverse_temperature: float, max_weight: float) -> Tensor:

@@ -177,3 +177,20 @@ def test_averaged_weights_act_and_the_weights_themselves_learn():
     noisy_loss(policy, feature, batch, 0).sum().backward()
     assert policy.net[-1].bias.grad is not None
     assert all(weight.grad is None for weight in policy.average.parameters())
+
+
+def test_online_episodes_below_the_mean_return_teach_no_action():
+    plain = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16))
+    filtered = AWRPolicy(6, 2, PolicyConfig(hidden_dim=16, filter_online=True))
+    filtered.load_state_dict(plain.state_dict())
+    critic, feature = Critic(6, 2, 0.9, CriticConfig(hidden_dim=16)), torch.randn(5, 8, 6)
+    unroll = Unroll({}, feature, feature, {})
+    online = torch.tensor([False, False, False, True, True, True, True, True])
+    returns = torch.tensor([0.0, 0.0, 4.0, 0.0, 1.9, 2.1, 4.0, 99.0])
+    batch = replace(make_batch(Spec({"state": (3,)}, 2)), online=online, episode_return=returns)
+    batch.reward_known[7] = False  # the mean of the others is 1.71
+    all_steps, some = (one.losses(critic, unroll, batch)["policy"] for one in (plain, filtered))
+    kept = torch.tensor([True, True, True, False, True, True, True, True])
+    assert torch.equal(some, all_steps * kept) and all_steps[:, 3].all()
+    alike = replace(batch, episode_return=torch.full((8,), 0.1))
+    assert torch.equal(filtered.losses(critic, unroll, alike)["policy"], all_steps)
