@@ -45,7 +45,6 @@ class Agent:
         penalty_weight_known: whether the penalty weight is given or already measured on recordings.
         last_plan: the latest plan; None if the policy acted.
         direct_acts: whether the policy on the observation acts in place of the one on the model's feature.
-        direct_learns: whether it learns.
         stages: durations of encoding (`encode`) and planning (`plan`) since `start`.
     """
 
@@ -76,7 +75,7 @@ class Agent:
         self.parts = {name: part.to(self.device) for name, part in self.networks.parts.items()}
         self.model, self.critic, self.policy = self.networks.model, self.networks.critic, self.networks.policy
         self.balance, self.imagination = self.networks.balance, self.networks.imagination
-        self.direct, self.direct_acts, self.direct_learns = self.networks.direct, False, True
+        self.direct, self.direct_acts = self.networks.direct, False
         self._model_path, self._contract_checked = str(module.__file__), False
         self.check_imagines(config.imagination.steps > 0 or config.planner.uncertainty == "auto")
         on_gpu = self.device.type == "cuda"
@@ -221,7 +220,7 @@ class Agent:
                 anchor = self.imagination.anchor()
                 policy_losses = {name: anchor * loss for name, loss in policy_losses.items()}
                 policy_losses |= self.imagination.losses(self.model, self.critic, self.policy, unroll, batch)
-            if self.direct and self.direct_learns:
+            if self.direct and self.direct.learns:
                 policy_losses |= self.direct.losses(self.policy, self.critic, unroll, batch)
         decay = self.decay * batch.valid
         scale = decay * batch.weight
@@ -264,6 +263,16 @@ class Agent:
     def acting_policy(self) -> AWRPolicy | DirectPolicy:
         """The policy that acts where no plan does."""
         return self.direct if self.direct and self.direct_acts else self.policy
+
+    @property
+    def direct_learns(self) -> bool:
+        """Whether the policy on the observation learns, where there is one."""
+        return self.direct is not None and self.direct.learns
+
+    @direct_learns.setter
+    def direct_learns(self, learns: bool) -> None:
+        if self.direct:
+            self.direct.learns = learns
 
     def policy_chunk(self, feature: Tensor, obs: dict[str, Tensor], explore: float = 0.0) -> Tensor:
         """Returns the next actions (N, K, A) of the acting policy in [-1, 1].

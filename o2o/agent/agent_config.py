@@ -111,8 +111,9 @@ def fit_config(
             batch_size = max(round(batch_size * window / direct_chunk / 8) * 8, 8)
             window = direct_chunk
     model = config.model_options
-    fusion = "concat" if images else "mean"
-    for name, value in {"predict_end": terminates, "keep_vectors": images, "fusion": fusion}.items():
+    sees = images and not (direct_chunk and config.policy.direct_encodes)
+    fusion = "concat" if sees else "mean"
+    for name, value in {"predict_end": terminates, "keep_vectors": sees, "fusion": fusion}.items():
         if getattr(model, name, None) == "auto":
             model = replace(model, **{name: value})
     return replace(

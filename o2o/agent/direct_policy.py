@@ -33,6 +33,10 @@ class DirectPolicy(nn.Module):
     """Policy on the observation, learned by weighted imitation, in chunks of actions.
 
     It sees all vectors as they are, and each image by convolutions of its own.
+
+    Attributes:
+        images: names of the images, in the order of the encoders.
+        learns: whether updates change it.
     """
 
     def __init__(self, spec: Spec, chunk_size: int, width: int):
@@ -43,7 +47,7 @@ class DirectPolicy(nn.Module):
             width: width of the hidden layers of the policy on the feature.
         """
         super().__init__()
-        self.spec, self.images = spec, list(spec.images)
+        self.spec, self.images, self.learns = spec, list(spec.images), True
         self.encoders = image_encoders(spec, CHANNELS, LATENT_DIM, "deep-keypoints")
         config = replace(CONFIG, chunk_size=chunk_size, hidden_dim=min(WIDTH * width, MAX_WIDTH))
         self.policy = AWRPolicy(joined_dim(spec, LATENT_DIM), spec.action_dim, config)

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from o2o.agent.agent_config import AgentConfig
 from o2o.agent.critic import Critic
 from o2o.agent.direct_policy import DirectPolicy
+from o2o.agent.image_latents import LatentImages, latent_spec
 from o2o.agent.imagination import Imagination
 from o2o.agent.loss_balance import BALANCERS, Fixed, Harmony
 from o2o.agent.policy import AWRPolicy
@@ -53,17 +54,31 @@ def build(module: ModuleType, spec: Spec, config: AgentConfig) -> Networks:
 
     Args:
         module: file of the world model.
+    Raises:
+        FieldError: the model is to decode images that it does not see.
     """
-    model = build_model(module, spec, config.discount, config.model_options)
+    direct, chunk_size = None, config.policy.direct_chunk
+    chunk_size = 0 if chunk_size == "auto" else chunk_size  # `fit_config` sets it
+    latent_images = bool(spec.images and chunk_size and config.policy.direct_encodes)
+    if latent_images and getattr(config.model_options, "decoder", False) is True:
+        raise FieldError(
+            config,
+            "<model_options.decoder> is True, wanted False with <policy.direct_encodes> and "
+            "<policy.direct_chunk>: the model sees no image, but what the second policy makes of it",
+        )
+    seen = latent_spec(spec) if latent_images else spec
+    model = build_model(module, seen, config.discount, config.model_options)
     critic = Critic(model.feature_dim, spec.action_dim, config.discount, config.critic)
     policy = AWRPolicy(model.feature_dim, spec.action_dim, config.policy)
     imagination = None
     if config.imagination.steps:
         sizes = model.feature_dim, config.discount
         imagination = Imagination(*sizes, config.planner.penalty_weight, config.imagination)
-    balance, direct = BALANCERS[config.balance](config.balance_options), None
-    if (size := config.policy.direct_chunk) and size != "auto":  # `fit_config` sets it
-        direct = DirectPolicy(spec, size, config.policy.hidden_dim)
+    balance = BALANCERS[config.balance](config.balance_options)
+    if chunk_size:
+        direct = DirectPolicy(spec, chunk_size, config.policy.hidden_dim)
+    if latent_images and direct:
+        model = LatentImages(model, direct)
     return Networks(model, critic, policy, balance, imagination, direct)
 
 

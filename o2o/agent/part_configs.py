@@ -119,6 +119,8 @@ class PolicyConfig:
             held-out recordings better; at most `--window`. `auto`: those of 80 ms, at the rate of the
             recordings or else of `--robot`, for which a longer window takes the place of a larger batch. 0:
             there is no such policy, as in FOWM.
+        direct_encodes: Whether the world model sees each image as that second policy encodes it, as a vector;
+            no loss but imitation then trains what sees the images.
         filter_online: Whether the policy learns from an online episode only if its return is at least the
             mean of those in the batch, recordings included (filtered behavior cloning). The advantage tells
             too little of what the robot's first, worse episodes should teach. It is not so in FOWM.
@@ -137,6 +139,7 @@ class PolicyConfig:
     average_rate: float = 0.0
     chunk_size: int | Literal["auto"] = 1
     direct_chunk: int | Literal["auto"] = 0
+    direct_encodes: bool = False
     filter_online: bool = False
     encoder_gradient: bool = False
 

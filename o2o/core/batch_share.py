@@ -66,9 +66,9 @@ def total(x: Tensor) -> Tensor:
     return x if _share is None else _share.total(x)
 
 
-def mean(x: Tensor) -> Tensor:
-    """Returns the mean of x over its entries and the processes, with its gradient."""
-    return x.mean() if _share is None else _share.total(x.mean()) / _share.size
+def mean(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Returns the mean of x over axes (None: all) and the processes, with its gradient."""
+    return x.mean(axes) if _share is None else _share.total(x.mean(axes)) / _share.size
 
 
 def std(x: Tensor, axes: tuple[int, ...]) -> Tensor:

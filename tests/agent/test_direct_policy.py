@@ -130,7 +130,7 @@ def test_a_checkpoint_keeps_who_acts():
     assert np.array_equal(act(resumed, 0.3, first=True, plan=False), act(agent, 0.3, first=True, plan=False))
 
 
-@pytest.mark.parametrize(("acts", "fields"), [(False, SCENE), (True, SCENE), (True, PIXELS)])
+@pytest.mark.parametrize(("acts", "fields"), [(False, SCENE), (True, SCENE), (False, PIXELS), (True, PIXELS)])
 def test_it_is_exported_where_it_acts(monkeypatch, acts, fields):
     monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
     agent = make(fields=fields)
