@@ -63,8 +63,9 @@ class LatentImages(WorldModel):
     def __init__(self, inner: WorldModel, direct: DirectPolicy):
         super().__init__()
         self.inner, self._direct = inner, (direct,)  # a tuple hides the weights from this module
-        self.feature_dim, self.imagines = inner.feature_dim, inner.imagines
-        self.task_heads = tuple(f"inner.{name}" for name in inner.task_heads)
+        self.feature_dim = inner.feature_dim
+        self.imagines = getattr(inner, "imagines", True)  # a user's model need not derive from `WorldModel`
+        self.task_heads = tuple(f"inner.{name}" for name in getattr(inner, "task_heads", ()))
         self.standardizers = nn.ModuleList(Standardizer(LATENT_DIM) for _ in direct.images)
 
     def start(self, n: int) -> State:
