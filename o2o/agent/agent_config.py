@@ -92,8 +92,8 @@ def fit_config(
     """Returns the config with the window, the discount, the chunks and the model's options fitted to data.
 
     Args:
-        config: the config; its discount is derived if it is 0, the model's options and the policy's chunks
-            if they are `auto`. A window is then at least a chunk, and a batch has fewer windows if those of
+        config: the config; its discount is derived if it is 0, the options of model and policy if they are
+            `auto`. A window is then at least a chunk, and a batch has fewer windows if those of
             `direct_chunk` lengthen them.
         max_length: steps of the longest episode, which bound the window.
         terminates: whether any episode terminates.
@@ -111,7 +111,10 @@ def fit_config(
             batch_size = max(round(batch_size * window / direct_chunk / 8) * 8, 8)
             window = direct_chunk
     model = config.model_options
-    sees = images and not (direct_chunk and config.policy.direct_encodes)
+    encodes = config.policy.direct_encodes
+    if encodes == "auto":
+        encodes = config.model == "tdmpc" and not getattr(model, "decoder", False)
+    sees = images and not (direct_chunk and encodes)
     fusion = "concat" if sees else "mean"
     for name, value in {"predict_end": terminates, "keep_vectors": sees, "fusion": fusion}.items():
         if getattr(model, name, None) == "auto":
@@ -123,6 +126,7 @@ def fit_config(
             config.policy,
             chunk_size=min(chunk_size, max_length),
             direct_chunk=min(direct_chunk, max_length),
+            direct_encodes=encodes,
         ),
         window=min(window, max_length),
         batch_size=batch_size,

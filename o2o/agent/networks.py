@@ -59,7 +59,7 @@ def build(module: ModuleType, spec: Spec, config: AgentConfig) -> Networks:
     """
     direct, chunk_size = None, config.policy.direct_chunk
     chunk_size = 0 if chunk_size == "auto" else chunk_size  # `fit_config` sets it
-    latent_images = bool(spec.images and chunk_size and config.policy.direct_encodes)
+    latent_images = bool(spec.images and chunk_size and config.policy.direct_encodes is True)
     if latent_images and getattr(config.model_options, "decoder", False) is True:
         raise FieldError(
             config,

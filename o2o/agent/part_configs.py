@@ -120,7 +120,8 @@ class PolicyConfig:
             recordings or else of `--robot`, for which a longer window takes the place of a larger batch. 0:
             there is no such policy, as in FOWM.
         direct_encodes: Whether the world model sees each image as that second policy encodes it, as a vector;
-            no loss but imitation then trains what sees the images.
+            no loss but imitation then trains what sees the images. `auto`: the model `tdmpc` does, if it
+            does not decode images; a model of your own sees the images.
         filter_online: Whether the policy learns from an online episode only if its return is at least the
             mean of those in the batch, recordings included (filtered behavior cloning). The advantage tells
             too little of what the robot's first, worse episodes should teach. It is not so in FOWM.
@@ -139,7 +140,7 @@ class PolicyConfig:
     average_rate: float = 0.0
     chunk_size: int | Literal["auto"] = 1
     direct_chunk: int | Literal["auto"] = 0
-    direct_encodes: bool = False
+    direct_encodes: bool | Literal["auto"] = False
     filter_online: bool = False
     encoder_gradient: bool = False
 

@@ -20,7 +20,8 @@ STACKED = {"camera": replace(PIXELS["camera"], frames=2)}
 
 def make(chunk: int = 1, fields=PIXELS, **model) -> Agent:
     config = tiny("small")
-    policy, options = replace(config.policy, direct_chunk=chunk), replace(config.model_options, **model)
+    policy = replace(config.policy, direct_chunk=chunk, direct_encodes=True)
+    options = replace(config.model_options, **model)
     config = replace(config, policy=policy, model_options=options)
     return Agent(Transform(fields, (-1.0, -1.0), (1.0, 1.0)), config)
 
@@ -92,13 +93,25 @@ def test_a_decoder_of_images_is_refused_where_the_model_sees_latents():
         make(decoder=True)
 
 
-@pytest.mark.parametrize(("chunk", "seen"), [("auto", False), (0, True)])
-def test_the_options_of_the_model_are_fitted_to_what_it_sees(chunk, seen):
+@pytest.mark.parametrize(
+    ("chunk", "decoder", "model", "seen"),
+    [
+        ("auto", False, "tdmpc", False),
+        (0, False, "tdmpc", True),
+        ("auto", True, "tdmpc", True),
+        ("auto", False, "./mine.py", True),
+    ],
+)
+def test_the_model_of_small_sees_images_if_it_decodes_them_or_is_of_another_file(chunk, decoder, model, seen):
     config: AgentConfig = presets.get("small").agent
-    config = replace(config, policy=replace(config.policy, direct_chunk=chunk))
-    options = fit_config(config, 25, control_hz=10.0, images=True).model_options
+    policy = replace(config.policy, direct_chunk=chunk)
+    options = replace(config.model_options, decoder=decoder)
+    config = replace(config, policy=policy, model=model, model_options=options)
+    fitted = fit_config(config, 25, control_hz=10.0, images=True)
+    options = fitted.model_options
     assert isinstance(options, TDMPCConfig)
     assert (options.keep_vectors, options.fusion) == ((True, "concat") if seen else (False, "mean"))
+    assert fitted.policy.direct_encodes == (not seen or chunk == 0)
 
 
 def test_latents_are_standardized_by_what_was_seen_while_the_encoders_learn():
@@ -108,6 +121,7 @@ def test_latents_are_standardized_by_what_was_seen_while_the_encoders_learn():
     for _ in range(500):
         agent.model.unroll(batch)
     standardizer = agent.model.standardizers[0]
+    assert isinstance(standardizer, Standardizer)
     with torch.no_grad():
         latents = agent.direct.encoders[0](batch.obs["camera"].flatten(0, 1))
         standard = standardizer(latents)
