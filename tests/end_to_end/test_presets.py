@@ -195,12 +195,17 @@ def test_windows_are_no_wider_than_the_longest_episode():
     assert fit_config(presets.get("dreamerv3").agent, 500).window == 64
 
 
-@pytest.mark.parametrize(("images", "kept", "fusion"), [(True, True, "concat"), (False, False, "mean")])
-def test_the_default_preset_fits_its_encoder_to_cameras(images, kept, fusion):
-    fitted = fit_config(presets.get("small").agent, 25, images=images).model_options
+@pytest.mark.parametrize(
+    ("images", "encodes", "kept", "fusion"),
+    [(True, False, True, "concat"), (True, "auto", False, "mean"), (False, "auto", False, "mean")],
+)
+def test_the_default_preset_fits_its_encoder_to_cameras_that_it_sees(images, encodes, kept, fusion):
+    small = presets.get("small").agent
+    small = replace(small, policy=replace(small.policy, direct_encodes=encodes))
+    fitted = fit_config(small, 25, images=images).model_options
     assert isinstance(fitted, TDMPCConfig)
     assert (fitted.keep_vectors, fitted.fusion, fitted.convolutions) == (kept, fusion, "keypoints")
-    flags = fitted_flags(presets.get("small").agent, replace(AgentConfig(), model_options=fitted))
+    flags = fitted_flags(small, replace(AgentConfig(), model_options=fitted))
     assert flags == f"--model.predict-end True --model.keep-vectors {kept} --model.fusion {fusion}"
     assert fit_config(presets.get("fowm").agent, 25, images=images).model_options == TDMPCConfig()
 
