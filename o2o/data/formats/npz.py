@@ -16,7 +16,7 @@ from o2o.core.files import begins_with, open_regular
 from o2o.data.formats.column import RangeColumn
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.lazy_array import READ_ALL, ReadRequest
-from o2o.data.formats.zip_directory import open_zip
+from o2o.data.formats.zip_directory import open_member, open_zip
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # of a zip file, and of one without members
 NPY_MAGIC, MAX_HEADER = b"\x93NUMPY", 10_000  # bytes; numpy's own limit for headers
@@ -87,7 +87,7 @@ class NpyTable(RangeColumn):
     def _whole(self) -> np.ndarray:
         if not self._kept:
             try:
-                with open_zip(self.path) as file, file.open(f"{self.name}.npy") as member:
+                with open_zip(self.path) as file, open_member(file, f"{self.name}.npy") as member:
                     _read_header(member)
                     shape = self.shape[::-1] if self.order == "F" else self.shape
                     value = _parse(_read(member, self.nbytes), shape, self)
@@ -116,7 +116,7 @@ def _read_table(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Npy
     name = info.filename[:-4]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name!r} is compressed in an unusual form")
-    with file.open(info) as member:
+    with open_member(file, info) as member:
         (shape, is_column_major, dtype), header_bytes = _read_header(member)
     if dtype.hasobject:
         return None

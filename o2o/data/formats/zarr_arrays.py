@@ -20,7 +20,7 @@ from o2o.data.formats.column import RangeColumn
 from o2o.data.formats.errors import describe_read_error
 from o2o.data.formats.json_file import check_text
 from o2o.data.formats.lazy_array import ReadBlock, ReadRequest
-from o2o.data.formats.zip_directory import open_zip
+from o2o.data.formats.zip_directory import open_member, open_zip
 
 MAX_CHUNKS = 2**31  # of an array
 COPIES = 3  # of a chunk: compressed, decompressed, and its rows
@@ -95,7 +95,7 @@ class ZipStore:
 
     def read(self, name: str) -> bytes:
         try:
-            with self._file.open(name) as member:
+            with open_member(self._file, name) as member:
                 return member.read(self._file.NameToInfo[name].file_size)
         except (
             OSError,

@@ -5,6 +5,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from o2o.core.errors import DataError
 from o2o.core.files import check_regular, open_regular
@@ -48,6 +49,11 @@ def open_zip(path: Path, request: ReadRequest = READ_ALL, kind: str = "zip") -> 
         if info.flag_bits & IS_ENCRYPTED:
             raise DataError(f"{path}: its member {info.filename!r} is encrypted")
     return opened
+
+
+def open_member(file: zipfile.ZipFile, member: zipfile.ZipInfo | str) -> IO[bytes]:
+    """Opens a member of an open zip file, for reading."""
+    return file.open(member)
 
 
 def has_members(path: Path, names: set[str]) -> bool:
