@@ -17,7 +17,7 @@ from o2o.core.process_group import ProcessGroup
 from o2o.core.torchrun import read_place
 from tests.support.preset_agents import PIXELS, STATE, make, windows
 
-WINDOW = ("weight", "index", "online", "episode", "reward_known")
+WINDOW = ("weight", "index", "online", "episode", "reward_known", "episode_return")
 FIELDS = {"state": STATE, "pixels": PIXELS}
 
 
