@@ -390,11 +390,9 @@ class Agent:
                 self.last_plan, self.memory = result, result.memory
                 action = result.action
                 if max_policy_deviation < math.inf:
-                    action = limit_policy_deviation(
-                        action,
-                        self.policy_chunk(self.model.feature(self.belief), tensors)[:, 0],
-                        max_policy_deviation,
-                    )
+                    feature = self.model.feature(self.belief)
+                    policy = self.policy.act_chunk(feature)[:, 0] if nominal is None else nominal[0]
+                    action = limit_policy_deviation(action, policy, max_policy_deviation)
                 return action.cpu().numpy()
 
     @torch.no_grad()
