@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -21,23 +22,37 @@ class Optimizer:
 
     Attributes:
         parameters: the group, on one device.
-        rule: torch's optimizer; it stores the moments.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, config: OptimizerConfig):
         self.parameters: list[Tensor] = list(parameters)
         self.learning_rate, self.config = learning_rate, config
-        device = self.parameters[0].device
+        self._loaded: dict[str, Tensor] = {}  # the state that `rule` begins with
+
+    @cached_property
+    def rule(self) -> torch.optim.Optimizer:
+        """Torch's optimizer, which stores the moments; made at the first step.
+
+        Making the first one of a process takes two seconds, in which torch imports its compiler. An agent
+        that only acts is spared them.
+        """
+        device, config = self.parameters[0].device, self.config
         changes = config.warmup or config.decay
-        rate = torch.tensor(learning_rate, device=device) if changes else learning_rate
+        rate = torch.tensor(self.learning_rate, device=device) if changes else self.learning_rate
         if config.method == "laprop":
-            self.rule = LaProp(self.parameters, rate, config.eps)
+            rule = LaProp(self.parameters, rate, config.eps)
         else:
             on_gpu = device.type == "cuda"
-            self.rule = torch.optim.Adam(self.parameters, rate, eps=config.eps, fused=True, capturable=on_gpu)
+            rule = torch.optim.Adam(self.parameters, rate, eps=config.eps, fused=True, capturable=on_gpu)
+        for name, value in self._loaded.items():
+            i, key = name.split(".", 1)
+            rule.state[self.parameters[int(i)]][key] = value
+        self._loaded = {}
+        return rule
 
     def zero_grad(self) -> None:
-        self.rule.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> Tensor:
@@ -54,6 +69,8 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Returns the optimizer's state: `{i}.{name}` -> tensor of parameter i."""
+        if "rule" not in self.__dict__:
+            return dict(self._loaded)
         entries = self.rule.state_dict()["state"].items()
         return {f"{i}.{name}": value for i, entry in entries for name, value in entry.items()}
 
@@ -75,11 +92,9 @@ class Optimizer:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state` returned."""
-        self.rule.state.clear()
-        for name, value in tensors.items():
-            i, key = name.split(".", 1)
-            parameter = self.parameters[int(i)]
-            self.rule.state[parameter][key] = value.to(parameter.device, copy=True)
+        device = self.parameters[0].device
+        self._loaded = {name: value.to(device, copy=True) for name, value in tensors.items()}
+        self.__dict__.pop("rule", None)
 
     def _set_rate(self) -> None:
         """Sets the learning rate of step n = 1, 2, ... DreamerV3 counts from 0, so its first step is zero."""

@@ -177,6 +177,23 @@ def test_resumed_optimiser_takes_the_steps_of_an_unstopped_one(config):
         assert all(value.equal(have[name]) for name, value in straight.state().items())
 
 
+@pytest.mark.parametrize("config", [OptimizerConfig(), ALL])
+def test_an_optimizer_that_never_steps_keeps_its_state_without_one_of_torch(config):
+    first, second = (Optimizer(parameters(), 0.01, config) for _ in range(2))
+    assert first.state() == {}
+    run(first, range(2))
+    loaded = first.state()
+    for _ in range(2):  # the state of another run replaces what was loaded before
+        second.load_state({name: value + 1 for name, value in loaded.items()})
+        second.load_state(loaded)
+        second.zero_grad()
+        assert "rule" not in vars(second)  # making it imports torch's compiler, for two seconds
+        have = second.state()
+        assert list(have) == list(loaded)
+        assert all(value.equal(have[name]) for name, value in loaded.items())
+        run(second, [3])
+
+
 def test_steps_never_wait_for_the_device():
     optimizer = Optimizer(parameters(device="meta"), 0.1, ALL)  # torch's fused Adam has no such kernel
     norms = run(optimizer, range(3))
