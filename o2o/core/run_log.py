@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -211,17 +212,20 @@ def read_metrics(folder: Path) -> list[dict]:
 
 def versions() -> dict[str, str | None]:
     """Returns package versions (None where missing), Python version, platform and git commit."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions | {
+    return {name: _version(name) for name in PACKAGES} | {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": _commit(Path(__file__).resolve().parents[2]),
     }
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Returns the version of a package; looked up once, for its metadata are a page of text."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _commit(root: Path) -> str | None:
