@@ -1,5 +1,7 @@
 """Tests recordings of scripted experts, and the datasets that are generated from them."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -95,15 +97,20 @@ def test_images_are_collected_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "high"),
+    ("name", "num_episodes", "low", "high"),
     [
-        ("sim-reach", 0.3, 0.6),
-        pytest.param("sim-push", 0.2, 0.5, marks=pytest.mark.slow),
-        pytest.param("sim-lift", 0.1, 0.4, marks=pytest.mark.slow),
+        ("sim-reach", 50, 0.3, 0.6),  # as many as tell the range, a quarter of the dataset
+        pytest.param("sim-reach", 200, 0.3, 0.6, marks=pytest.mark.slow),
+        pytest.param("sim-push", 200, 0.2, 0.5, marks=pytest.mark.slow),
+        pytest.param("sim-lift", 200, 0.1, 0.4, marks=pytest.mark.slow),
     ],
 )
-def test_success_rate_of_generated_data_is_moderate(name, low, high, tmp_path):
-    recipe = plugins.load("datasets", name).RECIPE
+def test_success_rate_of_generated_data_is_moderate(name, num_episodes, low, high, tmp_path, monkeypatch):
+    module = plugins.load("datasets", name)
+    recipe = replace(module.RECIPE, num_episodes=num_episodes)
+    assert num_episodes <= module.RECIPE.num_episodes
+    monkeypatch.setattr(module, "NUM_EPISODES", num_episodes)
+    monkeypatch.setattr(module, "RECIPE", recipe)
     recipe.make(0, tmp_path / name)
     recording = minari.read(tmp_path / name)
     assert len(recording.episodes) == recipe.num_episodes
