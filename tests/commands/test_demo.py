@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
         patch.setattr(recipe, "RECIPE", replace(recipe.RECIPE, num_episodes=12))
         patch.setitem(presets.PRESETS, "tiny", presets.Preset("for tests", TINY, updates_per_step=0.1))
         config = o2o.DemoConfig(
-            preset="tiny", recordings=12, updates=2, episodes=2, evaluate_episodes=3, out=tmp / "out"
+            preset="tiny", recordings=12, updates=2, episodes=2, evaluate_episodes=2, out=tmp / "out"
         )
         with redirect_stdout(printed := io.StringIO()):
             result = o2o.demo(config)
@@ -110,7 +110,7 @@ def test_the_result_holds_the_table_with_what_was_measured(folder):
     assert list(result["rows"]) == ROWS and result["dataset"] == "sim-lift"
     for name, row in result["rows"].items():
         assert 0 <= row["success"] <= 1 and np.isfinite(row["return"])
-        assert row["episodes"] == 3 or name == "the data"
+        assert row["episodes"] == 2 or name == "the data"
     for name, key in (("successes", "success"), ("returns", "return")):
         gain = result["rows"]["planner, online"][key] - result["rows"]["planner, offline"][key]
         assert result["gain"][name]["mean"] == pytest.approx(gain)
