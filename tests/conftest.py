@@ -18,7 +18,7 @@ from o2o.core import trust
 from o2o.hardware.guard import Guard
 from o2o.training import learner_process
 from tests.support import forked
-from tests.support.tiny_runs import leave_out_charts, pretrain_config, record_point_dataset
+from tests.support.tiny_runs import draw_charts, leave_out_charts, pretrain_config, record_point_dataset
 
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # o2o does so, too, but a test may import MuJoCo first
@@ -82,10 +82,23 @@ def quiet_process():
         yield process
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_charts_of_pretraining():
+    """Leaves out the charts of pretraining; `charts` has them drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_charts(patch)
+        yield
+
+
+@pytest.fixture
+def charts(monkeypatch):
+    """Draws the charts of pretraining."""
+    draw_charts(monkeypatch)
+
+
 @pytest.fixture
 def no_charts(monkeypatch):
-    """Leaves out the charts of pretraining, comparisons and studies; fixtures of a module draw theirs."""
-    leave_out_charts(monkeypatch)
+    """Leaves out the charts of comparisons and studies; fixtures of a module draw theirs."""
     for command in ("compare", "study"):
         monkeypatch.setattr(f"o2o.commands.{command}.plot.draw", lambda *_: None)
 
@@ -101,10 +114,7 @@ def dataset(tmp_path_factory) -> Iterator[Path]:
 def pretrained(dataset, tmp_path_factory) -> Iterator[Path]:
     """A run of twelve updates on the dataset; no test changes it."""
     config = pretrain_config(dataset, tmp_path_factory.mktemp("run") / "pretrain")
-    with pytest.MonkeyPatch.context() as patch:
-        leave_out_charts(patch)
-        run = package.pretrain(config)
-    with _unchanged(run) as folder:
+    with _unchanged(package.pretrain(config)) as folder:
         yield folder
 
 

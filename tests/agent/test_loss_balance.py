@@ -231,7 +231,7 @@ def test_it_compiles_as_a_whole():
     assert compiled(losses) == balance(losses)
 
 
-def test_it_is_one_flag_of_the_command_line(o2o, fails, dataset, tmp_path):
+def test_it_is_one_flag_of_the_command_line(o2o, fails, dataset, tmp_path, charts):
     out, online = tmp_path / "run", tmp_path / "online"
     words = ["--balance", "harmony", "--balance.q", "0.3", "--log-every", 2]
     assert o2o(*pretrain(dataset, out, *words))[0] == 0

@@ -29,9 +29,6 @@ START, FEW = 6, 20  # the fast tests take the first moments, and then one of so 
 Run = Callable[..., Path]  # with the changes of the config
 
 
-pytestmark = pytest.mark.usefixtures("no_charts")
-
-
 @pytest.fixture(params=["pretrain", "finetune"])
 def run(request, dataset, pretrained, tmp_path) -> Run:
     """Runs the command into `tmp_path/run`, in about a second."""

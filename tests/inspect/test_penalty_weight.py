@@ -28,7 +28,6 @@ from tests.support.preset_agents import disagreeing, make, tiny, windows
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config, same
 from tests.support.toy_nets import Toy
 
-pytestmark = pytest.mark.usefixtures("no_charts")
 GRID = np.array([1e-9, 1.0, 10.0, 100.0])
 
 

@@ -48,10 +48,22 @@ def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfi
     return replace(config, **changes)
 
 
+CHARTS = pretraining.plot_prediction, pretraining.loss_curves.plot_losses
+
+
 def leave_out_charts(patch: pytest.MonkeyPatch) -> None:
     """Leaves out the charts of pretraining, which take half of the time of a run that lasts a second."""
-    patch.setattr(pretraining, "plot_prediction", lambda *_: False)
-    patch.setattr(pretraining.loss_curves, "plot_losses", lambda *_: False)
+    _set_charts(patch, lambda *_: False, lambda *_: False)
+
+
+def draw_charts(patch: pytest.MonkeyPatch) -> None:
+    """Draws the charts that `leave_out_charts` leaves out."""
+    _set_charts(patch, *CHARTS)
+
+
+def _set_charts(patch: pytest.MonkeyPatch, prediction, losses) -> None:
+    patch.setattr(pretraining, "plot_prediction", prediction)
+    patch.setattr(pretraining.loss_curves, "plot_losses", losses)
 
 
 def same(a: Path, b: Path) -> None:

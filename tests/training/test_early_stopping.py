@@ -17,9 +17,6 @@ from tests.support.tiny_runs import pretrain_config, same
 PATIENCE = 3
 
 
-pytestmark = pytest.mark.usefixtures("no_charts")
-
-
 def config(dataset: Path, out: Path, **changes) -> o2o.PretrainConfig:
     """A clone that fits the noise of random actions, so its validation loss rises soon."""
     agent = replace(tiny("bc"), learning_rate=0.002, batch_size=64)

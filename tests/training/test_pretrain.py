@@ -20,8 +20,6 @@ from tests.support.command_line import pretrain
 from tests.support.paths import POINT_ROBOT
 from tests.support.tiny_runs import pretrain_config, same
 
-pytestmark = pytest.mark.usefixtures("no_charts")
-
 
 @pytest.fixture
 def torchrun(monkeypatch):

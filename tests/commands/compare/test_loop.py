@@ -21,7 +21,7 @@ from o2o.commands.compare.trial import Cost, _Meter
 from o2o.commands.dispatch import DEFAULTS
 from o2o.core import stats
 from o2o.core.errors import O2OError, UsageError
-from tests.support.tiny_runs import ROBOT, leave_out_charts
+from tests.support.tiny_runs import ROBOT
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "critic.hidden-dim=16",
@@ -54,7 +54,6 @@ def compared(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("compare") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess_run, "run", here)
-        leave_out_charts(patch)
         assert main(words(dataset, out, ("small", BAD, "small:window=3"))) == 1
     return out
 

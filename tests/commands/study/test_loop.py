@@ -23,7 +23,7 @@ from o2o.core.errors import UsageError
 from o2o.core.run_log import read_metrics
 from tests.commands.compare.test_loop import TINY, Killed, here
 from tests.support.paths import RECURRENT_MODEL
-from tests.support.tiny_runs import ROBOT, leave_out_charts
+from tests.support.tiny_runs import ROBOT
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 CLONE = "bc:policy.hidden-dim=16,critic.hidden-dim=16,critic.num-q=2,batch-size=8"
@@ -52,7 +52,6 @@ def studied(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("study") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess_run, "run", here)
-        leave_out_charts(patch)
         assert main(words(dataset, out)) == 0
     return out
 
