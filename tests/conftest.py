@@ -1,5 +1,6 @@
 """Small builders that several tests share."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Leaves modules and tests, which stay to the end, out of every later search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
