@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from o2o.agent import presets
 from o2o.cli import main
 from o2o.commands import trial_main
 from o2o.commands.compare import loop, subprocess_run
@@ -30,6 +32,7 @@ TINY = ["model.latent-dim=8", "model.hidden-dim=16", "model.encoder-dim=16", "cr
         "batch-size=8", "checkpoint-every=40"]  # fmt: skip
 BUDGET = ["--updates", "8", "--seeds", "2", "--episodes", "2", "--evaluate-episodes", "3"]
 BAD = "small:learning-rate=1e30"
+UPDATES_PER_STEP = 0.5
 
 
 def words(data, out, presets=("small", "small:window=3"), *more) -> list[str]:
@@ -41,6 +44,15 @@ def here(words, log: Path, watch) -> int:
     """`process.run` in this process, which spares every stage some seconds."""
     with log.open("a") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         return main(list(words))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_updates():
+    """The preset makes half a gradient step online for each step of the robot, not two."""
+    small = replace(presets.PRESETS["small"], updates_per_step=UPDATES_PER_STEP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "small", small)
+        yield
 
 
 @pytest.fixture
