@@ -25,7 +25,7 @@ def serving(pretrained: Path, folder: Path, token: Path):
 def drive(port: int, pretrained: Path, token: Path, out: Path, name: str) -> None:
     """Runs a robot of the fleet for three episodes."""
     remote = {"learner": f"http://127.0.0.1:{port}", "learner_token_file": token, "name": name}
-    package.finetune(finetune_config(pretrained, out, episodes=3, **remote))
+    package.finetune(finetune_config(pretrained, out, episodes=3, updates_per_step=1.0, **remote))
 
 
 def learned(folder: Path, num_episodes: int, seconds: float) -> bool:

@@ -34,8 +34,6 @@ from tests.support import forked
 from tests.support.episodes import make_episode
 from tests.support.tiny_runs import ROBOT, TINY, episodes_of, finetune_config, pretrain_config, same
 
-pytestmark = pytest.mark.usefixtures("no_charts")
-
 
 def test_pretraining_stopped_and_resumed_equals_one_run(dataset, pretrained, tmp_path):
     out = tmp_path / "parts"
@@ -90,7 +88,7 @@ def test_recording_plans_changes_no_weight_and_stores_every_plan(pretrained, fin
     arrays, facts = plans.read(2)
     with closing(OnlineDataset(out / "online")) as online_dataset:
         episode = online_dataset.read(2)
-    assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode)
+    assert len(arrays["t"]) == len(episode) and facts["updates"] == 12 + 2 * len(episode) // 4
 
 
 def test_an_evaluation_records_its_plans_by_scene(pretrained, tmp_path):
@@ -157,7 +155,7 @@ def dying(self, *args):
     return real(self, *args)
 owner.{name} = dying
 o2o.finetune(o2o.FinetuneConfig(checkpoint=Path(sys.argv[1]), out=Path(sys.argv[2]), episodes=5, device="cpu",
-                                threads=1, checkpoint_every=2))
+                                threads=1, checkpoint_every=2, updates_per_step=0.25))
 """
 
 
@@ -172,22 +170,32 @@ def killed(pretrained: Path, out: Path, module: str, owner: str, name: str, afte
 def killed_in_the_fourth(pretrained, tmp_path_factory) -> Path:
     """The folder of a run that was killed in a gradient step of the fourth episode of five."""
     out = tmp_path_factory.mktemp("killed") / "run"
-    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 39)
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 3 * 3 + 1)
     return out
 
 
-@pytest.mark.parametrize("after", [0, 39])
-def test_a_kill_while_learning_changes_nothing(request, pretrained, finetuned, tmp_path, after):
-    """A gradient step for each of 12 steps: killed after the 1st and 4th episode."""
-    out = tmp_path / "run"
-    if after == 39:
-        shutil.copytree(request.getfixturevalue("killed_in_the_fourth"), out)
-    else:
-        killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", after)
-    o2o.finetune(finetune_config(pretrained, out, resume=True))
-    same(out, finetuned)
-    for have, want in zip(episodes_of(out), episodes_of(finetuned), strict=True):
+@pytest.fixture(scope="module")
+def killed_and_resumed(pretrained, killed_in_the_fourth, tmp_path_factory) -> Path:
+    out = Path(shutil.copytree(killed_in_the_fourth, tmp_path_factory.mktemp("resumed") / "run"))
+    return o2o.finetune(finetune_config(pretrained, out, resume=True))
+
+
+def is_the_run_without_a_kill(run: Path, finetuned: Path) -> None:
+    same(run, finetuned)
+    for have, want in zip(episodes_of(run), episodes_of(finetuned), strict=True):
         assert np.array_equal(have.action, want.action)
+
+
+def test_a_kill_while_learning_changes_nothing(killed_and_resumed, finetuned):
+    is_the_run_without_a_kill(killed_and_resumed, finetuned)
+
+
+@pytest.mark.slow
+def test_a_kill_at_the_first_gradient_step_changes_nothing(pretrained, finetuned, tmp_path):
+    out = tmp_path / "run"
+    killed(pretrained, out, "o2o.agent.agent", "Agent", "learn", 0)
+    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    is_the_run_without_a_kill(out, finetuned)
 
 
 def test_a_kill_within_an_episode_keeps_its_steps_truncated(pretrained, finetuned, tmp_path, caplog):
@@ -333,12 +341,11 @@ def test_no_more_checkpoints_are_kept_than_requested(dataset, pretrained, tmp_pa
 
 
 def test_a_killed_run_keeps_the_same_checkpoints_as_one_that_was_not_killed(
-    pretrained, finetuned, killed_in_the_fourth, tmp_path
+    finetuned, killed_in_the_fourth, killed_and_resumed
 ):
     """Killed in the fourth episode of five, so the checkpoint of two was the last one."""
-    out = Path(shutil.copytree(killed_in_the_fourth, tmp_path / "run"))
-    assert list(run_folder.stored_checkpoints(out)) == [0, 2]
-    o2o.finetune(finetune_config(pretrained, out, resume=True))
+    assert list(run_folder.stored_checkpoints(killed_in_the_fourth)) == [0, 2]
+    out = killed_and_resumed
     assert list(run_folder.stored_checkpoints(out)) == list(run_folder.stored_checkpoints(finetuned))
     for number, path in run_folder.stored_checkpoints(out).items():
         tensors, meta = checkpoint.load(path)

@@ -26,7 +26,7 @@ ROBOT = POINT_ROBOT
 
 TINY = AgentConfig(
     model_options=tdmpc.Config(latent_dim=8, hidden_dim=16, encoder_dim=16),
-    critic=CriticConfig(hidden_dim=16),
+    critic=CriticConfig(hidden_dim=16, num_q=2),
     policy=PolicyConfig(hidden_dim=16),
     planner=PlannerConfig(horizon=2, num_samples=16, num_policy=4, num_elites=4, iterations=1),
     batch_size=16,
@@ -42,9 +42,11 @@ def pretrain_config(dataset: Path, out: Path, **changes) -> o2o.PretrainConfig:
 
 
 def finetune_config(checkpoint: Path, out: Path, **changes) -> o2o.FinetuneConfig:
+    """A run of five episodes, of three gradient steps each."""
     config = o2o.FinetuneConfig(
-        checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2
-    )
+        checkpoint=checkpoint, episodes=5, out=out, device="cpu", threads=1, checkpoint_every=2,
+        updates_per_step=0.25,
+    )  # fmt: skip
     return replace(config, **changes)
 
 

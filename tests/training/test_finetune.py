@@ -1,6 +1,8 @@
 """Tests fine-tuning: safe start, rollback, OOD response, and an operator."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,9 +36,15 @@ def test_a_run_that_python_started_is_resumed_by_the_command_line_and_by_python(
     assert [line["step"] for line in read_metrics(folder) if "return" in line] == [1, 2, 3]
 
 
+@pytest.fixture(scope="module")
+def played(pretrained, tmp_path_factory) -> Path:
+    """A run of one episode; a test copies it."""
+    return run(pretrained, tmp_path_factory.mktemp("run") / "run", episodes=1)
+
+
 @pytest.mark.parametrize(("flag", "name"), [("teleop", "new/commands"), ("rerun", "new/film.rrd")])
-def test_a_path_that_only_the_runs_file_names_creates_no_file(pretrained, tmp_path, fails, flag, name):
-    folder, path = run(pretrained, tmp_path / "run", episodes=1), tmp_path / name
+def test_a_path_that_only_the_runs_file_names_creates_no_file(played, tmp_path, fails, flag, name):
+    folder, path = Path(shutil.copytree(played, tmp_path / "run")), tmp_path / name
     run_info = json.loads((folder / "run.json").read_text())
     run_info["config"][flag] = str(path)
     (folder / "run.json").write_text(json.dumps(run_info))
@@ -65,15 +73,15 @@ def test_the_first_episode_follows_the_policy_without_noise(pretrained, tmp_path
 
 def test_planner_and_policy_take_turns_and_a_resumed_run_makes_the_same_choices(pretrained, tmp_path, capsys):
     changes = {"safe_start": SafeStartConfig(1, 1, 1), "checkpoint_every": 1}
-    whole = run(pretrained, tmp_path / "whole", episodes=9, **changes)
+    whole = run(pretrained, tmp_path / "whole", episodes=6, **changes)
     output = capsys.readouterr().out
     acted = [line["planner_acted"] for line in read_metrics(whole) if "planner_acted" in line]
-    assert len(acted) == 9 and acted[0] == 1 and set(acted[1:]) == {0, 1}
+    assert len(acted) == 6 and acted[0] == 1 and set(acted[1:]) == {0, 1}
     assert f"the planner acted in {sum(map(int, acted[1:]))} episodes" in output
     planned = [line["step"] for line in read_metrics(whole) if "plan/value" in line]
     assert planned == [number for number, planner in enumerate(acted, 1) if planner]
-    part = run(pretrained, tmp_path / "part", episodes=4, **changes)
-    run(pretrained, part, episodes=9, resume=True, **changes)
+    part = run(pretrained, tmp_path / "part", episodes=3, **changes)
+    run(pretrained, part, episodes=6, resume=True, **changes)
     same(whole, part)
     better = checkpoint.load(whole / "checkpoint")[1]["plan"]
     assert output.count(f"the {'planner' if better else 'policy'} is the better actor") == 1
