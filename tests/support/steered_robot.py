@@ -26,7 +26,8 @@ class Config(RobotConfig):
 class Arm(RealTimeRobot):
     metadata = {  # noqa: RUF012
         **RealTimeRobot.metadata, "control_hz": 5, "command": ("displacement",) * 3 + ("position",),
-        "measured": {"state": (-1, -1, -1, 3)}, "limits": {"patience": 50},
+        "measured": {"state": (-1, -1, -1, 3)},
+        "limits": {"patience": 10_000},  # late actions of a busy machine end no run
     }  # fmt: skip
     observation_space = Dict(state=Box(-9, 9, (4,), np.float32))
     action_space = Box(np.float32([-0.04, -0.04, -0.04, -1]), np.float32([0.04, 0.04, 0.04, 1]))
