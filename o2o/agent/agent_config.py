@@ -127,6 +127,7 @@ def fit_config(
             chunk_size=min(chunk_size, max_length),
             direct_chunk=min(direct_chunk, max_length),
             direct_encodes=encodes,
+            direct_online=images if config.policy.direct_online == "auto" else config.policy.direct_online,
         ),
         window=min(window, max_length),
         batch_size=batch_size,

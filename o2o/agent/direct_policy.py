@@ -73,7 +73,7 @@ class DirectPolicy(nn.Module):
         for name in self.images if torch.is_grad_enabled() else ():
             obs[name] = random_shift(obs[name], obs[name].shape[-1] // 21)  # DrQ-v2: 4 pixels of 84
         recorded, known = future_actions(batch, self.chunk_size)
-        weight = self.weight(policy, critic, unroll, batch)[None]
+        weight = policy.filtered(self.weight(policy, critic, unroll, batch), batch)[None]
         loss = self.policy.regression(self._encode(obs)[None], recorded[:1], known[:1], weight)
         return {"direct": F.pad(loss, (0, 0, 0, len(recorded) - 1))}
 

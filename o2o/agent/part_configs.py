@@ -122,7 +122,9 @@ class PolicyConfig:
         direct_encodes: Whether the world model sees each image as that second policy encodes it, as a vector;
             no loss but imitation then trains what sees the images. `auto`: the model `tdmpc` does, if it
             does not decode images; a model of your own sees the images.
-        filter_online: Whether the policy learns from an online episode only if its return is at least the
+        direct_online: Whether that second policy goes on learning on the robot. `auto`: it does where it sees
+            images; a policy of vectors alone forgot the recordings of the door.
+        filter_online: Whether the policies learn from an online episode only if its return is at least the
             mean of those in the batch, recordings included (filtered behavior cloning). The advantage tells
             too little of what the robot's first, worse episodes should teach. It is not so in FOWM.
         encoder_gradient: Whether the policy's loss also trains the encoder, which images need where the
@@ -141,6 +143,7 @@ class PolicyConfig:
     chunk_size: int | Literal["auto"] = 1
     direct_chunk: int | Literal["auto"] = 0
     direct_encodes: bool | Literal["auto"] = False
+    direct_online: bool | Literal["auto"] = False
     filter_online: bool = False
     encoder_gradient: bool = False
 

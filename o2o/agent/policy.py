@@ -83,9 +83,7 @@ class AWRPolicy(nn.Module):
         rate).
         """
         feature = unroll.feature.detach()
-        weight = self.weight(critic, feature, batch)
-        if self.config.filter_online:
-            weight = weight * ~(batch.online & returns_below_mean(batch))
+        weight = self.filtered(self.weight(critic, feature, batch), batch)
         seen = unroll.feature if self.config.encoder_gradient else feature
         return {"policy": self.regression(seen, *future_actions(batch, self.chunk_size), weight)}
 
@@ -104,6 +102,12 @@ class AWRPolicy(nn.Module):
             seen = seen + self.config.input_noise * std * noise
         log_prob = self.chunk_distribution(seen).log_prob(recorded) * known  # (T, B, K)
         return -weight * log_prob.sum(-1) / known.sum(-1).clamp(min=1)
+
+    def filtered(self, weight: Tensor, batch: Batch) -> Tensor:
+        """Returns weights (..., B), with `filter_online` zero for online episodes of low return."""
+        if not self.config.filter_online:
+            return weight
+        return weight * ~(batch.online & returns_below_mean(batch))
 
     @torch.no_grad()
     def weight(self, critic, feature: Tensor, batch: Batch) -> Tensor:

@@ -86,6 +86,7 @@ PRESETS = {
             policy=PolicyConfig(
                 hidden_dim=64, normalize_advantage=True, inverse_temperature=1.0, input_noise=0.4,
                 encoder_gradient=True, filter_online=True, direct_chunk="auto", direct_encodes="auto",
+                direct_online="auto",
             ),
             planner=replace(SEARCH, center="policy", max_std=0.2, selection="best"),
             batch_size=128,

@@ -76,7 +76,7 @@ class Learner:
             DivergedError: the agent's weights are unfit to act.
         """
         self.config, self.folder, self.agent = config, folder, agent
-        agent.direct_learns = False  # it forgets the recordings, see docs/results/cloning-the-door.md
+        agent.direct_learns = agent.config.policy.direct_online is True
         replay, spec = agent.config.replay, agent.transform.spec
         self.data, self._no_recordings = recorded_sample.reload(
             tensors, meta, replay, agent.transform, config.dataset, config.memory_budget,

@@ -11,6 +11,7 @@ from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.direct_policy import ActionErrors, DirectPolicy, return_weight
 from o2o.agent.part_configs import PolicyConfig
 from o2o.agent.planner.mppi import MPPI
+from o2o.agent.policy import AWRPolicy
 from o2o.core.config import FieldError
 from o2o.core.episode import Episode
 from o2o.core.transform import ObsTransform, Transform
@@ -74,6 +75,32 @@ def test_it_learns_and_leaves_the_other_parts_as_they_would_be():
     assert all(torch.equal(value, before[name]) for name, value in alone.parts["direct"].state_dict().items())
     for name, value in together.parts["critic"].state_dict().items():
         torch.testing.assert_close(value, alone.parts["critic"].state_dict()[name])
+
+
+@pytest.mark.parametrize("fields", [SCENE, PIXELS], ids=["vectors", "camera"])
+def test_online_episodes_below_the_mean_return_teach_it_no_action(fields):
+    agent = make(fields=fields)
+    batch = windows(agent, 1)
+    low, high = torch.zeros_like(batch.reward_known), torch.zeros_like(batch.reward_known)
+    low[0] = high[1] = True
+    batch = replace(batch, online=low | high, episode_return=10.0 * high)
+
+    def losses(filters: bool) -> torch.Tensor:
+        policy = AWRPolicy(agent.model.feature_dim, 2, PolicyConfig(filter_online=filters))
+        unroll = agent.model.unroll(batch)
+        return learned(agent).losses(policy, agent.critic, unroll, batch)["direct"][0]
+
+    with torch.no_grad():
+        every, some = losses(False), losses(True)
+    assert torch.equal(some, every * ~low) and every.all()
+
+
+@pytest.mark.parametrize(
+    ("given", "images", "learns"), [("auto", True, True), ("auto", False, False), (True, False, True)]
+)
+def test_whether_it_learns_online_follows_from_whether_it_sees_images(given, images, learns):
+    config = AgentConfig(policy=PolicyConfig(direct_chunk=1, direct_online=given))
+    assert fit_config(config, 25, images=images).policy.direct_online == learns
 
 
 def test_it_acts_by_the_observation_in_chunks_once_it_is_chosen():

@@ -78,11 +78,12 @@ def test_an_agent_of_one_policy_has_no_choice(held_out):
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_the_robot_acts_first_by_the_chosen_policy_which_stays_as_the_recordings_made_it(
-    dataset, tmp_path, monkeypatch
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_robot_acts_first_by_the_chosen_policy_which_learns_online_only_if_it_is_to(
+    dataset, tmp_path, monkeypatch, learns
 ):
     monkeypatch.setattr(pretraining, "choose_policy", lambda agent, *_: setattr(agent, "direct_acts", True))
-    config = replace(TINY, policy=replace(TINY.policy, direct_chunk=2))
+    config = replace(TINY, policy=replace(TINY.policy, direct_chunk=2, direct_online=learns))
     before = o2o.pretrain(pretrain_config(dataset, tmp_path / "before", agent=config))
     after = o2o.finetune(finetune_config(before, tmp_path / "after", episodes=2))
     (old, _), (new, meta) = (checkpoint.load(run / "checkpoint") for run in (before, after))
@@ -90,4 +91,4 @@ def test_the_robot_acts_first_by_the_chosen_policy_which_stays_as_the_recordings
     assert [line["planner_acted"] for line in read_metrics(after) if line["phase"] == "online"] == [0, 0]
     assert any(not torch.equal(old[name], new[name]) for name in old if name.startswith("policy."))
     weights = [name for name in old if name.startswith("direct.")]
-    assert weights and all(torch.equal(old[name], new[name]) for name in weights)
+    assert weights and all(torch.equal(old[name], new[name]) != learns for name in weights)
