@@ -438,7 +438,7 @@ def test_a_robots_client_is_refused_in_one_line():
 
 @pytest.mark.parametrize(("words", "budget_ms", "actor"), [
     ([], 0.0, "planner"), (["--acting", "policy"], 0.0, "policy"),
-    (["--planner.budget-ms", 100], 100.0, "planner"),
+    (["--planner.budget-ms", 1000], 1000.0, "planner"),
 ])  # fmt: skip
 def test_the_command_acts_as_the_run_would_unless_a_flag_says_otherwise(
     tmp_path, o2o, monkeypatch, words, budget_ms, actor
