@@ -31,8 +31,11 @@ def episode(arm, act, seed):
     return seen, rewards, infos, (terminated, truncated)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("obs", sim.OBS)
+# a task changes the scene, and a kind of observation what is seen of it: neither asks what the other does
+@pytest.mark.parametrize(
+    ("task", "obs"),
+    [*(("lift", obs) for obs in sim.OBS), *((task, "both") for task in TASKS if task != "lift")],
+)
 def test_check_env_passes(task, obs):
     name = f"o2o/arm-{task}-{obs}-v0"
 
