@@ -28,13 +28,14 @@ if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
 TESTS = Path(__file__).parent
 # the files that take longest, by seconds of CPU, children included
 LONGEST = (
-    "commands/test_demo.py", "commands/test_inspect_run.py", "agent/test_compile.py",
-    "end_to_end/test_loops.py", "training/test_learner.py",
-    "training/test_finetune.py", "commands/study/test_loop.py", "commands/compare/test_loop.py",
-    "stress/test_fuzz.py", "data/formats/test_memory_budget.py", "end_to_end/test_terminal.py",
-    "end_to_end/test_presets.py", "end_to_end/test_foreign_runs.py", "end_to_end/test_interrupted_start.py",
-    "agent/test_gpu_ready.py", "inspect/test_penalty_weight.py", "agent/test_critic.py",
-    "robots/test_sim.py", "hardware/remote/test_server.py",
+    "commands/test_demo.py", "commands/test_inspect_run.py", "commands/study/test_loop.py",
+    "commands/compare/test_loop.py", "agent/test_compile.py", "end_to_end/test_loops.py",
+    "training/test_learner.py", "stress/test_fuzz.py", "data/formats/test_memory_budget.py",
+    "training/test_finetune.py", "hardware/teleop/test_operator.py", "end_to_end/test_presets.py",
+    "robots/test_sim.py", "inspect/test_questions.py", "inspect/test_penalty_weight.py",
+    "agent/test_critic.py", "end_to_end/test_foreign_runs.py", "end_to_end/test_interrupted_start.py",
+    "agent/test_gpu_ready.py", "inspect/test_checkpoint_ranking.py", "stress/test_action_streams.py",
+    "end_to_end/test_terminal.py", "hardware/remote/test_server.py",
 )  # fmt: skip
 
 
