@@ -448,6 +448,8 @@ class Agent:
             module.load_state_dict(under(tensors, part))
         for group, optimizer in self.optimizers.items():
             optimizer.load_state(under(tensors, f"optimizer.{group}"))
+        if isinstance(self._gradient_step, CapturedFunction):  # its graphs hold the moments of before
+            self._gradient_step = CapturedFunction(self.gradient_step)
         self.learning_stream.load_state(under(tensors, "stream.learning"))
         self.acting_stream.load_state(under(tensors, "stream.acting"))
         self.belief = {k: v.to(self.device) for k, v in under(tensors, "belief").items()}

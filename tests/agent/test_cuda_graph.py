@@ -54,6 +54,14 @@ def test_captured_updates_are_those_of_the_function():
             torch.testing.assert_close(have[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_a_restored_agent_captures_its_update_anew():
+    """The graph of before would move the moments of before, whose memory may be another's by then."""
+    agent = Agent(TRANSFORM, TINY, seed=0)
+    agent._gradient_step = before = CapturedFunction(agent.gradient_step)
+    agent.load_state(*agent.state())
+    assert isinstance(agent._gradient_step, CapturedFunction) and agent._gradient_step is not before
+
+
 @needs_gpu
 def test_captured_plans_are_those_of_the_function():
     agent = Agent(TRANSFORM, replace(TINY), "cuda", seed=0)
