@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from o2o.core.video import figure_png
-
 PAIR = r"^(validation/)?loss/{}$"  # a training loss and the same loss on validation episodes
 VALIDATION = "Does the model generalize to validation episodes?"
 SECTIONS = {  # section -> chart -> pattern of its tags
@@ -110,7 +108,7 @@ class EventFile:
 
         data = io.BytesIO()
         if hasattr(image, "savefig"):
-            data.write(figure_png(image))
+            image.savefig(data, format="png", dpi=110)
         else:
             Image.fromarray(np.asarray(image)).save(data, format="PNG")
         self._write_image(step, name, data)

@@ -21,16 +21,9 @@ def write_figure(path: Path, figure, dpi: int = 110) -> None:
 
 
 def figure_png(figure, dpi: int = 110) -> bytes:
-    """Returns a matplotlib figure as the PNG that `savefig` writes, in three quarters of the time.
-
-    `savefig` draws a figure that has a layout twice: once only to lay it out.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    data, before = io.BytesIO(), figure.dpi
-    figure.set_dpi(dpi)
-    FigureCanvasAgg(figure).print_png(data)
-    figure.set_dpi(before)
+    """Returns a matplotlib figure as a PNG."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=dpi)
     return data.getvalue()
 
 

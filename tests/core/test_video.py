@@ -1,30 +1,11 @@
-"""Checks figures, the size and length of videos, and the one line where they cannot be written."""
-
-import io
+"""Checks the size and length of videos, and the one line where they cannot be written."""
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from o2o.core.errors import StorageError
-from o2o.core.video import add_caption, figure_png, film_rate, frame_interval, side_by_side, write_video
-
-
-@pytest.mark.parametrize("layout", ["constrained", None])
-def test_a_figure_is_the_png_that_savefig_writes(layout):
-    def draw() -> Figure:
-        figure = Figure(figsize=(4, 3), layout=layout, facecolor="lightgray")
-        left, right = figure.subplots(1, 2)
-        left.semilogy([1, 10, 1000], label="a value")
-        left.set(title="a title as wide as the figure", ylabel="of some unit")
-        figure.colorbar(right.imshow(np.eye(3)), ax=right)
-        figure.legend(loc="outside lower center" if layout else "lower center")
-        return figure
-
-    draw().savefig(data := io.BytesIO(), format="png", dpi=130)
-    figure = draw()
-    assert figure_png(figure, dpi=130) == data.getvalue() and figure.dpi == draw().dpi
+from o2o.core.video import add_caption, film_rate, frame_interval, side_by_side, write_video
 
 
 def frames(num: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
