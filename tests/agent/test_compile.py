@@ -17,6 +17,7 @@ from tests.support.tiny_agent import TINY, TRANSFORM, batch
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # what compiled and eager may differ by, losses and weights
 
 
+@pytest.mark.slow  # the fast tests compile a critic and a world model, and check that an agent compiles
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_compiled_updates_and_plans_are_those_of_eager_and_compile_once(backend, monkeypatch):

@@ -179,7 +179,8 @@ def test_allocate_takes_main_memory_while_as_much_stays_free(scratch, monkeypatc
 
 
 def test_a_disk_in_main_memory_has_no_free_bytes(tmp_path):
-    assert memory.free_disk_bytes(tmp_path / "not" / "yet") == memory.free_disk_bytes(tmp_path)
+    here = memory.free_disk_bytes(tmp_path)  # of a disk that other processes write on
+    assert memory.free_disk_bytes(tmp_path / "not" / "yet") == pytest.approx(here, rel=0.1) and here > 0
     shared = Path("/dev/shm")
     if not any(line.split()[1:3] == [str(shared), "tmpfs"] for line in memory._lines(Path("/proc/mounts"))):
         pytest.skip("/dev/shm is no tmpfs here")

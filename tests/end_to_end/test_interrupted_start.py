@@ -24,7 +24,7 @@ from tests.support.tiny_runs import finetune_config, pretrain_config
 
 GROWING = {"os.mkdir", "os.write", "os.fsync", "os.link", "open"}  # what a full disk refuses
 ACTING = ("belief.", "memory.", "stream.acting.")  # state of an episode that is not played again
-START, FEW = 6, 20  # the fast tests take the first moments, and then one of so many
+START, FEW = 6, 30  # the fast tests take the first moments, and then one of so many
 
 Run = Callable[..., Path]  # with the changes of the config
 

@@ -435,7 +435,7 @@ def test_flat_means_no_better_value_within_the_patience():
     assert not is_flat([1.0, 2.5, 2.0, 2.5], 2, floor=3.0)  # not better than the data yet
 
 
-@pytest.mark.parametrize("obs", ["camera", "both"])
+@pytest.mark.parametrize("obs", [pytest.param("camera", marks=pytest.mark.slow), "both"])
 def test_images_work_end_to_end(obs, tmp_path):
     """A camera of another size than the model's is resized by the transform, for data and robot alike."""
     from o2o.core import plugins

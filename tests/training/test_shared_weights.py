@@ -137,7 +137,7 @@ def test_a_hammering_writer_in_another_process_never_makes_a_torn_read():
     with forked.Popen(command, stdout=forked.PIPE, pass_fds=[reader.handle]) as process:
         assert process.stdout is not None and process.stdout.readline()
         seen, until_s = [], time.monotonic() + 200
-        while len(set(seen)) < 200 and time.monotonic() < until_s:
+        while len(set(seen)) < 100 and time.monotonic() < until_s:
             got = reader.read()
             if got is None:  # none yet, or none without waiting
                 continue
@@ -147,6 +147,6 @@ def test_a_hammering_writer_in_another_process_never_makes_a_torn_read():
             assert (version.num_updates, version.num_episodes) == (version.number, 2 * version.number)
             seen.append(version.number)
         process.send_signal(signal.SIGKILL)
-    assert seen == sorted(seen) and len(set(seen)) == 200
+    assert seen == sorted(seen) and len(set(seen)) == 100
     version, tensors = reader.read() or (None, {})
     assert version is not None and all(value.eq(version.number).all() for value in tensors.values())
