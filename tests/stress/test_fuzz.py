@@ -12,13 +12,12 @@ from tests.stress import fuzz, fuzz_runs
 from tests.support import forked
 
 SLOW = {"lerobot-own"}  # of a reader that another format covers
-READ = [name for name in fuzz.available() if name not in SLOW]
 NAMES = [
-    *[pytest.param(name, 8, id=name) for name in READ],
+    *[pytest.param(name, 8, id=name) for name in fuzz.available() if name not in SLOW],
     *[pytest.param(name, 6, id=name) for name in fuzz.RUNS],  # a round starts a command
     *[
         pytest.param(name, 20, id=f"{name}, 20 rounds", marks=[pytest.mark.slow])
-        for name in (*READ, *SLOW.intersection(fuzz.available()), *fuzz.RUNS)
+        for name in (*fuzz.available(), *fuzz.RUNS)
     ],
 ]
 

@@ -77,7 +77,6 @@ def test_an_agent_of_one_policy_has_no_choice(held_out):
     assert not lines
 
 
-@pytest.mark.usefixtures("no_charts")
 @pytest.mark.parametrize("learns", [False, True])
 def test_the_robot_acts_first_by_the_chosen_policy_which_learns_online_only_if_it_is_to(
     dataset, tmp_path, monkeypatch, learns
