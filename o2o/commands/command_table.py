@@ -102,12 +102,13 @@ COMMANDS = {
     "evaluate": Command(
         "Measures the success rate and return of a checkpoint in fixed scenes.",
         ("o2o evaluate --checkpoint runs/lift-online --episodes 50",
-         "o2o evaluate --checkpoint runs/lift-online --no-plan --film after.mp4"),
+         "o2o evaluate --checkpoint runs/lift-online --no-plan --film after.mp4",
+         "o2o evaluate --checkpoint runs/lift-online --episodes 200 --jobs 2"),
         required=("--checkpoint",),
-        flags=("--episodes", "--robot", "--num-robots", "--plan", "--planner.uncertainty",
-               "--planner.num-samples", "--planner.budget-ms", "--limits.speed", "--teleop", "--shadow",
-               "--dry-run", "--max-steps", "--action-repeat", "--out", "--film", "--record-plans",
-               "--rerun", "--seed", "--device", "--threads"),
+        flags=("--episodes", "--robot", "--num-robots", "--jobs", "--on", "--first-scene", "--plan",
+               "--planner.uncertainty", "--planner.num-samples", "--planner.budget-ms", "--limits.speed",
+               "--teleop", "--shadow", "--dry-run", "--max-steps", "--action-repeat", "--out", "--film",
+               "--record-plans", "--rerun", "--seed", "--device", "--threads"),
     ),
     "record": Command(
         "Records episodes on a robot as a dataset: by hand, by a policy, a script, or at random.",

@@ -258,7 +258,7 @@ def _config_of(run_info: Mapping, source: Path | None, command: str):
     Raises:
         UsageError: a run of another command, or one that another version of o2o wrote.
     """
-    if run_info["command"] != command or command not in RUN_CONFIGS:
+    if run_info["command"] != command or command not in SAVED_CONFIGS:
         raise UsageError(f"{source} is a run of `o2o {run_info['command']}`, not of `o2o {command}`")
     data = run_info["config"]
     try:
@@ -267,7 +267,7 @@ def _config_of(run_info: Mapping, source: Path | None, command: str):
         nested = {"robot_options": type(default_config(robot)) if is_named else RobotConfig}
         agent = {"agent": read_config(data["agent"])} if "agent" in data else {}
         plain = {name: value for name, value in data.items() if name != "agent"}
-        config = replace(from_dict(RUN_CONFIGS[command], plain, nested), **agent)
+        config = replace(from_dict(SAVED_CONFIGS[command], plain, nested), **agent)
     except SavedConfigError as error:
         if error.writer != "o2o":
             raise
@@ -467,6 +467,7 @@ RUN_CONFIGS = {  # the commands whose runs have a `run.json`
     "demo": DemoConfig, "pretrain": PretrainConfig, "finetune": FinetuneConfig, "compare": CompareConfig,
     "study": StudyConfig, "sweep": SweepConfig, "record": RecordConfig,
 }  # fmt: skip
+SAVED_CONFIGS = {**RUN_CONFIGS, "evaluate": EvaluateConfig}  # an evaluation in parts has one for each
 DEFAULTS: dict[str, Callable] = {
     "demo": lambda argv: DemoConfig(),
     "pretrain": _pretrain,

@@ -1,11 +1,13 @@
 """Runs a module of o2o in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from o2o.core.files import read_bytes
 from o2o.core.plugins import PACKAGE
 
 POLL_S = 0.2
@@ -51,3 +53,13 @@ def run(
                 if not watch(process.pid) and not stopping:
                     process.terminate()
                     stopping = True
+
+
+def reason(code: int, log: Path) -> str:
+    """Why a command ended with that code: its last line of output, or the signal that killed it."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}{', possibly for lack of memory' if name == 'SIGKILL' else ''}"
+    lines = read_bytes(log).decode(errors="replace").split("\n") if log.exists() else []
+    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
+    return last.strip().removeprefix("o2o: error: ")

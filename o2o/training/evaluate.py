@@ -1,5 +1,6 @@
 """Evaluates an agent on its robot in fixed scenes: success, unshifted return, and confidence intervals."""
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -15,7 +16,7 @@ from o2o.core import checkpoint, memory, run_checkpoint, stats
 from o2o.core.compute import should_compile, tune
 from o2o.core.config import FieldError, check_finite, read_json
 from o2o.core.episode import Episode
-from o2o.core.errors import RobotError
+from o2o.core.errors import RobotError, UsageError
 from o2o.core.output_lock import lock_file
 from o2o.core.progress import live_line
 from o2o.core.run_folder import checkpoint_folder, new_folder, sigterm_interrupts
@@ -36,6 +37,7 @@ from o2o.training import planned_vs_executed
 from o2o.training.evaluate_config import EvaluateConfig
 from o2o.training.rerun_viewer import Stream, show
 from o2o.training.rollout import EpisodeResult, Record, play, timing_report, warm_up
+from o2o.training.split_evaluation import play_parts
 
 GetOperator = Callable[[Guard], Operator | None]  # returns the operator of a robot, if there is one
 SCENES_SEED = 20231026  # the only seed of the evaluation scenes; a run's own seed does not change them
@@ -63,6 +65,12 @@ class Score:
             np.array([episode.episode_return for episode in episodes]),
             np.array([len(episode) for episode in episodes]),
         )
+
+    @classmethod
+    def joined(cls, scores: Sequence["Score"]) -> "Score":
+        """Returns the score of the episodes of all, in their order."""
+        columns = zip(*(vars(score).values() for score in scores), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -124,9 +132,9 @@ class _SavedScore:
             raise FieldError(self, f"<successes>, <returns> and <lengths> are of {sizes} episodes")
 
 
-def scenes(num: int) -> list[int]:
-    """Returns the seeds of the evaluation scenes, which are the same for every run."""
-    return [derive(SCENES_SEED, i) for i in range(num)]
+def scenes(num: int, first: int = 0) -> list[int]:
+    """Returns the seeds of `num` evaluation scenes, which are the same for every run."""
+    return [derive(SCENES_SEED, i) for i in range(first, first + num)]
 
 
 def score(
@@ -142,8 +150,9 @@ def score(
     stream: Stream | None = None,
     shadow: bool = False,
     get_operator: GetOperator | None = None,
+    first_scene: int = 0,
 ) -> tuple[Score, list[EpisodeResult]]:
-    """Plays the fixed scenes on new simulators, side by side, or on the one real robot.
+    """Plays the fixed scenes on new simulators, `num_robots` side by side, or on the one real robot.
 
     Args:
         num_films: number of first episodes whose images are kept; None keeps one if the robot is a simulator
@@ -151,6 +160,7 @@ def score(
         connected_robot: robot that is connected already; it is used if it is a real one.
         record, stream: see `rollout.play`.
         get_operator: returns the operator of a robot, if there is one; then episodes run one by one.
+        first_scene: number of the first scene.
     Raises:
         KeyboardInterrupt: the operator stopped before the first episode was complete.
     """
@@ -176,36 +186,47 @@ def score(
             "record": record,
             "stream": stream,
         }
-        if operator:
-            results = _play_one_by_one(agent, robots[0], operator, scenes(episodes), seed, num_films, options)
-        else:
-            noise = derive(seed, "evaluate")
-            results = play(agent, robots, scenes(episodes), noise, num_films=num_films, **options)
+        numbers = range(first_scene, first_scene + episodes)
+        results = _play_groups(agent, robots, numbers, seed, num_films, operator, options)
     if not results:
         raise KeyboardInterrupt
     return Score.of([result.episode for result in results]), results
 
 
-def _play_one_by_one(
-    agent: Agent, robot: Guard, operator: Operator, seeds: Sequence[int], seed: int, num_films: int,
-    options: dict,
+def _play_groups(
+    agent: Agent, robots: Sequence[Guard], numbers: range, seed: int, num_films: int,
+    operator: Operator | None, options: dict,
 ) -> list[EpisodeResult]:  # fmt: skip
-    """Plays each scene under an operator, who labels it, has it repeated, or stops the evaluation."""
+    """Plays the scenes in groups of as many as there are robots.
+
+    Random numbers begin anew with each group, so that it has the same results alone as among others. An
+    operator labels the episodes of a single robot, has them repeated, or stops the evaluation.
+    """
     results, stages = [], StageTimer()
-    while len(results) < len(seeds) and not operator.stop_requested:
-        number = len(results)
-        (result,) = play(
-            agent, [robot], [seeds[number]], derive(seed, "evaluate", number), operator=operator,
-            num_films=int(number < num_films), **options,
+    while len(results) < len(numbers) and not (operator and operator.stop_requested):
+        group = numbers[len(results) : len(results) + len(robots)]
+        played = play(
+            agent, robots, scenes(len(group), group[0]), _group_seed(seed, group[0]), operator=operator,
+            num_films=num_films, earlier=results, num_later=numbers[-1] - group[-1], **options,
         )  # fmt: skip
-        stages.merge(result.stages)
-        incomplete = operator.stop_requested
-        episode = review_episode(
-            operator, result.episode, robot.needs_manual_reset, print, f"episode {number + 1}"
-        )
-        if episode is not None and not incomplete:
-            results.append(replace(result, episode=episode, stages=stages))
+        stages.merge(played[0].stages)
+        if operator:
+            played = _reviewed(played[0], operator, robots[0].needs_manual_reset, len(results) + 1)
+        results += [replace(result, stages=stages) for result in played]
     return results
+
+
+def _group_seed(seed: int, first: int) -> int:
+    return derive(seed, "evaluate", first) if first else derive(seed, "evaluate")
+
+
+def _reviewed(
+    result: EpisodeResult, operator: Operator, needs_manual_reset: bool, number: int
+) -> list[EpisodeResult]:
+    """Returns the episode as its operator labels it; nothing if it is to be repeated, or was stopped."""
+    incomplete = operator.stop_requested
+    episode = review_episode(operator, result.episode, needs_manual_reset, print, f"episode {number}")
+    return [] if episode is None or incomplete else [replace(result, episode=episode)]
 
 
 def evaluate_during_run(
@@ -284,6 +305,7 @@ def evaluate(config: EvaluateConfig) -> Score:
     Raises:
         UsageError: no checkpoint, a checkpoint of another robot, or another process writes an output.
         RobotError: the robot fails.
+        O2OError: a process of several failed.
     """
     tune(config)
     with sigterm_interrupts(), ExitStack() as stack:
@@ -293,7 +315,32 @@ def evaluate(config: EvaluateConfig) -> Score:
         if config.record_plans:
             otherwise = "remove it, or give another --record-plans"
             stack.enter_context(new_folder(config.record_plans, "plans", "", otherwise))
-        return _evaluate(config)
+        result = _evaluate_in_parts(config) if config.is_split else _evaluate(config)
+        if config.out:
+            result.save(config.out)
+        return result
+
+
+def _evaluate_in_parts(config: EvaluateConfig) -> Score:
+    """Evaluates in several processes; the scores are those of `_evaluate`, to the bit."""
+    tensors, meta = run_checkpoint.load(checkpoint_folder(config.checkpoint))
+    agent = Agent.from_state(tensors, meta, config.device, config.agent)
+    agent.check_imagines(config.plan)
+    choice = choose_robot(config, meta.get("robot"))
+    with closing(connect_robot(agent.transform, choice)) as robot:
+        if not robot.simulated:
+            raise UsageError(f"--jobs and --on need a simulator, and {choice.robot} is a real robot")
+    config = replace(config, agent=agent.config, device=str(agent.device))
+    beside = config.out.parent if config.out else None  # which the machines of a cluster may share
+    with tempfile.TemporaryDirectory(prefix=".o2o-evaluate-", dir=beside) as folder:
+        scores = [Score.load(path) for path in play_parts(config, Path(folder).resolve())]
+    result = Score.joined(scores)
+    print(_summary(config, choice, result))
+    return result
+
+
+def _summary(config: EvaluateConfig, choice: RobotChoice, result: Score) -> str:
+    return f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.summary()}"
 
 
 def _evaluate(config: EvaluateConfig) -> Score:
@@ -310,7 +357,7 @@ def _evaluate(config: EvaluateConfig) -> Score:
     record = None
     if config.record_plans:
         plan_store = PlanStore(config.record_plans, memory.budget_bytes(config.plans_budget))
-        record = plan_writer(plan_store, agent, scenes(config.episodes))
+        record = plan_writer(plan_store, agent, scenes(config.episodes, config.first_scene))
     with show(config.rerun, str(config.checkpoint)) as stream, ExitStack() as stack:
 
         def get_operator(robot: Guard) -> Operator | None:
@@ -322,10 +369,10 @@ def _evaluate(config: EvaluateConfig) -> Score:
         result, episode_results = score(
             agent, choice, config.episodes, config.plan, config.seed, config.num_robots,
             num_films=4 if config.film else 0, record=record, stream=stream, shadow=config.shadow,
-            get_operator=get_operator,
+            get_operator=get_operator, first_scene=config.first_scene,
         )  # fmt: skip
     if not (config.dry_run or config.shadow):  # a replayed recording, or a robot that is held, says nothing
-        print(f"{'planner' if config.plan else 'policy'} on {choice.robot}: {result.summary()}")
+        print(_summary(config, choice, result))
     interventions = sum((one.interventions for one in episode_results), Counter())
     episodes = [one.episode for one in episode_results]
     for line in timing_report(episode_results[0].stages, interventions, sum(map(len, episodes))):
@@ -344,6 +391,4 @@ def _evaluate(config: EvaluateConfig) -> Score:
             ]
             write_video(config.film, films, film_rate(agent.transform.control_hz))
         print(f"film: {config.film}")
-    if config.out:
-        result.save(config.out)
     return result

@@ -6,24 +6,30 @@ from pathlib import Path
 from o2o.agent.agent_config import FROM_CHECKPOINT, UnprefixedAgentConfig
 from o2o.core import memory
 from o2o.core.compute import MachineConfig
-from o2o.core.config import at_least, at_most
+from o2o.core.config import FieldError, at_least, at_most
+from o2o.core.launch.config import JobsConfig
 from o2o.core.run_folder import checkpoint_folder
 from o2o.hardware.robot_choice import RobotChoice
 
 MAX_EPISODES = 1_000_000  # whose scenes and results are held in memory
+ALONE = ("film", "record_plans", "rerun", "shadow", "dry_run")  # what only one process can do
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RobotChoice, MachineConfig):
+class EvaluateConfig(RobotChoice, JobsConfig, MachineConfig):
     """Evaluates a checkpoint on a robot.
 
     Attributes:
         checkpoint: Run folder of `o2o pretrain` or `o2o finetune`.
         agent: Agent; its sizes are fixed by the checkpoint, its planner may change.
         episodes: Number of episodes, each in its own fixed scene.
+        first_scene: Number of the first scene; the others follow in order.
         seed: Seed of the agent's random choices; the scenes do not depend on it.
         plan: Act with the planner; `--no-plan` acts with the policy alone. The default is what the run did.
         num_robots: Number of simulators that run side by side; a real robot runs alone.
+        jobs: Number of processes, each with a share of the groups of `--num-robots` scenes. The result is the
+            same to the bit with any number.
+        on: Where these processes run: `here`, on a `ray` cluster, or as `slurm` jobs.
         film: Write a short video of the first four episodes to this .mp4 file.
         out: Write the result to this .json file.
         dataset: Where the recordings lie now that the run was pretrained on, if they were moved; see
@@ -41,6 +47,7 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     checkpoint: Path | None = None
     agent: UnprefixedAgentConfig = FROM_CHECKPOINT
     episodes: int = 50
+    first_scene: int = 0
     seed: int = 0
     plan: bool = True
     num_robots: int = 25
@@ -57,9 +64,19 @@ class EvaluateConfig(RobotChoice, MachineConfig):
     def __post_init__(self):
         RobotChoice.__post_init__(self)
         MachineConfig.__post_init__(self)
-        at_least(self, episodes=1, seed=0, num_robots=1)
-        at_most(self, episodes=MAX_EPISODES)
+        JobsConfig.__post_init__(self)
+        at_least(self, episodes=1, first_scene=0, seed=0, num_robots=1)
+        at_most(self, episodes=MAX_EPISODES, first_scene=MAX_EPISODES)
         memory.check_budget(self, "plans_budget")
+        alone = [name for name in ALONE if getattr(self, name)]
+        alone += [] if self.teleop in ("auto", "none") else ["teleop"]
+        if self.is_split and alone:
+            raise FieldError(self, f"<jobs> and <on> exclude <{alone[0]}>, which one process must do")
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the scenes are played by processes other than this one."""
+        return self.jobs > 1 or self.on != "here"
 
     def check_inputs(self) -> None:
         """Checks that a checkpoint is given.

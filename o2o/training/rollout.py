@@ -140,6 +140,8 @@ def play(
     stream: Stream | None = None,
     operator: Operator | None = None,
     uncertainty_guard: "UncertaintyGuard | None" = None,
+    earlier: Sequence[EpisodeResult] = (),
+    num_later: int = 0,
 ) -> list[EpisodeResult]:
     """Plays one episode for each scene, as many at a time as there are robots, and returns their results.
 
@@ -150,18 +152,20 @@ def play(
         plan: act with the planner; else with the policy alone.
         limits: exploration noise and limits; None acts without noise and without limits.
         max_steps: truncate episodes at this length; None leaves it to the robot.
-        num_films: number of first episodes whose images are kept.
+        num_films: number of first episodes, earlier ones included, whose images are kept.
         write: takes each row of `o2o.data.step_record` before the next action is sent; for a single robot.
             The robot reports by `info["takeover"]` that a human moved it in a step.
         record: takes the plans of each episode when it ends or is interrupted.
         stream: shows what the first robot observes, does and plans.
         operator: a person who may pause, label, end or take over the episode of a single robot.
         uncertainty_guard: slows or holds a single robot at out-of-distribution decisions.
+        earlier: results of earlier calls, to which the episodes' numbers and the line of progress add.
+        num_later: number of scenes of later calls.
     """
     assert (operator is None and uncertainty_guard is None) or len(robots) == 1
     assert write is None or len(robots) == 1
-    waiting = list(enumerate(seeds))[::-1]
-    results: list[EpisodeResult | None] = [None] * len(seeds)
+    waiting = list(enumerate(seeds, len(earlier)))[::-1]
+    results: list[EpisodeResult | None] = [*earlier, *[None] * len(seeds)]
     runners = [
         RobotRunner(robot, agent.transform, max_steps, write, record) for robot in robots[: len(seeds)]
     ]
@@ -175,7 +179,9 @@ def play(
     for runner in runners:
         runner.stages = agent.stages
     trace = record is not None or stream is not None
-    status = _Status(len(seeds), max_steps)
+    status = _Status(len(results) + num_later, max_steps)
+    for earlier_result in earlier:
+        status.add(earlier_result)
     with ExitStack() as at_exit, live_line("") as show:
         for runner in runners:
             at_exit.callback(runner.flush_plans)
@@ -192,7 +198,7 @@ def play(
                     runner.flush_plans()
                     if waiting:
                         runner.start_episode(*waiting.pop(), num_films)
-    return [result for result in results if result is not None]
+    return [result for result in results[len(earlier) :] if result is not None]
 
 
 class _Status:

@@ -8,25 +8,10 @@ from o2o.agent import presets
 from o2o.core.compute import MachineConfig
 from o2o.core.config import FieldError, at_least, at_most
 from o2o.core.errors import UsageError
-from o2o.core.launch.config import LauncherConfig
+from o2o.core.launch.config import JobsConfig
 from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
 from o2o.training.pretrain_config import PretrainConfig
-
-
-@dataclass(frozen=True)
-class JobsConfig(LauncherConfig):
-    """Where the runs are executed, and how many at a time.
-
-    Attributes:
-        jobs: Number of runs at a time.
-    """
-
-    jobs: int = 1
-
-    def __post_init__(self):
-        LauncherConfig.__post_init__(self)
-        at_least(self, jobs=1)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from o2o.agent.agent import pick_device
 from o2o.commands.compare import plot, result, table
-from o2o.commands.compare.config import CompareConfig, JobsConfig, Reader, of_preset
+from o2o.commands.compare.config import CompareConfig, Reader, of_preset
 from o2o.commands.compare.run_trials import run_trials
 from o2o.commands.compare.trial import Trial
 from o2o.core import checkpoint, trust
 from o2o.core.compute import should_compile
 from o2o.core.config import to_dict
 from o2o.core.errors import O2OError, UsageError
-from o2o.core.launch.config import LauncherConfig
+from o2o.core.launch.config import JobsConfig, LauncherConfig
 from o2o.core.launch.launcher import check_launcher, open_launcher
 from o2o.core.run_folder import open_folder, stop_requested, write_run_info
 from o2o.core.run_log import versions

@@ -1,11 +1,12 @@
 """Runs an `o2o` command in its own process, measures it, and explains how it ended."""
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from o2o.core import child_process
+
+reason = child_process.reason
 
 
 def run(words: Sequence[str], log: Path, watch: Callable[[int], bool]) -> int:
@@ -33,13 +34,3 @@ def cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def reason(code: int, log: Path) -> str:
-    """Why a command ended with that code: its last line of output, or the signal that killed it."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}{', possibly for lack of memory' if name == 'SIGKILL' else ''}"
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    return last.strip().removeprefix("o2o: error: ")

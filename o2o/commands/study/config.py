@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o.commands.compare.config import JobsConfig
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least
+from o2o.core.launch.config import JobsConfig
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from o2o.commands.compare.config import JobsConfig
 from o2o.core.compute import MachineConfig
 from o2o.core.config import at_least, at_most
 from o2o.core.errors import UsageError
+from o2o.core.launch.config import JobsConfig
 from o2o.data.load_config import check_name
 from o2o.hardware.robot_choice import RobotChoice
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from o2o.core.config import FieldError
+from o2o.core.config import FieldError, at_least
 
 # an option of `sbatch` becomes a line of a shell script, so nothing but plain text may come through
 SLURM_OPTION = re.compile(r"[a-z][a-z-]*=[\w.,:/@%+-]+", re.ASCII)
@@ -35,3 +35,18 @@ class LauncherConfig:
                 raise FieldError(
                     self, f"<slurm> has {option!r}, wanted NAME=VALUE without spaces, such as time=240"
                 )
+
+
+@dataclass(frozen=True)
+class JobsConfig(LauncherConfig):
+    """Where the runs are executed, and how many at a time.
+
+    Attributes:
+        jobs: Number of runs at a time.
+    """
+
+    jobs: int = 1
+
+    def __post_init__(self):
+        LauncherConfig.__post_init__(self)
+        at_least(self, jobs=1)
