@@ -29,6 +29,20 @@ def future_actions(batch: Batch, size: int) -> tuple[Tensor, Tensor]:
     return torch.stack(actions, 2), torch.stack(known, 2)
 
 
+def persistence(residual: Tensor, valid: Tensor) -> float:
+    """Returns the mean correlation of a prediction's error with the errors after it, from -1 to 1.
+
+    Args:
+        residual: (T, B, A) recorded actions less predicted ones, T at least 2.
+        valid: (T, B) bool, which of them are recorded.
+    """
+    first, correlations = residual[0], []
+    for later, known in zip(residual[1:], valid[1:, :, None], strict=True):
+        scale = ((first.square() * known).sum() * (later.square() * known).sum()).sqrt()
+        correlations.append((first * later * known).sum() / scale.clamp(min=torch.finfo(scale.dtype).tiny))
+    return float(torch.stack(correlations).mean())
+
+
 def start_chunk(n: int, size: int, action_dim: int, device: torch.device) -> State:
     """Returns the chunks of n robots before their first decision; {} if a chunk is a single action."""
     if size == 1:
@@ -39,7 +53,9 @@ def start_chunk(n: int, size: int, action_dim: int, device: torch.device) -> Sta
     }
 
 
-def next_action(chunk: State, predicted: Tensor, executed: Tensor, first: Tensor) -> tuple[Tensor, State]:
+def next_action(
+    chunk: State, predicted: Tensor, executed: Tensor | None, first: Tensor
+) -> tuple[Tensor, State]:
     """Returns the next action (N, A) of each robot's chunk, and the chunks after it.
 
     A new chunk begins when the last one is executed, when an episode begins, and when something else than
@@ -48,19 +64,37 @@ def next_action(chunk: State, predicted: Tensor, executed: Tensor, first: Tensor
     Args:
         chunk: `actions` (N, K, A), and `left` (N,), how many of them are still to be executed; may be empty.
         predicted: (N, K, A) what the policy predicts now.
-        executed: (N, A) action that was executed before this decision.
+        executed: (N, A) action that was executed before this decision; None if only a part of the chunk's
+            action was to be executed, as by a planner.
         first: (N,) bool, whether an episode begins.
     """
     if not chunk:
         return predicted[:, 0], {}
     actions, left = chunk["actions"], chunk["left"]
     size = actions.shape[1]
-    last = _select(actions, (size - left - 1).clamp(min=0))
-    intervened = (executed - last).abs().amax(-1) > SAME
-    begins = first | intervened | (left == 0)
+    begins = first | (left == 0)
+    if executed is not None:
+        last = _select(actions, (size - left - 1).clamp(min=0))
+        begins = begins | ((executed - last).abs().amax(-1) > SAME)
     actions = torch.where(begins[:, None, None], predicted, actions)
     left = torch.where(begins, size, left)
     return _select(actions, size - left), {"actions": actions, "left": left - 1}
+
+
+def rest_of(chunk: State, predicted: Tensor) -> Tensor:
+    """Returns the next K actions (N, K, A): what is left of each robot's chunk, and then what is predicted.
+
+    Args:
+        chunk: chunks after `next_action`, whose current action is the first one; may be empty.
+        predicted: (N, K, A) what the policy predicts now.
+    """
+    if not chunk:
+        return predicted
+    actions, left = chunk["actions"], chunk["left"]
+    size = actions.shape[1]
+    number = (size - 1 - left)[:, None] + torch.arange(size, device=left.device)  # (N, K)
+    rest = actions.gather(1, number.clamp(max=size - 1)[..., None].expand_as(actions))
+    return torch.where((number < size)[..., None], rest, predicted)
 
 
 def _select(actions: Tensor, number: Tensor) -> Tensor:

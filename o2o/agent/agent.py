@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from o2o.agent import direct_policy, networks
-from o2o.agent.action_chunk import next_action, start_chunk
+from o2o.agent.action_chunk import next_action, rest_of, start_chunk
 from o2o.agent.agent_config import FROM_CHECKPOINT, AgentConfig, read_config
 from o2o.agent.cuda_graph import CapturedFunction
 from o2o.agent.direct_policy import ActionErrors, DirectPolicy
@@ -75,7 +75,7 @@ class Agent:
         self.parts = {name: part.to(self.device) for name, part in self.networks.parts.items()}
         self.model, self.critic, self.policy = self.networks.model, self.networks.critic, self.networks.policy
         self.balance, self.imagination = self.networks.balance, self.networks.imagination
-        self.direct, self.direct_acts = self.networks.direct, False
+        self.direct, self.direct_acts, self.commits = self.networks.direct, False, True
         self._model_path, self._contract_checked = str(module.__file__), False
         self.check_imagines(config.imagination.steps > 0 or config.planner.uncertainty == "auto")
         on_gpu = self.device.type == "cuda"
@@ -265,6 +265,28 @@ class Agent:
         return self.direct if self.direct and self.direct_acts else self.policy
 
     @property
+    def num_executed(self) -> int:
+        """Number of actions that the acting policy executes before it predicts anew."""
+        return self.acting_policy.chunk_size if self.commits else 1
+
+    @torch.no_grad()
+    def action_residuals(self, batch: Batch) -> Tensor:
+        """Returns (T, B, A): the actions of windows less those that the acting policy predicts there."""
+        batch = batch.to(self.device)
+        steps, size, _ = batch.action.shape
+        belief, action = self.model.start(size), torch.zeros_like(batch.action[0])
+        reward, residuals = torch.zeros_like(batch.reward[0]), []
+        with RandomStream(0, self.device).use(), self.precision():
+            for t in range(steps):
+                obs = {name: value[t] for name, value in batch.obs.items()}
+                first = torch.full((size,), t == 0, device=self.device)
+                belief = self.model.observe(belief, action, reward, obs, first)
+                predicted = self.policy_chunk(self.model.feature(belief), obs)[:, 0]
+                action, reward = batch.action[t], batch.reward[t]
+                residuals.append(action - predicted)
+        return torch.stack(residuals)
+
+    @property
     def direct_learns(self) -> bool:
         """Whether the policy on the observation learns, where there is one."""
         return self.direct is not None and self.direct.learns
@@ -307,7 +329,7 @@ class Agent:
     def start(self, n: int, seed: int) -> None:
         """Starts an episode of n robots. The seed determines every random choice that follows."""
         self.belief, self.memory, self.last_plan = self.model.start(n), None, None
-        self.chunk = start_chunk(n, self.acting_policy.chunk_size, self.planner.action_dim, self.device)
+        self.chunk = start_chunk(n, self.num_executed, self.planner.action_dim, self.device)
         self.frames = {}
         self.stages = StageTimer()
         self.acting_stream.seed(seed)
@@ -385,7 +407,9 @@ class Agent:
                     return action.cpu().numpy()
                 nominal, networks = None, (self.model, self.critic, self.policy)
                 if self.direct and self.direct_acts:
-                    nominal = self.direct.act_chunk(tensors).transpose(0, 1)  # (K, N, A)
+                    predicted = self.direct.act_chunk(tensors)
+                    _, self.chunk = next_action(self.chunk, predicted, None, begin)
+                    nominal = rest_of(self.chunk, predicted).transpose(0, 1)  # (K, N, A)
                 result = self._plan(self.belief, *networks, self.memory, begin, explore, trace, nominal)
                 self.last_plan, self.memory = result, result.memory
                 action = result.action
@@ -428,6 +452,8 @@ class Agent:
         }  # fmt: skip
         if self.direct:
             meta["direct_acts"] = self.direct_acts
+        if self.acting_policy.chunk_size > 1:
+            meta["commits"] = self.commits
         if self.config.planner.uncertainty == "auto" and self.penalty_weight_known:
             meta["penalty_weight"] = self.penalty_weight
         return tensors, meta
@@ -458,7 +484,7 @@ class Agent:
         memory = tensors.get("memory.mean")
         self.memory = None if memory is None else memory.to(self.device)
         self.num_updates = meta["num_updates"]
-        self.direct_acts = meta.get("direct_acts", False)
+        self.direct_acts, self.commits = meta.get("direct_acts", False), meta.get("commits", True)
         if self.config.planner.uncertainty == "auto" and "penalty_weight" in meta:
             self.set_penalty_weight(meta["penalty_weight"])
 

@@ -134,6 +134,7 @@ class RunMeta:
         task: the task before this one, where the run was begun with `--task-of`; see `training.next_task`.
         penalty_weight: measured penalty weight; missing where it is given or not measured yet.
         direct_acts: whether the policy on the observation acts in place of the one on the model's feature.
+        commits: whether a chunk of actions is executed to its end, instead of its first action alone.
         online: state of the replay buffer of the robot's episodes; of `finetune` only, as all below.
         episodes: the robot's episodes that were learned from.
         pending_updates: gradient steps that are still pending for them.
@@ -154,6 +155,7 @@ class RunMeta:
     task: dict[str, Any] = field(default_factory=dict)
     penalty_weight: float = 0.0
     direct_acts: bool = False
+    commits: bool = True
     online: dict[str, Any] = field(default_factory=dict)
     episodes: int = -1
     pending_updates: float = 0.0

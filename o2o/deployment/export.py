@@ -168,7 +168,7 @@ def example_inputs(agent: Agent) -> Tensors:
         inputs[f"obs.{name}"] = torch.zeros(one.shape, dtype=dtype)
     inputs["prev_action"] = torch.zeros(len(transform.action_low))
     inputs |= {"prev_reward": torch.zeros(()), "first": torch.ones((), dtype=torch.bool)}
-    chunk = start_chunk(1, agent.acting_policy.chunk_size, len(transform.action_low), torch.device("cpu"))
+    chunk = start_chunk(1, agent.num_executed, len(transform.action_low), torch.device("cpu"))
     inputs |= {f"chunk.{name}": value for name, value in chunk.items()}
     for name in transform.frames:
         shape = 1, *transform.fields[name].model_shape

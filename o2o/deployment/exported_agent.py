@@ -25,7 +25,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
-from o2o.agent.action_chunk import next_action
+from o2o.agent.action_chunk import next_action, rest_of
 from o2o.agent.agent import Agent, stack_frames
 from o2o.agent.planner.imagine import Imagined
 from o2o.agent.planner.mppi import MPPI, Search
@@ -84,19 +84,19 @@ class PolicyStep(ExportedModule):
             obs |= frames
             belief = self.model.observe(before, action, reward, obs, first)
             feature, chunk = self.model.feature(belief), {}
-            direct = self.direct.act_chunk(obs) if self.direct and self.direct_acts else None
-            predicted = self.policy.act_chunk(feature) if direct is None else direct
-            if self.plan:
-                unit = predicted[:, 0]
-            else:
-                unit, chunk = next_action(under(inputs, "chunk"), predicted, action, first)
+            is_direct = self.direct is not None and self.direct_acts
+            predicted = self.direct.act_chunk(obs) if is_direct else self.policy.act_chunk(feature)
+            unit = predicted[:, 0]
+            if is_direct or not self.plan:
+                executed = None if self.plan else action
+                unit, chunk = next_action(under(inputs, "chunk"), predicted, executed, first)
             outputs = {"action": self.units.physical_action(unit)}
             outputs |= {f"{NEXT}belief.{name}": value for name, value in belief.items()}
             outputs |= {f"{NEXT}frames.{name}": value for name, value in frames.items()}
             outputs |= {f"{NEXT}chunk.{name}": value for name, value in chunk.items()}
             if self.plan:
                 memory = inputs["search.mean"]
-                nominal = None if direct is None else direct.transpose(0, 1)
+                nominal = rest_of(chunk, predicted).transpose(0, 1) if is_direct else None
                 mean = self.planner.start_mean(belief, self.model, self.policy, memory, first, nominal)
                 outputs |= _search_outputs(self.planner.begin(belief, mean, *self.parts, nominal))
                 outputs[f"{NEXT}search.policy_action"] = unit

@@ -42,7 +42,7 @@ from o2o.data.load_config import DataConfig
 from o2o.data.training_data import TrainingData
 from o2o.inspect.penalty_weight import set_auto_penalty_weight
 from o2o.training.finetune_config import FinetuneConfig
-from o2o.training.policy_choice import choose_policy
+from o2o.training.policy_choice import choose_execution, choose_policy
 from o2o.training.pretrain import derive_updates
 
 START = "start"  # checkpoint of a run's folder that it begins from
@@ -109,6 +109,7 @@ def prepare(config: FinetuneConfig, folder: Path, log_line: Callable[[str], obje
     if not agent.penalty_weight_known:
         set_auto_penalty_weight(agent, data, log_line)
     choose_policy(agent, data.validation, log_line)
+    choose_execution(agent, data.validation, log_line)
     tensors, state = collect_state(agent, offline=data.replay)
     sample_tensors, sample = recorded_sample.collect(data)
     state |= sample | _metadata(meta, sources, data, folder)

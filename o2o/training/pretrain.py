@@ -52,7 +52,7 @@ from o2o.inspect.run import MAX_STEPS, select_episodes
 from o2o.inspect.value import value_metrics, value_warning, weight_warning
 from o2o.training.early_stopping import EarlyStopping
 from o2o.training.evaluate import evaluate_during_run
-from o2o.training.policy_choice import choose_policy
+from o2o.training.policy_choice import choose_execution, choose_policy
 from o2o.training.pretrain_config import PretrainConfig
 
 MIN_UPDATES, MAX_UPDATES = 1000, 4000  # where they are derived from the number of recorded steps
@@ -337,9 +337,10 @@ class _Run:
             self.stopping.save_best(*self._state())
 
     def _choose_actor(self) -> None:
-        """Sets the weight of the planner's penalty, and which of the two policies acts."""
+        """Sets the weight of the planner's penalty, which of the two policies acts, and how."""
         set_auto_penalty_weight(self.agent, self.data, self.log.line)
         choose_policy(self.agent, self.data.validation, self.log.line)
+        choose_execution(self.agent, self.data.validation, self.log.line)
 
     def _evaluate(self, step: int) -> bool:
         """Evaluates the agent; returns whether its return has stopped improving."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from o2o.agent.action_chunk import future_actions, next_action, start_chunk
+from o2o.agent.action_chunk import future_actions, next_action, persistence, rest_of, start_chunk
 from o2o.agent.agent import Agent
 from o2o.agent.agent_config import AgentConfig, fit_config
 from o2o.agent.part_configs import PolicyConfig
@@ -63,6 +63,34 @@ def test_robots_have_chunks_of_their_own():
     assert two.flatten().tolist() == pytest.approx([0.1, 0.7])
 
 
+def test_a_planner_goes_along_the_rest_of_the_chunk_and_then_what_is_predicted():
+    """Two robots with chunks of three actions; the second one begins an episode at the second decision."""
+    chunk, rests = start_chunk(2, 3, 1, CPU), []
+    for t in range(4):
+        predicted = (t + 0.1 * torch.arange(1, 4)).view(1, 3, 1).repeat(2, 1, 1)
+        action, chunk = next_action(chunk, predicted, None, torch.tensor([t == 0, t in (0, 1)]))
+        rests.append(rest_of(chunk, predicted)[..., 0])
+        assert torch.equal(rests[-1][:, 0], action[:, 0])
+    assert [[round(value, 1) for value in rest.tolist()] for rest in torch.stack(rests)[:, 0]] == [
+        [0.1, 0.2, 0.3], [0.2, 0.3, 1.3], [0.3, 2.2, 2.3], [3.1, 3.2, 3.3]
+    ]  # fmt: skip
+    assert [round(value, 1) for value in rests[3][1].tolist()] == [1.3, 3.2, 3.3]
+    assert torch.equal(rest_of({}, predicted), predicted)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_persistence_is_the_correlation_of_errors_over_a_chunk(share):
+    """Errors of which a share of the variance lasts and the rest is drawn anew; padding has other ones."""
+    generator = torch.Generator().manual_seed(0)
+    lasting = torch.randn(1, 4000, 2, generator=generator) * share**0.5
+    residual = lasting + torch.randn(5, 4000, 2, generator=generator) * (1 - share) ** 0.5
+    valid = torch.ones(5, 4000, dtype=torch.bool)
+    valid[3:, ::2] = False
+    residual[~valid] = 100.0
+    assert persistence(residual, valid) == pytest.approx(share, abs=0.03)
+    assert persistence(torch.zeros(2, 3, 1), valid[:2, :3]) == 0
+
+
 class Equal:
     """A critic to which all actions are alike."""
 
@@ -114,6 +142,28 @@ def test_an_exported_policy_executes_its_chunks_as_the_agent_does(monkeypatch):
     assert compare(agent, eager(graphs), random_episodes(agent, (7, 3)), plan=False).action < 1e-5
     inputs = describe(graphs[0])["inputs"]
     assert {inputs["chunk.actions"]["source"], inputs["chunk.left"]["source"]} == {"state"}
+
+
+def test_an_agent_that_does_not_commit_itself_predicts_anew_at_every_decision(monkeypatch):
+    monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
+    agent = agent_with_chunks(3)
+    agent.commits = False
+    agent.start(1, 0)
+    act(agent, 0.5, first=True)
+    want = agent.policy.act_chunk(torch.full((1, 3), -0.5))[0, 0].detach()
+    for one in (agent, Agent.from_state(*agent.state())):
+        np.testing.assert_allclose(act(one, -0.5)[0], want, atol=1e-6)
+    graphs = make_graphs(agent, False)
+    assert "chunk.left" not in graphs[0].inputs
+    assert compare(agent, eager(graphs), random_episodes(agent, (7, 3)), plan=False).action < 1e-5
+
+
+def test_residuals_are_recorded_actions_less_those_of_the_policy_at_every_step():
+    agent, batch = agent_with_chunks(3), make_batch(Spec({"state": (3,)}, 2))
+    residual = agent.action_residuals(batch)
+    for t in (0, 4):
+        want = batch.action[t] - agent.policy.act_chunk(batch.obs["state"][t])[:, 0]
+        torch.testing.assert_close(residual[t], want.detach())
 
 
 def test_a_chunk_is_at_most_a_window():

@@ -138,6 +138,18 @@ def test_the_planner_searches_around_the_policy_that_acts():
         assert agent.last_plan is not None
 
 
+def test_the_planner_searches_along_a_chunk_to_which_the_policy_commits_itself():
+    agent = make()
+    agent.planner = MPPI(2, replace(agent.config.planner, max_std=1e-6, min_std=1e-6))
+    agent._plan, agent.direct_acts = agent.planner.plan, True
+    for commits in (True, False):
+        agent.commits = commits
+        agent.start(1, 0)
+        act(agent, 0.5, first=True)
+        want = direct_chunk(agent, 0.5)[1] if commits else direct_chunk(agent, -0.5)[0]
+        np.testing.assert_allclose(act(agent, -0.5, np.array([9.0, 9.0]))[0], want, atol=1e-4)
+
+
 def test_its_planner_is_exported(monkeypatch):
     monkeypatch.setattr(Graph, "used_inputs", lambda graph: set(graph.inputs))
     agent = make()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from o2o.core.spec import Spec
 from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
 from o2o.training import pretrain as pretraining
-from o2o.training.policy_choice import choose_policy
+from o2o.training.policy_choice import choose_execution, choose_policy
 from tests.support.episodes import make_episode
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config
 
@@ -75,6 +76,35 @@ def test_an_agent_of_one_policy_has_no_choice(held_out):
     lines = []
     choose_policy(agent([], direct=None), held_out, lines.append)  # type: ignore[arg-type]
     assert not lines
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_chunks_are_executed_if_what_the_recordings_do_beyond_the_prediction_lasts(lasts):
+    """The policy predicts zeros; the recorded actions are one draw an episode, or one a step."""
+    replay, size = Replay(SPEC, 1000, 0, ReplayConfig()), 4
+    for seed in range(60):
+        episode = make_episode(9, seed=seed)
+        noise = np.random.default_rng(seed).normal(0, 0.2, (1 if lasts else 9, 2)).astype(np.float32)
+        replay.add(replace(episode, action=np.broadcast_to(noise, (9, 2))))
+    lines, policy = [], SimpleNamespace(chunk_size=size)
+    one = SimpleNamespace(
+        config=SimpleNamespace(batch_size=64), acting_policy=policy, commits=not lasts,
+        action_residuals=lambda batch: batch.action,
+    )  # fmt: skip
+    choose_execution(one, replay, lines.append)  # type: ignore[arg-type]
+    assert one.commits == lasts and len(lines) == 1
+    assert ("executes chunks to their ends" in lines[0]) == lasts and "chunk of 4 actions" in lines[0]
+
+
+def test_an_agent_of_single_actions_or_without_held_out_recordings_keeps_how_it_executes(held_out):
+    def fail(batch):
+        raise AssertionError
+
+    for size, replay in ((1, held_out), (4, Replay(SPEC, 100, 0, ReplayConfig()))):
+        policy = SimpleNamespace(chunk_size=size)
+        one = SimpleNamespace(acting_policy=policy, commits=True, action_residuals=fail)
+        choose_execution(one, replay, fail)  # type: ignore[arg-type]
+        assert one.commits
 
 
 @pytest.mark.parametrize("learns", [False, True])
