@@ -1,7 +1,7 @@
 """Executes the actions that a policy predicts at once, a chunk, one at a decision.
 
 A policy that commits itself to a few actions follows the pauses and habits of a person who demonstrated, and
-its errors add up over fewer decisions.
+its errors add up over fewer decisions. `persistence` tells whether recordings have such pauses and habits.
 
 Source: Zhao et al. 2023 (ACT), action chunking.
 """

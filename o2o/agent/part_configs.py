@@ -111,9 +111,10 @@ class PolicyConfig:
             learns, as a fraction of the entry's own over the batch; FOWM has none.
         average_rate: Update rate of an exponential moving average of the policy's weights, which acts in
             their place; 0: the weights themselves act, as in FOWM.
-        chunk_size: Number of successive actions that the policy predicts at once and, where it acts without
-            the planner, executes before it predicts again (ACT's action chunks); at most `--window`. `auto`:
-            those of 80 ms, such as 8 at 100 Hz and 1 at 10 Hz. FOWM's policy predicts one.
+        chunk_size: Number of successive actions that the policy predicts at once (ACT's action chunks); at
+            most `--window`. Where it acts without the planner, it executes them all before it predicts again,
+            or only the first one if held-out recordings show that what they do beyond the prediction does
+            not last. `auto`: those of 80 ms, such as 8 at 100 Hz and 1 at 10 Hz. FOWM's policy predicts one.
         direct_chunk: Number of actions in the chunks of a second policy, which sees the vectors and images of
             the observation as they are, not the model's feature, and acts in its place where it predicts
             held-out recordings better; at most `--window`. `auto`: those of 80 ms, at the rate of the

@@ -88,7 +88,7 @@ PRESETS = {
                 encoder_gradient=True, filter_online=True, direct_chunk="auto", direct_encodes="auto",
                 direct_online="auto",
             ),
-            planner=replace(SEARCH, center="policy", max_std=0.2, selection="best"),
+            planner=replace(SEARCH, center="policy", max_std=0.05, selection="best"),
             batch_size=128,
             discount=0.0,
             min_discount=0.9,
