@@ -22,7 +22,7 @@ setup: $(STAMP) ## install o2o and all its tools into .venv, at the versions of 
 
 define install
 @echo "installing o2o[$(1)] into .venv, a few minutes the first time"
-@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+@$(BIN)/pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
 @$(BIN)/python -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("EGL"))' \
   || echo "libEGL is missing, cameras will not draw; on Debian: apt-get install libegl1 libgl1-mesa-dri"
 endef
