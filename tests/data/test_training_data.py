@@ -275,7 +275,9 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no report of peak memory")
-@pytest.mark.parametrize(("vectors", "peak_mb"), [(100_000, 20), (5_000, 60)])  # of 400 and 20 MB
+@pytest.mark.parametrize(
+    ("vectors", "peak_mb"), [(100_000, 20), pytest.param(5_000, 60, marks=pytest.mark.slow)]
+)  # of 400 and 20 MB
 def test_pretrain_over_the_budget_ends_with_one_line_and_little_memory(vectors, peak_mb, tmp_path):
     (tmp_path / "a.dat").write_text("")
     code = LARGE.replace("VECTORS", str(vectors))

@@ -28,6 +28,7 @@ def test_names_are_found_as_a_whole(tmp_path, comment):
     assert open_zip(path).namelist()[1] == "actions.npy"
 
 
+@pytest.mark.slow
 def test_zip64_files_are_read(tmp_path):
     path = write(tmp_path / "a.zip", *map(str, range(70_000)))
     assert has_members(path, {"0", "69999"}) and not has_members(path, {"70000"})
