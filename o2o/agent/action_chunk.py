@@ -32,6 +32,8 @@ def future_actions(batch: Batch, size: int) -> tuple[Tensor, Tensor]:
 def persistence(residual: Tensor, valid: Tensor) -> float:
     """Returns the mean correlation of a prediction's error with the errors after it, from -1 to 1.
 
+    Means are not subtracted: an error that is always the same persists, too.
+
     Args:
         residual: (T, B, A) recorded actions less predicted ones, T at least 2.
         valid: (T, B) bool, which of them are recorded.
@@ -64,8 +66,8 @@ def next_action(
     Args:
         chunk: `actions` (N, K, A), and `left` (N,), how many of them are still to be executed; may be empty.
         predicted: (N, K, A) what the policy predicts now.
-        executed: (N, A) action that was executed before this decision; None if only a part of the chunk's
-            action was to be executed, as by a planner.
+        executed: (N, A) action that was executed before this decision; None if a planner decides, which
+            departs from the chunk by itself; then only the end of a chunk or of an episode ends it.
         first: (N,) bool, whether an episode begins.
     """
     if not chunk:

@@ -322,7 +322,25 @@ def evaluate(config: EvaluateConfig) -> Score:
 
 
 def _evaluate_in_parts(config: EvaluateConfig) -> Score:
-    """Evaluates in several processes; the scores are those of `_evaluate`, to the bit."""
+    """Evaluates in several processes; with the same threads, the scores are those of `_evaluate`."""
+    config, choice = _checked(config)
+    beside = config.out.parent if config.out else None  # which the machines of a cluster may share
+    # the folder stays where a job that was told to stop still writes
+    with tempfile.TemporaryDirectory(
+        prefix=".o2o-evaluate-", dir=beside, ignore_cleanup_errors=True
+    ) as folder:
+        scores = [Score.load(path) for path in play_parts(config, Path(folder).resolve())]
+    result = Score.joined(scores)
+    print(_summary(config, choice, result))
+    return result
+
+
+def _checked(config: EvaluateConfig) -> tuple[EvaluateConfig, RobotChoice]:
+    """Returns the evaluation with all that its parts need to know of the agent, and the robot, a simulator.
+
+    Raises:
+        UsageError: a real robot, or see `evaluate`.
+    """
     tensors, meta = run_checkpoint.load(checkpoint_folder(config.checkpoint))
     agent = Agent.from_state(tensors, meta, config.device, config.agent)
     agent.check_imagines(config.plan)
@@ -330,13 +348,18 @@ def _evaluate_in_parts(config: EvaluateConfig) -> Score:
     with closing(connect_robot(agent.transform, choice)) as robot:
         if not robot.simulated:
             raise UsageError(f"--jobs and --on need a simulator, and {choice.robot} is a real robot")
-    config = replace(config, agent=agent.config, device=str(agent.device))
-    beside = config.out.parent if config.out else None  # which the machines of a cluster may share
-    with tempfile.TemporaryDirectory(prefix=".o2o-evaluate-", dir=beside) as folder:
-        scores = [Score.load(path) for path in play_parts(config, Path(folder).resolve())]
-    result = Score.joined(scores)
-    print(_summary(config, choice, result))
-    return result
+    agent_config = agent.config
+    if config.plan and not agent.penalty_weight_known:
+        _measure_penalty_weight(agent, meta, config)
+        agent_config = replace(
+            agent_config, planner=replace(agent_config.planner, uncertainty=agent.penalty_weight)
+        )
+    return replace(config, agent=agent_config, device=str(agent.device)), choice
+
+
+def _measure_penalty_weight(agent: Agent, meta: dict, config: EvaluateConfig) -> None:
+    data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform, config.dataset)
+    set_auto_penalty_weight(agent, data, print)
 
 
 def _summary(config: EvaluateConfig, choice: RobotChoice, result: Score) -> str:
@@ -352,8 +375,7 @@ def _evaluate(config: EvaluateConfig) -> Score:
     agent.check_imagines(config.plan)
     choice = choose_robot(config, meta.get("robot"))
     if config.plan and not agent.penalty_weight_known:
-        data = training_data.reload(meta["dataset"], agent.config.replay, agent.transform, config.dataset)
-        set_auto_penalty_weight(agent, data, print)
+        _measure_penalty_weight(agent, meta, config)
     record = None
     if config.record_plans:
         plan_store = PlanStore(config.record_plans, memory.budget_bytes(config.plans_budget))

@@ -27,8 +27,9 @@ class EvaluateConfig(RobotChoice, JobsConfig, MachineConfig):
         seed: Seed of the agent's random choices; the scenes do not depend on it.
         plan: Act with the planner; `--no-plan` acts with the policy alone. The default is what the run did.
         num_robots: Number of simulators that run side by side; a real robot runs alone.
-        jobs: Number of processes, each with a share of the groups of `--num-robots` scenes. The result is the
-            same to the bit with any number.
+        jobs: Number of processes, each with a share of the groups of `--num-robots` scenes, and one thread
+            unless `--threads` is given. With the same threads, the result is the same to the bit with any
+            number.
         on: Where these processes run: `here`, on a `ray` cluster, or as `slurm` jobs.
         film: Write a short video of the first four episodes to this .mp4 file.
         out: Write the result to this .json file.
@@ -66,12 +67,14 @@ class EvaluateConfig(RobotChoice, JobsConfig, MachineConfig):
         MachineConfig.__post_init__(self)
         JobsConfig.__post_init__(self)
         at_least(self, episodes=1, first_scene=0, seed=0, num_robots=1)
-        at_most(self, episodes=MAX_EPISODES, first_scene=MAX_EPISODES)
+        at_most(self, episodes=MAX_EPISODES, first_scene=MAX_EPISODES - self.episodes)
         memory.check_budget(self, "plans_budget")
         alone = [name for name in ALONE if getattr(self, name)]
         alone += [] if self.teleop in ("auto", "none") else ["teleop"]
         if self.is_split and alone:
             raise FieldError(self, f"<jobs> and <on> exclude <{alone[0]}>, which one process must do")
+        if self.on == "slurm" and not self.out:
+            raise FieldError(self, "<on> is slurm, which needs <out> in a folder that all machines share")
 
     @property
     def is_split(self) -> bool:

@@ -144,8 +144,8 @@ def load_agent(
 class LoadedPolicy:
     """Acts for one robot, or for several side by side, in the units of the recorded data.
 
-    With the seed that `o2o evaluate` uses, and the same device, threads and number of robots, the actions are
-    those of `o2o evaluate` to the bit.
+    With the seed that `o2o evaluate` uses for a group of scenes, and the same device, threads and number of
+    robots, the actions are those of `o2o evaluate` to the bit.
 
     Attributes:
         spec: what it wants and returns.

@@ -328,7 +328,8 @@ def _weights(old: Agent, new: Agent, heads: str) -> tuple[dict[str, Tensor], dic
         for name, value in old_tensors.items()
         if name.startswith(weights) and not name.startswith(resets)
     }
-    return tensors | kept, meta
+    chosen = {name: old_meta[name] for name in ("direct_acts", "commits") if name in old_meta}
+    return tensors | kept, meta | chosen
 
 
 def _read(sources: Sources, config: AgentConfig, transform: Transform) -> TrainingData:

@@ -1,6 +1,8 @@
 """Plays the scenes of an evaluation in several processes, on this machine or on a cluster."""
 
+import logging
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,13 +13,15 @@ import numpy as np
 
 from o2o.core import child_process, trust
 from o2o.core.errors import O2OError
+from o2o.core.files import read_bytes
 from o2o.core.launch.launcher import open_launcher
 from o2o.core.launch.task import LOG, Run, Task
 from o2o.core.progress import live_line
-from o2o.core.run_folder import checkpoint_folder, write_run_info
+from o2o.core.run_folder import checkpoint_folder, sigterm_interrupts, write_run_info
 from o2o.core.text import count
 from o2o.training.evaluate_config import EvaluateConfig
 
+logger = logging.getLogger("o2o")
 MAIN = "o2o.commands.evaluate_part_main"
 RESULT = "result.json"
 
@@ -26,7 +30,7 @@ def play_parts(config: EvaluateConfig, folder: Path) -> list[Path]:
     """Plays the scenes in at most `config.jobs` processes; returns the files of their scores, in order.
 
     A part has whole groups of `config.num_robots` scenes, because what a robot does depends, in the last
-    bits, on how many others are computed with it.
+    bits, on how many others are computed with it. It also depends on the number of threads.
 
     Args:
         config: the evaluation, with the agent's whole config.
@@ -37,7 +41,11 @@ def play_parts(config: EvaluateConfig, folder: Path) -> list[Path]:
         KeyboardInterrupt: after Ctrl-C.
     """
     shares = _shares(config)
-    with open_launcher(config) as launch, live_line(f"evaluating in {count(config.episodes, 'scene')}"):
+    if len(shares) < config.jobs:
+        logger.info("%d jobs have work; a lower --num-robots makes more groups", len(shares))
+    line = f"evaluating in {count(config.episodes, 'scene')}"
+    # `sigterm_interrupts` once more, because Ray has set a handler of its own
+    with open_launcher(config) as launch, sigterm_interrupts(), live_line(line):
         tasks = [
             _task(_part(config, share), folder / f"part-{number:03}", launch is not None)
             for number, share in enumerate(shares)
@@ -97,6 +105,7 @@ def _run_all(launch: Run, tasks: Sequence[Task]) -> None:
 def _run(launch: Run, task: Task, stopped: Callable[[], bool]) -> None:
     code = launch(task, stopped)
     if code:
+        print(read_bytes(Path(task.folder) / LOG).decode(errors="replace"), file=sys.stderr)
         raise O2OError(f"{task.name}: {child_process.reason(code, Path(task.folder) / LOG)}")
 
 

@@ -16,7 +16,7 @@ from o2o.data.replay_buffer import Replay
 from o2o.data.replay_config import ReplayConfig
 from o2o.training import pretrain as pretraining
 from o2o.training.policy_choice import choose_execution, choose_policy
-from tests.support.episodes import make_episode
+from tests.support.episodes import make_batch, make_episode
 from tests.support.tiny_runs import TINY, finetune_config, pretrain_config
 
 SPEC = Spec({"state": (3,)}, 2)
@@ -105,6 +105,28 @@ def test_an_agent_of_single_actions_or_without_held_out_recordings_keeps_how_it_
         one = SimpleNamespace(acting_policy=policy, commits=True, action_residuals=fail)
         choose_execution(one, replay, fail)  # type: ignore[arg-type]
         assert one.commits
+
+
+def test_recordings_of_another_task_do_not_say_how_chunks_are_executed(held_out, monkeypatch):
+    """The errors of windows without known rewards last, those of the others do not."""
+    generator, policy = torch.Generator().manual_seed(0), SimpleNamespace(chunk_size=2)
+
+    def peek(batch_size, size, number):
+        for _ in range(number):
+            batch = make_batch(SPEC, size, 400)
+            batch.reward_known[:200] = False
+            yield batch
+
+    def residuals(batch):
+        noise = torch.randn(2, 400, 2, generator=generator)
+        noise[:, :200] = noise[0, :200] * 10
+        return noise
+
+    monkeypatch.setattr(held_out, "peek", peek)
+    config = SimpleNamespace(batch_size=400)
+    one = SimpleNamespace(config=config, acting_policy=policy, commits=True, action_residuals=residuals)
+    choose_execution(one, held_out, lambda line: None)  # type: ignore[arg-type]
+    assert not one.commits
 
 
 @pytest.mark.parametrize("learns", [False, True])

@@ -18,6 +18,7 @@ from o2o.core.errors import O2OError, UsageError
 from o2o.core.launch.task import pack, unpack
 from o2o.training import evaluate, rollout, split_evaluation
 from o2o.training.evaluate import Score, scenes
+from tests.support.tiny_runs import TINY
 
 ROBOT = """
 from tests.support.point_robot import Point
@@ -146,6 +147,31 @@ def test_what_one_process_must_do_excludes_jobs(flags):
     with pytest.raises(FieldError, match=rf"\.jobs and .*\.on exclude .*\.{name}, which one process must do"):
         o2o.EvaluateConfig(jobs=2, **flags)
     o2o.EvaluateConfig(**flags)
+
+
+def test_jobs_of_slurm_need_a_result_in_a_folder_that_all_share():
+    with pytest.raises(FieldError, match=r"\.on is slurm, which needs .*\.out in a folder that all machines"):
+        o2o.EvaluateConfig(on="slurm")
+    o2o.EvaluateConfig(on="slurm", out=Path("a.json"))
+
+
+def test_a_weight_that_is_not_known_is_measured_once(config_of, pretrained, in_process, monkeypatch):
+    """The run was pretrained with a given weight, and the evaluation asks for a measured one."""
+    measured, seen, real = [], [], rollout.play
+
+    def measure(agent, data, log):
+        measured.append(agent)
+        agent.set_penalty_weight(2.5)
+
+    def play(agent, *words, **flags):
+        seen.append(agent.penalty_weight)
+        return real(agent, *words, **flags)
+
+    monkeypatch.setattr(evaluate, "set_auto_penalty_weight", measure)
+    monkeypatch.setattr(evaluate, "play", play)
+    agent = replace(TINY, planner=replace(TINY.planner, uncertainty="auto"))
+    o2o.evaluate(config_of(checkpoint=pretrained, agent=agent, jobs=2))
+    assert len(measured) == 1 and seen == [2.5] * 3
 
 
 @pytest.mark.slow
