@@ -190,6 +190,7 @@ def test_a_start_remembers_the_step_before():
     assert torch.equal(starts["reward"][2], batch.reward[1]) and torch.equal(starts["z"], unroll.feature)
 
 
+@pytest.mark.slow
 def test_a_compiler_can_trace_learning_and_imagined_steps():
     model, batch = make(), make_batch(SPEC, 3, 2)
 

@@ -203,6 +203,7 @@ def test_the_check_restores_the_buffers_of_a_model(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+@pytest.mark.slow
 def test_a_compiled_agent_checks_the_contract_too(tmp_path):
     agent = make_agent(write_model(tmp_path, "scalar loss"), compile=True)
     with pytest.raises(UsageError, match="loss 'reward' has shape"):

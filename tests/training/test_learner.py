@@ -253,6 +253,7 @@ DYING = """
 """
 
 
+@pytest.mark.slow
 def test_a_learner_whose_robot_is_killed_ends_by_itself_and_the_run_can_be_resumed(source, tmp_path):
     """Killed within the third episode: the learner finishes two, the third is recovered with 7 steps.
 

@@ -219,6 +219,7 @@ def test_a_failed_run_is_tried_again(dataset, tmp_path, monkeypatch):
     assert "Failed" not in (out / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_comparison_grows_by_presets_and_seeds(dataset, tmp_path, in_process):
     out = tmp_path / "out"
     assert main(words(dataset, out, ("small",), "--seeds", "1", "--episodes", "0")) == 0

@@ -206,6 +206,7 @@ def reached(folder: Path, name: str) -> list[dict]:
     return [{key: value for key, value in run.items() if key != "cpu_s"} for run in runs]
 
 
+@pytest.mark.slow
 def test_a_study_killed_between_any_two_stages_repeats_nothing_and_ends_with_the_same(
     dataset, studied, tmp_path, monkeypatch
 ):
@@ -242,6 +243,7 @@ def test_several_jobs_reach_what_one_reaches(dataset, tmp_path):
     assert cost["cpu_s"] > 0.5 or not Path("/proc").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_loses_only_its_own_row(dataset, tmp_path, monkeypatch):
     other = f"{CLONE},policy.input-noise=0.1"
 
