@@ -42,7 +42,7 @@ def play_parts(config: EvaluateConfig, folder: Path) -> list[Path]:
     """
     shares = _shares(config)
     if len(shares) < config.jobs:
-        logger.info("%d jobs have work; a lower --num-robots makes more groups", len(shares))
+        logger.info("work for %s; a lower --num-robots makes more groups", count(len(shares), "job"))
     line = f"evaluating in {count(config.episodes, 'scene')}"
     # `sigterm_interrupts` once more, because Ray has set a handler of its own
     with open_launcher(config) as launch, sigterm_interrupts(), live_line(line):
