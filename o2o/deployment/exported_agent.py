@@ -84,10 +84,10 @@ class PolicyStep(ExportedModule):
             obs |= frames
             belief = self.model.observe(before, action, reward, obs, first)
             feature, chunk = self.model.feature(belief), {}
-            is_direct = self.direct is not None and self.direct_acts
-            predicted = self.direct.act_chunk(obs) if is_direct else self.policy.act_chunk(feature)
+            direct = self.direct if self.direct_acts else None
+            predicted = direct.act_chunk(obs) if direct else self.policy.act_chunk(feature)
             unit = predicted[:, 0]
-            if is_direct or not self.plan:
+            if direct or not self.plan:
                 executed = None if self.plan else action
                 unit, chunk = next_action(under(inputs, "chunk"), predicted, executed, first)
             outputs = {"action": self.units.physical_action(unit)}
@@ -96,7 +96,7 @@ class PolicyStep(ExportedModule):
             outputs |= {f"{NEXT}chunk.{name}": value for name, value in chunk.items()}
             if self.plan:
                 memory = inputs["search.mean"]
-                nominal = rest_of(chunk, predicted).transpose(0, 1) if is_direct else None
+                nominal = rest_of(chunk, predicted).transpose(0, 1) if direct else None
                 mean = self.planner.start_mean(belief, self.model, self.policy, memory, first, nominal)
                 outputs |= _search_outputs(self.planner.begin(belief, mean, *self.parts, nominal))
                 outputs[f"{NEXT}search.policy_action"] = unit
