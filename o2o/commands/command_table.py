@@ -55,7 +55,7 @@ GROUPS = {
 
 COMMANDS = {
     "demo": Command(
-        "Runs the whole pipeline on a simulated arm in under three minutes.",
+        "Runs the whole pipeline on a simulated arm in about four minutes.",
         ("o2o demo", "o2o demo --seed 1 --out runs/demo"),
         flags=("--dataset", "--recordings", "--preset", "--updates", "--episodes", "--evaluate-episodes",
                "--seed", "--out", "--device"),

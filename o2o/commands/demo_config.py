@@ -9,7 +9,7 @@ from o2o.data.load_config import check_name
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of a run from dataset to fine-tuned arm that takes under three minutes on two CPU cores.
+    """Sizes of a run from dataset to fine-tuned arm that takes about four minutes on two CPU cores.
 
     Attributes:
         dataset: Recipe from `o2o list` that makes its data and names its robot.
