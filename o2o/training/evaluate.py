@@ -325,7 +325,7 @@ def _evaluate_in_parts(config: EvaluateConfig) -> Score:
     """Evaluates in several processes; with the same threads, the scores are those of `_evaluate`."""
     config, choice = _checked(config)
     beside = config.out.parent if config.out else None  # which the machines of a cluster may share
-    # the folder stays where a job that was told to stop still writes
+    # a cancelled job may still write to the folder
     with tempfile.TemporaryDirectory(
         prefix=".o2o-evaluate-", dir=beside, ignore_cleanup_errors=True
     ) as folder:
