@@ -217,6 +217,7 @@ def _play_groups(
 
 
 def _group_seed(seed: int, first: int) -> int:
+    """Returns the seed of a group's random numbers; that of the first scenes is as it was without groups."""
     return derive(seed, "evaluate", first) if first else derive(seed, "evaluate")
 
 
