@@ -39,9 +39,8 @@ def choose_execution(agent: Agent, validation: Replay, log: Callable[[str], obje
     """Lets the acting policy execute its chunks to their ends if its held-out errors persist over a chunk.
 
     What a person intends beyond the observation lasts, such as a pause, and a policy that predicts anew at
-    every decision forgets it. The noise of an agent that explored does not last, and a chunk only waits for
-    what the robot could have observed meanwhile. Without held-out recordings of the task
-    nothing changes.
+    every decision forgets it. The noise of an agent that explored does not last, and a chunk then only delays
+    what the robot could have observed. Without held-out recordings of the task nothing changes.
 
     Args:
         agent: the agent, whose acting policy is chosen; its random streams stay unchanged.
